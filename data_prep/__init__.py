@@ -1,0 +1,1 @@
+"""text → token streams with a known amount of everything"""

@@ -1,0 +1,69 @@
+"""what is asked: corpora, tokenizer, budgets, seeds"""
+
+from typing import Literal
+
+from data_prep.records import ConfigurationError, operational, record
+
+StreamName = Literal["clean", "toxic"]
+
+
+@record
+class TokenizerConfig:
+    """Which tokenizer makes the ids.
+
+    source: "train" makes a byte-level BPE from the clean corpus; anything else is the URI of a tokenizers JSON file.
+    vocab_size: for "train", the size to reach; otherwise the size the JSON must have.
+    fingerprint: the expected fingerprint of the JSON; None accepts any and records it.
+    train_bytes: for "train", how much clean text to learn from.
+    """
+
+    source: str
+    vocab_size: int
+    eos: str = "<|endoftext|>"
+    fingerprint: str | None = None
+    train_bytes: int = 8_000_000
+
+    def __post_init__(self) -> None:
+        if self.vocab_size < 257:
+            raise ConfigurationError(f"tokenizer.vocab_size is {self.vocab_size}; a byte-level vocabulary needs at least 257")
+
+
+@record
+class CleaningConfig:
+    """When a document is dropped, and how much of a corpus may be broken before the build stops.
+
+    max_bad_rows_ratio: share of a file's rows that may be unreadable (broken JSON, missing field).
+    """
+
+    min_chars: int = 20
+    max_chars: int = 1_000_000
+    max_bad_rows_ratio: float = 0.01
+
+
+@record
+class DataConfig:
+    """The two corpora and how they become token streams.
+
+    clean, toxic: document URIs with wildcards; `#text=field` names the text field. `synthetic:…` is the embedded corpus.
+    held_out_ratio: share of documents, by keyed hash, kept out of training.
+    shard_tokens: size a shard aims at; documents are never split over shards.
+    shuffle_seed: keys the hash that orders documents.
+    """
+
+    clean: tuple[str, ...]
+    toxic: tuple[str, ...]
+    tokenizer: TokenizerConfig
+    cleaning: CleaningConfig = CleaningConfig()
+    held_out_ratio: float = 0.02
+    shard_tokens: int = 128 << 20
+    shuffle_seed: int = 0
+    check_every_documents: int = operational(97)  # how often the fast tokenizer is checked against the reference
+
+    def __post_init__(self) -> None:
+        for name in ("clean", "toxic"):
+            if not getattr(self, name):
+                raise ConfigurationError(f"the {name} corpus names no files; give --{name} URI")
+        if not 0 < self.held_out_ratio < 0.5:
+            raise ConfigurationError(f"data.held_out_ratio is {self.held_out_ratio}; expected a share in (0, 0.5)")
+        if self.shard_tokens < 1:
+            raise ConfigurationError(f"data.shard_tokens is {self.shard_tokens}; expected at least 1")

@@ -1,0 +1,206 @@
+"""bytes at URIs (file, s3, memory): ranged reads, retries, publish-atomically; alone knows fsspec
+
+A URI is a local path, `file://`, `s3://bucket/key` or `memory://`. Endpoint and credentials come from the environment
+(AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, …), read by botocore alone, which also retries.
+
+A name appears only with its whole content: on a local disk by rename after fsync, on S3 because a PUT or a completed
+multipart upload is atomic. So whoever can see a record can read it.
+"""
+
+import hashlib
+import os
+import posixpath
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Any, TypeVar, cast
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from data_prep.records import ArtefactCorrupt, ArtefactMissing, StorageError, from_json, to_json
+
+BLOCK_BYTES = 8 << 20  # the unit of checksums and ranged reads
+S3_OPTIONS = {
+    "use_listings_cache": False,
+    "default_block_size": BLOCK_BYTES,
+    "config_kwargs": {"retries": {"mode": "standard", "max_attempts": 5}, "connect_timeout": 5, "read_timeout": 60},
+}
+
+R = TypeVar("R")
+
+
+def join(uri: str, *parts: str) -> str:
+    return posixpath.join(uri, *parts)
+
+
+def read(uri: str, start: int | None = None, end: int | None = None) -> bytes:
+    """The bytes of `uri` in [start, end)."""
+    with _errors("read", uri):
+        filesystem, path = _locate(uri)
+        return bytes(filesystem.cat_file(path, start=start, end=end))  # type: ignore[arg-type]  # fsspec says str, too
+
+
+def write(uri: str, content: bytes) -> None:
+    """Publish `content` under `uri`: readers see all of it or nothing."""
+    with _errors("write", uri):
+        filesystem, path = _locate(uri)
+        if isinstance(filesystem, LocalFileSystem):
+            with _replacing(Path(path)) as file:
+                file.write(content)
+        else:
+            filesystem.pipe_file(path, content)
+
+
+def upload(local: Path, uri: str) -> None:
+    """Publish a local file under `uri`."""
+    with _errors("write", uri):
+        filesystem, path = _locate(uri)
+        if isinstance(filesystem, LocalFileSystem):
+            with _replacing(Path(path)) as file, local.open("rb") as source:
+                shutil.copyfileobj(source, file, BLOCK_BYTES)
+        else:
+            filesystem.put_file(str(local), path)
+
+
+def download(uri: str, local: Path) -> None:
+    """Bring `uri` to a local file."""
+    with _errors("read", uri):
+        filesystem, path = _locate(uri)
+        local.parent.mkdir(parents=True, exist_ok=True)
+        filesystem.get_file(path, str(local))
+
+
+@contextmanager
+def open_stream(uri: str) -> Iterator[IO[bytes]]:
+    """`uri` as a sequential byte stream."""
+    with _errors("read", uri):
+        filesystem, path = _locate(uri)
+        stream = filesystem.open(path, "rb")
+    with stream:
+        yield cast(IO[bytes], stream)
+
+
+def size(uri: str) -> int:
+    with _errors("read", uri):
+        filesystem, path = _locate(uri)
+        return int(filesystem.info(path)["size"])
+
+
+def exists(uri: str) -> bool:
+    with _errors("look up", uri):
+        filesystem, path = _locate(uri)
+        return bool(filesystem.isfile(path))
+
+
+def glob(pattern: str) -> list[str]:
+    """The files that match, sorted, as URIs of the same kind as `pattern`; a plain name matches itself if it exists."""
+    with _errors("list", pattern):
+        filesystem, path = _locate(pattern)
+        found = sorted(str(name) for name in filesystem.glob(path))
+        return [_as_uri(filesystem, name, pattern) for name in found if filesystem.isfile(name)]
+
+
+def delete(uri: str) -> None:
+    """Remove one file; one that is not there is no error."""
+    with _errors("delete", uri):
+        filesystem, path = _locate(uri)
+        if filesystem.exists(path):
+            filesystem.rm_file(path)
+
+
+def load(cls: type[R], uri: str) -> R:
+    """The record of type `cls` at `uri`."""
+    return from_json(cls, read(uri), uri)
+
+
+def save(value: Any, uri: str) -> None:
+    """Publish a record's canonical JSON at `uri`."""
+    write(uri, to_json(value).encode())
+
+
+def check_writable(uri: str) -> None:
+    """Write and remove a small file below `uri`, so that a store that refuses says so before any work is done."""
+    probe = join(uri, f".write-check-{os.getpid()}")
+    write(probe, b"")
+    delete(probe)
+
+
+def block_sha256(content: bytes | memoryview) -> tuple[str, ...]:
+    """One checksum for each block of BLOCK_BYTES, the last one short."""
+    view = memoryview(content).cast("B")
+    return tuple(hashlib.sha256(view[at : at + BLOCK_BYTES]).hexdigest() for at in range(0, len(view), BLOCK_BYTES))
+
+
+def verify_block(content: bytes, expected: str, uri: str, block: int) -> None:
+    """Raise ArtefactCorrupt, naming the file and the block, unless the block's sha256 is `expected`."""
+    got = hashlib.sha256(content).hexdigest()
+    if got != expected:
+        raise ArtefactCorrupt(
+            f"{uri}: block {block} (bytes {block * BLOCK_BYTES:,} to {block * BLOCK_BYTES + len(content):,}) has sha256 "
+            f"{got[:16]}…, its record says {expected[:16]}…; delete the file's record and run the same command again"
+        )
+
+
+@lru_cache
+def _filesystem(protocol: str, pid: int) -> fsspec.AbstractFileSystem:
+    """One client a process: a forked S3 client shares sockets with its parent."""
+    options = S3_OPTIONS if protocol == "s3" else {"auto_mkdir": True} if protocol == "file" else {}
+    return fsspec.filesystem(protocol, skip_instance_cache=protocol != "memory", **options)
+
+
+def _locate(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    protocol, separator, _ = uri.partition("://")
+    filesystem = _filesystem(protocol if separator else "file", os.getpid())
+    return filesystem, str(filesystem._strip_protocol(uri))
+
+
+def _as_uri(filesystem: fsspec.AbstractFileSystem, name: str, pattern: str) -> str:
+    if "://" in pattern:
+        return str(filesystem.unstrip_protocol(name))
+    return name if Path(pattern).is_absolute() else os.path.relpath(name)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A temporary file beside `path` that takes its name, synced, when the block ends well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def _errors(verb: str, uri: str) -> Iterator[None]:
+    """Turn what a store can raise into our error types, saying what to do."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise ArtefactMissing(f"cannot {verb} {uri}: no such file, folder or bucket; check the name") from error
+    except PermissionError as error:
+        raise StorageError(
+            f"cannot {verb} {uri}: permission denied ({_brief(error)}); for s3 check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        ) from error
+    except OSError as error:
+        raise StorageError(f"cannot {verb} {uri}: {_brief(error)}; check the disk, the bucket and AWS_ENDPOINT_URL") from error
+    except Exception as error:
+        if not type(error).__module__.startswith(("botocore", "aiobotocore", "aiohttp")):
+            raise
+        raise StorageError(
+            f"cannot {verb} {uri}: {_brief(error)}; check AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        ) from error
+
+
+def _brief(error: Exception) -> str:
+    text = str(error) or type(error).__name__
+    return text.splitlines()[0][:300]

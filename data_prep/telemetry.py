@@ -1,0 +1,112 @@
+"""the one way to emit a log line, a progress bar or a metric; every metric name with its unit
+
+A metric is named here once, with its unit in the name; `emit` refuses any other. Inside a Ray process the value goes to
+Ray's Prometheus endpoint (as `ray_<name>`); elsewhere only to whoever called `emit`'s own record (JSON lines,
+TensorBoard). Ray is never imported: where it is not running, nothing happens.
+"""
+
+import logging
+import sys
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple
+
+from tqdm import tqdm
+
+logger = logging.getLogger("hormesis")
+
+
+class Metric(NamedTuple):
+    kind: Literal["gauge", "counter"]
+    unit: str
+    help: str
+    labels: tuple[str, ...]
+
+
+METRICS: dict[str, Metric] = {
+    "hormesis_documents": Metric("counter", "documents", "documents read", ("stream",)),
+    "hormesis_documents_dropped": Metric("counter", "documents", "documents dropped by cleaning", ("stream", "reason")),
+    "hormesis_tokens_written": Metric("counter", "tokens", "tokens written to shards", ("stream",)),
+    "hormesis_train_step": Metric("gauge", "steps", "optimizer steps done", ("run",)),
+    "hormesis_train_steps_planned": Metric("gauge", "steps", "optimizer steps the run will take", ("run",)),
+    "hormesis_train_loss": Metric("gauge", "nats/token", "training loss of the last logged step", ("run",)),
+    "hormesis_held_out_loss": Metric("gauge", "nats/token", "loss on held-out text", ("run", "stream")),
+    "hormesis_learning_rate": Metric("gauge", "1", "learning rate of the last step", ("run",)),
+    "hormesis_grad_norm": Metric("gauge", "1", "global gradient norm before clipping", ("run",)),
+    "hormesis_tokens_per_second": Metric("gauge", "tokens/s", "training tokens per second, all ranks", ("run",)),
+    "hormesis_mfu_ratio": Metric("gauge", "ratio", "model FLOPs utilisation against the device's peak", ("run",)),
+    "hormesis_data_wait_seconds": Metric("gauge", "s", "time of the last logged step spent waiting for data", ("run",)),
+    "hormesis_toxic_share_ratio": Metric("gauge", "ratio", "toxic rows of the batches so far / all rows", ("run",)),
+    "hormesis_checkpoint_seconds": Metric("gauge", "s", "time to publish the last checkpoint", ("run",)),
+    "hormesis_evaluations": Metric("counter", "runs", "runs evaluated", ("run",)),
+}
+
+
+def configure(level: int = logging.INFO) -> None:
+    """Send log lines to stderr, above any progress bar; called by entry modules only."""
+    if not logger.handlers:
+        handler = _BarSafeHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        logger.addHandler(handler)
+    logger.setLevel(level)
+    logger.propagate = False
+
+
+def emit(name: str, value: float, **labels: str) -> None:
+    """Set a gauge, or add to a counter, on this process's Prometheus endpoint."""
+    metric = METRICS[name]
+    assert set(labels) == set(metric.labels), (name, labels, metric.labels)
+    instrument = _instrument(name) if _in_ray() else None
+    if instrument is None:
+        return
+    if metric.kind == "gauge":
+        instrument.set(value, tags=labels)
+    elif value > 0:
+        instrument.inc(value, tags=labels)
+
+
+def progress(total: int, title: str, unit: str, *, initial: int = 0) -> Any:
+    """A bar with rate and time left: `.update(n)`, `.set_description(text)`, `.close()`. A Ray worker's is drawn by the driver."""
+    if _in_ray_worker():
+        from ray.experimental import tqdm_ray
+
+        bar = tqdm_ray.tqdm(total=total, desc=title, unit=unit)
+        bar.update(initial)
+        return bar
+    return tqdm(
+        total=total, desc=title, unit=unit, unit_scale=True, initial=initial, dynamic_ncols=True, mininterval=0.5, leave=False
+    )
+
+
+def track(items: Iterable[Any], title: str, unit: str, total: int) -> Iterable[Any]:
+    """Iterate with a progress bar."""
+    bar = progress(total, title, unit)
+    try:
+        for item in items:
+            yield item
+            bar.update(1)
+    finally:
+        bar.close()
+
+
+class _BarSafeHandler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+def _in_ray() -> bool:
+    ray = sys.modules.get("ray")
+    return ray is not None and ray.is_initialized()
+
+
+def _in_ray_worker() -> bool:
+    return _in_ray() and sys.modules["ray"]._private.worker.global_worker.mode == sys.modules["ray"].WORKER_MODE
+
+
+@lru_cache
+def _instrument(name: str) -> Any:
+    from ray.util import metrics
+
+    metric = METRICS[name]
+    maker = metrics.Gauge if metric.kind == "gauge" else metrics.Counter
+    return maker(name, description=f"{metric.help} [{metric.unit}]", tag_keys=metric.labels)

@@ -1,0 +1,1 @@
+"""the sweep: what to run, where, and what is done already"""

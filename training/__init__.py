@@ -1,0 +1,1 @@
+"""one mixture → one model"""

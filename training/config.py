@@ -1,0 +1,121 @@
+"""what is asked: model size, batch, schedule, ZeRO stage, parallelism, cadence"""
+
+from typing import Literal
+
+from data_prep.mixture import Mixture
+from data_prep.records import ConfigurationError, operational, record
+
+
+@record
+class ModelConfig:
+    """An OLMo: non-parametric LayerNorm, RoPE, SwiGLU, no biases, tied embeddings.
+
+    vocab_size: rows of the embedding, at least the tokenizer's ids; OLMo pads 50,280 to 50,304.
+    d_mlp: width of the SwiGLU's hidden layer (gate and up each).
+    """
+
+    d_model: int
+    n_layers: int
+    n_heads: int
+    d_mlp: int
+    vocab_size: int
+    max_sequence_length: int = 2048
+    rope_theta: float = 10_000.0
+    norm_eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        if self.d_model % self.n_heads or (self.d_model // self.n_heads) % 2:
+            raise ConfigurationError(
+                f"model: d_model {self.d_model} / n_heads {self.n_heads} must be an even whole number (RoPE turns pairs)"
+            )
+
+    @property
+    def d_head(self) -> int:
+        return self.d_model // self.n_heads
+
+    @property
+    def n_parameters(self) -> int:
+        """Parameters, the tied embedding counted once."""
+        block = 4 * self.d_model**2 + 3 * self.d_model * self.d_mlp
+        return self.n_layers * block + self.vocab_size * self.d_model
+
+    def flops_per_token(self, sequence_length: int) -> int:
+        """Training FLOPs a token, forward and backward: 6N + 12·L·D·T (full attention, the PaLM MFU convention)."""
+        return 6 * self.n_parameters + 12 * self.n_layers * self.d_model * sequence_length
+
+
+@record
+class TrainConfig:
+    """How one model is trained; what changes the result is in the digest, `operational` fields are not.
+
+    global_batch: sequences per optimizer step. micro_batch: sequences per forward pass and rank; 0 takes one pass a step.
+    warmup_ratio: share of the steps spent warming up, at most max_warmup_steps. min_learning_rate_ratio: of the peak.
+    held_out_sequences: how many of each stream the held-out loss reads at most.
+    *_every_steps: 0 means only at the end.
+    """
+
+    model: ModelConfig
+    sequence_length: int
+    global_batch: int
+    learning_rate: float
+    micro_batch: int = operational(0)
+    min_learning_rate_ratio: float = 0.1
+    warmup_ratio: float = 0.05
+    max_warmup_steps: int = 2000
+    betas: tuple[float, float] = (0.9, 0.95)
+    adam_eps: float = 1e-8
+    weight_decay: float = 0.1
+    gradient_clip: float = 1.0
+    precision: Literal["bf16", "fp32"] = "bf16"
+    zero_stage: Literal[0, 1, 2, 3] = operational(1)
+    held_out_sequences: int = 64
+    threads_per_rank: int = operational(1)
+    log_every_steps: int = operational(10)
+    held_out_every_steps: int = operational(0)
+    checkpoint_every_steps: int = operational(0)
+    keep_checkpoints: int = operational(1)
+
+    def __post_init__(self) -> None:
+        if self.sequence_length > self.model.max_sequence_length:
+            raise ConfigurationError(
+                f"training.sequence_length {self.sequence_length} exceeds model.max_sequence_length "
+                f"{self.model.max_sequence_length}"
+            )
+        if self.sequence_length < 2 or self.global_batch < 1 or self.micro_batch < 0:
+            raise ConfigurationError(
+                f"training: sequence_length {self.sequence_length}, global_batch {self.global_batch}, micro_batch "
+                f"{self.micro_batch}; expected at least 2, 1 and 0"
+            )
+
+    def passes(self, world_size: int) -> tuple[int, int]:
+        """(micro_batch, accumulation) on `world_size` data-parallel ranks; their product × ranks is the global batch."""
+        per_rank = self.global_batch // world_size
+        if per_rank * world_size != self.global_batch:
+            raise ConfigurationError(
+                f"{world_size} ranks cannot share a global batch of {self.global_batch} rows evenly; "
+                "use a number of ranks that divides it, or change training.global_batch"
+            )
+        micro = self.micro_batch or per_rank
+        if per_rank % micro:
+            raise ConfigurationError(
+                f"training.micro_batch {micro} does not divide the {per_rank} rows each of {world_size} ranks has in a step"
+            )
+        return micro, per_rank // micro
+
+
+@record
+class RunConfig:
+    """One run, whole: written as run.json in its folder before it starts, read by training/pretrain.py.
+
+    clean, toxic: folders of the token streams, relative to the object root; tokenizer: its JSON file, likewise.
+    toxic_ratio is what was asked; mixture holds what whole sequences make of it. `seed` is the model's init.
+    """
+
+    run_id: str
+    clean: str
+    toxic: str
+    tokenizer: str
+    toxic_ratio: float
+    seed: int
+    mixture: Mixture
+    train: TrainConfig

@@ -1,0 +1,68 @@
+"""RunRecord: what one training run made; its existence means the run is done
+
+Layout of a run below the object root:
+
+    runs/<run_id>/run.json                          what was asked (RunConfig)
+                  checkpoints/step-00000200/…       and commit.json, written last
+                  metrics.jsonl, tensorboard/…      what was seen on the way
+                  export/                           Hugging Face OlmoForCausalLM: config.json, model.safetensors, tokenizer.json
+                  record.json                       this record, written last
+                  eval-<digest>/report.json, …      what eval/ made of it
+"""
+
+from data_prep import storage
+from data_prep.records import ArtefactMissing, record
+from training.config import RunConfig
+
+FORMAT_VERSION = 1
+
+
+@record
+class HeldOutLoss:
+    """Mean next-token cross-entropy on held-out text of one stream, nats per token."""
+
+    stream: str
+    loss: float
+    n_tokens: int
+
+
+@record
+class RunRecord:
+    """A finished run. Losses are nats per token; tokens_per_second is over the whole run, all ranks."""
+
+    format_version: int
+    config: RunConfig
+    clean_manifest_digest: str
+    toxic_manifest_digest: str
+    n_parameters: int
+    n_steps: int
+    n_tokens: int
+    realised_toxic_ratio: float
+    final_train_loss: float
+    held_out: tuple[HeldOutLoss, ...]
+    tokens_per_second: float
+    mfu_ratio: float
+    flops_per_token: int
+    peak_flops_per_second: float
+    device: str
+    world_size: int
+    train_seconds: float
+    export_sha256: dict[str, str]
+    versions: dict[str, str]
+
+
+def run_uri(root: str, run_id: str) -> str:
+    return storage.join(root, "runs", run_id)
+
+
+def load_config(root: str, run_id: str) -> RunConfig:
+    uri = storage.join(run_uri(root, run_id), "run.json")
+    if not storage.exists(uri):
+        raise ArtefactMissing(f"{uri}: no such run is planned; launch/sweep.py --only data writes it, --plan lists the ids")
+    return storage.load(RunConfig, uri)
+
+
+def find(root: str, run_id: str) -> RunRecord | None:
+    """The record of a finished run, or None."""
+    uri = storage.join(run_uri(root, run_id), "record.json")
+    return storage.load(RunRecord, uri) if storage.exists(uri) else None
