@@ -1,0 +1,66 @@
+"""one attention call over the best kernel present: flash-attn, SDPA, boolean masks
+
+flash-attn has no wheel and needs a compiler at its installation, so it is used where it is found and never required; torch's
+SDPA (flash or cuDNN on CUDA, flash on CPU) is the floor. Every path computes softmax(q kᵀ / √H) v, and they differ by
+rounding only; the tests hold each to a plain softmax.
+
+Shapes: B batch, T query position, S key position, N head, H head dim.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+from importlib.util import find_spec
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def attend(q_BTNH: Tensor, k_BSNH: Tensor, v_BSNH: Tensor, *, mask_BTS: Tensor | None = None) -> Tensor:
+    """Attention of T queries, the last T of S positions, over S keys: [B, T, N, H].
+
+    Without a mask it is causal. A boolean mask (True: may attend; B may be 1) replaces causality, so it must contain it
+    (`causal_mask`), and each of its rows needs a True: a query with nothing to attend to has no softmax.
+    """
+    T, S = q_BTNH.shape[1], k_BSNH.shape[1]
+    if mask_BTS is None and (flash := _flash_attention()) and q_BTNH.is_cuda and q_BTNH.dtype is torch.bfloat16:
+        return flash(q_BTNH, k_BSNH, v_BSNH, causal=True)  # aligns the last query with the last key, as we do
+    if mask_BTS is None and 1 < T < S:
+        mask_BTS = causal_mask(T, S, device=q_BTNH.device)  # SDPA's own causality would align the first ones
+    out_BNTH = F.scaled_dot_product_attention(
+        q_BTNH.transpose(1, 2),
+        k_BSNH.transpose(1, 2),
+        v_BSNH.transpose(1, 2),
+        attn_mask=None if mask_BTS is None else mask_BTS[:, None],
+        is_causal=mask_BTS is None and T == S,
+    )
+    return out_BNTH.transpose(1, 2)
+
+
+def causal_mask(T: int, S: int, *, padding_B: Tensor | None = None, device: torch.device | None = None) -> Tensor:
+    """Which of S keys each of the last T positions may attend to: [B or 1, T, S], boolean.
+
+    padding_B: how many positions at the left of each row are padding. Nothing attends to them but themselves, and that
+    only so that no row of the mask is empty (an empty one gives NaN on some kernels, which poisons the batch's gradient).
+
+        T = 2, S = 4, padding 1:   · █ █ ·
+                                   · █ █ █
+    """
+    if padding_B is not None:
+        device = padding_B.device
+    key_S = torch.arange(S, device=device)
+    query_T = torch.arange(S - T, S, device=device)
+    mask_BTS = (key_S <= query_T[:, None])[None]
+    if padding_B is None:
+        return mask_BTS
+    return mask_BTS & (key_S >= padding_B[:, None])[:, None] | (key_S == query_T[:, None])[None]
+
+
+@lru_cache
+def _flash_attention() -> Callable[..., Tensor] | None:
+    """flash-attn's function where it is installed, else None."""
+    if not find_spec("flash_attn"):
+        return None
+    from flash_attn import flash_attn_func  # pyright: ignore[reportMissingImports]
+
+    return flash_attn_func
