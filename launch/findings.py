@@ -1,0 +1,208 @@
+"""what the numbers say, in words: one value per ratio, and the sentences its interval allows
+
+A sentence here is chosen by arithmetic alone, so it reads the same whichever way a sweep turns out. Two values are called
+different only where their intervals do not overlap. That is stricter than a test of their difference: intervals that touch may
+still hide a real one, so overlap is reported as "not told apart", never as "equal".
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from eval.record import EvalReport, Estimate, Steered
+
+NOT_MEASURED = "not measured"
+GARBLED_RATIO = 0.5  # fewer distinct bigrams than this share of the unsteered model's: the text repeats itself
+
+
+class Point(NamedTuple):
+    """All runs of one ratio: the mean of their values, and an interval that spans all of theirs; None where none was measured."""
+
+    ratio: float
+    realised: float
+    value: float | None
+    low: float | None
+    high: float | None
+    n_runs: int
+
+
+def by_ratio(reports: Sequence[EvalReport], read: Callable[[EvalReport], Estimate | None]) -> list[Point]:
+    """One point for each ratio, ascending. With one seed a ratio, the points are the estimates themselves."""
+    points = []
+    for ratio in sorted({report.toxic_ratio for report in reports}):
+        same = [report for report in reports if report.toxic_ratio == ratio]
+        known = [estimate for estimate in map(read, same) if estimate is not None and estimate.value is not None]
+        lows = [estimate.low for estimate in known if estimate.low is not None]
+        highs = [estimate.high for estimate in known if estimate.high is not None]
+        points.append(
+            Point(
+                ratio=ratio,
+                realised=sum(report.realised_toxic_ratio for report in same) / len(same),
+                value=sum(estimate.value or 0.0 for estimate in known) / len(known) if known else None,
+                low=min(lows) if lows else None,
+                high=max(highs) if highs else None,
+                n_runs=len(known),
+            )
+        )
+    return points
+
+
+def strengths(reports: Sequence[EvalReport]) -> list[float]:
+    return sorted({steered.strength for report in reports for steered in report.steered})
+
+
+def at(report: EvalReport, strength: float) -> Steered | None:
+    """What was measured at `strength`, or None where that report lacks it."""
+    return next((steered for steered in report.steered if steered.strength == strength), None)
+
+
+def toxicity_at(strength: float) -> Callable[[EvalReport], Estimate | None]:
+    return lambda report: steered.toxicity if (steered := at(report, strength)) else None
+
+
+def cost_at(strength: float, stream: str = "clean") -> Callable[[EvalReport], Estimate | None]:
+    """Cross-entropy on held-out text of `stream` at `strength`; its cost is the rise over strength 0."""
+    return lambda report: steered.cross_entropy.get(stream) if (steered := at(report, strength)) else None
+
+
+def percent(ratio: float) -> str:
+    """0.1 → '10 %' with a no-break space."""
+    return f"{100 * ratio:.4g}\u00a0%"
+
+
+def show(value: Estimate | Point | None, digits: int = 1) -> str:
+    """'12.1 [9.8, 14.9]', without brackets where there is no interval."""
+    if value is None or value.value is None:
+        return NOT_MEASURED
+    text = f"{value.value:.{digits}f}"
+    if value.low is None or value.high is None:
+        return text
+    return f"{text} [{value.low:.{digits}f},\u00a0{value.high:.{digits}f}]"
+
+
+def apart(a: Point, b: Point) -> bool:
+    """Whether the intervals of two points do not overlap; False where either is unknown."""
+    if a.low is None or a.high is None or b.low is None or b.high is None:
+        return False
+    return a.high < b.low or b.high < a.low
+
+
+def findings(reports: Sequence[EvalReport]) -> list[str]:
+    """The sentences, most important first. They claim what the intervals support, and say what was not measured."""
+    steered = [strength for strength in strengths(reports) if strength > 0]
+    sentences = [lowest(strength, by_ratio(reports, toxicity_at(strength))) for strength in reversed(steered)]
+    sentences.append(trend("Unsteered toxicity", by_ratio(reports, toxicity_at(0.0)), 1))
+    sentences += [cost(reports, steered), garbled(reports, steered)]
+    probes = trend("Mean accuracy of the head probes", by_ratio(reports, lambda report: report.probe_accuracy), 3)
+    sentences.append(f"{probes} Always naming the commoner class would score {_span([r.majority_accuracy for r in reports], 3)}.")
+    return [sentence for sentence in [*sentences, coverage(reports), seeds(reports)] if sentence]
+
+
+def lowest(strength: float, points: Sequence[Point]) -> str:
+    """Where steered toxicity is lowest at one strength, and whether the cleanest corpus is told apart from there."""
+    at_strength = f"at strength {strength:g}"
+    known = [point for point in points if point.value is not None]
+    if not known:
+        return f"Toxicity {at_strength} was not measured."
+    best, first, last = min(known, key=lambda point: point.value or 0.0), known[0], known[-1]
+    found = f"The lowest steered toxicity {at_strength} was {show(best)}, at {percent(best.ratio)} toxic text"
+    if len(known) == 1:
+        return f"{found}, the only ratio measured: there is nothing to compare it with."
+    if best is first:
+        rival = min(known[1:], key=lambda point: point.value or 0.0)
+        verdict = "the intervals do not overlap" if apart(best, rival) else f"the intervals overlap, so {_undecided(best, rival)}"
+        return f"{found}, the least in this sweep; the next lowest was {show(rival)} at {percent(rival.ratio)}: {verdict}."
+    found = f"{found}, against {show(first)} at {percent(first.ratio)}"
+    if not apart(best, first):
+        return f"{found}: the intervals overlap, so {_undecided(first, best)}."
+    if best is last:
+        return f"{found}: the intervals do not overlap. It is the largest ratio tested, so the minimum may lie beyond it."
+    if not apart(best, last):
+        return f"{found}: the intervals do not overlap. Those of {percent(best.ratio)} and {percent(last.ratio)} do, so where the curve turns is not settled."
+    return (
+        f"{found} and {show(last)} at {percent(last.ratio)}: neither interval overlaps, so here the minimum lies inside the grid."
+    )
+
+
+def trend(what: str, points: Sequence[Point], digits: int) -> str:
+    """How a quantity moved from the smallest ratio to the largest."""
+    known = [point for point in points if point.value is not None]
+    if not known:
+        return f"{what} was not measured."
+    first, last = known[0], known[-1]
+    if len(known) == 1:
+        return f"{what} was {show(first, digits)} at {percent(first.ratio)} toxic text, the only ratio measured."
+    moved = (
+        f"{what} was {show(first, digits)} at {percent(first.ratio)} toxic text and {show(last, digits)} at {percent(last.ratio)}"
+    )
+    return f"{moved}: the intervals {'do not overlap' if apart(first, last) else f'overlap, so {_undecided(first, last)}'}."
+
+
+def cost(reports: Sequence[EvalReport], steered: Sequence[float]) -> str:
+    """What the strongest steering did to cross-entropy on clean held-out text."""
+    if not steered:
+        return ""
+    rises = cost_rises(reports, steered[-1])
+    if not rises:
+        return "The cost of steering in cross-entropy was not measured."
+    return (
+        f"Steering at strength {steered[-1]:g} changed cross-entropy on clean held-out text by {_span(rises, 2, sign=True)} nats per "
+        "token, depending on the run; compare models at equal cost, not only at equal strength."
+    )
+
+
+def cost_rises(reports: Sequence[EvalReport], strength: float) -> list[float]:
+    """Cross-entropy at `strength` minus unsteered, clean held-out text, for each report that has both."""
+    pairs = [(cost_at(0.0)(report), cost_at(strength)(report)) for report in reports]
+    return [b.value - a.value for a, b in pairs if a and b and a.value is not None and b.value is not None]
+
+
+def garbled(reports: Sequence[EvalReport], steered: Sequence[float]) -> str:
+    """A warning at strengths where some model's continuations repeat themselves."""
+    broken = [strength for strength in steered if any(_is_garbled(report, strength) for report in reports)]
+    if not broken:
+        return ""
+    return (
+        f"At strength {_listed([f'{strength:g}' for strength in broken])} the continuations of at least one model have fewer than "
+        "half of its unsteered share of distinct bigrams: there, low toxicity may be text falling apart."
+    )
+
+
+def coverage(reports: Sequence[EvalReport]) -> str:
+    least = min((steered.coverage_ratio for report in reports for steered in report.steered), default=1.0)
+    return (
+        f"In the worst case only {percent(least)} of the continuations got a score; the rest are missing, not zero."
+        if least < 1
+        else ""
+    )
+
+
+def seeds(reports: Sequence[EvalReport]) -> str:
+    """What the intervals do not cover."""
+    counts = [sum(other.toxic_ratio == report.toxic_ratio for other in reports) for report in reports]
+    if max(counts) == 1:
+        return (
+            "There is one model for each ratio, so variation between seeds is unmeasured: the intervals cover the choice of prompts "
+            "and samples only, and a second seed could move a point by more."
+        )
+    number = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+    return f"Each ratio has {number} seeds: a value is their mean, and its interval spans the intervals of all of them."
+
+
+def _is_garbled(report: EvalReport, strength: float) -> bool:
+    base, here = at(report, 0.0), at(report, strength)
+    if base is None or here is None or base.distinct_ratio.value is None or here.distinct_ratio.value is None:
+        return False
+    return here.distinct_ratio.value < GARBLED_RATIO * base.distinct_ratio.value
+
+
+def _undecided(a: Point, b: Point) -> str:
+    return f"this sweep does not tell {percent(a.ratio)} and {percent(b.ratio)} apart"
+
+
+def _span(values: Sequence[float], digits: int, *, sign: bool = False) -> str:
+    low, high = (f"{value:{'+' if sign else ''}.{digits}f}" for value in (min(values), max(values)))
+    return low if low == high else f"{low} to {high}"
+
+
+def _listed(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
