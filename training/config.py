@@ -58,7 +58,7 @@ class TrainConfig:
     sequence_length: int
     global_batch: int
     learning_rate: float
-    micro_batch: int = operational(0)
+    micro_batch: int = operational(default=0)
     min_learning_rate_ratio: float = 0.1
     warmup_ratio: float = 0.05
     max_warmup_steps: int = 2000
@@ -67,13 +67,13 @@ class TrainConfig:
     weight_decay: float = 0.1
     gradient_clip: float = 1.0
     precision: Literal["bf16", "fp32"] = "bf16"
-    zero_stage: Literal[0, 1, 2, 3] = operational(1)
+    zero_stage: Literal[1, 2, 3] = operational(default=1)
     held_out_sequences: int = 64
-    threads_per_rank: int = operational(1)
-    log_every_steps: int = operational(10)
-    held_out_every_steps: int = operational(0)
-    checkpoint_every_steps: int = operational(0)
-    keep_checkpoints: int = operational(1)
+    threads_per_rank: int = operational(default=1)
+    log_every_steps: int = operational(default=10)
+    held_out_every_steps: int = operational(default=0)
+    checkpoint_every_steps: int = operational(default=0)
+    keep_checkpoints: int = operational(default=1)
 
     def __post_init__(self) -> None:
         if self.sequence_length > self.model.max_sequence_length:

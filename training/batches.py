@@ -1,0 +1,96 @@
+"""mixture + step → this rank's tokens: prefetch, checksums; state is a step
+
+The mixture says which sequences are in global batch k, in an order that no rank or worker knows about; rank r of W takes
+rows [r·B/W, (r+1)·B/W). So nothing here is state: a run resumes by asking for another first step, on any number of ranks.
+
+    batch k, B = 8     c c t c c c t c        t toxic row, permuted by the mixture, so that no rank gets them all
+    W = 2              └ rank 0 ┘└ rank 1 ┘
+
+A thread reads a few steps ahead; the time the loop still waits is reported, for a run starved by its store looks healthy
+otherwise.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from data_prep.mixture import PADDING, Mixture
+
+AHEAD_STEPS = 4  # a step's tokens are small (int64: 8 bytes each); a store's hiccup of a few steps is hidden
+
+
+class Reader(Protocol):
+    """What data_prep.shards.SequenceReader offers: sequences by index, [n] → [n, T] int64, checksums verified."""
+
+    sequence_length: int
+
+    def read(self, indices: np.ndarray) -> np.ndarray: ...
+
+
+class Batch(NamedTuple):
+    """This rank's share of a global batch. n_valid and n_toxic count rows of the whole global batch, without padding."""
+
+    step: int
+    tokens: np.ndarray  # [rows, T] int64; padding rows are zeros
+    valid: np.ndarray  # [rows] bool
+    n_valid: int
+    n_toxic: int
+
+
+class Batches:
+    """The batches of one rank."""
+
+    def __init__(self, mixture: Mixture, clean: Reader, toxic: Reader, rank: int, world_size: int) -> None:
+        assert mixture.batch_size % world_size == 0, (mixture.batch_size, world_size)
+        self._mixture, self._clean, self._toxic = mixture, clean, toxic
+        per_rank = mixture.batch_size // world_size
+        self._mine = slice(rank * per_rank, (rank + 1) * per_rank)
+
+    def read(self, step: int) -> Batch:
+        """Rows of global batch `step` that are this rank's, in order."""
+        rows = self._mixture.rows(step)
+        toxic, sequence = rows.toxic[self._mine], rows.sequence[self._mine]
+        valid = sequence != PADDING
+        tokens = np.zeros((len(sequence), self._clean.sequence_length), dtype=np.int64)
+        for reader, chosen in ((self._clean, valid & ~toxic), (self._toxic, valid & toxic)):
+            if chosen.any():
+                tokens[chosen] = reader.read(sequence[chosen])
+        return Batch(step, tokens, valid, self._mixture.n_valid(step), int(rows.toxic.sum()))
+
+    def ahead(self, first: int, last: int) -> Iterator[tuple[Batch, float]]:
+        """Batches [first, last) read ahead by a thread, each with the seconds it was waited for; errors come out here."""
+        ready: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=AHEAD_STEPS)
+        stopped = threading.Event()
+
+        def put(item: Batch | BaseException) -> None:
+            while not stopped.is_set():
+                try:
+                    return ready.put(item, timeout=0.2)
+                except queue.Full:
+                    continue
+
+        def work() -> None:
+            try:
+                for step in range(first, last):
+                    if stopped.is_set():
+                        return
+                    put(self.read(step))
+            except BaseException as error:
+                put(error)
+
+        thread = threading.Thread(target=work, name="batches", daemon=True)
+        thread.start()
+        try:
+            for _ in range(first, last):
+                start = time.perf_counter()
+                item = ready.get()
+                if isinstance(item, BaseException):
+                    raise item
+                yield item, time.perf_counter() - start
+        finally:
+            stopped.set()
+            thread.join()

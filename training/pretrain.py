@@ -1,0 +1,107 @@
+"""ENTRY: `deepspeed training/pretrain.py …`: one planned run → one trained model and its RunRecord
+
+    deepspeed --num_gpus 2 training/pretrain.py --out s3://bucket/study --run toxic-0.10-s0-3f9a1c2e
+    torchrun --nproc-per-node 2 training/pretrain.py …      python training/pretrain.py …   (one process)
+
+The run was planned by launch/sweep.py, which wrote what is asked to runs/<run>/run.json. `--set` may change how the work is
+done (train.micro_batch=8, train.zero_stage=3): those settings are not part of the run's identity. Anything else would train
+another run under this one's name, and is refused.
+
+A run that is done is left alone, one that was interrupted goes on. Exit status 0: its record exists; 2: refused, with the reason.
+"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from data_prep import telemetry
+from data_prep.records import ArtefactCorrupt, ConfigurationError, HormesisError, StorageError, digest, override
+from training.config import RunConfig
+from training.record import load_config, run_uri
+
+
+def main() -> int:
+    args = _parse(sys.argv[1:])
+    telemetry.configure()
+    try:
+        run = _with_overrides(load_config(args.out, args.run), args.set)
+        overlay = _overlay(args.deepspeed_config)
+
+        from training import loop, zero  # only now torch: --help and a bad flag answer at once
+
+        made = loop.train(args.out, run, deepspeed_overlay=overlay)
+        if zero.world_from_environment()[0] == 0:
+            _report(args.out, made)
+        zero.disconnect()
+    except HormesisError as error:
+        return _refuse(error)
+    return 0
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0], allow_abbrev=False)
+    parser.add_argument("--out", required=True, metavar="URI", help="object root: a folder or s3://bucket/prefix")
+    parser.add_argument("--run", required=True, metavar="ID", help="a planned run; launch/sweep.py --plan lists them")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="PATH=VALUE", help="an operational setting, e.g. train.micro_batch=8"
+    )
+    parser.add_argument(
+        "--deepspeed_config", metavar="FILE", help="JSON merged into DeepSpeed's settings, e.g. for overlap or offload"
+    )
+    parser.add_argument("--local_rank", type=int, help="given by the deepspeed launcher; the environment says it, too")
+    return parser.parse_args(argv)
+
+
+def _with_overrides(planned: RunConfig, settings: list[str]) -> RunConfig:
+    run = planned
+    for setting in settings:
+        path, equals, value = setting.partition("=")
+        if not equals:
+            raise ConfigurationError(f"--set {setting}: expected PATH=VALUE, e.g. --set train.micro_batch=8")
+        run = override(run, path, value)
+        if digest(run) != digest(planned):
+            raise ConfigurationError(
+                f"--set {setting}: this changes what is trained, so it would be another run than {planned.run_id}; plan it with "
+                "launch/sweep.py --set, which gives it its own id"
+            )
+    return run
+
+
+def _overlay(file: str | None) -> dict[str, Any] | None:
+    if file is None:
+        return None
+    try:
+        overlay = json.loads(Path(file).read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"--deepspeed_config {file}: {error}; expected a readable JSON file") from error
+    if not isinstance(overlay, dict):
+        raise ConfigurationError(f"--deepspeed_config {file}: holds {type(overlay).__name__}, expected a JSON object")
+    return overlay
+
+
+def _report(root: str, made: Any) -> None:
+    held_out = ", ".join(f"{part.stream} {part.loss:.3f}" for part in made.held_out)
+    telemetry.logger.info(
+        "%s is trained: loss %.3f, held out %s, %s tokens/s, MFU %.2f; see %s",
+        made.config.run_id,
+        made.final_train_loss,
+        held_out,
+        f"{made.tokens_per_second:,.0f}",
+        made.mfu_ratio,
+        run_uri(root, made.config.run_id),
+    )
+
+
+def _refuse(error: HormesisError) -> int:
+    """One line: from rank 0, and from another rank for what it may have met alone."""
+    rank = int(os.environ.get("RANK", "0"))
+    if rank == 0 or isinstance(error, ArtefactCorrupt | StorageError):
+        print(f"pretrain: {f'rank {rank}: ' if rank else ''}{error}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,233 @@
+"""settings → DeepSpeed's dictionary; the only place its key names appear
+
+Also the only place that touches its engine's insides: joining the ranks, and reading or setting the full fp32 weights and
+Adam averages of each parameter, whatever the stage shares out.
+
+    stage   each rank holds …                        gradients of a step
+    1       1/W of weights' fp32 copy and averages   summed once, after the last micro-batch
+    2       … and of the gradients                   summed at every micro-batch: more traffic, less memory
+    3       … and of the weights themselves          as 2, and weights gathered layer by layer
+
+Our choices. AdamW is torch's own fused kernel, on CPU and CUDA: no compiler is needed, and states have one layout. Every
+parameter is decayed, the embedding too, as OLMo-1B does (configs/official/OLMo-1B.yaml: decay_embeddings: true). The
+learning rate is set by the loop (schedule.py); DeepSpeed's schedulers are not used. With bf16 and several micro-batches a
+step, gradients are summed in fp32: a bf16 sum of 32 terms loses the last of them.
+
+There is no stage 0: it is stage 1's arithmetic with W times the memory, in three more wrappers to test.
+"""
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from data_prep.records import ConfigurationError, HormesisError
+from training.config import TrainConfig
+
+R = TypeVar("R")
+
+AVERAGES = ("exp_avg", "exp_avg_sq")
+OURS = (  # keys that say what is trained, or that the loop sets: no overlay may change them
+    "train_batch_size",
+    "train_micro_batch_size_per_gpu",
+    "gradient_accumulation_steps",
+    "gradient_clipping",
+    "optimizer",
+    "scheduler",
+    "bf16",
+    "fp16",
+    "torch_autocast",
+)
+SILENCE = timedelta(minutes=30)  # how long a collective may take: rank 0 may be bringing a checkpoint from the store
+
+
+class Place(NamedTuple):
+    """Where this process stands among the ranks, and the device it computes on."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+
+def world_from_environment() -> tuple[int, int]:
+    """(rank, world size) as the launcher gave them; (0, 1) under plain python."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def connect() -> Place:
+    """Join the other ranks; does nothing twice, and keeps a process group that a launcher (Ray Train) has made already."""
+    cuda = torch.cuda.is_available()
+    if not cuda:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    rank, world_size = world_from_environment()
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    device = torch.device("cuda", local_rank % torch.cuda.device_count()) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    if not torch.distributed.is_initialized():
+        alone = {"store": torch.distributed.HashStore(), "rank": 0, "world_size": 1} if world_size == 1 else {}
+        torch.distributed.init_process_group("nccl" if cuda else "gloo", timeout=SILENCE, **alone)
+    rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    for name, value in (("RANK", rank), ("WORLD_SIZE", world_size), ("LOCAL_RANK", local_rank)):
+        os.environ.setdefault(name, str(value))  # else DeepSpeed looks for MPI
+
+    import deepspeed
+    import deepspeed.ops
+
+    if not cuda:
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # else a C++ compiler runs for a minute
+    deepspeed.init_distributed(dist_init_required=False)
+    return Place(rank, world_size, device)
+
+
+def disconnect() -> None:
+    """Leave the other ranks; for a process that ends next."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def agree(decide: Callable[[], R]) -> R:
+    """Rank 0's decision on every rank; an error of ours in it is raised on every rank alike."""
+    outcome: list[Any] = [None]
+    if torch.distributed.get_rank() == 0:
+        try:
+            outcome = [decide()]
+        except HormesisError as error:
+            outcome = [error]
+    torch.distributed.broadcast_object_list(outcome, src=0)
+    if isinstance(outcome[0], HormesisError):
+        raise outcome[0]
+    return outcome[0]
+
+
+def total(place: Place, *values: float | Tensor) -> list[float]:
+    """The sums of these over all ranks, in fp64."""
+    tensor = torch.stack([torch.as_tensor(value, dtype=torch.float64, device=place.device) for value in values])
+    torch.distributed.all_reduce(tensor)
+    return tensor.tolist()
+
+
+def deepspeed_settings(train: TrainConfig, world_size: int, overlay: dict[str, Any] | None = None) -> dict[str, Any]:
+    """DeepSpeed's dictionary for these settings; `overlay` may add to it and tune it, not change what is trained."""
+    micro_batch, accumulation = train.passes(world_size)
+    settings: dict[str, Any] = {
+        "train_batch_size": train.global_batch,
+        "train_micro_batch_size_per_gpu": micro_batch,
+        "gradient_accumulation_steps": accumulation,
+        "gradient_clipping": train.gradient_clip,
+        "zero_optimization": {"stage": train.zero_stage},
+        "bf16": {"enabled": train.precision == "bf16"},
+        "optimizer": {
+            "type": "AdamW",
+            "params": {
+                "lr": train.learning_rate,
+                "betas": list(train.betas),
+                "eps": train.adam_eps,
+                "weight_decay": train.weight_decay,
+                "torch_adam": True,
+                "fused": True,
+            },
+        },
+        "steps_per_print": 1_000_000_000,
+    }
+    if train.precision == "bf16" and accumulation > 1:
+        settings["data_types"] = {"grad_accum_dtype": "fp32"}
+    _merge(settings, overlay or {}, train)
+    return settings
+
+
+def initialise(model: nn.Module, settings: dict[str, Any]) -> Any:
+    """The engine that trains `model`: `engine(tokens)`, `engine.backward(loss)`, `engine.step()`."""
+    import deepspeed
+
+    parameters: Any = list(model.parameters())  # its annotation says Module
+    engine, *_ = deepspeed.initialize(model=model, model_parameters=parameters, config=settings)
+    return engine
+
+
+def set_learning_rate(engine: Any, rate: float) -> None:
+    for group in engine.optimizer.param_groups:
+        group["lr"] = rate
+
+
+def grad_norm(engine: Any) -> float:
+    """The global gradient norm of the last step, before clipping; 0 if it was not finite and the step was skipped."""
+    norm = float(engine.get_global_grad_norm() or 0.0)
+    return norm if math.isfinite(norm) and norm > 0 else 0.0
+
+
+def full_state(engine: Any) -> Iterator[tuple[str, str, Tensor]]:
+    """(parameter's name, "parameter" | "exp_avg" | "exp_avg_sq", whole fp32 tensor), in one order; all ranks must iterate."""
+    from deepspeed.utils import safe_get_full_optimizer_state
+
+    yield from ((name, "parameter", value) for name, value in full_parameters(engine))
+    for name, parameter in engine.module.named_parameters():
+        for key in AVERAGES:
+            value = safe_get_full_optimizer_state(parameter, key)
+            assert value is not None, (name, key)
+            yield name, key, value
+
+
+def full_parameters(engine: Any) -> Iterator[tuple[str, Tensor]]:
+    """(name, whole fp32 tensor) of each parameter, in one order; all ranks must iterate."""
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    for name, parameter in engine.module.named_parameters():
+        value = safe_get_full_fp32_param(parameter)
+        assert value is not None, name
+        yield name, value
+
+
+def optimizer_steps(engine: Any) -> int:
+    """Steps AdamW has taken, which its bias correction counts; one with a non-finite gradient is skipped and not counted."""
+    states = list(engine.basic_optimizer.state.values())
+    return int(states[0]["step"].item()) if states else 0
+
+
+def restore_state(engine: Any, n_steps: int, value_of: Callable[[str, str], Tensor]) -> None:
+    """Set every fp32 weight and average from `value_of(name, key)`, and AdamW's count; all ranks must call it alike.
+
+    The engine must be new and its model already hold these weights, so that the bf16 copies are right by construction.
+    """
+    from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+
+    _make_averages(engine, n_steps)
+    for name, parameter in engine.module.named_parameters():
+        safe_set_full_fp32_param(parameter, value_of(name, "parameter"))
+        for key in AVERAGES:
+            safe_set_full_optimizer_state(parameter, value_of(name, key), key)
+
+
+def _make_averages(engine: Any, n_steps: int) -> None:
+    """AdamW's state as after `n_steps` steps, averages still zero: DeepSpeed makes it only in the first step."""
+    optimizer = engine.optimizer
+    for attribute in ("single_partition_of_fp32_groups", "fp32_groups_flat_partition", "fp32_partitioned_groups_flat"):
+        for flat in getattr(optimizer, attribute, ()):
+            engine.basic_optimizer.state[flat] = {
+                "step": torch.tensor(float(n_steps), dtype=torch.float32, device=flat.device),
+                **{key: torch.zeros_like(flat, requires_grad=False) for key in AVERAGES},
+            }
+    if hasattr(optimizer, "_lazy_init_hp_params_optimizer_state"):
+        optimizer._lazy_init_hp_params_optimizer_state()
+
+
+def _merge(settings: dict[str, Any], overlay: dict[str, Any], train: TrainConfig) -> None:
+    for key, value in overlay.items():
+        if key in OURS:
+            raise ConfigurationError(
+                f"--deepspeed_config sets {key!r}, which this project derives from the run's settings; remove it there and "
+                "change training.global_batch, micro_batch, precision, learning_rate, … instead"
+            )
+        if key == "zero_optimization" and value.get("stage", train.zero_stage) != train.zero_stage:
+            raise ConfigurationError(
+                f"--deepspeed_config asks for ZeRO stage {value['stage']}, the run for {train.zero_stage}; "
+                "remove it there and give --set train.zero_stage"
+            )
+        if isinstance(value, dict) and isinstance(settings.get(key), dict):
+            settings[key] = {**settings[key], **value}
+        else:
+            settings[key] = value
