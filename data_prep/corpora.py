@@ -226,8 +226,8 @@ def _check_share(source: Source, bad: BadRows, max_bad_rows_ratio: float) -> Non
             "say which one holds it with URI#text=FIELD (or URI#text=FIELD&label=FIELD)"
         )
     raise ArtefactCorrupt(
-        f"{source.uri}: {bad.count} of the first {bad.n_rows} rows cannot be used ({bad.count / bad.n_rows:.1%}, the limit is "
-        f"{max_bad_rows_ratio:.1%}): {'; '.join(bad.places)}; mend the file, or raise data.cleaning.max_bad_rows_ratio"
+        f"{source.uri}: {bad.count} of the first {bad.n_rows} rows cannot be used: {'; '.join(bad.places)}; their share "
+        f"{bad.count / bad.n_rows:.3g} exceeds {max_bad_rows_ratio:g}; mend the file, or raise data.cleaning.max_bad_rows_ratio"
     )
 
 
