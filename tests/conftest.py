@@ -1,5 +1,28 @@
 """What tests of several folders share."""
 
 import os
+import urllib.request
+from collections.abc import Iterator
+
+import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # transformers reads it when it is imported
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """A real S3 server on loopback, where the environment's AWS_ variables point meanwhile; the URI of an empty bucket on it."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "testsecret")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        request = urllib.request.Request(f"http://{host}:{port}/hormesis", method="PUT")
+        urllib.request.urlopen(request, timeout=30).close()
+        yield "s3://hormesis"
+    server.stop()
