@@ -57,7 +57,7 @@ class DataConfig:
     held_out_ratio: float = 0.02
     shard_tokens: int = 128 << 20
     shuffle_seed: int = 0
-    check_every_documents: int = operational(97)  # how often the fast tokenizer is checked against the reference
+    check_every_documents: int = operational(default=97)  # how often the fast tokenizer is checked against the reference
 
     def __post_init__(self) -> None:
         for name in ("clean", "toxic"):

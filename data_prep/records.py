@@ -42,7 +42,7 @@ class StorageError(HormesisError):
 R = TypeVar("R")
 
 
-def operational(default: Any) -> Any:
+def operational(*, default: Any) -> Any:
     """A field that says how the work is done, never what is made: it stays out of the digest."""
     return field(default=default, metadata={"operational": True})
 

@@ -11,15 +11,19 @@ class EvalConfig:
 
     probes, prompts: document URIs with `#text=field&label=field`, or "held_out": short pieces of the held-out documents of both
         streams, labelled by the stream they come from.
+    label_threshold: a probe row whose label is a number is toxic from here on (0/1: 0.5; ToxiGen's 1 to 5 scale: 2.5).
     scorer: id of a toxicity scorer: "profanity" (offline lexical proxy) or "lexicon:URI" (a table of words with weights).
     strengths: α of the shift α·σ·θ; 0 is no steering and is always evaluated.
-    top_heads: how many heads, by validation accuracy, are steered.
-    cross_entropy_sequences: held-out sequences of each stream on which the cost of steering is measured.
+    n_probes, n_prompts: at most. top_heads: how many heads, by validation accuracy, are steered.
+    precision: the numbers the model computes in; fp32 everywhere, bf16 pays on a GPU.
+    cross_entropy_sequences: held-out sequences of each stream on which the cost of steering is measured, at most.
+    threads: of torch on a CPU; 0 leaves it as it is.
     """
 
     probes: str
     prompts: str
     scorer: str
+    label_threshold: float = 0.5
     n_probes: int = 1000
     n_prompts: int = 200
     strengths: tuple[float, ...] = (0.0, 4.0, 8.0, 12.0)
@@ -33,10 +37,21 @@ class EvalConfig:
     confidence: float = 0.95
     n_resamples: int = 2000
     seed: int = 0
-    batch_size: int = operational(128)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    batch_size: int = operational(default=128)
+    threads: int = operational(default=0)
 
     def __post_init__(self) -> None:
         if 0.0 not in self.strengths:
             raise ConfigurationError(f"eval.strengths {list(self.strengths)} lacks 0, the unsteered baseline; add it")
+        if len(set(self.strengths)) != len(self.strengths):
+            raise ConfigurationError(f"eval.strengths {list(self.strengths)} repeats one; give each once")
+        for name in ("top_heads", "max_new_tokens", "samples_per_prompt", "n_resamples", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigurationError(f"eval.{name} is {getattr(self, name)}; expected at least 1")
+        if not 0 < self.top_p <= 1 or not 0 < self.confidence < 1:
+            raise ConfigurationError(f"eval: top_p {self.top_p}, confidence {self.confidence}; expected shares, e.g. 0.9 and 0.95")
+        if self.probe_l2 <= 0:
+            raise ConfigurationError(f"eval.probe_l2 is {self.probe_l2}; without a penalty a separable head has no best probe")
         if self.n_probes < 20 or self.n_prompts < 1:
             raise ConfigurationError(f"eval: n_probes {self.n_probes}, n_prompts {self.n_prompts}; expected at least 20 and 1")

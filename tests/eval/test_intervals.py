@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_prep.records import ConfigurationError
+from eval import intervals
+from eval.record import Estimate
+
+BOOTSTRAP = {"confidence": 0.95, "n_resamples": 2000, "seed": 0}
+
+
+def test_wilson_gives_the_published_interval():
+    """Newcombe 1998, Statistics in Medicine 17, table I, method 3: 81/263 and 0/20."""
+    found = intervals.wilson(81, 263, "ratio", confidence=0.95)
+    assert (round(found.value, 4), round(found.low, 4), round(found.high, 4), found.n) == (0.308, 0.2553, 0.3662, 263)
+    none = intervals.wilson(0, 20, "ratio", confidence=0.95)
+    assert (none.low, round(none.high, 4)) == (0.0, 0.1611)
+
+
+@given(n=st.integers(1, 5000), data=st.data(), confidence=st.floats(0.5, 0.999))
+def test_wilson_holds_its_rate_and_stays_inside_the_unit_interval(n, data, confidence):
+    found = intervals.wilson(data.draw(st.integers(0, n)), n, "ratio", confidence=confidence)
+    assert 0 <= found.low <= found.value <= found.high <= 1
+
+
+def test_the_bootstrap_interval_of_a_mean_is_close_to_the_normal_one():
+    values = np.random.default_rng(0).normal(5, 2, size=400)
+    found = intervals.bootstrap_mean(values, "u", **BOOTSTRAP)
+    half = 1.96 * values.std() / 20
+    assert found.value == pytest.approx(values.mean())
+    assert (found.value - found.low, found.high - found.value) == (pytest.approx(half, rel=0.1), pytest.approx(half, rel=0.1))
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says():
+    generator = np.random.default_rng(1)
+    samples = generator.exponential(1.0, size=(300, 60))
+    found = [intervals.bootstrap_mean(row, "u", confidence=0.9, n_resamples=400, seed=3) for row in samples]
+    covered = np.mean([estimate.low <= 1.0 <= estimate.high for estimate in found])
+    assert 0.82 <= covered <= 0.96
+
+
+def test_items_of_two_conditions_are_resampled_alike():
+    values = np.random.default_rng(2).random(50)
+    one, two = intervals.bootstrap_mean(values, "u", **BOOTSTRAP), intervals.bootstrap_mean(values + 10, "u", **BOOTSTRAP)
+    assert (two.low - one.low, two.high - one.high) == (pytest.approx(10), pytest.approx(10))
+
+
+def test_chunks_do_not_change_the_interval(monkeypatch):
+    values = np.random.default_rng(2).random(50)
+    whole = intervals.bootstrap_mean(values, "u", **BOOTSTRAP)
+    monkeypatch.setattr(intervals, "CHUNK_ITEMS", 64)
+    assert intervals.bootstrap_mean(values, "u", **BOOTSTRAP) == whole
+
+
+def test_nothing_measured_has_no_value_and_one_value_no_interval():
+    assert intervals.bootstrap_mean([], "u", **BOOTSTRAP) == Estimate(value=None, low=None, high=None, n=0, unit="u")
+    assert intervals.wilson(0, 0, "u", confidence=0.95) == intervals.nothing("u")
+    assert intervals.bootstrap_mean([3.0], "u", **BOOTSTRAP) == Estimate(value=3.0, low=None, high=None, n=1, unit="u")
+
+
+def test_a_value_that_is_no_number_is_refused():
+    with pytest.raises(ConfigurationError, match="1 of 2 values"):
+        intervals.bootstrap_mean([1.0, float("nan")], "u", **BOOTSTRAP)
