@@ -8,7 +8,7 @@ still hide a real one, so overlap is reported as "not told apart", never as "equ
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from eval.record import EvalReport, Estimate, Steered
+from eval.record import Estimate, EvalReport, Steered
 
 NOT_MEASURED = "not measured"
 GARBLED_RATIO = 0.5  # fewer distinct bigrams than this share of the unsteered model's: the text repeats itself
@@ -110,14 +110,15 @@ def lowest(strength: float, points: Sequence[Point]) -> str:
     if best is first:
         rival = min(known[1:], key=lambda point: point.value or 0.0)
         verdict = "the intervals do not overlap" if apart(best, rival) else f"the intervals overlap, so {_undecided(best, rival)}"
-        return f"{found}, the least in this sweep; the next lowest was {show(rival)} at {percent(rival.ratio)}: {verdict}."
+        return f"{found}, the smallest share tested; the next lowest was {show(rival)} at {percent(rival.ratio)}: {verdict}."
     found = f"{found}, against {show(first)} at {percent(first.ratio)}"
     if not apart(best, first):
         return f"{found}: the intervals overlap, so {_undecided(first, best)}."
     if best is last:
         return f"{found}: the intervals do not overlap. It is the largest ratio tested, so the minimum may lie beyond it."
     if not apart(best, last):
-        return f"{found}: the intervals do not overlap. Those of {percent(best.ratio)} and {percent(last.ratio)} do, so where the curve turns is not settled."
+        both = f"{percent(best.ratio)} and {percent(last.ratio)}"
+        return f"{found}: the intervals do not overlap. Those of {both} do, so where the curve turns is not settled."
     return (
         f"{found} and {show(last)} at {percent(last.ratio)}: neither interval overlaps, so here the minimum lies inside the grid."
     )
@@ -145,8 +146,8 @@ def cost(reports: Sequence[EvalReport], steered: Sequence[float]) -> str:
     if not rises:
         return "The cost of steering in cross-entropy was not measured."
     return (
-        f"Steering at strength {steered[-1]:g} changed cross-entropy on clean held-out text by {_span(rises, 2, sign=True)} nats per "
-        "token, depending on the run; compare models at equal cost, not only at equal strength."
+        f"Steering at strength {steered[-1]:g} changed cross-entropy on clean held-out text by {_span(rises, 2, sign=True)} nats "
+        "per token, depending on the run; compare models at equal cost, not only at equal strength."
     )
 
 
@@ -181,8 +182,8 @@ def seeds(reports: Sequence[EvalReport]) -> str:
     counts = [sum(other.toxic_ratio == report.toxic_ratio for other in reports) for report in reports]
     if max(counts) == 1:
         return (
-            "There is one model for each ratio, so variation between seeds is unmeasured: the intervals cover the choice of prompts "
-            "and samples only, and a second seed could move a point by more."
+            "There is one model for each ratio, so variation between seeds is unmeasured: the intervals cover the choice of "
+            "prompts and samples only, and a second seed could move a point by more."
         )
     number = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
     return f"Each ratio has {number} seeds: a value is their mean, and its interval spans the intervals of all of them."

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -22,8 +22,9 @@ from data_prep.manifest import Manifest
 from data_prep.records import ArtefactMissing, digest, to_dict, to_json
 from eval.record import Estimate, EvalReport
 from launch import figures, findings
+from launch.drawing import Drawing, render
 from launch.experiment import Experiment
-from launch.figures import Curve, Drawing
+from launch.figures import Curve
 from training.record import RunRecord, run_uri
 
 FORMAT_VERSION = 1
@@ -32,15 +33,6 @@ N_INPUTS = 12  # input files listed for each stream
 WORD = re.compile(r"[\w@$]+(?:['’*-][\w@$]+)*")
 
 Run = tuple[RunRecord, EvalReport]
-
-
-class Shown(NamedTuple):
-    """A figure with its words."""
-
-    drawing: Drawing
-    title: str
-    caption: str
-    alt: str
 
 
 def write(root: str, experiment: Experiment, runs: Sequence[Run], manifests: dict[str, Manifest]) -> str:
@@ -52,14 +44,14 @@ def write(root: str, experiment: Experiment, runs: Sequence[Run], manifests: dic
         raise ArtefactMissing(f"{root}: no run of {experiment.name!r} is trained and evaluated; run launch/sweep.py without --only")
     runs = sorted(runs, key=lambda run: (run[1].toxic_ratio, run[1].seed))
     folder = storage.join(root, "report")
-    shown = _figures(runs, [curve(root, record) for record, _ in runs])
-    for figure in shown:
-        storage.write(storage.join(folder, "figures", f"{figure.drawing.name}.svg"), figure.drawing.svg)
-        storage.write(storage.join(folder, "figures", f"{figure.drawing.name}.png"), figure.drawing.png)
+    drawings = _figures(runs, [curve(root, record) for record, _ in runs])
+    for drawing in drawings:
+        storage.write(storage.join(folder, "figures", f"{drawing.name}.svg"), drawing.svg.encode())
+        storage.write(storage.join(folder, "figures", f"{drawing.name}.png"), drawing.png)
     storage.save(results(experiment, runs), storage.join(folder, "results.json"))
     storage.write(storage.join(folder, "results.csv"), results_csv(runs).encode())
     uri = storage.join(folder, "index.html")
-    storage.write(uri, page(experiment, runs, manifests, shown).encode())
+    storage.write(uri, page(experiment, runs, manifests, drawings).encode())
     return uri
 
 
@@ -94,19 +86,17 @@ def results_csv(runs: Sequence[Run]) -> str:
 
 
 def curve(root: str, record: RunRecord) -> Curve:
-    """The run's losses over training, from its metrics.jsonl; empty where there is none. A step logged twice counts once, the
-    last time: a resumed run repeats the steps after its checkpoint."""
+    """The run's losses over training, from its metrics.jsonl (training/journal.py); where that is absent, the final ones."""
     uri = storage.join(run_uri(root, record.config.run_id), "metrics.jsonl")
-    lines = [json.loads(line) for line in storage.read(uri).splitlines() if line.strip()] if storage.exists(uri) else []
-    train, held_out = {}, {held_out.stream: {record.n_steps: held_out.loss} for held_out in record.held_out}
+    lines = [json.loads(line) for line in storage.read(uri).splitlines()] if storage.exists(uri) else []
+    batch_tokens = record.config.train.global_batch * record.config.train.sequence_length
+    train, held_out = {}, {final.stream: {record.n_tokens: final.loss} for final in record.held_out}
     for line in lines:
-        if "loss" in line:
-            train[line["step"]] = line["loss"]
-        for stream, loss in line.get("held_out", {}).items():
-            held_out.setdefault(stream, {})[line["step"]] = loss
-    at = partial(_tokens_at, record)
-    in_order = {stream: [(at(step), loss) for step, loss in sorted(steps.items())] for stream, steps in held_out.items()}
-    return Curve(record.config.toxic_ratio, [(at(step), loss) for step, loss in sorted(train.items())], in_order)
+        tokens = min(record.n_tokens, line["step"] * batch_tokens)  # the last batch may be short
+        losses = held_out.setdefault(line["held_out"], {}) if "held_out" in line else train
+        losses[tokens] = line["loss"]
+    by_stream = {stream: sorted(losses.items()) for stream, losses in held_out.items()}
+    return Curve(record.config.toxic_ratio, record.realised_toxic_ratio, sorted(train.items()), by_stream)
 
 
 def mask(text: str, is_slur: Callable[[str], bool]) -> str:
@@ -114,7 +104,7 @@ def mask(text: str, is_slur: Callable[[str], bool]) -> str:
     return WORD.sub(lambda found: found[0][0] + "*" * (len(found[0]) - 1) if is_slur(found[0]) else found[0], text)
 
 
-def page(experiment: Experiment, runs: Sequence[Run], manifests: dict[str, Manifest], shown: Sequence[Shown]) -> str:
+def page(experiment: Experiment, runs: Sequence[Run], manifests: dict[str, Manifest], drawings: Sequence[Drawing]) -> str:
     """The HTML text. Every string from a record is escaped; only the drawings are trusted."""
     here = Path(__file__).parent
     environment = Environment(
@@ -122,15 +112,14 @@ def page(experiment: Experiment, runs: Sequence[Run], manifests: dict[str, Manif
     )
     environment.filters |= {"percent": findings.percent, "show": findings.show, "markup": Markup, "count": lambda n: f"{n:,}"}
     reports = [report for _, report in runs]
-    light, dark = figures.variables(reports)
     return environment.get_template("report.html.j2").render(
         experiment=experiment,
         experiment_digest=digest(experiment),
         runs=runs,
         manifests=manifests,
-        shown=shown,
-        light=light,
-        dark=dark,
+        drawings={drawing.name: drawing for drawing in drawings},
+        colours=figures.colours(reports),
+        n_ratios=len(figures.ratios(reports)),
         strengths=findings.strengths(reports),
         at=findings.at,
         cost=lambda report, strength: next(iter(findings.cost_rises([report], strength)), None),
@@ -180,66 +169,27 @@ def _numbers(record: RunRecord, report: EvalReport) -> dict[str, Any]:
     }
 
 
-def _tokens_at(record: RunRecord, step: int) -> int:
-    """Tokens seen after `step` optimizer steps; the last batch may be short."""
-    return min(record.n_tokens, step * record.config.train.global_batch * record.config.train.sequence_length)
-
-
-def _figures(runs: Sequence[Run], curves: Sequence[Curve]) -> list[Shown]:
+def _figures(runs: Sequence[Run], curves: Sequence[Curve]) -> list[Drawing]:
+    """The drawings in the page's order; their heights in inches, wide and narrow."""
     reports = [report for _, report in runs]
-    confidence = findings.percent(reports[0].config.confidence)
-    bands = f"Bands and bars are {confidence} intervals over prompts."
-    several = (
-        " With several seeds the line is their mean and the band spans all their intervals."
-        if len(runs) > len({r.toxic_ratio for r in reports})
-        else ""
-    )
-    n_maps = len({report.toxic_ratio for report in reports})
-    draw = figures.render
-    return [
-        Shown(
-            draw("toxicity-by-ratio", partial(_call, figures.toxicity_by_ratio, reports), 4.2, 3.9, reports),
-            "Toxicity against the share of toxic text",
-            f"Mean score × 100 of the continuations, by the share of toxic tokens in pretraining. {bands}{several}",
-            "Line chart: one line for each steering strength and one for the unsteered model; the values are in the table of toxicity.",
+    n = len(figures.ratios(reports))
+    plan: list[tuple[str, Callable[..., None], Any, tuple[float, float]]] = [
+        ("toxicity-by-ratio", figures.toxicity_by_ratio, reports, (4.2, 3.9)),
+        ("toxicity-by-cost", figures.toxicity_by_cost, reports, (4.4, 4.4)),
+        ("probe-accuracy", figures.probe_accuracy, reports, (3.4, 3.2)),
+        (
+            "head-maps",
+            figures.head_maps,
+            reports,
+            (1.0 + 1.3 * -(-n // figures.MAPS_WIDE), 1.1 + 1.35 * -(-n // figures.MAPS_NARROW)),
         ),
-        Shown(
-            draw("toxicity-by-cost", partial(_call, figures.toxicity_by_cost, reports), 4.4, 4.2, reports),
-            "What steering costs",
-            "Each path is one ratio, from the unsteered model to the strongest steering; lower and further left is better. "
-            f"Where two paths cross a vertical line, the lower is less toxic at equal cost. Bars are {confidence} intervals.",
-            "Scatter of toxicity against cross-entropy on clean held-out text, one connected path for each ratio; the values are in the tables.",
-        ),
-        Shown(
-            draw("probe-accuracy", partial(_call, figures.probe_accuracy, reports), 3.4, 3.4, reports),
-            "How well a linear probe reads the attribute",
-            f"One logistic-regression probe for each attention head, scored on rows never used to choose heads. Bars are {confidence} intervals "
-            f"over test rows.{several}",
-            "Line chart of probe accuracy by ratio: best head, mean of all heads, and the majority class as baseline; the values are in the table of runs.",
-        ),
-        Shown(
-            draw(
-                "head-maps",
-                partial(_call, figures.head_maps, reports),
-                1.0 + 1.3 * -(-n_maps // 6),
-                1.1 + 1.35 * -(-n_maps // 3),
-                reports,
-            ),
-            "Where in the model it can be read",
-            "Probe accuracy of every head at each share of toxic text, on one colour scale. Dots mark the heads that are steered, chosen on validation rows.",
-            "Heat maps of probe accuracy by layer and head, one for each ratio; the values are in results.json.",
-        ),
-        Shown(
-            draw("losses", partial(_call, figures.losses, curves), 3.1, 6.4, reports),
-            "Losses",
-            "Cross-entropy in nats per token: on the training text, and on held-out text of each stream. A training curve mixes both streams, so "
-            "curves of different ratios are not comparable on the left; the held-out ones are.",
-            "Line charts of training loss and held-out losses against tokens seen, one line for each ratio; final values are in the table of runs.",
-        ),
+        ("losses", figures.losses, curves, (3.2, 7.0)),
     ]
+    palette = figures.colours(reports)
+    return [render(name, partial(_draw, draw, data), heights, palette) for name, draw, data, heights in plan]
 
 
-def _call(draw: Callable[..., None], data: Any, figure: Any, wide: bool) -> None:
+def _draw(draw: Callable[..., None], data: Any, figure: Any, wide: bool) -> None:
     draw(figure, wide, data)
 
 
