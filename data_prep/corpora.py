@@ -139,7 +139,7 @@ def _expand_one(uri: str) -> list[Source]:
         return [Source(part, text_field, label_field) for part in synthetic.expand(pattern)]
     found = storage.glob(pattern)
     if not found:
-        below = "" if "://" in pattern or Path(pattern).is_absolute() else f" below {Path.cwd()}"
+        below = "" if "://" in pattern or Path(pattern).is_absolute() else f" below the working folder {Path.cwd()}"
         raise ConfigurationError(
             f"{uri} matches no file{below}; expected the URI of a file, or a pattern such as folder/*.jsonl.gz; check the name"
         )
@@ -266,30 +266,34 @@ def _csv(stream: IO[bytes], uri: str) -> Iterator[_Row]:
     csv.field_size_limit(CSV_FIELD_BYTES)
     # Bad bytes become lone surrogates, so that they spoil one row and not the parsing of the file.
     lines = (line.decode("utf-8", "surrogateescape") for line in stream)
-    reader = csv.reader((line.removeprefix("\ufeff") if n == 0 else line for n, line in enumerate(lines)), strict=True)
-    header = next(reader, [])
-    number = 0
+    reader = csv.reader((line.removeprefix("\ufeff") if number == 0 else line for number, line in enumerate(lines)), strict=True)
+    header: list[str] | None = None
+    number, line = 0, 1
     while True:
-        line = reader.line_num + 1
         try:
             values = next(reader, None)
         except csv.Error as error:
-            if "unexpected end" in str(error):  # the open quote has swallowed the rest of the file
-                raise ArtefactCorrupt(f"{uri}:{line}: a quoted field that begins here never ends; mend the file") from error
+            if header is None or "unexpected end" in str(error):  # then the open quote has swallowed the rest of the file
+                raise ArtefactCorrupt(f"{uri}:{line}: no CSV from here on ({error}); mend the file") from error
             yield _Row(number, line, f"is not CSV ({error})")
+            number += 1
         else:
             if values is None:
                 return
-            if not values:
-                continue
-            yield _Row(number, line, _csv_columns(header, values))
-        number += 1
+            if header is None:
+                header = values
+            elif values:
+                yield _Row(number, line, _csv_columns(header, values))
+                number += 1
+        line = reader.line_num + 1
 
 
 def _csv_columns(header: list[str], values: list[str]) -> dict[str, Any] | str:
     if len(values) != len(header):
         return f"has {len(values)} columns, the header {len(header)}"
-    if any("\udc80" <= char <= "\udcff" for value in values if not value.isascii() for char in value):
+    try:
+        "".join(values).encode()
+    except UnicodeEncodeError:
         return "is not UTF-8"
     return dict(zip(header, values, strict=True))
 
@@ -366,6 +370,10 @@ class _Zstd(io.RawIOBase):
         return len(taken)
 
 
+def _buffered(stream: IO[bytes]) -> IO[bytes]:
+    return cast(IO[bytes], io.BufferedReader(cast(io.RawIOBase, stream), CHUNK_BYTES))  # S3 files split lines slowly
+
+
 Reader = Callable[[IO[bytes], str], Iterator[_Row]]
 READERS: dict[str, Reader] = {
     ".jsonl": _json_lines,
@@ -377,7 +385,7 @@ READERS: dict[str, Reader] = {
 }
 DECOMPRESSORS: dict[str, Callable[[IO[bytes]], IO[bytes]]] = {
     ".gz": lambda stream: cast(IO[bytes], igzip.IGzipFile(fileobj=stream)),  # 471 MB/s, the standard library 207
-    ".zst": lambda stream: cast(IO[bytes], io.BufferedReader(_Zstd(stream), CHUNK_BYTES)),
+    ".zst": lambda stream: _buffered(cast(IO[bytes], _Zstd(stream))),
 }
 
 
@@ -391,4 +399,4 @@ def _format(uri: str) -> tuple[Reader, Callable[[IO[bytes]], IO[bytes]]]:
             f"{uri}: the ending names no format; expected one of {' '.join(READERS)}, "
             f"all but .parquet also with {' or '.join(DECOMPRESSORS)}; rename the file or narrow the pattern"
         )
-    return READERS[extension], decompress or (lambda stream: stream)
+    return READERS[extension], decompress or _buffered

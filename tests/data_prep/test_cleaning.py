@@ -78,6 +78,11 @@ def test_a_text_is_dropped_for_its_first_reason(text, reason):
     assert clean(text, CleaningConfig(min_chars=10, max_chars=40)) == Cleaned(None, reason)
 
 
+@pytest.mark.parametrize("text", ["x" * 10, "x" * 40])
+def test_the_limits_themselves_are_kept(text):
+    assert clean(text, CleaningConfig(min_chars=10, max_chars=40)) == Cleaned(text)
+
+
 def test_a_million_spaces_are_no_trap():
     text = "a" + " " * 1_000_000 + "b"
     assert clean(text, CleaningConfig(max_chars=2_000_000)) == Cleaned(text)

@@ -1,0 +1,271 @@
+"""Every format gives the same documents; what cannot be read is counted with its place, or stops the build by name."""
+
+import csv
+import gzip
+import hashlib
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pyarrow import parquet
+
+from data_prep import storage
+from data_prep.corpora import BadRows, Document, Source, checksum, expand, n_bytes, read
+from data_prep.records import ArtefactCorrupt, ConfigurationError
+
+REAL = Path(__file__).parents[3] / "shared" / "data"
+ROWS = [
+    {"text": "The ferry left\nat dawn.", "class": "1", "place": "quay"},
+    {"text": 'A "small" boat, with a sail — and ⚓.', "class": "0", "place": "pier"},
+    {"text": "", "class": "2", "place": ""},
+]
+
+
+def json_lines(rows: list[dict]) -> bytes:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+
+
+def comma_separated(rows: list[dict]) -> bytes:
+    file = io.StringIO(newline="")
+    writer = csv.DictWriter(file, rows[0])
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue().encode()
+
+
+def as_parquet(rows: list[dict]) -> bytes:
+    file = io.BytesIO()
+    parquet.write_table(pa.Table.from_pylist(rows), file, row_group_size=2)
+    return file.getvalue()
+
+
+def two_frames(content: bytes) -> bytes:
+    compress = zstandard.ZstdCompressor().compress
+    return compress(content[:7]) + compress(content[7:])
+
+
+def file(content: bytes, name: str, fields: str = "") -> Source:
+    """A file of the in-memory store, as `expand` names it."""
+    storage.write(f"memory://corpora/{name}", content)
+    (source,) = expand([f"memory://corpora/{name}{fields}"])
+    return source
+
+
+def texts(source: Source) -> list[str]:
+    return [document.text for document in read(source)]
+
+
+WRITERS: dict[str, Callable[[list[dict]], bytes]] = {
+    "rows.jsonl": json_lines,
+    "rows.json.gz": lambda rows: gzip.compress(json_lines(rows)),
+    "rows.ndjson.zst": lambda rows: two_frames(json_lines(rows)),
+    "rows.csv": comma_separated,
+    "rows.csv.gz": lambda rows: gzip.compress(comma_separated(rows)),
+    "ROWS.CSV.ZST": lambda rows: two_frames(comma_separated(rows)),
+    "rows.parquet": as_parquet,
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_format_gives_the_same_documents(name):
+    source = file(WRITERS[name](ROWS), name, "#label=class")
+    expected = [Document(n, row["text"], {"class": row["class"], "place": row["place"]}) for n, row in enumerate(ROWS)]
+    assert list(read(source)) == expected
+
+
+@settings(max_examples=50)
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=1), st.sampled_from(list(WRITERS)))
+def test_any_text_survives_every_format(written, name):
+    rows = [{"text": text, "n": str(n)} for n, text in enumerate(written)]
+    assert texts(file(WRITERS[name](rows), name)) == written
+
+
+@pytest.mark.parametrize(
+    ("content", "documents"),
+    [
+        ("One paragraph.\n\nAnother of the same text.\n", ["One paragraph.\n\nAnother of the same text.\n"]),
+        ("One.\n<|endoftext|>\nTwo.\n\n2\n<|endoftext|>\n", ["One.\n", "Two.\n\n2\n"]),
+    ],
+)
+def test_a_text_file_is_one_document_unless_end_lines_divide_it(content, documents):
+    assert texts(file(content.encode(), "prose.txt")) == documents
+    assert texts(file(two_frames(content.encode()), "prose.txt.zst")) == documents
+
+
+@pytest.mark.parametrize("name", ["mark.jsonl", "mark.csv", "mark.txt"])
+def test_a_byte_order_mark_is_no_text(name):
+    content = {"mark.jsonl": b'{"text": "a"}', "mark.csv": b"text\na", "mark.txt": b"a"}[name]
+    assert texts(file(b"\xef\xbb\xbf" + content, name)) == ["a"]
+
+
+def test_a_dotted_name_reaches_into_objects():
+    rows = [{"prompt": {"text": "So", "toxicity": 0.25}, "n": 1}]
+    (document,) = read(file(json_lines(rows), "nested.jsonl", "#text=prompt.text&label=prompt.toxicity"))
+    assert document == Document(0, "So", {"prompt": rows[0]["prompt"], "n": 1, "prompt.toxicity": 0.25})
+
+
+def test_a_thread_is_one_text_without_its_html():
+    posts = [
+        {"no": 1, "com": 'First &amp; best<br>ever<wbr>more <span class="quote">&gt;quoted</span>'},
+        {"no": 2, "name": "only an image"},
+        {"no": 3, "com": '<a href="#p1" class="quotelink">&gt;&gt;1</a><br />No.'},
+    ]
+    (document,) = read(file(json_lines([{"posts": posts}]), "threads.ndjson", "#text=posts"))
+    assert document == Document(0, "First & best\nevermore >quoted\n\n>>1\nNo.", {})
+
+
+BAD_LINES = [b'{"text": "cut', b'{"text": "\xff"}', b"[1]", b'{"body": "b"}', b'{"text": null}', b'{"text": 7}']
+
+
+def test_bad_rows_are_counted_with_their_places_and_keep_their_numbers():
+    source = file(b"\n".join([b'{"text": "a"}', b"", *BAD_LINES, b'{"text": "z"}']), "bad.jsonl")
+    bad = BadRows()
+    assert [(document.row, document.text) for document in read(source, bad, max_bad_rows_ratio=0.75)] == [(0, "a"), (8, "z")]
+    assert (bad.count, bad.n_rows) == (6, 8)
+    assert [place.split()[0] for place in bad.places] == [f"{source.uri}:{line}" for line in (3, 4, 5, 6, 7)]
+    assert [place.split(" ", 1)[1][:9] for place in bad.places] == ["is not JS", "is not JS", "is not a ", "no field ", "no field "]
+
+
+def test_a_csv_row_that_is_bad_spoils_only_itself():
+    content = b'text,n\nbroken "quote,1\n"open" quote,2\n"two\nlines",3\n\xff,4\nshort\nlast,6\n'
+    bad = BadRows()
+    rows = [(document.row, document.text) for document in read(file(content, "bad.csv"), bad, max_bad_rows_ratio=0.5)]
+    assert rows == [(0, 'broken "quote'), (2, "two\nlines"), (5, "last")]
+    assert [place.split(":")[-1].split(" (")[0] for place in bad.places] == [
+        "3 is not CSV",
+        "6 is not UTF-8",
+        "7 has 1 columns, the header 2",
+    ]
+
+
+def test_a_csv_quote_that_never_ends_stops_the_build():
+    with pytest.raises(ArtefactCorrupt, match=r"open\.csv:202: "):
+        texts(file(b"text\n" + b"fine\n" * 200 + b'"swallows\n' + b"the rest\n" * 50, "open.csv"))
+
+
+def test_a_parquet_row_that_is_not_utf8_spoils_only_itself():
+    column = pa.StringArray.from_buffers(3, pa.py_buffer(b"\0\0\0\0\1\0\0\0\2\0\0\0\3\0\0\0"), pa.py_buffer(b"a\xffc"))
+    content = io.BytesIO()
+    parquet.write_table(pa.table({"text": column}), content)
+    source, bad = file(content.getvalue(), "bad.parquet"), BadRows()
+    assert list(read(source, bad, max_bad_rows_ratio=0.5)) == [Document(0, "a", {}), Document(2, "c", {})]
+    assert bad.places == [f"{source.uri}:2 is not UTF-8"]
+
+
+def test_too_many_bad_rows_stop_the_reading_after_a_hundred():
+    source = file(b"{\n" * 3 + b'{"text": "a"}\n' * 500, "early.jsonl")
+    bad = BadRows()
+    with pytest.raises(ArtefactCorrupt, match=r"early\.jsonl: 3 of the first 100 rows .*jsonl:1 .*jsonl:3 .* 0\.03 exceeds 0\.02"):
+        list(read(source, bad, max_bad_rows_ratio=0.02))
+    assert bad.n_rows == 100
+    assert len(list(read(source, max_bad_rows_ratio=0.03))) == 500
+
+
+def test_too_many_bad_rows_stop_a_short_file_at_its_end():
+    source, seen = file(b'{\n{"text": "a"}\n', "short.jsonl"), []
+    with pytest.raises(ArtefactCorrupt, match="1 of the first 2 rows"):
+        seen.extend(read(source))
+    assert [document.text for document in seen] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "fields"),
+    [
+        ("tweets.jsonl", json_lines([{"tweet": "a", "class": 1}] * 200), ""),
+        ("tweets.csv", b"tweet,class\na,1\n", ""),
+        ("tweets.csv", b"tweet,class\na,1\n", "#text=tweet&label=verdict"),
+        ("tweets.jsonl", json_lines([{"tweet": "a", "class": 1}]), "#text=class"),
+    ],
+)
+def test_a_field_that_no_row_has_is_an_error_of_the_command(name, content, fields):
+    with pytest.raises(ConfigurationError, match=r"the rows have class, tweet; .*URI#text=FIELD"):
+        texts(file(content, name, fields))
+
+
+def test_a_json_array_is_refused_with_the_remedy():
+    with pytest.raises(ConfigurationError, match="JSON array"):
+        texts(file(b'[\n{"text": "a"}]', "array.json"))
+
+
+@pytest.mark.parametrize("name", ["rows.json.gz", "rows.ndjson.zst", "rows.parquet"])
+@pytest.mark.parametrize(
+    "damage", [lambda content: content[:-9], lambda content: b"no such format " * 9, lambda content: content[:12]]
+)
+def test_a_damaged_file_is_named(name, damage):
+    with pytest.raises(ArtefactCorrupt, match=rf"{name}.* fetch it again"):
+        texts(file(damage(WRITERS[name](ROWS)), name))
+
+
+def test_patterns_expand_in_the_order_given_then_by_name(tmp_path, monkeypatch):
+    for name in ("b.jsonl", "a.jsonl", "z/c.jsonl"):
+        storage.write(str(tmp_path / name), json_lines(ROWS))
+    monkeypatch.chdir(tmp_path)
+    assert expand(["z/*.jsonl", f"{tmp_path}/?.jsonl#text=a%26b&label=c"]) == [
+        Source("z/c.jsonl", "text", None),
+        Source(f"{tmp_path}/a.jsonl", "a&b", "c"),
+        Source(f"{tmp_path}/b.jsonl", "a&b", "c"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("uris", "words"),
+    [
+        (["none/*.jsonl"], r"none/\*\.jsonl matches no file below the working folder /.*expected .*\.jsonl\.gz"),
+        (["."], "matches no file"),
+        (["empty.jsonl"], "empty.jsonl is empty"),
+        (["notes.md"], r"notes\.md: .* expected one of \.jsonl .*\.parquet.* \.zst"),
+        (["rows.parquet.gz"], "the ending names no format"),
+        (["rows.jsonl", "*.jsonl#text=body"], r"rows\.jsonl comes twice"),
+        (["rows.jsonl", "{folder}/rows.jsonl"], r"rows\.jsonl comes twice"),
+        (["synthetic:clean?parts=2", "synthetic:clean?parts=2&part=1"], "comes twice"),
+        (["rows.jsonl#body"], "#text=FIELD"),
+        (["rows.jsonl#txet=body"], "#text=FIELD"),
+        (["rows.jsonl#text="], "#text=FIELD"),
+        (["rows.jsonl#text=a&text=b"], "#text=FIELD"),
+    ],
+)
+def test_a_name_that_cannot_be_is_refused(uris, words, tmp_path, monkeypatch):
+    for name in ("rows.jsonl", "notes.md", "rows.parquet.gz"):
+        (tmp_path / name).write_bytes(b"{}\n")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.jsonl").write_bytes(b"") if uris == ["empty.jsonl"] else None
+    with pytest.raises(ConfigurationError, match=words):
+        expand([uri.format(folder=tmp_path) for uri in uris])
+
+
+def test_a_source_is_known_by_its_bytes():
+    content = gzip.compress(json_lines(ROWS))
+    source = file(content, "known.jsonl.gz")
+    assert (checksum(source), n_bytes(source)) == (hashlib.sha256(content).hexdigest(), len(content))
+
+
+def test_a_synthetic_source_is_known_by_all_its_parameters():
+    uris = ["documents=9", "documents=9&seed=1", "documents=8", "documents=9&parts=2&part=0", "documents=9&parts=2&part=1"]
+    sums = [checksum(source) for uri in uris for source in expand([f"synthetic:clean?{uri}"])]
+    assert len(set(sums)) == len(uris)
+    (plain,) = expand(["synthetic:clean?seed=0&documents=9"])
+    assert checksum(plain) == sums[0]
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="the folder of real data is absent")
+@pytest.mark.parametrize(
+    ("uri", "n_rows", "label"),
+    [
+        ("c4_fixture/c4-sample.01.json.gz", 10, None),
+        ("davidson/*.csv.gz#text=tweet&label=class", 24_783, {"0", "1", "2"}),
+        ("fourchan_pol_val/*.jsonl.gz", 299, None),
+        ("wikitext2/valid.txt.gz", 1, None),
+    ],
+)
+def test_real_files_are_read_whole(uri, n_rows, label):
+    (source,) = expand([f"{REAL}/{uri}"])
+    bad = BadRows()
+    documents = list(read(source, bad))
+    assert (len(documents), bad.count) == (n_rows, 0)
+    assert label is None or {document.fields["class"] for document in documents} == label
