@@ -1,0 +1,87 @@
+import pytest
+import torch
+from torch import nn
+
+from eval import steering
+from eval.directions import Directions
+
+
+@pytest.fixture
+def shift(tiny):
+    generator = torch.Generator().manual_seed(1)
+    theta = nn.functional.normalize(torch.randn(tiny.n_layers, tiny.n_heads, tiny.d_head, generator=generator), dim=-1)
+    sigma = torch.rand(tiny.n_layers, tiny.n_heads, generator=generator) + 0.5
+    return steering.unit_shift(Directions(theta, sigma), [(0, 2), (1, 0)])
+
+
+@pytest.fixture
+def tokens(tiny):
+    return torch.randint(1, tiny.vocab_size, (4, 6), generator=torch.Generator().manual_seed(2))
+
+
+def test_the_shift_is_sigma_theta_in_the_chosen_heads_and_nothing_elsewhere(tiny):
+    theta = torch.zeros(2, 4, 8)
+    theta[..., 3] = 1.0
+    shift = steering.unit_shift(Directions(theta, torch.full((2, 4), 2.5)), [(1, 2)])
+    expected = torch.zeros(2, 32)
+    expected[1, 2 * 8 + 3] = 2.5
+    assert torch.equal(shift, expected)
+
+
+@pytest.mark.parametrize("positions", ["last", "all"])
+def test_a_row_with_strength_zero_keeps_its_bits_beside_steered_rows(model, shift, tokens, positions):
+    plain = model(tokens)
+    with steering.steered(model, shift, torch.tensor([0.0, 4.0, 0.0, 8.0]), positions):
+        steered = model(tokens)
+    assert torch.equal(steered[[0, 2]], plain[[0, 2]])
+    assert not torch.allclose(steered[[1, 3]], plain[[1, 3]], atol=1e-3)
+
+
+def test_strength_zero_keeps_even_negative_zeros():
+    x = torch.tensor([[[-0.0, 1.0]]])
+    out = steering._adding(torch.zeros(1, 2), torch.tensor([False]), "all")(nn.Identity(), (x,))[0]
+    assert torch.signbit(out[0, 0, 0])
+
+
+def test_each_row_has_its_own_strength(model, shift, tokens):
+    strengths = torch.tensor([1.0, 2.0, 4.0, -3.0])
+    with steering.steered(model, shift, strengths, "all"):
+        together = model(tokens)
+    for row, strength in enumerate(strengths):
+        with steering.steered(model, shift, strength[None], "all"):
+            assert torch.allclose(model(tokens[row : row + 1])[0], together[row], atol=1e-4)
+
+
+def test_last_changes_only_the_last_position_and_all_every_one(model, shift, tokens):
+    plain = model(tokens)
+    for positions, expected in (("last", [False] * 5 + [True]), ("all", [True] * 6)):
+        with steering.steered(model, shift, torch.full((4,), 4.0), positions):
+            changed = (model(tokens) != plain).any(-1)
+        assert changed.tolist() == [expected] * 4
+
+
+def test_the_shift_reaches_the_output_projection_as_alpha_sigma_theta(model, shift, tokens):
+    seen = []
+    with steering.steered(model, shift, torch.full((4,), 3.0), "all"):
+        handle = model.blocks[0].attention.out.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        model(tokens)
+        handle.remove()
+    handle = model.blocks[0].attention.out.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    model(tokens)
+    handle.remove()
+    assert torch.allclose(seen[0] - seen[1], (3.0 * shift[0]).expand(4, 6, -1), atol=1e-5)
+
+
+def test_the_hooks_are_gone_after_an_exception(model, shift, tokens):
+    plain = model(tokens)
+    with pytest.raises(RuntimeError, match="inside"), steering.steered(model, shift, torch.ones(4), "all"):
+        raise RuntimeError("inside")
+    assert torch.equal(model(tokens), plain)
+
+
+def test_a_bias_on_the_output_projection_equals_steering_at_all_positions(model, shift, tokens):
+    with steering.steered(model, shift, torch.full((4,), 4.0), "all"):
+        hooked = model(tokens)
+    for block, bias_D in zip(model.blocks, steering.output_bias(model, shift, 4.0), strict=True):
+        block.attention.out.bias = nn.Parameter(bias_D)
+    assert torch.allclose(model(tokens), hooked, atol=1e-4)
