@@ -105,12 +105,12 @@ def write_shard(stream_uri: str, name: str, tokens: np.ndarray, lengths: np.ndar
     )
 
 
-def parquet_bytes(table: "pyarrow.Table") -> bytes:
+def parquet_bytes(table: "pyarrow.Table", *, row_group_size: int = 1 << 16) -> bytes:
     """The table as a Parquet file; the same table gives the same bytes under one version of pyarrow."""
     import pyarrow.parquet
 
     buffer = BytesIO()
-    pyarrow.parquet.write_table(table, buffer, compression="zstd", row_group_size=1 << 16)
+    pyarrow.parquet.write_table(table, buffer, compression="zstd", row_group_size=row_group_size, write_page_checksum=True)
     return buffer.getvalue()
 
 
@@ -154,26 +154,41 @@ def verify(stream_uri: str, manifest: Manifest) -> None:
     for split in ("train", "held_out"):
         tokens = _Tokens(stream_uri, manifest, split, cached_blocks=1)
         for number, shard in enumerate(manifest.shards(split)):
+            check_shard(stream_uri, shard)
             uri = storage.join(stream_uri, f"{shard.name}.bin")
-            _expect(uri, "bytes", shard.n_bytes, storage.size(uri))
             ends = np.cumsum(_index(stream_uri, shard, manifest).lengths) - 1
             for block in range(len(shard.block_sha256)):
-                content = tokens.block(number, block)
-                first = block * storage.BLOCK_BYTES // content.itemsize
-                inside = ends[(ends >= first) & (ends < first + len(content))] - first
-                _expect(
-                    uri, f"documents of block {block} ending with eos", len(inside), int((content[inside] == manifest.eos_id).sum())
-                )
-                highest = int(content.max()) if len(content) else 0
-                if highest >= manifest.vocab_size:
-                    raise ArtefactCorrupt(
-                        f"{uri}: block {block} holds id {highest}, the vocabulary has {manifest.vocab_size}; build it again"
-                    )
-            provenance = storage.join(stream_uri, f"{shard.name}.documents.parquet")
-            _check_sha256(storage.read(provenance), shard.documents_sha256, provenance)
+                _check_block(tokens.block(number, block), block, ends, uri, manifest)
     shards = manifest.train + manifest.held_out
     _expect(stream_uri, "tokens", manifest.n_tokens, sum(shard.n_tokens for shard in shards))
     _expect(stream_uri, "documents", manifest.n_documents, sum(shard.n_documents for shard in shards))
+
+
+def check_shard(stream_uri: str, shard: Shard) -> None:
+    """Raise ArtefactMissing or ArtefactCorrupt unless the shard's three files have the bytes that `shard` names."""
+    uri = storage.join(stream_uri, f"{shard.name}.bin")
+    _expect(uri, "bytes", shard.n_bytes, storage.size(uri))
+    for block, expected in enumerate(shard.block_sha256):
+        storage.verify_block(_read_block(uri, shard, block), expected, uri, block)
+    for suffix, expected in ((".idx", shard.idx_sha256), (".documents.parquet", shard.documents_sha256)):
+        other = storage.join(stream_uri, f"{shard.name}{suffix}")
+        _check_sha256(storage.read(other), expected, other)
+
+
+def _check_block(tokens: np.ndarray, block: int, ends: np.ndarray, uri: str, manifest: Manifest) -> None:
+    first = block * storage.BLOCK_BYTES // tokens.itemsize
+    inside = ends[(ends >= first) & (ends < first + len(tokens))] - first
+    _expect(uri, f"documents of block {block} ending with eos", len(inside), int((tokens[inside] == manifest.eos_id).sum()))
+    highest = int(tokens.max())
+    if highest >= manifest.vocab_size:
+        raise ArtefactCorrupt(
+            f"{uri}: block {block} holds id {highest}, the vocabulary has {manifest.vocab_size:,} ids; build the stream again"
+        )
+
+
+def _read_block(uri: str, shard: Shard, block: int) -> bytes:
+    start = block * storage.BLOCK_BYTES
+    return storage.read(uri, start, min(start + storage.BLOCK_BYTES, shard.n_bytes))
 
 
 class _Tokens:
@@ -210,8 +225,7 @@ class _Tokens:
         if key not in self._blocks:
             shard = self._shards[number]
             uri = storage.join(self._uri, f"{shard.name}.bin")
-            start = block * storage.BLOCK_BYTES
-            content = storage.read(uri, start, min(start + storage.BLOCK_BYTES, shard.n_bytes))
+            content = _read_block(uri, shard, block)
             storage.verify_block(content, shard.block_sha256[block], uri, block)
             while len(self._blocks) >= self._capacity:
                 self._blocks.popitem(last=False)

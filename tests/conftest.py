@@ -7,6 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # transformers reads it when it is imported
+os.environ.update(  # Ray reads these when it is imported: no reports, only loopback, and no token left in the home folder
+    RAY_USAGE_STATS_ENABLED="0", RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0", RAY_AUTH_MODE="disabled"
+)
 
 
 @pytest.fixture(scope="session")
@@ -26,3 +29,20 @@ def s3_server() -> Iterator[str]:
         urllib.request.urlopen(request, timeout=30).close()
         yield "s3://hormesis"
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """A real Ray of two CPUs on loopback, started once for all tests that ask for it."""
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        object_store_memory=100 << 20,
+        logging_level="warning",
+        log_to_driver=False,
+    )
+    yield
+    ray.shutdown()
