@@ -8,7 +8,7 @@ pyplot, no dates, a fixed hash salt: the same records give the same bytes.
 import io
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -18,8 +18,7 @@ from matplotlib.figure import Figure
 INK, SOFT, GRID, PAPER = "#1b2026", "#5a646e", "#e2e5e9", "#ffffff"
 WIDE, NARROW = 7.5, 3.7  # inches; 96 CSS pixels each
 LINE_INCHES = 0.17  # height of a line of text, letters and space
-ANONYMOUS = {"Date": None, "Creator": None, "Format": None, "Type": None}
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 9.5,
     "text.color": INK,
@@ -80,16 +79,14 @@ class Label(NamedTuple):
 def render(name: str, draw: Callable[[Figure, bool], None], heights: tuple[float, float], colours: dict[str, Colour]) -> Drawing:
     """The figure at both widths, `heights` inches high when wide and when narrow. `colours` become CSS variables of their names."""
     with matplotlib.rc_context(STYLE):
-        texts = []
-        for width, height in zip((NARROW, WIDE), heights[::-1], strict=True):
-            figure, text = Figure(figsize=(width, height), layout="constrained"), io.StringIO()
-            draw(figure, width == WIDE)
-            figure.savefig(text, format="svg", metadata=ANONYMOUS)
-            texts.append(text.getvalue())
-        png = io.BytesIO()
-        figure.savefig(png, format="png", dpi=192, metadata={"Software": None})
-    narrow, wide = texts
-    return Drawing(name, wide, png.getvalue(), _inline(f"{name}-wide", wide, colours), _inline(f"{name}-narrow", narrow, colours))
+        wide, narrow = (Figure(figsize=(w, h), layout="constrained") for w, h in zip((WIDE, NARROW), heights, strict=True))
+        draw(wide, True)
+        draw(narrow, False)
+        svg, png = _svg(wide), io.BytesIO()
+        wide.savefig(png, format="png", dpi=192, metadata={"Software": None})
+        return Drawing(
+            name, svg, png.getvalue(), _inline(f"{name}-wide", svg, colours), _inline(f"{name}-narrow", _svg(narrow), colours)
+        )
 
 
 def strength_colours(strengths: Sequence[float]) -> list[Colour]:
@@ -136,6 +133,12 @@ def _ramp(name: str, n: int, *, light: tuple[float, float], dark: tuple[float, f
     colour_map = matplotlib.colormaps[name]
     steps = [i / (n - 1) if n > 1 else 0.7 for i in range(n)]
     return (Colour(*(to_hex(colour_map(a + (b - a) * step)) for a, b in (light, dark))) for step in steps)
+
+
+def _svg(figure: Figure) -> str:
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    return text.getvalue()
 
 
 def _inline(prefix: str, text: str, colours: dict[str, Colour]) -> str:

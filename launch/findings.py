@@ -119,9 +119,8 @@ def lowest(strength: float, points: Sequence[Point]) -> str:
     if not apart(best, last):
         both = f"{percent(best.ratio)} and {percent(last.ratio)}"
         return f"{found}: the intervals do not overlap. Those of {both} do, so where the curve turns is not settled."
-    return (
-        f"{found} and {show(last)} at {percent(last.ratio)}: neither interval overlaps, so here the minimum lies inside the grid."
-    )
+    found = f"{found} and {show(last)} at {percent(last.ratio)}"
+    return f"{found}: neither interval overlaps its own, so here the minimum lies inside the grid."
 
 
 def trend(what: str, points: Sequence[Point], digits: int) -> str:

@@ -173,16 +173,12 @@ def _figures(runs: Sequence[Run], curves: Sequence[Curve]) -> list[Drawing]:
     """The drawings in the page's order; their heights in inches, wide and narrow."""
     reports = [report for _, report in runs]
     n = len(figures.ratios(reports))
+    rows_wide, rows_narrow = -(-n // figures.MAPS_WIDE), -(-n // figures.MAPS_NARROW)
     plan: list[tuple[str, Callable[..., None], Any, tuple[float, float]]] = [
         ("toxicity-by-ratio", figures.toxicity_by_ratio, reports, (4.2, 3.9)),
         ("toxicity-by-cost", figures.toxicity_by_cost, reports, (4.4, 4.4)),
         ("probe-accuracy", figures.probe_accuracy, reports, (3.4, 3.2)),
-        (
-            "head-maps",
-            figures.head_maps,
-            reports,
-            (1.0 + 1.3 * -(-n // figures.MAPS_WIDE), 1.1 + 1.35 * -(-n // figures.MAPS_NARROW)),
-        ),
+        ("head-maps", figures.head_maps, reports, (1.0 + 1.3 * rows_wide, 1.1 + 1.35 * rows_narrow)),
         ("losses", figures.losses, curves, (3.2, 7.0)),
     ]
     palette = figures.colours(reports)
@@ -200,20 +196,12 @@ def _samples(reports: Sequence[EvalReport]) -> list[tuple[EvalReport, list[tuple
     texts = [text for _, samples in chosen for sample in samples for text in (sample.prompt, *sample.continuations)]
     slurs = _slurs({word for text in texts for word in WORD.findall(text)})
     hide = partial(mask, is_slur=slurs.__contains__)
-    return [
-        (
-            report,
-            [
-                (
-                    hide(sample.prompt),
-                    [(steered.strength, hide(text)) for steered, text in zip(report.steered, sample.continuations, strict=True)],
-                )
-                for sample in samples
-            ],
-        )
-        for report, samples in chosen
-        if samples
-    ]
+    shown = []
+    for report, samples in chosen:
+        asked = [steered.strength for steered in report.steered]
+        masked = [(hide(sample.prompt), list(zip(asked, map(hide, sample.continuations), strict=True))) for sample in samples]
+        shown += [(report, masked)] if masked else []
+    return shown
 
 
 def _slurs(words: set[str]) -> set[str]:
@@ -223,7 +211,5 @@ def _slurs(words: set[str]) -> set[str]:
 
     scorer = toxicity.load("profanity")
     ordered = sorted(words)
-    either = [scorer.score(ordered), scorer.score([word.lower().removesuffix("s") for word in ordered])]
-    return {
-        word for word, *scores in zip(ordered, *either, strict=True) if any(score is not None and score >= 0.5 for score in scores)
-    }
+    whole, singular = scorer.score(ordered), scorer.score([word.lower().removesuffix("s") for word in ordered])
+    return {word for word, *scores in zip(ordered, whole, singular, strict=True) if any((score or 0.0) >= 0.5 for score in scores)}
