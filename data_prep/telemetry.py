@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
+from rich.console import Console
 from tqdm import tqdm
 
 logger = logging.getLogger("hormesis")
@@ -63,6 +64,11 @@ def emit(name: str, value: float, **labels: str) -> None:
         instrument.set(value, tags=labels)
     elif value > 0:
         instrument.inc(value, tags=labels)
+
+
+def console() -> Console:
+    """Where tables are printed: a terminal as wide as it is, a file or a job's log wide enough for any of ours."""
+    return Console(width=None if sys.stdout.isatty() else 160)
 
 
 def progress(total: int, title: str, unit: str, *, initial: int = 0) -> Any:

@@ -1,0 +1,57 @@
+# Hormesis: `make help` lists what can be done.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN     = $(CURDIR)/$(VENV)/bin
+OUT    ?= out
+ARGS   ?=
+
+export DS_BUILD_OPS = 0
+export RAY_USAGE_STATS_ENABLED = 0
+export PATH := $(BIN):$(PATH)
+
+.PHONY: help setup sweep plan status test lint format bench clean
+
+help: ## print this list
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(VENV)/.ready ## make .venv with everything at the pinned versions
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' --constraint constraints.txt
+	touch $@
+
+sweep: setup ## run the whole experiment (recipe laptop) into $(OUT); more flags in ARGS="…"
+	$(BIN)/python launch/sweep.py --recipe laptop --out $(OUT) $(ARGS)
+
+plan: setup ## what the paper's sweep would take
+	$(BIN)/python launch/sweep.py --plan --recipe paper $(ARGS)
+
+status: setup ## ratio × stage table of the sweep in $(OUT)
+	$(BIN)/python launch/status.py --out $(OUT)
+
+test: setup ## all tests
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: setup ## ruff, pyright, import contracts, container and cluster files
+	ruff check .
+	ruff format --check .
+	pyright
+	lint-imports
+	$(MAKE) --no-print-directory lint-docker
+
+.PHONY: lint-docker
+lint-docker:
+	hadolint docker/Dockerfile
+	check-jsonschema --builtin-schema vendor.compose-spec docker/compose.yaml
+
+format: setup ## let ruff format and mend
+	ruff format .
+	ruff check --fix .
+
+bench: setup ## benchmarks, each against a peer in the same run
+	$(BIN)/python -m tests.benchmarks $(ARGS)
+
+clean: ## remove the environment and caches; results stay
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info

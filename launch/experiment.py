@@ -1,0 +1,71 @@
+"""data + training + eval settings × ratios × seeds → runs with stable ids"""
+
+from dataclasses import replace
+
+from data_prep import layout, storage
+from data_prep.config import DataConfig
+from data_prep.mixture import Mixture, sequences_for
+from data_prep.records import ConfigurationError, digest, operational, record
+from eval.config import EvalConfig
+from training.config import RunConfig, TrainConfig
+
+NAME = "experiment.json"
+
+
+@record
+class Experiment:
+    """A sweep: one model for each ratio and seed, alike in everything else.
+
+    clean_tokens: clean tokens every run is trained on, as in the paper; the toxic ones come on top of them.
+    n_ranks: data-parallel ranks of one run. use_gpu: one GPU for each of them.
+    """
+
+    name: str
+    data: DataConfig
+    train: TrainConfig
+    eval: EvalConfig
+    ratios: tuple[float, ...]
+    seeds: tuple[int, ...]
+    clean_tokens: int
+    n_ranks: int = operational(default=1)
+    use_gpu: bool = operational(default=False)
+
+    def __post_init__(self) -> None:
+        for name in ("ratios", "seeds"):
+            values = getattr(self, name)
+            if not values or len(set(values)) != len(values):
+                raise ConfigurationError(f"{name} {list(values)}: give at least one, each once")
+        if self.data.tokenizer.vocab_size > self.train.model.vocab_size:
+            raise ConfigurationError(
+                f"the tokenizer has {self.data.tokenizer.vocab_size} ids, the model's embedding only "
+                f"{self.train.model.vocab_size} rows; raise train.model.vocab_size"
+            )
+        self.train.passes(self.n_ranks)
+        self.runs()
+
+    def runs(self) -> tuple[RunConfig, ...]:
+        """Every run, by seed then ratio. Model init and clean order are shared by all ratios of a seed."""
+        return tuple(self._run(ratio, seed) for seed in self.seeds for ratio in self.ratios)
+
+    def _run(self, ratio: float, seed: int) -> RunConfig:
+        n_clean, n_toxic = sequences_for(self.clean_tokens, ratio, self.train.sequence_length)
+        anonymous = RunConfig(
+            run_id="",
+            clean=layout.stream_uri(self.data, "clean"),
+            toxic=layout.stream_uri(self.data, "toxic"),
+            tokenizer=layout.tokenizer_uri(self.data),
+            toxic_ratio=ratio,
+            seed=seed,
+            mixture=Mixture(n_clean=n_clean, n_toxic=n_toxic, batch_size=self.train.global_batch, seed=seed),
+            train=self.train,
+        )
+        return replace(anonymous, run_id=f"toxic-{_two_decimals(ratio)}-s{seed}-{digest(anonymous)[:8]}")
+
+
+def load(root: str) -> Experiment:
+    """The experiment last started under `root`."""
+    return storage.load(Experiment, storage.join(root, NAME))
+
+
+def _two_decimals(ratio: float) -> str:
+    return f"{ratio:.2f}" if round(ratio, 2) == ratio else str(ratio)

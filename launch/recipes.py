@@ -1,0 +1,134 @@
+"""named experiments as functions: laptop, one_gpu, paper
+
+A recipe returns a frozen Experiment; a variant is `replace(…)` of one. What the paper leaves open and we chose is listed
+in the report; it is spelled out here, once.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from data_prep.config import DataConfig, TokenizerConfig
+from data_prep.records import ConfigurationError
+from eval.config import EvalConfig
+from launch.experiment import Experiment
+from training.config import ModelConfig, TrainConfig
+
+PAPER_RATIOS = (0.0, 0.05, 0.10, 0.15, 0.20, 0.25)
+OLMO_TOKENIZER = TokenizerConfig(source="tokenizer/allenai_gpt-neox-olmo-dolma-v1_5.json", vocab_size=50_280)
+OLMO_VOCABULARY = 50_304
+
+
+def laptop() -> Experiment:
+    """Six 1M-parameter models on the embedded corpus: the whole experiment on 2 cores in ten minutes."""
+    return Experiment(
+        name="laptop",
+        data=DataConfig(
+            clean=("synthetic:clean?documents=10000&seed=0&parts=2",),
+            toxic=("synthetic:toxic?documents=4000&seed=0&parts=2",),
+            tokenizer=TokenizerConfig(source="train", vocab_size=2048),
+        ),
+        train=TrainConfig(
+            model=ModelConfig(d_model=128, n_layers=4, n_heads=4, d_mlp=512, vocab_size=2048, max_sequence_length=128),
+            sequence_length=128,
+            global_batch=32,
+            learning_rate=3e-3,
+            checkpoint_every_steps=50,
+        ),
+        eval=EvalConfig(
+            probes="synthetic:probes?documents=1000&seed=1",
+            prompts="synthetic:prompts?documents=150&seed=1",
+            scorer="lexicon:synthetic:lexicon",
+            n_prompts=150,
+            strengths=(0.0, 1.0, 2.0, 4.0),
+            top_heads=4,
+            max_new_tokens=24,
+        ),
+        ratios=PAPER_RATIOS,
+        seeds=(0,),
+        clean_tokens=800_000,
+        n_ranks=2,
+    )
+
+
+def one_gpu() -> Experiment:
+    """OLMo-60M on one card: 1.2B clean tokens, six ratios, in about a day."""
+    return Experiment(
+        name="one_gpu",
+        data=_corpora_of_the_paper(),
+        train=_olmo(ModelConfig(d_model=512, n_layers=8, n_heads=8, d_mlp=2048, vocab_size=OLMO_VOCABULARY), micro_batch=64),
+        eval=_protocol(top_heads=8),
+        ratios=PAPER_RATIOS,
+        seeds=(0,),
+        clean_tokens=1_200_000_000,
+        n_ranks=1,
+        use_gpu=True,
+    )
+
+
+def paper() -> Experiment:
+    """OLMo-1B, 20.1B clean tokens, six ratios × two seeds (PAPER §3)."""
+    return Experiment(
+        name="paper",
+        data=_corpora_of_the_paper(),
+        train=_olmo(ModelConfig(d_model=2048, n_layers=16, n_heads=16, d_mlp=8192, vocab_size=OLMO_VOCABULARY), micro_batch=16),
+        eval=_protocol(top_heads=30),
+        ratios=PAPER_RATIOS,
+        seeds=(0, 1),
+        clean_tokens=20_100_000_000,
+        n_ranks=16,
+        use_gpu=True,
+    )
+
+
+RECIPES: dict[str, Callable[[], Experiment]] = {"laptop": laptop, "one_gpu": one_gpu, "paper": paper}
+
+
+def named(name: str) -> Experiment:
+    if name not in RECIPES:
+        raise ConfigurationError(f"there is no recipe {name!r}; the recipes are {', '.join(RECIPES)}")
+    return RECIPES[name]()
+
+
+def on_corpora(experiment: Experiment, clean: Sequence[str], toxic: Sequence[str]) -> Experiment:
+    """The experiment on other corpora. The embedded corpus's probes and scorer know nothing of other text, so there the
+    evaluation turns to the corpora's own held-out documents and the offline scorer."""
+    data = replace(experiment.data, clean=tuple(clean) or experiment.data.clean, toxic=tuple(toxic) or experiment.data.toxic)
+    settings = experiment.eval
+    if "synthetic:" in settings.scorer and not all(uri.startswith("synthetic:") for uri in data.clean + data.toxic):
+        settings = replace(settings, probes="held_out", prompts="held_out", scorer="profanity")
+    return replace(experiment, data=data, eval=settings)
+
+
+def _corpora_of_the_paper() -> DataConfig:
+    return DataConfig(
+        clean=("c4/en/c4-train.*.json.gz",), toxic=("4chan/pol_*.jsonl.zst",), tokenizer=OLMO_TOKENIZER, held_out_ratio=0.001
+    )
+
+
+def _olmo(model: ModelConfig, *, micro_batch: int) -> TrainConfig:
+    """OLMo's published settings (PAPER §3); warm-up is scaled to the run, since 2,000 steps would be 42 % of the paper's."""
+    return TrainConfig(
+        model=model,
+        sequence_length=2048,
+        global_batch=2048,
+        micro_batch=micro_batch,
+        learning_rate=4e-4,
+        held_out_sequences=512,
+        held_out_every_steps=250,
+        checkpoint_every_steps=250,
+        keep_checkpoints=2,
+    )
+
+
+def _protocol(*, top_heads: int) -> EvalConfig:
+    """PAPER §4–5 as far as the offline scorer carries it: strengths 0, 4, 8, 12, last position, the continuation alone scored."""
+    return EvalConfig(
+        probes="held_out",
+        prompts="held_out",
+        scorer="profanity",
+        n_probes=8960,
+        n_prompts=3000,
+        strengths=(0.0, 4.0, 8.0, 12.0),
+        top_heads=top_heads,
+        cross_entropy_sequences=256,
+    )

@@ -1,0 +1,29 @@
+"""ENTRY: `python launch/status.py --out URI`: ratio × stage table from the records"""
+
+import argparse
+import sys
+
+from data_prep import storage, telemetry
+from data_prep.records import HormesisError
+from launch import experiment, state
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", required=True, metavar="URI", help="the sweep's object root: a folder or s3://bucket/prefix")
+    root = storage.absolute(parser.parse_args().out)
+    try:
+        current = experiment.load(root)
+        states = state.read(root, current)
+    except HormesisError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    console = telemetry.console()
+    console.print(state.progress_table(root, current, states))
+    if any(entry.report for entry in states):
+        console.print(state.result_table(current, states))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,172 @@
+"""ENTRY: `ray job submit … -- python launch/sweep.py --recipe …`: one pass over ratios × seeds, running what has no record yet
+
+The sweep touches no tensor and keeps no state: what is done is what has a record in the object root, so the same command
+after any interruption does only what is missing, and does nothing when nothing is.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+from rich.console import Console
+
+from data_prep import manifest, storage, telemetry
+from data_prep.mixture import check_supply
+from data_prep.records import HormesisError, digest, override
+from launch import experiment as experiments
+from launch import plan, recipes, state
+from launch.experiment import Experiment
+from launch.state import STAGES, RunState
+
+REPORT_DONE = ("report", "done.txt")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; README lists the same flags."""
+    flags = argparse.ArgumentParser(prog="launch/sweep.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    flags.add_argument("--recipe", default="laptop", metavar="NAME", help=f"one of {', '.join(recipes.RECIPES)} (laptop)")
+    flags.add_argument(
+        "--clean", nargs="+", action="extend", default=[], metavar="URI", help="clean corpus; URI#text=field names the field"
+    )
+    flags.add_argument("--toxic", nargs="+", action="extend", default=[], metavar="URI", help="toxic corpus, likewise")
+    flags.add_argument("--ratios", nargs="+", type=float, metavar="R", help="toxic tokens / all training tokens, in [0, 1)")
+    flags.add_argument("--seeds", nargs="+", type=int, metavar="S", help="one model a ratio and seed")
+    flags.add_argument("--out", default="out", metavar="URI", help="object root: a folder or s3://bucket/prefix (out)")
+    flags.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="PATH=VALUE",
+        help="change a setting, e.g. train.learning_rate=1e-3",
+    )
+    flags.add_argument("--only", choices=STAGES, help="stop after this stage")
+    flags.add_argument("--plan", action="store_true", help="print what it would take, and stop")
+    flags.add_argument("--device", default=plan.ASSUMED_DEVICE, metavar="NAME", help=f"card of the plan ({plan.ASSUMED_DEVICE})")
+    flags.add_argument(
+        "--mfu", type=float, default=plan.ASSUMED_MFU, metavar="X", help=f"utilisation of the plan ({plan.ASSUMED_MFU})"
+    )
+    return flags  # fmt: skip
+
+
+def asked(arguments: argparse.Namespace) -> Experiment:
+    """The experiment the command line describes."""
+    experiment = recipes.on_corpora(recipes.named(arguments.recipe), arguments.clean, arguments.toxic)
+    if arguments.ratios:
+        experiment = replace(experiment, ratios=tuple(arguments.ratios))
+    if arguments.seeds:
+        experiment = replace(experiment, seeds=tuple(arguments.seeds))
+    for setting in arguments.set:
+        path, _, value = setting.partition("=")
+        experiment = override(experiment, path, value)
+    corpora = {name: tuple(map(storage.absolute, getattr(experiment.data, name))) for name in ("clean", "toxic")}
+    return replace(experiment, data=replace(experiment.data, **corpora))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parser().parse_args(argv)
+    telemetry.configure()
+    console = telemetry.console()
+    try:
+        experiment = asked(arguments)
+        if arguments.plan:
+            console.print(plan.render(experiment, plan.device_named(arguments.device), arguments.mfu))
+            return 0
+        run(experiment, storage.absolute(arguments.out), arguments.only, console)
+    except HormesisError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def run(experiment: Experiment, root: str, only: str | None, console: Console) -> None:
+    """Bring the sweep under `root` to its end, or to the end of the stage `only`."""
+    started = time.monotonic()
+    if _is_done(root, experiment):
+        telemetry.logger.info("nothing to do: every run of this sweep is trained, evaluated and reported")
+    else:
+        storage.check_writable(root)
+        storage.save(experiment, storage.join(root, experiments.NAME))
+        from launch import cluster
+
+        with cluster.session(experiment.n_ranks):
+            _build_streams(root, experiment)
+            if only != "data":
+                _train_and_evaluate(root, experiment, evaluate=only != "train")
+        if only in (None, "report"):
+            _report(root, experiment)
+    states = state.read(root, experiment)
+    if only is None or all(entry.report for entry in states):
+        console.print(state.result_table(experiment, states))
+        console.print(f"report: {storage.join(root, 'report', 'index.html')}", soft_wrap=True)
+    else:
+        console.print(state.progress_table(root, experiment, states))
+    telemetry.logger.info("finished in %.0f s", time.monotonic() - started)
+
+
+def _build_streams(root: str, experiment: Experiment) -> None:
+    """Both token streams, and every run's settings beside them; too little text stops here, before any training."""
+    from data_prep import streams
+
+    built = {name: streams.build(experiment.data, name, root) for name in ("clean", "toxic")}
+    length = experiment.train.sequence_length
+    for run in experiment.runs():
+        for name, needed in (("clean", run.mixture.n_clean), ("toxic", run.mixture.n_toxic)):
+            check_supply(name, needed, built[name].split_tokens("train") // length, length)
+        storage.save(run, storage.join(root, "runs", run.run_id, "run.json"))
+
+
+def _train_and_evaluate(root: str, experiment: Experiment, *, evaluate: bool) -> None:
+    """Train every run without a record, as many at a time as the cluster holds; evaluate each as soon as it is trained."""
+    from launch import cluster
+
+    states = state.read(root, experiment)
+    to_train = [entry.run for entry in states if not entry.record]
+    to_evaluate = [entry.run for entry in states if evaluate and entry.record and not entry.report]
+    slots = cluster.n_gangs(experiment.n_ranks, experiment.use_gpu)
+    n_pieces = len(to_train) + sum(not entry.report for entry in states if evaluate)
+    bar = telemetry.progress(n_pieces, "sweep", "stage")
+    training, evaluating = {}, {}
+    while to_train or to_evaluate or training or evaluating:
+        while to_evaluate:
+            run = to_evaluate.pop()
+            evaluating[cluster.evaluate(root, run.run_id, experiment.eval, experiment.n_ranks, experiment.use_gpu)] = run
+        while to_train and len(training) < slots:
+            run = to_train.pop(0)
+            training[cluster.train(root, run, experiment.n_ranks, experiment.use_gpu)] = run
+        ended = cluster.wait_any([*training, *evaluating])
+        cluster.finish(ended)
+        bar.update(1)
+        if ended in training:
+            run = training.pop(ended)
+            telemetry.logger.info("trained %s", run.run_id)
+            to_evaluate += [run] if evaluate else []
+        else:
+            telemetry.logger.info("evaluated %s", evaluating.pop(ended).run_id)
+    bar.close()
+
+
+def _report(root: str, experiment: Experiment) -> None:
+    from launch import report
+
+    states = state.read(root, experiment)
+    built = {name: manifest.load(storage.join(root, getattr(states[0].run, name))) for name in ("clean", "toxic")}
+    report.write(root, experiment, [(entry.record, entry.report) for entry in states if entry.record and entry.report], built)
+    storage.write(storage.join(root, *REPORT_DONE), _fingerprint(states).encode())
+
+
+def _is_done(root: str, experiment: Experiment) -> bool:
+    states = state.read(root, experiment)
+    done = storage.join(root, *REPORT_DONE)
+    return all(entry.report for entry in states) and storage.exists(done) and storage.read(done).decode() == _fingerprint(states)
+
+
+def _fingerprint(states: list[RunState]) -> str:
+    """What the report was made from."""
+    return digest([entry.record for entry in states], [entry.report for entry in states])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

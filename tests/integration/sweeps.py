@@ -1,0 +1,54 @@
+"""A sweep small enough for a test: two ratios, a 40k-parameter model, thirty steps; run as a user would."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+
+from data_prep import storage
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+CORPORA = ["--clean", "synthetic:clean?documents=600&seed=0&parts=2", "--toxic", "synthetic:toxic?documents=300&seed=0&parts=2"]
+TINY = [
+    *CORPORA,
+    *("--ratios", "0", "0.25"),
+    *("--set", "data.held_out_ratio=0.1", "data.tokenizer.vocab_size=400", "train.model.vocab_size=400", "train.model.d_model=32"),
+    *("--set", "train.model.n_layers=2", "train.model.n_heads=2", "train.model.d_mlp=64", "train.sequence_length=32"),
+    *("--set", "train.global_batch=8", "clean_tokens=8000", "train.checkpoint_every_steps=10", "train.log_every_steps=1"),
+    *("--set", "train.held_out_sequences=8", "eval.n_probes=80", "eval.n_prompts=12", "eval.max_new_tokens=8"),
+    *("--set", "eval.strengths=[0,4]", "eval.top_heads=2", "eval.cross_entropy_sequences=8", "eval.n_resamples=200"),
+]
+
+
+def environment(**more: str) -> dict[str, str]:
+    """The caller's environment with the venv's programs first and no cluster to attach to, unless `more` names one."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    return {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {"PATH": path} | more
+
+
+def sweep(out: str, *flags: str, timeout: float = 400, **more: str) -> subprocess.CompletedProcess[str]:
+    """`python launch/sweep.py --out OUT …`, to its end."""
+    command = [sys.executable, "launch/sweep.py", "--out", out, *flags]
+    return subprocess.run(command, cwd=ROOT, env=environment(**more), capture_output=True, text=True, timeout=timeout)
+
+
+def kill_tree(process: subprocess.Popen) -> None:
+    """SIGKILL a process and everything it started, Ray's daemons included."""
+    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    for member in family:
+        try:
+            os.kill(member.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    process.wait()
+
+
+def losses(out: str, run_id: str) -> list[tuple[int, float]]:
+    """(step, training loss) of every logged step of a run."""
+    lines = storage.read(storage.join(out, "runs", run_id, "metrics.jsonl")).splitlines()
+    rows = [json.loads(line) for line in lines]
+    return [(row["step"], row["loss"]) for row in rows if "loss" in row]

@@ -1,0 +1,110 @@
+"""What a user gets wrong on the command line ends in one clear line and exit code 2, with nothing half done."""
+
+import gzip
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from sweeps import TINY, sweep
+
+
+def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    """The command failed with one line that holds all the words, and no traceback."""
+    message = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else ""
+    assert done.returncode == 2 and message.startswith("error: "), done.stdout[-2000:] + done.stderr[-4000:]
+    assert "Traceback" not in done.stderr
+    assert not [word for word in words if word not in message], message
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--recipe", "lapdog"], ["lapdog", "laptop"]),
+        (["--ratios", "1.0"], ["1.0", "[0, 1)"]),
+        (["--ratios", "-0.1"], ["-0.1", "[0, 1)"]),
+        (["--set", "train.learning_rat=1"], ["train.learning_rat", "learning_rate"]),
+        (["--set", "train.global_batch=many"], ["train.global_batch=many", "integer"]),
+        (["--set", "train.sequence_length=4096"], ["4096", "128"]),
+        (["--set", "n_ranks=64"], ["64 ranks", "32 rows"]),
+        (["--device", "abacus", "--plan"], ["abacus", "H100"]),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused_before_anything_starts(flags, words, tmp_path):
+    refused(sweep(str(tmp_path / "out"), *flags), *words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    refused(sweep(str(tmp_path / "file" / "out"), *TINY), "cannot write", str(tmp_path / "file"))
+
+
+def test_a_store_that_does_not_answer_is_named(free_port):
+    done = sweep(
+        "s3://bucket/prefix", *TINY,
+        AWS_ENDPOINT_URL=f"http://127.0.0.1:{free_port()}", AWS_ACCESS_KEY_ID="a", AWS_SECRET_ACCESS_KEY="b", AWS_MAX_ATTEMPTS="1",
+    )  # fmt: skip
+    refused(done, "s3://bucket/prefix", "AWS_ENDPOINT_URL")
+
+
+@pytest.fixture
+def ray_address(ray_cluster) -> dict[str, str]:
+    """The variables with which a command uses the tests' shared Ray rather than starting one."""
+    import ray
+
+    return {"RAY_ADDRESS": ray.get_runtime_context().gcs_address, "RAY_AUTH_MODE": "disabled"}
+
+
+def rows(path: Path, *values: object) -> str:
+    path.write_text("".join(f"{value if isinstance(value, str) else json.dumps(value)}\n" for value in values))
+    return str(path)
+
+
+GOOD = [{"text": f"The harbour master counted {n} boats before the fog came in again."} for n in range(200)]
+
+
+def clean_corpus(flags: list[str], clean: str) -> list[str]:
+    at = flags.index("--clean")
+    return [*flags[:at], "--clean", clean, *flags[at + 2 :]]
+
+
+def test_a_missing_corpus_is_refused(tmp_path):
+    done = sweep(str(tmp_path / "out"), *clean_corpus(TINY, str(tmp_path / "none" / "*.jsonl")), "--only", "data")
+    refused(done, "none/*.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "words"),
+    [
+        ("empty.jsonl", lambda path: path.write_bytes(b""), ["empty.jsonl", "empty"]),
+        ("torn.jsonl.gz", lambda path: path.write_bytes(gzip.compress(b'{"text": "a"}\n' * 5000)[:60]), ["torn.jsonl.gz"]),
+        ("fake.jsonl.gz", lambda path: path.write_bytes(b"this is not gzip at all"), ["fake.jsonl.gz"]),
+        ("broken.jsonl", lambda path: rows(path, *GOOD, *["{not json"] * 20), ["broken.jsonl", "0.01"]),
+        ("field.jsonl", lambda path: rows(path, *({"body": row["text"]} for row in GOOD)), ["'text'", "body", "#text="]),
+    ],
+)
+def test_a_corpus_that_cannot_be_read_is_refused_by_name(name, make, words, tmp_path, ray_address):
+    make(tmp_path / name)
+    flags = clean_corpus(TINY, str(tmp_path / name))
+    refused(sweep(str(tmp_path / "out"), *flags, "--only", "data", **ray_address), *words)
+    assert not list((tmp_path / "out").glob("streams/clean-*/manifest.json"))
+
+
+def test_a_few_broken_lines_are_counted_and_survived(tmp_path, ray_address):
+    corpus = rows(tmp_path / "mostly.jsonl", *GOOD * 3, "{not json")
+    done = sweep(str(tmp_path / "out"), *clean_corpus(TINY, corpus), "--only", "data", "--set", "clean_tokens=2000", **ray_address)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (manifest,) = (tmp_path / "out").glob("streams/clean-*/manifest.json")
+    assert [entry["n_bad_rows"] for entry in json.loads(manifest.read_text())["inputs"]] == [1]
+
+
+def test_too_little_toxic_text_names_the_numbers(tmp_path, ray_address):
+    done = sweep(str(tmp_path / "out"), *TINY, "--ratios", "0.9", "--only", "data", **ray_address)
+    refused(done, "toxic stream holds", "tokens short")
+
+
+def test_sequences_longer_than_the_corpus_are_refused(tmp_path, ray_address):
+    corpus = rows(tmp_path / "short.jsonl", *GOOD[:3])
+    done = sweep(str(tmp_path / "out"), *clean_corpus(TINY, corpus), "--only", "data", **ray_address)
+    refused(done, "clean stream holds", "tokens short")

@@ -1,0 +1,98 @@
+"""The sweep as a Ray job: on a cluster with token authentication, seen through its dashboard and its Prometheus endpoint."""
+
+import json
+import re
+import secrets
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import pytest
+from sweeps import ROOT, TINY, environment, kill_tree, losses
+
+from data_prep.telemetry import METRICS
+from launch import experiment
+
+
+class Cluster(NamedTuple):
+    environment: dict[str, str]
+    dashboard: str
+    metrics: str
+    token: str
+
+    def api(self, path: str) -> dict:
+        request = urllib.request.Request(self.dashboard + path, headers={"Authorization": f"Bearer {self.token}"})
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.load(answer)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory, free_port) -> Iterator[Cluster]:
+    """`ray start --head` on loopback ports of its own."""
+    token, token_file = secrets.token_hex(32), tmp_path_factory.mktemp("token") / "token"
+    token_file.write_text(token)
+    ports = {name: free_port() for name in ("port", "dashboard-port", "metrics-export-port", "ray-client-server-port")}
+    variables = environment(
+        RAY_AUTH_MODE="token",
+        RAY_AUTH_TOKEN_PATH=str(token_file),
+        RAY_USAGE_STATS_ENABLED="0",
+        RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",
+        RAY_TRAIN_ENABLE_STATE_TRACKING="1",
+    )
+    command = ["ray", "start", "--head", "--block", "--num-cpus", "2", "--object-store-memory", str(200 << 20)]
+    command += [f"--{name}={port}" for name, port in ports.items()]
+    head = subprocess.Popen(command, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    found = Cluster(
+        variables, f"http://127.0.0.1:{ports['dashboard-port']}", f"http://127.0.0.1:{ports['metrics-export-port']}/metrics", token
+    )
+    try:
+        _wait_for(lambda: found.api("/api/version"))
+        yield found
+    finally:
+        kill_tree(head)
+
+
+def _wait_for(attempt, seconds: float = 60):
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            return attempt()
+        except OSError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.5)
+
+
+def _scrape(url: str) -> str:
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return answer.read().decode()
+    except OSError:
+        return ""
+
+
+def test_a_submitted_job_runs_the_sweep_in_full_view(cluster, tmp_path):
+    out = str(tmp_path / "out")
+    entry = [sys.executable, "launch/sweep.py", "--out", out, *TINY, "--ratios", "0.25"]
+    command = ["ray", "job", "submit", "--address", cluster.dashboard, "--working-dir", ".", "--", *entry]
+    with (tmp_path / "job.log").open("w") as log:
+        job = subprocess.Popen(command, cwd=ROOT, env=cluster.environment, stdout=log, stderr=subprocess.STDOUT)
+        seen = ""
+        while job.poll() is None:
+            seen += _scrape(cluster.metrics)
+            time.sleep(1)
+    assert job.returncode == 0, (tmp_path / "job.log").read_text()[-4000:]
+
+    (run,) = experiment.load(out).runs()
+    assert losses(out, run.run_id)
+
+    tasks = {task["name"] for task in cluster.api("/api/v0/tasks?limit=1000")["data"]["result"]["result"]}
+    assert {f"train {run.run_id}", f"evaluate {run.run_id}"} <= tasks
+    assert any(name.startswith("tokenize clean") for name in tasks), sorted(tasks)
+
+    exported = {name for name in METRICS if re.search(rf"^ray_{name}(_total)?{{", seen, re.MULTILINE)}
+    assert {"hormesis_train_loss", "hormesis_tokens_per_second", "hormesis_documents", "hormesis_held_out_loss"} <= exported
+    assert f'run="{run.run_id}"' in seen

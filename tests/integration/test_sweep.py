@@ -1,0 +1,83 @@
+"""The main job, end to end and as a user runs it: build, train, evaluate, report; interrupted, repeated, run by other launchers."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from sweeps import ROOT, TINY, environment, kill_tree, losses, sweep
+
+from data_prep import storage
+from launch import experiment, state
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The object root of an undisturbed sweep."""
+    out = str(tmp_path_factory.mktemp("finished"))
+    done = sweep(out, *TINY)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return out
+
+
+def bytes_below(root: str, pattern: str) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(Path(root).glob(pattern))}
+
+
+def test_a_sweep_ends_with_records_a_table_and_a_report(finished):
+    asked = experiment.load(finished)
+    states = state.read(finished, asked)
+    assert [entry.run.toxic_ratio for entry in states] == [0.0, 0.25]
+    assert all(entry.record and entry.report for entry in states)
+    page = storage.read(storage.join(finished, "report", "index.html")).decode()
+    assert all(entry.run.run_id in page for entry in states)
+    status = subprocess.run([sys.executable, "launch/status.py", "--out", finished], cwd=ROOT, capture_output=True, text=True)
+    assert status.returncode == 0 and status.stdout.count("done") == 6
+
+
+def test_repeating_a_finished_sweep_does_nothing_and_says_so(finished):
+    before = bytes_below(finished, "**/*.json")
+    again = sweep(finished, *TINY)
+    assert again.returncode == 0 and "nothing to do" in again.stderr
+    assert bytes_below(finished, "**/*.json") == before
+
+
+def test_killing_everything_and_repeating_gives_the_same_bytes_and_losses(finished, tmp_path):
+    command = [sys.executable, "launch/sweep.py", "--out", str(tmp_path), *TINY]
+    for landmark in ("streams/clean-*/manifest.json", "runs/*/checkpoints/*/commit.json"):
+        process = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while not list(tmp_path.glob(landmark)) and process.poll() is None:
+            time.sleep(0.02)
+        assert process.poll() is None, f"the sweep ended before {landmark} appeared"
+        kill_tree(process)
+    assert not list(tmp_path.glob("runs/*/eval-*/report.json"))
+    done = sweep(str(tmp_path), *TINY)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert bytes_below(str(tmp_path), "streams/*/*") == bytes_below(finished, "streams/*/*")
+    for run in experiment.load(finished).runs():
+        assert losses(str(tmp_path), run.run_id) == losses(finished, run.run_id)
+    weights = "runs/*/export/model.safetensors"
+    assert bytes_below(str(tmp_path), weights) == bytes_below(finished, weights)
+
+
+def test_the_deepspeed_launcher_gives_the_sweeps_losses_bit_for_bit(finished, tmp_path):
+    assert sweep(str(tmp_path), *TINY, "--only", "data").returncode == 0
+    run = experiment.load(finished).runs()[1]
+    command = ["deepspeed", "--num_gpus", "2", "training/pretrain.py", "--out", str(tmp_path), "--run", run.run_id]
+    subprocess.run(command, cwd=ROOT, env=environment(), check=True, capture_output=True, timeout=300)
+    assert losses(str(tmp_path), run.run_id) == losses(finished, run.run_id)
+    weights = f"runs/{run.run_id}/export/model.safetensors"
+    assert bytes_below(str(tmp_path), weights) == bytes_below(finished, weights)
+
+
+def test_a_sweep_into_object_storage_makes_what_one_into_a_folder_makes(finished, s3_server, tmp_path):
+    out = f"{s3_server}/sweep"
+    done = sweep(out, *TINY, "--ratios", "0.25")
+    assert done.returncode == 0, done.stderr[-4000:]
+    (run,) = experiment.load(out).runs()
+    assert losses(out, run.run_id) == losses(finished, run.run_id)
+    for name in (f"{run.clean}/manifest.json", f"{run.toxic}/manifest.json", f"runs/{run.run_id}/export/model.safetensors"):
+        assert storage.read(storage.join(out, name)) == Path(finished, name).read_bytes()
+    assert b"<html" in storage.read(storage.join(out, "report", "index.html"))
+    assert "nothing to do" in sweep(out, *TINY, "--ratios", "0.25").stderr

@@ -1,0 +1,108 @@
+"""The shape of the house: what the linters cannot say."""
+
+import ast
+import importlib.metadata
+import io
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from launch import plan, recipes
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("data_prep", "training", "eval", "launch")
+TOP_LEVEL = {
+    "data_prep", "training", "eval", "launch", "tests", "docker", "pyproject.toml", "README.md",
+    "Makefile", "LICENSE", "CHANGELOG.md", "RESULTS.md", "constraints.txt",
+}  # fmt: skip
+MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).glob("*.py"))
+
+
+def purpose(path: Path) -> str:
+    """The first line of a module's docstring."""
+    docstring = ast.get_docstring(ast.parse(path.read_text()))
+    assert docstring, f"{path.relative_to(ROOT)} has no docstring"
+    return docstring.splitlines()[0]
+
+
+def drawn_tree() -> str:
+    """The tree as README shows it: each package and module with the first line of its docstring."""
+    lines = []
+    for package in PACKAGES:
+        lines.append(f"{package + '/':<20}{purpose(ROOT / package / '__init__.py')}")
+        modules = [path for path in MODULES if path.parent.name == package and path.stem != "__init__"]
+        lines += [f"  {path.name:<18}{purpose(path)}" for path in modules]
+    return "\n".join(lines)
+
+
+def tracked() -> list[str]:
+    return subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+def test_the_readme_draws_the_tree_of_the_docstrings():
+    assert drawn_tree() in (ROOT / "README.md").read_text(), f"README's tree should be:\n\n{drawn_tree()}\n"
+
+
+def test_the_top_level_holds_only_what_is_agreed():
+    found = {name.split("/")[0] for name in tracked()}
+    assert {name for name in found if not name.startswith(".")} <= TOP_LEVEL
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_file_is_one_docstring(package):
+    body = ast.parse((ROOT / package / "__init__.py").read_text()).body
+    assert len(body) == 1 and isinstance(body[0], ast.Expr)
+
+
+def test_no_module_shadows_an_installed_one():
+    """`python training/pretrain.py` puts training/ first on sys.path, where a module `queue` would replace Python's."""
+    installed = set(sys.stdlib_module_names) | set(importlib.metadata.packages_distributions())
+    assert sorted(path.stem for path in MODULES if path.stem != "__init__" and path.stem in installed) == []
+
+
+def test_nobody_imports_an_entry_module():
+    entries = {f"{path.parent.name}.{path.stem}" for path in MODULES if purpose(path).startswith("ENTRY")}
+    assert entries >= {"data_prep.build_streams", "training.pretrain", "eval.evaluate_run", "launch.sweep", "launch.status"}
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                imported = {node.module or ""} | {f"{node.module}.{alias.name}" for alias in node.names}
+            elif isinstance(node, ast.Import):
+                imported = {alias.name for alias in node.names}
+            else:
+                continue
+            assert not imported & entries, f"{path.relative_to(ROOT)}:{node.lineno}"
+
+
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_every_recipe_builds_and_its_plan_prints(name):
+    console = Console(file=io.StringIO(), width=250)
+    experiment = recipes.named(name)
+    console.print(plan.render(experiment, plan.device_named("H100"), 0.4))
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert all(run.run_id in printed for run in experiment.runs())
+
+
+def test_the_readme_lists_exactly_the_flags_of_the_sweep():
+    usage = subprocess.run([sys.executable, "launch/sweep.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    flags = set(re.findall(r"^  (--[a-z]+)", usage.stdout, re.MULTILINE))
+    listed = set(re.findall(r"^\| `(--[a-z]+)", (ROOT / "README.md").read_text(), re.MULTILINE))
+    assert flags and listed == flags
+
+
+@pytest.mark.parametrize(
+    "command", [["launch/sweep.py", "--plan", "--recipe", "paper"], ["launch/status.py", "--help"], ["launch/sweep.py", "--help"]]
+)
+def test_light_commands_start_without_heavy_imports(command):
+    program = (
+        "import runpy, sys; sys.argv = sys.argv[1:]\n"
+        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "print('loaded', sorted({'torch', 'ray', 'deepspeed', 'transformers', 'tokenizers', 'pyarrow'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program, *command], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "loaded []"
