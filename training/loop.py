@@ -115,6 +115,7 @@ def _train(job: Job, settings: dict[str, Any]) -> RunRecord:
     for name, value in zero.full_parameters(engine):  # a collective: every rank takes part, rank 0 keeps
         if rank == 0:
             weights[name] = value.cpu()
+    zero.release(engine)
     made = zero.agree(lambda: _publish(job, weights, outcome, journal))
     if rank == 0:
         checkpoints.prune(run.mixture.n_steps, run.train.keep_checkpoints)

@@ -18,8 +18,11 @@ There is no stage 0: it is stage 1's arithmetic with W times the memory, in thre
 
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
 from datetime import timedelta
+from io import StringIO
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -41,6 +44,7 @@ OURS = (  # keys that say what is trained, or that the loop sets: no overlay may
     "bf16",
     "fp16",
     "torch_autocast",
+    "data_types",
 )
 SILENCE = timedelta(minutes=30)  # how long a collective may take: rank 0 may be bringing a checkpoint from the store
 
@@ -72,21 +76,23 @@ def connect() -> Place:
         alone = {"store": torch.distributed.HashStore(), "rank": 0, "world_size": 1} if world_size == 1 else {}
         torch.distributed.init_process_group("nccl" if cuda else "gloo", timeout=SILENCE, **alone)
     rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    for name, value in (("RANK", rank), ("WORLD_SIZE", world_size), ("LOCAL_RANK", local_rank)):
-        os.environ.setdefault(name, str(value))  # else DeepSpeed looks for MPI
+    os.environ.setdefault("LOCAL_RANK", str(local_rank))  # DeepSpeed insists
 
     import deepspeed
     import deepspeed.ops
 
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # DeepSpeed's calls, at every step
     if not cuda:
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # else a C++ compiler runs for a minute
+        # Else a C++ compiler builds this op for a minute; made here, the table is not probed, which runs a compiler as well.
+        deepspeed.ops.__dict__.setdefault("__compatible_ops__", {})["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_init_required=False)
     return Place(rank, world_size, device)
 
 
 def disconnect() -> None:
-    """Leave the other ranks; for a process that ends next."""
+    """Leave the other ranks, all at once; for a process that ends next."""
     if torch.distributed.is_initialized():
+        torch.distributed.barrier()  # rank 0 holds the store that the others still talk to
         torch.distributed.destroy_process_group()
 
 
@@ -145,8 +151,14 @@ def initialise(model: nn.Module, settings: dict[str, Any]) -> Any:
     import deepspeed
 
     parameters: Any = list(model.parameters())  # its annotation says Module
-    engine, *_ = deepspeed.initialize(model=model, model_parameters=parameters, config=settings)
+    with redirect_stdout(StringIO()):  # one of its optimizers prints a table of memory
+        engine, *_ = deepspeed.initialize(model=model, model_parameters=parameters, config=settings)
     return engine
+
+
+def release(engine: Any) -> None:
+    """Let go of the engine's hooks and buffers; the process may train another model, or end."""
+    engine.destroy()
 
 
 def set_learning_rate(engine: Any, rate: float) -> None:
@@ -193,13 +205,29 @@ def restore_state(engine: Any, n_steps: int, value_of: Callable[[str, str], Tens
 
     The engine must be new and its model already hold these weights, so that the bf16 copies are right by construction.
     """
-    from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
-
     _make_averages(engine, n_steps)
     for name, parameter in engine.module.named_parameters():
-        safe_set_full_fp32_param(parameter, value_of(name, "parameter"))
-        for key in AVERAGES:
-            safe_set_full_optimizer_state(parameter, value_of(name, key), key)
+        for key in ("parameter", *AVERAGES):
+            _set_full(parameter, key, value_of(name, key))
+
+
+def _set_full(parameter: Any, key: str, value: Tensor) -> None:
+    """Put the part of `value` that this rank holds into its fp32 copy or average."""
+    from deepspeed import utils
+
+    if hasattr(parameter, "ds_tensor"):  # stage 3, whose own setter fails where W does not divide the parameter
+        n, rank = parameter.ds_tensor.numel(), torch.distributed.get_rank()
+        part = nn.functional.pad(value.flatten(), (0, n * torch.distributed.get_world_size() - value.numel()))[
+            n * rank : n * (rank + 1)
+        ]
+        if key == "parameter":
+            utils.safe_set_local_fp32_param(parameter, part)
+        else:
+            utils.safe_set_local_optimizer_state(parameter, part, key)
+    elif key == "parameter":
+        utils.safe_set_full_fp32_param(parameter, value)
+    else:
+        utils.safe_set_full_optimizer_state(parameter, value, key)
 
 
 def _make_averages(engine: Any, n_steps: int) -> None:
@@ -217,17 +245,17 @@ def _make_averages(engine: Any, n_steps: int) -> None:
 
 def _merge(settings: dict[str, Any], overlay: dict[str, Any], train: TrainConfig) -> None:
     for key, value in overlay.items():
+        ours = settings.get(key)
         if key in OURS:
             raise ConfigurationError(
                 f"--deepspeed_config sets {key!r}, which this project derives from the run's settings; remove it there and "
                 "change training.global_batch, micro_batch, precision, learning_rate, … instead"
             )
+        if isinstance(ours, dict) and not isinstance(value, dict):
+            raise ConfigurationError(f"--deepspeed_config sets {key!r} to {value!r}, expected a JSON object")
         if key == "zero_optimization" and value.get("stage", train.zero_stage) != train.zero_stage:
             raise ConfigurationError(
                 f"--deepspeed_config asks for ZeRO stage {value['stage']}, the run for {train.zero_stage}; "
                 "remove it there and give --set train.zero_stage"
             )
-        if isinstance(value, dict) and isinstance(settings.get(key), dict):
-            settings[key] = {**settings[key], **value}
-        else:
-            settings[key] = value
+        settings[key] = {**ours, **value} if isinstance(ours, dict) else value

@@ -33,32 +33,42 @@ TRAIN = TrainConfig(
 )
 
 
+Plan = Callable[..., RunConfig]
+
+
+@pytest.fixture(scope="session")
+def planner() -> Callable[[Path], Plan]:
+    """planner(root) gives plan(run_id, n_clean=…, n_toxic=…, **changes of TRAIN): a run below `root` with the streams it reads."""
+
+    def at(root: Path) -> Plan:
+        words = tokenizer.train(iter(["clean words"]), TokenizerConfig(source="train", vocab_size=N_IDS))
+        tokenizer.save(words, str(root / "tokenizer.json"))
+        _write_stream(str(root), "clean", words, seed=0)
+        _write_stream(str(root), "toxic", words, seed=1)
+
+        def plan(run_id: str = "run", *, n_clean: int = 17, n_toxic: int = 4, **changes: Any) -> RunConfig:
+            train = replace(TRAIN, **changes)
+            run = RunConfig(
+                run_id=run_id,
+                clean="streams/clean",
+                toxic="streams/toxic",
+                tokenizer="tokenizer.json",
+                toxic_ratio=n_toxic / (n_clean + n_toxic),
+                seed=0,
+                mixture=Mixture(n_clean=n_clean, n_toxic=n_toxic, batch_size=train.global_batch, seed=0),
+                train=train,
+            )
+            storage.save(run, storage.join(run_uri(str(root), run_id), "run.json"))
+            return run
+
+        return plan
+
+    return at
+
+
 @pytest.fixture
-def plan(tmp_path: Path) -> Callable[..., RunConfig]:
-    """plan(run_id, n_clean=…, n_toxic=…, **changes of TRAIN) writes a run below tmp_path, and the streams it reads, once."""
-
-    def write(run_id: str = "run", *, n_clean: int = 17, n_toxic: int = 4, **changes: Any) -> RunConfig:
-        root = str(tmp_path)
-        if not (tmp_path / "streams").exists():
-            words = tokenizer.train(iter(["clean words"]), TokenizerConfig(source="train", vocab_size=N_IDS))
-            tokenizer.save(words, storage.join(root, "tokenizer.json"))
-            for stream, seed in (("clean", 0), ("toxic", 1)):
-                _write_stream(root, stream, words, seed)
-        train = replace(TRAIN, **changes)
-        run = RunConfig(
-            run_id=run_id,
-            clean="streams/clean",
-            toxic="streams/toxic",
-            tokenizer="tokenizer.json",
-            toxic_ratio=n_toxic / (n_clean + n_toxic),
-            seed=0,
-            mixture=Mixture(n_clean=n_clean, n_toxic=n_toxic, batch_size=train.global_batch, seed=0),
-            train=train,
-        )
-        storage.save(run, storage.join(run_uri(root, run_id), "run.json"))
-        return run
-
-    return write
+def plan(planner: Callable[[Path], Plan], tmp_path: Path) -> Plan:
+    return planner(tmp_path)
 
 
 def _write_stream(root: str, stream: StreamName, words: tokenizer.Tokenizer, seed: int) -> None:
