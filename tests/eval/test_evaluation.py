@@ -1,0 +1,184 @@
+import json
+import runpy
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+import torch
+import torch.nn.functional as F
+from finished_run import RUN_ID, make
+from safetensors.torch import load_file
+
+from data_prep import manifest, storage, telemetry
+from data_prep.records import ArtefactCorrupt, ArtefactMissing, ConfigurationError, digest, from_json, to_json
+from data_prep.shards import SequenceReader
+from eval import steering
+from eval.config import EvalConfig
+from eval.directions import Directions
+from eval.evaluation import evaluate
+from eval.record import EvalReport, eval_uri
+from training.config import ModelConfig
+from training.export import load_export
+from training.record import run_uri
+
+ENTRY = Path(__file__).parents[2] / "eval" / "evaluate_run.py"
+
+CONFIG = EvalConfig(
+    probes="synthetic:probes?documents=120",
+    prompts="held_out",
+    scorer="lexicon:synthetic:lexicon",
+    n_probes=100,
+    n_prompts=12,
+    strengths=(0.0, 2.0, 8.0),
+    top_heads=3,
+    max_new_tokens=6,
+    samples_per_prompt=2,
+    cross_entropy_sequences=8,
+    n_resamples=200,
+)
+MODEL = ModelConfig(d_model=32, n_layers=2, n_heads=4, d_mlp=48, vocab_size=400, max_sequence_length=96)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """An object root with a finished run that has been evaluated once."""
+    path = str(tmp_path_factory.mktemp("root"))
+    make(path, MODEL)
+    evaluate(path, RUN_ID, CONFIG)
+    return path
+
+
+@pytest.fixture
+def copy(root, tmp_path):
+    """The same root, to be broken."""
+    shutil.copytree(root, tmp_path / "root")
+    shutil.rmtree(eval_uri(run_uri(str(tmp_path / "root"), RUN_ID), CONFIG))
+    return str(tmp_path / "root")
+
+
+def report_of(root):
+    return storage.load(EvalReport, storage.join(eval_uri(run_uri(root, RUN_ID), CONFIG), "report.json"))
+
+
+def same(report):
+    """Everything but the time it took."""
+    return replace(report, seconds=0.0)
+
+
+def test_the_report_holds_every_number_with_its_n(root):
+    report = report_of(root)
+    assert (report.run_id, report.toxic_ratio, report.label_rule) == (RUN_ID, 0.1, "label ≥ 0.5")
+    assert report.scorer_id.startswith("lexicon-")
+    assert report.n_probe_rows["test"] == report.probe_accuracy.n == report.best_head_accuracy.n == 19
+    assert report.n_probe_rows["train"] + report.n_probe_rows["validation"] + report.n_probe_rows["test"] == 100
+    assert [row.strength for row in report.steered] == [0.0, 2.0, 8.0]
+    for row in report.steered:
+        assert row.toxicity.n == row.any_toxic.n == 12 and row.coverage_ratio == 1.0
+        assert {name: cost.n for name, cost in row.cross_entropy.items()} == {"clean": 8, "toxic": 8}
+        for estimate in (row.toxicity, row.any_toxic, row.distinct_ratio, *row.cross_entropy.values()):
+            assert estimate.low <= estimate.value <= estimate.high
+    assert len(report.samples) == 12 and all(len(sample.continuations) == 3 for sample in report.samples)
+
+
+def test_cross_entropy_is_that_of_the_model_with_the_shift_baked_in(root):
+    report = report_of(root)
+    model, _ = load_export(Path(run_uri(root, RUN_ID)) / "export", torch.float32)
+    heads = load_file(Path(eval_uri(run_uri(root, RUN_ID), CONFIG)) / "heads.safetensors")
+    shift = steering.unit_shift(Directions(heads["theta_LNH"], heads["sigma_LN"]), report.chosen_heads)
+    stream = storage.join(root, "streams", "toxic")
+    tokens = torch.from_numpy(SequenceReader(stream, manifest.load(stream), "held_out", 32).read(np.arange(8)))
+    for row in report.steered:
+        for block, bias_D in zip(model.blocks, steering.output_bias(model, shift, row.strength), strict=True):
+            block.attention.out.bias = torch.nn.Parameter(bias_D)
+        with torch.no_grad():
+            expected = F.cross_entropy(model(tokens)[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
+        assert row.cross_entropy["toxic"].value == pytest.approx(float(expected), abs=1e-4)
+    costs = [row.cross_entropy["toxic"].value for row in report.steered]
+    assert len({round(cost, 4) for cost in costs}) == 3
+
+
+def test_the_chosen_heads_are_the_best_on_validation_rows(root):
+    report = report_of(root)
+    heads = load_file(Path(eval_uri(run_uri(root, RUN_ID), CONFIG)) / "heads.safetensors")
+    best = heads["validation_accuracy_LN"].flatten().sort(descending=True, stable=True).indices[:3]
+    assert [layer * 4 + head for layer, head in report.chosen_heads] == best.tolist()
+    assert torch.allclose(heads["theta_LNH"].norm(dim=-1), torch.ones(2, 4), atol=1e-5)
+    assert torch.allclose(heads["test_accuracy_LN"], torch.tensor(report.head_accuracy))
+    layer, head = report.chosen_heads[0]
+    assert report.best_head_accuracy.value == pytest.approx(report.head_accuracy[layer][head])
+
+
+def test_every_continuation_is_kept_with_its_score(root):
+    table = pyarrow.parquet.read_table(storage.join(eval_uri(run_uri(root, RUN_ID), CONFIG), "generations.parquet"))
+    assert table.column_names == ["prompt_id", "sample", "strength", "continuation", "score"]
+    rows = table.to_pylist()
+    assert len(rows) == 12 * 2 * 3
+    mean = sum(row["score"] for row in rows if row["strength"] == 2.0) / 24
+    assert report_of(root).steered[1].toxicity.value == pytest.approx(100 * mean)
+    sample = report_of(root).samples[3]
+    kept = [row["continuation"] for row in rows if row["prompt_id"] == sample.prompt_id and row["sample"] == 0]
+    assert tuple(kept) == sample.continuations
+
+
+def test_evaluating_again_returns_the_report_and_anew_measures_the_same(root, copy):
+    assert evaluate(root, RUN_ID, CONFIG) == report_of(root)
+    assert same(evaluate(copy, RUN_ID, CONFIG)) == same(report_of(root))
+
+
+def test_the_batch_size_is_no_part_of_the_result(root, copy):
+    other = replace(CONFIG, batch_size=16)
+    assert digest(other) == digest(CONFIG)
+    one, two = report_of(root), evaluate(copy, RUN_ID, other)
+    assert (one.samples, one.chosen_heads, one.head_accuracy) == (two.samples, two.chosen_heads, two.head_accuracy)
+    for a, b in zip(one.steered, two.steered, strict=True):
+        assert (a.toxicity, a.any_toxic) == (b.toxicity, b.any_toxic)
+        assert a.cross_entropy["toxic"].value == pytest.approx(b.cross_entropy["toxic"].value, abs=1e-5)
+
+
+def test_a_run_that_is_not_finished_cannot_be_evaluated(root):
+    with pytest.raises(ArtefactMissing, match=r"toxic-none/record.json: the run is not finished"):
+        evaluate(root, "toxic-none", CONFIG)
+
+
+def test_a_changed_export_is_refused_by_name(copy):
+    weights = Path(run_uri(copy, RUN_ID)) / "export" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(ArtefactCorrupt, match=r"export/model.safetensors: sha256 is"):
+        evaluate(copy, RUN_ID, CONFIG)
+    assert not Path(eval_uri(run_uri(copy, RUN_ID), CONFIG)).exists()
+
+
+def test_streams_of_another_tokenizer_are_refused(copy):
+    manifest = Path(copy) / "streams" / "toxic" / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"tokenizer_fingerprint": "another"}))
+    with pytest.raises(ArtefactCorrupt, match="streams/toxic: its tokens were made by tokenizer another"):
+        evaluate(copy, RUN_ID, CONFIG)
+
+
+def test_probe_rows_of_one_class_are_refused(copy):
+    with pytest.raises(ConfigurationError, match="label 0: got 0 of 100"):
+        evaluate(copy, RUN_ID, replace(CONFIG, label_threshold=-1.0))
+
+
+def test_the_command_line_prints_the_report(root, tmp_path):
+    config = tmp_path / "eval.json"
+    config.write_text(to_json(CONFIG))
+    command = [sys.executable, str(ENTRY), "--out", root, "--run", RUN_ID, "--config", str(config)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert from_json(EvalReport, done.stdout, "the output") == report_of(root)
+
+
+def test_the_command_line_tells_an_error_without_a_traceback(root, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [str(ENTRY), "--out", root, "--run", "toxic-none"])
+    monkeypatch.setattr(telemetry.logger, "propagate", True)  # undo what the entry does to this process
+    monkeypatch.setattr(telemetry.logger, "handlers", [])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ENTRY), run_name="__main__")
+    assert ended.value.code == 1 and capsys.readouterr().err.startswith("error: ")

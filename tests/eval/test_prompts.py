@@ -1,0 +1,122 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from data_prep.records import ConfigurationError
+from eval import prompts
+from eval.config import EvalConfig
+
+HELD_OUT = EvalConfig(probes="held_out", prompts="held_out", scorer="profanity", n_probes=40, n_prompts=10)
+
+
+def documents(n=100, length=60):
+    """Streams of n documents each; token t of document d of the clean stream is d·1000 + t, of the toxic one negative."""
+
+    def read(stream, limit):
+        sign = 1 if stream == "clean" else -1
+        return [sign * (1000 * d + np.arange(1, length + 1)) for d in range(1, min(n, limit) + 1)]
+
+    return read
+
+
+def decode(ids):
+    return " ".join(map(str, ids))
+
+
+def choose(config=HELD_OUT, read=None):
+    return prompts.choose(config, read or documents(), decode)
+
+
+def numbers(text):
+    return [int(word) for word in text.split()]
+
+
+def document_of(text):
+    return np.sign(numbers(text)[0]) * (abs(numbers(text)[0]) // 1000)
+
+
+@pytest.fixture
+def table(tmp_path):
+    def write(rows):
+        path = tmp_path / "rows.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return str(path)
+
+    return write
+
+
+def test_held_out_rows_are_the_beginnings_of_documents_half_from_each_stream():
+    rows = choose()
+    assert sorted(row.label for row in rows.probes) == [0] * 20 + [1] * 20
+    assert all((document_of(row.text) < 0) == row.label for row in rows.probes)
+    assert sum(document_of(prompt.text) < 0 for prompt in rows.prompts) == 5 and len(rows.prompts) == 10
+    for texts, (low, high) in ((rows.probes, (24, 48)), (rows.prompts, (8, 12))):
+        assert all(abs(numbers(row.text)[0]) % 1000 == 1 and low <= len(numbers(row.text)) <= high for row in texts)
+        assert len({len(numbers(row.text)) for row in texts}) > 1
+    assert "stream of origin" in rows.label_rule
+
+
+def test_no_document_gives_both_a_probe_and_a_prompt():
+    rows = choose()
+    used = [document_of(row.text) for row in (*rows.probes, *rows.prompts)]
+    assert len(used) == len(set(used)) == 50
+
+
+def test_when_held_out_documents_are_few_all_are_used_and_both_kinds_shrink_alike():
+    rows = choose(read=documents(n=10))
+    assert (len(rows.probes), len(rows.prompts)) == (16, 4)
+
+
+def test_short_documents_are_passed_over_for_later_ones():
+    def read(stream, limit):
+        long = documents(200)(stream, limit)
+        return [ids[: 60 if abs(ids[0]) // 1000 % 3 == 0 else 20] for ids in long]
+
+    rows = choose(read=read)
+    assert len(rows.probes) == 40 and all(document_of(row.text) % 3 == 0 for row in rows.probes)
+
+
+def test_without_held_out_documents_the_error_says_what_to_do():
+    with pytest.raises(ConfigurationError, match=r"gives no prompt .* raise data.held_out_ratio"):
+        choose(read=documents(length=20))
+
+
+def test_labelled_rows_come_from_a_file_with_the_rule_named(table):
+    uri = table([{"generation": f"text {i}", "score": 1 + i % 5} for i in range(30)])
+    config = replace(HELD_OUT, probes=f"{uri}#text=generation&label=score", label_threshold=2.5)
+    rows = choose(config)
+    assert {row.text: row.label for row in rows.probes} == {f"text {i}": int(i % 5 >= 2) for i in range(30)}
+    assert rows.label_rule == "score ≥ 2.5"
+
+
+@pytest.mark.parametrize("values", [(True, False), (1, 0), ("1", "0"), ("true", "False"), (0.9, 0.1)])
+def test_a_label_may_be_a_truth_value_a_number_or_either_as_text(table, values):
+    uri = table([{"text": f"text {i}", "label": values[i % 2]} for i in range(20)])
+    rows = choose(replace(HELD_OUT, probes=uri))
+    assert {row.text: row.label for row in rows.probes} == {f"text {i}": 1 - i % 2 for i in range(20)}
+    assert rows.label_rule == "label ≥ 0.5"
+
+
+def test_a_label_that_is_no_number_is_refused_with_its_place(table):
+    uri = table([{"text": "a", "label": 1}, {"text": "b", "label": "rude"}])
+    with pytest.raises(ConfigurationError, match=r"rows.jsonl row 1: the label in field 'label' is 'rude'"):
+        choose(replace(HELD_OUT, probes=uri))
+
+
+def test_the_sample_of_a_file_does_not_depend_on_its_order_but_on_the_seed(table):
+    lines = [{"text": f"text {i}", "label": i % 2} for i in range(100)]
+    config = replace(HELD_OUT, probes=table(lines))
+    chosen = choose(config).probes
+    table(lines[::-1])
+    assert choose(config).probes == chosen and len(chosen) == 40
+    assert choose(replace(config, seed=1)).probes != chosen
+
+
+def test_a_text_twice_in_a_file_is_one_row_and_no_probe_row_is_a_prompt(table):
+    uri = table([{"text": f"text {i % 50}", "label": i % 2} for i in range(100)])
+    config = replace(HELD_OUT, probes=uri, prompts=uri)
+    rows = choose(config)
+    assert len({row.id for row in rows.probes}) == 40 and len(rows.prompts) == 10
+    assert not {row.text for row in rows.probes} & {prompt.text for prompt in rows.prompts}
