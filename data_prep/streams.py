@@ -140,6 +140,7 @@ def _cuts(n_tokens: int, n_held_out_tokens: int, config: DataConfig) -> list[_Cu
 def _manifest(
     config: DataConfig, stream: StreamName, engine: Tokenizer, made: list[_Made], written: dict[Split, tuple[Shard, ...]]
 ) -> Manifest:
+    _check_complete(stream, made, [shard for split in written.values() for shard in split])
     if not written["train"]:
         raise ConfigurationError(f"the {stream} corpus: all its documents fell into the held-out split; add documents")
     if not written["held_out"]:
@@ -255,6 +256,16 @@ def _check_made(made: list[_Made], stream: StreamName) -> None:
         raise ConfigurationError(
             f"the {stream} corpus: no document is left of {rows:,} rows in {len(made)} files; unreadable: {bad:,}, dropped: "
             f"{_drops(made)}; check the text field (URI#text=FIELD) and data.cleaning"
+        )
+
+
+def _check_complete(stream: StreamName, made: list[_Made], written: list[Shard]) -> None:
+    expected = (sum(one.unit.n_documents for one in made), sum(one.unit.n_tokens for one in made))
+    got = (sum(shard.n_documents for shard in written), sum(shard.n_tokens for shard in written))
+    if got != expected:
+        raise ArtefactCorrupt(
+            f"the {stream} stream: its shards hold {got[0]:,} documents and {got[1]:,} tokens, its units {expected[0]:,} and "
+            f"{expected[1]:,}; delete {posixpath.dirname(made[0].unit_uri)} and build again"
         )
 
 

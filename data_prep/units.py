@@ -217,7 +217,7 @@ def _rows(uri: str, low: int, high: int, columns: list[str]) -> "pyarrow.Table":
     try:
         with pq.ParquetFile(_Ranged(documents_uri), page_checksum_verification=True) as file:
             ranges = [file.metadata.row_group(i).column(0).statistics for i in range(file.num_row_groups)]
-            groups = [i for i, keys in enumerate(ranges) if keys.min < high and keys.max >= low]
+            groups = [i for i, keys in enumerate(ranges) if keys and keys.min < high and keys.max >= low]  # none: an empty unit
             table = file.read_row_groups(groups, columns)
     except (pa.ArrowException, OSError) as error:
         raise ArtefactCorrupt(f"{documents_uri}: {error}; delete unit.json beside it and run the same command again") from error

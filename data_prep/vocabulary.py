@@ -33,7 +33,7 @@ def build_tokenizer(config: DataConfig, root: str) -> Tokenizer:
     uri = storage.join(root, layout.tokenizer_uri(config))
     record_uri = storage.join(posixpath.dirname(uri), "record.json")
     inputs = names_and_sizes(config.clean) if config.tokenizer.source == "train" else ()
-    if not storage.exists(record_uri):
+    if not (storage.exists(record_uri) and storage.exists(uri)):
         made = _trained(config) if config.tokenizer.source == "train" else tokenizer.load(config.tokenizer.source, config.tokenizer)
         tokenizer.save(made, uri)
         storage.save(_record(made, layout.tokenizer_digest(config), inputs), record_uri)

@@ -1,0 +1,245 @@
+import json
+import random
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from data_prep import build_streams, corpora, layout, manifest, records, shards, storage, streams, tasks, units, vocabulary
+from data_prep.config import CleaningConfig, DataConfig, TokenizerConfig
+from data_prep.manifest import Manifest
+from data_prep.records import ArtefactCorrupt, ConfigurationError
+from data_prep.tokenizer import Tokenizer
+
+CONFIG = DataConfig(
+    clean=("synthetic:clean?documents=90&seed=0&parts=3",),
+    toxic=("synthetic:toxic?documents=30&seed=0&parts=2",),
+    tokenizer=TokenizerConfig(source="train", vocab_size=400, train_bytes=40_000),
+    held_out_ratio=0.2,
+    shard_tokens=8_000,
+)
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Path:
+    """Both streams, built once for the tests that only look."""
+    folder = tmp_path_factory.mktemp("root")
+    for stream in ("clean", "toxic"):
+        streams.build(CONFIG, stream, str(folder))
+    return folder
+
+
+def built(root: Path) -> tuple[str, Manifest, Tokenizer]:
+    uri = str(root / layout.stream_uri(CONFIG, "clean"))
+    return uri, manifest.load(uri), vocabulary.build_tokenizer(CONFIG, str(root))
+
+
+def provenance(uri: str, known: Manifest, split: manifest.Split) -> list[dict]:
+    return [row for shard in known.shards(split) for row in pq.read_table(f"{uri}/{shard.name}.documents.parquet").to_pylist()]
+
+
+def test_every_document_is_in_exactly_one_split_with_its_text_and_its_origin(root: Path) -> None:
+    uri, known, engine = built(root)
+    shards.verify(uri, known)
+    texts = {(s.uri, d.row): d.text for s in corpora.expand(CONFIG.clean) for d in corpora.read(s)}
+    found: dict[tuple[str, int], str] = {}
+    for split in ("train", "held_out"):
+        rows, documents = provenance(uri, known, split), shards.read_documents(uri, known, split, 1000)
+        assert [row["n_tokens"] for row in rows] == [len(ids) + 1 for ids in documents]
+        found |= {(row["uri"], row["row"]): engine.decode(ids) for row, ids in zip(rows, documents, strict=True)}
+    assert len(provenance(uri, known, "held_out")) + len(provenance(uri, known, "train")) == len(texts) == known.n_documents == 90
+    assert found == texts
+
+
+def test_the_order_is_that_of_the_keys_over_all_files_and_held_out_keys_lie_below_the_bound(root: Path) -> None:
+    uri, known, _ = built(root)
+    held_out, train = provenance(uri, known, "held_out"), provenance(uri, known, "train")
+    keys = [row["key"] for row in held_out + train]
+    assert keys == sorted(keys)
+    assert held_out[-1]["key"] < 0.2 * 2**64 <= train[0]["key"]
+    sha256 = {file.uri: file.sha256 for file in known.inputs}
+    assert keys == [units.key_of(sha256[row["uri"]], row["row"], 0) for row in held_out + train]
+    origins = [row["uri"] for row in train]
+    assert sum(a != b for a, b in pairwise(origins)) > len(origins) / 3  # files alternate
+    assert len(known.train) > 2 and all(shard.n_tokens < 2 * CONFIG.shard_tokens for shard in known.train)
+
+
+def test_the_manifest_counts_what_was_read_and_names_nothing_of_this_machine(root: Path) -> None:
+    _, known, engine = built(root)
+    assert known.n_tokens == known.split_tokens("train") + known.split_tokens("held_out") == sum(f.n_tokens for f in known.inputs)
+    assert (known.tokenizer_fingerprint, known.vocab_size, known.eos_id, known.dtype) == (engine.fingerprint, 400, 0, "uint16")
+    assert [file.uri for file in known.inputs] == [source.uri for source in corpora.expand(CONFIG.clean)]
+    assert str(root.parent) not in records.to_json(known)
+    assert not list((root / "units").rglob("*.*"))
+
+
+def test_a_build_elsewhere_in_another_cut_of_tasks_gives_the_same_bytes(root: Path, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tasks, "TASKS_PER_CPU", 1)
+        for stream in ("toxic", "clean"):
+            streams.build(CONFIG, stream, str(tmp_path))
+    assert tree(tmp_path) == tree(root)
+
+
+def test_a_build_that_lost_any_of_its_files_gives_the_same_bytes(root: Path, tmp_path: Path) -> None:
+    chance = random.Random(0)
+    expected = {name: content for name, content in tree(root).items() if "toxic" not in name}
+    for attempt in range(3):
+        folder = tmp_path / str(attempt)
+        engine = vocabulary.build_tokenizer(CONFIG, str(folder))
+        made = streams._first_pass(CONFIG, "clean", str(folder), engine)
+        streams._second_pass(CONFIG, "clean", str(folder), engine, made)
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        assert len(files) > 20
+        for path in chance.sample(files, len(files) // 2):
+            path.unlink()
+        streams.build(CONFIG, "clean", str(folder))
+        assert tree(folder) == expected
+
+
+def test_a_finished_shard_is_not_merged_again_and_a_damaged_one_is(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = vocabulary.build_tokenizer(CONFIG, str(tmp_path))
+    made = streams._first_pass(CONFIG, "clean", str(tmp_path), engine)
+    cut = streams._cuts(sum(one.unit.n_tokens for one in made), sum(one.n_held_out_tokens for one in made), CONFIG)[1]
+    uri, folder = str(tmp_path / "stream"), str(tmp_path / "records")
+    first = streams._make_shard(cut, made, "uint16", uri, folder)
+    merged: list[str] = []
+    whole = streams._merged
+    monkeypatch.setattr(streams, "_merged", lambda cut, *rest: merged.append(cut.name) or whole(cut, *rest))
+    assert streams._make_shard(cut, made, "uint16", uri, folder) == first and merged == []
+    path = Path(uri) / "train-00001.bin"
+    content = path.read_bytes()
+    path.write_bytes(content[:-2] + b"\1\1")
+    assert streams._make_shard(cut, made, "uint16", uri, folder) == first and merged == ["train-00001"]
+    assert path.read_bytes() == content
+
+
+def jsonl(path: Path, texts: list[str]) -> str:
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return str(path)
+
+
+TEXTS = [f"the document with the number {i} is a document like any other" for i in range(30)]
+FILES = replace(CONFIG, tokenizer=TokenizerConfig(source="train", vocab_size=280), held_out_ratio=0.3)
+
+
+def test_two_files_with_the_same_bytes_are_refused_by_name(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        jsonl(tmp_path / f"{name}.jsonl", TEXTS)
+    config = replace(FILES, clean=(str(tmp_path / "*.jsonl"),))
+    with pytest.raises(ConfigurationError, match=r"a\.jsonl and .*b\.jsonl have the same bytes"):
+        streams.build(config, "clean", str(tmp_path / "out"))
+
+
+def test_a_corpus_of_which_nothing_is_left_is_refused_with_its_drops(tmp_path: Path) -> None:
+    jsonl(tmp_path / "a.jsonl", [*TEXTS[:3], ""])
+    config = replace(CONFIG, toxic=(str(tmp_path / "a.jsonl"),), cleaning=CleaningConfig(min_chars=999))
+    config = replace(config, tokenizer=_pinned(tmp_path))
+    with pytest.raises(
+        ConfigurationError, match=r"toxic corpus: no document is left of 4 rows in 1 files.*'empty': 1, 'too_short': 3"
+    ):
+        streams.build(config, "toxic", str(tmp_path / "out"))
+
+
+def _pinned(tmp_path: Path) -> TokenizerConfig:
+    """A tokenizer file of its own, given by URI and fingerprint."""
+    from data_prep.tokenizer import save, train
+
+    engine = train(iter(TEXTS), TokenizerConfig(source="train", vocab_size=280))
+    save(engine, str(tmp_path / "given.json"))
+    return TokenizerConfig(source=str(tmp_path / "given.json"), vocab_size=280, fingerprint=engine.fingerprint)
+
+
+def test_inputs_that_changed_since_the_build_are_refused_and_unchanged_ones_are_not_read(tmp_path: Path) -> None:
+    uri = jsonl(tmp_path / "a.jsonl", TEXTS)
+    config, out = replace(FILES, clean=(uri,), tokenizer=_pinned(tmp_path)), str(tmp_path / "out")
+    known = streams.build(config, "clean", out)
+    (tmp_path / "a.jsonl").write_bytes(b"\xff" * Path(uri).stat().st_size)  # same name and size: nobody looks inside
+    assert streams.build(config, "clean", out) == known
+    jsonl(tmp_path / "a.jsonl", TEXTS[:-1])
+    with pytest.raises(ConfigurationError, match=r"manifest\.json: the inputs changed .*/a\.jsonl \(\d,\d+ bytes\); bring"):
+        streams.build(config, "clean", out)
+
+
+def test_a_stream_of_another_tokenizer_or_other_settings_is_refused(tmp_path: Path) -> None:
+    config, out = replace(FILES, clean=(jsonl(tmp_path / "a.jsonl", TEXTS),), tokenizer=_pinned(tmp_path)), str(tmp_path / "out")
+    known = streams.build(config, "clean", out)
+    uri = storage.join(out, layout.stream_uri(config, "clean"), manifest.NAME)
+    for change, message in (
+        ({"tokenizer_fingerprint": "0" * 16}, "built with tokenizer 0000000000000000"),
+        ({"settings_digest": "0" * 16}, "built with settings 0000000000000000"),
+    ):
+        storage.save(replace(known, **change), uri)
+        with pytest.raises(ConfigurationError, match=message):
+            streams.build(config, "clean", out)
+
+
+def test_an_error_of_a_task_arrives_as_itself_and_is_not_retried(tmp_path: Path) -> None:
+    uri = tmp_path / "a.jsonl"
+    uri.write_text("no json\n" * 9)
+    config = replace(FILES, clean=(str(uri),), tokenizer=_pinned(tmp_path))
+    with pytest.raises(ArtefactCorrupt, match=r"a\.jsonl: .* rows cannot be used") as error:
+        streams.build(config, "clean", str(tmp_path / "out"))
+    assert type(error.value) is ArtefactCorrupt and "Traceback" not in str(error.value)
+
+
+def test_a_given_tokenizer_is_copied_below_the_root_and_a_replaced_copy_is_refused(tmp_path: Path) -> None:
+    config, out = replace(FILES, tokenizer=_pinned(tmp_path)), str(tmp_path / "out")
+    engine = vocabulary.build_tokenizer(config, out)
+    copy = Path(out) / layout.tokenizer_uri(config)
+    assert copy.read_bytes() == (tmp_path / "given.json").read_bytes()
+    (tmp_path / "given.json").unlink()
+    assert vocabulary.build_tokenizer(config, out).fingerprint == engine.fingerprint
+    parsed = json.loads(copy.read_text())
+    parsed["model"]["merges"].pop()
+    copy.write_text(json.dumps(parsed))
+    with pytest.raises(ConfigurationError, match="its fingerprint is"):
+        vocabulary.build_tokenizer(config, out)
+
+
+def test_paths_change_with_the_settings_of_their_content_only() -> None:
+    def paths(config: DataConfig) -> tuple[str, str, str]:
+        return layout.tokenizer_uri(config), layout.stream_uri(config, "clean"), layout.stream_uri(config, "toxic")
+
+    base = paths(CONFIG)
+
+    def changed(**changes: object) -> tuple[bool, ...]:
+        return tuple(a != b for a, b in zip(base, paths(replace(CONFIG, **changes)), strict=True))
+
+    assert changed(check_every_documents=1) == (False, False, False)
+    assert changed(toxic=("other",)) == (False, False, True)
+    assert changed(clean=("other",)) == (True, True, True)  # the trained tokenizer comes from the clean corpus
+    assert changed(shuffle_seed=1) == changed(held_out_ratio=0.1) == changed(shard_tokens=9) == (False, True, True)
+    assert changed(cleaning=CleaningConfig(min_chars=1)) == (True, True, True)
+
+
+def test_the_entry_builds_prints_a_table_and_turns_our_errors_into_one_line(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = tmp_path / "data.json"
+    storage.save(CONFIG, str(settings))
+    assert build_streams.main(["--config", str(settings), "--out", str(root), "--stream", "toxic", "--check"]) == 0
+    header, row = capsys.readouterr().out.splitlines()
+    assert header.split()[:3] == ["stream", "documents", "dropped"] and row.split()[:3] == ["toxic", "30", "0"]
+    settings.write_text("{}")
+    assert build_streams.main(["--config", str(settings), "--out", str(root)]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("ArtefactCorrupt: ") and captured.err.count("\n") == 1 and not captured.out
+
+
+def test_windows_of_a_built_stream_are_its_documents_laid_end_to_end(root: Path) -> None:
+    uri, known, engine = built(root)
+    reader = shards.SequenceReader(uri, known, "train", 64)
+    flat = np.concatenate([np.append(ids, engine.eos_id) for ids in shards.read_documents(uri, known, "train", 1000)])
+    assert np.array_equal(reader.read(np.arange(reader.n_sequences)).reshape(-1), flat[: reader.n_sequences * 64])
