@@ -110,6 +110,15 @@ def test_a_dotted_name_reaches_into_objects():
     assert document == Document(0, "So", {"prompt": rows[0]["prompt"], "n": 1, "prompt.toxicity": 0.25})
 
 
+def test_a_column_with_a_dot_in_its_name_is_a_column():
+    assert texts(file(json_lines([{"a.b": "right", "a": {"b": "wrong"}}]), "dots.jsonl", "#text=a.b")) == ["right"]
+
+
+def test_a_csv_field_may_be_longer_than_the_standard_library_allows():
+    csv.field_size_limit(131_072)
+    assert texts(file(comma_separated([{"text": "x" * 200_000}]), "long.csv")) == ["x" * 200_000]
+
+
 def test_a_thread_is_one_text_without_its_html():
     posts = [
         {"no": 1, "com": 'First &amp; best<br>ever<wbr>more <span class="quote">&gt;quoted</span>'},
@@ -145,6 +154,8 @@ def test_a_csv_row_that_is_bad_spoils_only_itself():
 
 
 def test_a_csv_quote_that_never_ends_stops_the_build():
+    with pytest.raises(ArtefactCorrupt, match=r"head\.csv:1: "):
+        texts(file(b'"text" n\na\n', "head.csv"))
     with pytest.raises(ArtefactCorrupt, match=r"open\.csv:202: "):
         texts(file(b"text\n" + b"fine\n" * 200 + b'"swallows\n' + b"the rest\n" * 50, "open.csv"))
 
@@ -200,6 +211,13 @@ def test_a_json_array_is_refused_with_the_remedy():
 def test_a_damaged_file_is_named(name, damage):
     with pytest.raises(ArtefactCorrupt, match=rf"{name}.* fetch it again"):
         texts(file(damage(WRITERS[name](ROWS)), name))
+
+
+def test_a_gzip_file_with_wrong_bytes_inside_is_named():
+    content = bytearray(gzip.compress(json_lines(ROWS * 9)))
+    content[30:50] = bytes(20)
+    with pytest.raises(ArtefactCorrupt, match=r"wrong\.jsonl\.gz.* fetch it again"):
+        texts(file(bytes(content), "wrong.jsonl.gz"))
 
 
 def test_patterns_expand_in_the_order_given_then_by_name(tmp_path, monkeypatch):
