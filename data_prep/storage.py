@@ -7,13 +7,15 @@ A name appears only with its whole content: on a local disk by rename after fsyn
 multipart upload is atomic. So whoever can see a record can read it.
 """
 
+import errno
+import glob as pathname
 import hashlib
 import os
 import posixpath
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, TypeVar, cast
@@ -21,13 +23,15 @@ from typing import IO, Any, TypeVar, cast
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from data_prep.records import ArtefactCorrupt, ArtefactMissing, StorageError, from_json, to_json
+from data_prep.records import ArtefactCorrupt, ArtefactMissing, ConfigurationError, StorageError, from_json, to_json
 
+PROTOCOLS = ("file", "s3", "memory")
 BLOCK_BYTES = 8 << 20  # the unit of checksums and ranged reads
+# Three retries: a store that is not there is an error after about four seconds, fifteen with botocore's usual five.
 S3_OPTIONS = {
     "use_listings_cache": False,
     "default_block_size": BLOCK_BYTES,
-    "config_kwargs": {"retries": {"mode": "standard", "max_attempts": 5}, "connect_timeout": 5, "read_timeout": 60},
+    "config_kwargs": {"retries": {"mode": "standard", "max_attempts": 3}, "connect_timeout": 5, "read_timeout": 60},
 }
 
 R = TypeVar("R")
@@ -37,11 +41,23 @@ def join(uri: str, *parts: str) -> str:
     return posixpath.join(uri, *parts)
 
 
+def absolute(uri: str) -> str:
+    """A relative local path made absolute, so that it means the same in every process; any other URI as it is."""
+    return uri if ":" in uri.split("/", 1)[0] else str(Path(uri).expanduser().absolute())
+
+
 def read(uri: str, start: int | None = None, end: int | None = None) -> bytes:
-    """The bytes of `uri` in [start, end)."""
+    """The bytes of `uri` in [start, end), as far as there are any, like a slice."""
+    if end is not None and end <= (start or 0):
+        return b""  # an HTTP range cannot be empty: s3fs would send the whole object
     with _errors("read", uri):
         filesystem, path = _locate(uri)
-        return bytes(filesystem.cat_file(path, start=start, end=end))  # type: ignore[arg-type]  # fsspec says str, too
+        try:
+            return bytes(filesystem.cat_file(path, start=start, end=end))  # type: ignore[arg-type]  # fsspec says str, too
+        except OSError as error:
+            if error.errno == errno.EINVAL and start:
+                return b""  # S3 refuses a range that begins past the end
+            raise
 
 
 def write(uri: str, content: bytes) -> None:
@@ -91,24 +107,30 @@ def size(uri: str) -> int:
 
 
 def exists(uri: str) -> bool:
+    """Whether there is a file `uri`; a store that refuses or does not answer raises, for a run looks undone otherwise."""
     with _errors("look up", uri):
         filesystem, path = _locate(uri)
-        return bool(filesystem.isfile(path))
+        try:
+            return filesystem.info(path)["type"] == "file"  # isfile() takes any error for a no
+        except (FileNotFoundError, NotADirectoryError):
+            return False
 
 
 def glob(pattern: str) -> list[str]:
     """The files that match, sorted, as URIs of the same kind as `pattern`; a plain name matches itself if it exists."""
     with _errors("list", pattern):
         filesystem, path = _locate(pattern)
-        found = sorted(str(name) for name in filesystem.glob(path))
-        return [_as_uri(filesystem, name, pattern) for name in found if filesystem.isfile(name)]
+        if not pathname.has_magic(path):
+            return [pattern] if exists(pattern) else []
+        found = cast(dict[str, Any], filesystem.glob(path, detail=True))
+        return [_as_uri(filesystem, name, pattern) for name, info in sorted(found.items()) if info["type"] == "file"]
 
 
 def delete(uri: str) -> None:
     """Remove one file; one that is not there is no error."""
     with _errors("delete", uri):
         filesystem, path = _locate(uri)
-        if filesystem.exists(path):
+        with suppress(FileNotFoundError):
             filesystem.rm_file(path)
 
 
@@ -154,13 +176,16 @@ def _filesystem(protocol: str, pid: int) -> fsspec.AbstractFileSystem:
 
 def _locate(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     protocol, separator, _ = uri.partition("://")
+    if separator and protocol not in PROTOCOLS:
+        raise ConfigurationError(f"{uri}: unknown kind of URI {protocol}://; give a path or one of {', '.join(PROTOCOLS)}")
     filesystem = _filesystem(protocol if separator else "file", os.getpid())
     return filesystem, str(filesystem._strip_protocol(uri))
 
 
 def _as_uri(filesystem: fsspec.AbstractFileSystem, name: str, pattern: str) -> str:
-    if "://" in pattern:
-        return str(filesystem.unstrip_protocol(name))
+    protocol, separator, _ = pattern.partition("://")
+    if separator:
+        return f"{protocol}://{name if isinstance(filesystem, LocalFileSystem) else name.lstrip('/')}"
     return name if Path(pattern).is_absolute() else os.path.relpath(name)
 
 
@@ -168,15 +193,15 @@ def _as_uri(filesystem: fsspec.AbstractFileSystem, name: str, pattern: str) -> s
 def _replacing(path: Path) -> Iterator[IO[bytes]]:
     """A temporary file beside `path` that takes its name, synced, when the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")  # not tempfile's: those only their owner may read
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with temporary.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        Path(name).replace(path)
+        temporary.replace(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
