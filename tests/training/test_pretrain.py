@@ -1,0 +1,175 @@
+"""The entry under its launchers, two ranks, and processes that die. A launch costs seconds, so many claims share two."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from socket import socket
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from training import loop
+from training.config import RunConfig
+from training.record import find
+
+HERE = Path(__file__).parent
+PRETRAIN = HERE.parents[1] / "training" / "pretrain.py"
+TIMED = ("tokens_per_second", "mfu_ratio", "data_wait_seconds", "train_seconds")
+ENVIRONMENT = os.environ | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+
+Plan = Callable[..., RunConfig]
+
+
+class Gang(NamedTuple):
+    """What two ranks trained: run "launched" under the deepspeed launcher, the others as Ray Train runs them."""
+
+    root: Path
+    launched: RunConfig
+    said: list[list[str]]  # a line for each try, of each rank of the second launch
+
+    def result(self, run_id: str) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
+        """The trained weights and what was seen, without what a clock said."""
+        folder = self.root / "runs" / run_id
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        plain = [{key: value for key, value in line.items() if key not in TIMED} for line in lines]
+        return load_file(folder / "export" / "model.safetensors"), plain
+
+
+@pytest.fixture(scope="module")
+def gang(planner: Callable[[Path], Plan], tmp_path_factory: pytest.TempPathFactory) -> Gang:
+    root = tmp_path_factory.mktemp("gang")
+    plan = planner(root)
+    settings: dict[str, Any] = {"micro_batch": 1, "checkpoint_every_steps": 2, "keep_checkpoints": 9}
+    launched = plan("launched", **settings)
+    for run_id, changes in (("ray", {}), ("killed", {}), ("three", {"zero_stage": 3}), ("uneven", {"global_batch": 3})):
+        plan(run_id, **settings | changes)
+    overlay = root / "overlay.json"
+    overlay.write_text(json.dumps({"zero_optimization": {"overlap_comm": True}}))
+    deepspeed = [Path(sys.executable).with_name("deepspeed"), "--num_gpus", "2", "--master_port", free_port(), PRETRAIN]
+    done = pretrain("--out", root, "--run", "launched", "--deepspeed_config", overlay, command=deepspeed)
+    assert find(str(root), "launched"), done.stdout[-3000:] + done.stderr[-3000:]
+    return Gang(root, launched, run_gang(root, "ray", "killed@5", "killed", "three@5", "three", "uneven"))
+
+
+def test_the_deepspeed_launcher_and_a_ray_gang_give_the_same_run_bit_for_bit(gang: Gang):
+    assert_same(gang.result("launched"), gang.result("ray"))
+
+
+def test_two_ranks_give_the_losses_and_weights_of_one(gang: Gang, planner: Callable[[Path], Plan], tmp_path: Path):
+    run = planner(tmp_path)("one", micro_batch=1)
+    loop.train(str(tmp_path), run)
+    one = Gang(tmp_path, run, []).result("one")
+    assert_close(gang.result("launched"), one)
+
+
+def test_a_run_that_died_on_two_ranks_resumes_bit_for_bit_on_two(gang: Gang):
+    for said in gang.said:
+        assert said[:3] == ["ray: [0, 1, 2, 3, 4, 5] ", "killed@5: [0, 1, 2, 3, 4] died", "killed: [4, 5] "]
+    assert_same(gang.result("ray"), gang.result("killed"))
+
+
+def test_stage_3_on_two_ranks_trains_the_same_model_and_resumes(gang: Gang):
+    for said in gang.said:
+        assert said[3:5] == ["three@5: [0, 1, 2, 3, 4] died", "three: [4, 5] "]
+    assert_close(gang.result("three"), gang.result("ray"))
+
+
+def test_a_run_that_cannot_be_is_refused_on_each_rank_with_the_same_words(gang: Gang):
+    first, second = (said[5] for said in gang.said)
+    assert first == second and "uneven: [] 2 ranks cannot share a global batch of 3 rows evenly" in first
+
+
+def test_a_checkpoint_of_two_ranks_resumes_on_one(gang: Gang, tmp_path: Path):
+    shutil.copytree(gang.root, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "runs" / "launched" / "record.json").unlink()
+    made = loop.train(str(tmp_path), gang.launched)
+    assert made.world_size == 1
+    assert_close(Gang(tmp_path, gang.launched, []).result("launched"), gang.result("launched"))
+
+
+def test_a_killed_process_leaves_a_run_that_goes_on_as_if_nothing_had_happened(plan: Plan, tmp_path: Path):
+    settings: dict[str, Any] = {"global_batch": 1, "checkpoint_every_steps": 4, "log_every_steps": 5}
+    run, undisturbed = plan("killed", **settings), plan("undisturbed", **settings)
+    command = [sys.executable, str(PRETRAIN), "--out", str(tmp_path), "--run", "killed"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=ENVIRONMENT)
+    commits = tmp_path / "runs" / "killed" / "checkpoints"
+    while process.poll() is None and not list(commits.glob("*/commit.json")):
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL and find(str(tmp_path), "killed") is None
+
+    loop.train(str(tmp_path), run)
+    loop.train(str(tmp_path), undisturbed)
+    results = Gang(tmp_path, run, [])
+    assert_same(results.result("killed"), results.result("undisturbed"))
+
+
+def test_plain_python_leaves_a_finished_run_alone_and_says_where_it_is(plan: Plan, tmp_path: Path):
+    loop.train(str(tmp_path), plan())
+    record = tmp_path / "runs" / "run" / "record.json"
+    before = record.stat().st_mtime_ns
+    done = pretrain("--out", tmp_path, "--run", "run", "--set", "train.zero_stage=2")
+    assert (done.returncode, record.stat().st_mtime_ns) == (0, before)
+    assert f"run is trained: loss {find(str(tmp_path), 'run').final_train_loss:.3f}" in done.stderr  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--run", "gone"], "runs/gone/run.json: no such run is planned"),
+        (["--run", "run", "--set", "train.learning_rate=1"], "this changes what is trained, so it would be another run than run"),
+        (["--run", "run", "--set", "train.micro_batch"], "expected PATH=VALUE"),
+        (["--run", "run", "--deepspeed_config", "gone.json"], "--deepspeed_config gone.json: "),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line_without_importing_torch(plan: Plan, tmp_path: Path, flags: list[str], said: str):
+    plan()
+    done = pretrain("--out", tmp_path, *flags, command=[sys.executable, "-X", "importtime", PRETRAIN])
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
+    assert done.returncode == 2 and len(lines) == 1 and said in lines[0] and done.stdout == ""
+    assert " torch\n" not in done.stderr
+
+
+def assert_same(a: Any, b: Any) -> None:
+    (a_weights, a_lines), (b_weights, b_lines) = a, b
+    assert a_lines == b_lines
+    assert {name: value.tolist() for name, value in a_weights.items()} == {
+        name: value.tolist() for name, value in b_weights.items()
+    }
+
+
+def assert_close(a: Any, b: Any) -> None:
+    (a_weights, a_lines), (b_weights, b_lines) = a, b
+    assert [line["loss"] for line in a_lines] == pytest.approx([line["loss"] for line in b_lines], rel=1e-5)
+    torch.testing.assert_close(a_weights, b_weights, rtol=1e-3, atol=2e-5)
+
+
+def pretrain(*flags: Any, command: Any = (sys.executable, PRETRAIN)) -> subprocess.CompletedProcess[str]:
+    parts = [str(part) for part in (*command, *flags)]
+    return subprocess.run(parts, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
+
+
+def run_gang(root: Path, *tries: str) -> list[list[str]]:
+    """What each of two ranks said."""
+    port = free_port()
+    commands = [[sys.executable, str(HERE / "gang.py"), str(root), str(rank), "2", port, *tries] for rank in range(2)]
+    ranks = [
+        subprocess.Popen(part, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT) for part in commands
+    ]
+    ended = [rank.communicate(timeout=300) for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], ended[0][1][-3000:] + ended[1][1][-3000:]
+    return [said.splitlines() for said, _ in ended]
+
+
+def free_port() -> str:
+    with socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
