@@ -20,7 +20,7 @@ def attend(q_BTNH: Tensor, k_BSNH: Tensor, v_BSNH: Tensor, *, mask_BTS: Tensor |
     """Attention of T queries, the last T of S positions, over S keys: [B, T, N, H].
 
     Without a mask it is causal. A boolean mask (True: may attend; B may be 1) replaces causality, so it must contain it
-    (`causal_mask`), and each of its rows needs a True: a query with nothing to attend to has no softmax.
+    (`causal_mask`), and each of its rows needs a True.
     """
     T, S = q_BTNH.shape[1], k_BSNH.shape[1]
     if mask_BTS is None and (flash := _flash_attention()) and q_BTNH.is_cuda and q_BTNH.dtype is torch.bfloat16:
@@ -41,7 +41,7 @@ def causal_mask(T: int, S: int, *, padding_B: Tensor | None = None, device: torc
     """Which of S keys each of the last T positions may attend to: [B or 1, T, S], boolean.
 
     padding_B: how many positions at the left of each row are padding. Nothing attends to them but themselves, and that
-    only so that no row of the mask is empty (an empty one gives NaN on some kernels, which poisons the batch's gradient).
+    only so that no row of the mask is empty: a softmax of nothing is 0 in one kernel and NaN, for good, in the next.
 
         T = 2, S = 4, padding 1:   · █ █ ·
                                    · █ █ █
