@@ -126,6 +126,7 @@ def label_ends(axes: Axes, labels: Sequence[Label]) -> None:
 def note_if_empty(axes: Axes, note: str) -> None:
     """Say so in the middle of axes that hold no data."""
     if not any(len(line.get_xydata()) for line in axes.get_lines()):  # type: ignore[arg-type]
+        axes.set(xticks=[], yticks=[])
         axes.text(0.5, 0.5, note, transform=axes.transAxes, ha="center", va="center", color=SOFT)
 
 

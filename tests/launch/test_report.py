@@ -243,9 +243,7 @@ def test_the_data_files_hold_the_numbers_of_the_records(whole):
         }
         assert entry["probe_accuracy"]["value"] == evaluated.probe_accuracy.value
     rows = list(csv.DictReader(io.StringIO((whole.parent / "results.csv").read_text())))
-    assert [(row["run_id"], float(row["strength"])) for row in rows] == [
-        (name, strength) for name in runs for strength in STRENGTHS
-    ]
+    assert [(row["run_id"], float(row["strength"])) for row in rows] == list(itertools.product(runs, STRENGTHS))
     for row, one in zip(rows, (one for evaluated in runs.values() for one in evaluated.steered), strict=True):
         assert float(row["toxicity_low"]) == one.toxicity.low and int(row["toxicity_n"]) == one.toxicity.n
         assert float(row["cross_entropy_clean"]) == one.cross_entropy["clean"].value
