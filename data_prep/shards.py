@@ -154,8 +154,8 @@ def verify(stream_uri: str, manifest: Manifest) -> None:
     for split in ("train", "held_out"):
         tokens = _Tokens(stream_uri, manifest, split, cached_blocks=1)
         for number, shard in enumerate(manifest.shards(split)):
-            check_shard(stream_uri, shard)
             uri = storage.join(stream_uri, f"{shard.name}.bin")
+            _check_beside(stream_uri, shard)
             ends = np.cumsum(_index(stream_uri, shard, manifest).lengths) - 1
             for block in range(len(shard.block_sha256)):
                 _check_block(tokens.block(number, block), block, ends, uri, manifest)
@@ -167,9 +167,15 @@ def verify(stream_uri: str, manifest: Manifest) -> None:
 def check_shard(stream_uri: str, shard: Shard) -> None:
     """Raise ArtefactMissing or ArtefactCorrupt unless the shard's three files have the bytes that `shard` names."""
     uri = storage.join(stream_uri, f"{shard.name}.bin")
-    _expect(uri, "bytes", shard.n_bytes, storage.size(uri))
+    _check_beside(stream_uri, shard)
     for block, expected in enumerate(shard.block_sha256):
         storage.verify_block(_read_block(uri, shard, block), expected, uri, block)
+
+
+def _check_beside(stream_uri: str, shard: Shard) -> None:
+    """Size of the .bin, checksums of the two files beside it."""
+    uri = storage.join(stream_uri, f"{shard.name}.bin")
+    _expect(uri, "bytes", shard.n_bytes, storage.size(uri))
     for suffix, expected in ((".idx", shard.idx_sha256), (".documents.parquet", shard.documents_sha256)):
         other = storage.join(stream_uri, f"{shard.name}{suffix}")
         _check_sha256(storage.read(other), expected, other)

@@ -161,6 +161,10 @@ def test_a_megatron_document_of_several_sequences_is_one_document(tmp_path: Path
     assert shards.decode_index((tmp_path / "theirs.idx").read_bytes(), "theirs.idx").lengths.tolist() == [5, 1]
 
 
+def test_tokens_take_two_bytes_while_every_id_fits() -> None:
+    assert [shards.dtype_for(n_ids) for n_ids in (257, 65_535, 65_536, 100_000)] == ["uint16", "uint16", "int32", "int32"]
+
+
 def test_a_file_that_is_no_index_is_named() -> None:
     with pytest.raises(ArtefactCorrupt, match=r"x\.idx: not a Megatron index"):
         shards.decode_index(b"not an index, but long enough to hold a header", "x.idx")

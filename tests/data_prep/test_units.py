@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep import corpora, shards, storage, units
+from data_prep import corpora, storage, units
 from data_prep.config import CleaningConfig, DataConfig, TokenizerConfig
 from data_prep.records import ArtefactCorrupt
 from data_prep.tokenizer import Tokenizer, train
@@ -89,7 +89,7 @@ def test_labels_are_kept_as_text_beside_their_documents(tmp_path: Path, tokenize
     assert dict(zip(table["row"].to_pylist(), table["label"].to_pylist(), strict=True)) == {0: "1", 2: "odd", 4: "4"}
 
 
-def test_a_unit_whose_record_exists_is_not_made_again_unless_a_file_is_gone(
+def test_a_unit_whose_record_exists_is_not_made_again_unless_a_file_is_gone_or_short(
     tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uri, unit = made(tmp_path, tokenizer)
@@ -101,6 +101,9 @@ def test_a_unit_whose_record_exists_is_not_made_again_unless_a_file_is_gone(
         (Path(uri) / name).unlink()
         assert made(tmp_path, tokenizer)[1] == unit
         assert {path.name: path.read_bytes() for path in Path(uri).iterdir()} == before
+    (Path(uri) / "tokens.bin").write_bytes(before["tokens.bin"][:-1])
+    assert made(tmp_path, tokenizer)[1] == unit
+    assert (Path(uri) / "tokens.bin").read_bytes() == before["tokens.bin"]
 
 
 @pytest.mark.parametrize("name", ["tokens.bin", "documents.parquet"])
@@ -154,18 +157,19 @@ def test_documents_of_many_batches_get_the_same_ids_and_samples_are_checked(
     assert checked == [rows[at]["text"] for at in (0, 7, 14)]
 
 
-def test_the_reader_fetches_only_the_row_groups_and_tokens_of_its_range(
+def test_a_range_fetches_only_its_tokens_and_the_row_groups_that_can_hold_it(
     tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(units, "ROW_GROUP", 4)
-    uri, unit = made(tmp_path, tokenizer, [{"text": f"document number {i}"} for i in range(40)])
+    monkeypatch.setattr(units, "ROW_GROUP", 400)
+    uri, unit = made(tmp_path, tokenizer, [{"text": f"document number {i}"} for i in range(4000)])
     table = units.read(uri, 0, units.KEY_SPACE, unit.dtype).table
     keys, lengths = table["key"].to_pylist(), table["n_tokens"].to_pylist()
     asked: list[tuple[str, int, int]] = []
     read = storage.read
-    monkeypatch.setattr(storage, "read", lambda uri, start, end: asked.append((uri[-10:], start, end)) or read(uri, start, end))
-    units.read(uri, keys[10], keys[12], unit.dtype)
-    itemsize = np.dtype(shards.dtype_for(tokenizer.n_ids)).itemsize
-    assert [span for span in asked if span[0] == "tokens.bin"] == [
-        ("tokens.bin", sum(lengths[:10]) * itemsize, sum(lengths[:12]) * itemsize)
-    ]
+    monkeypatch.setattr(storage, "read", lambda uri, start, end: asked.append((uri, start, end)) or read(uri, start, end))
+    assert units.read(uri, keys[2000], keys[2002], unit.dtype).table["key"].to_pylist() == keys[2000:2002]
+    itemsize = np.dtype(unit.dtype).itemsize
+    spans = [(start, end) for name, start, end in asked if name.endswith("tokens.bin")]
+    assert spans == [(sum(lengths[:2000]) * itemsize, sum(lengths[:2002]) * itemsize)]
+    _footer, *groups = [end - start for name, start, end in asked if name.endswith("documents.parquet")]
+    assert 0 < sum(groups) < storage.size(f"{uri}/documents.parquet") / 5  # one or two row groups of ten
