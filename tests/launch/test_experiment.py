@@ -1,0 +1,60 @@
+from dataclasses import replace
+
+import pytest
+
+from data_prep.records import ConfigurationError, override
+from launch import recipes
+
+LAPTOP = recipes.laptop()
+
+
+def ids(experiment):
+    return [run.run_id for run in experiment.runs()]
+
+
+def test_an_operational_setting_leaves_the_ids_and_any_other_changes_them():
+    assert ids(override(LAPTOP, "train.log_every_steps", "3")) == ids(LAPTOP)
+    assert ids(replace(LAPTOP, n_ranks=1)) == ids(LAPTOP)
+    assert not set(ids(override(LAPTOP, "train.learning_rate", "0.5"))) & set(ids(LAPTOP))
+    assert not set(ids(override(LAPTOP, "data.shuffle_seed", "5"))) & set(ids(LAPTOP))
+
+
+def test_evaluation_settings_leave_the_runs_alone():
+    assert ids(override(LAPTOP, "eval.top_heads", "7")) == ids(LAPTOP)
+
+
+def test_a_ratio_keeps_its_id_when_others_are_added():
+    assert ids(replace(LAPTOP, ratios=(0.0, 0.1))) == [ids(LAPTOP)[0], ids(LAPTOP)[2]]
+
+
+def test_an_id_reads_as_ratio_and_seed():
+    odd = replace(LAPTOP, ratios=(0.1, 0.125), seeds=(0, 3))
+    assert [name.rsplit("-", 1)[0] for name in ids(odd)] == ["toxic-0.10-s0", "toxic-0.125-s0", "toxic-0.10-s3", "toxic-0.125-s3"]
+
+
+def test_every_run_has_the_same_clean_text_and_the_toxic_text_on_top():
+    runs = LAPTOP.runs()
+    assert {run.mixture.n_clean for run in runs} == {LAPTOP.clean_tokens // LAPTOP.train.sequence_length}
+    assert [round(run.mixture.toxic_ratio, 3) for run in runs] == [0, 0.05, 0.1, 0.15, 0.2, 0.25]
+
+
+def test_the_paper_is_six_ratios_by_two_seeds_of_a_1b_model_on_20_billion_clean_tokens():
+    paper = recipes.paper()
+    runs = paper.runs()
+    assert len(runs) == 12 and len(set(ids(paper))) == 12
+    assert paper.train.model.n_parameters == 1_176_764_416
+    assert {run.mixture.n_clean * 2048 for run in runs} == {20_099_999_744}  # 20.1B in whole sequences
+
+
+@pytest.mark.parametrize("wrong", [{"ratios": ()}, {"seeds": (1, 1)}, {"ratios": (1.0,)}, {"n_ranks": 5}, {"clean_tokens": 10}])
+def test_an_experiment_that_cannot_be_is_refused(wrong):
+    with pytest.raises(ConfigurationError):
+        replace(LAPTOP, **wrong)
+
+
+def test_other_corpora_are_not_evaluated_with_the_embedded_ones_probes_and_scorer():
+    other = recipes.on_corpora(LAPTOP, ["a.jsonl"], ["b.jsonl"])
+    assert other.data.clean == ("a.jsonl",)
+    assert (other.eval.probes, other.eval.prompts, other.eval.scorer) == ("held_out", "held_out", "profanity")
+    larger = recipes.on_corpora(LAPTOP, ["synthetic:clean?documents=9"], [])
+    assert larger.eval == LAPTOP.eval and larger.data.toxic == LAPTOP.data.toxic
