@@ -80,7 +80,7 @@ class Mixture:
 
 
 def sequences_for(clean_tokens: int, toxic_ratio: float, sequence_length: int) -> tuple[int, int]:
-    """(N_c, N_t) for a fixed clean budget: N_t is the whole number that brings N_t / (N_c + N_t) nearest to the ratio."""
+    """(N_c, N_t) for a fixed clean budget: N_t is the whole number nearest to N_c · ratio / (1 − ratio)."""
     if not 0 <= toxic_ratio < 1:
         raise ConfigurationError(f"toxic ratio {toxic_ratio} is not in [0, 1); 0.10 means ten percent of all training tokens")
     n_clean = clean_tokens // sequence_length

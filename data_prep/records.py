@@ -66,6 +66,8 @@ def to_dict(value: Any, *, identity: bool = False) -> Any:
         return [to_dict(item, identity=identity) for item in value]
     if isinstance(value, dict):
         return {key: to_dict(item, identity=identity) for key, item in value.items()}
+    if identity and isinstance(value, float) and value.is_integer():
+        return int(value)  # a recipe may say 0 where the record read back says 0.0: the same setting
     return value
 
 
@@ -114,11 +116,12 @@ def _typed(hint: Any, text: str, asked: str) -> Any:
     adapter = TypeAdapter(hint, config=ConfigDict(strict=True))
     try:
         return adapter.validate_json(text)
-    except ValidationError as error:
+    except ValidationError as as_json:
         try:
             return adapter.validate_python(text)  # a bare word is a string without its quotes
-        except ValidationError:
-            raise ConfigurationError(f"{asked}: {_faults(error)}") from error
+        except ValidationError as as_word:
+            fault = as_word if as_json.errors()[0]["type"] == "json_invalid" else as_json
+            raise ConfigurationError(f"{asked}: {_faults(fault)}") from fault
 
 
 def _faults(error: ValidationError) -> str:
