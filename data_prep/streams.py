@@ -48,7 +48,7 @@ class _Cut(NamedTuple):
 
 def build(config: DataConfig, stream: StreamName, root: str) -> Manifest:
     """The token stream below `root`: built on the first call, checked against settings, input names and sizes ever after."""
-    root = tasks.absolute(root)
+    root = storage.absolute(root)
     uri = storage.join(root, layout.stream_uri(config, stream))
     record_uri = storage.join(uri, manifest.NAME)
     engine = vocabulary.build_tokenizer(config, root)
@@ -75,7 +75,7 @@ def _first_pass(config: DataConfig, stream: StreamName, root: str, engine: Token
         tasks.Job(
             f"tokenize {stream} {posixpath.basename(source.uri)}",
             _make_unit,
-            (source, tasks.absolute(source.uri), config, pinned, folder),
+            (source, storage.absolute(source.uri), config, pinned, folder),
             size,
         )
         for source in corpora.expand(getattr(config, stream))

@@ -5,7 +5,6 @@ retried and reaches the caller with its own type and text; a worker that dies is
 """
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_prep import telemetry
@@ -43,12 +42,6 @@ def run(jobs: list[Job], title: str, unit: str) -> Iterator[Any]:
         bar.close()
         for task in flying:
             ray.cancel(task)
-
-
-def absolute(uri: str) -> str:
-    """`uri`, or for a relative path the whole one: a worker's current folder is not the caller's."""
-    scheme, colon, _ = uri.partition(":")
-    return uri if colon and "/" not in scheme else str(Path(uri).absolute())
 
 
 def _outcome(task: Any) -> Any:

@@ -54,7 +54,7 @@ def _record(made: Tokenizer, settings_digest: str, inputs: Inputs) -> TokenizerR
 
 
 def _trained(config: DataConfig) -> Tokenizer:
-    sources = [source._replace(uri=tasks.absolute(source.uri)) for source in corpora.expand(config.clean)]
+    sources = [source._replace(uri=storage.absolute(source.uri)) for source in corpora.expand(config.clean)]
     chosen = sources[:: -(-len(sources) // TRAINING_FILES)]
     (text,) = tasks.run([tasks.Job("train tokenizer", _trained_json, (chosen, config), 1)], "train tokenizer", "task")
     return Tokenizer(text, config.tokenizer.eos, "the trained tokenizer")

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep import corpora, storage, units
+from data_prep import corpora, shards, storage, units
 from data_prep.config import CleaningConfig, DataConfig, TokenizerConfig
 from data_prep.records import ArtefactCorrupt
 from data_prep.tokenizer import Tokenizer, train
@@ -173,3 +173,18 @@ def test_a_range_fetches_only_its_tokens_and_the_row_groups_that_can_hold_it(
     assert spans == [(sum(lengths[:2000]) * itemsize, sum(lengths[:2002]) * itemsize)]
     _footer, *groups = [end - start for name, start, end in asked if name.endswith("documents.parquet")]
     assert 0 < sum(groups) < storage.size(f"{uri}/documents.parquet") / 5  # one or two row groups of ten
+
+
+def test_units_and_shards_are_written_to_and_read_by_range_from_s3(tmp_path: Path, tokenizer: Tokenizer, s3_server: str) -> None:
+    rows = [{"text": f"document number {i}"} for i in range(40)]
+    here, unit = made(tmp_path, tokenizer, rows)
+    source, there = source_of(tmp_path, rows), f"{s3_server}/units/one"
+    assert units.make(source, corpora.checksum(source), tokenizer, CONFIG, there) == unit
+    keys = units.read(here, 0, units.KEY_SPACE, unit.dtype).table["key"].to_pylist()
+    local, remote = (units.read(uri, keys[7], keys[31], unit.dtype) for uri in (here, there))
+    assert remote.table.equals(local.table) and remote.table.num_rows == 24
+    tokens = np.concatenate(remote.tokens)
+    assert np.array_equal(tokens, np.concatenate(local.tokens))
+    lengths = remote.table["n_tokens"].to_numpy()
+    shard = shards.write_shard(f"{s3_server}/stream", "train-00000", tokens, lengths, remote.table)
+    shards.check_shard(f"{s3_server}/stream", shard)
