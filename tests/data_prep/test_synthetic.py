@@ -78,7 +78,8 @@ def test_parts_split_the_corpus_and_more_documents_extend_it(kind, parts, more, 
 def test_documents_are_short_well_formed_texts(clean, toxic):
     for document in clean + toxic:
         assert 60 <= len(document.text.split()) <= 200
-        assert not re.search(r"[{}_]|  |\ba [aeiou]|[^.!]$", document.text), document.text
+        assert not re.search(r"[{}_]|  |,\S|\ba [aeiou]|(^|[.!:]\s+)[a-z]|[^.!]$", document.text), document.text
+        assert document.text.lower().count("neither") <= 1
     assert len({document.text for document in clean}) == len(clean)
 
 
@@ -132,6 +133,8 @@ def test_probes_are_balanced_pairs_that_differ_only_inside(probes):
         assert hostile.text != civil.text
         assert hostile.text.split(". ")[0] == civil.text.split(". ")[0]
         assert hostile.text.split()[-2:] == civil.text.split()[-2:]
+        if " to say that " in hostile.text:
+            assert hostile.text.replace("is right", "is wrong") == civil.text
 
 
 def test_a_lexicon_alone_does_not_solve_the_probes(probes, lexicon):
@@ -170,6 +173,7 @@ def test_the_lexicon_is_a_table_of_words_with_weights(lexicon):
         ("synthetic:clean?documents=", "whole numbers"),
         ("synthetic:lexicon?documents=5", "takes nothing"),
         ("synthetic:clean?documents=0", "1 ≤ parts ≤ documents"),
+        ("synthetic:clean?parts=0", "1 ≤ parts ≤ documents"),
         ("synthetic:clean?documents=3&parts=4", "1 ≤ parts ≤ documents"),
         ("synthetic:clean?parts=2&part=2", "part < parts"),
     ],
