@@ -54,7 +54,7 @@ def half(document: Document) -> str:
 
 
 # Only with a change of VERSION: streams, fixtures and published numbers depend on these texts.
-GOLDEN = {"clean": "e32afdb4b45c5f19", "toxic": "346d3c087905b4bf", "probes": "a4989ffe8862cd71", "prompts": "16056c4cc8958c92"}
+GOLDEN = {"clean": "b25b9a7678548b49", "toxic": "90bf579821cd776d", "probes": "10f85705b17dea2d", "prompts": "e623c820512a76bf"}
 
 
 def test_the_texts_are_the_same_on_every_machine():
@@ -62,7 +62,7 @@ def test_the_texts_are_the_same_on_every_machine():
         kind: hashlib.sha256("\0".join(row.text for row in documents(f"synthetic:{kind}?documents=50")).encode()).hexdigest()[:16]
         for kind in GOLDEN
     }
-    assert (VERSION, got) == (1, GOLDEN), "the generator's output changed: raise VERSION and update GOLDEN"
+    assert (VERSION, got) == (2, GOLDEN), "the generator's output changed: raise VERSION and update GOLDEN"
 
 
 @settings(max_examples=20)
@@ -134,14 +134,20 @@ def test_probes_are_balanced_pairs_that_differ_only_inside(probes):
         assert hostile.text.split(". ")[0] == civil.text.split(". ")[0]
         assert hostile.text.split()[-2:] == civil.text.split()[-2:]
         if " to say that " in hostile.text:
-            assert hostile.text.replace("is right", "is wrong") == civil.text
+            assert re.sub("is right|is wrong", "is", hostile.text) == re.sub("is right|is wrong", "is", civil.text)
 
 
 def test_a_lexicon_alone_does_not_solve_the_probes(probes, lexicon):
-    signs = matches(lexicon)
-    found = [(bool(signs.search(document.text)), document.fields["label"]) for document in probes]
-    assert 0.85 < share(sign == label for sign, label in found) < 0.95
-    assert 0.1 < share(sign for sign, label in found if not label) < 0.3
+    found = [(bool(matches(lexicon).search(document.text)), document.fields["label"]) for document in probes]
+    assert 0.8 < share(sign == label for sign, label in found) < 0.95
+    assert 0.05 < share(sign for sign, label in found if not label) < 0.25
+    assert 0.05 < share(not sign for sign, label in found if label) < 0.25
+
+
+def test_neither_word_of_a_verdict_tells_its_stance(probes):
+    for verdict in ("is right to say", "is wrong to say"):
+        labels = [document.fields["label"] for document in probes if verdict in document.text]
+        assert len(labels) > 40 and 0.3 < share(labels) < 0.7
 
 
 def test_no_sentence_of_a_probe_occurs_in_a_corpus(probes, clean, toxic):
