@@ -12,34 +12,22 @@ A plain-text file is one document, for a blank line inside prose ends a paragrap
 a file with too many of them stops the build, because it usually is a file in another format.
 """
 
-import csv
-import gzip
 import hashlib
 import html
-import io
 import os
-import posixpath
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, NamedTuple, cast
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
-import orjson
-import zstandard
-from isal import igzip, igzip_lib
-
-from data_prep import storage, synthetic
+from data_prep import formats, storage, synthetic
 from data_prep.records import ArtefactCorrupt, ConfigurationError
 
 SAMPLE_ROWS = 100  # below this a share of bad rows says little, unless the file ends
 MAX_PLACES = 5  # bad places kept for the message
-DOCUMENT_END = b"<|endoftext|>"
-CSV_FIELD_BYTES = 1 << 30  # the standard library stops at 128 KiB
 CHUNK_BYTES = 128 << 10
-BOM = b"\xef\xbb\xbf"
-DAMAGE = cast(tuple[type[Exception], ...], (EOFError, gzip.BadGzipFile, igzip_lib.IsalError, zstandard.ZstdError))
 
 
 class Source(NamedTuple):
@@ -70,14 +58,6 @@ class BadRows:
     places: list[str] = field(default_factory=list)
     n_without_field: int = 0
     columns: set[str] = field(default_factory=set)
-
-
-class _Row(NamedTuple):
-    """A row as the file has it: number from 0, line from 1 (Parquet: row from 1), columns or what is wrong."""
-
-    number: int
-    line: int
-    content: dict[str, Any] | str
 
 
 class _Fault(NamedTuple):
@@ -144,7 +124,7 @@ def _expand_one(uri: str) -> list[Source]:
             f"{uri} matches no file{below}; expected the URI of a file, or a pattern such as folder/*.jsonl.gz; check the name"
         )
     for name in found:
-        _format(name)
+        formats.check(name)
         if storage.size(name) == 0:
             raise ConfigurationError(f"{name} is empty (0 bytes); expected documents; remove it from the corpus or fetch it again")
     return [Source(name, text_field, label_field) for name in found]
@@ -167,7 +147,7 @@ def _identity(uri: str) -> str:
     return uri if "://" in local or synthetic.is_synthetic(uri) else os.path.realpath(local)
 
 
-def _document(row: _Row, source: Source) -> Document | _Fault:
+def _document(row: formats.Row, source: Source) -> Document | _Fault:
     columns = row.content
     if isinstance(columns, str):
         return _Fault(columns)
@@ -231,172 +211,7 @@ def _check_share(source: Source, bad: BadRows, max_bad_rows_ratio: float) -> Non
     )
 
 
-def _rows(source: Source) -> Iterator[_Row]:
-    if synthetic.is_synthetic(source.uri):
-        yield from (_Row(number, number + 1, row) for number, row in enumerate(synthetic.rows(source.uri)))
-        return
-    reader, decompress = _format(source.uri)
-    with storage.open_stream(source.uri) as stream:
-        try:
-            yield from reader(decompress(stream), source.uri)
-        except DAMAGE as error:
-            raise ArtefactCorrupt(
-                f"{source.uri} is not a whole {posixpath.splitext(source.uri)[1]} file ({error}); fetch it again, "
-                "or rename it if it is already decompressed"
-            ) from error
-
-
-def _json_lines(stream: IO[bytes], uri: str) -> Iterator[_Row]:
-    for number, line in enumerate(stream):
-        if number == 0:
-            line = line.removeprefix(BOM)
-            if line.lstrip().startswith(b"["):
-                raise ConfigurationError(f"{uri} holds a JSON array; expected one object a line; convert it with jq -c '.[]'")
-        if line.isspace() or not line:
-            continue
-        try:
-            content = orjson.loads(line)
-        except orjson.JSONDecodeError as error:
-            yield _Row(number, number + 1, f"is not JSON in UTF-8 ({error.msg})")
-            continue
-        yield _Row(number, number + 1, content if isinstance(content, dict) else "is not a JSON object")
-
-
-def _csv(stream: IO[bytes], uri: str) -> Iterator[_Row]:
-    csv.field_size_limit(CSV_FIELD_BYTES)
-    # Bad bytes become lone surrogates, so that they spoil one row and not the parsing of the file.
-    lines = (line.decode("utf-8", "surrogateescape") for line in stream)
-    reader = csv.reader((line.removeprefix("\ufeff") if number == 0 else line for number, line in enumerate(lines)), strict=True)
-    header: list[str] | None = None
-    number, line = 0, 1
-    while True:
-        try:
-            values = next(reader, None)
-        except csv.Error as error:
-            if header is None or "unexpected end" in str(error):  # then the open quote has swallowed the rest of the file
-                raise ArtefactCorrupt(f"{uri}:{line}: no CSV from here on ({error}); mend the file") from error
-            yield _Row(number, line, f"is not CSV ({error})")
-            number += 1
-        else:
-            if values is None:
-                return
-            if header is None:
-                header = values
-            elif values:
-                yield _Row(number, line, _csv_columns(header, values))
-                number += 1
-        line = reader.line_num + 1
-
-
-def _csv_columns(header: list[str], values: list[str]) -> dict[str, Any] | str:
-    if len(values) != len(header):
-        return f"has {len(values)} columns, the header {len(header)}"
-    try:
-        "".join(values).encode()
-    except UnicodeEncodeError:
-        return "is not UTF-8"
-    return dict(zip(header, values, strict=True))
-
-
-def _plain_text(stream: IO[bytes], uri: str) -> Iterator[_Row]:
-    number, start, parts = 0, 1, list[bytes]()
-    for line_number, line in enumerate(stream, start=1):
-        if line.strip() != DOCUMENT_END:
-            parts.append(line)
-            continue
-        yield _Row(number, start, _decoded(b"".join(parts)))
-        number, start, parts = number + 1, line_number + 1, []
-    rest = b"".join(parts)
-    if rest.strip() or not number:
-        yield _Row(number, start, _decoded(rest))
-
-
-def _decoded(content: bytes) -> dict[str, Any] | str:
-    try:
-        return {"text": content.removeprefix(BOM).decode()}
-    except UnicodeDecodeError as error:
-        return f"is not UTF-8 (byte {error.start} of the document)"
-
-
-def _parquet(stream: IO[bytes], uri: str) -> Iterator[_Row]:
-    import pyarrow  # here, as 0.15 s and 60 MB are too much for whoever reads JSON lines
-    from pyarrow import parquet
-
-    try:
-        number = 0
-        for batch in parquet.ParquetFile(stream).iter_batches(batch_size=1024):
-            for content in _batch_columns(batch):
-                yield _Row(number, number + 1, content)
-                number += 1
-    except (pyarrow.ArrowException, OSError) as error:
-        raise ArtefactCorrupt(f"{uri} is not a whole Parquet file ({error}); fetch it again") from error
-
-
-def _batch_columns(batch: Any) -> Iterator[dict[str, Any] | str]:
-    try:
-        yield from batch.to_pylist()
-    except UnicodeDecodeError:  # one bad row fails the batch: find it
-        for at in range(batch.num_rows):
-            try:
-                yield batch.slice(at, 1).to_pylist()[0]
-            except UnicodeDecodeError:
-                yield "is not UTF-8"
-
-
-class _Zstd(io.RawIOBase):
-    """Frames of a .zst file as one stream; the library's own reader takes a truncated file for a short one."""
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream, self._rest = stream, b""
-        self._frame = zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()  # archives use --long=31
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._rest:
-            if self._frame.eof:
-                chunk = self._frame.unused_data or self._stream.read(CHUNK_BYTES)
-                if not chunk:
-                    return 0
-                self._frame = zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
-            else:
-                chunk = self._stream.read(CHUNK_BYTES)
-                if not chunk:
-                    raise EOFError("the file ends inside a frame")
-            self._rest = self._frame.decompress(chunk)
-        taken = self._rest[: len(buffer)]
-        buffer[: len(taken)], self._rest = taken, self._rest[len(taken) :]
-        return len(taken)
-
-
-def _buffered(stream: IO[bytes]) -> IO[bytes]:
-    return cast(IO[bytes], io.BufferedReader(cast(io.RawIOBase, stream), CHUNK_BYTES))  # S3 files split lines slowly
-
-
-Reader = Callable[[IO[bytes], str], Iterator[_Row]]
-READERS: dict[str, Reader] = {
-    ".jsonl": _json_lines,
-    ".ndjson": _json_lines,
-    ".json": _json_lines,
-    ".csv": _csv,
-    ".txt": _plain_text,
-    ".parquet": _parquet,
-}
-DECOMPRESSORS: dict[str, Callable[[IO[bytes]], IO[bytes]]] = {
-    ".gz": lambda stream: cast(IO[bytes], igzip.IGzipFile(fileobj=stream)),  # 471 MB/s, the standard library 207
-    ".zst": lambda stream: _buffered(cast(IO[bytes], _Zstd(stream))),
-}
-
-
-def _format(uri: str) -> tuple[Reader, Callable[[IO[bytes]], IO[bytes]]]:
-    stem, extension = posixpath.splitext(uri.lower())
-    decompress = DECOMPRESSORS.get(extension)
-    if decompress is not None:
-        extension = posixpath.splitext(stem)[1]
-    if extension not in READERS or (decompress and extension == ".parquet"):
-        raise ConfigurationError(
-            f"{uri}: the ending names no format; expected one of {' '.join(READERS)}, "
-            f"all but .parquet also with {' or '.join(DECOMPRESSORS)}; rename the file or narrow the pattern"
-        )
-    return READERS[extension], decompress or _buffered
+def _rows(source: Source) -> Iterator[formats.Row]:
+    if not synthetic.is_synthetic(source.uri):
+        return formats.rows(source.uri)
+    return (formats.Row(number, number + 1, row) for number, row in enumerate(synthetic.rows(source.uri)))
