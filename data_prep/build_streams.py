@@ -6,11 +6,13 @@ Joins the cluster that RAY_ADDRESS names, or starts one on this machine. A finis
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 
-from data_prep import layout, records, shards, storage, streams, telemetry
+from rich.box import SIMPLE
+from rich.table import Table
+
+from data_prep import layout, records, shards, storage, streams, tasks, telemetry
 from data_prep.config import DataConfig, StreamName
 from data_prep.manifest import Manifest
 
@@ -26,45 +28,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         built = _build(storage.load(DataConfig, asked.config), asked.stream or ["clean", "toxic"], asked.out, asked.check)
     except records.HormesisError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
-    print(_table(built))
+    telemetry.console().print(_table(built))
     return 0
 
 
 def _build(config: DataConfig, names: list[StreamName], root: str, check: bool) -> list[tuple[str, Manifest]]:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    import ray
-
     storage.check_writable(root)
-    ray.init(include_dashboard=False if "RAY_ADDRESS" not in os.environ else None, ignore_reinit_error=True)
     built = []
-    for name in names:
-        built.append((storage.join(root, layout.stream_uri(config, name)), streams.build(config, name, root)))
-        if check:
-            shards.verify(*built[-1])
+    with tasks.session(n_cpus=1):
+        for name in names:
+            built.append((storage.join(root, layout.stream_uri(config, name)), streams.build(config, name, root)))
+            if check:
+                shards.verify(*built[-1])
     return built
 
 
-def _table(built: list[tuple[str, Manifest]]) -> str:
-    header = ("stream", "documents", "dropped", "tokens", "held out", "shards", "text MB", "where")
-    rows = [
-        (
-            known.stream,
-            f"{known.n_documents:,}",
-            f"{sum(known.drops.values()):,}",
-            f"{known.n_tokens:,}",
-            f"{known.split_tokens('held_out'):,}",
-            f"{len(known.train)} + {len(known.held_out)}",
-            f"{known.n_text_bytes / 1e6:,.1f}",
-            uri,
-        )
-        for uri, known in built
-    ]
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in (header, *rows)
-    )
+def _table(built: list[tuple[str, Manifest]]) -> Table:
+    table = Table("stream", "documents", "dropped", "tokens", "held out", "shards", "text MB", "where", box=SIMPLE)
+    for uri, known in built:
+        counts = (known.n_documents, sum(known.drops.values()), known.n_tokens, known.split_tokens("held_out"))
+        n_shards = f"{len(known.train)} + {len(known.held_out)}"
+        table.add_row(known.stream, *(f"{n:,}" for n in counts), n_shards, f"{known.n_text_bytes / 1e6:,.1f}", uri)
+    return table
 
 
 if __name__ == "__main__":

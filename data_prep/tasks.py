@@ -1,16 +1,60 @@
-"""Ray tasks: named for people, bounded in number, errors as themselves
+"""Ray tasks: a session, and work named for people, bounded in number, with errors as themselves
 
 A task does one thing and commits one output; its result is small. An error that would come again (HormesisError) is not
 retried and reaches the caller with its own type and text; a worker that dies is replaced by Ray, three times a task.
 """
 
+import logging
+import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_prep import telemetry
 from data_prep.records import HormesisError
 
 TASKS_PER_CPU = 2  # in flight: one at work, one ready to start
+OBJECT_STORE_BYTES = 256 << 20  # tasks exchange names and counts; the data are in the object root
+ENVIRONMENT = {  # read by Ray when it is imported; the caller's own settings win
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # keeps every port of a cluster of our own on 127.0.0.1
+    "RAY_AUTH_MODE": "token",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # trainings show in the dashboard
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # an actor a run; a lost node restarts the gang anyway
+    "PYTHONWARNINGS": "ignore",  # else each worker repeats Ray's and torch's own deprecations
+}
+
+
+@contextmanager
+def session(n_cpus: int) -> Iterator[None]:
+    """Join the cluster of RAY_ADDRESS (set within `ray job submit`), or run one on loopback while the block lasts.
+
+    n_cpus: what a cluster of our own offers at least, whatever the machine has.
+    """
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    if os.environ.get("RAY_ADDRESS"):
+        context = ray.init(logging_level=logging.WARNING)
+    else:
+        project = str(Path(__file__).resolve().parent.parent)
+        path = os.pathsep.join(filter(None, (project, os.environ.get("PYTHONPATH"))))
+        context = ray.init(
+            address="local",
+            num_cpus=max(n_cpus, os.cpu_count() or 1),
+            object_store_memory=OBJECT_STORE_BYTES,
+            dashboard_host="127.0.0.1",
+            logging_level=logging.WARNING,
+            runtime_env={"env_vars": {"PYTHONPATH": path}},
+        )
+    telemetry.logger.info("Ray dashboard: http://%s (its token: ~/.ray/auth_token)", context.dashboard_url or "not running")
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 class Job(NamedTuple):
@@ -26,7 +70,7 @@ def run(jobs: list[Job], title: str, unit: str) -> Iterator[Any]:
     """The results of `jobs` as they end; those still at work are cancelled when one fails."""
     import ray
 
-    assert ray.is_initialized(), "the caller starts or joins a cluster: ray.init()"
+    assert ray.is_initialized(), "the caller opens a session"
     limit = TASKS_PER_CPU * max(1, int(ray.cluster_resources().get("CPU", 1)))
     bar, flying, waiting = telemetry.progress(sum(job.weight for job in jobs), title, unit), dict[Any, Job](), jobs[::-1]
     try:
@@ -36,7 +80,7 @@ def run(jobs: list[Job], title: str, unit: str) -> Iterator[Any]:
                 flying[ray.remote(num_cpus=1)(job.function).options(name=job.name).remote(*job.arguments)] = job
             (done, *_), _ = ray.wait(list(flying), num_returns=1)
             job = flying.pop(done)
-            yield _outcome(done)
+            yield outcome(done)
             bar.update(job.weight)
     finally:
         bar.close()
@@ -44,7 +88,8 @@ def run(jobs: list[Job], title: str, unit: str) -> Iterator[Any]:
             ray.cancel(task)
 
 
-def _outcome(task: Any) -> Any:
+def outcome(task: Any) -> Any:
+    """What a task returned, once it ends; a HormesisError raised in it is raised here as itself."""
     import ray
     from ray.exceptions import RayTaskError
 

@@ -14,7 +14,9 @@ from launch.experiment import Experiment
 from training.config import ModelConfig, TrainConfig
 
 PAPER_RATIOS = (0.0, 0.05, 0.10, 0.15, 0.20, 0.25)
-OLMO_TOKENIZER = TokenizerConfig(source="tokenizer/allenai_gpt-neox-olmo-dolma-v1_5.json", vocab_size=50_280)
+OLMO_TOKENIZER = TokenizerConfig(
+    source="tokenizer/allenai_gpt-neox-olmo-dolma-v1_5.json", vocab_size=50_280, fingerprint="c617c8fc4ad73eba"
+)
 OLMO_VOCABULARY = 50_304
 
 

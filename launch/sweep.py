@@ -89,9 +89,9 @@ def run(experiment: Experiment, root: str, only: str | None, console: Console) -
     else:
         storage.check_writable(root)
         storage.save(experiment, storage.join(root, experiments.NAME))
-        from launch import cluster
+        from data_prep import tasks
 
-        with cluster.session(experiment.n_ranks):
+        with tasks.session(experiment.n_ranks):
             _build_streams(root, experiment)
             if only != "data":
                 _train_and_evaluate(root, experiment, evaluate=only != "train")
@@ -136,8 +136,7 @@ def _train_and_evaluate(root: str, experiment: Experiment, *, evaluate: bool) ->
         while to_train and len(training) < slots:
             run = to_train.pop(0)
             training[cluster.train(root, run, experiment.n_ranks, experiment.use_gpu)] = run
-        ended = cluster.wait_any([*training, *evaluating])
-        cluster.finish(ended)
+        ended = cluster.first_ended([*training, *evaluating])
         bar.update(1)
         if ended in training:
             run = training.pop(ended)
