@@ -185,17 +185,17 @@ def _continue(
 @torch.inference_mode()
 def _cross_entropy(subject: Subject, tokens_RT: np.ndarray, shift_LD: Tensor, config: EvalConfig, advance: Advance) -> np.ndarray:
     """Mean next-token cross-entropy of each sequence at each strength, nats per token: [R, strengths]."""
-    n_strengths, (_, n_tokens) = len(config.strengths), tokens_RT.shape
-    fitting = LOGIT_BYTES // (4 * n_tokens * subject.model.config.vocab_size)
-    step = max(1, min(config.batch_size, fitting) // n_strengths)
-    strength_S = torch.tensor(config.strengths)
-    losses = []
-    for at in range(0, len(tokens_RT), step):
-        tokens_BT = torch.from_numpy(tokens_RT[at : at + step]).to(shift_LD.device).repeat_interleave(n_strengths, dim=0)
-        with steering.steered(subject.model, shift_LD, strength_S.repeat(len(tokens_BT) // n_strengths), "all"):
-            losses.append(next_token_loss(subject.model(tokens_BT), tokens_BT).cpu() / (n_tokens - 1))
+    n_sequences, n_tokens = tokens_RT.shape
+    rows = [(r, strength) for r in range(n_sequences) for strength in config.strengths]
+    step = max(1, min(config.batch_size, LOGIT_BYTES // (4 * n_tokens * subject.model.config.vocab_size)))
+    losses = torch.empty(len(rows), dtype=torch.float64)
+    for at in range(0, len(rows), step):
+        sequences, strengths = zip(*rows[at : at + step], strict=True)
+        tokens_BT = torch.from_numpy(tokens_RT[list(sequences)]).to(shift_LD.device)
+        with steering.steered(subject.model, shift_LD, torch.tensor(strengths), "all"):
+            losses[at : at + step] = next_token_loss(subject.model(tokens_BT), tokens_BT).cpu() / (n_tokens - 1)
         advance(len(tokens_BT))
-    return torch.cat(losses).double().numpy().reshape(-1, n_strengths) if losses else np.empty((0, n_strengths))
+    return losses.numpy().reshape(n_sequences, len(config.strengths))
 
 
 def _steered(strength: float, rows: list[Continuation], costs: dict[str, np.ndarray], column: int, config: EvalConfig) -> Steered:

@@ -50,7 +50,6 @@ def sample(model: OLMo, prompts: Sequence[Sequence[int]], keys: Sequence[int], s
         hidden_BTD = model.hidden(tokens_BT, cache=cache, padding_B=padding_B)
         logits_BV = model.unembed(hidden_BTD[:, -1]).float()[:, : sampling.n_ids]
         next_B = _draw(logits_BV, randomness.uniforms(keys_B, step), sampling)
-        next_B = torch.where(ended_B, sampling.eos_id, next_B)
         drawn.append(next_B)
         ended_B |= next_B == sampling.eos_id
         if ended_B.all():
@@ -68,20 +67,24 @@ def left_padded(rows: Sequence[Sequence[int]], fill: int) -> tuple[Tensor, Tenso
 
 
 def nucleus(logits_BV: Tensor, top_p: float, u_B: Tensor) -> Tensor:
-    """The id at quantile u of the smallest set of most likely ids that holds top_p (Holtzman et al. 2020), [B]."""
-    p_BV, id_BV = torch.softmax(logits_BV, dim=-1).sort(dim=-1, descending=True, stable=True)
-    below_BV = p_BV.cumsum(-1) - p_BV
-    kept_B = (below_BV < top_p).sum(-1).clamp(min=1)  # below_BV ascends, so the kept ids are the first ones
-    last_B1 = kept_B[:, None] - 1
-    mass_B1 = below_BV.gather(-1, last_B1) + p_BV.gather(-1, last_B1)
-    rank_B1 = (below_BV <= u_B[:, None] * mass_B1).sum(-1, keepdim=True) - 1
-    return id_BV.gather(-1, torch.minimum(rank_B1.clamp(min=0), last_B1))[:, 0]
+    """The id at quantile u of the smallest set of likeliest ids that holds top_p (Holtzman et al. 2020; ties all in), [B].
+
+    The quantile runs over the set in order of id, not of probability: rounding, which differs from batch to batch, swaps
+    near ties, and would swap the ids drawn with them.
+    """
+    p_BV = torch.softmax(logits_BV, dim=-1)
+    falling_BV = p_BV.sort(dim=-1, descending=True).values
+    n_kept_B = (falling_BV.cumsum(-1) - falling_BV < top_p).sum(-1)
+    kept_BV = p_BV >= falling_BV.gather(-1, n_kept_B[:, None].clamp(min=1) - 1)
+    cumulative_BV = torch.where(kept_BV, p_BV, 0.0).double().cumsum(-1)
+    drawn_B1 = torch.searchsorted(cumulative_BV, u_B[:, None] * cumulative_BV[:, -1:], right=True)
+    return drawn_B1[:, 0].clamp(max=p_BV.shape[1] - 1)
 
 
 def _draw(logits_BV: Tensor, u_B: np.ndarray, sampling: Sampling) -> Tensor:
     if sampling.decoding == "greedy":
         return logits_BV.argmax(dim=-1)
-    return nucleus(logits_BV, sampling.top_p, torch.from_numpy(u_B).to(logits_BV))
+    return nucleus(logits_BV, sampling.top_p, torch.from_numpy(u_B).to(logits_BV.device))
 
 
 def _fit(prompt: Sequence[int], model: OLMo, sampling: Sampling) -> Sequence[int]:

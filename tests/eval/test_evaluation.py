@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from data_prep import manifest, storage, telemetry
 from data_prep.records import ArtefactCorrupt, ArtefactMissing, ConfigurationError, digest, from_json, to_json
 from data_prep.shards import SequenceReader
-from eval import steering
+from eval import steering, toxicity
 from eval.config import EvalConfig
 from eval.directions import Directions
 from eval.evaluation import evaluate
@@ -31,7 +31,7 @@ ENTRY = Path(__file__).parents[2] / "eval" / "evaluate_run.py"
 CONFIG = EvalConfig(
     probes="synthetic:probes?documents=120",
     prompts="held_out",
-    scorer="lexicon:synthetic:lexicon",
+    scorer="profanity",
     n_probes=100,
     n_prompts=12,
     strengths=(0.0, 2.0, 8.0),
@@ -73,7 +73,7 @@ def same(report):
 def test_the_report_holds_every_number_with_its_n(root):
     report = report_of(root)
     assert (report.run_id, report.toxic_ratio, report.label_rule) == (RUN_ID, 0.1, "label ≥ 0.5")
-    assert report.scorer_id.startswith("lexicon-")
+    assert report.scorer_id.startswith("profanity-1.9.1-")
     assert report.n_probe_rows["test"] == report.probe_accuracy.n == report.best_head_accuracy.n in (19, 20)
     assert report.n_probe_rows["train"] + report.n_probe_rows["validation"] + report.n_probe_rows["test"] == 100
     assert [row.strength for row in report.steered] == [0.0, 2.0, 8.0]
@@ -118,6 +118,8 @@ def test_every_continuation_is_kept_with_its_score(root):
     assert table.column_names == ["prompt_id", "sample", "strength", "continuation", "score"]
     rows = table.to_pylist()
     assert len(rows) == 12 * 2 * 3
+    scores = [row["score"] for row in rows]
+    assert toxicity.load("profanity").score([row["continuation"] for row in rows]) == scores and len(set(scores)) > 1
     mean = sum(row["score"] for row in rows if row["strength"] == 2.0) / 24
     assert report_of(root).steered[1].toxicity.value == pytest.approx(100 * mean)
     sample = report_of(root).samples[3]
@@ -126,7 +128,8 @@ def test_every_continuation_is_kept_with_its_score(root):
 
 
 def test_evaluating_again_returns_the_report_and_anew_measures_the_same(root, copy):
-    assert evaluate(root, RUN_ID, CONFIG) == report_of(root)
+    before = report_of(root)
+    assert evaluate(root, RUN_ID, CONFIG) == before
     assert same(evaluate(copy, RUN_ID, CONFIG)) == same(report_of(root))
 
 

@@ -78,7 +78,7 @@ def test_the_nucleus_is_the_smallest_likeliest_set_that_holds_top_p(seed, top_p)
     generator = torch.Generator().manual_seed(seed)
     logits = 3 * torch.randn(1, 20, generator=generator)
     p = torch.softmax(logits, -1)[0]
-    u = torch.linspace(0, 1, 200)[:-1]
+    u = torch.linspace(0, 1, 200, dtype=torch.float64)[:-1]
     drawn = set(generation.nucleus(logits.expand(len(u), -1), top_p, u).tolist())
     order = p.argsort(descending=True)
     size = int((p[order].cumsum(0) < top_p - 1e-6).sum()) + 1
@@ -88,9 +88,18 @@ def test_the_nucleus_is_the_smallest_likeliest_set_that_holds_top_p(seed, top_p)
 
 def test_nucleus_draws_have_the_renormalised_probabilities():
     logits = torch.log(torch.tensor([[0.1, 0.5, 0.05, 0.3, 0.05]])).expand(20_000, -1)
-    u = torch.linspace(0, 1, 20_001, dtype=torch.float32)[:-1]
+    u = torch.linspace(0, 1, 20_001, dtype=torch.float64)[:-1]
     shares = np.bincount(generation.nucleus(logits, 0.85, u), minlength=5) / 20_000
     assert shares.tolist() == pytest.approx([0.1 / 0.9, 0.5 / 0.9, 0, 0.3 / 0.9, 0], abs=1e-3)
+
+
+def test_rounding_that_swaps_near_ties_swaps_no_draws():
+    logits = torch.zeros(1, 50)
+    u = torch.linspace(0, 1, 1000, dtype=torch.float64)[:-1]
+    ties = generation.nucleus(logits.expand(len(u), -1), 1.0, u)
+    noise = 1e-6 * torch.randn(1, 50, generator=torch.Generator().manual_seed(0))
+    near_ties = generation.nucleus((logits + noise).expand(len(u), -1), 1.0, u)
+    assert (ties == near_ties).double().mean() > 0.99
 
 
 def test_a_long_prompt_keeps_its_end_and_an_impossible_one_is_refused(model):

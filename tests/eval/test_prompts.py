@@ -115,8 +115,9 @@ def test_the_sample_of_a_file_does_not_depend_on_its_order_but_on_the_seed(table
 
 
 def test_a_text_twice_in_a_file_is_one_row_and_no_probe_row_is_a_prompt(table):
-    uri = table([{"text": f"text {i % 50}", "label": i % 2} for i in range(100)])
+    uri = table([{"text": f"text {i % 50}", "label": int(i < 50)} for i in range(100)])
     config = replace(HELD_OUT, probes=uri, prompts=uri)
     rows = choose(config)
+    assert {row.label for row in rows.probes} == {1}  # the first of two labels stands
     assert len({row.id for row in rows.probes}) == 40 and len(rows.prompts) == 10
     assert not {row.text for row in rows.probes} & {prompt.text for prompt in rows.prompts}

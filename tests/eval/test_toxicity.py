@@ -69,7 +69,8 @@ def test_profanity_equals_the_package_it_comes_from(profanity):
 
     vocabulary = sorted(profanity._column)
     chooser = random.Random(0)
-    texts = [" ".join(chooser.choices(vocabulary, k=k)) for k in (1, 2, 5, 20, 200)] + ["The THE unheard-of xyzzyx", "…", "a b c"]
+    texts = [" ".join(chooser.choices(vocabulary, k=k)) for k in (1, 2, 5, 20, 200)]
+    texts += [texts[2].upper(), "The THE unheard-of xyzzyx", "…", "a b c"]
     assert profanity.score(texts) == pytest.approx(list(profanity_check.predict_prob(texts)), abs=1e-12)
 
 
