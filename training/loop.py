@@ -84,8 +84,8 @@ def train(root: str, run: RunConfig, *, deepspeed_overlay: dict[str, Any] | None
         _expect_same(done.config, run, record.run_uri(root, run.run_id))
         return done
     _, world_size = zero.world_from_environment()
-    inputs = preflight.check(root, run, world_size)
     settings = zero.deepspeed_settings(run.train, world_size, deepspeed_overlay)
+    inputs = preflight.check(root, run)
     _be_deterministic(run)
     place = zero.connect()
     assert place.world_size == world_size, (place, world_size)

@@ -1,4 +1,4 @@
-"""what a run reads, checked before a model is built: streams, tokenizer, supply, shares
+"""what a run reads, checked before a model is built: streams, tokenizer, supply
 
 A pure function of the settings and the store, so that every rank comes to the same words by itself, in a second, before
 DeepSpeed is imported or a GPU is touched.
@@ -31,10 +31,9 @@ class Inputs(NamedTuple):
         return digest(self.manifests["clean"], self.manifests["toxic"])
 
 
-def check(root: str, run: RunConfig, world_size: int) -> Inputs:
+def check(root: str, run: RunConfig) -> Inputs:
     """The run's inputs, or ConfigurationError or ArtefactMissing saying which of them does not fit."""
     train = run.train
-    train.passes(world_size)
     if run.mixture.batch_size != train.global_batch:
         raise ConfigurationError(
             f"run {run.run_id}: the mixture is cut in batches of {run.mixture.batch_size} rows, train.global_batch is "

@@ -22,6 +22,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from datetime import timedelta
+from importlib import import_module
 from io import StringIO
 from typing import Any, NamedTuple, TypeVar
 
@@ -86,7 +87,20 @@ def connect() -> Place:
         # Else a C++ compiler builds this op for a minute; made here, the table is not probed, which runs a compiler as well.
         deepspeed.ops.__dict__.setdefault("__compatible_ops__", {})["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_init_required=False)
+    _import_muon_uncompiled()
     return Place(rank, world_size, device)
+
+
+def _import_muon_uncompiled() -> None:
+    """Import DeepSpeed's Muon, which its ZeRO classes do anyway, without torch.compile: 2 CPU-seconds for what we never call."""
+    from deepspeed.runtime import compiler
+
+    original = compiler.compile
+    compiler.compile = lambda *_, **__: lambda function: function
+    try:
+        import_module("deepspeed.runtime.zero.muon.muon_optimizer")
+    finally:
+        compiler.compile = original
 
 
 def disconnect() -> None:

@@ -2,7 +2,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.mixture import Mixture
@@ -37,6 +37,7 @@ mixtures = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(mixture=mixtures, world_size=st.sampled_from([1, 2, 4]))
 def test_the_batches_do_not_depend_on_the_number_of_ranks_and_read_every_sequence_once(mixture: Mixture, world_size: int):
     batches = seen(mixture, world_size, range(mixture.n_steps))
@@ -45,6 +46,7 @@ def test_the_batches_do_not_depend_on_the_number_of_ranks_and_read_every_sequenc
     assert sorted(row for batch in batches for row in batch) == expected
 
 
+@settings(deadline=None)
 @given(mixture=mixtures, data=st.data())
 def test_reading_ahead_from_any_step_gives_what_reading_each_step_gives(mixture: Mixture, data: Any):
     first = data.draw(st.integers(0, mixture.n_steps))

@@ -1,7 +1,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.config import ModelConfig, TrainConfig
@@ -36,6 +36,7 @@ def test_a_run_of_one_step_takes_it_at_the_peak():
     assert learning_rate(TRAIN, 0, 1) == 1.0
 
 
+@settings(deadline=None)
 @given(train=trains, n_steps=st.integers(1, 200))
 def test_the_rate_is_positive_rises_to_the_peak_and_never_rises_again(train: TrainConfig, n_steps: int):
     rates = [learning_rate(train, step, n_steps) for step in range(n_steps)]
