@@ -12,6 +12,8 @@ class EvalConfig:
     probes, prompts: document URIs with `#text=field&label=field`, or "held_out": short pieces of the held-out documents of both
         streams, labelled by the stream they come from.
     label_threshold: a probe row whose label is a number is toxic from here on (0/1: 0.5; ToxiGen's 1 to 5 scale: 2.5).
+    group_field: probe rows that share its value stay on one side of the split; "" takes each row for itself. Matched pairs need
+        it: a probe that trained on one half has been taught the wrong answer to the other.
     scorer: id of a toxicity scorer: "profanity" (offline lexical proxy) or "lexicon:URI" (a table of words with weights).
     strengths: α of the shift α·σ·θ; 0 is no steering and is always evaluated.
     n_probes, n_prompts: at most. top_heads: how many heads, by validation accuracy, are steered.
@@ -24,6 +26,7 @@ class EvalConfig:
     prompts: str
     scorer: str
     label_threshold: float = 0.5
+    group_field: str = ""
     n_probes: int = 1000
     n_prompts: int = 200
     strengths: tuple[float, ...] = (0.0, 4.0, 8.0, 12.0)

@@ -133,7 +133,7 @@ def _measure(
 def _probe(subject: Subject, rows: list[prompts.Labelled], config: EvalConfig, advance: Advance) -> HeadFindings:
     """Probe every head: fitted and directed on train rows, chosen on validation rows, judged on test rows."""
     ids, labels = [row.id for row in rows], prompts.labels_of(rows)
-    split = probes.split(ids, labels, config.seed)
+    split = probes.split([row.group for row in rows], labels, config.seed)
     read = activations.collect(
         subject.model, ids, subject.encode([row.text for row in rows]), batch_size=config.batch_size, advance=advance
     )

@@ -51,23 +51,33 @@ class Probes(NamedTuple):
         return (score_RP > 0) == labels_R.bool()[:, None]
 
 
-def split(ids: Sequence[str], labels: Sequence[int], seed: int) -> Split:
-    """Rows into train, validation and test (16 : 4 : 5) by keyed hash of their ids, within each label."""
-    parts: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
-    for label in (0, 1):
-        of_label = [i for i, value in enumerate(labels) if value == label]
-        order = [of_label[i] for i in randomness.shuffled([ids[i] for i in of_label], "probe split", seed)]
+def split(groups: Sequence[str], labels: Sequence[int], seed: int) -> Split:
+    """Rows into train, validation and test (16 : 4 : 5), whole groups at a time, by keyed hash of their names.
+
+    Each kind of group (by the labels it holds) is divided in that proportion, so the parts have the same share of each label.
+    """
+    members: dict[str, list[int]] = {}
+    for i, group in enumerate(groups):
+        members.setdefault(group, []).append(i)
+    kinds: dict[tuple[int, ...], list[str]] = {}
+    for group, rows in members.items():
+        kinds.setdefault(tuple(sorted(labels[i] for i in rows)), []).append(group)
+    parts: tuple[list[int], ...] = ([], [], [])
+    for kind in kinds.values():
+        order = [kind[i] for i in randomness.shuffled(kind, "probe split", seed)]
         n_test = len(order) // TEST_SHARE
         n_validation = (len(order) - n_test) // TEST_SHARE
-        if not n_test or not n_validation:
+        cuts = (order[n_test + n_validation :], order[n_test : n_test + n_validation], order[:n_test])
+        for part, of_part in zip(parts, cuts, strict=True):
+            part += [i for group in of_part for i in members[group]]
+    for label in (0, 1):
+        if not all(any(labels[i] == label for i in part) for part in parts):
+            n_rows = sum(value == label for value in labels)
             raise ConfigurationError(
-                f"probe rows with label {label}: got {len(order)} of {len(labels)}, the three splits need at least 6; "
-                "give more rows, or check the label field and eval.label_threshold"
+                f"probe rows with label {label}: got {n_rows} of {len(labels)}, too few for train, validation and test, which need "
+                "6 groups alike; give more rows, or check the label field, eval.label_threshold and eval.group_field"
             )
-        parts["test"] += order[:n_test]
-        parts["validation"] += order[n_test : n_test + n_validation]
-        parts["train"] += order[n_test + n_validation :]
-    return Split(**{name: sorted(rows) for name, rows in parts.items()})
+    return Split(*(sorted(part) for part in parts))
 
 
 def fit(features_RPH: Tensor, labels_R: Tensor, l2: float) -> Probes:

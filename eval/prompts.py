@@ -29,11 +29,12 @@ ReadDocuments = Callable[[StreamName, int], list[np.ndarray]]  # (stream, limit)
 
 
 class Labelled(NamedTuple):
-    """A probe row; label 1 is toxic."""
+    """A probe row; label 1 is toxic. Rows of one group belong together, e.g. the halves of a pair."""
 
     id: str
     text: str
     label: int
+    group: str
 
 
 class Prompt(NamedTuple):
@@ -80,9 +81,21 @@ def _labelled(config: EvalConfig) -> tuple[list[Labelled], str]:
     for place, document in _documents(config.probes):
         if document.text.strip() and text_id(document.text) not in labels:
             value = _number(document.fields.get(label_field), label_field, f"{config.probes}, {place}")
-            row = Labelled(text_id(document.text), document.text, int(value >= config.label_threshold))
-            labels[row.id] = row
-    return _first(list(labels.values()), "probes", config.seed)[: config.n_probes], f"{label_field} ≥ {config.label_threshold:g}"
+            name = text_id(document.text)
+            group = _group(document, config.group_field, f"{config.probes}, {place}") if config.group_field else name
+            labels[name] = Labelled(name, document.text, int(value >= config.label_threshold), group)
+    rows = sorted(labels.values())
+    order = randomness.shuffled([row.group for row in rows], "probes", config.seed)  # groups are taken whole, but for the last
+    return [rows[i] for i in order[: config.n_probes]], f"{label_field} ≥ {config.label_threshold:g}"
+
+
+def _group(document: corpora.Document, name: str, where: str) -> str:
+    if name not in document.fields:
+        raise ConfigurationError(
+            f"{where}: there is no field {name!r} to group rows by, the row has {', '.join(sorted(document.fields))}; "
+            'correct eval.group_field, or set it to ""'
+        )
+    return str(document.fields[name])
 
 
 def _sampled(uri: str, seed: int) -> list[Prompt]:
@@ -126,7 +139,7 @@ def _held_out(config: EvalConfig, documents: ReadDocuments, decode: Callable[[np
     for label, stream in enumerate(("clean", "toxic")):
         prompts += [Prompt(*_snippet(ids, PROMPT_TOKENS, decode)) for ids in long_enough[stream][:n_prompts]]
         snippets = [_snippet(ids, PROBE_TOKENS, decode) for ids in long_enough[stream][n_prompts:n_documents]]
-        probes += [Labelled(*snippet, label) for snippet in snippets]
+        probes += [Labelled(name, text, label, name) for name, text in snippets]
     unique_probes, unique_prompts = {row.id: row for row in probes}, {row.id: row for row in prompts}
     return Rows(
         _first(list(unique_probes.values()), "probes", config.seed)[: config.n_probes],

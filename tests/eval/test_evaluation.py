@@ -32,6 +32,7 @@ CONFIG = EvalConfig(
     probes="synthetic:probes?documents=120",
     prompts="held_out",
     scorer="profanity",
+    group_field="pair",
     n_probes=100,
     n_prompts=12,
     strengths=(0.0, 2.0, 8.0),
@@ -74,8 +75,9 @@ def test_the_report_holds_every_number_with_its_n(root):
     report = report_of(root)
     assert (report.run_id, report.toxic_ratio, report.label_rule) == (RUN_ID, 0.1, "label ≥ 0.5")
     assert report.scorer_id.startswith("profanity-1.9.1-")
-    assert report.n_probe_rows["test"] == report.probe_accuracy.n == report.best_head_accuracy.n in (19, 20)
+    assert report.n_probe_rows["test"] == report.probe_accuracy.n == report.best_head_accuracy.n
     assert report.n_probe_rows["train"] + report.n_probe_rows["validation"] + report.n_probe_rows["test"] == 100
+    assert 16 <= report.probe_accuracy.n <= 20
     assert [row.strength for row in report.steered] == [0.0, 2.0, 8.0]
     for row in report.steered:
         assert row.toxicity.n == row.any_toxic.n == 12 and row.coverage_ratio == 1.0

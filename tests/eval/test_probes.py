@@ -77,6 +77,16 @@ def test_a_row_keeps_its_part_whatever_the_order_of_the_rows():
     assert probes.split(ids, labels, 1) != split
 
 
+def test_the_halves_of_a_pair_stay_together():
+    groups = [f"pair {i // 2}" for i in range(100)] + [f"single {i}" for i in range(50)]
+    labels = [i % 2 for i in range(150)]
+    split = probes.split(groups, labels, 0)
+    assert [len(part) for part in split] == [64 + 32, 16 + 8, 20 + 10]
+    assert not {groups[i] for i in split.test} & {groups[i] for i in split.train + split.validation}
+    assert not {groups[i] for i in split.train} & {groups[i] for i in split.validation}
+    assert all(abs(sum(labels[i] for i in part) / len(part) - 0.5) < 0.03 for part in split)
+
+
 def test_rows_of_one_class_are_refused_by_name():
     with pytest.raises(ConfigurationError, match=r"label 1: got 0 of 40"):
         probes.split([str(i) for i in range(40)], [0] * 40, 0)

@@ -91,6 +91,17 @@ def test_labelled_rows_come_from_a_file_with_the_rule_named(table):
     assert rows.label_rule == "score ≥ 2.5"
 
 
+def test_rows_are_grouped_by_the_field_asked_for(table):
+    uri = table([{"text": f"text {i}", "label": i % 2, "pair": i // 2} for i in range(30)])
+    rows = choose(replace(HELD_OUT, probes=uri, group_field="pair")).probes
+    assert {row.text: row.group for row in rows} == {f"text {i}": str(i // 2) for i in range(30)}
+    assert len({row.group for row in choose(replace(HELD_OUT, probes=uri)).probes}) == 30
+    few = choose(replace(HELD_OUT, probes=uri, group_field="pair", n_probes=20)).probes
+    assert (len(few), len({row.group for row in few})) == (20, 10)
+    with pytest.raises(ConfigurationError, match=r"no field 'twin' to group rows by, the row has label, pair"):
+        choose(replace(HELD_OUT, probes=uri, group_field="twin"))
+
+
 @pytest.mark.parametrize("values", [(True, False), (1, 0), ("1", "0"), ("true", "False"), (0.9, 0.1)])
 def test_a_label_may_be_a_truth_value_a_number_or_either_as_text(table, values):
     uri = table([{"text": f"text {i}", "label": values[i % 2]} for i in range(20)])
