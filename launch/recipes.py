@@ -25,8 +25,8 @@ def laptop() -> Experiment:
     return Experiment(
         name="laptop",
         data=DataConfig(
-            clean=("synthetic:clean?documents=10000&seed=0&parts=2",),
-            toxic=("synthetic:toxic?documents=4000&seed=0&parts=2",),
+            clean=("synthetic:clean?documents=5000&seed=0&parts=2",),
+            toxic=("synthetic:toxic?documents=2000&seed=0&parts=2",),
             tokenizer=TokenizerConfig(source="train", vocab_size=2048),
         ),
         train=TrainConfig(
@@ -34,10 +34,11 @@ def laptop() -> Experiment:
             sequence_length=128,
             global_batch=32,
             learning_rate=3e-3,
-            checkpoint_every_steps=50,
+            checkpoint_every_steps=40,
         ),
         eval=EvalConfig(
             probes="synthetic:probes?documents=1000&seed=1",
+            group_field="pair",
             prompts="synthetic:prompts?documents=150&seed=1",
             scorer="lexicon:synthetic:lexicon",
             n_prompts=150,
@@ -47,7 +48,7 @@ def laptop() -> Experiment:
         ),
         ratios=PAPER_RATIOS,
         seeds=(0,),
-        clean_tokens=800_000,
+        clean_tokens=500_000,
         n_ranks=2,
     )
 
@@ -103,7 +104,10 @@ def on_corpora(experiment: Experiment, clean: Sequence[str], toxic: Sequence[str
 
 def _corpora_of_the_paper() -> DataConfig:
     return DataConfig(
-        clean=("c4/en/c4-train.*.json.gz",), toxic=("4chan/pol_*.jsonl.zst",), tokenizer=OLMO_TOKENIZER, held_out_ratio=0.001
+        clean=("c4/en/c4-train.*.json.gz",),
+        toxic=("4chan/pol_*.ndjson.zst#text=posts",),
+        tokenizer=OLMO_TOKENIZER,
+        held_out_ratio=0.001,
     )
 
 
