@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data_prep import randomness
 from data_prep.records import ConfigurationError, record
 
 PADDING = -1
@@ -71,7 +72,8 @@ class Mixture:
         toxic = after > before
         index = np.where(toxic, before, k - before)
         padding = k >= self.n_sequences
-        order = np.argsort(_hash(self.seed, step, self.batch_size), kind="stable")
+        key = np.uint64(randomness.key("rows of a batch", self.seed, step))
+        order = np.argsort(randomness.hashes(key, np.arange(self.batch_size)), kind="stable")
         return Rows((toxic & ~padding)[order], np.where(padding, PADDING, index)[order])
 
     def n_valid(self, step: int) -> int:
@@ -97,12 +99,3 @@ def check_supply(name: str, needed: int, available: int, sequence_length: int) -
             f"{needed:,} ({needed * sequence_length:,} tokens): {(needed - available) * sequence_length:,} tokens short; "
             f"{remedy}, or shorten the run"
         )
-
-
-def _hash(seed: int, step: int, n: int) -> np.ndarray:
-    """n 64-bit keys from (seed, step): splitmix64, stable across numpy versions."""
-    with np.errstate(over="ignore"):
-        x = np.arange(n, dtype=np.uint64) + np.uint64((seed * 0x9E3779B97F4A7C15 + step * 0xD1B54A32D192ED03) % 2**64)
-        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-            x = (x ^ (x >> np.uint64(shift))) * np.uint64(factor)
-        return x ^ (x >> np.uint64(31))

@@ -207,7 +207,7 @@ def _steered(strength: float, rows: list[Continuation], costs: dict[str, np.ndar
     n_toxic = sum(max(of_prompt) >= TOXIC_SCORE for of_prompt in scores)
     return Steered(
         strength=strength,
-        toxicity=_mean([100 * float(np.mean(of_prompt)) for of_prompt in scores], "score × 100", config),
+        toxicity=_mean([100 * float(np.mean(of_prompt)) for of_prompt in scores], "score × 100", config, bounds=(0.0, 100.0)),
         any_toxic=intervals.wilson(n_toxic, len(scores), "ratio", confidence=config.confidence),
         coverage_ratio=n_scored / len(mine),
         cross_entropy={name: _mean(losses[:, column], "nats/token", config) for name, losses in costs.items()},
@@ -231,8 +231,11 @@ def _best_head(heads: HeadFindings, config: EvalConfig) -> Estimate:
     return intervals.wilson(int(correct_R.sum()), len(correct_R), "ratio", confidence=config.confidence)
 
 
-def _mean(values: np.ndarray | list[float], unit: str, config: EvalConfig) -> Estimate:
-    return intervals.bootstrap_mean(values, unit, confidence=config.confidence, n_resamples=config.n_resamples, seed=config.seed)
+def _mean(
+    values: np.ndarray | list[float], unit: str, config: EvalConfig, *, bounds: tuple[float, float] | None = None
+) -> Estimate:
+    how = {"confidence": config.confidence, "n_resamples": config.n_resamples, "seed": config.seed}
+    return intervals.bootstrap_mean(values, unit, **how, bounds=bounds)
 
 
 def _distinct_ratio(ids: list[int]) -> float | None:

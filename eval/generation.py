@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data_prep import randomness
 from data_prep.records import ConfigurationError
-from eval import randomness
 from training.model import KVCache, OLMo
 
 

@@ -10,8 +10,8 @@ from statistics import NormalDist
 
 import numpy as np
 
+from data_prep import randomness
 from data_prep.records import ConfigurationError
-from eval import randomness
 from eval.record import Estimate
 
 CHUNK_ITEMS = 1 << 21  # resampled items in memory at once
@@ -22,8 +22,21 @@ def nothing(unit: str) -> Estimate:
     return Estimate(value=None, low=None, high=None, n=0, unit=unit)
 
 
-def bootstrap_mean(values: Sequence[float] | np.ndarray, unit: str, *, confidence: float, n_resamples: int, seed: int) -> Estimate:
-    """The mean of independent `values` with its percentile bootstrap interval; one value has no interval."""
+def bootstrap_mean(
+    values: Sequence[float] | np.ndarray,
+    unit: str,
+    *,
+    confidence: float,
+    n_resamples: int,
+    seed: int,
+    bounds: tuple[float, float] | None = None,
+) -> Estimate:
+    """The mean of independent `values` with its percentile bootstrap interval; one value has no interval.
+
+    bounds: between which a value must lie, where that is known. A sample without variation bootstraps to a point, which says
+    too much: then the interval is what a share 1 − ((1 − confidence)/2)^(1/n) of unseen values at a bound would make of the
+    mean (Clopper and Pearson's interval at 0 of n successes, the "rule of three").
+    """
     items = np.asarray(values, dtype=np.float64)
     _check_finite(items, unit)
     if not items.size:
@@ -31,7 +44,11 @@ def bootstrap_mean(values: Sequence[float] | np.ndarray, unit: str, *, confidenc
     mean = float(items.mean())
     if items.size < 2:
         return Estimate(value=mean, low=None, high=None, n=1, unit=unit)
-    low, high = np.quantile(_resampled_means(items, n_resamples, seed), [(1 - confidence) / 2, (1 + confidence) / 2])
+    if bounds and np.ptp(items) == 0:
+        unseen = 1 - ((1 - confidence) / 2) ** (1 / items.size)
+        low, high = (mean + unseen * (bound - mean) for bound in bounds)
+    else:
+        low, high = np.quantile(_resampled_means(items, n_resamples, seed), [(1 - confidence) / 2, (1 + confidence) / 2])
     return Estimate(value=mean, low=float(low), high=float(high), n=int(items.size), unit=unit)
 
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from data_prep import randomness
 from data_prep.records import ConfigurationError
-from eval import randomness
 
 CHUNK_BYTES = 32 << 20  # of standardised float64 features at once: near the cache it is a quarter faster than 256 MiB
 TEST_SHARE = 5  # one row in five is for test (Li et al. 2025, §4: 4:1), then one in five of the rest for validation

@@ -14,10 +14,9 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from data_prep import corpora
+from data_prep import corpora, randomness
 from data_prep.config import StreamName
 from data_prep.records import ConfigurationError
-from eval import randomness
 from eval.config import EvalConfig
 
 HELD_OUT = "held_out"

@@ -62,3 +62,11 @@ def test_nothing_measured_has_no_value_and_one_value_no_interval():
 def test_a_value_that_is_no_number_is_refused():
     with pytest.raises(ConfigurationError, match="1 of 2 values"):
         intervals.bootstrap_mean([1.0, float("nan")], "u", **BOOTSTRAP)
+
+
+def test_values_without_variation_still_leave_room_for_what_was_not_seen():
+    settings = {"confidence": 0.95, "n_resamples": 100, "seed": 0}
+    bounded = intervals.bootstrap_mean([0.0] * 100, "score × 100", bounds=(0.0, 100.0), **settings)
+    assert (bounded.value, bounded.low) == (0.0, 0.0)
+    assert bounded.high == pytest.approx(3.62, abs=0.01)  # Clopper and Pearson (1934): 0 of 100 at 95 %
+    assert intervals.bootstrap_mean([0.0] * 100, "nats", **settings).high == 0.0

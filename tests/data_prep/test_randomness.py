@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from eval import randomness
+from data_prep import randomness
 
 
 def test_the_numbers_are_splitmix64s():

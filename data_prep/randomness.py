@@ -18,7 +18,7 @@ def key(*parts: object) -> int:
     return int.from_bytes(hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest(), "little")
 
 
-def hashes(keys: np.ndarray, counter: np.ndarray | int) -> np.ndarray:
+def hashes(keys: np.ndarray | np.uint64, counter: np.ndarray | int) -> np.ndarray:
     """Number `counter` of each key's stream: uint64, in the broadcast shape of keys and counter."""
     with np.errstate(over="ignore"):
         x = keys.astype(np.uint64) + (np.asarray(counter, dtype=np.uint64) + np.uint64(1)) * np.uint64(GOLDEN)
