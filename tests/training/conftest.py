@@ -71,6 +71,21 @@ def plan(planner: Callable[[Path], Plan], tmp_path: Path) -> Plan:
     return planner(tmp_path)
 
 
+@pytest.fixture
+def steps_done(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The steps that loop.train takes in this process, in order."""
+    from training import loop
+
+    taken, step = [], loop._step
+
+    def noted(job: Any, engine: Any, batch: Any) -> Any:
+        taken.append(batch.step)
+        return step(job, engine, batch)
+
+    monkeypatch.setattr(loop, "_step", noted)
+    return taken
+
+
 def _write_stream(root: str, stream: StreamName, words: tokenizer.Tokenizer, seed: int) -> None:
     uri = storage.join(root, "streams", stream)
     train, held_out = (_write_shard(uri, name, n, seed) for name, n in (("train-00000", 24), ("held_out-00000", 6)))

@@ -20,18 +20,10 @@ TIMED = ("tokens_per_second", "mfu_ratio", "data_wait_seconds", "train_seconds")
 
 
 @pytest.fixture
-def steps_done(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The steps that loop.train takes, in order; what it logs is captured."""
-    monkeypatch.setattr(telemetry.logger, "propagate", True)
+def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+    monkeypatch.setattr(telemetry.logger, "propagate", True)  # an entry module may have turned it off
     caplog.set_level(logging.WARNING, "hormesis")
-    taken, step = [], loop._step
-
-    def noted(job: Any, engine: Any, batch: Any) -> Any:
-        taken.append(batch.step)
-        return step(job, engine, batch)
-
-    monkeypatch.setattr(loop, "_step", noted)
-    return taken
+    return caplog
 
 
 def folder(root: Path, run: RunConfig) -> Path:
@@ -91,7 +83,7 @@ def test_the_newest_checkpoints_are_kept_and_none_after_the_record_if_none_are_a
 
 
 def test_a_damaged_checkpoint_is_passed_over_with_a_warning_that_names_the_block(
-    plan: Plan, tmp_path: Path, steps_done: list[int], caplog: pytest.LogCaptureFixture
+    plan: Plan, tmp_path: Path, steps_done: list[int], log: pytest.LogCaptureFixture
 ):
     run = plan(checkpoint_every_steps=2, keep_checkpoints=9)
     loop.train(str(tmp_path), run)
@@ -100,7 +92,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning_that_names_the_block
     damage(folder(tmp_path, run) / "checkpoints" / "step-00000004" / "state.safetensors")
     loop.train(str(tmp_path), run)
     assert steps_done[6:] == [2, 3, 4, 5]
-    assert "step-00000004/state.safetensors: block 0" in caplog.text
+    assert "step-00000004/state.safetensors: block 0" in log.text
     assert result(tmp_path, run) == straight
     assert kept(tmp_path, run) == ["step-00000002", "step-00000004"]  # made again
 

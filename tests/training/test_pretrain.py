@@ -95,7 +95,7 @@ def test_a_checkpoint_of_two_ranks_resumes_on_one(gang: Gang, tmp_path: Path):
     assert_close(Gang(tmp_path, gang.launched, []).result("launched"), gang.result("launched"))
 
 
-def test_a_killed_process_leaves_a_run_that_goes_on_as_if_nothing_had_happened(plan: Plan, tmp_path: Path):
+def test_a_killed_process_leaves_a_run_that_goes_on_as_if_nothing_had_happened(plan: Plan, tmp_path: Path, steps_done: list[int]):
     settings: dict[str, Any] = {"global_batch": 1, "checkpoint_every_steps": 4, "log_every_steps": 5}
     run, undisturbed = plan("killed", **settings), plan("undisturbed", **settings)
     command = [sys.executable, str(PRETRAIN), "--out", str(tmp_path), "--run", "killed"]
@@ -107,6 +107,7 @@ def test_a_killed_process_leaves_a_run_that_goes_on_as_if_nothing_had_happened(p
     assert process.wait() == -signal.SIGKILL and find(str(tmp_path), "killed") is None
 
     loop.train(str(tmp_path), run)
+    assert steps_done[0] > 0
     loop.train(str(tmp_path), undisturbed)
     results = Gang(tmp_path, run, [])
     assert_same(results.result("killed"), results.result("undisturbed"))
