@@ -36,7 +36,7 @@ METRICS: dict[str, Metric] = {
     "hormesis_grad_norm": Metric("gauge", "1", "global gradient norm before clipping", ("run",)),
     "hormesis_tokens_per_second": Metric("gauge", "tokens/s", "training tokens per second, all ranks", ("run",)),
     "hormesis_mfu_ratio": Metric("gauge", "ratio", "model FLOPs utilisation against the device's peak", ("run",)),
-    "hormesis_data_wait_seconds": Metric("gauge", "s", "time of the last logged step spent waiting for data", ("run",)),
+    "hormesis_data_wait_seconds": Metric("gauge", "s", "mean time a step since the last logged one waited for data", ("run",)),
     "hormesis_toxic_share_ratio": Metric("gauge", "ratio", "toxic rows of the batches so far / all rows", ("run",)),
     "hormesis_checkpoint_seconds": Metric("gauge", "s", "time to publish the last checkpoint", ("run",)),
     "hormesis_evaluations": Metric("counter", "runs", "runs evaluated", ("run",)),

@@ -51,7 +51,8 @@ class TrainConfig:
     global_batch: sequences per optimizer step. micro_batch: sequences per forward pass and rank; 0 takes one pass a step.
     warmup_ratio: share of the steps spent warming up, at most max_warmup_steps. min_learning_rate_ratio: of the peak.
     held_out_sequences: how many of each stream the held-out loss reads at most.
-    *_every_steps: 0 means only at the end.
+    *_every_steps: 0 means only at the end; a checkpoint is not needed there.
+    keep_checkpoints: how many stay after the run; while it trains, at least one does.
     """
 
     model: ModelConfig

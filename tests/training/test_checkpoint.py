@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from data_prep import telemetry
+from data_prep import storage, telemetry
 from data_prep.records import ArtefactCorrupt, ConfigurationError
 from training import loop
 from training.config import RunConfig
@@ -122,6 +122,20 @@ def test_a_checkpoint_of_other_settings_is_refused(plan: Plan, tmp_path: Path):
     unfinish(tmp_path, run)
     with pytest.raises(ConfigurationError, match=r"its run_digest is \w{16}, this run's is \w{16}"):
         loop.train(str(tmp_path), replace(run, train=replace(run.train, learning_rate=1e-3)))
+
+
+def test_a_run_in_an_object_store_checkpoints_and_resumes_as_on_a_disk(
+    plan: Plan, tmp_path: Path, s3_server: str, steps_done: list[int]
+):
+    run, root = plan(checkpoint_every_steps=3), storage.join(s3_server, "training")
+    for file in (file for file in tmp_path.rglob("*") if file.is_file()):
+        storage.upload(file, storage.join(root, str(file.relative_to(tmp_path))))
+    made = loop.train(root, run)
+    storage.delete(storage.join(root, "runs/run/record.json"))
+    again = loop.train(root, run)
+    assert steps_done == [0, 1, 2, 3, 4, 5, 3, 4, 5]
+    assert again.export_sha256["model.safetensors"] == made.export_sha256["model.safetensors"]
+    assert loop.train(str(tmp_path), run).export_sha256 == made.export_sha256
 
 
 def damage(path: Path) -> None:
