@@ -30,7 +30,8 @@ class HeldOutLoss:
 class RunRecord:
     """A finished run. Losses are nats per token; tokens_per_second is over the whole run, all ranks.
 
-    peak_flops_per_second is that of one rank's `device`; mfu_ratio divides by world_size of them."""
+    peak_flops_per_second is that of one rank's `device`; mfu_ratio divides by world_size of them.
+    """
 
     format_version: int
     config: RunConfig
