@@ -50,7 +50,8 @@ def session(n_cpus: int) -> Iterator[None]:
             logging_level=logging.WARNING,
             runtime_env={"env_vars": {"PYTHONPATH": path}},
         )
-    telemetry.logger.info("Ray dashboard: http://%s (its token: ~/.ray/auth_token)", context.dashboard_url or "not running")
+    if context.dashboard_url:
+        telemetry.logger.info("Ray dashboard: http://%s (its token: ~/.ray/auth_token)", context.dashboard_url)
     try:
         yield
     finally:

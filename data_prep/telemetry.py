@@ -7,7 +7,6 @@ TensorBoard). Ray is never imported: where it is not running, nothing happens.
 
 import logging
 import sys
-from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
@@ -79,20 +78,10 @@ def progress(total: int, title: str, unit: str, *, initial: int = 0) -> Any:
         bar = tqdm_ray.tqdm(total=total, desc=title, unit=unit)
         bar.update(initial)
         return bar
+    scaled = total >= 10_000
     return tqdm(
-        total=total, desc=title, unit=unit, unit_scale=True, initial=initial, dynamic_ncols=True, mininterval=0.5, leave=False
+        total=total, desc=title, unit=unit, unit_scale=scaled, initial=initial, dynamic_ncols=True, mininterval=0.5, leave=False
     )
-
-
-def track(items: Iterable[Any], title: str, unit: str, total: int) -> Iterable[Any]:
-    """Iterate with a progress bar."""
-    bar = progress(total, title, unit)
-    try:
-        for item in items:
-            yield item
-            bar.update(1)
-    finally:
-        bar.close()
 
 
 class _BarSafeHandler(logging.Handler):

@@ -5,6 +5,7 @@ launcher would; one evaluation is one task. What is wrong with the settings or t
 anything else (a killed rank, a lost node) restarts the gang, which resumes from its last checkpoint.
 """
 
+import os
 from dataclasses import replace
 from typing import Any
 
@@ -59,6 +60,7 @@ def _train(root: str, run: RunConfig, n_ranks: int, use_gpu: bool) -> None:
     from ray.train import RunConfig as GangConfig
     from ray.train.torch import TorchTrainer
 
+    os.environ["RAY_TRAIN_ENABLE_PRINT_PATCH"] = "0"  # it prints every line twice, and a bar drawn twice never closes
     trainer = TorchTrainer(
         _rank,
         train_loop_config={"root": root, "run": records.to_json(run)},

@@ -42,7 +42,7 @@ def laptop() -> Experiment:
             prompts="synthetic:prompts?documents=150&seed=1",
             scorer="lexicon:synthetic:lexicon",
             n_prompts=150,
-            strengths=(0.0, 1.0, 2.0, 4.0),
+            strengths=(0.0, 2.0, 4.0, 8.0),
             top_heads=4,
             max_new_tokens=24,
         ),

@@ -51,7 +51,7 @@ def _last_checkpoint(run_uri: str) -> int:
 
 def progress_table(root: str, experiment: Experiment, states: list[RunState]) -> Table:
     """Ratio × stage: what is done, what is under way."""
-    table = Table(title=f"{experiment.name} at {root}", title_justify="left", box=SIMPLE)
+    table = Table(title=experiment.name, title_justify="left", box=SIMPLE)
     for column in ("ratio", "seed", "run", "data", "train", "eval"):
         table.add_column(column, no_wrap=True)
     data = "done" if streams_built(root, experiment) else "–"

@@ -88,9 +88,11 @@ def run(experiment: Experiment, root: str, only: str | None, console: Console) -
         telemetry.logger.info("nothing to do: every run of this sweep is trained, evaluated and reported")
     else:
         storage.check_writable(root)
-        storage.save(experiment, storage.join(root, experiments.NAME))
-        from data_prep import tasks
+        from data_prep import corpora, tasks
 
+        for uris in (experiment.data.clean, experiment.data.toxic):
+            corpora.expand(uris)  # a corpus that is not there is refused before a cluster starts
+        storage.save(experiment, storage.join(root, experiments.NAME))
         with tasks.session(experiment.n_ranks):
             _build_streams(root, experiment)
             if only != "data":

@@ -1,8 +1,9 @@
 """What tests of several folders share."""
 
 import os
+import socket
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -10,6 +11,18 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # transformers reads it when it is imported
 os.environ.update(  # Ray reads these when it is imported: no reports, only loopback, and no token left in the home folder
     RAY_USAGE_STATS_ENABLED="0", RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0", RAY_AUTH_MODE="disabled"
 )
+
+
+@pytest.fixture(scope="session")
+def free_port() -> Callable[[], int]:
+    """A loopback port that nobody listens on, another one at each call."""
+
+    def port() -> int:
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            return listener.getsockname()[1]
+
+    return port
 
 
 @pytest.fixture(scope="session")

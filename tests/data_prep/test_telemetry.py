@@ -87,17 +87,6 @@ def test_a_log_line_does_not_break_a_progress_bar(own_logger: logging.Logger, ca
     assert [line.split(" ", 1)[1] for line in lines if "own" in line] == ["a line of its own"]
 
 
-def test_tracking_passes_every_item_on_and_closes_its_bar(monkeypatch: pytest.MonkeyPatch):
-    bars = []
-    make = telemetry.progress
-    monkeypatch.setattr(telemetry, "progress", lambda *a, **k: bars.append(make(*a, **k)) or bars[-1])
-    assert list(telemetry.track(iter("abc"), "reading", "files", 3)) == ["a", "b", "c"]
-    half = telemetry.track(iter("abc"), "reading", "files", 3)
-    assert next(iter(half)) == "a"
-    half.close()  # type: ignore[attr-defined]  # it is a generator
-    assert [(bar.n, bar.disable) for bar in bars] == [(3, True), (0, True)]  # tqdm disables a closed bar
-
-
 def test_a_table_in_a_file_is_wide_enough_to_be_read(capsys: pytest.CaptureFixture[str]):
     telemetry.console().print("x" * 150)
     assert capsys.readouterr().out == "x" * 150 + "\n"
