@@ -51,7 +51,7 @@ format: setup ## let ruff format and mend
 	ruff check --fix .
 
 bench: setup ## benchmarks, each against a peer in the same run
-	$(BIN)/python -m tests.benchmarks $(ARGS)
+	for file in tests/benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
 
 clean: ## remove the environment and caches; results stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info

@@ -127,11 +127,15 @@ def glob(pattern: str) -> list[str]:
 
 
 def delete(uri: str) -> None:
-    """Remove one file; one that is not there is no error."""
+    """Remove one file, and the folders that held nothing else; one that is not there is no error."""
     with _errors("delete", uri):
         filesystem, path = _locate(uri)
         with suppress(FileNotFoundError):
             filesystem.rm_file(path)
+        if isinstance(filesystem, LocalFileSystem):
+            with suppress(OSError):  # until one is not empty; object stores have no empty folders
+                for folder in Path(path).parents:
+                    folder.rmdir()
 
 
 def load(cls: type[R], uri: str) -> R:
@@ -148,7 +152,8 @@ def check_writable(uri: str) -> None:
     """Write and remove a small file below `uri`, so that a store that refuses says so before any work is done."""
     probe = join(uri, f".write-check-{os.getpid()}")
     write(probe, b"")
-    delete(probe)
+    filesystem, path = _locate(probe)
+    filesystem.rm_file(path)  # not delete(): the folder may be empty yet
 
 
 def block_sha256(content: bytes | memoryview) -> tuple[str, ...]:

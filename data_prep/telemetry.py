@@ -50,6 +50,8 @@ def configure(level: int = logging.INFO) -> None:
         logger.addHandler(handler)
     logger.setLevel(level)
     logger.propagate = False
+    for chatty in ("botocore", "aiobotocore"):  # each process would tell where it found its credentials
+        logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 def emit(name: str, value: float, **labels: str) -> None:

@@ -35,7 +35,10 @@ def train(root: str, run: RunConfig, n_ranks: int, use_gpu: bool) -> Any:
     """Start one run on a gang of `n_ranks`. Its record lies in the store when the returned task ends."""
     import ray
 
-    return ray.remote(num_cpus=0, max_retries=0)(_train).options(name=f"train {run.run_id}").remote(root, run, n_ranks, use_gpu)
+    # Ray Train's own actors ask for the cluster's address, and without this find the machine's newest, dead or alive
+    own = {"env_vars": {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}}
+    task = ray.remote(num_cpus=0, max_retries=0)(_train).options(name=f"train {run.run_id}", runtime_env=own)
+    return task.remote(root, run, n_ranks, use_gpu)
 
 
 def evaluate(root: str, run_id: str, config: EvalConfig, n_cpus: int, use_gpu: bool) -> Any:
@@ -79,6 +82,8 @@ def _train(root: str, run: RunConfig, n_ranks: int, use_gpu: bool) -> None:
         if not ours:
             raise
         raise ours[0] from error
+    finally:
+        storage.delete(storage.join(root, "ray", run.run_id, ".validate_storage_marker"))  # all that Ray Train keeps there
     if refusal is not None:
         raise ConfigurationError(refusal)
 

@@ -203,3 +203,18 @@ def test_every_block_has_its_checksum_and_a_changed_byte_is_found(content: bytes
             storage.verify_block(block, expected, "shard.bin", n)
             with pytest.raises(ArtefactCorrupt, match=rf"shard\.bin: block {n} \(bytes {n * block_bytes} to"):
                 storage.verify_block(bytes([block[0] ^ 1]) + block[1:], expected, "shard.bin", n)
+
+
+def test_deleting_the_last_file_of_a_folder_removes_the_folder(tmp_path: Path):
+    for name in ("kept", "a/b/first", "a/b/second"):
+        storage.write(str(tmp_path / name), b"x")
+    storage.delete(str(tmp_path / "a/b/first"))
+    assert (tmp_path / "a/b").is_dir()
+    storage.delete(str(tmp_path / "a/b/second"))
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+def test_checking_that_a_folder_can_be_written_leaves_it_as_it_was(tmp_path: Path):
+    (tmp_path / "empty").mkdir()
+    storage.check_writable(str(tmp_path / "empty"))
+    assert (tmp_path / "empty").is_dir() and not list((tmp_path / "empty").iterdir())

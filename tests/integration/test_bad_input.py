@@ -106,5 +106,13 @@ def test_too_little_toxic_text_names_the_numbers(tmp_path, ray_address):
 
 def test_sequences_longer_than_the_corpus_are_refused(tmp_path, ray_address):
     corpus = rows(tmp_path / "short.jsonl", *GOOD[:3])
-    done = sweep(str(tmp_path / "out"), *clean_corpus(TINY, corpus), "--only", "data", **ray_address)
+    done = sweep(
+        str(tmp_path / "out"),
+        *clean_corpus(TINY, corpus),
+        "--only",
+        "data",
+        "--set",
+        "data.tokenizer.vocab_size=300",
+        **ray_address,
+    )
     refused(done, "clean stream holds", "tokens short")

@@ -5,6 +5,7 @@ import re
 import secrets
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -74,17 +75,28 @@ def _scrape(url: str) -> str:
         return ""
 
 
+def _followed(command: list[str], cluster: Cluster) -> tuple[int, str, str]:
+    """Run `ray job submit …` to its end: its exit status, its output, and all that Prometheus could scrape meanwhile."""
+    end = time.monotonic() + 60
+    while True:
+        seen = ""
+        with tempfile.TemporaryFile("w+") as log:
+            job = subprocess.Popen(command, cwd=ROOT, env=cluster.environment, stdout=log, stderr=subprocess.STDOUT)
+            while job.poll() is None:
+                seen += _scrape(cluster.metrics)
+                time.sleep(1)
+            log.seek(0)
+            text = log.read()
+        if "No available agent" not in text or time.monotonic() > end:  # a new head takes seconds to have one
+            return job.returncode, text, seen
+
+
 def test_a_submitted_job_runs_the_sweep_in_full_view(cluster, tmp_path):
     out = str(tmp_path / "out")
     entry = [sys.executable, "launch/sweep.py", "--out", out, *TINY, "--ratios", "0.25"]
     command = ["ray", "job", "submit", "--address", cluster.dashboard, "--working-dir", ".", "--", *entry]
-    with (tmp_path / "job.log").open("w") as log:
-        job = subprocess.Popen(command, cwd=ROOT, env=cluster.environment, stdout=log, stderr=subprocess.STDOUT)
-        seen = ""
-        while job.poll() is None:
-            seen += _scrape(cluster.metrics)
-            time.sleep(1)
-    assert job.returncode == 0, (tmp_path / "job.log").read_text()[-4000:]
+    returncode, log, seen = _followed(command, cluster)
+    assert returncode == 0, log[-4000:]
 
     (run,) = experiment.load(out).runs()
     assert losses(out, run.run_id)

@@ -1,0 +1,61 @@
+"""One training step of our OLMo beside transformers' OlmoForCausalLM: same weights, same tokens, one thread, bf16."""
+
+import os
+import time
+from collections.abc import Callable
+from statistics import median
+
+os.environ.update(HF_HUB_OFFLINE="1")
+
+import torch
+from transformers import OlmoConfig, OlmoForCausalLM
+
+from launch import recipes
+from training.export import hugging_face_config, to_hugging_face
+from training.model import OLMo, next_token_loss
+
+N_STEPS = 12
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    train = recipes.laptop().train
+    rows, length = train.global_batch // 2, train.sequence_length
+    tokens_BT = torch.randint(0, train.model.vocab_size, (rows, length), generator=torch.Generator().manual_seed(0))
+
+    ours = OLMo(train.model)
+    ours.initialise(0)
+    peer = OlmoForCausalLM(OlmoConfig(**hugging_face_config(train.model, 0, "bfloat16")))
+    peer.load_state_dict(to_hugging_face(ours.state_dict()), strict=False)
+    ours, peer = ours.bfloat16(), peer.bfloat16()
+
+    def our_loss() -> torch.Tensor:
+        return next_token_loss(ours(tokens_BT), tokens_BT).sum() / (rows * (length - 1))
+
+    def peer_loss() -> torch.Tensor:
+        return peer(tokens_BT, labels=tokens_BT, use_cache=False).loss
+
+    assert torch.allclose(our_loss(), peer_loss(), rtol=1e-2), (our_loss(), peer_loss())
+    seconds = _alternating([(ours, our_loss), (peer, peer_loss)])
+    n_tokens = rows * length
+    print(f"forward and backward, {train.model.n_parameters:,} parameters, {rows} × {length} tokens, bf16, one CPU thread")
+    print(f"  ours           {n_tokens / seconds[0]:8,.0f} tokens/s")
+    print(f"  transformers   {n_tokens / seconds[1]:8,.0f} tokens/s")
+    print(f"  ratio          {seconds[1] / seconds[0]:8.2f}")
+
+
+def _alternating(contenders: list[tuple[torch.nn.Module, Callable[[], torch.Tensor]]]) -> list[float]:
+    """Each contender's median seconds a step; they take turns, so that a busy moment meets both."""
+    seconds: list[list[float]] = [[] for _ in contenders]
+    for step in range(N_STEPS + 2):
+        for (model, loss), own in zip(contenders, seconds, strict=True):
+            model.zero_grad()
+            start = time.perf_counter()
+            loss().backward()
+            if step >= 2:
+                own.append(time.perf_counter() - start)
+    return [median(own) for own in seconds]
+
+
+if __name__ == "__main__":
+    main()
