@@ -58,6 +58,11 @@ class Journal:
             self.lines.append({"step": step, "held_out": part.stream, "loss": part.loss, "n_tokens": part.n_tokens})
             telemetry.emit("hormesis_held_out_loss", part.loss, run=self._run_id, stream=part.stream)
 
+    def final_loss(self, n_steps: int) -> float:
+        """The mean of the losses logged in the last tenth of the run: the very last batch may be a few rows."""
+        losses = [line["loss"] for line in self.lines if "held_out" not in line and line["step"] > 0.9 * n_steps]
+        return sum(losses) / len(losses)
+
     def publish(self) -> None:
         """Put all lines so far at runs/<run_id>/metrics.jsonl."""
         storage.write(self._uri, "".join(json.dumps(line, allow_nan=False) + "\n" for line in self.lines).encode())

@@ -69,7 +69,6 @@ class Job(NamedTuple):
 class Outcome(NamedTuple):
     """What the last step leaves for the record."""
 
-    loss: float
     held_out: tuple[HeldOutLoss, ...]
     train_seconds: float
 
@@ -127,7 +126,7 @@ def _steps(job: Job, engine: Any, checkpoints: Checkpoints, journal: Journal | N
     run, train, n_steps = job.run, job.run.train, job.run.mixture.n_steps
     batches = Batches(run.mixture, job.reader("clean", "train"), job.reader("toxic", "train"), job.place.rank, job.place.world_size)
     watch, meter = throughput.Stopwatch(job.place.device, seconds), _Meter(job, first, seconds)
-    loss, held_out = math.nan, ()
+    held_out: tuple[HeldOutLoss, ...] = ()
     watch.start()
     for batch, waited in batches.ahead(first, n_steps):
         rate, done = learning_rate(train, batch.step, n_steps), batch.step + 1
@@ -152,7 +151,7 @@ def _steps(job: Job, engine: Any, checkpoints: Checkpoints, journal: Journal | N
                 journal.publish()
             checkpoints.save(engine, done, seconds, run.run_id)
             watch.start()
-    return Outcome(loss, held_out, watch.stop())
+    return Outcome(held_out, watch.stop())
 
 
 def _step(job: Job, engine: Any, batch: Batch) -> Tensor:
@@ -197,14 +196,14 @@ def _publish(job: Job, weights: dict[str, Tensor], outcome: Outcome, journal: Jo
     """Export the model and what was seen, and write the record last."""
     assert journal is not None
     run, shape = job.run, job.run.train.model
-    n_tokens = job.tokens_before(run.mixture.n_steps)
+    n_tokens, final_loss = job.tokens_before(run.mixture.n_steps), journal.final_loss(run.mixture.n_steps)
     tokens_per_second = n_tokens / outcome.train_seconds
     facts = {
         "run": run.run_id,
         "settings digest": digest(run),
         "toxic tokens / all tokens": run.mixture.toxic_ratio,
         "training tokens": n_tokens,
-        "training loss (nats/token)": round(outcome.loss, 4),
+        "training loss (nats/token)": round(final_loss, 4),
     } | {f"held-out loss, {part.stream} (nats/token)": round(part.loss, 4) for part in outcome.held_out}
     export_sha256 = _export(job, weights, facts)
     journal.publish()
@@ -218,7 +217,7 @@ def _publish(job: Job, weights: dict[str, Tensor], outcome: Outcome, journal: Jo
         n_steps=run.mixture.n_steps,
         n_tokens=n_tokens,
         realised_toxic_ratio=run.mixture.toxic_ratio,
-        final_train_loss=outcome.loss,
+        final_train_loss=final_loss,
         held_out=outcome.held_out,
         tokens_per_second=tokens_per_second,
         mfu_ratio=job.mfu_ratio(tokens_per_second),

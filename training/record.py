@@ -28,9 +28,11 @@ class HeldOutLoss:
 
 @record
 class RunRecord:
-    """A finished run. Losses are nats per token; tokens_per_second is over the whole run, all ranks.
+    """A finished run.
 
-    peak_flops_per_second is that of one rank's `device`; mfu_ratio divides by world_size of them.
+    Losses are nats per token; final_train_loss is the mean logged in the last tenth of the steps, since the last batch may be
+    short. tokens_per_second is over the whole run, all ranks. peak_flops_per_second is that of one rank's `device`; mfu_ratio
+    divides by world_size of them.
     """
 
     format_version: int

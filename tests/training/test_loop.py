@@ -68,7 +68,7 @@ def test_four_micro_batches_and_a_padded_last_batch_train_like_plain_pytorch(pla
     made = loop.train(str(tmp_path), run)
     losses, model = plain_training(tmp_path, run)
     assert [line["loss"] for line in lines(tmp_path, run) if "grad_norm" in line] == pytest.approx(losses, rel=1e-5)
-    assert made.final_train_loss == pytest.approx(losses[-1], rel=1e-5)
+    assert made.final_train_loss == pytest.approx(losses[-1], rel=1e-5)  # of so few steps a tenth is the last
     for name, value in weights(tmp_path, run).items():
         torch.testing.assert_close(value, model.state_dict()[name], rtol=1e-4, atol=1e-5)
 
