@@ -99,7 +99,7 @@ def _refuse(error: HormesisError) -> int:
     """One line: from rank 0, and from another rank for what it may have met alone."""
     rank = int(os.environ.get("RANK", "0"))
     if rank == 0 or isinstance(error, ArtefactCorrupt | StorageError):
-        print(f"pretrain: {f'rank {rank}: ' if rank else ''}{error}", file=sys.stderr)
+        print(f"error: {f'rank {rank}: ' if rank else ''}{error}", file=sys.stderr)
     return 2
 
 

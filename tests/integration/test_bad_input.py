@@ -2,11 +2,18 @@
 
 import gzip
 import json
+import shutil
 import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from sweeps import TINY, sweep
+from sweeps import ROOT, TINY, environment, sweep
+
+from launch import experiment
 
 
 def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
@@ -116,3 +123,59 @@ def test_sequences_longer_than_the_corpus_are_refused(tmp_path, ray_address):
         **ray_address,
     )
     refused(done, "clean stream holds", "tokens short")
+
+
+def test_a_store_that_refuses_the_credentials_is_named():
+    class Refusing(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(403)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_HEAD = do_PUT = do_POST = do_GET  # the names http.server calls
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Refusing)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    endpoint = f"http://127.0.0.1:{server.server_port}"
+    done = sweep("s3://bucket/prefix", *TINY, AWS_ENDPOINT_URL=endpoint, AWS_ACCESS_KEY_ID="a", AWS_SECRET_ACCESS_KEY="b")
+    server.shutdown()
+    refused(done, "s3://bucket/prefix", "AWS_SECRET_ACCESS_KEY")
+
+
+def flip(path: Path) -> None:
+    """Change the file's middle byte."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def edit(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (lambda root, run: flip(next(root.glob("streams/clean-*/train-00000.bin"))), ["train-00000.bin", "block 0", "sha256"]),
+        (lambda root, run: flip(next(run.glob("checkpoints/*/state.safetensors"))), ["checkpoints", "verifies"]),
+        (
+            lambda root, run: edit(next(root.glob("streams/toxic-*/manifest.json")), tokenizer_fingerprint="other"),
+            ["tokenizer", "other"],
+        ),
+        (lambda root, run: edit(next(root.glob("streams/toxic-*/manifest.json")), format_version=99), ["manifest.json", "99"]),
+        (lambda root, run: next(root.glob("streams/toxic-*/manifest.json")).unlink(), ["manifest.json", "--only data"]),
+    ],
+    ids=["damaged shard", "damaged checkpoint", "another tokenizer", "another format", "no stream"],
+)
+def test_a_run_does_not_train_on_what_is_not_what_its_record_says(harm: Callable, words: list[str], finished: str, tmp_path: Path):
+    root, run = tmp_path / "out", experiment.load(finished).runs()[1]
+    shutil.copytree(finished, root, ignore=shutil.ignore_patterns("report", "eval-*", "record.json"))
+    if "block 0" in words:
+        shutil.rmtree(root / "runs" / run.run_id / "checkpoints")
+    harm(root, root / "runs" / run.run_id)
+    command = [sys.executable, "training/pretrain.py", "--out", str(root), "--run", run.run_id]
+    refused(subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=120), *words)
+    assert not (root / "runs" / run.run_id / "record.json").exists()

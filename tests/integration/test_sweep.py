@@ -5,20 +5,10 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
 from sweeps import ROOT, TINY, environment, kill_tree, losses, sweep
 
 from data_prep import storage
 from launch import experiment, state
-
-
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The object root of an undisturbed sweep."""
-    out = str(tmp_path_factory.mktemp("finished"))
-    done = sweep(out, *TINY)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return out
 
 
 def bytes_below(root: str, pattern: str) -> dict[str, bytes]:

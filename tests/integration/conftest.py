@@ -1,0 +1,13 @@
+"""One finished sweep for all who look at it, copy it or compare with it."""
+
+import pytest
+from sweeps import TINY, sweep
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The object root of an undisturbed sweep."""
+    out = str(tmp_path_factory.mktemp("finished"))
+    done = sweep(out, *TINY)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return out
