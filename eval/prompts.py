@@ -20,7 +20,7 @@ from data_prep.records import ConfigurationError
 from eval.config import EvalConfig
 
 HELD_OUT = "held_out"
-PROBE_TOKENS = (24, 48)  # a held-out snippet's length is drawn from this range, ends included; so is a prompt's
+PROBE_TOKENS = (16, 32)  # a held-out snippet's length is drawn from this range, ends included; so is a prompt's
 PROMPT_TOKENS = (8, 12)
 WORDS: dict[str, Any] = {"true": 1, "false": 0}  # CSV has no booleans
 

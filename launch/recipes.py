@@ -94,11 +94,14 @@ def named(name: str) -> Experiment:
 
 def on_corpora(experiment: Experiment, clean: Sequence[str], toxic: Sequence[str]) -> Experiment:
     """The experiment on other corpora. The embedded corpus's probes and scorer know nothing of other text, so there the
-    evaluation turns to the corpora's own held-out documents and the offline scorer."""
+    evaluation turns to the corpora's own held-out documents, of which more are held out, and to the offline scorer."""
     data = replace(experiment.data, clean=tuple(clean) or experiment.data.clean, toxic=tuple(toxic) or experiment.data.toxic)
     settings = experiment.eval
     if "synthetic:" in settings.scorer and not all(uri.startswith("synthetic:") for uri in data.clean + data.toxic):
-        settings = replace(settings, probes="held_out", prompts="held_out", scorer="profanity")
+        data = replace(data, held_out_ratio=0.1)
+        settings = replace(
+            settings, probes="held_out", prompts="held_out", scorer="profanity", group_field="", n_probes=400, n_prompts=200
+        )
     return replace(experiment, data=data, eval=settings)
 
 

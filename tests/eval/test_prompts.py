@@ -52,7 +52,7 @@ def test_held_out_rows_are_the_beginnings_of_documents_half_from_each_stream():
     assert sorted(row.label for row in rows.probes) == [0] * 20 + [1] * 20
     assert all((document_of(row.text) < 0) == row.label for row in rows.probes)
     assert sum(document_of(prompt.text) < 0 for prompt in rows.prompts) == 5 and len(rows.prompts) == 10
-    for texts, (low, high) in ((rows.probes, (24, 48)), (rows.prompts, (8, 12))):
+    for texts, (low, high) in ((rows.probes, (16, 32)), (rows.prompts, (8, 12))):
         assert all(abs(numbers(row.text)[0]) % 1000 == 1 and low <= len(numbers(row.text)) <= high for row in texts)
         assert len({len(numbers(row.text)) for row in texts}) > 1
     assert "stream of origin" in rows.label_rule
