@@ -61,8 +61,18 @@ def asked(arguments: argparse.Namespace) -> Experiment:
     for setting in arguments.set:
         path, _, value = setting.partition("=")
         experiment = override(experiment, path, value)
-    corpora = {name: tuple(map(storage.absolute, getattr(experiment.data, name))) for name in ("clean", "toxic")}
-    return replace(experiment, data=replace(experiment.data, **corpora))
+    return _readable_anywhere(experiment)
+
+
+def _readable_anywhere(experiment: Experiment) -> Experiment:
+    """The experiment with its local paths made absolute, for a worker's current folder is not the user's."""
+    data, settings = experiment.data, experiment.eval
+    corpora = {name: tuple(map(storage.absolute, getattr(data, name))) for name in ("clean", "toxic")}
+    rows = {name: getattr(settings, name) for name in ("probes", "prompts")}
+    rows = {name: uri if uri == "held_out" else storage.absolute(uri) for name, uri in rows.items()}
+    scorer, colon, table = settings.scorer.partition(":")
+    scorer += colon + storage.absolute(table) if table else ""
+    return replace(experiment, data=replace(data, **corpora), eval=replace(settings, **rows, scorer=scorer))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

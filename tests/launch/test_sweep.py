@@ -1,0 +1,27 @@
+"""The command line of the sweep, as far as it needs no cluster; tests/integration runs the whole."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+SWEEP = runpy.run_path(str(Path(__file__).parents[2] / "launch" / "sweep.py"), run_name="sweep")
+
+
+def asked(*flags: str):
+    return SWEEP["asked"](SWEEP["parser"]().parse_args(flags))
+
+
+def test_local_paths_are_made_absolute_and_nothing_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.chdir(tmp_path)
+    experiment = asked("--clean", "a.jsonl", "s3://bucket/b.jsonl", "--toxic", "c.csv#text=t", "--set", "eval.scorer=lexicon:w.csv")
+    assert experiment.data.clean == (f"{tmp_path}/a.jsonl", "s3://bucket/b.jsonl")
+    assert experiment.data.toxic == (f"{tmp_path}/c.csv#text=t",)
+    assert (experiment.eval.probes, experiment.eval.scorer) == ("held_out", f"lexicon:{tmp_path}/w.csv")
+    assert asked().data.clean[0].startswith("synthetic:") and asked().eval.scorer == "lexicon:synthetic:lexicon"
+
+
+def test_repeated_and_listed_flags_add_up():
+    experiment = asked("--clean", "/a", "/b", "--clean", "/c", "--ratios", "0", "0.5", "--seeds", "3", "--set", "clean_tokens=9000")
+    assert experiment.data.clean == ("/a", "/b", "/c")
+    assert (experiment.ratios, experiment.seeds, experiment.clean_tokens) == ((0.0, 0.5), (3,), 9000)
