@@ -26,7 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     telemetry.configure()
     try:
-        built = _build(storage.load(DataConfig, asked.config), asked.stream or ["clean", "toxic"], asked.out, asked.check)
+        built = _build(
+            storage.load(DataConfig, asked.config), asked.stream or ["clean", "toxic"], storage.absolute(asked.out), asked.check
+        )
     except records.HormesisError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

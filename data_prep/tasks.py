@@ -29,7 +29,9 @@ ENVIRONMENT = {  # read by Ray when it is imported; the caller's own settings wi
 
 @contextmanager
 def session(n_cpus: int) -> Iterator[None]:
-    """Join the cluster of RAY_ADDRESS (set within `ray job submit`), or run one on loopback while the block lasts.
+    """Use this process's Ray, or join the cluster of RAY_ADDRESS (set within `ray job submit`), or run one on loopback.
+
+    What was begun here ends with the block.
 
     n_cpus: what a cluster of our own offers at least, whatever the machine has.
     """
@@ -37,6 +39,9 @@ def session(n_cpus: int) -> Iterator[None]:
         os.environ.setdefault(name, value)
     import ray
 
+    if ray.is_initialized():
+        yield
+        return
     if os.environ.get("RAY_ADDRESS"):
         context = ray.init(logging_level=logging.WARNING)
     else:

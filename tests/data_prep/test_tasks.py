@@ -45,9 +45,9 @@ def test_the_first_error_of_ours_ends_the_others_and_arrives_as_itself(tmp_path:
         raise ConfigurationError("the disk is full of cats; remove some")
 
     def work_on(folder: str) -> None:
-        (Path(folder) / "started").touch()
         try:
-            while True:
+            (Path(folder) / "started").touch()
+            while not (Path(folder) / "ended").exists():  # Ray may miss one that it was just starting
                 time.sleep(0.01)
         finally:
             (Path(folder) / "ended").touch()
