@@ -45,6 +45,7 @@ def test_the_first_error_of_ours_ends_the_others_and_arrives_as_itself(tmp_path:
         raise ConfigurationError("the disk is full of cats; remove some")
 
     def work_on(folder: str) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # Ray cancels by it; a suite run in the background ignores it
         try:
             (Path(folder) / "started").touch()
             while not (Path(folder) / "ended").exists():  # Ray may miss one that it was just starting
