@@ -1,6 +1,4 @@
 import stat
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from itertools import product
 from pathlib import Path
 from socket import socket
@@ -167,29 +165,11 @@ def test_a_store_that_does_not_answer_is_an_error_never_a_no(at_endpoint):
             storage.exists("s3://bucket/key")
 
 
-def test_a_store_that_refuses_is_an_error_never_a_no(at_endpoint):
-    class Refusing(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(403)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        do_HEAD = do_PUT = do_POST = do_GET  # the names http.server calls
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Refusing)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    at_endpoint(f"http://127.0.0.1:{server.server_address[1]}")
-    attempts = (storage.exists, storage.read, storage.check_writable, storage.glob, lambda uri: storage.glob(uri + "*"))
-    try:
-        for attempt in attempts:
-            with pytest.raises(StorageError, match=r"s3://bucket/key.*denied.*AWS_ACCESS_KEY_ID"):
-                attempt("s3://bucket/key")
-    finally:
-        server.shutdown()
-        server.server_close()
+def test_a_store_that_refuses_is_an_error_never_a_no(at_endpoint, refusing_store: str):
+    at_endpoint(refusing_store)
+    for attempt in (storage.exists, storage.read, storage.check_writable, storage.glob, lambda uri: storage.glob(uri + "*")):
+        with pytest.raises(StorageError, match=r"s3://bucket/key.*denied.*AWS_ACCESS_KEY_ID"):
+            attempt("s3://bucket/key")
 
 
 @given(st.binary(max_size=40), st.integers(1, 16))

@@ -5,9 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -125,23 +123,8 @@ def test_sequences_longer_than_the_corpus_are_refused(tmp_path, ray_address):
     refused(done, "clean stream holds", "tokens short")
 
 
-def test_a_store_that_refuses_the_credentials_is_named():
-    class Refusing(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(403)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        do_HEAD = do_PUT = do_POST = do_GET  # the names http.server calls
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Refusing)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    endpoint = f"http://127.0.0.1:{server.server_port}"
-    done = sweep("s3://bucket/prefix", *TINY, AWS_ENDPOINT_URL=endpoint, AWS_ACCESS_KEY_ID="a", AWS_SECRET_ACCESS_KEY="b")
-    server.shutdown()
+def test_a_store_that_refuses_the_credentials_is_named(refusing_store):
+    done = sweep("s3://bucket/prefix", *TINY, AWS_ENDPOINT_URL=refusing_store, AWS_ACCESS_KEY_ID="a", AWS_SECRET_ACCESS_KEY="b")
     refused(done, "s3://bucket/prefix", "AWS_SECRET_ACCESS_KEY")
 
 
