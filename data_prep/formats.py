@@ -134,7 +134,7 @@ def _parquet(stream: IO[bytes], uri: str) -> Iterator[Row]:
             for content in _batch_columns(batch):
                 yield Row(number, number + 1, content)
                 number += 1
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:  # the last from a column's name
         raise ArtefactCorrupt(f"{uri} is not a whole Parquet file ({error}); fetch it again") from error
 
 
