@@ -77,8 +77,12 @@ def decode_index(content: bytes, uri: str) -> Index:
             f"{uri}: not a Megatron index of uint16 or int32 tokens: magic {magic!r}, version {version}, dtype code {code}, "
             f"{len(content):,} bytes of {expected:,}; build the stream again"
         )
-    ends = np.concatenate([[0], np.cumsum(np.frombuffer(content, "<i4", n_sequences, HEADER.size), dtype=np.int64)])
+    lengths = np.frombuffer(content, "<i4", n_sequences, HEADER.size).astype(np.int64)
+    pointers = np.frombuffer(content, "<i8", n_sequences, HEADER.size + 4 * n_sequences)
     bounds = np.frombuffer(content, "<i8", n_bounds, HEADER.size + 12 * n_sequences)
+    ends = np.concatenate([[0], np.cumsum(lengths)])
+    if (lengths < 0).any() or not np.array_equal(pointers, ends[:-1] * np.dtype(dtype).itemsize):
+        raise ArtefactCorrupt(f"{uri}: the sequences do not lie end to end from the start of the .bin; build the stream again")
     if bounds[0] != 0 or bounds[-1] != n_sequences or (np.diff(bounds) < 0).any():
         raise ArtefactCorrupt(f"{uri}: the documents do not partition the {n_sequences:,} sequences; build the stream again")
     return Index(dtype, np.diff(ends[bounds]))  # type: ignore[arg-type]
