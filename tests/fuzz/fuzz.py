@@ -14,7 +14,7 @@ from pathlib import Path
 import targets
 
 CORPUS = Path(__file__).parent / "corpus"
-LIMITS = ["-timeout=10", "-rss_limit_mb=2048", "-max_len=4096", "-print_final_stats=1"]
+LIMITS = ["-timeout=10", "-rss_limit_mb=2048", "-max_len=8192", "-print_final_stats=1"]
 
 
 def fuzz(name: str, runs: int, seed: int) -> None:
@@ -23,6 +23,7 @@ def fuzz(name: str, runs: int, seed: int) -> None:
 
     import atheris
 
+    atheris.enabled_hooks.add("RegEx")
     with atheris.instrument_imports(include=["data_prep"]):
         for loaded in [module for module in sys.modules if module.split(".")[0] in ("data_prep", "targets")]:
             del sys.modules[loaded]  # so that they come back instrumented

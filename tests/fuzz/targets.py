@@ -4,6 +4,7 @@ A target takes any bytes and returns nothing. `fuzz.py` feeds it by coverage, te
 """
 
 import gzip
+import io
 import json
 from collections.abc import Callable
 
@@ -98,7 +99,7 @@ def undo_html(content: bytes) -> None:
 
 def clean(content: bytes) -> None:
     """Never raises, and cleaning twice is cleaning once."""
-    text = content.decode("utf-8", "surrogatepass" if content[:1] == b"\x00" else "replace") if content else ""
+    text = content.decode("utf-8", "surrogateescape")  # bad bytes become lone surrogates, which no text may keep
     once = cleaning.clean(text, CLEANING)
     assert (once.text is None) == bool(once.reason), once
     if once.text is not None:
@@ -145,7 +146,7 @@ def seeds(name: str) -> list[bytes]:
         "threads": [thread, b'{"posts": []}\n', b'{"posts": [{"com": null}]}\n', b'{"posts": "no list"}\n'],
         "csv": [b'text,id\r\n"a ""b"", c\nd",1\r\ne,2\r\n', b"\xef\xbb\xbftext\na\nb,c\n", b"text\n\xff\n"],
         "plain_text": [b"a\n<|endoftext|>\nb\n", b"<|endoftext|>\n", "\u00e4".encode()],
-        "parquet": [_parquet_seed()],
+        "parquet": _parquet_seeds(),
         "gz": [gzip.compress(b"a\n<|endoftext|>\nb\n"), gzip.compress(b"a") + gzip.compress(b"b")],
         "zst": [zstandard.compress(b"a\n<|endoftext|>\nb\n"), zstandard.compress(b"a") + zstandard.compress(b"b")],
         "undo_html": [b'a &gt;&gt;1<br><wbr>b <span class="quote">&gt;c</span> &amp;lt; &#039; <a href="#p1">x</a>', b"1 < 2 > 0"],
@@ -156,10 +157,17 @@ def seeds(name: str) -> list[bytes]:
     return of[name]
 
 
-def _parquet_seed() -> bytes:
+def _parquet_seeds() -> list[bytes]:
     import pyarrow as pa
+    from pyarrow import parquet
 
-    return shards.parquet_bytes(pa.table({"text": ["a", "b", None], "n": [1, 2, 3], "l": [["x"], [], None]}))
+    when = pa.array([0, 10**12, None], pa.timestamp("ms"))
+    words = pa.array(["x", None, "x"]).dictionary_encode()
+    columns = {"text": ["a", "b", None], "n": [1, 2, 3], "l": [["x"], [], None], "b": [b"\xff", b"", None], "t": when, "d": words}
+    buffers = [io.BytesIO(), io.BytesIO()]
+    for buffer, compression in zip(buffers, ("none", "snappy"), strict=True):
+        parquet.write_table(pa.table(columns), buffer, compression=compression)
+    return [buffer.getvalue() for buffer in buffers]
 
 
 def _index_seeds() -> list[bytes]:
