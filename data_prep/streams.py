@@ -53,9 +53,13 @@ def build(config: DataConfig, stream: StreamName, root: str) -> Manifest:
     record_uri = storage.join(uri, manifest.NAME)
     engine = vocabulary.build_tokenizer(config, root)
     if not storage.exists(record_uri):
-        made = _first_pass(config, stream, root, engine)
-        written = _second_pass(config, stream, root, engine, made)
-        storage.save(_manifest(config, stream, engine, made, written), record_uri)
+        try:
+            made = _first_pass(config, stream, root, engine)
+            written = _second_pass(config, stream, root, engine, made)
+            storage.save(_manifest(config, stream, engine, made, written), record_uri)
+        except (ArtefactMissing, ArtefactCorrupt):
+            if not storage.exists(record_uri):  # else another build has finished it meanwhile, and removed the units
+                raise
     known = manifest.load(uri)
     _check_manifest(known, record_uri, config, engine)
     for leftover in storage.glob(storage.join(root, layout.units_uri(config, stream), "**")):

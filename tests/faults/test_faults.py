@@ -4,8 +4,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from data_prep import streams
+from data_prep.config import DataConfig, TokenizerConfig
 
 MATRIX = Path(__file__).parent / "matrix.py"
 ROWS = [
@@ -29,3 +33,23 @@ def results() -> dict[str, dict]:
 @pytest.mark.parametrize("row", ROWS)
 def test_what_was_disturbed_ends_identical_or_with_a_clear_error_and_then_identical(row: str, results: dict[str, dict]) -> None:
     assert results[row]["outcome"] != "bad", results[row]["detail"]
+
+
+def test_a_build_that_another_one_overtakes_takes_the_stream_of_the_other(
+    tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = DataConfig(
+        clean=("synthetic:clean?documents=60&seed=0&parts=2",),
+        toxic=("synthetic:toxic?documents=30&seed=0&parts=1",),
+        tokenizer=TokenizerConfig(source="train", vocab_size=300, train_bytes=20_000),
+        held_out_ratio=0.2,
+    )
+    second_pass, others = streams._second_pass, []
+
+    def overtaken(*arguments: Any) -> Any:
+        monkeypatch.setattr(streams, "_second_pass", second_pass)
+        others.append(streams.build(config, "clean", str(tmp_path)))  # ends, and removes the units
+        return second_pass(*arguments)
+
+    monkeypatch.setattr(streams, "_second_pass", overtaken)
+    assert streams.build(config, "clean", str(tmp_path)) == others[0]
