@@ -23,7 +23,6 @@ def fuzz(name: str, runs: int, seed: int) -> None:
 
     import atheris
 
-    atheris.enabled_hooks.add("RegEx")
     with atheris.instrument_imports(include=["data_prep"]):
         for loaded in [module for module in sys.modules if module.split(".")[0] in ("data_prep", "targets")]:
             del sys.modules[loaded]  # so that they come back instrumented
