@@ -141,12 +141,14 @@ def _parquet(stream: IO[bytes], uri: str) -> Iterator[Row]:
 def _batch_columns(batch: Any) -> Iterator[dict[str, Any] | str]:
     try:
         yield from batch.to_pylist()
-    except UnicodeDecodeError:  # one bad row fails the batch: find it
+    except (ValueError, OverflowError):  # one bad row fails the batch: find it
         for at in range(batch.num_rows):
             try:
                 yield batch.slice(at, 1).to_pylist()[0]
             except UnicodeDecodeError:
                 yield "is not UTF-8"
+            except (ValueError, OverflowError) as error:
+                yield f"has a value that Python has not ({error})"  # a date beyond the year 9999
 
 
 class _Zstd(io.RawIOBase):
