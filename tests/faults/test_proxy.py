@@ -1,0 +1,117 @@
+import http.client
+import os
+import random
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from proxy import FAULTS, OF_BODIES, Fault, Proxy
+
+from data_prep import storage
+
+CONTENT = bytes(range(200))
+
+
+@pytest.fixture
+def proxy(s3_server: str, tmp_path: Path) -> Iterator[Proxy]:
+    """A proxy before the S3 server, with an object in its bucket; the clients of this process go through it."""
+    with Proxy(os.environ["AWS_ENDPOINT_URL"]) as proxy, pytest.MonkeyPatch.context() as patch:
+        storage.write(f"{s3_server}/{tmp_path.name}/object", CONTENT)
+        patch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        storage._filesystem.cache_clear()
+        yield proxy
+    storage._filesystem.cache_clear()
+
+
+@pytest.fixture
+def root(s3_server: str, tmp_path: Path) -> str:
+    return f"{s3_server}/{tmp_path.name}"
+
+
+def get(proxy: Proxy, root: str) -> bytes:
+    with urllib.request.urlopen(f"{proxy.url}/{root.removeprefix('s3://')}/object", timeout=5) as answer:
+        return answer.read()
+
+
+def test_without_a_fault_everything_passes_and_is_counted(proxy: Proxy, root: str) -> None:
+    storage.write(f"{root}/a", b"first")
+    assert storage.read(f"{root}/a", 1, 3) == b"ir"
+    assert storage.glob(f"{root}/*") == [f"{root}/a", f"{root}/object"]
+    storage.delete(f"{root}/a")
+    assert not storage.exists(f"{root}/a")
+    counts = proxy.counts
+    assert (counts["PUT"], counts["GET"], counts["DELETE"]) == (1, 1, 1) and counts["LIST"] >= 1
+    assert not proxy.injected
+
+
+@pytest.mark.parametrize(
+    ("kind", "seen"),
+    [
+        ("slow_down", urllib.error.HTTPError),
+        ("reset", ConnectionResetError),
+        ("lost_answer", ConnectionResetError),
+        ("reset_in_body", (ConnectionResetError, http.client.IncompleteRead)),
+        ("truncated", http.client.IncompleteRead),
+        ("stalled", TimeoutError),
+    ],
+)
+def test_a_client_without_retries_sees_the_fault(
+    proxy: Proxy, root: str, kind: str, seen: type[Exception] | tuple[type[Exception], ...]
+) -> None:
+    proxy.inject(Fault(kind, rate=1))
+    with pytest.raises(seen):
+        get(proxy, root)
+    assert proxy.injected[kind] == 1
+    proxy.inject(None)
+    assert get(proxy, root) == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("kind", "seen"),
+    [("short", CONTENT[:100]), ("slow", CONTENT), ("latency", CONTENT), ("garbled", CONTENT[:100] + b"\x65" + CONTENT[101:])],
+)
+def test_a_client_gets_what_the_fault_leaves(proxy: Proxy, root: str, kind: str, seen: bytes) -> None:
+    proxy.inject(Fault(kind, rate=1))
+    assert get(proxy, root) == seen
+    assert proxy.injected[kind] == 1
+
+
+def test_a_stale_listing_lacks_what_was_just_written(proxy: Proxy, root: str) -> None:
+    storage.write(f"{root}/new", b"")
+    proxy.inject(Fault("stale_list", rate=1))
+    assert storage.glob(f"{root}/*") == [f"{root}/object"]
+    proxy.inject(None)
+    assert storage.glob(f"{root}/*") == [f"{root}/new", f"{root}/object"]
+
+
+def test_a_duplicate_put_arrives_after_a_later_one(proxy: Proxy, root: str) -> None:
+    proxy.inject(Fault("duplicate", rate=1, limit=1))
+    storage.write(f"{root}/twice", b"old")
+    storage.write(f"{root}/twice", b"new")
+    proxy.inject(None)  # waits for it
+    assert storage.read(f"{root}/twice") == b"old"
+
+
+def test_the_same_requests_meet_the_same_faults_in_any_order() -> None:
+    def hit(order: list[str]) -> set[str]:
+        proxy = Proxy("http://127.0.0.1:1")
+        proxy.inject(Fault("reset", rate=0.3, seed=5))
+        found = {asked for asked in order if proxy.fault_of("GET", asked)}
+        proxy._server.server_close()
+        return found
+
+    names = [f"GET /bucket/{i}" for i in range(200)]
+    assert hit(names) == hit(random.Random(0).sample(names, len(names)))
+    assert 30 < len(hit(names)) < 90
+
+
+def test_body_faults_hit_only_what_has_a_body() -> None:
+    proxy = Proxy("http://127.0.0.1:1")
+    for kind in FAULTS:
+        proxy.inject(Fault(kind, rate=1))
+        hit = {method for method in ("GET", "LIST", "HEAD", "PUT", "DELETE") if proxy.fault_of(method, method)}
+        expected = {"duplicate": {"PUT"}, "stale_list": {"LIST"}} | {body: {"GET", "LIST"} for body in OF_BODIES}
+        assert hit == expected.get(kind, {"GET", "LIST", "HEAD", "PUT", "DELETE"}), kind
+    proxy._server.server_close()
