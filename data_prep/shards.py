@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
-from data_prep import storage
+from data_prep import storage, telemetry
 from data_prep.manifest import Manifest, Shard
 from data_prep.records import ArtefactCorrupt
 
@@ -150,10 +150,14 @@ def _check_block(tokens: np.ndarray, block: int, ends: np.ndarray, uri: str, man
 
 
 def read_block(uri: str, shard: Shard, block: int) -> bytes:
-    """Block `block` of the .bin at `uri`, verified."""
-    start = block * storage.BLOCK_BYTES
-    content = storage.read(uri, start, min(start + storage.BLOCK_BYTES, shard.n_bytes))
-    storage.verify_block(content, shard.block_sha256[block], uri, block)
+    """Block `block` of the .bin at `uri`, verified; what does not fit is read once more, for bytes can be hurt on the way."""
+    start, expected = block * storage.BLOCK_BYTES, shard.block_sha256[block]
+    end = min(start + storage.BLOCK_BYTES, shard.n_bytes)
+    content = storage.read(uri, start, end)
+    if hashlib.sha256(content).hexdigest() != expected:
+        telemetry.emit("hormesis_storage_retries", 1, reason="checksum")
+        content = storage.read(uri, start, end)
+        storage.verify_block(content, expected, uri, block)
     return content
 
 

@@ -118,7 +118,7 @@ def test_blocks_are_fetched_once_when_a_batch_is_read_in_any_order(tmp_path: Pat
     fetched = []
     whole_read = storage.read
     monkeypatch.setattr(storage, "read", lambda uri, start=None, end=None: fetched.append(start) or whole_read(uri, start, end))
-    reader = SequenceReader(str(tmp_path), manifest, "train", 4, cached_blocks=1)
+    reader = SequenceReader(str(tmp_path), manifest, "train", 4)
     reader.read(np.random.default_rng(0).permutation(reader.n_sequences))
     assert fetched == list(range(0, 2 * (reader.n_sequences * 4), 16))
 
