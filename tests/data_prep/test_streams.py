@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep import build_streams, corpora, layout, manifest, records, shards, storage, streams, tasks, units, vocabulary
+from data_prep import build_streams, corpora, layout, manifest, reader, records, shards, storage, streams, tasks, units, vocabulary
 from data_prep.config import CleaningConfig, DataConfig, TokenizerConfig
 from data_prep.manifest import Manifest
 from data_prep.records import ArtefactCorrupt, ConfigurationError
@@ -53,7 +53,7 @@ def test_every_document_is_in_exactly_one_split_with_its_text_and_its_origin(roo
     texts = {(s.uri, d.row): d.text for s in corpora.expand(CONFIG.clean) for d in corpora.read(s)}
     found: dict[tuple[str, int], str] = {}
     for split in ("train", "held_out"):
-        rows, documents = provenance(uri, known, split), shards.read_documents(uri, known, split, 1000)
+        rows, documents = provenance(uri, known, split), reader.read_documents(uri, known, split, 1000)
         assert [row["n_tokens"] for row in rows] == [len(ids) + 1 for ids in documents]
         found |= {(row["uri"], row["row"]): engine.decode(ids) for row, ids in zip(rows, documents, strict=True)}
     assert len(provenance(uri, known, "held_out")) + len(provenance(uri, known, "train")) == len(texts) == known.n_documents == 90
@@ -240,6 +240,6 @@ def test_the_entry_builds_prints_a_table_and_turns_our_errors_into_one_line(
 
 def test_windows_of_a_built_stream_are_its_documents_laid_end_to_end(root: Path) -> None:
     uri, known, engine = built(root)
-    reader = shards.SequenceReader(uri, known, "train", 64)
-    flat = np.concatenate([np.append(ids, engine.eos_id) for ids in shards.read_documents(uri, known, "train", 1000)])
-    assert np.array_equal(reader.read(np.arange(reader.n_sequences)).reshape(-1), flat[: reader.n_sequences * 64])
+    windows = reader.SequenceReader(uri, known, "train", 64)
+    flat = np.concatenate([np.append(ids, engine.eos_id) for ids in reader.read_documents(uri, known, "train", 1000)])
+    assert np.array_equal(windows.read(np.arange(windows.n_sequences)).reshape(-1), flat[: windows.n_sequences * 64])
