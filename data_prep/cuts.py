@@ -73,9 +73,7 @@ def n_buckets(n_tokens: int, config: DataConfig) -> int:
 def histogram(keys: np.ndarray, n_tokens: np.ndarray, split: Split, n_buckets: int, config: DataConfig) -> np.ndarray:
     """Tokens in each bucket of the split, [n_buckets] int64."""
     edges = edges_of(split, n_buckets, config)
-    inside = keys >= np.uint64(edges[0])
-    if split == "held_out":
-        inside = keys < np.uint64(edges[-1])
+    inside = keys < np.uint64(edges[-1]) if split == "held_out" else keys >= np.uint64(edges[0])
     bucket = np.searchsorted(np.array(edges[1:-1], np.uint64), keys[inside], side="right")
     return np.bincount(bucket, weights=n_tokens[inside], minlength=n_buckets).astype(np.int64)  # exact below 2^53
 

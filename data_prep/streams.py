@@ -96,9 +96,7 @@ def _build(config: DataConfig, stream: StreamName, root: str, engine: Tokenizer)
     staying = _without_copies(config, stream, root, made)
     written = _second_pass(config, stream, root, engine, made, staying)
     known = _manifest(config, stream, engine, made, staying, written)
-    dropped = (
-        (one.uri, [*one.unit.samples, *stays.samples], one.unit.bad_rows) for one, stays in zip(made, staying, strict=True)
-    )
+    dropped = ((one.uri, [*one.unit.samples, *stays.samples], one.unit.bad_rows) for one, stays in zip(made, staying, strict=True))
     storage.write(storage.join(uri, drops.NAME), drops.encode(dropped))
     storage.save(known, storage.join(uri, manifest.NAME))
 
@@ -164,7 +162,9 @@ def _without_copies(config: DataConfig, stream: StreamName, root: str, made: lis
             pass
     n_buckets = cuts.n_buckets(sum(one.unit.n_tokens for one in made), config)
     jobs = [
-        tasks.Job(f"count {stream} {posixpath.basename(one.uri)}", _settle, (unit, one, files, name, config, n_buckets), one.unit.n_tokens)
+        tasks.Job(
+            f"count {stream} {posixpath.basename(one.uri)}", _settle, (unit, one, files, name, config, n_buckets), one.unit.n_tokens
+        )
         for unit, one in enumerate(in_order)
     ]
     found = dict[str, _Staying]()
@@ -184,10 +184,13 @@ def _second_pass(
     uri, folder = (storage.join(root, part(config, stream)) for part in (layout.stream_uri, layout.units_uri))
     identity = _identity(made)
     runs = ray.put(list(_runs(made, staying, f"losers-{identity}")))
-    wanted = [cut for split in SPLITS for cut in cuts.of_split(sum(one.buckets[split] for one in staying), split, config)]
+    wanted = [
+        cut for split in SPLITS for cut in cuts.of_split(np.sum([one.buckets[split] for one in staying], axis=0), split, config)
+    ]
     dtype = shards.dtype_for(engine.n_ids)
     jobs = [
-        tasks.Job(f"shard {stream} {cut.name}", _make_shard, (cut, runs, identity, dtype, uri, folder), cut.n_tokens) for cut in wanted
+        tasks.Job(f"shard {stream} {cut.name}", _make_shard, (cut, runs, identity, dtype, uri, folder), cut.n_tokens)
+        for cut in wanted
     ]
     written: dict[str, Shard] = {}
     for shard in tasks.run(jobs, f"shard {stream}", "tokens"):
@@ -286,14 +289,12 @@ def _engine(uri: str, config: TokenizerConfig) -> Tokenizer:
     return tokenizer.load(uri, config)
 
 
-def _settle(
-    number: int, one: _Made, loser_files: list[str], name: str, config: DataConfig, n_buckets: int
-) -> tuple[str, _Staying]:
+def _settle(number: int, one: _Made, loser_files: list[str], name: str, config: DataConfig, n_buckets: int) -> tuple[str, _Staying]:
     """What stays of unit `number` without its copies; which go is published beside each segment that loses one."""
     lost = losers.of_unit(loser_files, number) if loser_files else None
     totals, losing = Counter[str](), list[int]()
     dropped, samples = Counter[str](), drops.Samples()
-    buckets = {split: np.zeros(n_buckets, np.int64) for split in SPLITS}
+    buckets: dict[Split, np.ndarray] = {split: np.zeros(n_buckets, np.int64) for split in SPLITS}
     for i, segment in enumerate(one.unit.segments):
         if not segment.n_documents:
             continue

@@ -103,8 +103,8 @@ class Tokenizer:
             near = self.decode(expected[at : at + 4])[:SHOWN_CHARS]
             raise EnginesDiffer(
                 f"{self.engine} and tokenizers disagree at id {at} of a document of {len(expected):,} ids (near {near!r}): "
-                f"got {got[at : at + 3]}, expected {expected[at : at + 3]}; report it; data.on_tokenizer_difference=fall_back goes on with "
-                "tokenizers"
+                f"got {got[at : at + 3]}, expected {expected[at : at + 3]}; report it, "
+                "and set data.on_tokenizer_difference=fall_back to go on with tokenizers"
             )
 
     def _try_literal(self, eos: str, where: str) -> None:

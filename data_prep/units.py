@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from data_prep import cleaning, corpora, decontamination, drops, duplicates, randomness, segments, shards, storage, telemetry
+from data_prep import cleaning, corpora, drops, duplicates, randomness, segments, shards, storage, telemetry
 from data_prep.config import DataConfig
 from data_prep.corpora import Document
 from data_prep.decontamination import NGrams
@@ -212,12 +212,12 @@ def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
 def _cleaned(batch: list[Document], task: Task, tally: _Tally) -> _Kept:
     kept, chosen = _Kept([], []), task.config.cleaning
     for document in batch:
-        text, reason = cleaning.clean(document.text, chosen)
-        if text is None:
-            tally.drop(reason, document, document.text)
+        cleaned = cleaning.clean(document.text, chosen, document.scores)
+        if cleaned.text is None:
+            tally.drop(cleaned.reason, document, document.text)
         else:
             kept.documents.append(document)
-            kept.texts.append(text)
+            kept.texts.append(cleaned.text)
     if task.evaluation is None or not kept.texts:
         return kept
     hits = task.evaluation.hits(kept.texts)
@@ -234,7 +234,9 @@ def _tokenized(kept: _Kept, n_before: int, task: Task) -> _Batch:
     ends = np.cumsum(lengths)
     for at in {*range(min(FIRST_CHECKED - n_before, len(texts))), *range(-n_before % every, len(texts), every)}:
         task.tokenizer.check_sample(texts[at], ids[ends[at] - lengths[at] : ends[at]])
-    tokens = np.full(len(ids) + len(texts), task.tokenizer.eos_id, np.dtype(shards.dtype_for(task.tokenizer.n_ids)).newbyteorder("<"))
+    tokens = np.full(
+        len(ids) + len(texts), task.tokenizer.eos_id, np.dtype(shards.dtype_for(task.tokenizer.n_ids)).newbyteorder("<")
+    )
     is_text = np.ones(len(tokens), bool)
     is_text[ends + np.arange(len(texts))] = False
     tokens[is_text] = ids
