@@ -18,6 +18,7 @@ verified could change under it.
 import os
 from concurrent.futures import Future
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -76,14 +77,11 @@ def read_documents(stream_uri: str, manifest: Manifest, split: Split, limit: int
     """The ids (int64, without eos) of the first `limit` documents of a split, in stream order."""
     blocks, documents = _Blocks(stream_uri, manifest, split, ahead=0, cache=None), []
     start = 0
-    for shard in manifest.shards(split):
-        for length in shards.read_index(stream_uri, shard, manifest).lengths:
-            if len(documents) == limit:
-                return documents
-            ids = np.empty(int(length), dtype=np.int64)
-            blocks.copy(start, ids)
-            documents.append(ids[:-1])
-            start += int(length)
+    for length in islice(shards.document_lengths(stream_uri, manifest, split), limit):
+        ids = np.empty(length, dtype=np.int64)
+        blocks.copy(start, ids)
+        documents.append(ids[:-1])
+        start += length
     return documents
 
 

@@ -1,7 +1,8 @@
 """Megatron .bin/.idx shards: the format, write, verify
 
 The format is megatron-core's indexed dataset, version 1, written and read by our own few lines, so that a GPU host reads
-tokens with numpy alone and any Megatron-style trainer can read them too. We write one sequence per document:
+tokens with numpy alone and any Megatron-style trainer can read them too. We write one sequence per document, or per piece
+of one where a shard's end cuts it:
 
     .bin   tokens of document 0 … eos, tokens of document 1 … eos, …            uint16 or int32, no header
     .idx   "MMIDIDX\\0\\0" · u64 1 · u8 dtype code · u64 S sequences · u64 D + 1
@@ -12,13 +13,14 @@ Megatron itself chooses uint16 below 65,500 ids; its reader takes the type from 
 
 import hashlib
 import struct
+from collections.abc import Iterator
 from io import BytesIO
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
 from data_prep import storage, telemetry
-from data_prep.manifest import Manifest, Shard
+from data_prep.manifest import Manifest, Shard, Split
 from data_prep.records import ArtefactCorrupt
 
 if TYPE_CHECKING:
@@ -80,11 +82,20 @@ def decode_index(content: bytes, uri: str) -> Index:
     return Index(dtype, np.diff(ends[bounds]))  # type: ignore[arg-type]
 
 
-def write_shard(stream_uri: str, name: str, tokens: np.ndarray, lengths: np.ndarray, documents: "pyarrow.Table") -> Shard:
-    """Publish `<name>.bin`, `.idx` and `.documents.parquet`; tokens [N] uint16 or int32, lengths [D] (eos included)."""
+def write_shard(
+    stream_uri: str, name: str, tokens: np.ndarray, lengths: np.ndarray, documents: "pyarrow.Table", n_continued_tokens: int = 0
+) -> Shard:
+    """Publish `<name>.bin`, `.idx` and `.documents.parquet`.
+
+    tokens: [N] uint16 or int32. lengths: of the pieces of documents in here (eos included where a document ends); the first
+    piece is no document of this shard's if `n_continued_tokens` says that it began in an earlier one. documents: a row for
+    each that begins here.
+    """
     dtype: TokenDtype = tokens.dtype.name  # type: ignore[assignment]
     assert dtype in DTYPE_CODES, tokens.dtype
-    assert int(lengths.sum()) == len(tokens) and len(lengths) == documents.num_rows, (len(tokens), len(lengths), documents.num_rows)
+    n_begun = len(lengths) - bool(n_continued_tokens)
+    assert int(lengths.sum()) == len(tokens) and n_begun == documents.num_rows, (len(tokens), len(lengths), documents.num_rows)
+    assert not n_continued_tokens or lengths[0] == n_continued_tokens, (n_continued_tokens, lengths[:1])
     content = np.ascontiguousarray(tokens).astype(tokens.dtype.newbyteorder("<"), copy=False).data
     index, provenance = encode_index(lengths, dtype), parquet_bytes(documents)
     storage.write(storage.join(stream_uri, f"{name}.bin"), bytes(content))
@@ -93,7 +104,8 @@ def write_shard(stream_uri: str, name: str, tokens: np.ndarray, lengths: np.ndar
     return Shard(
         name=name,
         n_tokens=len(tokens),
-        n_documents=len(lengths),
+        n_documents=n_begun,
+        n_continued_tokens=n_continued_tokens,
         n_bytes=tokens.nbytes,
         block_sha256=storage.block_sha256(content),
         idx_sha256=hashlib.sha256(index).hexdigest(),
@@ -113,10 +125,12 @@ def parquet_bytes(table: "pyarrow.Table", *, row_group_size: int = 1 << 16) -> b
 def verify(stream_uri: str, manifest: Manifest) -> None:
     """Read the whole stream and raise ArtefactCorrupt at the first byte, count or document end that its manifest denies."""
     for split in ("train", "held_out"):
-        for shard in manifest.shards(split):
+        for number, shard in enumerate(manifest.shards(split)):
             uri = storage.join(stream_uri, f"{shard.name}.bin")
             _check_beside(stream_uri, shard)
             ends = np.cumsum(read_index(stream_uri, shard, manifest).lengths) - 1
+            if _goes_on(manifest.shards(split), number):
+                ends = ends[:-1]
             for block in range(len(shard.block_sha256)):
                 tokens = np.frombuffer(read_block(uri, shard, block), np.dtype(manifest.dtype).newbyteorder("<"))
                 _check_block(tokens, block, ends, uri, manifest)
@@ -131,6 +145,21 @@ def check_shard(stream_uri: str, shard: Shard) -> None:
     _check_beside(stream_uri, shard)
     for block in range(len(shard.block_sha256)):
         read_block(uri, shard, block)
+
+
+def document_lengths(stream_uri: str, manifest: Manifest, split: Split) -> Iterator[int]:
+    """The length of each whole document (eos included), pieces joined; an index is read when it is needed."""
+    begun, shards = 0, manifest.shards(split)
+    for number, shard in enumerate(shards):
+        lengths = read_index(stream_uri, shard, manifest).lengths.tolist()
+        lengths[0] += begun
+        begun = lengths.pop() if _goes_on(shards, number) else 0
+        yield from lengths
+
+
+def _goes_on(shards: tuple[Shard, ...], number: int) -> bool:
+    """Whether the last piece of a shard is continued in the next."""
+    return number + 1 < len(shards) and shards[number + 1].n_continued_tokens > 0
 
 
 def _check_beside(stream_uri: str, shard: Shard) -> None:
@@ -173,7 +202,9 @@ def read_index(stream_uri: str, shard: Shard, manifest: Manifest) -> Index:
     index = decode_index(content, uri)
     if index.dtype != manifest.dtype:
         raise ArtefactCorrupt(f"{uri}: tokens are {index.dtype}, the manifest says {manifest.dtype}; build the stream again")
-    _expect(uri, "documents", shard.n_documents, len(index.lengths))
+    _expect(uri, "documents", shard.n_documents + bool(shard.n_continued_tokens), len(index.lengths))
+    if shard.n_continued_tokens:
+        _expect(uri, "continued tokens", shard.n_continued_tokens, int(index.lengths[0]))
     _expect(uri, "tokens", shard.n_tokens, int(index.lengths.sum()))
     return index
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep import shards, storage
+from data_prep import reader, shards, storage
 from data_prep.manifest import Manifest, Shard
 from data_prep.records import ArtefactCorrupt
 
@@ -85,8 +85,8 @@ def test_documents_of_any_sequences_that_megatron_wrote_are_read(
     joined = [[*(token for sequence in document for token in sequence), EOS] for document in documents]
     written_by_megatron(folder, [[*document, [EOS]] for document in documents], dtype)
     known = described(folder, dtype)
-    assert [ids.tolist() for ids in shards.read_documents(str(folder), known, "train", 100)] == [ids[:-1] for ids in joined]
-    windows = shards.SequenceReader(str(folder), known, "train", 1)
+    assert [ids.tolist() for ids in reader.read_documents(str(folder), known, "train", 100)] == [ids[:-1] for ids in joined]
+    windows = reader.SequenceReader(str(folder), known, "train", 1)
     assert windows.read(np.arange(windows.n_sequences)).reshape(-1).tolist() == [token for ids in joined for token in ids]
 
 
@@ -125,8 +125,8 @@ def test_an_empty_document_of_megatrons_has_no_tokens_and_moves_no_other(tmp_pat
     builder.finalize(str(tmp_path / "train-00000.idx"))
     found = shards.decode_index((tmp_path / "train-00000.idx").read_bytes(), "train-00000.idx")
     assert (found.dtype, found.lengths.tolist()) == (dtype, [2, 0, 0, 1])
-    reader = shards.SequenceReader(str(tmp_path), described(tmp_path, dtype), "train", 3)
-    assert reader.read(np.array([0])).tolist() == [[10, EOS, EOS]]
+    windows_of = reader.SequenceReader(str(tmp_path), described(tmp_path, dtype), "train", 3)
+    assert windows_of.read(np.array([0])).tolist() == [[10, EOS, EOS]]
 
 
 @DTYPES
@@ -138,8 +138,8 @@ def test_a_file_of_no_documents_is_read_on_both_sides(tmp_path: Path, dtype: sha
     ours, theirs = ((tmp_path / name / "train-00000.idx").read_bytes() for name in ("ours", "theirs"))
     assert ours == theirs
     known = described(tmp_path / "theirs", dtype)
-    assert shards.read_documents(str(tmp_path / "theirs"), known, "train", 9) == []
-    assert shards.SequenceReader(str(tmp_path / "theirs"), known, "train", 4).n_sequences == 0
+    assert reader.read_documents(str(tmp_path / "theirs"), known, "train", 9) == []
+    assert reader.SequenceReader(str(tmp_path / "theirs"), known, "train", 4).n_sequences == 0
     assert len(indexed.IndexedDataset(str(tmp_path / "ours" / "train-00000"), mmap=False)) == 0
 
 
@@ -184,12 +184,12 @@ def test_documents_on_both_sides_of_two_gib_are_where_either_index_says(tmp_path
         idx_sha256=hashlib.sha256(ours).hexdigest(),
         documents_sha256="",
     )
-    reader = shards.SequenceReader(uri, manifest_of(shard, dtype), "train", 4)
+    windows_of = reader.SequenceReader(uri, manifest_of(shard, dtype), "train", 4)
     flat = [token for ids in tail for token in ids]
     first = before // 4
-    windows = reader.read(np.arange(first, reader.n_sequences)).reshape(-1).tolist()
+    windows = windows_of.read(np.arange(first, windows_of.n_sequences)).reshape(-1).tolist()
     assert before % 4 == 0 and windows == flat[: len(windows)] and len(flat) - len(windows) < 4
-    assert reader.read(np.array([0, first - 1])).tolist() == [[0] * 4] * 2
+    assert windows_of.read(np.array([0, first - 1])).tolist() == [[0] * 4] * 2
 
 
 @settings(max_examples=100, deadline=None)
@@ -225,4 +225,4 @@ def test_a_cut_index_is_refused() -> None:
 def test_an_index_of_tokens_of_another_type_is_refused_for_a_stream(tmp_path: Path) -> None:
     shard = written_by_us(tmp_path, [[10, EOS]], "int32")
     with pytest.raises(ArtefactCorrupt, match="tokens are int32, the manifest says uint16"):
-        shards.read_documents(str(tmp_path), replace(manifest_of(shard, "int32"), dtype="uint16"), "train", 1)
+        reader.read_documents(str(tmp_path), replace(manifest_of(shard, "int32"), dtype="uint16"), "train", 1)

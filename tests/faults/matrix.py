@@ -36,7 +36,7 @@ import numpy as np
 import psutil
 from proxy import FAULTS, Fault, Proxy
 
-from data_prep import layout, manifest, shards, storage, streams, tasks, units
+from data_prep import layout, manifest, reader, segments, shards, storage, streams, tasks, units
 from data_prep.config import DataConfig, TokenizerConfig
 from data_prep.records import HormesisError
 
@@ -103,11 +103,10 @@ def check_records(root: str) -> None:
     for uri in storage.glob(storage.join(root, "streams", "*", manifest.NAME)):
         folder = uri.rpartition("/")[0]
         shards.verify(folder, manifest.load(folder))
-    for uri in storage.glob(storage.join(root, "units", "**", "unit.json")):
-        folder = uri.rpartition("/")[0]
-        unit = storage.load(units.Unit, uri)
-        if storage.exists(storage.join(folder, "tokens.bin")):  # else the unit is being deleted, and is not used
-            units.read(folder, 0, units.KEY_SPACE, unit.dtype)
+    for uri in storage.glob(storage.join(root, "units", "**", "segment-*.json")):
+        name = uri.removesuffix(".json")
+        if segments.load(name, "uint16") is not None:  # else a build that ended is removing it, or it will be made again
+            segments.read(name, 0, units.KEY_SPACE, "uint16")
 
 
 def difference(root: str, expected: dict[str, str]) -> str:
@@ -186,9 +185,9 @@ def read_trial(kind: str, trial: int, seed: int, world: World) -> Result:
         order = np.random.default_rng(trial).permutation(len(tokens) // 64)
 
         def read() -> None:
-            reader = sequence_reader()(root, known, "train", 64)
+            windows_of = reader.SequenceReader(root, known, "train", 64, ahead=2)
             for at in range(0, len(order), 512):
-                windows = reader.read(np.sort(order[at : at + 512]))
+                windows = windows_of.read(np.sort(order[at : at + 512]))
                 if not np.array_equal(windows, tokens.reshape(-1, 64)[np.sort(order[at : at + 512])]):
                     raise AssertionError("other tokens than were written")
 
@@ -208,10 +207,6 @@ def read_trial(kind: str, trial: int, seed: int, world: World) -> Result:
         return Result(name, trial, BAD, f"{detail}; again, undisturbed: {second}") if second else Result(name, trial, ERROR, detail)
     finally:
         storage.BLOCK_BYTES = whole
-
-
-def sequence_reader() -> Any:
-    return shards.SequenceReader
 
 
 # Processes that are killed, and two at once.
