@@ -152,7 +152,8 @@ def document_lengths(stream_uri: str, manifest: Manifest, split: Split) -> Itera
     begun, shards = 0, manifest.shards(split)
     for number, shard in enumerate(shards):
         lengths = read_index(stream_uri, shard, manifest).lengths.tolist()
-        lengths[0] += begun
+        if begun:
+            lengths[0] += begun
         begun = lengths.pop() if _goes_on(shards, number) else 0
         yield from lengths
 

@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 import zstandard
 
-from data_prep import cleaning, corpora, formats, records, shards, storage, units
+from data_prep import cleaning, corpora, formats, records, shards, storage
 from data_prep.config import CleaningConfig, DataConfig
-from data_prep.manifest import Manifest
+from data_prep.manifest import Manifest, Shard
 from data_prep.records import ArtefactCorrupt, ConfigurationError
 
 REFUSALS = (ArtefactCorrupt, ConfigurationError)  # what a reader may raise
@@ -121,7 +121,7 @@ def index(content: bytes) -> None:
 
 def record(content: bytes) -> None:
     """A record is read or refused by name; what is read has one canonical form."""
-    for cls in (Manifest, units.Unit, DataConfig):
+    for cls in (Shard, Manifest, DataConfig):
         try:
             value = records.from_json(cls, content, "x.json")
         except REFUSALS as error:
@@ -177,7 +177,7 @@ def _index_seeds() -> list[bytes]:
 
 
 def _record_seed() -> bytes:
-    unit = units.Unit(
-        input_sha256="0", dtype="uint16", n_rows=1, n_bad_rows=0, n_documents=1, n_tokens=2, n_text_bytes=3, drops={"empty": 1}
+    shard = Shard(
+        name="train-00000", n_tokens=2, n_documents=1, n_bytes=4, block_sha256=("0",), idx_sha256="1", documents_sha256="2"
     )
-    return records.to_json(unit).encode()
+    return records.to_json(shard).encode()
