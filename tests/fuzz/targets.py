@@ -4,13 +4,14 @@ A target takes any bytes and returns nothing. `fuzz.py` feeds it by coverage, te
 """
 
 import gzip
+import html
 import io
 import json
 from collections.abc import Callable
 
 import zstandard
 
-from data_prep import cleaning, corpora, formats, records, shards, storage
+from data_prep import cleaning, corpora, formats, fourchan, records, shards, storage
 from data_prep.config import CleaningConfig, DataConfig
 from data_prep.manifest import Manifest, Shard
 from data_prep.records import ArtefactCorrupt, ConfigurationError
@@ -46,13 +47,16 @@ def json_lines(content: bytes) -> None:
 
 
 def threads(content: bytes) -> None:
+    """Any bytes as a dump of threads, read by thread and by post."""
     uri = "memory://fuzz/threads.ndjson"
     storage.write(uri, content)
-    try:
-        for document in corpora.read(corpora.Source(uri, "posts", None), max_bad_rows_ratio=1.0):
-            cleaning.clean(document.text, CLEANING)
-    except REFUSALS as error:
-        assert uri in str(error), error
+    for unit in ("thread", "post"):
+        try:
+            for document in corpora.read(corpora.Source(uri, "posts", None, unit), max_bad_rows_ratio=1.0):
+                assert all(0 <= score <= 1 for score in (document.scores or {}).values()), document
+                cleaning.clean(document.text, CLEANING)
+        except REFUSALS as error:
+            assert uri in str(error), error
 
 
 def csv(content: bytes) -> None:
@@ -89,12 +93,13 @@ def _comes_back(name: str, packed: bytes, content: bytes) -> None:
 
 
 def undo_html(content: bytes) -> None:
-    """No tag is left, no text is lost that is outside of tags, entities are decoded once."""
+    """What people wrote comes back whole, `<` and `>` and `&amp;lt;` too; nothing is longer than its HTML."""
     text = content.decode("utf-8", "replace")
-    undone = corpora._undo_html(text)
-    assert len(undone) <= 2 * len(text) + 1, (text, undone)
-    escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    assert corpora._undo_html(escaped) == text.strip(), text
+    assert len(fourchan.undo_html(text)) <= len(text), text
+    assert fourchan.decode_entities(text) == html.unescape(text), text
+    written = html.escape(text).replace("&#x27;", "&#039;").replace("\n", "<br>")  # as the board writes it
+    expected = text.strip()
+    assert fourchan.undo_html(written) == ("" if expected == "[deleted]" else expected), text
 
 
 def clean(content: bytes) -> None:
@@ -140,7 +145,10 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
 def seeds(name: str) -> list[bytes]:
     """Good inputs to begin from: coverage finds the way from there, not to there."""
     lines = b"".join(json.dumps({"text": text, "id": 1}).encode() + b"\n" for text in ("one", "\u00e4 \u2028", ""))
-    thread = b'{"posts": [{"no": 1, "com": "a &gt;&gt;1<br><wbr>b <span class=\\"quote\\">&gt;c</span> &amp;lt;"}, {"sub": "x"}]}\n'
+    comment = 'a &gt;&gt;1<br><wbr>b <span class=\\"quote\\">&gt;c</span> &amp;lt;'
+    thread = (
+        f'{{"posts": [{{"no": 1, "perspectives": {{"TOXICITY": 0.5, "x": 2}}, "com": "{comment}"}}, {{"sub": "x"}}]}}\n'.encode()
+    )
     of: dict[str, list[bytes]] = {
         "json_lines": [lines, b"\xef\xbb\xbf" + lines, b"[1]", lines + b"\xff\n{}\n1\n"],
         "threads": [thread, b'{"posts": []}\n', b'{"posts": [{"com": null}]}\n', b'{"posts": "no list"}\n'],
