@@ -1,33 +1,14 @@
 import http.client
-import os
 import random
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from proxy import FAULTS, OF_BODIES, Fault, Proxy
 
 from data_prep import storage
 
-CONTENT = bytes(range(200))
-
-
-@pytest.fixture
-def proxy(s3_server: str, tmp_path: Path) -> Iterator[Proxy]:
-    """A proxy before the S3 server, with an object in its bucket; the clients of this process go through it."""
-    with Proxy(os.environ["AWS_ENDPOINT_URL"]) as proxy, pytest.MonkeyPatch.context() as patch:
-        storage.write(f"{s3_server}/{tmp_path.name}/object", CONTENT)
-        patch.setenv("AWS_ENDPOINT_URL", proxy.url)
-        storage._filesystem.cache_clear()
-        yield proxy
-    storage._filesystem.cache_clear()
-
-
-@pytest.fixture
-def root(s3_server: str, tmp_path: Path) -> str:
-    return f"{s3_server}/{tmp_path.name}"
+CONTENT = bytes(range(200))  # of `object`
 
 
 def get(root: str) -> bytes:
