@@ -173,22 +173,22 @@ def read_trial(kind: str, trial: int, seed: int, world: World) -> Result:
 
     name, root = f"read: {kind}", f"{BUCKET}/read-stream"
     whole = storage.BLOCK_BYTES
-    storage.BLOCK_BYTES = 1 << 16
+    storage.BLOCK_BYTES = 1 << 14
     try:
-        tokens = np.random.default_rng(0).integers(1, 400, 1 << 20).astype(np.uint16)
+        tokens = np.random.default_rng(0).integers(1, 400, 1 << 19).astype(np.uint16)
         tokens[127::128] = 0
         lengths = np.full(len(tokens) // 128, 128)
         shard = shards.write_shard(root, "train-00000", tokens, lengths, pa.table({"row": np.arange(len(lengths))}))
         known = replace(
             manifest.load(storage.join(BUCKET, "undisturbed", layout.stream_uri(world.config, "clean"))), train=(shard,)
         )
-        order = np.random.default_rng(trial).permutation(len(tokens) // 64)
+        sequences = tokens.reshape(-1, 64)
 
         def read() -> None:
-            windows_of = reader.SequenceReader(root, known, "train", 64, ahead=2)
-            for at in range(0, len(order), 512):
-                windows = windows_of.read(np.sort(order[at : at + 512]))
-                if not np.array_equal(windows, tokens.reshape(-1, 64)[np.sort(order[at : at + 512])]):
+            windows_of, chance = reader.SequenceReader(root, known, "train", 64, ahead=2), np.random.default_rng(trial)
+            for at in range(0, len(sequences), 256):
+                asked = chance.permutation(np.arange(at, min(at + 256, len(sequences))))
+                if not np.array_equal(windows_of.read(asked), sequences[asked]):
                     raise AssertionError("other tokens than were written")
 
         rate = 0.02 if kind == "garbled" else RATES.get(kind, 0.1)
@@ -223,7 +223,9 @@ def workers_of(parent: int) -> list[psutil.Process]:
     for child in psutil.Process(parent).children(recursive=True):
         with suppress(psutil.NoSuchProcess):
             title = "".join(child.cmdline()[:1])
-            if title.startswith(("ray::tokenize", "ray::shard", "ray::train")):  # not Ray's own agents, nor idle ones
+            if title.startswith(
+                ("ray::tokenize", "ray::copies", "ray::count", "ray::shard", "ray::train")
+            ):  # not Ray's own agents, nor idle ones
                 found.append(child)
     return found
 
@@ -437,12 +439,18 @@ def main() -> int:
         with undisturbed(work) as world:
             for name, trial in trials().items():
                 for number in range(asked.trials if asked.only is None or name in asked.only else 0):
+                    start = time.monotonic()
                     results.append(trial(number, asked.seed, world))
+                    seconds = time.monotonic() - start
                     if asked.json:
                         print(json.dumps(results[-1]._asdict()), flush=True)
                     else:
                         one = results[-1]
-                        print(f"{one.name} {one.trial}: {one.outcome}. {one.detail[:2000]}", file=sys.stderr, flush=True)
+                        print(
+                            f"\n{one.name} {one.trial}: {one.outcome} in {seconds:.0f} s. {one.detail[:2000]}",
+                            file=sys.stderr,
+                            flush=True,
+                        )
     finally:
         shutil.rmtree(work, ignore_errors=True)
     if not asked.json:
