@@ -217,15 +217,15 @@ def kill(process: psutil.Process) -> None:
         process.kill()
 
 
+WORK = ("ray::tokenize", "ray::copies", "ray::count", "ray::shard", "ray::train")  # not Ray's own agents, nor idle workers
+
+
 def workers_of(parent: int) -> list[psutil.Process]:
     """The Ray workers at work below a process."""
     found = []
     for child in psutil.Process(parent).children(recursive=True):
         with suppress(psutil.NoSuchProcess):
-            title = "".join(child.cmdline()[:1])
-            if title.startswith(
-                ("ray::tokenize", "ray::copies", "ray::count", "ray::shard", "ray::train")
-            ):  # not Ray's own agents, nor idle ones
+            if "".join(child.cmdline()[:1]).startswith(WORK):
                 found.append(child)
     return found
 
