@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep import shards, storage
+from data_prep import reader, shards, storage
 from data_prep.manifest import Manifest, Shard
 from data_prep.reader import SequenceReader, read_documents
 from data_prep.records import ArtefactCorrupt
@@ -98,8 +98,8 @@ def test_documents_cut_by_the_ends_of_shards_are_read_whole(
     uri = str(tmp_path_factory.mktemp("stream"))
     manifest = manifest_of(pieces(uri, documents, shard_tokens))
     assert manifest.n_documents == len(documents)
-    assert [ids.tolist() for ids in shards.read_documents(uri, manifest, "train", 100)] == documents
-    assert [ids.tolist() for ids in shards.read_documents(uri, manifest, "train", 2)] == documents[:2]
+    assert [ids.tolist() for ids in reader.read_documents(uri, manifest, "train", 100)] == documents
+    assert [ids.tolist() for ids in reader.read_documents(uri, manifest, "train", 2)] == documents[:2]
     shards.verify(uri, manifest)
 
 

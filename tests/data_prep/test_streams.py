@@ -182,7 +182,7 @@ def test_of_equal_texts_the_first_in_the_stream_stays_and_the_others_are_counted
     rows, kept = {}, streams.build(config, "clean", out)
     uri = storage.join(out, layout.stream_uri(config, "clean"))
     for split in ("held_out", "train"):
-        documents = shards.read_documents(uri, kept, split, 1000)
+        documents = reader.read_documents(uri, kept, split, 1000)
         rows |= {(Path(r["uri"]).name, r["row"]): d.tolist() for r, d in zip(provenance(uri, kept, split), documents, strict=True)}
     assert (kept.n_documents, kept.drops) == (64, {"too_short": 1})
     first = {}
