@@ -213,7 +213,7 @@ def through_a_slow_store() -> None:
         seconds = time.perf_counter() - began
         blocks = sum(len(shard.block_sha256) for each in known for shard in each.train)
         print(
-            f"S3 with {LATENCY_SECONDS * 1e3:.0f} ms latency, {TOKENS_PER_SECOND:,} tokens/s, {len(waits)} steps of {step_seconds:.2f} s"
+            f"S3, {LATENCY_SECONDS * 1e3:.0f} ms late, {TOKENS_PER_SECOND:,} tokens/s, {len(waits)} steps of {step_seconds:.2f} s"
         )
         print(
             f"  waited {sum(waits):.3f} s of {seconds:.1f} s: {sum(waits) / seconds:.2%}, of which the first step {waits[0]:.3f} s"
