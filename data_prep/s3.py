@@ -1,7 +1,8 @@
 """the S3 client: s3fs under one policy of retries, never a body shorter than promised
 
 Three layers would retry, and multiply: botocore, s3fs and we. The two below are switched off, so that each request (a part
-of an upload and a page of a listing, too) is tried again here and nowhere else, and counted:
+of an upload and a page of a listing, too) is tried again here and nowhere else, and counted; only aiohttp asks once more, at
+once, where a connection breaks before its answer.
 
     again      500, 502, 503, 504, 429, SlowDown · connection refused, reset or timed out · a body shorter than its header says,
                 or of another checksum
