@@ -74,7 +74,7 @@ def held_out_bound(held_out_ratio: float) -> int:
 
 
 def name_of(source: corpora.Source, input_sha256: str, tokenizer: Tokenizer, config: DataConfig) -> str:
-    chosen = (source.text_field, source.label_field, config.shuffle_seed)
+    chosen = (*corpora.settings(source), config.shuffle_seed)
     return digest(FORMAT_VERSION, input_sha256, chosen, cleaning.VERSION, config.cleaning, tokenizer.fingerprint)
 
 
