@@ -22,6 +22,7 @@ from data_prep.records import ArtefactCorrupt, ConfigurationError
 DOCUMENT_END = b"<|endoftext|>"
 CSV_FIELD_BYTES = 1 << 30  # the standard library stops at 128 KiB
 CHUNK_BYTES = 256 << 10
+ZSTD_BYTES = 64 << 10  # decompressed at once: what it becomes is held in memory, 32,000 times as much at the very most
 BOM = b"\xef\xbb\xbf"
 DAMAGE = cast(tuple[type[Exception], ...], (EOFError, gzip.BadGzipFile, igzip_lib.IsalError, zstandard.ZstdError))
 
@@ -182,27 +183,28 @@ class _Zstd(io.RawIOBase):
     """Frames of a .zst file as one stream; the library's own reader takes a truncated file for a short one."""
 
     def __init__(self, stream: IO[bytes]) -> None:
-        self._stream, self._rest = stream, b""
-        self._frame = zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()  # archives use --long=31
+        self._stream, self._rest, self._frame = stream, memoryview(b""), _frame()
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
         while not self._rest:
-            if self._frame.eof:
-                chunk = self._frame.unused_data or self._stream.read(CHUNK_BYTES)
-                if not chunk:
+            chunk = self._frame.unused_data or self._stream.read(ZSTD_BYTES)
+            if not chunk:
+                if self._frame.eof:
                     return 0
-                self._frame = zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
-            else:
-                chunk = self._stream.read(CHUNK_BYTES)
-                if not chunk:
-                    raise EOFError("the file ends inside a frame")
-            self._rest = self._frame.decompress(chunk)
-        taken = self._rest[: len(buffer)]
-        buffer[: len(taken)], self._rest = taken, self._rest[len(taken) :]
-        return len(taken)
+                raise EOFError("the file ends inside a frame")
+            if self._frame.eof:
+                self._frame = _frame()
+            self._rest = memoryview(self._frame.decompress(chunk))
+        n_bytes = min(len(buffer), len(self._rest))
+        buffer[:n_bytes], self._rest = self._rest[:n_bytes], self._rest[n_bytes:]
+        return n_bytes
+
+
+def _frame() -> Any:
+    return zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()  # archives use --long=31
 
 
 def _buffered(stream: IO[bytes]) -> IO[bytes]:
