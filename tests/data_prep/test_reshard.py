@@ -133,7 +133,7 @@ def test_what_is_there_is_kept_and_the_rest_is_made_with_the_same_bytes(kept, to
 
 @pytest.mark.parametrize("name", ["pol.tar.zst", "pol.tar.gz", "pol.ndjson.zst", "pol.tar"])
 def test_a_cut_off_archive_keeps_what_came_before_and_the_whole_one_is_continued(name, tmp_path):
-    text = TEXT + b"".join(b'{"text": "%s"}\n' % random.Random(n).randbytes(600).hex().encode() for n in range(500))
+    text = TEXT + b"".join(b'{"text": "%s"}\n' % random.Random(n).randbytes(600).hex().encode() for n in range(1000))
     content = ARCHIVES[name](text)
     archive, out = put(tmp_path, name, content[: len(content) * 2 // 3]), tmp_path / "out"
     with pytest.raises(
