@@ -22,7 +22,7 @@ from data_prep.records import ArtefactCorrupt, ConfigurationError
 DOCUMENT_END = b"<|endoftext|>"
 CSV_FIELD_BYTES = 1 << 30  # the standard library stops at 128 KiB
 CHUNK_BYTES = 256 << 10
-ZSTD_BYTES = 64 << 10  # decompressed at once: what it becomes is held in memory, 32,000 times as much at the very most
+ZSTD_BYTES = 16 << 10  # decompressed at once: fits a cache; becomes 32,000 times as much in memory at the very most
 BOM = b"\xef\xbb\xbf"
 DAMAGE = cast(tuple[type[Exception], ...], (EOFError, gzip.BadGzipFile, igzip_lib.IsalError, zstandard.ZstdError))
 
@@ -68,34 +68,19 @@ def decompressed(stream: IO[bytes], name: str) -> IO[bytes]:
 
 def _json_lines(stream: IO[bytes], uri: str) -> Iterator[Row]:
     loads, new = orjson.loads, tuple.__new__  # new: half the time of Row(…)
-    for number, line in enumerate(_lines(stream)):
+    for number, line in enumerate(stream):
         if number == 0:
-            line = bytes(line).removeprefix(BOM)
+            line = line.removeprefix(BOM)
             if line.lstrip().startswith(b"["):
                 raise ConfigurationError(f"{uri} holds a JSON array; expected one object a line; convert it with jq -c '.[]'")
         try:
             content = loads(line)
         except orjson.JSONDecodeError as error:
-            content = f"is not JSON in UTF-8 ({error.msg})" if bytes(line).strip() else None
+            if line.isspace() or not line:
+                continue
+            yield Row(number, number + 1, f"is not JSON in UTF-8 ({error.msg})")
         else:
-            content = content if type(content) is dict else "is not a JSON object"
-        if content is not None:
-            yield new(Row, (number, number + 1, content))
-
-
-def _lines(stream: IO[bytes]) -> Iterator[memoryview]:
-    """The lines without their ends, as views into large chunks: half the time of splitting into bytes, a tenth of readline."""
-    parts: list[bytes] = []  # of the line that began last
-    while chunk := stream.read(CHUNK_BYTES):
-        parts.append(chunk)
-        if b"\n" in chunk:
-            chunk, at = b"".join(parts), 0
-            view = memoryview(chunk)
-            while (end := chunk.find(b"\n", at)) >= 0:
-                yield view[at:end]
-                at = end + 1
-            parts = [chunk[at:]]
-    yield memoryview(b"".join(parts))
+            yield new(Row, (number, number + 1, content if type(content) is dict else "is not a JSON object"))
 
 
 def _csv(stream: IO[bytes], uri: str) -> Iterator[Row]:
@@ -207,8 +192,9 @@ def _frame() -> Any:
     return zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()  # archives use --long=31
 
 
-def _buffered(stream: IO[bytes]) -> IO[bytes]:
-    return cast(IO[bytes], io.BufferedReader(cast(io.RawIOBase, stream), CHUNK_BYTES))  # S3 files split lines slowly
+def _buffered(stream: Any) -> IO[bytes]:
+    """Splits lines ten times as fast as the files of a store, gzip or zstd do by themselves."""
+    return cast(IO[bytes], io.BufferedReader(stream, CHUNK_BYTES))
 
 
 Reader = Callable[[IO[bytes], str], Iterator[Row]]
@@ -221,8 +207,8 @@ READERS: dict[str, Reader] = {
     ".parquet": _parquet,
 }
 DECOMPRESSORS: dict[str, Callable[[IO[bytes]], IO[bytes]]] = {
-    ".gz": lambda stream: cast(IO[bytes], igzip.IGzipFile(fileobj=stream)),  # 471 MB/s, the standard library 207
-    ".zst": lambda stream: _buffered(cast(IO[bytes], _Zstd(stream))),
+    ".gz": lambda stream: _buffered(igzip.IGzipFile(fileobj=stream)),  # 471 MB/s, the standard library 207
+    ".zst": lambda stream: _buffered(_Zstd(stream)),
 }
 
 
