@@ -1,5 +1,6 @@
 """what is asked: corpora, tokenizer, budgets, seeds"""
 
+from dataclasses import field
 from typing import Literal
 
 from data_prep.records import ConfigurationError, operational, record
@@ -30,14 +31,30 @@ class TokenizerConfig:
 
 @record
 class CleaningConfig:
-    """When a document is dropped, and how much of a corpus may be broken before the build stops.
+    """When a document is dropped or changed, and how much of a corpus may be broken before the build stops.
 
     max_bad_rows_ratio: share of a file's rows that may be unreadable (broken JSON, missing field).
+    mask_personal: write OLMo's special strings for e-mail addresses, IP addresses and phone numbers.
+    languages: codes (`en`) of the languages to keep; none keeps all. Needs the extra `language`.
+    min_scores, max_scores: bounds, included, by score name, on documents whose corpus carries that score; a document
+        without it is kept, for a missing score is not a low one.
     """
 
     min_chars: int = 20
     max_chars: int = 1_000_000
     max_bad_rows_ratio: float = 0.01
+    mask_personal: bool = True
+    languages: tuple[str, ...] = ()
+    min_scores: dict[str, float] = field(default_factory=dict)
+    max_scores: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in self.min_scores.keys() & self.max_scores.keys():
+            if self.min_scores[name] > self.max_scores[name]:
+                raise ConfigurationError(
+                    f"data.cleaning keeps no document: min_scores[{name!r}] is {self.min_scores[name]}, "
+                    f"max_scores[{name!r}] is {self.max_scores[name]}"
+                )
 
 
 @record
