@@ -33,9 +33,9 @@ def drawn_tree() -> str:
     """The tree as README shows it: each package and module with the first line of its docstring."""
     lines = []
     for package in PACKAGES:
-        lines.append(f"{package + '/':<20}{purpose(ROOT / package / '__init__.py')}")
+        lines.append(f"{package + '/':<22}{purpose(ROOT / package / '__init__.py')}")
         modules = [path for path in MODULES if path.parent.name == package and path.stem != "__init__"]
-        lines += [f"  {path.name:<18}{purpose(path)}" for path in modules]
+        lines += [f"  {path.name:<20}{purpose(path)}" for path in modules]
     return "\n".join(lines)
 
 
