@@ -10,7 +10,7 @@ n-gram is missed. Give plain questions, not filled templates: an instruction tha
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +20,6 @@ from data_prep import ngrams
 VERSION = 1  # raise it with any change of which documents are hit
 SHORTEST = 8  # words, GPT-3's smallest n
 SLOTS_PER_HASH = 16  # of the table that is asked first: 1 window in 16 passes it by chance, and costs a binary search
-BATCH_BYTES = 1 << 20  # hashed at once: the arrays of a batch stay near the processor
 
 
 class _Table(NamedTuple):
@@ -63,40 +62,35 @@ class NGrams:
     def first_hits(self, texts: Sequence[str]) -> np.ndarray:
         """[texts] int64: an evaluation text whose n-gram the text contains (the lowest index at its first hit), or −1."""
         found = np.full(len(texts), -1, np.int64)
-        start = n_bytes = 0
-        for stop in range(1, len(texts) + 1):
-            n_bytes += len(texts[stop - 1])
-            if n_bytes >= BATCH_BYTES or stop == len(texts):
-                found[start:stop] = self._of_batch(texts[start:stop])
-                start, n_bytes = stop, 0
+        for part in ngrams.batches(texts):
+            found[part] = self._of_batch(texts[part])
         return found
 
     def _of_batch(self, texts: Sequence[str]) -> np.ndarray:
         found = np.full(len(texts), -1, np.int64)
-        hashed = ngrams.hash_words(texts)
+        hashes, ends = ngrams.hash_words(texts)
         for table in self._tables:
-            if not len(table.hashes):
-                continue
-            hashes, ends = ngrams.windows(hashed, table.length)
-            at = np.flatnonzero(table.slots[hashes >> _shift(table.slots)])
-            low, high = (np.searchsorted(table.hashes, hashes[at], side) for side in ("left", "right"))
-            is_known = low < high
-            at, low, high = at[is_known], low[is_known], high[is_known]
-            text = np.searchsorted(ends, at, "right")
-            starts = at - (ends - np.diff(ends, prepend=0))[text]
-            for i in sorted(set(text[found[text] < 0].tolist())):
-                mine = np.flatnonzero(text == i)
-                found[i] = self._confirmed(ngrams.words(texts[i]), table, zip(starts[mine], low[mine], high[mine], strict=True))
+            rolling = ngrams.rolling(hashes, table.length)
+            at = np.flatnonzero(table.slots[rolling >> _shift(table.slots)])
+            low, high = (np.searchsorted(table.hashes, rolling[at], side) for side in ("left", "right"))
+            at, low, high = at[low < high], low[low < high], high[low < high]
+            owner = np.searchsorted(ends, at, "right")  # a window over the end of its text fails when its words are compared
+            for i in set(owner[found[owner] < 0].tolist()):
+                mine = np.flatnonzero(owner == i)
+                start = int(ends[i - 1]) if i else 0
+                places = zip((at[mine] - start).tolist(), low[mine].tolist(), high[mine].tolist(), strict=True)
+                found[i] = self._confirmed(ngrams.words(texts[i]), table, places)
         return found
 
-    def _confirmed(self, words: list[bytes], table: _Table, candidates: "zip[tuple[int, int, int]]") -> int:
-        for start, low, high in candidates:
-            for owner in table.texts[low:high].tolist():
-                content = self._words[owner]
+    def _confirmed(self, words: list[bytes], table: _Table, places: Iterable[tuple[int, int, int]]) -> int:
+        """The evaluation text of the first place where the words are the same, or −1."""
+        for start, low, high in places:
+            for text in table.texts[low:high].tolist():
+                content = self._words[text]
                 length = min(self.n, content.count(b" ") - 1)
-                gram = b" ".join([b"", *words[start : start + length], b""])
-                if gram.count(b" ") - 1 == length and (gram in content):
-                    return owner
+                gram = words[start : start + length]
+                if len(gram) == length and b" ".join([b"", *gram, b""]) in content:
+                    return text
         return -1
 
 
