@@ -63,21 +63,25 @@ def hash_words(texts: Sequence[str]) -> Words:
     return Words(_hash_spans(flat, starts, stops - starts), np.searchsorted(starts, text_stops))
 
 
-def rolling(hashes: np.ndarray, n: int) -> np.ndarray:
+def prefix_sums(hashes: np.ndarray) -> np.ndarray:
+    """[words + 1]: what `rolling` takes differences of."""
+    _, backward = _powers(1 << max(16, len(hashes).bit_length()))
+    sums = np.zeros(len(hashes) + 1, np.uint64)
+    np.cumsum(hashes * backward[: len(hashes)], out=sums[1:])
+    return sums
+
+
+def rolling(sums: np.ndarray, n: int) -> np.ndarray:
     """A hash of each `n` successive words, those that reach from one text into the next too: [max(0, words − n + 1)]."""
-    n_words = len(hashes)
-    if n_words < n:
-        return np.empty(0, np.uint64)
-    forward, backward = _powers(1 << max(16, n_words.bit_length()))
-    sums = np.zeros(n_words + 1, np.uint64)
-    np.cumsum(hashes * backward[:n_words], out=sums[1:])
-    return (sums[n:] - sums[:-n]) * forward[: n_words - n + 1]
+    n_windows = max(0, len(sums) - n)
+    forward, _ = _powers(1 << max(16, (len(sums) - 1).bit_length()))
+    return (sums[n:] - sums[:n_windows]) * forward[:n_windows]
 
 
 def windows(hashed: Words, n: int) -> Words:
     """A hash of each `n` successive words of one text, end to end; a text of fewer words has none."""
     counts = np.diff(hashed.ends, prepend=0)
-    found = rolling(hashed.hashes, n)
+    found = rolling(prefix_sums(hashed.hashes), n)
     inside = np.ones(len(found), bool)
     for lost in range(1, n):  # the windows that start on one of the last n − 1 words of a text
         at = hashed.ends[counts >= lost] - lost

@@ -35,7 +35,7 @@ def test_hits_are_those_of_the_plain_definition(texts, documents, n, data):
     if texts:  # else hardly a document of 13 random words would hit
         source = data.draw(st.sampled_from(texts))
         documents = [*documents, f"Well, {source.upper()}!", f"x {source[3:]} y", source[: len(source) * 2 // 3]]
-    found = NGrams(texts, n).first_hits(documents)
+    found = NGrams.of(texts, n).first_hits(documents)
     for document, hit in zip(documents, found.tolist(), strict=True):
         expected = plain_first_hit(document, texts, n)
         assert hit in expected if expected else hit == -1
@@ -54,24 +54,24 @@ def test_hits_are_those_of_the_plain_definition(texts, documents, n, data):
     ],
 )
 def test_thirteen_words_in_a_row_are_a_hit(document, is_hit):
-    assert NGrams([QUESTION]).hits([document]).tolist() == [is_hit]
+    assert NGrams.of([QUESTION]).hits([document]).tolist() == [is_hit]
 
 
 def test_an_ngram_over_the_end_of_one_document_into_the_next_is_none():
-    assert not NGrams([QUESTION]).hits([" ".join(WORDS[:9]), " ".join(WORDS[9:])]).any()
+    assert not NGrams.of([QUESTION]).hits([" ".join(WORDS[:9]), " ".join(WORDS[9:])]).any()
 
 
 def test_a_short_text_counts_whole_from_eight_words_on():
     eight, seven = " ".join(WORDS[:8]), " ".join(WORDS[:7])
-    grams = NGrams([seven, eight])
-    assert grams.n_texts_sought == 1
+    grams = NGrams.of([seven, eight])
+    assert grams.n_sought == 1
     assert grams.first_hits([f"and {eight} too", f"and {seven} too", " ".join(WORDS[:9])]).tolist() == [1, -1, 1]
 
 
 def test_the_hit_names_the_evaluation_text():
     other = " ".join(f"w{i}" for i in range(20))
     documents = ["nothing", f"x {other}", QUESTION, f"{QUESTION} {other}"]
-    assert NGrams([QUESTION, other]).first_hits(documents).tolist() == [-1, 1, 0, 0]
+    assert NGrams.of([QUESTION, other]).first_hits(documents).tolist() == [-1, 1, 0, 0]
 
 
 def test_a_collision_of_hashes_is_no_hit(monkeypatch):
@@ -79,16 +79,16 @@ def test_a_collision_of_hashes_is_no_hit(monkeypatch):
     rolling = ngrams.rolling
     monkeypatch.setattr(ngrams, "rolling", lambda hashes, n: np.zeros_like(rolling(hashes, n)))
     other = " ".join(reversed(WORDS))
-    assert NGrams([QUESTION, "y " * 20]).hits([other, QUESTION, "y " * 13]).tolist() == [False, True, True]
+    assert NGrams.of([QUESTION, "y " * 20]).hits([other, QUESTION, "y " * 13]).tolist() == [False, True, True]
 
 
 def test_nothing_to_look_for_hits_nothing():
-    assert not NGrams([]).hits([QUESTION, ""]).any()
-    assert NGrams([QUESTION]).hits([]).tolist() == []
+    assert not NGrams.of([]).hits([QUESTION, ""]).any()
+    assert NGrams.of([QUESTION]).hits([]).tolist() == []
 
 
 def test_what_is_looked_for_has_a_name_and_travels():
-    grams = NGrams([QUESTION])
+    grams = NGrams.of([QUESTION])
     assert pickle.loads(pickle.dumps(grams)).hits([QUESTION]).all()
-    assert grams.identity == NGrams([QUESTION.upper()]).identity
-    assert len({grams.identity, NGrams([QUESTION], 12).identity, NGrams([QUESTION, "x"]).identity}) == 3
+    assert grams.identity == NGrams.of([QUESTION.upper()]).identity
+    assert len({grams.identity, NGrams.of([QUESTION], 12).identity, NGrams.of([QUESTION, "x"]).identity}) == 3
