@@ -35,7 +35,7 @@ def drawn_tree() -> str:
     for package in PACKAGES:
         lines.append(f"{package + '/':<20}{purpose(ROOT / package / '__init__.py')}")
         modules = [path for path in MODULES if path.parent.name == package and path.stem != "__init__"]
-        lines += [f"  {path.name:<18}{purpose(path)}" for path in modules]
+        lines += [f"  {path.name:<17} {purpose(path)}" for path in modules]
     return "\n".join(lines)
 
 
