@@ -55,7 +55,7 @@ def clean(text: str, config: CleaningConfig, scores: Mapping[str, float] | None 
     for reason, holds in REASONS.items():
         if holds(found, config, scores or {}):
             return Cleaned(None, reason)
-    return Cleaned(found, is_masked=found is not text)
+    return Cleaned(found, is_masked=found != text)
 
 
 def is_clean(text: str) -> bool:

@@ -46,10 +46,8 @@ SHAPE = bytes(0x30 if 0x30 <= byte <= 0x39 else 0x2D if byte in b" -" else byte 
 BEFORE, BEHIND = r"(?<![\w$€£#>+./=&%@-])(?<!\|\|\|)", r"(?![\w%]|[-./]\w|[-./]?\|\|\|)"
 OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
 NOBODYS = re.compile(r"([0-9]\.){3}[0-9]$|(0|10|127|169\.254|172\.(1[6-9]|2[0-9]|3[01])|192\.168|22[4-9]|2[3-5][0-9])\.")
-ADDRESS = re.compile(
-    r"(?<![A-Za-z0-9])(?<!\|\|\|)[A-Za-z0-9][A-Za-z0-9._%+-]{0,63}"
-    r"@(?:[A-Za-z0-9][A-Za-z0-9-]{0,62}\.){1,8}[A-Za-z]{2,24}(?![A-Za-z0-9@-]|\|\|\|)"
-)
+DOMAIN = re.compile(r"@(?:[A-Za-z0-9][A-Za-z0-9-]{0,62}\.){1,8}[A-Za-z]{2,24}(?![A-Za-z0-9@-]|\|\|\|)")
+ADDRESS = re.compile(r"(?<![A-Za-z0-9])(?<!\|\|\|)[A-Za-z0-9][A-Za-z0-9._%+-]{0,63}" + DOMAIN.pattern)
 NORTH_AMERICAN = re.compile(
     BEFORE + r"(?:\+?1[ .-]?)?(?:\([2-9][0-9]{2}\)[ .-]?|[2-9][0-9]{2}[ .-])[2-9][0-9]{2}[ .-][0-9]{4}" + BEHIND
 )
@@ -84,6 +82,8 @@ def _replaced(text: str, shape: bytes, kind: Kind) -> str:
     pieces, done = list[str](), 0
     for hint in kind.hint.finditer(shape):
         at = hint.start()
+        if kind is KINDS[0] and not DOMAIN.match(text, at, at + kind.behind):  # else tries are 65 for each of "@a.@a.@a."
+            continue
         tries = (kind.pattern.match(text, start, at + kind.behind) for start in range(max(done, at - kind.before), at + 1))
         if found := next(filter(None, tries), None):
             pieces += text[done : found.start()], kind.replace(found)

@@ -50,6 +50,11 @@ def test_cleaning_masks_what_is_left_after_all_steps(text):
     assert EMAIL in (masked.text or "") or not text.isprintable()
 
 
+def test_an_address_that_is_nobodys_is_not_counted_as_masked():
+    text = "the router has 192.168.1.1"
+    assert clean(text, CleaningConfig()) == Cleaned(text)
+
+
 @given(texts)
 def test_cleaning_never_adds_a_character_nor_moves_one(text):
     left = iter(text.replace("\r", "\n"))

@@ -88,7 +88,7 @@ def test_a_text_without_findings_is_not_copied():
 
 def test_a_chain_of_what_looks_alike_takes_linear_time():
     for piece in ("212-555-0100-", "a@a.", "@a.", "1.1.1.1.", "+1", "+1 (2) ", "+12345678901234567890", "a" * 64):
-        mask(piece * (200_000 // len(piece)) + "!")
+        mask(piece * (40_000 // len(piece)) + "!")
 
 
 @pytest.mark.parametrize(
