@@ -325,6 +325,8 @@ def killed_ray_trial(trial: int, seed: int, world: World) -> Result:
     start = time.monotonic()
     error = ended(process)
     seconds = time.monotonic() - start
+    if error and "Failed to connect to GCS" in error:
+        error = ""  # Ray ends the process itself after a minute, with this message and no exception that we could catch
     again = lambda: attempt(lambda: build(world.config, root))  # noqa: E731
     result = judged("Ray killed", trial, world, root, error, again)
     return result._replace(detail=f"{killed} processes after {after:.1f} s, driver ended {seconds:.0f} s later. {result.detail}")
