@@ -10,7 +10,7 @@ export DS_BUILD_OPS = 0
 export RAY_USAGE_STATS_ENABLED = 0
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help setup sweep plan status test test-faults fuzz lint format bench clean
+.PHONY: help setup sweep plan status test test-faults fuzz lint format bench bench-reader clean
 
 help: ## print this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
@@ -59,6 +59,9 @@ format: setup ## let ruff format and mend
 
 bench: setup ## benchmarks, each against a peer in the same run
 	for file in tests/benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
+
+bench-reader: setup ## readers of tokens; ARGS="--peers PYTHON" names one that has mosaicml-streaming and litdata
+	$(BIN)/python tests/benchmarks/bench_reader.py $(ARGS)
 
 clean: ## remove the environment and caches; results stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info

@@ -81,7 +81,7 @@ class Cache(NamedTuple):
             finally:
                 temporary.unlink(missing_ok=True)
         except OSError as error:
-            _say_once(self.folder, str(error))
+            _say_once(self.folder, error.strerror or str(error))
 
     def _evict(self, n_coming: int) -> None:
         """Make room for `n_coming` bytes: what was read longest ago goes first."""

@@ -13,13 +13,14 @@ otherwise.
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from data_prep.mixture import PADDING, Mixture
 
+LEAVE_SECONDS = 5.0  # a thread in the middle of a read that is tried again ends with the process
 AHEAD_STEPS = 4  # a step's tokens are small (int64: 8 bytes each); a store's hiccup of a few steps is hidden
 
 
@@ -61,8 +62,13 @@ class Batches:
                 tokens[chosen] = reader.read(sequence[chosen])
         return Batch(step, tokens, valid, self._mixture.n_valid(step), int(rows.toxic.sum()))
 
-    def ahead(self, first: int, last: int) -> Iterator[tuple[Batch, float]]:
-        """Batches [first, last) read ahead by a thread, each with the seconds it was waited for; errors come out here."""
+    def ahead(
+        self, first: int, last: int, prepare: Callable[[Batch], Batch] = lambda batch: batch
+    ) -> Iterator[tuple[Batch, float]]:
+        """Batches [first, last) read ahead by a thread, each with the seconds it was waited for; errors come out here.
+
+        `prepare` is applied in the thread, too: pinning memory costs the loop nothing there. A batch's arrays are its own.
+        """
         ready: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=AHEAD_STEPS)
         stopped = threading.Event()
 
@@ -78,7 +84,7 @@ class Batches:
                 for step in range(first, last):
                     if stopped.is_set():
                         return
-                    put(self.read(step))
+                    put(prepare(self.read(step)))
             except BaseException as error:
                 put(error)
 
@@ -93,4 +99,4 @@ class Batches:
                 yield item, time.perf_counter() - start
         finally:
             stopped.set()
-            thread.join()
+            thread.join(LEAVE_SECONDS)

@@ -51,6 +51,8 @@ class TrainConfig:
     global_batch: sequences per optimizer step. micro_batch: sequences per forward pass and rank; 0 takes one pass a step.
     warmup_ratio: share of the steps spent warming up, at most max_warmup_steps. min_learning_rate_ratio: of the peak.
     held_out_sequences: how many of each stream the held-out loss reads at most.
+    cache_gib: bound of the node's cache of remote blocks (half the room on its disk is another), 0 for none; cache_folder: where,
+    by default below the system's temporary folder. A cache as large as the streams spares the next runs of a node the store.
     *_every_steps: 0 means only at the end; a checkpoint is not needed there.
     keep_checkpoints: how many stay after the run; while it trains, at least one does.
     """
@@ -71,6 +73,8 @@ class TrainConfig:
     zero_stage: Literal[1, 2, 3] = operational(default=1)
     held_out_sequences: int = 64
     threads_per_rank: int = operational(default=1)
+    cache_folder: str = operational(default="")
+    cache_gib: float = operational(default=64.0)
     log_every_steps: int = operational(default=10)
     held_out_every_steps: int = operational(default=0)
     checkpoint_every_steps: int = operational(default=0)

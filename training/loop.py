@@ -24,9 +24,10 @@ import torch
 from torch import Tensor
 
 from data_prep import storage, telemetry
+from data_prep.cache import Cache, default_folder
 from data_prep.config import StreamName
 from data_prep.manifest import Split
-from data_prep.reader import SequenceReader
+from data_prep.reader import AHEAD_BLOCKS, SequenceReader
 from data_prep.records import ConfigurationError, digest
 from training import checkpoint, preflight, record, throughput, zero
 from training.batches import Batch, Batches
@@ -62,8 +63,11 @@ class Job(NamedTuple):
         return tokens_per_second * flops_per_token / (self.peak.flops_per_second * self.place.world_size)
 
     def reader(self, stream: StreamName, split: Split) -> SequenceReader:
+        """Sequences of a split; those trained on are read ahead, and remote blocks shared with the node's other ranks."""
         train = self.run.train
-        return SequenceReader(self.inputs.uris[stream], self.inputs.manifests[stream], split, train.sequence_length)
+        cache = Cache(train.cache_folder or default_folder(), int(train.cache_gib * 2**30))
+        uri, known, ahead = self.inputs.uris[stream], self.inputs.manifests[stream], AHEAD_BLOCKS if split == "train" else 0
+        return SequenceReader(uri, known, split, train.sequence_length, ahead=ahead, cache=cache)
 
 
 class Outcome(NamedTuple):
