@@ -10,10 +10,10 @@ export DS_BUILD_OPS = 0
 export RAY_USAGE_STATS_ENABLED = 0
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help setup sweep plan status test test-faults fuzz lint format bench bench-reader clean
+.PHONY: help setup sweep plan status test test-faults fuzz lint format bench bench-data bench-reader clean
 
 help: ## print this list
-	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: $(VENV)/.ready ## make .venv with everything at the pinned versions
 
@@ -59,6 +59,10 @@ format: setup ## let ruff format and mend
 
 bench: setup ## benchmarks, each against a peer in the same run
 	for file in tests/benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
+
+bench-data: setup ## the data chain beside datatrove, Megatron and datasets.map; ARGS="--corpus FILE… --tokenizer FILE"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]' --constraint constraints.txt
+	$(BIN)/python tests/benchmarks/bench_data.py $(ARGS)
 
 bench-reader: setup ## readers of tokens; ARGS="--peers PYTHON" names one that has mosaicml-streaming and litdata
 	$(BIN)/python tests/benchmarks/bench_reader.py $(ARGS)

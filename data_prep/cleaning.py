@@ -91,20 +91,30 @@ def collapse_blank_lines(text: str) -> str:
 
 
 def language_of(text: str) -> str:
-    """The code of the language that the start of `text` is most like; short texts are guesses."""
-    return _language_model().classify(text[:LANGUAGE_CHARS])[0]
+    """The code of the language that the start of `text` is most like; for a few words it is a guess."""
+    return language_model().classify(text[:LANGUAGE_CHARS])[0]
 
 
 @lru_cache(maxsize=1)
-def _language_model() -> Any:
+def language_model() -> Any:
+    """The language classifier, loaded once (0.7 s, model in the package)."""
     try:
-        import py3langid
+        from py3langid.langid import MODEL_FILE, LanguageIdentifier
     except ImportError as error:
         raise ConfigurationError(
             "data.cleaning.languages is set, but the library py3langid is not installed; install hormesis[language] on every "
             "machine of the build, or leave data.cleaning.languages empty"
         ) from error
-    return py3langid
+    return LanguageIdentifier.from_model_file(MODEL_FILE)
+
+
+@lru_cache
+def _check_languages(languages: tuple[str, ...]) -> None:
+    known = language_model().labels
+    if unknown := [code for code in languages if code not in known]:
+        raise ConfigurationError(
+            f"data.cleaning.languages: {', '.join(map(repr, unknown))} is no language code; expected some of {' '.join(known)}"
+        )
 
 
 def _is_links(text: str, config: CleaningConfig, scores: Mapping[str, float]) -> bool:
@@ -112,7 +122,10 @@ def _is_links(text: str, config: CleaningConfig, scores: Mapping[str, float]) ->
 
 
 def _is_foreign(text: str, config: CleaningConfig, scores: Mapping[str, float]) -> bool:
-    return bool(config.languages) and language_of(text) not in config.languages
+    if not config.languages:
+        return False
+    _check_languages(config.languages)
+    return language_of(text) not in config.languages
 
 
 def _is_out_of_bounds(text: str, config: CleaningConfig, scores: Mapping[str, float]) -> bool:

@@ -10,7 +10,7 @@ n-gram is missed. Give plain questions, not filled templates: an instruction tha
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,8 +19,7 @@ from data_prep import ngrams
 
 VERSION = 1  # raise it with any change of which documents are hit
 SHORTEST = 8  # words, GPT-3's smallest n
-SLOTS_PER_HASH = 16  # of the table that is asked first: 1 window in 16 passes it by chance, and costs a binary search
-BATCH_BYTES = 1 << 20  # hashed at once: the arrays of a batch stay near the processor
+SLOTS_PER_HASH = 32  # of the table that is asked first, twice: about 1 window in 256 passes by chance
 
 
 class _Table(NamedTuple):
@@ -29,31 +28,42 @@ class _Table(NamedTuple):
     length: int
     hashes: np.ndarray  # uint64
     texts: np.ndarray  # int64
-    slots: np.ndarray  # bool: may a hash with these leading bits be among them?
+    slots: np.ndarray  # [a power of two] bool: may a hash with one of these places be among them?
+
+    def find(self, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Which of `wanted` are among the hashes, and from where to where."""
+        if not len(self.hashes):
+            return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.int64)
+        at = np.flatnonzero(self.slots[_place(wanted, self.slots, 0)])
+        at = at[self.slots[_place(wanted[at], self.slots, 1)]]
+        low = np.searchsorted(self.hashes, wanted[at])
+        is_known = self.hashes[np.minimum(low, len(self.hashes) - 1)] == wanted[at]
+        at, low = at[is_known], low[is_known]
+        return at, low, np.searchsorted(self.hashes, wanted[at], "right")
 
 
-class NGrams:
+class NGrams(NamedTuple):
     """The n-grams of evaluation texts, ready to be looked for. Plain arrays and bytes: it pickles."""
 
-    def __init__(self, texts: Sequence[str], n: int = 13) -> None:
-        assert n > 1, n
-        self.n = n
-        self._words = [b" ".join([b"", *ngrams.words(text), b""]) for text in texts]
-        counts = np.array([content.count(b" ") - 1 for content in self._words], np.int64).reshape(-1)
-        self._tables = [
-            _table([i for i, count in enumerate(counts) if count >= n], texts, n),
-            _table([i for i, count in enumerate(counts) if SHORTEST <= count < n], texts, min(SHORTEST, n), only_first=True),
-        ]
-        self.n_texts_sought = int(np.count_nonzero(counts >= min(SHORTEST, n)))
+    n: int
+    texts: tuple[bytes, ...]  # their words, each between spaces
+    n_sought: int  # texts long enough to be looked for
+    tables: tuple[_Table, _Table]  # n-grams; the first SHORTEST words of texts shorter than n
 
     @classmethod
     def of(cls, texts: Sequence[str], n: int = 13) -> "NGrams":
-        return cls(texts, n)
+        assert n > 1, n
+        normalised = tuple(b" ".join([b"", *ngrams.words(text), b""]) for text in texts)
+        counts = [content.count(b" ") - 1 for content in normalised]
+        long = [i for i, count in enumerate(counts) if count >= n]
+        short = [i for i, count in enumerate(counts) if SHORTEST <= count < n]
+        tables = _table(long, texts, n), _table(short, texts, min(SHORTEST, n), only_first=True)
+        return cls(n, normalised, len(long) + len(short), tables)
 
     @property
     def identity(self) -> str:
         """16 hex digits that name what is looked for and how."""
-        content = b"\n".join([str((VERSION, self.n, SHORTEST)).encode(), *self._words])
+        content = b"\n".join([str((VERSION, self.n, SHORTEST)).encode(), *self.texts])
         return hashlib.sha256(content).hexdigest()[:16]
 
     def hits(self, texts: Sequence[str]) -> np.ndarray:
@@ -63,40 +73,33 @@ class NGrams:
     def first_hits(self, texts: Sequence[str]) -> np.ndarray:
         """[texts] int64: an evaluation text whose n-gram the text contains (the lowest index at its first hit), or −1."""
         found = np.full(len(texts), -1, np.int64)
-        start = n_bytes = 0
-        for stop in range(1, len(texts) + 1):
-            n_bytes += len(texts[stop - 1])
-            if n_bytes >= BATCH_BYTES or stop == len(texts):
-                found[start:stop] = self._of_batch(texts[start:stop])
-                start, n_bytes = stop, 0
+        for part in ngrams.batches(texts):
+            found[part] = self._of_batch(texts[part])
         return found
 
     def _of_batch(self, texts: Sequence[str]) -> np.ndarray:
         found = np.full(len(texts), -1, np.int64)
-        hashed = ngrams.hash_words(texts)
-        for table in self._tables:
-            if not len(table.hashes):
-                continue
-            hashes, ends = ngrams.windows(hashed, table.length)
-            at = np.flatnonzero(table.slots[hashes >> _shift(table.slots)])
-            low, high = (np.searchsorted(table.hashes, hashes[at], side) for side in ("left", "right"))
-            is_known = low < high
-            at, low, high = at[is_known], low[is_known], high[is_known]
-            text = np.searchsorted(ends, at, "right")
-            starts = at - (ends - np.diff(ends, prepend=0))[text]
-            for i in sorted(set(text[found[text] < 0].tolist())):
-                mine = np.flatnonzero(text == i)
-                found[i] = self._confirmed(ngrams.words(texts[i]), table, zip(starts[mine], low[mine], high[mine], strict=True))
+        hashes, ends = ngrams.hash_words(texts)
+        sums = ngrams.prefix_sums(hashes)
+        for table in self.tables:
+            at, low, high = table.find(ngrams.rolling(sums, table.length))
+            owner = np.searchsorted(ends, at, "right")  # a window over the end of its text fails when its words are compared
+            for i in {int(i) for i in owner[found[owner] < 0]}:
+                mine = np.flatnonzero(owner == i)
+                start = int(ends[i - 1]) if i else 0
+                places = zip((at[mine] - start).tolist(), low[mine].tolist(), high[mine].tolist(), strict=True)
+                found[i] = self._confirmed(ngrams.words(texts[i]), table, places)
         return found
 
-    def _confirmed(self, words: list[bytes], table: _Table, candidates: "zip[tuple[int, int, int]]") -> int:
-        for start, low, high in candidates:
-            for owner in table.texts[low:high].tolist():
-                content = self._words[owner]
+    def _confirmed(self, words: list[bytes], table: _Table, places: Iterable[tuple[int, int, int]]) -> int:
+        """The evaluation text of the first place where the words are the same, or −1."""
+        for start, low, high in places:
+            for text in table.texts[low:high].tolist():
+                content = self.texts[text]
                 length = min(self.n, content.count(b" ") - 1)
-                gram = b" ".join([b"", *words[start : start + length], b""])
-                if gram.count(b" ") - 1 == length and (gram in content):
-                    return owner
+                gram = words[start : start + length]
+                if len(gram) == length and b" ".join([b"", *gram, b""]) in content:
+                    return text
         return -1
 
 
@@ -110,9 +113,11 @@ def _table(chosen: list[int], texts: Sequence[str], length: int, *, only_first: 
     order = np.lexsort((owners, hashes))
     hashes, owners = hashes[order], owners[order]
     slots = np.zeros(1 << max(10, (SLOTS_PER_HASH * len(hashes)).bit_length()), bool)
-    slots[hashes >> _shift(slots)] = True
+    for probe in (0, 1):
+        slots[_place(hashes, slots, probe)] = True
     return _Table(length, hashes, owners, slots)
 
 
-def _shift(slots: np.ndarray) -> np.uint64:
-    return np.uint64(65 - len(slots).bit_length())
+def _place(hashes: np.ndarray, slots: np.ndarray, probe: int) -> np.ndarray:
+    """Of each hash its place among the slots: its leading bits, or those of a multiple."""
+    return (hashes * np.uint64(ngrams.BASE) if probe else hashes) >> np.uint64(65 - len(slots).bit_length())

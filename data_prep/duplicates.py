@@ -24,7 +24,6 @@ VERSION = 1  # raise it with any change of which documents go
 SHINGLE_WORDS = 5
 N_BANDS, N_ROWS = 16, 8
 SEED = 0x5EED
-BATCH_BYTES = 1 << 20
 
 
 class Losers(NamedTuple):
@@ -50,18 +49,11 @@ def bands(texts: Sequence[str]) -> np.ndarray:
             "the build, or set data.duplicates=exact"
         ) from error
     made = np.empty((len(texts), N_BANDS), np.uint64)
-    start = n_bytes = 0
-    for stop, text in enumerate(texts, 1):
-        n_bytes += len(text)
-        if n_bytes >= BATCH_BYTES or stop == len(texts):
-            hashes, ends = _shingles(texts[start:stop])
-            offsets = np.concatenate([[0], ends]).astype(np.uint64)
-            matrix = rensa.RMinHash.digest_matrix_from_flat_token_hashes(  # type: ignore[attr-defined]
-                hashes, offsets, N_BANDS * N_ROWS, SEED
-            )
-            values = np.array(matrix.to_rows(), np.uint64).reshape(-1, N_BANDS, N_ROWS)
-            made[start:stop] = _folded(values)
-            start, n_bytes = stop, 0
+    for part in ngrams.batches(texts):
+        hashes, ends = _shingles(texts[part])
+        offsets = np.concatenate([[0], ends]).astype(np.uint64)
+        digests = rensa.RMinHash.digest_matrix_from_flat_token_hashes(hashes, offsets, N_BANDS * N_ROWS, SEED)  # type: ignore[attr-defined]
+        made[part] = _folded(np.array(digests.to_rows(), np.uint64).reshape(-1, N_BANDS, N_ROWS))
     return made
 
 
@@ -80,16 +72,16 @@ def losers(order: np.ndarray, exact: np.ndarray, bands: np.ndarray | None = None
     return made
 
 
-def _shingles(texts: Sequence[str]) -> ngrams.Windows:
+def _shingles(texts: Sequence[str]) -> ngrams.Words:
     """The windows of SHINGLE_WORDS words; a shorter text is one shingle: its words if it has any, else the text."""
     hashed = ngrams.hash_words(texts)
     hashes, ends = ngrams.windows(hashed, SHINGLE_WORDS)
     counts = np.diff(ends, prepend=0)
     short = np.flatnonzero(counts == 0)
     if not len(short):
-        return ngrams.Windows(hashes, ends)
+        return ngrams.Words(hashes, ends)
     whole = exact([b" ".join(ngrams.words(texts[i])).decode(errors="replace") or texts[i] for i in short.tolist()])
-    return ngrams.Windows(np.insert(hashes, ends[short], whole), np.cumsum(np.maximum(counts, 1)))
+    return ngrams.Words(np.insert(hashes, ends[short], whole), np.cumsum(np.maximum(counts, 1)))
 
 
 def _folded(values: np.ndarray) -> np.ndarray:

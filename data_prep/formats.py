@@ -22,7 +22,7 @@ from data_prep.records import ArtefactCorrupt, ConfigurationError
 DOCUMENT_END = b"<|endoftext|>"
 CSV_FIELD_BYTES = 1 << 30  # the standard library stops at 128 KiB
 CHUNK_BYTES = 256 << 10
-ZSTD_BYTES = 64 << 10  # decompressed at once: what it becomes is held in memory, 32,000 times as much at the very most
+ZSTD_BYTES = 16 << 10  # decompressed at once: fits a cache; becomes 32,000 times as much in memory at the very most
 BOM = b"\xef\xbb\xbf"
 DAMAGE = cast(tuple[type[Exception], ...], (EOFError, gzip.BadGzipFile, igzip_lib.IsalError, zstandard.ZstdError))
 

@@ -77,9 +77,9 @@ def of_unit(uris: Sequence[str], unit: int) -> "pyarrow.Table":
 
 def publish(lost: "pyarrow.Table", segment_uri: str, segment: int, name: str) -> None:
     """The places of a segment's losers, by key, for whoever reads a range of keys of it."""
-    import pyarrow.compute as pc
+    import pyarrow as pa
 
-    of_segment = lost.filter(pc.equal(lost["segment"], segment)).select(["key", "at"])
+    of_segment = lost.filter(pa.array(column(lost, "segment") == segment)).select(["key", "at"])
     storage.write(f"{segment_uri}.{name}.parquet", shards.parquet_bytes(of_segment, row_group_size=segments.ROW_GROUP))
 
 

@@ -1,0 +1,145 @@
+"""Of each group of duplicates the first in stream order stays."""
+
+import sys
+from collections import defaultdict
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_prep import corpora, duplicates
+from data_prep.records import ConfigurationError
+
+documents = st.lists(st.tuples(st.integers(0, 3), st.lists(st.integers(0, 4), min_size=3, max_size=3)), max_size=12)
+
+
+def keepers(order, exact, bands) -> set[int]:
+    """Plain definition: components over equal hashes and equal bands; the first of each by order."""
+    n = len(order)
+    groups = [{i} for i in range(n)]
+    for i in range(n):
+        for j in range(i):
+            same = exact[i] == exact[j] or (bands is not None and any(a == b for a, b in zip(bands[i], bands[j], strict=True)))
+            if same and groups[i] is not groups[j]:
+                groups[i] |= groups[j]
+                for k in groups[i]:
+                    groups[k] = groups[i]
+    return {min(group, key=lambda i: (order[i], i)) for group in groups}
+
+
+@given(documents, st.randoms(use_true_random=False), st.booleans())
+def test_all_but_the_first_of_each_group_go(rows, random, with_bands):
+    n = len(rows)
+    order = np.array(random.sample(range(100, 200), n), np.uint64)
+    exact = np.array([row[0] for row in rows], np.uint64)
+    # equal texts have equal bands
+    bands = np.array([rows[[row[0] for row in rows].index(row[0])][1] for row in rows], np.uint64).reshape(n, 3)
+    bands = bands if with_bands else None
+    lost = duplicates.losers(order, exact, bands)
+    assert not (lost.exact & lost.near).any()
+    assert set(np.flatnonzero(~(lost.exact | lost.near)).tolist()) == keepers(order, exact, bands)
+    first = defaultdict(list)
+    for i in np.argsort(order).tolist():
+        first[int(exact[i])].append(i)
+    assert set(np.flatnonzero(lost.exact).tolist()) == {i for group in first.values() for i in group[1:]}
+
+
+@given(documents, st.randoms(use_true_random=False))
+def test_who_goes_does_not_depend_on_the_order_of_arrival(rows, random):
+    n = len(rows)
+    order, exact = np.arange(n), np.array([row[0] for row in rows], np.uint64)
+    bands = np.array([row[1] for row in rows], np.uint64).reshape(n, 3)
+    arrival = np.array(random.sample(range(n), n), np.int64)
+    straight, shuffled = duplicates.losers(order, exact, bands), duplicates.losers(order[arrival], exact[arrival], bands[arrival])
+    for a, b in zip(straight, shuffled, strict=True):
+        assert np.array_equal(a[arrival], b)
+
+
+def test_a_long_chain_of_near_duplicates_is_one_group():
+    n = 2000
+    column = np.arange(n, dtype=np.uint64)
+    bands = np.stack([column // 2, (column + 1) // 2], axis=1)  # each shares one value with the next
+    order = np.random.default_rng(0).permutation(n)
+    lost = duplicates.losers(order, column, bands)
+    assert np.flatnonzero(~lost.near).tolist() == [int(np.argmin(order))]
+
+
+def test_equal_numbers_stay_as_they_come():
+    assert duplicates.losers(np.zeros(3), np.array([7, 7, 7], np.uint64)).exact.tolist() == [False, True, True]
+
+
+@given(st.lists(st.text(max_size=4), max_size=8))
+def test_equal_texts_and_only_they_have_equal_hashes(texts):
+    hashes = duplicates.exact(texts)
+    assert hashes.dtype == np.uint64 and len(set(hashes.tolist())) == len(set(texts))
+    assert len(set(zip(texts, hashes.tolist(), strict=True))) == len(set(texts))
+
+
+def test_the_hashes_are_the_same_on_every_machine():
+    """Golden: they decide who goes. They change only with duplicates.VERSION or with rensa's algorithm."""
+    pytest.importorskip("rensa", reason="the extra `near` is not installed")
+    assert duplicates.exact(["", "a é 👩"]).tolist() == EXACT
+    assert duplicates.bands(["one two three four five six seven"])[0, :2].tolist() == BANDS
+
+
+EXACT = [13020603013274838756, 5269897097963730555]
+BANDS = [6239404378434583080, 15896993852068782797]
+
+
+def edited(text: str, every: int) -> str:
+    """`text` with one word in `every` replaced."""
+    return " ".join(word if i % every else f"changed{i}" for i, word in enumerate(text.split(), 1))
+
+
+def jaccard(a: str, b: str) -> float:
+    one, other = ({tuple(words[i : i + 5]) for i in range(len(words) - 4)} for words in (a.split(), b.split()))
+    return len(one & other) / len(one | other)
+
+
+@pytest.fixture(scope="module")
+def unrelated() -> list[str]:
+    rng = np.random.default_rng(7)
+    return [" ".join(f"w{i}" for i in rng.integers(0, 500, 300)) for _ in range(150)]
+
+
+def test_near_duplicates_are_found_and_unrelated_texts_kept(unrelated):
+    pytest.importorskip("rensa", reason="the extra `near` is not installed")
+    close = [edited(text, 100) for text in unrelated]  # Jaccard 0.90
+    far = [edited(text, 12) for text in unrelated]  # Jaccard 0.39
+    assert jaccard(unrelated[0], close[0]) > 0.85 and jaccard(unrelated[0], far[0]) < 0.5
+    texts = [*unrelated, *close, *far]
+    lost = duplicates.losers(np.arange(len(texts)), duplicates.exact(texts), duplicates.bands(texts))
+    near = lost.near.reshape(3, -1)
+    assert not lost.exact.any() and not near[0].any()
+    assert near[1].mean() > 0.97
+    assert near[2].mean() < 0.1
+
+
+def test_layout_case_and_quotes_make_no_difference_to_near_duplicates():
+    pytest.importorskip("rensa", reason="the extra `near` is not installed")
+    text = "He said “no”, and that was that; nobody asked why he had come at all."
+    bands = duplicates.bands([text, text.upper().replace("“", '"').replace("”", '"').replace(" ", "\n")])
+    assert np.array_equal(bands[0], bands[1])
+
+
+@pytest.mark.parametrize(
+    "texts", [["!!! ??? …", "— — — —"], ["yes", "no"], ["", "?"], ["one two three four", "one two three five"]]
+)
+def test_texts_too_short_for_a_shingle_are_compared_whole(texts):
+    pytest.importorskip("rensa", reason="the extra `near` is not installed")
+    bands = duplicates.bands([*texts, *texts])
+    assert np.array_equal(bands[:2], bands[2:]) and not (bands[0] == bands[1]).any()
+
+
+def test_bands_do_not_depend_on_the_batch():
+    pytest.importorskip("rensa", reason="the extra `near` is not installed")
+    texts = [row.text for source in corpora.expand(["synthetic:clean?documents=40"]) for row in corpora.read(source)]
+    alone = np.concatenate([duplicates.bands([text]) for text in texts])
+    assert np.array_equal(duplicates.bands(texts), alone)
+
+
+def test_without_the_library_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "rensa", None)
+    with pytest.raises(ConfigurationError, match=r"hormesis\[near\].*data\.duplicates=exact"):
+        duplicates.bands(["a"])
