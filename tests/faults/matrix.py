@@ -44,7 +44,6 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 AWS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "testsecret", "AWS_DEFAULT_REGION": "us-east-1"}
 RAY = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_LOG_TO_DRIVER": "0",
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_AUTH_MODE": "disabled",
 }
