@@ -4,8 +4,7 @@ Three layers would retry, and multiply: botocore, s3fs and we. The two below are
 of an upload and a page of a listing, too) is tried again here and nowhere else, and counted; only aiohttp asks once more, at
 once, where a connection breaks before its answer.
 
-    again      500, 502, 503, 504, 429, SlowDown · connection refused, reset or timed out · a body shorter than its header says,
-                or of another checksum
+    again      500, 502, 503, 504, 429, SlowDown · connection refused, reset or timed out · a body cut short or hurt
     at once    403, 404, no such bucket, no credentials, a malformed request
 
 Waits are drawn from [0, 0.2 · 2ⁿ] s, at most 5 s ("full jitter", so that a hundred workers do not come back together). A store
@@ -135,11 +134,9 @@ def pause(n_failed: int) -> float:
 
 
 def transient(error: BaseException) -> str:
-    """Why `error` may pass: busy, connection, short or checksum; nothing if it will not."""
-    if isinstance(error, ShortBody | IncompleteReadError):
-        return "short"
-    if isinstance(error, FlexibleChecksumError):
-        return "checksum"
+    """Why `error` may pass: busy, connection or body; nothing if it will not."""
+    if isinstance(error, ShortBody | IncompleteReadError | FlexibleChecksumError):
+        return "body"
     if isinstance(error, CONNECTION_ERRORS):
         return "connection"
     answer = _answer(error)

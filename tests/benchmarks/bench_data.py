@@ -139,12 +139,12 @@ def _ours(corpus: list[str], words: str, out: str) -> Callable[[], None]:
 
 
 def _our_documents(out: Path) -> Iterator[bytes]:
-    from data_prep import manifest, shards
+    from data_prep import manifest, reader
 
     (record,) = out.glob("streams/*/manifest.json")
     known = manifest.load(str(record.parent))
     for split in ("train", "held_out"):
-        for ids in shards.read_documents(str(record.parent), known, split, known.n_documents):
+        for ids in reader.read_documents(str(record.parent), known, split, known.n_documents):
             yield ids.astype("<u2").tobytes()
 
 

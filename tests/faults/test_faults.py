@@ -13,8 +13,8 @@ from data_prep.config import DataConfig, TokenizerConfig
 
 MATRIX = Path(__file__).parent / "matrix.py"
 ROWS = [
-    *(f"build: {kind}" for kind in ("slow_down", "reset", "lost_answer", "truncated", "short", "stale_list", "duplicate")),
-    *(f"read: {kind}" for kind in ("slow_down", "reset_in_body", "truncated", "short", "garbled")),
+    *(f"build: {kind}" for kind in ("slow_down", "lost_answer", "short")),
+    *(f"read: {kind}" for kind in ("reset_in_body", "short", "garbled")),
     "workers killed",
     "two builds at once",
 ]

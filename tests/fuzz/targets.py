@@ -109,7 +109,7 @@ def clean(content: bytes) -> None:
     assert (once.text is None) == bool(once.reason), once
     if once.text is not None:
         once.text.encode()
-        assert cleaning.clean(once.text, CLEANING) == once, text
+        assert cleaning.clean(once.text, CLEANING).text == once.text, text
 
 
 def index(content: bytes) -> None:
