@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data_prep import cleaning, corpora, layout, manifest, shards, storage, tasks, telemetry, tokenizer, units, vocabulary
+from data_prep import card, cleaning, corpora, layout, manifest, shards, storage, tasks, telemetry, tokenizer, units, vocabulary
 from data_prep.config import DataConfig, StreamName, TokenizerConfig
 from data_prep.manifest import InputFile, Manifest, Shard, Split
 from data_prep.records import ArtefactCorrupt, ArtefactMissing, ConfigurationError, digest
@@ -58,6 +58,7 @@ def build(config: DataConfig, stream: StreamName, root: str) -> Manifest:
         storage.save(_manifest(config, stream, engine, made, written), record_uri)
     known = manifest.load(uri)
     _check_manifest(known, record_uri, config, engine)
+    card.ensure(uri, known, config, engine)
     for leftover in storage.glob(storage.join(root, layout.units_uri(config, stream), "**")):
         storage.delete(leftover)
     telemetry.logger.info("%s stream: %s documents, %s tokens at %s", stream, f"{known.n_documents:,}", f"{known.n_tokens:,}", uri)
