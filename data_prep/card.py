@@ -6,14 +6,13 @@ its settings alone, so two builds of one input have the same card.
 """
 
 import json
-import re
 from collections.abc import Iterator
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from data_prep import shards, storage, tally, tasks
+from data_prep import drops, shards, storage, tally, tasks
 from data_prep.config import CleaningConfig, DataConfig, StreamName
 from data_prep.manifest import Manifest
 from data_prep.records import ArtefactMissing, digest, record
@@ -24,12 +23,9 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 NAME = "card.json"
-DROPS_NAME = "drops.jsonl"
 N_TOP = 50  # domains and labels listed
 N_SAMPLES = 5  # documents shown, and drops of each reason
-SAMPLE_CHARS = 200
-SAMPLE_TOKENS = 4 * SAMPLE_CHARS  # enough for that many characters in any script
-LONG_WORD = re.compile(r"(\w)(\w{3,})")
+SAMPLE_TOKENS = 4 * drops.SHOWN_CHARS  # enough for that many characters in any script
 NOT_CLAIMED = (
     "Scores and labels are the corpus's own, copied and not checked; documents without one are not counted among them.",
     "Domains are host names as written, without www., of documents whose id is a URL; no list of public suffixes joins subdomains.",
@@ -128,7 +124,11 @@ class Excerpt:
 
 @record
 class Card:
-    """What one token stream holds. Tokens include one end-of-document token a document; ratios are shares of one."""
+    """What one token stream holds, and the settings that decided it.
+
+    Tokens include one end-of-document token a document; ratios are shares of one. decontaminated: the evaluation texts that no
+    document shares a run of `ngram` words with.
+    """
 
     format_version: int
     stream: StreamName
@@ -139,6 +139,11 @@ class Card:
     eos_id: int
     cleaning_version: int
     cleaning: CleaningConfig
+    duplicates: str
+    decontaminated: tuple[str, ...]
+    ngram: int
+    held_out_ratio: float
+    shuffle_seed: int
     n_read: int
     n_bad_rows: int
     n_documents: int
@@ -197,6 +202,11 @@ def make(stream_uri: str, known: Manifest, config: DataConfig, engine: Tokenizer
         eos_id=known.eos_id,
         cleaning_version=known.cleaning_version,
         cleaning=config.cleaning,
+        duplicates=config.duplicates,
+        decontaminated=config.decontaminate if config.ngram else (),
+        ngram=config.ngram,
+        held_out_ratio=config.held_out_ratio,
+        shuffle_seed=config.shuffle_seed,
         n_read=n_read,
         n_bad_rows=sum(file.n_bad_rows for file in known.inputs),
         n_documents=known.n_documents,
@@ -213,7 +223,7 @@ def make(stream_uri: str, known: Manifest, config: DataConfig, engine: Tokenizer
             Drop(reason=reason, n_documents=n, ratio=n / n_read, samples=tuple(dropped.get(reason, [])))
             for reason, n in sorted(known.drops.items())
         ),
-        unreadable=tuple(dropped.get("unreadable", [])),
+        unreadable=tuple(dropped.get(drops.UNREADABLE, [])),
         inputs=tuple(
             Input(uri=file.uri, n_documents=file.n_documents, n_tokens=file.n_tokens, n_bad_rows=file.n_bad_rows)
             for file in known.inputs
@@ -313,13 +323,13 @@ def _samples(stream_uri: str, known: Manifest, engine: Tokenizer) -> Iterator[Ex
     rows = pq.ParquetFile(BytesIO(first)).iter_batches(N_SAMPLES)
     documents = shards.read_documents(stream_uri, known, "train", min(N_SAMPLES, known.train[0].n_documents))
     for row, ids in zip(next(rows).to_pylist(), documents, strict=False):
-        text = engine.decode(ids[:SAMPLE_TOKENS])
+        text = engine.decode(ids[:SAMPLE_TOKENS]).rstrip("\ufffd")
         yield Excerpt(place=_place(row), n_tokens=row["n_tokens"], text=_shown(text, known.stream))
 
 
 def _dropped(stream_uri: str) -> dict[str, list[Excerpt]]:
     """A few drops of each reason, as the build noted and masked them."""
-    uri, found = storage.join(stream_uri, DROPS_NAME), dict[str, list[Excerpt]]()
+    uri, found = storage.join(stream_uri, drops.NAME), dict[str, list[Excerpt]]()
     lines = storage.read(uri).splitlines() if storage.exists(uri) else []
     for row in map(json.loads, lines):
         samples = found.setdefault(row["reason"], [])
@@ -329,11 +339,12 @@ def _dropped(stream_uri: str) -> dict[str, list[Excerpt]]:
 
 
 def _place(row: dict[str, Any]) -> str:
-    return row.get("id") or f"{row['uri']}:{row['row']}"
+    part = row.get("part") or 0
+    return f"{row['uri']}:{row['row'] + 1}" + (f" part {part + 1}" if part else "") + (f" ({row['id']})" if row.get("id") else "")
 
 
 def _shown(text: str, stream: StreamName) -> str:
-    """The beginning of a text; of the toxic stream, words of four letters or more are the first letter and stars."""
-    shown = text[:SAMPLE_CHARS].rstrip("\ufffd")
-    shown = LONG_WORD.sub(lambda word: word[1] + "*" * len(word[2]), shown) if stream == "toxic" else shown
-    return shown + "…" if len(text) > SAMPLE_CHARS else shown
+    """The beginning of a text, of the toxic stream masked as drops are."""
+    if stream == "toxic":
+        return drops.masked(text)
+    return text[: drops.SHOWN_CHARS] + "…" if len(text) > drops.SHOWN_CHARS else text

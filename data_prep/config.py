@@ -1,10 +1,12 @@
 """what is asked: corpora, tokenizer, budgets, seeds"""
 
+from dataclasses import field
 from typing import Literal
 
 from data_prep.records import ConfigurationError, operational, record
 
 StreamName = Literal["clean", "toxic"]
+BLOCK_TOKENS = 4 << 20  # 8 MiB of uint16, what readers fetch at once (storage.BLOCK_BYTES)
 
 
 @record
@@ -30,14 +32,30 @@ class TokenizerConfig:
 
 @record
 class CleaningConfig:
-    """When a document is dropped, and how much of a corpus may be broken before the build stops.
+    """When a document is dropped or changed, and how much of a corpus may be broken before the build stops.
 
     max_bad_rows_ratio: share of a file's rows that may be unreadable (broken JSON, missing field).
+    mask_personal: write OLMo's special strings for e-mail addresses, IP addresses and phone numbers.
+    languages: codes (`en`) of the languages to keep; none keeps all. Needs the extra `language`.
+    min_scores, max_scores: bounds, included, by score name, on documents whose corpus carries that score; a document
+        without it is kept, for a missing score is not a low one.
     """
 
     min_chars: int = 20
     max_chars: int = 1_000_000
     max_bad_rows_ratio: float = 0.01
+    mask_personal: bool = True
+    languages: tuple[str, ...] = ()
+    min_scores: dict[str, float] = field(default_factory=dict)
+    max_scores: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in self.min_scores.keys() & self.max_scores.keys():
+            if self.min_scores[name] > self.max_scores[name]:
+                raise ConfigurationError(
+                    f"data.cleaning keeps no document: min_scores[{name!r}] is {self.min_scores[name]}, "
+                    f"max_scores[{name!r}] is {self.max_scores[name]}"
+                )
 
 
 @record
@@ -46,8 +64,12 @@ class DataConfig:
 
     clean, toxic: document URIs with wildcards; `#text=field` names the text field. `synthetic:…` is the embedded corpus.
     held_out_ratio: share of documents, by keyed hash, kept out of training.
-    shard_tokens: size a shard aims at; documents are never split over shards.
+    shard_tokens: tokens of every shard but a split's last; a document that crosses a shard's end goes on in the next.
     shuffle_seed: keys the hash that orders documents.
+    duplicates: of documents with the same text ("exact") or nearly so ("near"), all but the first in the stream go.
+    decontaminate: URIs of evaluation texts; documents that share a run of `ngram` words with one of them go (0: none do).
+    on_tokenizer_difference: what to do when the fast engine makes other ids of a sample than the reference.
+    check_every_documents: how often that is looked at, beside each file's first documents.
     """
 
     clean: tuple[str, ...]
@@ -57,7 +79,11 @@ class DataConfig:
     held_out_ratio: float = 0.02
     shard_tokens: int = 128 << 20
     shuffle_seed: int = 0
-    check_every_documents: int = operational(default=97)  # how often the fast tokenizer is checked against the reference
+    duplicates: Literal["keep", "exact", "near"] = "exact"
+    decontaminate: tuple[str, ...] = ()
+    ngram: int = 13
+    on_tokenizer_difference: Literal["stop", "fall_back"] = operational(default="stop")
+    check_every_documents: int = operational(default=1021)
 
     def __post_init__(self) -> None:
         for name in ("clean", "toxic"):
@@ -67,3 +93,10 @@ class DataConfig:
             raise ConfigurationError(f"data.held_out_ratio is {self.held_out_ratio}; expected a share in (0, 0.5)")
         if self.shard_tokens < 1:
             raise ConfigurationError(f"data.shard_tokens is {self.shard_tokens}; expected at least 1")
+        if self.shard_tokens > BLOCK_TOKENS and self.shard_tokens % BLOCK_TOKENS:
+            raise ConfigurationError(
+                f"data.shard_tokens is {self.shard_tokens:,}; a large shard must end with a block of 8 MiB, so expected a multiple "
+                f"of {BLOCK_TOKENS:,}; e.g. {-(-self.shard_tokens // BLOCK_TOKENS) * BLOCK_TOKENS:,}"
+            )
+        if self.ngram < 0:
+            raise ConfigurationError(f"data.ngram is {self.ngram}; expected a number of words, or 0 to leave documents alone")

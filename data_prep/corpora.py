@@ -19,34 +19,44 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 from urllib.parse import unquote
 
 from data_prep import formats, storage, synthetic
 from data_prep.records import ArtefactCorrupt, ConfigurationError
 
+VERSION = 2  # raise it with any change of the documents that a file gives: units made by another version are made again
 SAMPLE_ROWS = 100  # below this a share of bad rows says little, unless the file ends
 MAX_PLACES = 5  # bad places kept for the message
 CHUNK_BYTES = 128 << 10
 
 
 class Source(NamedTuple):
-    """One input file (or one part of the embedded corpus) and the fields to take from its rows."""
+    """One input file (or one part of the embedded corpus) and what to take from its rows."""
 
     uri: str
     text_field: str
     label_field: str | None
+    unit: Literal["thread", "post"] = "thread"
+    scores_field: str | None = None
 
 
 class Document(NamedTuple):
-    """One row: its 0-based number in the file (blank lines and bad rows count), its text, its other columns.
+    """One text of a row, and where it is from.
 
-    A label asked for by a dotted name is in `fields` under that name.
+    row: the row's 0-based number in the file; blank lines and bad rows count.
+    fields: the row's other columns; a label asked for by a dotted name is there under that name.
+    part: 0-based in its row: with #unit=post a thread gives a document a post.
+    id: the source's own name for it: column `id`, else `url`; a thread's or post's number.
+    scores: of toxicity and the like, in [0, 1], names in lower case; None where there are none.
     """
 
     row: int
     text: str
     fields: dict[str, Any]
+    part: int = 0
+    id: str | None = None
+    scores: dict[str, float] | None = None
 
 
 @dataclass
@@ -75,6 +85,11 @@ def expand(uris: Sequence[str]) -> list[Source]:
             raise ConfigurationError(f"{source.uri} comes twice (also as {seen[identity]}) in {list(uris)}; name each file once")
         seen[identity] = source.uri
     return sources
+
+
+def settings(source: Source) -> tuple[Any, ...]:
+    """What decides the documents of a source beside its bytes: for the digest that names what is made of them."""
+    return (VERSION, *source[1:])
 
 
 def checksum(source: Source) -> str:
@@ -162,7 +177,8 @@ def _document(row: formats.Row, source: Source) -> Document | _Fault:
     fields = {name: value for name, value in columns.items() if name != source.text_field}
     if source.label_field is not None:
         fields[source.label_field] = _lookup(columns, source.label_field)
-    return Document(row.number, text, fields)
+    own_id = columns.get("id", columns.get("url"))
+    return Document(row.number, text, fields, id=None if own_id is None else str(own_id))
 
 
 def _lookup(columns: dict[str, Any], name: str) -> Any:

@@ -37,7 +37,14 @@ def tokenizer_digest(config: DataConfig) -> str:
 def stream_digest(config: DataConfig, stream: StreamName) -> str:
     """Names the settings that the stream depends on; the other stream's corpus is not one of them, unless by the tokenizer."""
     corpus = config.clean if stream == "clean" else config.toxic
-    settings = (config.held_out_ratio, config.shard_tokens, config.shuffle_seed)
+    settings = (
+        config.held_out_ratio,
+        config.shard_tokens,
+        config.shuffle_seed,
+        config.duplicates,
+        config.decontaminate,
+        config.ngram,
+    )
     return digest(manifest.FORMAT_VERSION, stream, corpus, tokenizer_digest(config), cleaning.VERSION, config.cleaning, *settings)
 
 

@@ -6,6 +6,7 @@ input: no time, no path of the output, no host. Layout below the object root:
     streams/clean-<digest>/                                        one token stream
         train-00000.bin, .idx, .documents.parquet                 Megatron shard and its documents' provenance
         held_out-00000.bin, …                                     documents never trained on
+        drops.jsonl                                               some dropped documents, masked, to look at (drops.py)
         manifest.json                                             this record
 """
 
@@ -15,14 +16,20 @@ from data_prep import storage
 from data_prep.config import StreamName
 from data_prep.records import ArtefactCorrupt, ArtefactMissing, record
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 NAME = "manifest.json"
 Split = Literal["train", "held_out"]
 
 
 @record
 class Shard:
-    """One Megatron .bin/.idx pair. block_sha256 covers the .bin in blocks of 8 MiB."""
+    """One Megatron .bin/.idx pair: tokens [k·S, (k+1)·S) of its split's stream, k its number, S the first one's n_tokens.
+
+    n_documents: those that begin here; .documents.parquet lists them, a document that ends in another shard with all its tokens.
+    n_continued_tokens: the first tokens, when they belong to a document that began in an earlier shard; the .idx has them as
+        its first entry. The last entry is cut off by the shard's end if the next shard continues it.
+    block_sha256 covers the .bin in blocks of 8 MiB.
+    """
 
     name: str
     n_tokens: int
@@ -31,11 +38,15 @@ class Shard:
     block_sha256: tuple[str, ...]
     idx_sha256: str
     documents_sha256: str
+    n_continued_tokens: int = 0
 
 
 @record
 class InputFile:
-    """One file of the corpus as it was read. n_documents counts those kept, n_bad_rows those unreadable."""
+    """One file of the corpus as it was read. n_documents counts those kept, n_bad_rows those unreadable.
+
+    fell_back: the fast tokenizer made other ids of a sample, so the reference encoded the file.
+    """
 
     uri: str
     sha256: str
@@ -43,6 +54,7 @@ class InputFile:
     n_documents: int
     n_tokens: int
     n_bad_rows: int
+    fell_back: bool = False
 
 
 @record

@@ -1,7 +1,8 @@
 """Megatron .bin/.idx shards: write, verify, map, read by range
 
 The format is megatron-core's indexed dataset, version 1, written and read by our own few lines, so that a GPU host reads
-tokens with numpy alone and any Megatron-style trainer can read them too. We write one sequence per document:
+tokens with numpy alone and any Megatron-style trainer can read them too. We write one sequence per document, or per piece
+of one where a shard's end cuts it:
 
     .bin   tokens of document 0 … eos, tokens of document 1 … eos, …            uint16 or int32, no header
     .idx   "MMIDIDX\\0\\0" · u64 1 · u8 dtype code · u64 S sequences · u64 D + 1
@@ -20,6 +21,7 @@ import struct
 from collections import OrderedDict
 from collections.abc import Iterator
 from io import BytesIO
+from itertools import islice
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
@@ -84,11 +86,20 @@ def decode_index(content: bytes, uri: str) -> Index:
     return Index(dtype, np.diff(ends[bounds]))  # type: ignore[arg-type]
 
 
-def write_shard(stream_uri: str, name: str, tokens: np.ndarray, lengths: np.ndarray, documents: "pyarrow.Table") -> Shard:
-    """Publish `<name>.bin`, `.idx` and `.documents.parquet`; tokens [N] uint16 or int32, lengths [D] (eos included)."""
+def write_shard(
+    stream_uri: str, name: str, tokens: np.ndarray, lengths: np.ndarray, documents: "pyarrow.Table", n_continued_tokens: int = 0
+) -> Shard:
+    """Publish `<name>.bin`, `.idx` and `.documents.parquet`.
+
+    tokens: [N] uint16 or int32. lengths: of the pieces of documents in here (eos included where a document ends); the first
+    piece is no document of this shard's if `n_continued_tokens` says that it began in an earlier one. documents: a row for
+    each that begins here.
+    """
     dtype: TokenDtype = tokens.dtype.name  # type: ignore[assignment]
     assert dtype in DTYPE_CODES, tokens.dtype
-    assert int(lengths.sum()) == len(tokens) and len(lengths) == documents.num_rows, (len(tokens), len(lengths), documents.num_rows)
+    n_begun = len(lengths) - bool(n_continued_tokens)
+    assert int(lengths.sum()) == len(tokens) and n_begun == documents.num_rows, (len(tokens), len(lengths), documents.num_rows)
+    assert not n_continued_tokens or lengths[0] == n_continued_tokens, (n_continued_tokens, lengths[:1])
     content = np.ascontiguousarray(tokens).astype(tokens.dtype.newbyteorder("<"), copy=False).data
     index, provenance = encode_index(lengths, dtype), parquet_bytes(documents)
     storage.write(storage.join(stream_uri, f"{name}.bin"), bytes(content))
@@ -97,7 +108,8 @@ def write_shard(stream_uri: str, name: str, tokens: np.ndarray, lengths: np.ndar
     return Shard(
         name=name,
         n_tokens=len(tokens),
-        n_documents=len(lengths),
+        n_documents=n_begun,
+        n_continued_tokens=n_continued_tokens,
         n_bytes=tokens.nbytes,
         block_sha256=storage.block_sha256(content),
         idx_sha256=hashlib.sha256(index).hexdigest(),
@@ -138,14 +150,11 @@ def read_documents(stream_uri: str, manifest: Manifest, split: Split, limit: int
     """The ids (int64, without eos) of the first `limit` documents of a split, in stream order."""
     tokens, documents = _Tokens(stream_uri, manifest, split, CACHED_BLOCKS), []
     start = 0
-    for shard in manifest.shards(split):
-        for length in _index(stream_uri, shard, manifest).lengths:
-            if len(documents) == limit:
-                return documents
-            ids = np.empty(int(length), dtype=np.int64)
-            tokens.copy(start, ids)
-            documents.append(ids[:-1])
-            start += int(length)
+    for length in islice(_document_lengths(stream_uri, manifest, split), limit):
+        ids = np.empty(length, dtype=np.int64)
+        tokens.copy(start, ids)
+        documents.append(ids[:-1])
+        start += length
     return documents
 
 
@@ -157,6 +166,8 @@ def verify(stream_uri: str, manifest: Manifest) -> None:
             uri = storage.join(stream_uri, f"{shard.name}.bin")
             _check_beside(stream_uri, shard)
             ends = np.cumsum(_index(stream_uri, shard, manifest).lengths) - 1
+            if _goes_on(manifest.shards(split), number):
+                ends = ends[:-1]
             for block in range(len(shard.block_sha256)):
                 _check_block(tokens.block(number, block), block, ends, uri, manifest)
     shards = manifest.train + manifest.held_out
@@ -170,6 +181,21 @@ def check_shard(stream_uri: str, shard: Shard) -> None:
     _check_beside(stream_uri, shard)
     for block, expected in enumerate(shard.block_sha256):
         storage.verify_block(_read_block(uri, shard, block), expected, uri, block)
+
+
+def _document_lengths(stream_uri: str, manifest: Manifest, split: Split) -> Iterator[int]:
+    """The length of each whole document (eos included), pieces joined; an index is read when it is needed."""
+    begun, shards = 0, manifest.shards(split)
+    for number, shard in enumerate(shards):
+        lengths = _index(stream_uri, shard, manifest).lengths.tolist()
+        lengths[0] += begun
+        begun = lengths.pop() if _goes_on(shards, number) else 0
+        yield from lengths
+
+
+def _goes_on(shards: tuple[Shard, ...], number: int) -> bool:
+    """Whether the last piece of a shard is continued in the next."""
+    return number + 1 < len(shards) and shards[number + 1].n_continued_tokens > 0
 
 
 def _check_beside(stream_uri: str, shard: Shard) -> None:
@@ -247,7 +273,9 @@ def _index(stream_uri: str, shard: Shard, manifest: Manifest) -> Index:
     index = decode_index(content, uri)
     if index.dtype != manifest.dtype:
         raise ArtefactCorrupt(f"{uri}: tokens are {index.dtype}, the manifest says {manifest.dtype}; build the stream again")
-    _expect(uri, "documents", shard.n_documents, len(index.lengths))
+    _expect(uri, "documents", shard.n_documents + bool(shard.n_continued_tokens), len(index.lengths))
+    if shard.n_continued_tokens:
+        _expect(uri, "continued tokens", shard.n_continued_tokens, int(index.lengths[0]))
     _expect(uri, "tokens", shard.n_tokens, int(index.lengths.sum()))
     return index
 

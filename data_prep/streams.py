@@ -1,29 +1,51 @@
-"""the build in two passes of Ray tasks: files → units, ranges of keys → shards, then the manifest
+"""the build in passes of Ray tasks: files → units, copies found, ranges of keys → shards of one size, then the manifest
 
-    file 0 ──tokenize──▶ unit 0  ░░▒▒▓▓██      a unit is sorted by key; a shard reads the same range of keys from every
-    file 1 ──tokenize──▶ unit 1  ░░▒▒▓▓██      unit and merges, so the order of the whole stream is the order of the keys,
-                                 │  │  └─ …    whatever the number of shards, of workers, or of times the build was killed
+    file 0 ──tokenize──▶ unit 0  ░░▒▒▓▓██      a unit's segments are sorted by key; a shard reads the same range of keys from
+    file 1 ──tokenize──▶ unit 1  ░░▒▒▓▓██      all of them and merges, so the order of the whole stream is that of the keys,
+                                 │  │  └─ …    whatever the number of segments, of workers, or of times the build was killed
                           held_out  train-00000
 
 Plain tasks, one committed output each, a bounded number in flight: nothing is kept in Ray, so a build that was killed
 goes on from what the store holds. When the manifest is there the units are removed: they are as large as the stream, and
-all of them can be made again. An error that would come again (HormesisError) is not retried and arrives as itself.
+all of them can be made again. Another build may do that under ours; then its manifest is our result, for the bytes are the
+same. An error that would come again (HormesisError) is not retried and arrives as itself.
 """
 
 import os
 import posixpath
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import lru_cache
-from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from data_prep import card, cleaning, corpora, layout, manifest, shards, storage, tasks, telemetry, tokenizer, units, vocabulary
+from data_prep import (
+    card,
+    cleaning,
+    corpora,
+    cuts,
+    drops,
+    layout,
+    losers,
+    manifest,
+    segments,
+    shards,
+    storage,
+    tasks,
+    telemetry,
+    tokenizer,
+    units,
+    vocabulary,
+)
 from data_prep.config import DataConfig, StreamName, TokenizerConfig
+from data_prep.cuts import SPLITS, Cut, Run
+from data_prep.decontamination import NGrams
+from data_prep.drops import Drop
 from data_prep.manifest import InputFile, Manifest, Shard, Split
 from data_prep.records import ArtefactCorrupt, ArtefactMissing, ConfigurationError, digest
+from data_prep.segments import column
 from data_prep.tokenizer import Tokenizer
 
 
@@ -34,16 +56,18 @@ class _Made(NamedTuple):
     n_bytes: int
     unit_uri: str
     unit: units.Unit
-    n_held_out_tokens: int
 
 
-class _Cut(NamedTuple):
-    """A shard to be: the documents with keys in [low, high)."""
+class _Staying(NamedTuple):
+    """What stays of a unit when copies of documents are left out."""
 
-    name: str
-    split: Split
-    low: int
-    high: int
+    n_documents: int
+    n_tokens: int
+    n_text_bytes: int
+    drops: dict[str, int]
+    samples: tuple[Drop, ...]
+    losing_segments: tuple[int, ...]  # those that lose a document
+    buckets: dict[Split, np.ndarray]  # tokens in each (cuts.py)
 
 
 def build(config: DataConfig, stream: StreamName, root: str) -> Manifest:
@@ -53,9 +77,12 @@ def build(config: DataConfig, stream: StreamName, root: str) -> Manifest:
     record_uri = storage.join(uri, manifest.NAME)
     engine = vocabulary.build_tokenizer(config, root)
     if not storage.exists(record_uri):
-        made = _first_pass(config, stream, root, engine)
-        written = _second_pass(config, stream, root, engine, made)
-        storage.save(_manifest(config, stream, engine, made, written), record_uri)
+        try:
+            _build(config, stream, root, engine)
+        except (ArtefactMissing, ArtefactCorrupt):
+            if not storage.exists(record_uri):
+                raise
+            telemetry.logger.info("%s stream: another build has finished it", stream)
     known = manifest.load(uri)
     _check_manifest(known, record_uri, config, engine)
     card.ensure(uri, known, config, engine)
@@ -65,18 +92,32 @@ def build(config: DataConfig, stream: StreamName, root: str) -> Manifest:
     return known
 
 
+def _build(config: DataConfig, stream: StreamName, root: str, engine: Tokenizer) -> None:
+    uri = storage.join(root, layout.stream_uri(config, stream))
+    made = _first_pass(config, stream, root, engine)
+    staying = _without_copies(config, stream, root, made)
+    written = _second_pass(config, stream, root, engine, made, staying)
+    known = _manifest(config, stream, engine, made, staying, written)
+    dropped = ((one.uri, [*one.unit.samples, *stays.samples], one.unit.bad_rows) for one, stays in zip(made, staying, strict=True))
+    storage.write(storage.join(uri, drops.NAME), drops.encode(dropped))
+    storage.save(known, storage.join(uri, manifest.NAME))
+
+
 def _first_pass(config: DataConfig, stream: StreamName, root: str, engine: Tokenizer) -> list[_Made]:
     """Every input file's unit, in the order of the files; the largest files are begun first."""
+    import ray
+
     pinned = (
         storage.join(root, layout.tokenizer_uri(config)),
         replace(config.tokenizer, fingerprint=engine.fingerprint),
     )
     folder = storage.join(root, layout.units_uri(config, stream))
+    evaluation = ray.put(_evaluation(config))
     jobs = [
         tasks.Job(
             f"tokenize {stream} {posixpath.basename(source.uri)}",
             _make_unit,
-            (source, storage.absolute(source.uri), config, pinned, folder),
+            (source, storage.absolute(source.uri), config, pinned, evaluation, folder),
             size,
         )
         for source in corpora.expand(getattr(config, stream))
@@ -94,54 +135,100 @@ def _first_pass(config: DataConfig, stream: StreamName, root: str, engine: Token
     return made
 
 
+def _evaluation(config: DataConfig) -> NGrams | None:
+    """The n-grams that no document may share with the evaluation texts: made once a build, read by all its tasks."""
+    if not config.decontaminate or not config.ngram:
+        return None
+    sources = [source._replace(uri=storage.absolute(source.uri)) for source in corpora.expand(config.decontaminate)]
+    (found,) = tasks.run([tasks.Job("n-grams of the evaluation", _ngrams, (sources, config), 1)], "n-grams", "task")
+    return found
+
+
+def _without_copies(config: DataConfig, stream: StreamName, root: str, made: list[_Made]) -> list[_Staying]:
+    """What stays of each unit, in the order of `made`."""
+    import ray
+
+    folder = storage.join(root, layout.units_uri(config, stream))
+    in_order = sorted(made, key=_rank)
+    places = ray.put([losers.Place(one.unit_uri, len(one.unit.segments)) for one in in_order])
+    name = f"losers-{_identity(made)}"
+    n_hashes, files = sum(one.unit.n_hashes for one in made), list[str]()
+    if n_hashes:
+        ranges = losers.ranges(n_hashes)
+        files = [storage.join(folder, name, f"{i:05}-of-{len(ranges):05}.parquet") for i in range(len(ranges))]
+        jobs = [
+            tasks.Job(f"copies {stream} {i}", losers.find, (places, *bounds, file), n_hashes // len(ranges))
+            for i, (bounds, file) in enumerate(zip(ranges, files, strict=True))
+        ]
+        for _ in tasks.run(jobs, f"copies {stream}", "hashes"):
+            pass
+    n_buckets = cuts.n_buckets(sum(one.unit.n_tokens for one in made), config)
+    jobs = [
+        tasks.Job(
+            f"count {stream} {posixpath.basename(one.uri)}", _settle, (unit, one, files, name, config, n_buckets), one.unit.n_tokens
+        )
+        for unit, one in enumerate(in_order)
+    ]
+    found = dict[str, _Staying]()
+    for uri, staying in tasks.run(jobs, f"count {stream}", "tokens"):
+        found[uri] = staying
+        for reason, n in staying.drops.items():
+            telemetry.emit("hormesis_documents_dropped", n, stream=stream, reason=reason)
+    return [found[one.uri] for one in made]
+
+
 def _second_pass(
-    config: DataConfig, stream: StreamName, root: str, engine: Tokenizer, made: list[_Made]
+    config: DataConfig, stream: StreamName, root: str, engine: Tokenizer, made: list[_Made], staying: list[_Staying]
 ) -> dict[Split, tuple[Shard, ...]]:
-    """The shards of both splits in order of their keys; a range of keys without documents makes none."""
+    """The shards of both splits in order of their keys."""
     import ray
 
     uri, folder = (storage.join(root, part(config, stream)) for part in (layout.stream_uri, layout.units_uri))
-    n_tokens, shared = sum(one.unit.n_tokens for one in made), ray.put(made)
-    cuts = _cuts(n_tokens, sum(one.n_held_out_tokens for one in made), config)
+    identity = _identity(made)
+    runs = ray.put(list(_runs(made, staying, f"losers-{identity}")))
+    wanted = [
+        cut for split in SPLITS for cut in cuts.of_split(np.sum([one.buckets[split] for one in staying], axis=0), split, config)
+    ]
+    dtype = shards.dtype_for(engine.n_ids)
     jobs = [
-        tasks.Job(
-            f"shard {stream} {cut.name}",
-            _make_shard,
-            (cut, shared, shards.dtype_for(engine.n_ids), uri, folder),
-            n_tokens // len(cuts),
-        )
-        for cut in cuts
+        tasks.Job(f"shard {stream} {cut.name}", _make_shard, (cut, runs, identity, dtype, uri, folder), cut.n_tokens)
+        for cut in wanted
     ]
     written: dict[str, Shard] = {}
     for shard in tasks.run(jobs, f"shard {stream}", "tokens"):
-        if shard is not None:
-            written[shard.name] = shard
-            telemetry.emit("hormesis_tokens_written", shard.n_tokens, stream=stream)
-    return {
-        split: tuple(written[cut.name] for cut in cuts if cut.split == split and cut.name in written)
-        for split in ("train", "held_out")
-    }
+        written[shard.name] = shard
+        telemetry.emit("hormesis_tokens_written", shard.n_tokens, stream=stream)
+    return {split: tuple(written[cut.name] for cut in wanted if cut.split == split) for split in SPLITS}
 
 
-def _cuts(n_tokens: int, n_held_out_tokens: int, config: DataConfig) -> list[_Cut]:
-    """Equal ranges of keys, so many that a shard has about `shard_tokens`: keys are uniform, so sizes are nearly equal."""
-    bound = units.held_out_bound(config.held_out_ratio)
-    splits: tuple[tuple[Split, int, int, int], ...] = (
-        ("train", bound, units.KEY_SPACE, n_tokens - n_held_out_tokens),
-        ("held_out", 0, bound, n_held_out_tokens),
-    )
-    cuts = []
-    for split, low, high, n in splits:
-        n_shards = max(1, -(-n // config.shard_tokens))
-        edges = [low + i * (high - low) // n_shards for i in range(n_shards + 1)]
-        cuts += [_Cut(f"{split}-{i:05}", split, *edge) for i, edge in enumerate(pairwise(edges))]
-    return cuts
+def _rank(one: _Made) -> str:
+    """Where a unit stands among documents of equal keys."""
+    return one.unit.input_sha256
+
+
+def _identity(made: list[_Made]) -> str:
+    """Names all that the second pass depends on, provenance included."""
+    return digest(sorted((posixpath.basename(one.unit_uri), one.uri) for one in made))
+
+
+def _runs(made: list[_Made], staying: list[_Staying], name: str) -> Iterator[Run]:
+    stays = {one.uri: stays for one, stays in zip(made, staying, strict=True)}
+    for one in sorted(made, key=_rank):
+        for number, segment in enumerate(one.unit.segments):
+            if segment.n_documents:
+                losing = number in stays[one.uri].losing_segments
+                yield Run(segments.uri_of(one.unit_uri, number), one.uri, name if losing else None)
 
 
 def _manifest(
-    config: DataConfig, stream: StreamName, engine: Tokenizer, made: list[_Made], written: dict[Split, tuple[Shard, ...]]
+    config: DataConfig,
+    stream: StreamName,
+    engine: Tokenizer,
+    made: list[_Made],
+    staying: list[_Staying],
+    written: dict[Split, tuple[Shard, ...]],
 ) -> Manifest:
-    _check_complete(stream, made, [shard for split in written.values() for shard in split])
+    _check_complete(stream, made, staying, [shard for split in written.values() for shard in split])
     if not written["train"]:
         raise ConfigurationError(f"the {stream} corpus: all its documents fell into the held-out split; add documents")
     if not written["held_out"]:
@@ -155,10 +242,10 @@ def _manifest(
         eos_id=engine.eos_id,
         dtype=shards.dtype_for(engine.n_ids),
         cleaning_version=cleaning.VERSION,
-        n_documents=sum(one.unit.n_documents for one in made),
-        n_tokens=sum(one.unit.n_tokens for one in made),
-        n_text_bytes=sum(one.unit.n_text_bytes for one in made),
-        drops=_drops(made),
+        n_documents=sum(one.n_documents for one in staying),
+        n_tokens=sum(one.n_tokens for one in staying),
+        n_text_bytes=sum(one.n_text_bytes for one in staying),
+        drops=_sum(drops for one, stays in zip(made, staying, strict=True) for drops in (one.unit.drops, stays.drops)),
         train=written["train"],
         held_out=written["held_out"],
         inputs=tuple(
@@ -166,11 +253,12 @@ def _manifest(
                 uri=one.uri,
                 sha256=one.unit.input_sha256,
                 n_bytes=one.n_bytes,
-                n_documents=one.unit.n_documents,
-                n_tokens=one.unit.n_tokens,
+                n_documents=stays.n_documents,
+                n_tokens=stays.n_tokens,
                 n_bad_rows=one.unit.n_bad_rows,
+                fell_back=one.unit.fell_back,
             )
-            for one in made
+            for one, stays in zip(made, staying, strict=True)
         ),
     )
 
@@ -178,28 +266,64 @@ def _manifest(
 # The work of one task, run in a Ray worker.
 
 
+def _ngrams(sources: list[corpora.Source], config: DataConfig) -> NGrams:
+    return NGrams.of([document.text for source in sources for document in corpora.read(source)], config.ngram)
+
+
 def _make_unit(
-    source: corpora.Source, location: str, config: DataConfig, pinned: tuple[str, TokenizerConfig], folder: str
+    source: corpora.Source,
+    location: str,
+    config: DataConfig,
+    pinned: tuple[str, TokenizerConfig],
+    evaluation: NGrams | None,
+    folder: str,
 ) -> _Made:
     os.environ["RAYON_NUM_THREADS"] = "1"  # the task has one CPU; the fast engine would take all
-    here, engine = source._replace(uri=location), _engine(*pinned)
-    sha256 = corpora.checksum(here)
-    uri = storage.join(folder, units.name_of(source, sha256, engine, config))
-    unit = units.make(here, sha256, engine, config, uri)
-    _, n_held_out_tokens = units.count_below(uri, units.held_out_bound(config.held_out_ratio))
-    return _Made(source.uri, corpora.n_bytes(here), uri, unit, n_held_out_tokens)
+    here = source._replace(uri=location)
+    task = units.Task(here, corpora.checksum(here), _engine(*pinned), config, evaluation)
+    uri = storage.join(folder, units.name_of(task))
+    return _Made(source.uri, corpora.n_bytes(here), uri, units.make(task, uri))
 
 
 @lru_cache(maxsize=1)
 def _engine(uri: str, config: TokenizerConfig) -> Tokenizer:
-    """One a worker process: loading takes half a second, as long as tokenizing a megabyte."""
+    """One a worker process: loading takes half a second, as long as tokenizing twenty megabytes."""
     return tokenizer.load(uri, config)
 
 
-def _make_shard(cut: _Cut, made: list[_Made], dtype: shards.TokenDtype, uri: str, folder: str) -> Shard | None:
+def _settle(number: int, one: _Made, loser_files: list[str], name: str, config: DataConfig, n_buckets: int) -> tuple[str, _Staying]:
+    """What stays of unit `number` without its copies; which go is published beside each segment that loses one."""
+    lost = losers.of_unit(loser_files, number) if loser_files else None
+    totals, losing = Counter[str](), list[int]()
+    dropped, samples = Counter[str](), drops.Samples()
+    buckets: dict[Split, np.ndarray] = {split: np.zeros(n_buckets, np.int64) for split in SPLITS}
+    for i, segment in enumerate(one.unit.segments):
+        if not segment.n_documents:
+            continue
+        uri = segments.uri_of(one.unit_uri, i)
+        table = segments.rows(f"{uri}.documents.parquet", 0, units.KEY_SPACE, ["at", "row", "part", "n_tokens", "n_bytes"])
+        stays = np.ones(table.num_rows, bool)
+        if lost is not None and len(gone := np.flatnonzero(column(lost, "segment") == i)):
+            losers.publish(lost, uri, i, name)
+            losing.append(i)
+            at, near = column(lost, "at")[gone], column(lost, "near")[gone]
+            stays[at] = False
+            origin = zip(column(table, "row")[at].tolist(), column(table, "part")[at].tolist(), near.tolist(), strict=True)
+            for row, part, is_near in sorted(origin):
+                reason = "near_duplicate" if is_near else "exact_duplicate"
+                dropped[reason] += 1
+                samples.note(reason, row, part, "")
+        keys, n_tokens = column(table, "key")[stays], column(table, "n_tokens")[stays]
+        totals.update(documents=len(keys), tokens=int(n_tokens.sum()), bytes=int(column(table, "n_bytes")[stays].sum()))
+        for split, counts in buckets.items():
+            counts += cuts.histogram(keys, n_tokens, split, n_buckets, config)
+    counts = totals["documents"], totals["tokens"], totals["bytes"]
+    return one.uri, _Staying(*counts, dict(dropped), tuple(samples.kept), tuple(losing), buckets)
+
+
+def _make_shard(cut: Cut, runs: list[Run], identity: str, dtype: shards.TokenDtype, uri: str, folder: str) -> Shard:
     """Publish one shard; the record of it among the units makes a second call cheap."""
-    identity = digest(cut.low, cut.high, [(posixpath.basename(one.unit_uri), one.uri) for one in made])
-    record_uri = storage.join(folder, "shards", f"{cut.name}-{identity}.json")
+    record_uri = storage.join(folder, "shards", f"{cut.name}-{digest(identity, cut.low, cut.high, cut.n_skipped)}.json")
     if storage.exists(record_uri):
         shard = storage.load(Shard, record_uri)
         try:
@@ -207,28 +331,9 @@ def _make_shard(cut: _Cut, made: list[_Made], dtype: shards.TokenDtype, uri: str
             return shard
         except (ArtefactCorrupt, ArtefactMissing):
             telemetry.logger.warning("%s/%s is not what its record says; made again", uri, cut.name)
-    tokens, lengths, table = _merged(cut, made, dtype)
-    if not len(lengths):
-        return None
-    shard = shards.write_shard(uri, cut.name, tokens, lengths, table)
+    shard = shards.write_shard(uri, cut.name, *cuts.merged(cut, runs, dtype))
     storage.save(shard, record_uri)
     return shard
-
-
-def _merged(cut: _Cut, made: list[_Made], dtype: shards.TokenDtype) -> tuple[np.ndarray, np.ndarray, Any]:
-    """(tokens, lengths, provenance) of the documents of all units in the cut, by (key, input's sha256, row)."""
-    import pyarrow as pa
-
-    made = sorted(made, key=lambda one: one.unit.input_sha256)
-    pieces = [units.read(one.unit_uri, cut.low, cut.high, dtype) for one in made]
-    table = pa.concat_tables(piece.table for piece in pieces)
-    origin = np.repeat(np.arange(len(made)), [len(piece.tokens) for piece in pieces])
-    order = np.lexsort((table["row"].to_numpy(), origin, table["key"].to_numpy()))
-    documents = [tokens for piece in pieces for tokens in piece.tokens]
-    tokens = np.concatenate([np.empty(0, dtype), *(documents[i] for i in order)])
-    uris = pa.array([one.uri for one in made], pa.string()).take(pa.array(origin[order]))
-    table = table.take(pa.array(order)).add_column(1, "uri", uris).combine_chunks()
-    return tokens, table["n_tokens"].to_numpy(), table
 
 
 def _check_manifest(known: Manifest, record_uri: str, config: DataConfig, engine: Tokenizer) -> None:
@@ -256,12 +361,12 @@ def _check_made(made: list[_Made], stream: StreamName) -> None:
         rows, bad = sum(one.unit.n_rows for one in made), sum(one.unit.n_bad_rows for one in made)
         raise ConfigurationError(
             f"the {stream} corpus: no document is left of {rows:,} rows in {len(made)} files; unreadable: {bad:,}, dropped: "
-            f"{_drops(made)}; check the text field (URI#text=FIELD) and data.cleaning"
+            f"{_sum(one.unit.drops for one in made)}; check the text field (URI#text=FIELD) and data.cleaning"
         )
 
 
-def _check_complete(stream: StreamName, made: list[_Made], written: list[Shard]) -> None:
-    expected = (sum(one.unit.n_documents for one in made), sum(one.unit.n_tokens for one in made))
+def _check_complete(stream: StreamName, made: list[_Made], staying: list[_Staying], written: list[Shard]) -> None:
+    expected = (sum(one.n_documents for one in staying), sum(one.n_tokens for one in staying))
     got = (sum(shard.n_documents for shard in written), sum(shard.n_tokens for shard in written))
     if got != expected:
         raise ArtefactCorrupt(
@@ -270,6 +375,5 @@ def _check_complete(stream: StreamName, made: list[_Made], written: list[Shard])
         )
 
 
-def _drops(made: list[_Made]) -> dict[str, int]:
-    total = sum((Counter(one.unit.drops) for one in made), Counter[str]())
-    return dict(sorted(total.items()))
+def _sum(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    return dict(sorted(sum((Counter(each) for each in counts), Counter[str]()).items()))

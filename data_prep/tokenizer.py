@@ -10,6 +10,7 @@ tried once on loading; the eos id enters a stream only where the build writes it
 runs of spaces) are matched as ever.
 """
 
+import copy
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,11 @@ from data_prep.config import TokenizerConfig
 from data_prep.records import ArtefactCorrupt, ConfigurationError
 
 SHOWN_CHARS = 20  # of a document, in an error: enough to find the place, not to read the text
+CHECKED_CHARS = 8192  # of a long document: the reference takes half a second for a megabyte
+
+
+class EnginesDiffer(ArtefactCorrupt):
+    """The fast engine and the reference made other ids of the same text."""
 
 
 class Batch(NamedTuple):
@@ -69,8 +75,23 @@ class Tokenizer:
         """The text of `ids`; control tokens appear spelled out."""
         return self._reference.decode([int(i) for i in ids], skip_special_tokens=False)
 
+    def by_reference(self) -> "Tokenizer":
+        """The same tokenizer, encoding with the reference."""
+        other = copy.copy(self)
+        other._fast, other.engine = None, "tokenizers"
+        return other
+
+    def check_sample(self, text: str, ids: np.ndarray) -> None:
+        """Raise EnginesDiffer unless `ids` are the reference's; of a long text both engines encode the beginning again."""
+        if self._fast is None:
+            return
+        if len(text) <= CHECKED_CHARS:
+            self.check([text], ids, np.array([len(ids)]))
+        else:
+            self.check([text[:CHECKED_CHARS]], *self.encode_batch([text[:CHECKED_CHARS]]))
+
     def check(self, texts: Sequence[str], ids: np.ndarray, lengths: np.ndarray) -> None:
-        """Raise ArtefactCorrupt, showing the first position that differs, unless `ids` are the reference's."""
+        """Raise EnginesDiffer, showing the first position that differs, unless `ids` are the reference's."""
         ends = np.cumsum(lengths)
         for text, start, end in zip(texts, ends - lengths, ends, strict=True):
             got, expected = ids[start:end].tolist(), self.reference_encode(text)
@@ -80,9 +101,10 @@ class Tokenizer:
                 (i for i, pair in enumerate(zip(got, expected, strict=False)) if pair[0] != pair[1]), min(len(got), len(expected))
             )
             near = self.decode(expected[at : at + 4])[:SHOWN_CHARS]
-            raise ArtefactCorrupt(
+            raise EnginesDiffer(
                 f"{self.engine} and tokenizers disagree at id {at} of a document of {len(expected):,} ids (near {near!r}): "
-                f"got {got[at : at + 3]}, expected {expected[at : at + 3]}; report it, and uninstall fastokens to go on"
+                f"got {got[at : at + 3]}, expected {expected[at : at + 3]}; report it, "
+                "and set data.on_tokenizer_difference=fall_back to go on with tokenizers"
             )
 
     def _try_literal(self, eos: str, where: str) -> None:

@@ -1,71 +1,101 @@
-"""one input file → one unit of work: read, clean, tokenize, sort by key; published once, named by content
+"""one input file → one unit of work: read, clean, tokenize, sort by key; published in bounded segments, named by content
 
-    units/<stream>-<digest>/<unit>/tokens.bin           the kept documents in order of key, each ended by eos
-                                   documents.parquet    key, row, n_tokens, label, where its tokens lie and their crc32
-                                   unit.json            this record, written last
+    units/<stream>-<digest>/<unit>/segment-00000.…   sorted runs of the file's documents, in the order of the file
+                                   segment-00001.…
+                                   unit.json         this record, written last
 
-The key is a hash of (seed, file's sha256, row): sorting by it within files and merging across files shuffles all documents
-globally and once, whoever did the work. A shard is a range of keys, so it reads one contiguous piece of each unit. The
-name is a digest of everything that decides the content; a unit whose record exists is done.
+The key is a hash of (seed, file's sha256, row, part): sorting by it within segments and merging across all segments shuffles
+all documents globally and once, whoever did the work and however it was cut. A shard is a run of keys, so it reads one
+contiguous piece of each segment. The unit's name is a digest of everything that decides the content; a unit whose record
+exists is done. A killed one goes on after its last segment: it reads the file again, which is cheap, and tokenizes the rest.
+
+Memory: a segment's tokens three times (as they come, sorted, as bytes to write), its documents' origins, and a batch.
 """
 
-import hashlib
-import io
 import json
-import zlib
 from collections import Counter
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from data_prep import cleaning, corpora, shards, storage
+from data_prep import cleaning, corpora, drops, duplicates, randomness, segments, shards, storage, telemetry
 from data_prep.config import DataConfig
-from data_prep.records import ArtefactCorrupt, digest, record
-from data_prep.tokenizer import Tokenizer
+from data_prep.corpora import Document
+from data_prep.decontamination import NGrams
+from data_prep.drops import Drop
+from data_prep.records import digest, record
+from data_prep.segments import Documents, Segment
+from data_prep.tokenizer import EnginesDiffer, Tokenizer
 
 if TYPE_CHECKING:
     import pyarrow
 
-FORMAT_VERSION = 1
-BATCH_BYTES = 4 << 20  # of text tokenized at once: bounds the engine's memory, keeps the file's other documents as ids
-BATCH_DOCUMENTS = 2048
-ROW_GROUP = 8192  # documents a ranged read of documents.parquet fetches at least
+FORMAT_VERSION = 2
+SEGMENT_TOKENS = 64 << 20
+SEGMENT_DOCUMENTS = 1 << 20
+BATCH_BYTES = 4 << 20  # of text tokenized at once: bounds the engine's memory
+BATCH_DOCUMENTS = 4096
+FIRST_CHECKED = 3  # documents of a file that are compared with the reference in any case
 KEY_SPACE = 1 << 64
+ROW, PART = Document._fields.index("row"), Document._fields.index("part")
 
 
 @record
 class Unit:
-    """What one input file became; counts of documents and tokens are of those kept, eos included."""
+    """What one input file became. Counts are of documents kept and their tokens, eos included.
+
+    bad_rows: line and fault of the first rows that could not be read.
+    fell_back: the fast engine made other ids of a sample, so the reference made all.
+    """
 
     input_sha256: str
     dtype: shards.TokenDtype
     n_rows: int
     n_bad_rows: int
-    n_documents: int
-    n_tokens: int
-    n_text_bytes: int
-    drops: dict[str, int]
+    bad_rows: tuple[str, ...]
+    fell_back: bool
+    segments: tuple[Segment, ...]
+
+    @property
+    def n_documents(self) -> int:
+        return sum(segment.n_documents for segment in self.segments)
+
+    @property
+    def n_tokens(self) -> int:
+        return sum(segment.n_tokens for segment in self.segments)
+
+    @property
+    def n_text_bytes(self) -> int:
+        return sum(segment.n_text_bytes for segment in self.segments)
+
+    @property
+    def n_hashes(self) -> int:
+        return sum(segment.n_hashes for segment in self.segments)
+
+    @property
+    def drops(self) -> dict[str, int]:
+        return dict(sorted(sum((Counter(segment.drops) for segment in self.segments), Counter[str]()).items()))
+
+    @property
+    def samples(self) -> tuple[Drop, ...]:
+        return tuple(drop for segment in self.segments for drop in segment.samples)
 
 
-class Documents(NamedTuple):
-    """The documents of a range of keys, in order of (key, row)."""
+class Task(NamedTuple):
+    """All that decides a unit: the file, and what is done to it."""
 
-    table: "pyarrow.Table"  # key uint64, row int64, n_tokens int32, label string
-    tokens: list[np.ndarray]  # of each document, eos included
-
-
-class _Kept(NamedTuple):
-    key: int
-    row: int
-    label: str | None
-    tokens: np.ndarray
+    source: corpora.Source
+    input_sha256: str
+    tokenizer: Tokenizer
+    config: DataConfig
+    evaluation: NGrams | None  # what documents must not share with evaluation texts
 
 
-def key_of(input_sha256: str, row: int, shuffle_seed: int) -> int:
-    """The document's place in [0, 2^64): uniform, and the same whatever else is in the corpus."""
-    hashed = hashlib.blake2b(f"{input_sha256}:{row}".encode(), digest_size=8, key=str(shuffle_seed).encode())
-    return int.from_bytes(hashed.digest(), "big")
+def key_of(input_sha256: str, row: np.ndarray | int, part: np.ndarray | int, shuffle_seed: int) -> np.ndarray:
+    """The documents' places in [0, 2^64): uniform, and the same whatever else is in the corpus. uint64."""
+    file = np.uint64(randomness.key("order of documents", shuffle_seed, input_sha256))
+    return randomness.hashes(randomness.hashes(file, row), part)
 
 
 def held_out_bound(held_out_ratio: float) -> int:
@@ -73,185 +103,215 @@ def held_out_bound(held_out_ratio: float) -> int:
     return max(1, int(held_out_ratio * KEY_SPACE))
 
 
-def name_of(source: corpora.Source, input_sha256: str, tokenizer: Tokenizer, config: DataConfig) -> str:
-    chosen = (source.text_field, source.label_field, config.shuffle_seed)
-    return digest(FORMAT_VERSION, input_sha256, chosen, cleaning.VERSION, config.cleaning, tokenizer.fingerprint)
+def name_of(task: Task) -> str:
+    config = task.config
+    chosen = (*corpora.settings(task.source), config.shuffle_seed, config.duplicates)
+    evaluation = task.evaluation.identity if task.evaluation else None
+    versions = (FORMAT_VERSION, cleaning.VERSION)
+    return digest(versions, task.input_sha256, chosen, config.cleaning, task.tokenizer.fingerprint, evaluation)
 
 
-def make(source: corpora.Source, input_sha256: str, tokenizer: Tokenizer, config: DataConfig, uri: str) -> Unit:
-    """Publish the unit of `source` in the folder `uri`, or read its record if it is there."""
+def make(task: Task, uri: str) -> Unit:
+    """Publish the unit in the folder `uri`, or read its record if it is there."""
+    dtype = shards.dtype_for(task.tokenizer.n_ids)
     record_uri = storage.join(uri, "unit.json")
-    if storage.exists(record_uri) and _is_whole(uri, unit := storage.load(Unit, record_uri)):
-        return unit
-    tally = _Tally(corpora.BadRows(), Counter(), [])
-    kept = sorted(_tokenized(source, input_sha256, tokenizer, config, tally), key=lambda document: (document.key, document.row))
-    dtype = shards.dtype_for(tokenizer.n_ids)
-    tokens = np.concatenate([np.empty(0, dtype), *(document.tokens for document in kept)])
+    if storage.exists(record_uri):
+        unit = storage.load(Unit, record_uri)
+        if all(segments.is_whole(segments.uri_of(uri, i), segment, dtype) for i, segment in enumerate(unit.segments)):
+            return unit
+    bad, fell_back = corpora.BadRows(), False
+    try:
+        made = _segments(task, uri, bad)
+    except EnginesDiffer as error:
+        if task.config.on_tokenizer_difference == "stop":
+            raise
+        telemetry.logger.warning("%s: %s; encoded with tokenizers instead", task.source.uri, error)
+        bad, fell_back = corpora.BadRows(), True
+        made = _segments(task._replace(tokenizer=task.tokenizer.by_reference()), uri, bad)
     unit = Unit(
-        input_sha256=input_sha256,
+        input_sha256=task.input_sha256,
         dtype=dtype,
-        n_rows=tally.bad.n_rows,
-        n_bad_rows=tally.bad.count,
-        n_documents=len(kept),
-        n_tokens=len(tokens),
-        n_text_bytes=sum(tally.text_bytes),
-        drops=dict(sorted(tally.drops.items())),
+        n_rows=bad.n_rows,
+        n_bad_rows=bad.count,
+        bad_rows=tuple(place.removeprefix(f"{task.source.uri}:") for place in bad.places[: drops.PER_FILE]),
+        fell_back=fell_back,
+        segments=tuple(made),
     )
-    storage.write(storage.join(uri, "tokens.bin"), tokens.tobytes())
-    storage.write(storage.join(uri, "documents.parquet"), shards.parquet_bytes(_table(kept), row_group_size=ROW_GROUP))
     storage.save(unit, record_uri)
     return unit
 
 
-def count_below(uri: str, bound: int) -> tuple[int, int]:
-    """(documents, tokens) of the unit at `uri` with keys below `bound`."""
-    table = _rows(uri, 0, bound, ["key", "n_tokens"])
-    return table.num_rows, int(np.sum(_column(table, "n_tokens"), dtype=np.int64))
+class _Batch(NamedTuple):
+    """Tokenized documents: a row of `table` each, their tokens end to end."""
+
+    table: "pyarrow.Table"
+    tokens: np.ndarray
+    hashes: "pyarrow.Table | None"
 
 
-def read(uri: str, low: int, high: int, dtype: shards.TokenDtype) -> Documents:
-    """The documents of the unit at `uri` with keys in [low, high), by two ranged reads; ArtefactCorrupt if a byte differs."""
-    table = _rows(uri, low, high, ["key", "row", "n_tokens", "label", "start", "crc32"])
-    lengths, starts, sums = (_column(table, name) for name in ("n_tokens", "start", "crc32"))
-    if not len(lengths):
-        return Documents(table, [])
-    itemsize, first = np.dtype(dtype).itemsize, int(starts[0])
-    tokens_uri = storage.join(uri, "tokens.bin")
-    content = storage.read(tokens_uri, first * itemsize, (int(starts[-1]) + int(lengths[-1])) * itemsize)
-    tokens = []
-    for start, length, expected in zip((starts - first).tolist(), lengths.tolist(), sums.tolist(), strict=True):
-        piece = content[start * itemsize : (start + length) * itemsize]
-        if zlib.crc32(piece) != expected:
-            raise ArtefactCorrupt(
-                f"{tokens_uri}: the document at token {first + start:,} has another crc32 than documents.parquet says; "
-                "delete unit.json beside it and run the same command again"
-            )
-        tokens.append(np.frombuffer(piece, np.dtype(dtype).newbyteorder("<")))
-    return Documents(table.drop_columns(["start", "crc32"]), tokens)
+class _Kept(NamedTuple):
+    """Documents of a batch that stay, and their texts as cleaned."""
+
+    documents: list[Document]
+    texts: list[str]
 
 
-def _is_whole(uri: str, unit: Unit) -> bool:
-    tokens_uri = storage.join(uri, "tokens.bin")
-    if not (storage.exists(tokens_uri) and storage.exists(storage.join(uri, "documents.parquet"))):
-        return False
-    return storage.size(tokens_uri) == unit.n_tokens * np.dtype(unit.dtype).itemsize
+class _Tally:
+    """What is counted on the way to one segment."""
+
+    def __init__(self, before: list[Segment]) -> None:
+        self.drops = Counter[str]()
+        self.samples = drops.Samples(drop for segment in before for drop in segment.samples)
+
+    def drop(self, reason: str, document: Document, text: str) -> None:
+        self.drops[reason] += 1
+        self.samples.note(reason, document.row, document.part, text)
 
 
-class _Tally(NamedTuple):
-    """What is counted while a file is read."""
-
-    bad: corpora.BadRows
-    drops: Counter[str]
-    text_bytes: list[int]
-
-
-class _Text(NamedTuple):
-    row: int
-    label: str | None
-    text: str
-
-
-def _cleaned(source: corpora.Source, config: DataConfig, tally: _Tally) -> Iterator[_Text]:
-    ratio = config.cleaning.max_bad_rows_ratio
-    for document in corpora.read(source, tally.bad, max_bad_rows_ratio=ratio):
-        cleaned = cleaning.clean(document.text, config.cleaning)
-        if cleaned.text is None:
-            tally.drops[cleaned.reason] += 1
-            continue
-        label = document.fields[source.label_field] if source.label_field else None
-        yield _Text(document.row, label if label is None or isinstance(label, str) else json.dumps(label), cleaned.text)
+def _segments(task: Task, uri: str, bad: corpora.BadRows) -> list[Segment]:
+    """The file's segments: those found in the folder, and the others made now."""
+    made, pending = _finished(task, uri), list[_Batch]()
+    last = (made[-1].last_row, made[-1].last_part) if made else (-1, 0)
+    n_seen, tally = sum(segment.n_documents for segment in made), _Tally(made)
+    documents = corpora.read(task.source, bad, max_bad_rows_ratio=task.config.cleaning.max_bad_rows_ratio)
+    for batch in _batches(document for document in documents if (document.row, document.part) > last):
+        kept = _cleaned(batch, task, tally)
+        pending.append(_tokenized(kept, n_seen, task))
+        n_seen, last = n_seen + len(kept.texts), (batch[-1].row, batch[-1].part)
+        n_documents = sum(one.table.num_rows for one in pending)
+        if n_documents >= SEGMENT_DOCUMENTS or sum(len(one.tokens) for one in pending) >= SEGMENT_TOKENS:
+            made.append(_published(pending, last, tally, task, segments.uri_of(uri, len(made))))
+            pending, tally = [], _Tally(made)
+    if pending:
+        made.append(_published(pending, last, tally, task, segments.uri_of(uri, len(made))))
+    return made
 
 
-def _batches(texts: Iterator[_Text]) -> Iterator[list[_Text]]:
-    batch, n_bytes = list[_Text](), 0
-    for text in texts:
-        batch.append(text)
-        n_bytes += len(text.text)
-        if n_bytes >= BATCH_BYTES or len(batch) == BATCH_DOCUMENTS:
+def _finished(task: Task, uri: str) -> list[Segment]:
+    """The segments that an earlier attempt has published, as far as they follow each other."""
+    found, dtype = list[Segment](), shards.dtype_for(task.tokenizer.n_ids)
+    while segment := segments.load(segments.uri_of(uri, len(found)), dtype):
+        if segment.engine != task.tokenizer.engine:
+            break
+        found.append(segment)
+    return found
+
+
+def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
+    batch, n_chars = list[Document](), 0
+    for document in documents:
+        batch.append(document)
+        n_chars += len(document.text)
+        if n_chars >= BATCH_BYTES or len(batch) == BATCH_DOCUMENTS:
             yield batch
-            batch, n_bytes = [], 0
+            batch, n_chars = [], 0
     if batch:
         yield batch
 
 
-def _tokenized(
-    source: corpora.Source, input_sha256: str, tokenizer: Tokenizer, config: DataConfig, tally: _Tally
-) -> Iterator[_Kept]:
-    """The kept documents in the file's order; each one in `check_every_documents` is compared with the reference."""
-    dtype, n_before = np.dtype(shards.dtype_for(tokenizer.n_ids)).newbyteorder("<"), 0
-    for batch in _batches(_cleaned(source, config, tally)):
-        texts = [text.text for text in batch]
-        ids, lengths = tokenizer.encode_batch(texts)
-        ends = np.cumsum(lengths)
-        for at in range(-n_before % config.check_every_documents, len(batch), config.check_every_documents):
-            tokenizer.check(texts[at : at + 1], ids[ends[at] - lengths[at] : ends[at]], lengths[at : at + 1])
-        n_before += len(batch)
-        tally.text_bytes.append(sum(len(text.encode()) for text in texts))
-        for text, start, end in zip(batch, (ends - lengths).tolist(), ends.tolist(), strict=True):
-            tokens = np.empty(end - start + 1, dtype)
-            tokens[:-1], tokens[-1] = ids[start:end], tokenizer.eos_id
-            yield _Kept(key_of(input_sha256, text.row, config.shuffle_seed), text.row, text.label, tokens)
+def _cleaned(batch: list[Document], task: Task, tally: _Tally) -> _Kept:
+    kept, chosen = _Kept([], []), task.config.cleaning
+    for document in batch:
+        cleaned = cleaning.clean(document.text, chosen, document.scores)
+        if cleaned.text is None:
+            tally.drop(cleaned.reason, document, document.text)
+        else:
+            kept.documents.append(document)
+            kept.texts.append(cleaned.text)
+    if task.evaluation is None or not kept.texts:
+        return kept
+    hits = task.evaluation.hits(kept.texts)
+    for at in np.flatnonzero(hits).tolist():
+        tally.drop("evaluation_overlap", kept.documents[at], kept.texts[at])
+    stay = np.flatnonzero(~hits).tolist()
+    return _Kept([kept.documents[at] for at in stay], [kept.texts[at] for at in stay])
 
 
-def _table(kept: list[_Kept]) -> "pyarrow.Table":
+def _tokenized(kept: _Kept, n_before: int, task: Task) -> _Batch:
+    """A batch's documents; each one in `check_every_documents` of the file is compared with the reference, and its first few."""
+    texts, every = kept.texts, task.config.check_every_documents
+    ids, lengths = task.tokenizer.encode_batch(texts)
+    ends = np.cumsum(lengths)
+    for at in {*range(min(FIRST_CHECKED - n_before, len(texts))), *range(-n_before % every, len(texts), every)}:
+        task.tokenizer.check_sample(texts[at], ids[ends[at] - lengths[at] : ends[at]])
+    tokens = np.full(
+        len(ids) + len(texts), task.tokenizer.eos_id, np.dtype(shards.dtype_for(task.tokenizer.n_ids)).newbyteorder("<")
+    )
+    is_text = np.ones(len(tokens), bool)
+    is_text[ends + np.arange(len(texts))] = False
+    tokens[is_text] = ids
+    return _Batch(_origins(kept, lengths + 1, task), tokens, _hashes(texts, task.config))
+
+
+def _origins(kept: _Kept, n_tokens: np.ndarray, task: Task) -> "pyarrow.Table":
     import pyarrow as pa
 
-    lengths = np.array([len(document.tokens) for document in kept], dtype=np.int64)
+    rows, parts = (np.array([document[at] for document in kept.documents], np.int64) for at in (ROW, PART))
+    label = task.source.label_field
+    scores = [None if document.scores is None else list(document.scores.items()) for document in kept.documents]
     columns = {
-        "key": pa.array([document.key for document in kept], pa.uint64()),
-        "row": pa.array([document.row for document in kept], pa.int64()),
-        "n_tokens": pa.array(lengths, pa.int64()),
-        "label": pa.array([document.label for document in kept], pa.string()),
-        "start": pa.array(np.cumsum(lengths) - lengths, pa.int64()),
-        "crc32": pa.array([zlib.crc32(document.tokens.data) for document in kept], pa.uint32()),
+        "key": pa.array(key_of(task.input_sha256, rows, parts, task.config.shuffle_seed), pa.uint64()),
+        "row": pa.array(rows),
+        "part": pa.array(parts, pa.int32()),
+        "id": pa.array([document.id for document in kept.documents], pa.string()),
+        "n_tokens": pa.array(n_tokens, pa.int64()),
+        "n_bytes": pa.array([len(text) if text.isascii() else len(text.encode()) for text in kept.texts], pa.int64()),
+        "label": pa.array([_as_text(document.fields[label]) if label else None for document in kept.documents], pa.string()),
+        "scores": pa.array(scores, pa.map_(pa.string(), pa.float32())),
     }
     return pa.table(columns)
 
 
-def _rows(uri: str, low: int, high: int, columns: list[str]) -> "pyarrow.Table":
-    """The rows with keys in [low, high), low < high: only the row groups that can hold them are fetched."""
+def _as_text(label: object) -> str | None:
+    return label if label is None or isinstance(label, str) else json.dumps(label)
+
+
+def _hashes(texts: list[str], config: DataConfig) -> "pyarrow.Table | None":
+    """Texts that share a hash are the same, or nearly the same (column near); `document` is the text's place in the batch."""
+    if config.duplicates == "keep":
+        return None
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    documents_uri = storage.join(uri, "documents.parquet")
-    try:
-        with pq.ParquetFile(_Ranged(documents_uri), page_checksum_verification=True) as file:
-            ranges = [file.metadata.row_group(i).column(0).statistics for i in range(file.num_row_groups)]
-            groups = [i for i, keys in enumerate(ranges) if keys and keys.min < high and keys.max >= low]  # none: an empty unit
-            table = file.read_row_groups(groups, columns)
-    except (pa.ArrowException, OSError) as error:
-        raise ArtefactCorrupt(f"{documents_uri}: {error}; delete unit.json beside it and run the same command again") from error
-    keys = _column(table, "key")
-    first = np.searchsorted(keys, np.uint64(low), side="left")
-    return table.slice(first, np.searchsorted(keys, np.uint64(high - 1), side="right") - first)  # 2^64 itself is no uint64
-
-
-def _column(table: "pyarrow.Table", name: str) -> np.ndarray:
-    return table.column(name).to_numpy()
+    hashes = duplicates.exact(texts)[:, None]
+    if config.duplicates == "near":
+        bands = duplicates.bands(texts)
+        bands = randomness.hashes(bands, np.arange(bands.shape[1]))  # equal values in two columns say nothing
+        hashes = np.concatenate([hashes, bands], axis=1)
+    n_texts, n_each = hashes.shape
+    columns = {
+        "hash": pa.array(hashes.reshape(-1), pa.uint64()),
+        "document": pa.array(np.repeat(np.arange(n_texts), n_each), pa.int64()),
+        "near": pa.array(np.tile(np.arange(n_each) > 0, n_texts)),
+    }
+    return pa.table(columns)
 
 
-class _Ranged(io.RawIOBase):
-    """An object in the store as a file that seeks: each read is one ranged request."""
+def _joined_hashes(pending: list[_Batch]) -> "pyarrow.Table":
+    """The batches' hashes, `document` counted from the first batch on."""
+    import pyarrow as pa
 
-    def __init__(self, uri: str) -> None:
-        self._uri, self._size, self._at = uri, storage.size(uri), 0
+    joined = pa.concat_tables(one.hashes for one in pending)
+    sizes = [one.table.num_rows for one in pending]
+    before = np.repeat(np.cumsum(sizes) - sizes, [one.hashes.num_rows for one in pending if one.hashes])
+    return joined.set_column(1, "document", pa.array(segments.column(joined, "document") + before))
 
-    def readable(self) -> bool:
-        return True
 
-    def seekable(self) -> bool:
-        return True
+def _published(pending: list[_Batch], last: tuple[int, int], tally: _Tally, task: Task, uri: str) -> Segment:
+    import pyarrow as pa
 
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        end = min(self._at + len(buffer), self._size)
-        content = storage.read(self._uri, self._at, end) if end > self._at else b""
-        buffer[: len(content)] = content
-        self._at += len(content)
-        return len(content)
+    tokens, table = np.concatenate([one.tokens for one in pending]), pa.concat_tables(one.table for one in pending)
+    hashes = _joined_hashes(pending) if task.config.duplicates != "keep" else None
+    pending.clear()  # their tokens are copied, and a segment is large
+    segment = Segment(
+        engine=task.tokenizer.engine,
+        last_row=last[0],
+        last_part=last[1],
+        n_documents=table.num_rows,
+        n_tokens=len(tokens),
+        n_text_bytes=int(segments.column(table, "n_bytes").sum()),
+        n_hashes=0 if hashes is None else hashes.num_rows,
+        drops=dict(sorted(tally.drops.items())),
+        samples=tuple(tally.samples.kept),
+    )
+    segments.write(uri, Documents(table, tokens), hashes, segment)
+    return segment

@@ -69,7 +69,7 @@ def _trained_json(sources: list[corpora.Source], config: DataConfig) -> str:
 
 def _head(source: corpora.Source, config: DataConfig, n_bytes: int) -> Iterator[str]:
     for document in corpora.read(source, max_bad_rows_ratio=config.cleaning.max_bad_rows_ratio):
-        text = cleaning.clean(document.text, config.cleaning).text
+        text = cleaning.clean(document.text, config.cleaning, document.scores).text
         if text is not None:
             yield text
             n_bytes -= len(text.encode())

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep import card, records, shards, storage, tally
+from data_prep import card, drops, records, shards, storage, tally
 from data_prep.config import DataConfig, TokenizerConfig
 from data_prep.manifest import InputFile, Manifest, Shard
 from data_prep.records import ArtefactCorrupt, ArtefactMissing
@@ -67,9 +67,9 @@ def stream(folder: Path, engine: Tokenizer, kind: str = "clean") -> Manifest:
         n_text_bytes=sum(map(len, TEXTS)), drops={"too_short": 9, "exact_duplicate": 1}, train=tuple(made[1:]), held_out=(made[0],),
         inputs=(InputFile(uri="a.jsonl", sha256="", n_bytes=9, n_documents=30, n_tokens=n_tokens, n_bad_rows=2),),
     )  # fmt: skip
-    drops = [{"reason": "too_short", "place": f"a.jsonl:{i}", "text": f"w***** {i}"} for i in range(card.N_SAMPLES + 3)]
-    drops.append({"reason": "unreadable", "place": "a.jsonl:40", "text": "is not JSON"})
-    storage.write(str(folder / card.DROPS_NAME), "".join(json.dumps(drop) + "\n" for drop in drops).encode())
+    dropped = [{"reason": "too_short", "place": f"a.jsonl:{i}", "text": f"w***** {i}"} for i in range(card.N_SAMPLES + 3)]
+    dropped.append({"reason": "unreadable", "place": "a.jsonl:40", "text": "is not JSON"})
+    storage.write(str(folder / drops.NAME), "".join(json.dumps(drop) + "\n" for drop in dropped).encode())
     return known
 
 
@@ -157,7 +157,7 @@ def test_the_card_counts_the_whole_stream_and_is_the_same_each_time(tmp_path: Pa
     assert sum(one.total for one in made.tokens_per_document.histogram) == known.n_tokens
     assert made.bytes_per_document and made.bytes_per_document.max == 4 * made.tokens_per_document.max
     assert [(one.place, one.text) for one in made.samples] == [
-        (f"https://www.S{i % 3}.example/{i}", TEXTS[i]) for i in range(4, 4 + card.N_SAMPLES)
+        (f"a.jsonl:{i + 1} (https://www.S{i % 3}.example/{i})", TEXTS[i]) for i in range(4, 4 + card.N_SAMPLES)
     ]
 
 
@@ -179,7 +179,7 @@ def test_a_card_that_is_there_is_left_alone_until_the_manifest_changes(
         card.load(str(tmp_path))
     first = card.ensure(str(tmp_path), known, CONFIG, engine)
     assert card.load(str(tmp_path)) == first
-    storage.write(str(tmp_path / card.DROPS_NAME), b"")
+    storage.write(str(tmp_path / drops.NAME), b"")
     assert card.ensure(str(tmp_path), known, CONFIG, engine) == first
     again = card.ensure(str(tmp_path), replace(known, drops={}), CONFIG, engine)
     assert again.drops == () and card.load(str(tmp_path)) == again
@@ -201,5 +201,5 @@ def test_columns_that_a_corpus_does_not_have_count_nothing() -> None:
 
 
 def test_a_long_sample_is_cut_and_says_so() -> None:
-    assert card._shown("x" * card.SAMPLE_CHARS, "clean") == "x" * card.SAMPLE_CHARS
-    assert card._shown("x" * (card.SAMPLE_CHARS + 1), "clean") == "x" * card.SAMPLE_CHARS + "…"
+    assert card._shown("x" * drops.SHOWN_CHARS, "clean") == "x" * drops.SHOWN_CHARS
+    assert card._shown("x" * (drops.SHOWN_CHARS + 1), "clean") == "x" * drops.SHOWN_CHARS + "…"
