@@ -232,6 +232,9 @@ def test_the_entry_builds_prints_a_table_and_turns_our_errors_into_one_line(
     assert build_streams.main(["--config", str(settings), "--out", str(root), "--stream", "toxic", "--check"]) == 0
     header, _, row = [line for line in capsys.readouterr().out.splitlines() if line.strip()]
     assert header.split()[:3] == ["stream", "documents", "dropped"] and row.split()[:3] == ["toxic", "30", "0"]
+    assert build_streams.main(["--config", str(settings), "--out", str(root), "--card"]) == 0
+    printed = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["clean", "toxic"] in printed and ["documents", "read", "90", "30"] in printed
     settings.write_text("{}")
     assert build_streams.main(["--config", str(settings), "--out", str(root)]) == 2
     captured = capsys.readouterr()
