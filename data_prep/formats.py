@@ -21,7 +21,8 @@ from data_prep.records import ArtefactCorrupt, ConfigurationError
 
 DOCUMENT_END = b"<|endoftext|>"
 CSV_FIELD_BYTES = 1 << 30  # the standard library stops at 128 KiB
-CHUNK_BYTES = 128 << 10
+CHUNK_BYTES = 256 << 10
+ZSTD_BYTES = 64 << 10  # decompressed at once: what it becomes is held in memory, 32,000 times as much at the very most
 BOM = b"\xef\xbb\xbf"
 DAMAGE = cast(tuple[type[Exception], ...], (EOFError, gzip.BadGzipFile, igzip_lib.IsalError, zstandard.ZstdError))
 
@@ -41,31 +42,60 @@ def check(uri: str) -> None:
 
 def rows(uri: str) -> Iterator[Row]:
     """Every row of the file, also the bad ones; blank lines are left out, but count in the numbers of JSON lines."""
-    reader, decompress = _format(uri)
     with storage.open_stream(uri) as stream:
-        try:
-            yield from reader(decompress(stream), uri)
-        except DAMAGE as error:
-            raise ArtefactCorrupt(
-                f"{uri} is not a whole {posixpath.splitext(uri)[1]} file ({error}); fetch it again, "
-                "or rename it if it is already decompressed"
-            ) from error
+        yield from rows_of(stream, uri)
+
+
+def rows_of(stream: IO[bytes], name: str) -> Iterator[Row]:
+    """The rows of a byte stream (for Parquet one that seeks); the ending of `name` says the format.
+
+    Whatever the bytes, it ends, or raises ArtefactCorrupt or ConfigurationError.
+    """
+    reader, decompress = _format(name)
+    try:
+        yield from reader(decompress(stream), name)
+    except DAMAGE as error:
+        raise ArtefactCorrupt(
+            f"{name} is not a whole {posixpath.splitext(name)[1]} file ({error}); fetch it again, "
+            "or rename it if it is already decompressed"
+        ) from error
+
+
+def decompressed(stream: IO[bytes], name: str) -> IO[bytes]:
+    """The stream with gzip or zstd undone, if the ending of `name` says so; reading it raises DAMAGE where it is cut or wrong."""
+    return DECOMPRESSORS.get(posixpath.splitext(name.lower())[1], _buffered)(stream)
 
 
 def _json_lines(stream: IO[bytes], uri: str) -> Iterator[Row]:
-    for number, line in enumerate(stream):
+    loads, new = orjson.loads, tuple.__new__  # new: half the time of Row(…)
+    for number, line in enumerate(_lines(stream)):
         if number == 0:
-            line = line.removeprefix(BOM)
+            line = bytes(line).removeprefix(BOM)
             if line.lstrip().startswith(b"["):
                 raise ConfigurationError(f"{uri} holds a JSON array; expected one object a line; convert it with jq -c '.[]'")
-        if line.isspace() or not line:
-            continue
         try:
-            content = orjson.loads(line)
+            content = loads(line)
         except orjson.JSONDecodeError as error:
-            yield Row(number, number + 1, f"is not JSON in UTF-8 ({error.msg})")
-            continue
-        yield Row(number, number + 1, content if isinstance(content, dict) else "is not a JSON object")
+            content = f"is not JSON in UTF-8 ({error.msg})" if bytes(line).strip() else None
+        else:
+            content = content if type(content) is dict else "is not a JSON object"
+        if content is not None:
+            yield new(Row, (number, number + 1, content))
+
+
+def _lines(stream: IO[bytes]) -> Iterator[memoryview]:
+    """The lines without their ends, as views into large chunks: half the time of splitting into bytes, a tenth of readline."""
+    parts: list[bytes] = []  # of the line that began last
+    while chunk := stream.read(CHUNK_BYTES):
+        parts.append(chunk)
+        if b"\n" in chunk:
+            chunk, at = b"".join(parts), 0
+            view = memoryview(chunk)
+            while (end := chunk.find(b"\n", at)) >= 0:
+                yield view[at:end]
+                at = end + 1
+            parts = [chunk[at:]]
+    yield memoryview(b"".join(parts))
 
 
 def _csv(stream: IO[bytes], uri: str) -> Iterator[Row]:
@@ -153,27 +183,28 @@ class _Zstd(io.RawIOBase):
     """Frames of a .zst file as one stream; the library's own reader takes a truncated file for a short one."""
 
     def __init__(self, stream: IO[bytes]) -> None:
-        self._stream, self._rest = stream, b""
-        self._frame = zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()  # archives use --long=31
+        self._stream, self._rest, self._frame = stream, memoryview(b""), _frame()
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
         while not self._rest:
-            if self._frame.eof:
-                chunk = self._frame.unused_data or self._stream.read(CHUNK_BYTES)
-                if not chunk:
+            chunk = self._frame.unused_data or self._stream.read(ZSTD_BYTES)
+            if not chunk:
+                if self._frame.eof:
                     return 0
-                self._frame = zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
-            else:
-                chunk = self._stream.read(CHUNK_BYTES)
-                if not chunk:
-                    raise EOFError("the file ends inside a frame")
-            self._rest = self._frame.decompress(chunk)
-        taken = self._rest[: len(buffer)]
-        buffer[: len(taken)], self._rest = taken, self._rest[len(taken) :]
-        return len(taken)
+                raise EOFError("the file ends inside a frame")
+            if self._frame.eof:
+                self._frame = _frame()
+            self._rest = memoryview(self._frame.decompress(chunk))
+        n_bytes = min(len(buffer), len(self._rest))
+        buffer[:n_bytes], self._rest = self._rest[:n_bytes], self._rest[n_bytes:]
+        return n_bytes
+
+
+def _frame() -> Any:
+    return zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()  # archives use --long=31
 
 
 def _buffered(stream: IO[bytes]) -> IO[bytes]:
@@ -197,6 +228,11 @@ DECOMPRESSORS: dict[str, Callable[[IO[bytes]], IO[bytes]]] = {
 
 def _format(uri: str) -> tuple[Reader, Callable[[IO[bytes]], IO[bytes]]]:
     stem, extension = posixpath.splitext(uri.lower())
+    if extension in (".tar", ".tgz") or stem.endswith(".tar"):
+        raise ConfigurationError(
+            f"{uri} is an archive, which cannot be read in parts; cut it into files first, once: "
+            f"python data_prep/reshard.py --archive {uri} --out FOLDER"
+        )
     decompress = DECOMPRESSORS.get(extension)
     if decompress is not None:
         extension = posixpath.splitext(stem)[1]

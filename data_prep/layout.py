@@ -8,7 +8,7 @@ A path names every setting that its content depends on, so another setting is an
 does not name the input's bytes, which nobody has read yet: the records hold names and sizes, and a build compares them.
 """
 
-from data_prep import cleaning, manifest
+from data_prep import cleaning, corpora, manifest
 from data_prep.config import DataConfig, StreamName
 from data_prep.records import ConfigurationError, digest
 
@@ -31,7 +31,7 @@ def tokenizer_digest(config: DataConfig) -> str:
     """Names the settings that the tokenizer depends on; a trained one depends on the clean corpus as cleaned."""
     if config.tokenizer.source != "train":
         return digest(config.tokenizer)
-    return digest(config.tokenizer, config.clean, cleaning.VERSION, config.cleaning)
+    return digest(config.tokenizer, config.clean, corpora.VERSION, cleaning.VERSION, config.cleaning)
 
 
 def stream_digest(config: DataConfig, stream: StreamName) -> str:
@@ -45,7 +45,8 @@ def stream_digest(config: DataConfig, stream: StreamName) -> str:
         config.decontaminate,
         config.ngram,
     )
-    return digest(manifest.FORMAT_VERSION, stream, corpus, tokenizer_digest(config), cleaning.VERSION, config.cleaning, *settings)
+    versions = (manifest.FORMAT_VERSION, corpora.VERSION, cleaning.VERSION)
+    return digest(versions, stream, corpus, tokenizer_digest(config), config.cleaning, *settings)
 
 
 def check_unchanged(record_uri: str, recorded: tuple[str, Inputs], asked: tuple[str, Inputs]) -> None:

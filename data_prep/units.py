@@ -290,9 +290,9 @@ def _joined_hashes(pending: list[_Batch]) -> "pyarrow.Table":
     """The batches' hashes, `document` counted from the first batch on."""
     import pyarrow as pa
 
-    joined = pa.concat_tables(one.hashes for one in pending)
-    sizes = [one.table.num_rows for one in pending]
-    before = np.repeat(np.cumsum(sizes) - sizes, [one.hashes.num_rows for one in pending if one.hashes])
+    each, sizes = [one.hashes for one in pending if one.hashes is not None], [one.table.num_rows for one in pending]
+    joined = pa.concat_tables(each)
+    before = np.repeat(np.cumsum(sizes) - sizes, [hashes.num_rows for hashes in each])
     return joined.set_column(1, "document", pa.array(segments.column(joined, "document") + before))
 
 

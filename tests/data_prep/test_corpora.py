@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from data_prep import storage
+from data_prep import corpora, formats, storage
 from data_prep.corpora import BadRows, Document, Source, checksum, expand, n_bytes, read
 from data_prep.records import ArtefactCorrupt, ConfigurationError
 
@@ -119,14 +119,121 @@ def test_a_csv_field_may_be_longer_than_the_standard_library_allows():
     assert texts(file(comma_separated([{"text": "x" * 200_000}]), "long.csv")) == ["x" * 200_000]
 
 
-def test_a_thread_is_one_text_without_its_html():
-    posts = [
-        {"no": 1, "com": 'First &amp; best<br>ever<wbr>more <span class="quote">&gt;quoted</span>'},
-        {"no": 2, "name": "only an image"},
-        {"no": 3, "com": '<a href="#p1" class="quotelink">&gt;&gt;1</a><br />No.'},
+POSTS = [
+    {"no": 7, "com": 'First &amp; best<br>ever<wbr>more <span class="quote">&gt;quoted</span>', "country": "NL"},
+    {"no": 8, "name": "only an image"},
+    {"no": 9, "com": '<a href="#p7" class="quotelink">&gt;&gt;7</a><br />No.', "perspectives": {"TOXICITY": 0.5, "SPAM": None}},
+    {"no": 11, "com": "Yes.", "perspectives": {"TOXICITY": 1, "SPAM": 0.25}},
+]
+
+
+def test_a_thread_is_one_document_without_its_html():
+    (document,) = read(file(json_lines([{"posts": POSTS, "board": "boats"}]), "threads.ndjson", "#text=posts&label=board"))
+    text = "First & best\nevermore >quoted\n\nNo.\n\nYes."
+    assert document == Document(0, text, {"board": "boats"}, 0, "7", {"toxicity": 0.75, "spam": 0.25})
+
+
+def test_a_post_is_a_document_where_that_is_asked():
+    content = json_lines([{"posts": []}, {"posts": POSTS}])
+    documents = list(read(file(content, "posts.ndjson", "#text=posts&unit=post&label=country")))
+    assert documents == [
+        Document(1, "First & best\nevermore >quoted", {"no": 7, "country": "NL"}, 0, "7"),
+        Document(1, "No.", {"no": 9, "perspectives": POSTS[2]["perspectives"], "country": None}, 2, "9", {"toxicity": 0.5}),
+        Document(
+            1,
+            "Yes.",
+            {"no": 11, "perspectives": POSTS[3]["perspectives"], "country": None},
+            3,
+            "11",
+            {"toxicity": 1.0, "spam": 0.25},
+        ),
     ]
-    (document,) = read(file(json_lines([{"posts": posts}]), "threads.ndjson", "#text=posts"))
-    assert document == Document(0, "First & best\nevermore >quoted\n\n>>1\nNo.", {})
+
+
+@pytest.mark.parametrize("unit", ["thread", "post"])
+def test_a_thread_that_is_none_is_a_bad_row(unit):
+    bad = BadRows()
+    rows = [{"posts": posts} for posts in (POSTS, [7], [{"com": 7}], "text" if unit == "post" else 7)]
+    documents = list(read(file(json_lines(rows), "none.ndjson", f"#text=posts&unit={unit}"), bad, max_bad_rows_ratio=0.75))
+    assert {document.row for document in documents} == {0}
+    assert [place.split(" ", 1)[1] for place in bad.places] == [
+        "field 'posts' holds a post that is no object",
+        "field 'posts' holds a post whose com is no text",
+        "field 'posts' is no list of posts" if unit == "post" else "field 'posts' is no text",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("row", "name"),
+    [
+        ({"id": "cc-1", "url": "https://a.example/"}, "cc-1"),
+        ({"url": "https://a.example/", "timestamp": "2019-04-25T12:57:54Z"}, "https://a.example/"),
+        ({"id": 7}, "7"),
+        ({"id": None}, None),
+        ({}, None),
+    ],
+)
+def test_a_document_keeps_the_name_its_source_gave_it(row, name):
+    for fields in ("", "#label=n"):
+        (document,) = read(file(json_lines([{"text": "a", "n": 1, **row}]), "named.jsonl", fields))
+        assert document == Document(0, "a", {"n": 1, **row}, id=name)
+
+
+@pytest.mark.parametrize(
+    ("row", "fields", "scores"),
+    [
+        ({"perspectives": {"TOXICITY": 0.25, "INSULT": 1}}, "", {"toxicity": 0.25, "insult": 1.0}),
+        ({"scores": {"toxicity": 0.5, "n": 2, "bad": -0.1, "nan": None, "yes": True, "word": "0.5"}}, "", {"toxicity": 0.5}),
+        ({"scores": {"n": 2}}, "", None),
+        ({"scores": 0.5}, "", None),
+        ({"perspectives": None, "toxicity": 0.5}, "", None),
+        ({"scores": {"toxicity": 0.5}, "mine": {"toxicity": 0.75}}, "#scores=mine", {"toxicity": 0.75}),
+        ({"toxicity": 0.5}, "#scores=toxicity", {"toxicity": 0.5}),
+        ({"attributes": {"Toxicity": 0.5}}, "#scores=attributes.Toxicity", {"toxicity": 0.5}),
+        ({"toxicity": "0.5"}, "#scores=toxicity", {"toxicity": 0.5}),
+        ({"toxicity": "high"}, "#scores=toxicity", None),
+    ],
+)
+def test_scores_are_the_numbers_between_0_and_1_of_the_field_that_holds_them(row, fields, scores):
+    (document,) = read(file(json_lines([{"text": "a", **row}]), "scored.jsonl", fields))
+    assert document == Document(0, "a", row, scores=scores)
+
+
+def test_scores_may_stand_beside_the_text_in_its_object():
+    row = {"prompt": {"text": "So", "toxicity": 0.25, "threat": None}}
+    (document,) = read(file(json_lines([row]), "prompts.jsonl", "#text=prompt.text&scores=prompt"))
+    assert (document.text, document.scores) == ("So", {"toxicity": 0.25})
+
+
+def test_a_field_of_scores_that_no_row_has_is_an_error_of_the_command():
+    with pytest.raises(
+        ConfigurationError, match=r"no row has text in field 'text', scores in field 'toxcity'; the rows have n, text, toxicity"
+    ):
+        texts(file(json_lines([{"text": "a", "toxicity": 0.5, "n": 1}]), "typo.jsonl", "#scores=toxcity"))
+
+
+def test_what_is_read_of_a_file_is_part_of_its_settings():
+    asked = ["", "#text=a", "#label=a", "#scores=a", "#unit=post"]
+    sources = [file(json_lines(ROWS), "settings.jsonl", fields) for fields in asked]
+    assert len({corpora.settings(source) for source in sources}) == len(asked)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 7])
+def test_lines_are_the_same_wherever_the_chunks_of_a_stream_end(chunk, monkeypatch):
+    monkeypatch.setattr(formats, "CHUNK_BYTES", chunk)
+    content = b'\xef\xbb\xbf{"text": "a"}\r\n\n \n{"text": "two"}\n{"text": "end"}'
+    assert [(row.line, row.content) for row in formats.rows_of(io.BytesIO(content), "a.jsonl")] == [
+        (1, {"text": "a"}),
+        (4, {"text": "two"}),
+        (5, {"text": "end"}),
+    ]
+
+
+@pytest.mark.parametrize("name", ["pol.tar.zst", "pol.tar", "pol.TAR.GZ", "pol.tgz"])
+def test_an_archive_is_refused_with_the_command_that_opens_it(name, tmp_path):
+    (tmp_path / name).write_bytes(b"members")
+    with pytest.raises(ConfigurationError, match=r"pol.* data_prep/reshard\.py --archive "):
+        expand([f"{tmp_path}/*"])
 
 
 BAD_LINES = [b'{"text": "cut', b'{"text": "\xff"}', b"[1]", b'{"body": "b"}', b'{"text": null}', b'{"text": 7}']
@@ -246,6 +353,7 @@ def test_patterns_expand_in_the_order_given_then_by_name(tmp_path, monkeypatch):
         (["rows.jsonl#txet=body"], "#text=FIELD"),
         (["rows.jsonl#text="], "#text=FIELD"),
         (["rows.jsonl#text=a&text=b"], "#text=FIELD"),
+        (["rows.jsonl#unit=page"], "#unit=thread"),
     ],
 )
 def test_a_name_that_cannot_be_is_refused(uris, words, tmp_path, monkeypatch):
@@ -277,7 +385,11 @@ def test_a_synthetic_source_is_known_by_all_its_parameters():
     [
         ("c4_fixture/c4-sample.01.json.gz", 10, None),
         ("davidson/*.csv.gz#text=tweet&label=class", 24_783, {"0", "1", "2"}),
+        ("c4_fixture/cc_en_head-*.jsonl.gz", 10, None),
         ("fourchan_pol_val/*.jsonl.gz", 299, None),
+        ("toxigen_prompts/*.jsonl.gz#label=label", 31_627, None),
+        ("rtp_decodingtrust/toxic.jsonl.gz#text=prompt.text&scores=prompt", 519, None),
+        ("rtp_decodingtrust/nontoxic.jsonl.gz#text=continuation.text&scores=continuation", 586, None),
         ("wikitext2/valid.txt.gz", 1, None),
     ],
 )

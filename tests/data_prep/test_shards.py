@@ -1,4 +1,5 @@
 import hashlib
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -70,6 +71,55 @@ def test_what_is_written_is_read_back_for_any_document_lengths_and_shard_cuts(
     assert [ids.tolist() for ids in shards.read_documents(uri, manifest, "train", 100)] == documents
     assert [ids.tolist() for ids in shards.read_documents(uri, manifest, "train", 2)] == documents[:2]
     shards.verify(uri, manifest)
+
+
+def pieces(uri: str, documents: list[list[int]], shard_tokens: int) -> tuple[Shard, ...]:
+    """The documents in shards of exactly `shard_tokens`, cut wherever that falls."""
+    lengths = [len(document) + 1 for document in documents]
+    flat = np.array([token for document in documents for token in [*document, EOS]], np.uint16)
+    ends = np.cumsum(lengths)
+    made = []
+    for number, start in enumerate(range(0, len(flat), shard_tokens)):
+        end = min(start + shard_tokens, len(flat))
+        bounds = [start, *ends[(ends > start) & (ends < end)].tolist(), end]
+        begun = [row for row, (length, stop) in enumerate(zip(lengths, ends, strict=True)) if start <= stop - length < end]
+        n_continued = 0 if start in [0, *ends] else bounds[1] - start
+        table = pa.table({"row": pa.array(begun, pa.int64())})
+        made.append(shards.write_shard(uri, f"train-{number:05}", flat[start:end], np.diff(bounds), table, n_continued))
+    return tuple(made)
+
+
+@settings(max_examples=40, deadline=None)
+@given(documents=documents_st, shard_tokens=st.integers(1, 40))
+def test_documents_cut_by_the_ends_of_shards_are_read_whole(
+    documents: list[list[int]], shard_tokens: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    uri = str(tmp_path_factory.mktemp("stream"))
+    manifest = manifest_of(pieces(uri, documents, shard_tokens))
+    assert manifest.n_documents == len(documents)
+    assert [ids.tolist() for ids in shards.read_documents(uri, manifest, "train", 100)] == documents
+    assert [ids.tolist() for ids in shards.read_documents(uri, manifest, "train", 2)] == documents[:2]
+    shards.verify(uri, manifest)
+
+
+def test_verify_knows_which_piece_is_no_end_and_which_is_no_beginning(tmp_path: Path) -> None:
+    made = pieces(str(tmp_path), [[10, 11, 12], [13, 14, 15]], 6)
+    assert [(shard.n_documents, shard.n_continued_tokens) for shard in made] == [(2, 0), (0, 2)]
+    shards.verify(str(tmp_path), manifest_of(made))
+    with pytest.raises(ArtefactCorrupt, match=r"train-00000\.bin: 1 documents of block 0 ending with eos, expected 2"):
+        shards.verify(str(tmp_path), manifest_of(made[:1]))
+    wrong = replace(made[1], n_continued_tokens=1)
+    with pytest.raises(ArtefactCorrupt, match=r"train-00001\.idx: 2 continued tokens, expected 1"):
+        shards.verify(str(tmp_path), manifest_of((made[0], wrong)))
+    with pytest.raises(ArtefactCorrupt, match=r"train-00001\.idx: 1 documents, expected 2"):
+        shards.verify(str(tmp_path), manifest_of((made[0], replace(made[1], n_documents=1))))
+
+
+def test_megatron_opens_pieces_as_sequences(tmp_path: Path) -> None:
+    indexed = pytest.importorskip("megatron.core.datasets.indexed_dataset")
+    pieces(str(tmp_path), [[10, 11, 12], [13, 14, 15]], 6)
+    theirs = [indexed.IndexedDataset(str(tmp_path / f"train-0000{i}")) for i in range(2)]
+    assert [one[i].tolist() for one in theirs for i in range(len(one))] == [[10, 11, 12, EOS], [13, 14], [15, EOS]]
 
 
 @pytest.mark.parametrize("suffix", [".bin", ".idx", ".documents.parquet"])

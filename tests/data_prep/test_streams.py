@@ -8,7 +8,21 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep import build_streams, corpora, layout, manifest, records, shards, storage, streams, tasks, units, vocabulary
+from data_prep import (
+    build_streams,
+    corpora,
+    cuts,
+    layout,
+    losers,
+    manifest,
+    records,
+    shards,
+    storage,
+    streams,
+    tasks,
+    units,
+    vocabulary,
+)
 from data_prep.config import CleaningConfig, DataConfig, TokenizerConfig
 from data_prep.manifest import Manifest
 from data_prep.records import ArtefactCorrupt, ConfigurationError
@@ -67,10 +81,11 @@ def test_the_order_is_that_of_the_keys_over_all_files_and_held_out_keys_lie_belo
     assert keys == sorted(keys)
     assert held_out[-1]["key"] < 0.2 * 2**64 <= train[0]["key"]
     sha256 = {file.uri: file.sha256 for file in known.inputs}
-    assert keys == [units.key_of(sha256[row["uri"]], row["row"], 0) for row in held_out + train]
+    assert keys == [int(units.key_of(sha256[row["uri"]], row["row"], 0, 0)) for row in held_out + train]
     origins = [row["uri"] for row in train]
     assert sum(a != b for a, b in pairwise(origins)) > len(origins) / 3  # files alternate
-    assert len(known.train) > 2 and all(shard.n_tokens < 2 * CONFIG.shard_tokens for shard in known.train)
+    assert len(known.train) > 2 and all(shard.n_tokens == CONFIG.shard_tokens for shard in known.train[:-1])
+    assert sum(shard.n_continued_tokens > 0 for shard in known.train) > 1  # documents cross the shards' ends
 
 
 def test_the_manifest_counts_what_was_read_and_names_nothing_of_this_machine(root: Path) -> None:
@@ -90,6 +105,27 @@ def test_a_build_elsewhere_in_another_cut_of_tasks_gives_the_same_bytes(root: Pa
     assert tree(tmp_path) == tree(root)
 
 
+def test_the_bounds_of_segments_batches_buckets_and_hash_ranges_change_no_byte_of_the_stream(root: Path, tmp_path: Path) -> None:
+    engine = vocabulary.build_tokenizer(CONFIG, str(tmp_path))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(units, "BATCH_DOCUMENTS", 2)
+        patch.setattr(units, "SEGMENT_DOCUMENTS", 5)
+        patch.setattr(cuts, "BUCKETS_PER_SHARD", 3)
+        patch.setattr(losers, "HASHES_PER_TASK", 20)
+        patch.setattr(tasks, "run", lambda jobs, *_: (job.function(*map(_here, job.arguments)) for job in jobs))  # in this process
+        streams._build(CONFIG, "clean", str(tmp_path), engine)
+    made = list((tmp_path / "units").rglob("segment-*.json"))
+    assert len(made) >= 15 and len(list((tmp_path / "units").rglob("*-of-00005.parquet"))) == 5
+    stream = layout.stream_uri(CONFIG, "clean")
+    assert tree(tmp_path / stream) == tree(root / stream)
+
+
+def _here(argument: object) -> object:
+    import ray
+
+    return ray.get(argument) if isinstance(argument, ray.ObjectRef) else argument
+
+
 def test_a_build_that_lost_any_of_its_files_gives_the_same_bytes(root: Path, tmp_path: Path) -> None:
     chance = random.Random(0)
     expected = {name: content for name, content in tree(root).items() if "toxic" not in name}
@@ -97,7 +133,8 @@ def test_a_build_that_lost_any_of_its_files_gives_the_same_bytes(root: Path, tmp
         folder = tmp_path / str(attempt)
         engine = vocabulary.build_tokenizer(CONFIG, str(folder))
         made = streams._first_pass(CONFIG, "clean", str(folder), engine)
-        streams._second_pass(CONFIG, "clean", str(folder), engine, made)
+        staying = streams._without_copies(CONFIG, "clean", str(folder), made)
+        streams._second_pass(CONFIG, "clean", str(folder), engine, made, staying)
         files = [path for path in folder.rglob("*") if path.is_file()]
         assert len(files) > 20
         for path in chance.sample(files, len(files) // 2):
@@ -111,17 +148,19 @@ def test_a_finished_shard_is_not_merged_again_and_a_damaged_one_is(
 ) -> None:
     engine = vocabulary.build_tokenizer(CONFIG, str(tmp_path))
     made = streams._first_pass(CONFIG, "clean", str(tmp_path), engine)
-    cut = streams._cuts(sum(one.unit.n_tokens for one in made), sum(one.n_held_out_tokens for one in made), CONFIG)[1]
-    uri, folder = str(tmp_path / "stream"), str(tmp_path / "records")
-    first = streams._make_shard(cut, made, "uint16", uri, folder)
+    staying = streams._without_copies(CONFIG, "clean", str(tmp_path), made)
+    buckets = sum(one.buckets["train"] for one in staying)
+    cut = list(cuts.of_split(buckets, "train", CONFIG))[1]
+    rest = list(streams._runs(made, staying, "losers")), "identity", "uint16", str(tmp_path / "stream"), str(tmp_path / "records")
+    first, uri = streams._make_shard(cut, *rest), rest[3]
     merged: list[str] = []
-    whole = streams._merged
-    monkeypatch.setattr(streams, "_merged", lambda cut, *rest: merged.append(cut.name) or whole(cut, *rest))
-    assert streams._make_shard(cut, made, "uint16", uri, folder) == first and merged == []
+    whole = cuts.merged
+    monkeypatch.setattr(cuts, "merged", lambda cut, *rest: merged.append(cut.name) or whole(cut, *rest))
+    assert streams._make_shard(cut, *rest) == first and merged == []
     path = Path(uri) / "train-00001.bin"
     content = path.read_bytes()
     path.write_bytes(content[:-2] + b"\1\1")
-    assert streams._make_shard(cut, made, "uint16", uri, folder) == first and merged == ["train-00001"]
+    assert streams._make_shard(cut, *rest) == first and merged == ["train-00001"]
     assert path.read_bytes() == content
 
 
@@ -132,6 +171,76 @@ def jsonl(path: Path, texts: list[str]) -> str:
 
 TEXTS = [f"the document with the number {i} is a document like any other" for i in range(30)]
 FILES = replace(CONFIG, tokenizer=TokenizerConfig(source="train", vocab_size=280), held_out_ratio=0.3)
+
+
+def test_of_equal_texts_the_first_in_the_stream_stays_and_the_others_are_counted_and_listed(tmp_path: Path) -> None:
+    jsonl(tmp_path / "a.jsonl", [*TEXTS, TEXTS[3], TEXTS[4]])
+    jsonl(tmp_path / "b.jsonl", [TEXTS[4], *(text + " but longer" for text in TEXTS), "short", TEXTS[5]])
+    config = replace(FILES, clean=(str(tmp_path / "*.jsonl"),), tokenizer=_pinned(tmp_path), duplicates="keep")
+    out = str(tmp_path / "out")
+    rows, kept = {}, streams.build(config, "clean", out)
+    uri = storage.join(out, layout.stream_uri(config, "clean"))
+    for split in ("held_out", "train"):
+        documents = shards.read_documents(uri, kept, split, 1000)
+        rows |= {(Path(r["uri"]).name, r["row"]): d.tolist() for r, d in zip(provenance(uri, kept, split), documents, strict=True)}
+    assert (kept.n_documents, kept.drops) == (64, {"too_short": 1})
+    first = {}
+    for place, ids in rows.items():  # in the order of the stream
+        first.setdefault(tuple(ids), place)
+
+    config = replace(config, duplicates="exact")
+    known = streams.build(config, "clean", out)
+    uri = storage.join(out, layout.stream_uri(config, "clean"))
+    assert (known.n_documents, known.drops) == (60, {"exact_duplicate": 4, "too_short": 1})
+    assert sum(file.n_documents for file in known.inputs) == 60 and sum(file.n_tokens for file in known.inputs) == known.n_tokens
+    shards.verify(uri, known)
+    listed = [(Path(r["uri"]).name, r["row"]) for split in ("held_out", "train") for r in provenance(uri, known, split)]
+    assert listed == list(first.values())
+    noted = [json.loads(line) for line in Path(uri, "drops.jsonl").read_text().splitlines()]
+    gone = {f"{tmp_path}/{name}:{row + 1}" for name, row in rows.keys() - set(first.values())}
+    assert {line["place"] for line in noted if line["reason"] == "exact_duplicate"} == gone
+    assert [line for line in noted if line["reason"] == "too_short"] == [
+        {"reason": "too_short", "place": f"{tmp_path}/b.jsonl:32", "text": "s****"}
+    ]
+
+
+def test_near_duplicates_go_only_if_asked(tmp_path: Path) -> None:
+    pytest.importorskip("rensa")
+    words = [f"word{i * i}" for i in range(300)]
+    texts = [*TEXTS, " ".join(words), " ".join([*words[:150], "changed", *words[151:]])]
+    jsonl(tmp_path / "a.jsonl", texts)
+    config = replace(FILES, clean=(str(tmp_path / "a.jsonl"),), tokenizer=_pinned(tmp_path), duplicates="near")
+    known = streams.build(replace(config, duplicates="exact"), "clean", str(tmp_path / "out"))
+    assert known.n_documents == len(texts)
+    known = streams.build(config, "clean", str(tmp_path / "out"))
+    assert known.drops["near_duplicate"] >= 1 and known.n_documents + known.drops["near_duplicate"] == len(texts)
+
+
+def test_documents_that_hold_a_run_of_words_of_an_evaluation_text_are_left_out(tmp_path: Path) -> None:
+    question = "which of the following planets is the one that was named after a god of war"
+    uri = jsonl(tmp_path / "a.jsonl", [*TEXTS, f"I know this one. {question.upper()}? Mars."])
+    asked = jsonl(tmp_path / "questions.jsonl", [question])
+    config = replace(FILES, clean=(uri,), tokenizer=_pinned(tmp_path), decontaminate=(asked,))
+    assert streams.build(config, "clean", str(tmp_path / "out")).drops == {"evaluation_overlap": 1}
+    assert streams.build(replace(config, ngram=0), "clean", str(tmp_path / "out")).drops == {}
+
+
+def test_another_build_that_finishes_and_removes_the_units_first_is_our_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = jsonl(tmp_path / "a.jsonl", TEXTS)
+    config, out = replace(FILES, clean=(uri,), tokenizer=_pinned(tmp_path)), str(tmp_path / "out")
+    first_pass = streams._first_pass
+
+    def overtaken(*arguments: object) -> list:
+        made = first_pass(*arguments)
+        monkeypatch.setattr(streams, "_first_pass", first_pass)
+        streams.build(config, "clean", out)
+        return made
+
+    monkeypatch.setattr(streams, "_first_pass", overtaken)
+    known = streams.build(config, "clean", out)
+    assert known == streams.build(config, "clean", out) and not list((tmp_path / "out/units").rglob("*.*"))
 
 
 def test_two_files_with_the_same_bytes_are_refused_by_name(tmp_path: Path) -> None:
