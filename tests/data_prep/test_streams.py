@@ -10,6 +10,7 @@ import pytest
 
 from data_prep import (
     build_streams,
+    card,
     corpora,
     cuts,
     layout,
@@ -348,6 +349,14 @@ def test_the_entry_builds_prints_a_table_and_turns_our_errors_into_one_line(
     assert build_streams.main(["--config", str(settings), "--out", str(root)]) == 2
     captured = capsys.readouterr()
     assert captured.err.startswith("error: ") and captured.err.count("\n") == 1 and not captured.out
+
+
+def test_a_card_that_was_lost_is_made_again_with_the_same_bytes(root: Path) -> None:
+    path = root / layout.stream_uri(CONFIG, "clean") / card.NAME
+    content = path.read_bytes()
+    path.unlink()
+    streams.build(CONFIG, "clean", str(root))
+    assert path.read_bytes() == content
 
 
 def test_windows_of_a_built_stream_are_its_documents_laid_end_to_end(root: Path) -> None:
