@@ -48,7 +48,7 @@ def laptop() -> Experiment:
         ),
         ratios=PAPER_RATIOS,
         seeds=(0,),
-        clean_tokens=500_000,
+        clean_tokens=400_000,
         n_ranks=2,
     )
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from data_prep.records import ConfigurationError
 from training.config import ModelConfig
 from training.export import hugging_face_config, to_hugging_face
-from training.model import KVCache, OLMo, next_token_loss, rotary, rotate
+from training.model import KVCache, OLMo, next_token_loss, product, rotary, rotate
 
 assert_same = partial(torch.testing.assert_close, atol=1e-5, rtol=0)  # fp32
 TINY = ModelConfig(d_model=32, n_layers=2, n_heads=4, d_mlp=48, vocab_size=64, max_sequence_length=128)
@@ -175,6 +175,15 @@ def test_the_1b_has_65_tensors_and_the_parameters_its_config_counts():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("native", [True, False])
+def test_a_bf16_product_is_the_exact_one_rounded_once_with_or_without_the_instructions(native, monkeypatch):
+    monkeypatch.setattr("training.model._cpu_multiplies_bf16", lambda: native)
+    x, weight = (torch.randn(n, 256, generator=torch.Generator().manual_seed(n)).bfloat16() for n in (5, 7))
+    got = product(x, weight)
+    assert got.dtype is torch.bfloat16
+    torch.testing.assert_close(got.double(), x.double() @ weight.double().T, rtol=2**-8, atol=1e-5)
+
+
 def test_late_positions_stay_exact_in_a_bf16_model():
     """One rounding to bf16 is 2⁻⁹ of a value; angles of position 2047 that were bf16 would be off by up to 4 radians."""
     model = build().bfloat16()
