@@ -105,14 +105,12 @@ def _build(config: DataConfig, stream: StreamName, root: str, engine: Tokenizer)
 
 def _first_pass(config: DataConfig, stream: StreamName, root: str, engine: Tokenizer) -> list[_Made]:
     """Every input file's unit, in the order of the files; the largest files are begun first."""
-    import ray
-
     pinned = (
         storage.join(root, layout.tokenizer_uri(config)),
         replace(config.tokenizer, fingerprint=engine.fingerprint),
     )
     folder = storage.join(root, layout.units_uri(config, stream))
-    evaluation = ray.put(_evaluation(config))
+    evaluation = tasks.share(_evaluation(config))
     jobs = [
         tasks.Job(
             f"tokenize {stream} {posixpath.basename(source.uri)}",
@@ -146,11 +144,9 @@ def _evaluation(config: DataConfig) -> NGrams | None:
 
 def _without_copies(config: DataConfig, stream: StreamName, root: str, made: list[_Made]) -> list[_Staying]:
     """What stays of each unit, in the order of `made`."""
-    import ray
-
     folder = storage.join(root, layout.units_uri(config, stream))
     in_order = sorted(made, key=_rank)
-    places = ray.put([losers.Place(one.unit_uri, len(one.unit.segments)) for one in in_order])
+    places = tasks.share([losers.Place(one.unit_uri, len(one.unit.segments)) for one in in_order])
     name = f"losers-{_identity(made)}"
     n_hashes, files = sum(one.unit.n_hashes for one in made), list[str]()
     if n_hashes:
@@ -181,11 +177,9 @@ def _second_pass(
     config: DataConfig, stream: StreamName, root: str, engine: Tokenizer, made: list[_Made], staying: list[_Staying]
 ) -> dict[Split, tuple[Shard, ...]]:
     """The shards of both splits in order of their keys."""
-    import ray
-
     uri, folder = (storage.join(root, part(config, stream)) for part in (layout.stream_uri, layout.units_uri))
     identity = _identity(made)
-    runs = ray.put(list(_runs(made, staying, f"losers-{identity}")))
+    runs = tasks.share(list(_runs(made, staying, f"losers-{identity}")))
     wanted = [
         cut for split in SPLITS for cut in cuts.of_split(np.sum([one.buckets[split] for one in staying], axis=0), split, config)
     ]

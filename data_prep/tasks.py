@@ -72,6 +72,13 @@ class Job(NamedTuple):
     weight: int
 
 
+def share(value: Any) -> Any:
+    """An argument of many jobs, stored once; a job's function gets the value itself."""
+    import ray
+
+    return ray.put(value)
+
+
 def run(jobs: list[Job], title: str, unit: str) -> Iterator[Any]:
     """The results of `jobs` as they end; those still at work are cancelled when one fails."""
     import ray

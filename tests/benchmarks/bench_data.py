@@ -1,74 +1,342 @@
-"""The chain from gzipped JSON lines to tokens, ours beside the usual one: gzip, json and Hugging Face tokenizers.
+"""The whole chain from gzipped JSON lines to verified shards, beside datatrove, Megatron-LM's preprocessing and datasets.map.
 
-Same file, same tokenizer, one process with one thread each, seconds of CPU; the ids must be equal.
+    python tests/benchmarks/bench_data.py [--corpus FILE.jsonl.gz …] [--tokenizer TOKENIZER.json] [--only NAME …] [--workers]
+
+Same files, same tokenizer, same run. Each chain does its work in a process of its own, one worker, one thread; CPU seconds
+are those of that process and its children, without imports. Ours reads, cleans, masks, tokenizes, checks samples against the
+reference, looks for duplicates, shuffles globally, writes shards and reads them back; the others read, tokenize and write.
+The ids of all documents that cleaning leaves as they are must be equal. MEGATRON_LM=<checkout> runs its own
+tools/preprocess_data.py; without it the same structure (a pool, one encode a document, IndexedDatasetBuilder) stands for it.
 """
 
+import argparse
 import gzip
+import hashlib
+import importlib.util
 import json
 import os
+import resource
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-os.environ.update(RAYON_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false")
+ONE_THREAD = {
+    "RAYON_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "OMP_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "PYTHONWARNINGS": "ignore",
+}
+JOINED = 12  # documents of the embedded corpus to one of the benchmark's: about 2 kB, as in C4
+N_JOINED = 12_000
+VOCABULARY = 2048
+EOS = "<|endoftext|>"
+C4_TOKENS, CHAN_TOKENS = 20.1e9, 6.7e9  # what the paper takes of C4; 134.5M posts of 49.8 tokens
 
-import numpy as np
-from tokenizers import Tokenizer as Reference
 
-from data_prep import corpora, tokenizer, units
-from data_prep.config import DataConfig, TokenizerConfig
-
-N_DOCUMENTS = 30_000
-
-
-def main() -> None:
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpus", nargs="+", metavar="FILE", help="gzipped JSON lines with a field text; default: embedded")
+    parser.add_argument("--tokenizer", metavar="FILE", help="a tokenizers JSON; default: trained on the corpus")
+    parser.add_argument("--only", nargs="+", choices=CHAINS, default=list(CHAINS), help="these chains")
+    parser.add_argument("--workers", action="store_true", help="also build with one and with two Ray workers, by the clock")
+    parser.add_argument("--child", choices=CHAINS, help=argparse.SUPPRESS)
+    parser.add_argument("--out", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.child:
+        return _child(asked.child, asked.corpus, asked.tokenizer, asked.out)
     with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch, "corpus.jsonl.gz")
-        (source,) = corpora.expand([f"synthetic:clean?documents={N_DOCUMENTS}"])
-        texts = [document.text for document in corpora.read(source)]
-        with gzip.open(path, "wt", compresslevel=3) as file:
-            file.writelines(json.dumps({"text": text}) + "\n" for text in texts)
-        config = DataConfig(clean=(str(path),), toxic=(str(path),), tokenizer=TokenizerConfig(source="train", vocab_size=2048))
-        engine = tokenizer.train(iter(texts[:3000]), config.tokenizer)
-        megabytes = sum(len(text.encode()) for text in texts) / 1e6
-
-        ours, kept = _cpu_seconds(lambda: _ours(path, engine, config, scratch))
-        peer, flat = _cpu_seconds(lambda: _peer(path, engine))
-        assert np.array_equal(np.sort(kept), np.sort(flat)), "the two chains made other ids"
-    print(f"tokens from gzipped JSON lines, {megabytes:.0f} MB of text, one core")
-    print(f"  ours (read, clean, tokenize, check, sort, publish)   {megabytes / ours:7.1f} MB/CPU-s")
-    print(f"  gzip + json + tokenizers (read, tokenize)            {megabytes / peer:7.1f} MB/CPU-s")
-    print(f"  ratio                                                {peer / ours:7.1f}")
+        corpus = [str(Path(file).absolute()) for file in asked.corpus] if asked.corpus else _embedded(scratch)
+        words = asked.tokenizer or _trained(corpus, scratch)
+        _compare(corpus, words, asked.only, Path(scratch))
+        if asked.workers:
+            _two_workers(corpus, words, Path(scratch))
+    return 0
 
 
-def _ours(path: Path, engine: tokenizer.Tokenizer, config: DataConfig, scratch: str) -> np.ndarray:
-    (source,) = corpora.expand([str(path)])
-    uri = str(Path(scratch, "unit"))
-    unit = units.make(source, corpora.checksum(source), engine, config, uri)
-    ids = np.fromfile(Path(uri, "tokens.bin"), np.dtype(unit.dtype))
-    return ids[ids != engine.eos_id]
+def _compare(corpus: list[str], words: str, names: list[str], scratch: Path) -> None:
+    from data_prep import cleaning
+    from data_prep.config import CleaningConfig
+
+    texts = list(_texts(corpus))
+    megabytes = sum(len(text.encode()) for text in texts) / 1e6
+    as_they_are = [cleaning.clean(text, CleaningConfig()).text == text for text in texts]
+    print(f"gzipped JSON lines to token shards: {len(texts):,} documents, {megabytes:.0f} MB of text, one worker")
+    print(f"{'':24}{'MB/CPU-s':>10}{'CPU-s':>9}{'wall s':>9}{'peak MiB':>10}  ids")
+    rates, hashes = dict[str, float](), list[bytes]()
+    for name in sorted(names, key=lambda name: name == "ours"):  # ours last: it is compared with the others
+        missing = [module for module in CHAINS[name].modules if importlib.util.find_spec(module) is None]
+        if missing:
+            print(f"  {name:22}not installed here: {', '.join(missing)} (pip install 'hormesis[bench]')")
+            continue
+        out = scratch / name.replace(" ", "-")
+        command = [sys.executable, __file__, "--child", name, "--tokenizer", words, "--out", str(out), "--corpus", *corpus]
+        done = subprocess.run(command, env={**os.environ, **ONE_THREAD}, capture_output=True, text=True)
+        if done.returncode:
+            print(f"  {name:22}failed: {done.stderr.strip().splitlines()[-1][:160]}")
+            continue
+        measured = json.loads(done.stdout.splitlines()[-1])
+        rates[name] = megabytes / measured["cpu_s"]
+        found = [hashlib.blake2b(ids, digest_size=8).digest() for ids in CHAINS[name].documents(out)]
+        if name != "ours":
+            hashes = hashes or found
+            verdict = f"{sum(a == b for a, b in zip(found, hashes, strict=True)):,} of {len(texts):,} equal"
+        else:
+            wanted = [one for one, same in zip(hashes, as_they_are, strict=True) if same] if hashes else []
+            n_equal = sum(one in kept for kept in [set(found)] for one in wanted)
+            verdict = f"{n_equal:,} of {len(wanted):,} equal (texts that cleaning leaves as they are)"
+            assert n_equal == len(wanted), "the chains made other ids"
+        numbers = f"{rates[name]:10.1f}{measured['cpu_s']:9.1f}{measured['wall_s']:9.1f}{measured['peak_mib']:10.0f}"
+        print(f"  {name:22}{numbers}  {verdict}", flush=True)
+    if "ours" in rates:
+        for name, rate in rates.items():
+            if name != "ours":
+                print(f"  ours / {name:15}{rates['ours'] / rate:10.1f} times")
+        n_tokens = sum(len(ids) // 2 + 1 for ids in CHAINS["ours"].documents(scratch / "ours"))
+        bytes_per_token = megabytes * 1e6 / n_tokens
+        for what, tokens in (("C4, 20.1B tokens", C4_TOKENS), ("4chan, 6.7B tokens", CHAN_TOKENS)):
+            hours = tokens * bytes_per_token / 1e6 / rates["ours"] / 3600
+            print(f"  projected: {what:20}{hours:8.1f} CPU-hours at this corpus's {bytes_per_token:.2f} bytes a token")
 
 
-def _peer(path: Path, engine: tokenizer.Tokenizer) -> np.ndarray:
-    reference = Reference.from_str(engine.json)
-    ids: list[int] = []
-    batch: list[str] = []
-    with gzip.open(path, "rt") as file:
-        for line in file:
-            batch.append(json.loads(line)["text"])
-            if len(batch) == 1000:
-                ids += [i for encoding in reference.encode_batch_fast(batch) for i in encoding.ids]
-                batch = []
-    ids += [i for encoding in reference.encode_batch_fast(batch) for i in encoding.ids]
-    return np.array(ids, np.uint16)
+def _child(name: str, corpus: list[str], words: str, out: str) -> int:
+    """Do one chain's work and print what it took."""
+    Path(out).mkdir(parents=True)
+    work = CHAINS[name].prepare(corpus, words, out)
+    before, start = os.times(), time.perf_counter()
+    work()
+    after = os.times()
+    cpu = sum(after[:4]) - sum(before[:4])  # user and system, own and of children that have ended
+    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1024
+    print(json.dumps({"cpu_s": cpu, "wall_s": time.perf_counter() - start, "peak_mib": peak}))
+    return 0
 
 
-def _cpu_seconds(work: Callable[[], np.ndarray]) -> tuple[float, np.ndarray]:
-    start = time.process_time()
-    result = work()
-    return time.process_time() - start, result
+# Each chain: what it imports, its work, and the ids of its documents without eos, uint16, in the order of its output.
+
+
+def _ours(corpus: list[str], words: str, out: str) -> Callable[[], None]:
+    import pyarrow
+
+    from data_prep import layout, shards, storage, streams, tasks
+
+    pyarrow.set_cpu_count(1)
+    pyarrow.set_io_thread_count(1)
+    config = _config(corpus, words)
+    tasks.run = lambda jobs, *_: (job.function(*job.arguments) for job in jobs)  # type: ignore[assignment]  # in this process
+    tasks.share = lambda value: value
+
+    def work() -> None:
+        known = streams.build(config, "clean", out)
+        shards.verify(storage.join(out, layout.stream_uri(config, "clean")), known)
+
+    return work
+
+
+def _our_documents(out: Path) -> Iterator[bytes]:
+    from data_prep import manifest, shards
+
+    (record,) = out.glob("streams/*/manifest.json")
+    known = manifest.load(str(record.parent))
+    for split in ("train", "held_out"):
+        for ids in shards.read_documents(str(record.parent), known, split, known.n_documents):
+            yield ids.astype("<u2").tobytes()
+
+
+def _datatrove(corpus: list[str], words: str, out: str) -> Callable[[], None]:
+    from datatrove.executor import LocalPipelineExecutor
+    from datatrove.pipeline.readers import JsonlReader
+    from datatrove.pipeline.tokens import DocumentTokenizer
+    from loguru import logger
+
+    logger.remove()
+    Path(out, "input").mkdir()
+    for number, file in enumerate(corpus):
+        Path(out, "input", f"{number:05}.jsonl.gz").symlink_to(file)
+    pipeline = [
+        JsonlReader(f"{out}/input"),
+        DocumentTokenizer(f"{out}/tokens", words, eos_token=EOS, shuffle_documents=False, save_filename="all"),
+    ]
+    return LocalPipelineExecutor(pipeline, tasks=1, workers=1, logging_dir=f"{out}/logs").run
+
+
+def _datatrove_documents(out: Path) -> Iterator[bytes]:
+    import numpy as np
+
+    for file in sorted((out / "tokens").glob("*.ds")):
+        tokens, ends = np.fromfile(file, "<u2"), np.fromfile(f"{file}.index", "<u8").astype(np.int64)
+        yield from (piece[:-1].tobytes() for piece in np.split(tokens, ends[:-1]))
+
+
+def _megatron(corpus: list[str], words: str, out: str) -> Callable[[], None]:
+    checkout = os.environ.get("MEGATRON_LM")
+    if checkout:
+        return _megatron_tool(checkout, corpus, words, out)
+    import multiprocessing
+
+    import numpy as np
+    import torch
+    from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
+
+    def work() -> None:
+        builder = IndexedDatasetBuilder(f"{out}/all.bin", dtype=np.uint16)
+        for file in corpus:
+            with multiprocessing.Pool(1, _begin_encoder, (words,)) as pool, gzip.open(file, "rt", encoding="utf-8") as lines:
+                for ids in pool.imap(_encode_line, lines, 32):
+                    builder.add_document(torch.IntTensor(ids), [len(ids)])
+                pool.close()
+                pool.join()
+        builder.finalize(f"{out}/all.idx")
+
+    return work
+
+
+def _megatron_tool(checkout: str, corpus: list[str], words: str, out: str) -> Callable[[], None]:
+    from transformers import PreTrainedTokenizerFast
+
+    PreTrainedTokenizerFast(tokenizer_file=words, eos_token=EOS).save_pretrained(f"{out}/tokenizer")
+    tool = [sys.executable, f"{checkout}/tools/preprocess_data.py", "--tokenizer-type", "HuggingFaceTokenizer", "--append-eod"]
+
+    def work() -> None:
+        for number, file in enumerate(corpus):
+            paths = ["--input", file, "--output-prefix", f"{out}/{number:05}", "--tokenizer-model", f"{out}/tokenizer"]
+            subprocess.run([*tool, *paths, "--workers", "1"], check=True, stdout=sys.stderr)
+
+    return work
+
+
+def _begin_encoder(words: str) -> None:
+    global _encoder
+    from tokenizers import Tokenizer
+
+    _encoder = Tokenizer.from_file(words)
+
+
+def _encode_line(line: str) -> list[int]:
+    return [*_encoder.encode(json.loads(line)["text"]).ids, _encoder.token_to_id(EOS)]
+
+
+def _megatron_documents(out: Path) -> Iterator[bytes]:
+    import numpy as np
+
+    from data_prep import shards
+
+    for file in sorted(out.glob("*.idx")):
+        index = shards.decode_index(file.read_bytes(), str(file))
+        tokens = np.fromfile(file.with_suffix(".bin"), index.dtype).astype("<u2")
+        yield from (piece[:-1].tobytes() for piece in np.split(tokens, np.cumsum(index.lengths)[:-1]))
+
+
+def _datasets(corpus: list[str], words: str, out: str) -> Callable[[], None]:
+    import datasets
+    from tokenizers import Tokenizer
+
+    encoder = Tokenizer.from_file(words)
+
+    def encode(batch: dict[str, list[str]]) -> dict[str, list[list[int]]]:
+        return {"ids": [encoding.ids for encoding in encoder.encode_batch(batch["text"])]}
+
+    def work() -> None:
+        rows = datasets.load_dataset("json", data_files=corpus, split="train", cache_dir=f"{out}/cache")
+        rows.map(encode, batched=True, remove_columns=rows.column_names).save_to_disk(f"{out}/mapped")
+
+    return work
+
+
+def _datasets_documents(out: Path) -> Iterator[bytes]:
+    import datasets
+    import numpy as np
+
+    for row in datasets.load_from_disk(str(out / "mapped")):
+        yield np.array(row["ids"], "<u2").tobytes()
+
+
+class Chain:
+    """A way from files to tokens."""
+
+    def __init__(self, prepare: Any, documents: Callable[[Path], Iterator[bytes]], *modules: str) -> None:
+        self.prepare, self.documents, self.modules = prepare, documents, modules
+
+
+CHAINS = {
+    "ours": Chain(_ours, _our_documents),
+    "datatrove": Chain(_datatrove, _datatrove_documents, "datatrove"),
+    "Megatron preprocess": Chain(_megatron, _megatron_documents, "megatron"),
+    "datasets.map": Chain(_datasets, _datasets_documents, "datasets"),
+}
+
+
+def _two_workers(corpus: list[str], words: str, scratch: Path) -> None:
+    """Two builds of the same two files (the corpus twice over, told apart), with one and with two Ray workers, by the clock."""
+    import ray
+
+    from data_prep import streams, tasks
+
+    for name, value in tasks.ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    files = [str(scratch / f"half-{number}.jsonl.gz") for number in range(2)]
+    for number, file in enumerate(files):
+        _write(file, (f"{text}\n{number}" for text in _texts(corpus)))
+    seconds = []
+    for n in (1, 2):
+        ray.init(address="local", num_cpus=n, include_dashboard=False, log_to_driver=False, logging_level="error")
+        list(tasks.run([tasks.Job("warm up", _warm_up, (words,), 1)] * n, "warm up", "jobs"))
+        start = time.perf_counter()
+        streams.build(_config(files, words), "clean", str(scratch / f"workers-{n}"))
+        seconds.append(time.perf_counter() - start)
+        ray.shutdown()
+    print(f"  two files with 1 and 2 Ray workers: {seconds[0]:.1f} s and {seconds[1]:.1f} s, {seconds[0] / seconds[1]:.2f} times")
+
+
+def _warm_up(words: str) -> None:
+    from data_prep import streams  # noqa: F401  # what each worker imports once
+
+    time.sleep(0.5)  # so that every worker gets one
+
+
+def _config(corpus: list[str], words: str) -> Any:
+    from data_prep.config import DataConfig, TokenizerConfig
+    from data_prep.tokenizer import Tokenizer
+
+    n_ids = Tokenizer(Path(words).read_text(), EOS, words).n_ids
+    return DataConfig(clean=tuple(corpus), toxic=tuple(corpus), tokenizer=TokenizerConfig(source=words, vocab_size=n_ids))
+
+
+def _embedded(scratch: str) -> list[str]:
+    from data_prep import corpora
+
+    (source,) = corpora.expand([f"synthetic:clean?documents={N_JOINED * JOINED}"])
+    short = [document.text for document in corpora.read(source)]
+    file = str(Path(scratch, "corpus.jsonl.gz"))
+    _write(file, ("\n\n".join(short[at : at + JOINED]) for at in range(0, len(short), JOINED)))
+    return [file]
+
+
+def _trained(corpus: list[str], scratch: str) -> str:
+    from data_prep import tokenizer
+    from data_prep.config import TokenizerConfig
+
+    engine = tokenizer.train(_texts(corpus), TokenizerConfig(source="train", vocab_size=VOCABULARY, train_bytes=2_000_000))
+    path = Path(scratch, "tokenizer.json")
+    path.write_text(engine.json)
+    return str(path)
+
+
+def _texts(corpus: list[str]) -> Iterator[str]:
+    for file in corpus:
+        with gzip.open(file, "rt", encoding="utf-8") as lines:
+            yield from (json.loads(line)["text"] for line in lines)
+
+
+def _write(file: str, texts: Iterator[str]) -> None:
+    with gzip.open(file, "wt", compresslevel=3, encoding="utf-8") as out:
+        out.writelines(json.dumps({"text": text}) + "\n" for text in texts)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

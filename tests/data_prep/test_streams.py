@@ -113,18 +113,13 @@ def test_the_bounds_of_segments_batches_buckets_and_hash_ranges_change_no_byte_o
         patch.setattr(units, "SEGMENT_DOCUMENTS", 5)
         patch.setattr(cuts, "BUCKETS_PER_SHARD", 3)
         patch.setattr(losers, "HASHES_PER_TASK", 20)
-        patch.setattr(tasks, "run", lambda jobs, *_: (job.function(*map(_here, job.arguments)) for job in jobs))  # in this process
+        patch.setattr(tasks, "run", lambda jobs, *_: (job.function(*job.arguments) for job in jobs))  # in this process
+        patch.setattr(tasks, "share", lambda value: value)
         streams._build(CONFIG, "clean", str(tmp_path), engine)
     made = list((tmp_path / "units").rglob("segment-*.json"))
     assert len(made) >= 15 and len(list((tmp_path / "units").rglob("*-of-00005.parquet"))) == 5
     stream = layout.stream_uri(CONFIG, "clean")
     assert tree(tmp_path / stream) == tree(root / stream)
-
-
-def _here(argument: object) -> object:
-    import ray
-
-    return ray.get(argument) if isinstance(argument, ray.ObjectRef) else argument
 
 
 def test_a_build_that_lost_any_of_its_files_gives_the_same_bytes(root: Path, tmp_path: Path) -> None:
@@ -199,7 +194,8 @@ def test_of_equal_texts_the_first_in_the_stream_stays_and_the_others_are_counted
     assert listed == list(first.values())
     noted = [json.loads(line) for line in Path(uri, "drops.jsonl").read_text().splitlines()]
     gone = {f"{tmp_path}/{name}:{row + 1}" for name, row in rows.keys() - set(first.values())}
-    assert {line["place"] for line in noted if line["reason"] == "exact_duplicate"} == gone
+    assert len(gone) == 4  # at most three of a file are listed
+    assert {line["place"] for line in noted if line["reason"] == "exact_duplicate"} == gone - {f"{tmp_path}/a.jsonl:32"}
     assert [line for line in noted if line["reason"] == "too_short"] == [
         {"reason": "too_short", "place": f"{tmp_path}/b.jsonl:32", "text": "s****"}
     ]
