@@ -10,10 +10,10 @@ export DS_BUILD_OPS = 0
 export RAY_USAGE_STATS_ENABLED = 0
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help setup sweep plan status test lint format bench clean
+.PHONY: help setup sweep plan status test test-faults fuzz lint format bench clean
 
 help: ## print this list
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
 
 setup: $(VENV)/.ready ## make .venv with everything at the pinned versions
 
@@ -33,6 +33,13 @@ status: setup ## ratio × stage table of the sweep in $(OUT)
 
 test: setup ## all tests
 	$(BIN)/python -m pytest $(ARGS)
+
+test-faults: setup ## break builds and reads, and print what came of it; ARGS="--trials 3"
+	$(BIN)/python tests/faults/matrix.py $(ARGS)
+
+fuzz: setup ## fuzz readers and cleaners by coverage; ARGS="--runs 100000 json_lines"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]' --constraint constraints.txt
+	$(BIN)/python tests/fuzz/fuzz.py $(ARGS)
 
 lint: setup ## ruff, pyright, import contracts, container and cluster files
 	ruff check .

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from data_prep import drops, shards, storage, tally, tasks
+from data_prep import drops, reader, storage, tally, tasks
 from data_prep.config import CleaningConfig, DataConfig, StreamName
 from data_prep.manifest import Manifest
 from data_prep.records import ArtefactMissing, digest, record
@@ -321,7 +321,7 @@ def _samples(stream_uri: str, known: Manifest, engine: Tokenizer) -> Iterator[Ex
 
     first = storage.read(storage.join(stream_uri, f"{known.train[0].name}.documents.parquet"))
     rows = pq.ParquetFile(BytesIO(first)).iter_batches(N_SAMPLES)
-    documents = shards.read_documents(stream_uri, known, "train", min(N_SAMPLES, known.train[0].n_documents))
+    documents = reader.read_documents(stream_uri, known, "train", min(N_SAMPLES, known.train[0].n_documents))
     for row, ids in zip(next(rows).to_pylist(), documents, strict=False):
         text = engine.decode(ids[:SAMPLE_TOKENS]).rstrip("\ufffd")
         yield Excerpt(place=_place(row), n_tokens=row["n_tokens"], text=_shown(text, known.stream))

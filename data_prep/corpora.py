@@ -8,6 +8,7 @@ A corpus is a list of URIs; each names files (with wildcards) or parts of the em
     pol.ndjson.zst#text=posts&unit=post    the same posts, each a document
     prompts.jsonl#text=prompt.text&scores=prompt   with the scores that stand beside the text, or in a column of numbers;
                                            columns `perspectives` and `scores` are found by themselves
+    hub:allenai/c4?config=en&revision=…    streamed from the hub (hub.py)
     synthetic:clean?documents=6000&parts=4 the embedded corpus
 
 A plain-text file is one document, for a blank line inside prose ends a paragraph, not a text; lines that hold only
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from urllib.parse import unquote
 
-from data_prep import formats, fourchan, storage, synthetic
+from data_prep import formats, fourchan, hub, storage, synthetic
 from data_prep.records import ArtefactCorrupt, ConfigurationError
 
 VERSION = 2  # raise it with any change of the documents that a file gives: units made by another version are made again
@@ -97,9 +98,9 @@ def settings(source: Source) -> tuple[Any, ...]:
 
 
 def checksum(source: Source) -> str:
-    """sha256 of the file's bytes; of a synthetic part, of the generator's version and the part's full name."""
-    if synthetic.is_synthetic(source.uri):
-        return hashlib.sha256(f"{synthetic.VERSION} {source.uri}".encode()).hexdigest()
+    """sha256 of the file's bytes; of a synthetic part or a shard of the hub, of its full name and the version of what reads it."""
+    if maker := _maker(source.uri):
+        return hashlib.sha256(f"{maker.VERSION} {source.uri}".encode()).hexdigest()
     sha256 = hashlib.sha256()
     with storage.open_stream(source.uri) as stream:
         while chunk := stream.read(CHUNK_BYTES):
@@ -108,8 +109,9 @@ def checksum(source: Source) -> str:
 
 
 def n_bytes(source: Source) -> int:
-    """Size of the file; of a synthetic part, about the size of its text, for plans and progress bars."""
-    return synthetic.n_bytes(source.uri) if synthetic.is_synthetic(source.uri) else storage.size(source.uri)
+    """Size of the file; of a synthetic part, about the size of its text, for plans and progress bars; of a shard nominal."""
+    maker = _maker(source.uri)
+    return maker.n_bytes(source.uri) if maker else storage.size(source.uri)
 
 
 def read(source: Source, bad: BadRows | None = None, *, max_bad_rows_ratio: float = 0.01) -> Iterator[Document]:
@@ -136,8 +138,8 @@ def read(source: Source, bad: BadRows | None = None, *, max_bad_rows_ratio: floa
 def _expand_one(uri: str) -> list[Source]:
     pattern, _, fragment = uri.partition("#")
     chosen = _chosen(uri, fragment)
-    if synthetic.is_synthetic(pattern):
-        return [Source(part, **chosen) for part in synthetic.expand(pattern)]
+    if maker := _maker(pattern):
+        return [Source(part, **chosen) for part in maker.expand(pattern)]
     found = storage.glob(pattern)
     if not found:
         below = "" if "://" in pattern or Path(pattern).is_absolute() else f" below the working folder {Path.cwd()}"
@@ -167,9 +169,14 @@ def _chosen(uri: str, fragment: str) -> dict[str, Any]:
     return chosen
 
 
+def _maker(uri: str) -> Any:
+    """The module that knows the rows of a URI that names no file; None for files."""
+    return synthetic if synthetic.is_synthetic(uri) else hub if hub.is_hub(uri) else None
+
+
 def _identity(uri: str) -> str:
     local = uri.removeprefix("file://")
-    return uri if "://" in local or synthetic.is_synthetic(uri) else os.path.realpath(local)
+    return uri if "://" in local or _maker(uri) else os.path.realpath(local)
 
 
 def _plain_document(row: formats.Row, text_field: str) -> Document | None:
@@ -286,6 +293,6 @@ def _check_share(source: Source, bad: BadRows, max_bad_rows_ratio: float) -> Non
 
 
 def _rows(source: Source) -> Iterator[formats.Row]:
-    if not synthetic.is_synthetic(source.uri):
-        return formats.rows(source.uri)
-    return (formats.Row(number, number + 1, row) for number, row in enumerate(synthetic.rows(source.uri)))
+    if maker := _maker(source.uri):
+        return (formats.Row(number, number + 1, row) for number, row in enumerate(maker.rows(source.uri)))
+    return formats.rows(source.uri)

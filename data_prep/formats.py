@@ -68,34 +68,19 @@ def decompressed(stream: IO[bytes], name: str) -> IO[bytes]:
 
 def _json_lines(stream: IO[bytes], uri: str) -> Iterator[Row]:
     loads, new = orjson.loads, tuple.__new__  # new: half the time of Row(…)
-    for number, line in enumerate(_lines(stream)):
+    for number, line in enumerate(stream):
         if number == 0:
-            line = bytes(line).removeprefix(BOM)
+            line = line.removeprefix(BOM)
             if line.lstrip().startswith(b"["):
                 raise ConfigurationError(f"{uri} holds a JSON array; expected one object a line; convert it with jq -c '.[]'")
         try:
             content = loads(line)
         except orjson.JSONDecodeError as error:
-            content = f"is not JSON in UTF-8 ({error.msg})" if bytes(line).strip() else None
+            if line.isspace() or not line:
+                continue
+            yield Row(number, number + 1, f"is not JSON in UTF-8 ({error.msg})")
         else:
-            content = content if type(content) is dict else "is not a JSON object"
-        if content is not None:
-            yield new(Row, (number, number + 1, content))
-
-
-def _lines(stream: IO[bytes]) -> Iterator[memoryview]:
-    """The lines without their ends, as views into large chunks: half the time of splitting into bytes, a tenth of readline."""
-    parts: list[bytes] = []  # of the line that began last
-    while chunk := stream.read(CHUNK_BYTES):
-        parts.append(chunk)
-        if b"\n" in chunk:
-            chunk, at = b"".join(parts), 0
-            view = memoryview(chunk)
-            while (end := chunk.find(b"\n", at)) >= 0:
-                yield view[at:end]
-                at = end + 1
-            parts = [chunk[at:]]
-    yield memoryview(b"".join(parts))
+            yield new(Row, (number, number + 1, content if type(content) is dict else "is not a JSON object"))
 
 
 def _csv(stream: IO[bytes], uri: str) -> Iterator[Row]:
@@ -164,19 +149,21 @@ def _parquet(stream: IO[bytes], uri: str) -> Iterator[Row]:
             for content in _batch_columns(batch):
                 yield Row(number, number + 1, content)
                 number += 1
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:  # the last from a column's name
         raise ArtefactCorrupt(f"{uri} is not a whole Parquet file ({error}); fetch it again") from error
 
 
 def _batch_columns(batch: Any) -> Iterator[dict[str, Any] | str]:
     try:
         yield from batch.to_pylist()
-    except UnicodeDecodeError:  # one bad row fails the batch: find it
+    except (ValueError, OverflowError):  # one bad row fails the batch: find it
         for at in range(batch.num_rows):
             try:
                 yield batch.slice(at, 1).to_pylist()[0]
             except UnicodeDecodeError:
                 yield "is not UTF-8"
+            except (ValueError, OverflowError) as error:
+                yield f"has a value that Python has not ({error})"  # a date beyond the year 9999
 
 
 class _Zstd(io.RawIOBase):
@@ -207,8 +194,9 @@ def _frame() -> Any:
     return zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()  # archives use --long=31
 
 
-def _buffered(stream: IO[bytes]) -> IO[bytes]:
-    return cast(IO[bytes], io.BufferedReader(cast(io.RawIOBase, stream), CHUNK_BYTES))  # S3 files split lines slowly
+def _buffered(stream: Any) -> IO[bytes]:
+    """Splits lines ten times as fast as the files of a store, gzip or zstd do by themselves."""
+    return cast(IO[bytes], io.BufferedReader(stream, CHUNK_BYTES))
 
 
 Reader = Callable[[IO[bytes], str], Iterator[Row]]
@@ -221,8 +209,8 @@ READERS: dict[str, Reader] = {
     ".parquet": _parquet,
 }
 DECOMPRESSORS: dict[str, Callable[[IO[bytes]], IO[bytes]]] = {
-    ".gz": lambda stream: cast(IO[bytes], igzip.IGzipFile(fileobj=stream)),  # 471 MB/s, the standard library 207
-    ".zst": lambda stream: _buffered(cast(IO[bytes], _Zstd(stream))),
+    ".gz": lambda stream: _buffered(igzip.IGzipFile(fileobj=stream)),  # 471 MB/s, the standard library 207
+    ".zst": lambda stream: _buffered(_Zstd(stream)),
 }
 
 

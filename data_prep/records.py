@@ -8,7 +8,8 @@ key or a value of another type is an error that names its path; nothing is coerc
     ├── ConfigurationError    what was asked cannot be: fix the command line, the recipe or the input
     ├── ArtefactMissing       something an earlier stage should have made is not there
     ├── ArtefactCorrupt       something is there, but it is not what its record says
-    └── StorageError          the store did not answer, or refused
+    ├── StorageError          the store did not answer, or refused
+    └── ClusterError          Ray lost workers again and again, or itself
 """
 
 import hashlib
@@ -37,6 +38,10 @@ class ArtefactCorrupt(HormesisError):
 
 class StorageError(HormesisError):
     """The store did not answer, or refused."""
+
+
+class ClusterError(HormesisError):
+    """Ray lost workers again and again, or itself."""
 
 
 R = TypeVar("R")

@@ -34,7 +34,7 @@ from data_prep.records import ArtefactCorrupt, ConfigurationError, record
 
 LINES = (".ndjson", ".jsonl", ".json")
 SHARD_BYTES = 256 << 20
-CHUNK_BYTES = 64 << 10  # read at once: as much before the damage is lost with it
+CHUNK_BYTES = 64 << 10  # read at once: as much, and what formats.py has buffered, is lost before a damage
 
 
 @record

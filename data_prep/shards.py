@@ -1,4 +1,4 @@
-"""Megatron .bin/.idx shards: write, verify, map, read by range
+"""Megatron .bin/.idx shards: the format, write, verify
 
 The format is megatron-core's indexed dataset, version 1, written and read by our own few lines, so that a GPU host reads
 tokens with numpy alone and any Megatron-style trainer can read them too. We write one sequence per document, or per piece
@@ -9,24 +9,17 @@ of one where a shard's end cuts it:
            int32[S] lengths · int64[S] byte offsets in .bin · int64[D + 1] first sequence of each document
 
 Megatron itself chooses uint16 below 65,500 ids; its reader takes the type from the index, so ours, below 65,536, opens too.
-
-Training reads windows of T tokens from the shards laid end to end; documents cross windows, windows never overlap:
-
-    tokens    |  train-00000   |  train-00001   |  …        blocks of 8 MiB are fetched by range and checked against
-    windows   |  0  |  1  |  2  |  3  |  4  |               the manifest before a token of theirs is used
 """
 
 import hashlib
 import struct
-from collections import OrderedDict
 from collections.abc import Iterator
 from io import BytesIO
-from itertools import islice
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
-from data_prep import storage
+from data_prep import storage, telemetry
 from data_prep.manifest import Manifest, Shard, Split
 from data_prep.records import ArtefactCorrupt
 
@@ -36,7 +29,6 @@ if TYPE_CHECKING:
 MAGIC = b"MMIDIDX\x00\x00"
 HEADER = struct.Struct("<9sQBQQ")  # magic, version, dtype code, sequences, documents + 1
 DTYPE_CODES = {"int32": 4, "uint16": 8}  # megatron.core.datasets.indexed_dataset.DType
-CACHED_BLOCKS = 4  # a batch is read in stream order, so each block is needed once or in a row
 
 TokenDtype = Literal["uint16", "int32"]
 
@@ -79,8 +71,12 @@ def decode_index(content: bytes, uri: str) -> Index:
             f"{uri}: not a Megatron index of uint16 or int32 tokens: magic {magic!r}, version {version}, dtype code {code}, "
             f"{len(content):,} bytes of {expected:,}; build the stream again"
         )
-    ends = np.concatenate([[0], np.cumsum(np.frombuffer(content, "<i4", n_sequences, HEADER.size), dtype=np.int64)])
+    lengths = np.frombuffer(content, "<i4", n_sequences, HEADER.size).astype(np.int64)
+    pointers = np.frombuffer(content, "<i8", n_sequences, HEADER.size + 4 * n_sequences)
     bounds = np.frombuffer(content, "<i8", n_bounds, HEADER.size + 12 * n_sequences)
+    ends = np.concatenate([[0], np.cumsum(lengths)])
+    if (lengths < 0).any() or not np.array_equal(pointers, ends[:-1] * np.dtype(dtype).itemsize):
+        raise ArtefactCorrupt(f"{uri}: the sequences do not lie end to end from the start of the .bin; build the stream again")
     if bounds[0] != 0 or bounds[-1] != n_sequences or (np.diff(bounds) < 0).any():
         raise ArtefactCorrupt(f"{uri}: the documents do not partition the {n_sequences:,} sequences; build the stream again")
     return Index(dtype, np.diff(ends[bounds]))  # type: ignore[arg-type]
@@ -126,50 +122,18 @@ def parquet_bytes(table: "pyarrow.Table", *, row_group_size: int = 1 << 16) -> b
     return buffer.getvalue()
 
 
-class SequenceReader:
-    """Windows of `sequence_length` tokens of one split; window i is tokens [i·T, (i+1)·T) of its shards laid end to end."""
-
-    def __init__(
-        self, stream_uri: str, manifest: Manifest, split: Split, sequence_length: int, *, cached_blocks: int = CACHED_BLOCKS
-    ) -> None:
-        self._tokens = _Tokens(stream_uri, manifest, split, cached_blocks)
-        self.sequence_length = sequence_length
-        self.n_sequences = self._tokens.n_tokens // sequence_length
-
-    def read(self, indices: np.ndarray) -> np.ndarray:
-        """The windows `indices` [n] as [n, T] int64, in the order asked; each block is fetched once, in stream order."""
-        assert not len(indices) or (indices.min() >= 0 and indices.max() < self.n_sequences), (indices, self.n_sequences)
-        windows = np.empty((len(indices), self.sequence_length), dtype=np.int64)
-        for row in np.argsort(indices, kind="stable"):
-            start = int(indices[row]) * self.sequence_length
-            self._tokens.copy(start, windows[row])
-        return windows
-
-
-def read_documents(stream_uri: str, manifest: Manifest, split: Split, limit: int) -> list[np.ndarray]:
-    """The ids (int64, without eos) of the first `limit` documents of a split, in stream order."""
-    tokens, documents = _Tokens(stream_uri, manifest, split, CACHED_BLOCKS), []
-    start = 0
-    for length in islice(_document_lengths(stream_uri, manifest, split), limit):
-        ids = np.empty(length, dtype=np.int64)
-        tokens.copy(start, ids)
-        documents.append(ids[:-1])
-        start += length
-    return documents
-
-
 def verify(stream_uri: str, manifest: Manifest) -> None:
     """Read the whole stream and raise ArtefactCorrupt at the first byte, count or document end that its manifest denies."""
     for split in ("train", "held_out"):
-        tokens = _Tokens(stream_uri, manifest, split, cached_blocks=1)
         for number, shard in enumerate(manifest.shards(split)):
             uri = storage.join(stream_uri, f"{shard.name}.bin")
             _check_beside(stream_uri, shard)
-            ends = np.cumsum(_index(stream_uri, shard, manifest).lengths) - 1
+            ends = np.cumsum(read_index(stream_uri, shard, manifest).lengths) - 1
             if _goes_on(manifest.shards(split), number):
                 ends = ends[:-1]
             for block in range(len(shard.block_sha256)):
-                _check_block(tokens.block(number, block), block, ends, uri, manifest)
+                tokens = np.frombuffer(read_block(uri, shard, block), np.dtype(manifest.dtype).newbyteorder("<"))
+                _check_block(tokens, block, ends, uri, manifest)
     shards = manifest.train + manifest.held_out
     _expect(stream_uri, "tokens", manifest.n_tokens, sum(shard.n_tokens for shard in shards))
     _expect(stream_uri, "documents", manifest.n_documents, sum(shard.n_documents for shard in shards))
@@ -179,16 +143,17 @@ def check_shard(stream_uri: str, shard: Shard) -> None:
     """Raise ArtefactMissing or ArtefactCorrupt unless the shard's three files have the bytes that `shard` names."""
     uri = storage.join(stream_uri, f"{shard.name}.bin")
     _check_beside(stream_uri, shard)
-    for block, expected in enumerate(shard.block_sha256):
-        storage.verify_block(_read_block(uri, shard, block), expected, uri, block)
+    for block in range(len(shard.block_sha256)):
+        read_block(uri, shard, block)
 
 
-def _document_lengths(stream_uri: str, manifest: Manifest, split: Split) -> Iterator[int]:
+def document_lengths(stream_uri: str, manifest: Manifest, split: Split) -> Iterator[int]:
     """The length of each whole document (eos included), pieces joined; an index is read when it is needed."""
     begun, shards = 0, manifest.shards(split)
     for number, shard in enumerate(shards):
-        lengths = _index(stream_uri, shard, manifest).lengths.tolist()
-        lengths[0] += begun
+        lengths = read_index(stream_uri, shard, manifest).lengths.tolist()
+        if begun:
+            lengths[0] += begun
         begun = lengths.pop() if _goes_on(shards, number) else 0
         yield from lengths
 
@@ -218,55 +183,20 @@ def _check_block(tokens: np.ndarray, block: int, ends: np.ndarray, uri: str, man
         )
 
 
-def _read_block(uri: str, shard: Shard, block: int) -> bytes:
-    start = block * storage.BLOCK_BYTES
-    return storage.read(uri, start, min(start + storage.BLOCK_BYTES, shard.n_bytes))
+def read_block(uri: str, shard: Shard, block: int) -> bytes:
+    """Block `block` of the .bin at `uri`, verified; what does not fit is read once more, for bytes can be hurt on the way."""
+    start, expected = block * storage.BLOCK_BYTES, shard.block_sha256[block]
+    end = min(start + storage.BLOCK_BYTES, shard.n_bytes)
+    content = storage.read(uri, start, end)
+    if hashlib.sha256(content).hexdigest() != expected:
+        telemetry.emit("hormesis_storage_retries", 1, reason="checksum")
+        content = storage.read(uri, start, end)
+        storage.verify_block(content, expected, uri, block)
+    return content
 
 
-class _Tokens:
-    """The shards of a split laid end to end, through a small cache of verified blocks."""
-
-    def __init__(self, stream_uri: str, manifest: Manifest, split: Split, cached_blocks: int) -> None:
-        self._uri, self._shards = stream_uri, manifest.shards(split)
-        self._dtype = np.dtype(manifest.dtype).newbyteorder("<")
-        self._starts = np.concatenate([[0], np.cumsum([shard.n_tokens for shard in self._shards], dtype=np.int64)])
-        self._blocks: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
-        self._capacity = cached_blocks
-        self.n_tokens = int(self._starts[-1])
-
-    def copy(self, start: int, into: np.ndarray) -> None:
-        """Fill `into` with the tokens from `start` on."""
-        done = 0
-        for number, block, first, last in self._spans(start, start + len(into)):
-            into[done : done + last - first] = self.block(number, block)[first:last]
-            done += last - first
-
-    def _spans(self, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-        """(shard, block, first, last) of the pieces that hold tokens [start, end)."""
-        block_tokens = storage.BLOCK_BYTES // self._dtype.itemsize
-        while start < end:
-            number = int(np.searchsorted(self._starts, start, side="right")) - 1
-            block, first = divmod(start - int(self._starts[number]), block_tokens)
-            n = min(end - start, block_tokens - first, int(self._starts[number + 1]) - start)
-            yield number, block, first, first + n
-            start += n
-
-    def block(self, number: int, block: int) -> np.ndarray:
-        """Block `block` of shard `number`, verified."""
-        key = (number, block)
-        if key not in self._blocks:
-            shard = self._shards[number]
-            uri = storage.join(self._uri, f"{shard.name}.bin")
-            content = _read_block(uri, shard, block)
-            storage.verify_block(content, shard.block_sha256[block], uri, block)
-            while len(self._blocks) >= self._capacity:
-                self._blocks.popitem(last=False)
-            self._blocks[key] = np.frombuffer(content, self._dtype)
-        self._blocks.move_to_end(key)
-        return self._blocks[key]
-
-
-def _index(stream_uri: str, shard: Shard, manifest: Manifest) -> Index:
+def read_index(stream_uri: str, shard: Shard, manifest: Manifest) -> Index:
+    """The .idx file of `shard`, verified."""
     uri = storage.join(stream_uri, f"{shard.name}.idx")
     content = storage.read(uri)
     _check_sha256(content, shard.idx_sha256, uri)

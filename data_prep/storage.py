@@ -1,40 +1,41 @@
 """bytes at URIs (file, s3, memory): ranged reads, retries, publish-atomically; alone knows fsspec
 
 A URI is a local path, `file://`, `s3://bucket/key` or `memory://`. Endpoint and credentials come from the environment
-(AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, …), read by botocore alone, which also retries.
+(AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, …), read by botocore alone. What may pass is tried again, by
+the S3 client (s3.py) and nobody else; a local disk's error is an error.
 
 A name appears only with its whole content: on a local disk by rename after fsync, on S3 because a PUT or a completed
 multipart upload is atomic. So whoever can see a record can read it.
 """
 
-import errno
 import glob as pathname
 import hashlib
+import io
 import os
 import posixpath
 import secrets
 import shutil
-from collections.abc import Iterator
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, TypeVar, cast
 
 import fsspec
+from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from data_prep.records import ArtefactCorrupt, ArtefactMissing, ConfigurationError, StorageError, from_json, to_json
 
 PROTOCOLS = ("file", "s3", "memory")
 BLOCK_BYTES = 8 << 20  # the unit of checksums and ranged reads
-# Three retries: a store that is not there is an error after about four seconds, fifteen with botocore's usual five.
-S3_OPTIONS = {
-    "use_listings_cache": False,
-    "default_block_size": BLOCK_BYTES,
-    "config_kwargs": {"retries": {"mode": "standard", "max_attempts": 3}, "connect_timeout": 5, "read_timeout": 60},
-}
+DOWNLOADS = 4  # ranges of one file under way at once
 
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 def join(uri: str, *parts: str) -> str:
@@ -46,18 +47,18 @@ def absolute(uri: str) -> str:
     return uri if ":" in uri.split("/", 1)[0] else str(Path(uri).expanduser().absolute())
 
 
+def is_remote(uri: str) -> bool:
+    """Whether reading `uri` takes a request over the network."""
+    return isinstance(_locate(uri)[0], AsyncFileSystem)
+
+
 def read(uri: str, start: int | None = None, end: int | None = None) -> bytes:
     """The bytes of `uri` in [start, end), as far as there are any, like a slice."""
     if end is not None and end <= (start or 0):
         return b""  # an HTTP range cannot be empty: s3fs would send the whole object
     with _errors("read", uri):
         filesystem, path = _locate(uri)
-        try:
-            return bytes(filesystem.cat_file(path, start=start, end=end))  # type: ignore[arg-type]  # fsspec says str, too
-        except OSError as error:
-            if error.errno == errno.EINVAL and start:
-                return b""  # S3 refuses a range that begins past the end
-            raise
+        return bytes(filesystem.cat_file(path, start=start, end=end))  # type: ignore[arg-type]  # fsspec says str, too
 
 
 def write(uri: str, content: bytes) -> None:
@@ -83,11 +84,15 @@ def upload(local: Path, uri: str) -> None:
 
 
 def download(uri: str, local: Path) -> None:
-    """Bring `uri` to a local file."""
-    with _errors("read", uri):
-        filesystem, path = _locate(uri)
-        local.parent.mkdir(parents=True, exist_ok=True)
-        filesystem.get_file(path, str(local))
+    """Bring `uri` to a local file, a few ranges at once."""
+    n_bytes = size(uri)
+    local.parent.mkdir(parents=True, exist_ok=True)
+    with local.open("wb") as file, ThreadPoolExecutor(DOWNLOADS, "download") as pool:
+
+        def fetch(start: int) -> None:
+            os.pwrite(file.fileno(), _exactly(uri, start, min(start + BLOCK_BYTES, n_bytes)), start)
+
+        deque(pool.map(fetch, range(0, n_bytes, BLOCK_BYTES)), maxlen=0)
 
 
 @contextmanager
@@ -95,7 +100,7 @@ def open_stream(uri: str) -> Iterator[IO[bytes]]:
     """`uri` as a sequential byte stream."""
     with _errors("read", uri):
         filesystem, path = _locate(uri)
-        stream = filesystem.open(path, "rb")
+        stream = io.BufferedReader(_Ranges(uri, size(uri)), BLOCK_BYTES) if is_remote(uri) else filesystem.open(path, "rb")
     with stream:
         yield cast(IO[bytes], stream)
 
@@ -172,10 +177,71 @@ def verify_block(content: bytes, expected: str, uri: str, block: int) -> None:
         )
 
 
+def _exactly(uri: str, start: int, end: int) -> bytes:
+    """The bytes in [start, end), all of them."""
+    content = read(uri, start, end)
+    if len(content) != end - start:
+        raise ArtefactCorrupt(f"{uri}: bytes {start:,} to {end:,} are {len(content):,} bytes; it was cut while it was read")
+    return content
+
+
+class _Ranges(io.RawIOBase):
+    """A remote file by ranges; who reads on from where they stopped finds the next one under way."""
+
+    def __init__(self, uri: str, n_bytes: int) -> None:
+        self._uri, self._n_bytes, self._at = uri, n_bytes, 0
+        self._reached = 0  # where the last range ended
+        self._next: tuple[int, int, Future[bytes]] | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._n_bytes}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        start, end = self._at, min(self._at + len(buffer), self._n_bytes)
+        if start >= end:
+            return 0
+        (first, last, under_way), self._next = self._next or (0, 0, None), None
+        content = under_way.result() if under_way and (first, last) == (start, end) else _exactly(self._uri, start, end)
+        if 0 < start == self._reached and end < self._n_bytes:
+            following = min(end + len(buffer), self._n_bytes)
+            self._next = end, following, in_background(lambda: _exactly(self._uri, end, following), "range")
+        buffer[: end - start] = content
+        self._at = self._reached = end
+        return end - start
+
+
+def in_background(work: Callable[[], T], name: str) -> Future[T]:
+    """What `work` returns or raises, from a thread that nobody waits for when the process ends."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return future
+
+
 @lru_cache
 def _filesystem(protocol: str, pid: int) -> fsspec.AbstractFileSystem:
     """One client a process: a forked S3 client shares sockets with its parent."""
-    options = S3_OPTIONS if protocol == "s3" else {"auto_mkdir": True} if protocol == "file" else {}
+    if protocol == "s3":
+        from data_prep.s3 import Client  # takes half a second
+
+        return Client(skip_instance_cache=True, default_block_size=BLOCK_BYTES)
+    options = {"auto_mkdir": True} if protocol == "file" else {}
     return fsspec.filesystem(protocol, skip_instance_cache=protocol != "memory", **options)
 
 

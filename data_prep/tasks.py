@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_prep import telemetry
-from data_prep.records import HormesisError
+from data_prep.records import ClusterError, HormesisError
 
 TASKS_PER_CPU = 2  # in flight: one at work, one ready to start
 OBJECT_STORE_BYTES = 256 << 20  # tasks exchange names and counts; the data are in the object root
@@ -93,7 +93,7 @@ def run(jobs: list[Job], title: str, unit: str) -> Iterator[Any]:
                 flying[ray.remote(num_cpus=1)(job.function).options(name=job.name).remote(*job.arguments)] = job
             (done, *_), _ = ray.wait(list(flying), num_returns=1)
             job = flying.pop(done)
-            yield outcome(done)
+            yield outcome(done, job.name)
             bar.update(job.weight)
     finally:
         bar.close()
@@ -101,10 +101,10 @@ def run(jobs: list[Job], title: str, unit: str) -> Iterator[Any]:
             ray.cancel(task)
 
 
-def outcome(task: Any) -> Any:
-    """What a task returned, once it ends; a HormesisError raised in it is raised here as itself."""
+def outcome(task: Any, name: str = "a task") -> Any:
+    """What a task returned, once it ends; a HormesisError raised in it is raised here as itself, a lost task as ClusterError."""
     import ray
-    from ray.exceptions import RayTaskError
+    from ray.exceptions import RayError, RayTaskError
 
     try:
         return ray.get(task)
@@ -112,3 +112,9 @@ def outcome(task: Any) -> Any:
         if isinstance(error.cause, HormesisError):
             raise error.cause from None
         raise
+    except RayError as error:
+        brief = (str(error).strip() or "no reason given").splitlines()[0]
+        raise ClusterError(
+            f"Ray gave up {name!r}: {type(error).__name__} ({brief}); see whether a worker ran out of memory (Ray's dashboard, "
+            "/tmp/ray/session_latest/logs), then run the same command again: it goes on from what is done"
+        ) from error

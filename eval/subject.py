@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 
-from data_prep import manifest, shards, storage
+from data_prep import manifest, reader, storage
 from data_prep.config import StreamName
 from data_prep.manifest import Manifest
 from data_prep.records import ArtefactCorrupt
@@ -40,12 +40,12 @@ class Subject(NamedTuple):
 
     def held_out_documents(self, stream: StreamName, limit: int) -> list[np.ndarray]:
         """Ids of the first held-out documents of a stream."""
-        return shards.read_documents(*self.streams[stream], "held_out", limit)
+        return reader.read_documents(*self.streams[stream], "held_out", limit)
 
     def held_out_sequences(self, limit: int) -> dict[str, np.ndarray]:
         """At most `limit` held-out windows of each stream, [n, T]; n is 0 where there is too little text."""
-        readers = {name: shards.SequenceReader(*stream, "held_out", self.sequence_length) for name, stream in self.streams.items()}
-        return {name: reader.read(np.arange(min(limit, reader.n_sequences))) for name, reader in readers.items()}
+        readers = {name: reader.SequenceReader(*stream, "held_out", self.sequence_length) for name, stream in self.streams.items()}
+        return {name: each.read(np.arange(min(limit, each.n_sequences))) for name, each in readers.items()}
 
 
 def load_subject(root: str, run: RunRecord, folder: Path, precision: Literal["fp32", "bf16"]) -> Subject:

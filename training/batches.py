@@ -24,7 +24,7 @@ AHEAD_STEPS = 4  # a step's tokens are small (int64: 8 bytes each); a store's hi
 
 
 class Reader(Protocol):
-    """What data_prep.shards.SequenceReader offers: sequences by index, [n] → [n, T] int64, checksums verified."""
+    """What data_prep.reader.SequenceReader offers: sequences by index, [n] → [n, T] int64, checksums verified."""
 
     sequence_length: int
 

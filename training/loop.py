@@ -26,8 +26,8 @@ from torch import Tensor
 from data_prep import storage, telemetry
 from data_prep.config import StreamName
 from data_prep.manifest import Split
+from data_prep.reader import SequenceReader
 from data_prep.records import ConfigurationError, digest
-from data_prep.shards import SequenceReader
 from training import checkpoint, preflight, record, throughput, zero
 from training.batches import Batch, Batches
 from training.checkpoint import Checkpoints, Identity

@@ -6,7 +6,7 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep import cuts, losers, segments, shards, storage
+from data_prep import cuts, losers, reader, segments, shards, storage
 from data_prep.config import DataConfig, TokenizerConfig
 from data_prep.manifest import Manifest
 
@@ -107,7 +107,7 @@ def test_shards_laid_end_to_end_are_the_sorted_stream_for_any_lengths_segments_b
         made = tuple(shards.write_shard(root, cut.name, *one) for cut, one in zip(wanted, merged, strict=True))
         known = _manifest(made)
         shards.verify(root, known)
-        assert [[*ids, EOS] for ids in shards.read_documents(root, known, "train", 100)] == expected
+        assert [[*ids, EOS] for ids in reader.read_documents(root, known, "train", 100)] == expected
         listed = [row for one in merged for row in one.documents.select(["key", "row", "n_tokens", "uri"]).to_pylist()]
         assert [tuple(row.values()) for row in listed] == [(*d, NAMES[d[1] >= file_cut]) for d in of_split[split]]
 

@@ -117,14 +117,19 @@ def test_repeated_it_does_nothing_and_says_so(tmp_path, capsys, caplog):
 
 
 @pytest.mark.parametrize("kept", [0, 1, 3])
-@pytest.mark.parametrize("torn", [False, True])
+@pytest.mark.parametrize("torn", ["", "pol-{:05d}.json", "pol-{:05d}.ndjson.zst"])
 def test_what_is_there_is_kept_and_the_rest_is_made_with_the_same_bytes(kept, torn, tmp_path):
+    """torn: of the shard after those kept there is only this, its text cut short."""
     archive, out = put(tmp_path, "pol.tar.zst", ARCHIVES["pol.tar.zst"](TEXT)), tmp_path / "out"
     reshard(archive, str(out), 1000)
     whole = files(out)
     for path in out.iterdir():
-        if path.name == "reshard.json" or int(path.name[4:9]) >= kept + torn or (torn and path.name == f"pol-{kept:05d}.json"):
-            path.unlink()  # torn: the next shard is there without its record
+        if path.name == torn.format(kept):
+            path.write_bytes(path.read_bytes()[: -9 if torn.endswith("zst") else None])
+        elif path.name == "reshard.json" or int(path.name[4:9]) >= kept:
+            path.unlink()
+    if torn.endswith(".json"):
+        put(out, f"pol-{kept:05d}.ndjson.zst", b"short")
     before = {path.name: path.stat().st_mtime_ns for path in out.iterdir() if int(path.name[4:9]) < kept}
     reshard(archive, str(out), 1000)
     assert files(out) == whole
@@ -133,7 +138,7 @@ def test_what_is_there_is_kept_and_the_rest_is_made_with_the_same_bytes(kept, to
 
 @pytest.mark.parametrize("name", ["pol.tar.zst", "pol.tar.gz", "pol.ndjson.zst", "pol.tar"])
 def test_a_cut_off_archive_keeps_what_came_before_and_the_whole_one_is_continued(name, tmp_path):
-    text = TEXT + b"".join(b'{"text": "%s"}\n' % random.Random(n).randbytes(600).hex().encode() for n in range(500))
+    text = TEXT + b"".join(b'{"text": "%s"}\n' % random.Random(n).randbytes(600).hex().encode() for n in range(1000))
     content = ARCHIVES[name](text)
     archive, out = put(tmp_path, name, content[: len(content) * 2 // 3]), tmp_path / "out"
     with pytest.raises(
@@ -158,14 +163,14 @@ def test_damage_inside_an_archive_is_named(tmp_path):
 def test_another_archive_or_size_in_the_same_folder_is_refused(tmp_path):
     out = str(tmp_path / "out")
     archive = put(tmp_path, "pol.jsonl", TEXT)
-    reshard(archive, out, 1000)
+    done = reshard(archive, out, 1000)
     with pytest.raises(ConfigurationError, match="--shard-bytes 1000 or another --out"):
         reshard(archive, out, 999)
     put(tmp_path, "pol.jsonl", TEXT + b"{}\n")
     with pytest.raises(ConfigurationError, match=r"reshard\.json is of pol\.jsonl .* give another --out"):
         reshard(archive, out, 1000)
     (tmp_path / "out" / "reshard.json").unlink()
-    for other in (TEXT.replace(b"line 1 ", b"line X "), TEXT[: TEXT.index(b'{"n": 50')]):
+    for other in (TEXT.replace(b"line 1 ", b"line X "), TEXT[: TEXT.index(b'{"n": 50')], TEXT[: done.shards[1].end_bytes]):
         put(tmp_path, "pol.jsonl", other)
         with pytest.raises(ArtefactCorrupt, match=r"pol-\d+\.ndjson\.zst was cut from other text"):
             reshard(archive, out, 1000)

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep import shards, storage
+from data_prep import reader, shards, storage
 from data_prep.manifest import Manifest, Shard
+from data_prep.reader import SequenceReader, read_documents
 from data_prep.records import ArtefactCorrupt
 
 EOS = 9
@@ -62,14 +63,14 @@ def test_what_is_written_is_read_back_for_any_document_lengths_and_shard_cuts(
     written = tuple(write(uri, documents[a:b], f"train-{i:05}", dtype) for i, (a, b) in enumerate(pairwise(edges)))
     manifest = manifest_of(written, dtype)
     flat = np.array([token for document in documents for token in [*document, EOS]])
-    reader = shards.SequenceReader(uri, manifest, "train", length)
+    reader = SequenceReader(uri, manifest, "train", length)
 
     assert reader.n_sequences == len(flat) // length
     windows = reader.read(np.arange(reader.n_sequences)[::-1])
     assert windows.dtype == np.int64
     assert np.array_equal(windows[::-1].reshape(-1), flat[: reader.n_sequences * length])
-    assert [ids.tolist() for ids in shards.read_documents(uri, manifest, "train", 100)] == documents
-    assert [ids.tolist() for ids in shards.read_documents(uri, manifest, "train", 2)] == documents[:2]
+    assert [ids.tolist() for ids in read_documents(uri, manifest, "train", 100)] == documents
+    assert [ids.tolist() for ids in read_documents(uri, manifest, "train", 2)] == documents[:2]
     shards.verify(uri, manifest)
 
 
@@ -97,8 +98,8 @@ def test_documents_cut_by_the_ends_of_shards_are_read_whole(
     uri = str(tmp_path_factory.mktemp("stream"))
     manifest = manifest_of(pieces(uri, documents, shard_tokens))
     assert manifest.n_documents == len(documents)
-    assert [ids.tolist() for ids in shards.read_documents(uri, manifest, "train", 100)] == documents
-    assert [ids.tolist() for ids in shards.read_documents(uri, manifest, "train", 2)] == documents[:2]
+    assert [ids.tolist() for ids in reader.read_documents(uri, manifest, "train", 100)] == documents
+    assert [ids.tolist() for ids in reader.read_documents(uri, manifest, "train", 2)] == documents[:2]
     shards.verify(uri, manifest)
 
 
@@ -139,7 +140,7 @@ def test_a_window_over_a_flipped_byte_is_refused_naming_the_block_and_others_are
     content = bytearray(path.read_bytes())
     content[20] ^= 1  # block 1 holds bytes 16 to 32, tokens 8 to 16
     path.write_bytes(content)
-    reader = shards.SequenceReader(str(tmp_path), manifest, "train", 4)
+    reader = SequenceReader(str(tmp_path), manifest, "train", 4)
     assert reader.read(np.array([0, 1, 4])).tolist() == [[10, 11, 12, 13], [14, 15, 16, 17], [26, 27, 28, 29]]
     with pytest.raises(ArtefactCorrupt, match=r"train-00000\.bin: block 1 \(bytes 16 to 32\)"):
         reader.read(np.array([2]))
@@ -150,7 +151,7 @@ def test_a_truncated_shard_is_corrupt(tmp_path: Path) -> None:
     path = tmp_path / "train-00000.bin"
     path.write_bytes(path.read_bytes()[:-2])
     with pytest.raises(ArtefactCorrupt, match="block 3"):
-        shards.SequenceReader(str(tmp_path), manifest, "train", 31).read(np.array([0]))
+        SequenceReader(str(tmp_path), manifest, "train", 31).read(np.array([0]))
     with pytest.raises(ArtefactCorrupt, match="60 bytes, expected 62"):
         shards.verify(str(tmp_path), manifest)
 
@@ -167,7 +168,7 @@ def test_blocks_are_fetched_once_when_a_batch_is_read_in_any_order(tmp_path: Pat
     fetched = []
     whole_read = storage.read
     monkeypatch.setattr(storage, "read", lambda uri, start=None, end=None: fetched.append(start) or whole_read(uri, start, end))
-    reader = shards.SequenceReader(str(tmp_path), manifest, "train", 4, cached_blocks=1)
+    reader = SequenceReader(str(tmp_path), manifest, "train", 4)
     reader.read(np.random.default_rng(0).permutation(reader.n_sequences))
     assert fetched == list(range(0, 2 * (reader.n_sequences * 4), 16))
 

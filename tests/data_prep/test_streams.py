@@ -16,6 +16,7 @@ from data_prep import (
     layout,
     losers,
     manifest,
+    reader,
     records,
     shards,
     storage,
@@ -68,7 +69,7 @@ def test_every_document_is_in_exactly_one_split_with_its_text_and_its_origin(roo
     texts = {(s.uri, d.row): d.text for s in corpora.expand(CONFIG.clean) for d in corpora.read(s)}
     found: dict[tuple[str, int], str] = {}
     for split in ("train", "held_out"):
-        rows, documents = provenance(uri, known, split), shards.read_documents(uri, known, split, 1000)
+        rows, documents = provenance(uri, known, split), reader.read_documents(uri, known, split, 1000)
         assert [row["n_tokens"] for row in rows] == [len(ids) + 1 for ids in documents]
         found |= {(row["uri"], row["row"]): engine.decode(ids) for row, ids in zip(rows, documents, strict=True)}
     assert len(provenance(uri, known, "held_out")) + len(provenance(uri, known, "train")) == len(texts) == known.n_documents == 90
@@ -179,7 +180,7 @@ def test_of_equal_texts_the_first_in_the_stream_stays_and_the_others_are_counted
     rows, kept = {}, streams.build(config, "clean", out)
     uri = storage.join(out, layout.stream_uri(config, "clean"))
     for split in ("held_out", "train"):
-        documents = shards.read_documents(uri, kept, split, 1000)
+        documents = reader.read_documents(uri, kept, split, 1000)
         rows |= {(Path(r["uri"]).name, r["row"]): d.tolist() for r, d in zip(provenance(uri, kept, split), documents, strict=True)}
     assert (kept.n_documents, kept.drops) == (64, {"too_short": 1})
     first = {}
@@ -359,6 +360,6 @@ def test_a_card_that_was_lost_is_made_again_with_the_same_bytes(root: Path) -> N
 
 def test_windows_of_a_built_stream_are_its_documents_laid_end_to_end(root: Path) -> None:
     uri, known, engine = built(root)
-    reader = shards.SequenceReader(uri, known, "train", 64)
-    flat = np.concatenate([np.append(ids, engine.eos_id) for ids in shards.read_documents(uri, known, "train", 1000)])
-    assert np.array_equal(reader.read(np.arange(reader.n_sequences)).reshape(-1), flat[: reader.n_sequences * 64])
+    windows = reader.SequenceReader(uri, known, "train", 64)
+    flat = np.concatenate([np.append(ids, engine.eos_id) for ids in reader.read_documents(uri, known, "train", 1000)])
+    assert np.array_equal(windows.read(np.arange(windows.n_sequences)).reshape(-1), flat[: windows.n_sequences * 64])

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from data_prep import tasks
-from data_prep.records import ConfigurationError
+from data_prep.records import ClusterError, ConfigurationError
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -67,3 +67,11 @@ def test_an_error_that_is_not_ours_keeps_its_type_and_traceback() -> None:
 
     with pytest.raises(KeyError, match=r"in work\n.*cat"):
         list(tasks.run([tasks.Job("work", work, (), 1)], "work", "jobs"))
+
+
+def test_a_task_that_ray_gives_up_is_an_error_that_names_it_and_says_what_to_do() -> None:
+    import ray
+
+    dead = ray.remote(num_cpus=1, max_retries=0)(lambda: os.kill(os.getpid(), signal.SIGKILL)).remote()
+    with pytest.raises(ClusterError, match=r"Ray gave up 'tokenize a': WorkerCrashedError .*run the same command again"):
+        tasks.outcome(dead, "tokenize a")

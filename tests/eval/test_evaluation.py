@@ -15,8 +15,8 @@ from finished_run import RUN_ID, make
 from safetensors.torch import load_file
 
 from data_prep import manifest, storage, telemetry
+from data_prep.reader import SequenceReader
 from data_prep.records import ArtefactCorrupt, ArtefactMissing, ConfigurationError, digest, from_json, to_json
-from data_prep.shards import SequenceReader
 from eval import steering, toxicity
 from eval.config import EvalConfig
 from eval.directions import Directions

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from data_prep import manifest, storage
+from data_prep.reader import SequenceReader
 from data_prep.records import ArtefactMissing, ConfigurationError
-from data_prep.shards import SequenceReader
 from training import loop
 from training.config import RunConfig
 from training.export import from_hugging_face

@@ -1,0 +1,100 @@
+import http.client
+import random
+import urllib.error
+import urllib.request
+
+import pytest
+from proxy import FAULTS, OF_BODIES, Fault, Proxy
+
+from data_prep import storage
+
+CONTENT = bytes(range(200))  # of `object`
+
+
+def get(root: str) -> bytes:
+    """The object, by a client that does not try again."""
+    filesystem, path = storage._locate(f"{root}/object")
+    with urllib.request.urlopen(filesystem.sign(path), timeout=5) as answer:
+        return answer.read()
+
+
+def test_without_a_fault_everything_passes_and_is_counted(proxy: Proxy, root: str) -> None:
+    storage.write(f"{root}/a", b"first")
+    assert storage.read(f"{root}/a", 1, 3) == b"ir"
+    assert storage.glob(f"{root}/*") == [f"{root}/a", f"{root}/object"]
+    storage.delete(f"{root}/a")
+    assert not storage.exists(f"{root}/a")
+    counts = proxy.counts
+    assert (counts["PUT"], counts["GET"], counts["DELETE"]) == (1, 1, 1) and counts["LIST"] >= 1
+    assert not proxy.injected
+
+
+@pytest.mark.parametrize(
+    ("kind", "seen"),
+    [
+        ("slow_down", urllib.error.HTTPError),
+        ("reset", ConnectionResetError),
+        ("lost_answer", ConnectionResetError),
+        ("reset_in_body", (ConnectionResetError, http.client.IncompleteRead)),
+        ("truncated", http.client.IncompleteRead),
+        ("stalled", TimeoutError),
+    ],
+)
+def test_a_client_without_retries_sees_the_fault(
+    proxy: Proxy, root: str, kind: str, seen: type[Exception] | tuple[type[Exception], ...]
+) -> None:
+    proxy.inject(Fault(kind, rate=1))
+    with pytest.raises(seen):
+        get(root)
+    assert proxy.injected[kind] == 1
+    proxy.inject(None)
+    assert get(root) == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("kind", "seen"),
+    [("short", CONTENT[:100]), ("slow", CONTENT), ("latency", CONTENT), ("garbled", CONTENT[:100] + b"\x65" + CONTENT[101:])],
+)
+def test_a_client_gets_what_the_fault_leaves(proxy: Proxy, root: str, kind: str, seen: bytes) -> None:
+    proxy.inject(Fault(kind, rate=1))
+    assert get(root) == seen
+    assert proxy.injected[kind] == 1
+
+
+def test_a_stale_listing_lacks_what_was_just_written(proxy: Proxy, root: str) -> None:
+    storage.write(f"{root}/new", b"")
+    proxy.inject(Fault("stale_list", rate=1))
+    assert storage.glob(f"{root}/*") == [f"{root}/object"]
+    proxy.inject(None)
+    assert storage.glob(f"{root}/*") == [f"{root}/new", f"{root}/object"]
+
+
+def test_a_duplicate_put_arrives_after_a_later_one(proxy: Proxy, root: str) -> None:
+    proxy.inject(Fault("duplicate", rate=1, limit=1))
+    storage.write(f"{root}/twice", b"old")
+    storage.write(f"{root}/twice", b"new")
+    proxy.inject(None)  # waits for it
+    assert storage.read(f"{root}/twice") == b"old"
+
+
+def test_the_same_requests_meet_the_same_faults_in_any_order() -> None:
+    def hit(order: list[str]) -> set[str]:
+        proxy = Proxy("http://127.0.0.1:1")
+        proxy.inject(Fault("reset", rate=0.3, seed=5))
+        found = {asked for asked in order if proxy.fault_of("GET", asked)}
+        proxy._server.server_close()
+        return found
+
+    names = [f"GET /bucket/{i}" for i in range(200)]
+    assert hit(names) == hit(random.Random(0).sample(names, len(names)))
+    assert 30 < len(hit(names)) < 90
+
+
+def test_body_faults_hit_only_what_has_a_body() -> None:
+    proxy = Proxy("http://127.0.0.1:1")
+    for kind in FAULTS:
+        proxy.inject(Fault(kind, rate=1))
+        hit = {method for method in ("GET", "LIST", "HEAD", "PUT", "DELETE") if proxy.fault_of(method, method)}
+        expected = {"duplicate": {"PUT"}, "stale_list": {"LIST"}} | {body: {"GET", "LIST"} for body in OF_BODIES}
+        assert hit == expected.get(kind, {"GET", "LIST", "HEAD", "PUT", "DELETE"}), kind
+    proxy._server.server_close()

@@ -1,0 +1,48 @@
+"""Reads, writes and listings through a store that fails twice and then does not."""
+
+import pytest
+from proxy import Fault, Proxy
+
+from data_prep import storage
+
+CONTENT = bytes(range(200))  # of `object`
+
+
+@pytest.mark.parametrize(
+    "kind", ["slow_down", "reset", "lost_answer", "reset_in_body", "truncated", "short", "garbled", "slow", "latency"]
+)
+def test_a_read_is_whole(proxy: Proxy, root: str, kind: str) -> None:
+    proxy.inject(Fault(kind, rate=1, limit=2))
+    assert storage.read(f"{root}/object") == CONTENT
+    assert proxy.injected[kind] > 0
+
+
+@pytest.mark.parametrize("kind", ["slow_down", "reset", "lost_answer", "reset_in_body", "truncated", "short"])
+def test_a_range_is_whole(proxy: Proxy, root: str, kind: str) -> None:
+    proxy.inject(Fault(kind, rate=1, limit=2))
+    assert storage.read(f"{root}/object", 50, 150) == CONTENT[50:150]
+    assert proxy.injected[kind] == 2
+
+
+@pytest.mark.parametrize("kind", ["slow_down", "reset", "lost_answer", "reset_in_body", "truncated", "short"])
+def test_a_listing_is_whole(proxy: Proxy, root: str, kind: str) -> None:
+    proxy.inject(Fault(kind, rate=1, limit=2))
+    assert storage.glob(f"{root}/*") == [f"{root}/object"]
+    assert proxy.injected[kind] == 2
+
+
+@pytest.mark.parametrize("kind", ["slow_down", "reset", "lost_answer", "duplicate"])
+def test_what_is_written_is_there_once(proxy: Proxy, root: str, kind: str) -> None:
+    proxy.inject(Fault(kind, rate=1, limit=2))
+    storage.write(f"{root}/written", CONTENT)
+    assert proxy.injected[kind] > 0
+    proxy.inject(None)
+    assert storage.read(f"{root}/written") == CONTENT
+
+
+@pytest.mark.parametrize("kind", ["slow_down", "reset", "lost_answer"])
+def test_deleting_is_done(proxy: Proxy, root: str, kind: str) -> None:
+    proxy.inject(Fault(kind, rate=1, limit=2))
+    storage.delete(f"{root}/object")
+    proxy.inject(None)
+    assert not storage.exists(f"{root}/object")

@@ -1,0 +1,191 @@
+"""What is fuzzed: bytes in → the promised result or one of our errors; anything else that is raised is a bug.
+
+A target takes any bytes and returns nothing. `fuzz.py` feeds it by coverage, test_fuzz.py the inputs kept in corpus/.
+"""
+
+import gzip
+import html
+import io
+import json
+from collections.abc import Callable
+
+import zstandard
+
+from data_prep import cleaning, corpora, formats, fourchan, records, shards, storage
+from data_prep.config import CleaningConfig, DataConfig
+from data_prep.manifest import Manifest, Shard
+from data_prep.records import ArtefactCorrupt, ConfigurationError
+
+REFUSALS = (ArtefactCorrupt, ConfigurationError)  # what a reader may raise
+CLEANING = CleaningConfig(min_chars=1)
+
+
+def _rows_and_documents(name: str, content: bytes) -> None:
+    """Read a file of this name to its end, as rows and as documents of it."""
+    uri = f"memory://fuzz/{name}"
+    storage.write(uri, content)
+    rows = []
+    try:
+        rows = list(formats.rows(uri))
+        numbers = [row.number for row in rows]
+        assert numbers == sorted(set(numbers)), numbers
+    except REFUSALS as error:
+        assert uri in str(error), error
+    bad = corpora.BadRows()
+    try:
+        documents = list(corpora.read(corpora.Source(uri, "text", None), bad, max_bad_rows_ratio=1.0))
+    except REFUSALS as error:
+        assert uri in str(error), error
+        return
+    assert len(documents) + bad.count == bad.n_rows == len(rows), (len(documents), bad, len(rows))
+    for document in documents:
+        document.text.encode("utf-8", "surrogatepass")
+
+
+def json_lines(content: bytes) -> None:
+    _rows_and_documents("x.jsonl", content)
+
+
+def threads(content: bytes) -> None:
+    """Any bytes as a dump of threads, read by thread and by post."""
+    uri = "memory://fuzz/threads.ndjson"
+    storage.write(uri, content)
+    for unit in ("thread", "post"):
+        try:
+            for document in corpora.read(corpora.Source(uri, "posts", None, unit), max_bad_rows_ratio=1.0):
+                assert all(0 <= score <= 1 for score in (document.scores or {}).values()), document
+                cleaning.clean(document.text, CLEANING)
+        except REFUSALS as error:
+            assert uri in str(error), error
+
+
+def csv(content: bytes) -> None:
+    _rows_and_documents("x.csv", content)
+
+
+def plain_text(content: bytes) -> None:
+    _rows_and_documents("x.txt", content)
+
+
+def parquet(content: bytes) -> None:
+    _rows_and_documents("x.parquet", content)
+
+
+def gz(content: bytes) -> None:
+    """Any bytes as a .gz file; and whole files of them come back as they were."""
+    _rows_and_documents("x.txt.gz", content)
+    _comes_back("whole.txt.gz", gzip.compress(content, 1, mtime=0), content)
+
+
+def zst(content: bytes) -> None:
+    """Any bytes as a .zst file; and whole files of them, in one frame or two, come back as they were."""
+    _rows_and_documents("x.txt.zst", content)
+    pack, half = zstandard.ZstdCompressor(level=1).compress, len(content) // 2
+    _comes_back("whole.txt.zst", pack(content), content)
+    _comes_back("frames.txt.zst", pack(content[:half]) + pack(content[half:]), content)
+
+
+def _comes_back(name: str, packed: bytes, content: bytes) -> None:
+    plain, uri = "memory://fuzz/plain.txt", f"memory://fuzz/{name}"
+    storage.write(plain, content)
+    storage.write(uri, packed)
+    assert list(formats.rows(uri)) == list(formats.rows(plain))
+
+
+def undo_html(content: bytes) -> None:
+    """What people wrote comes back whole, `<` and `>` and `&amp;lt;` too; nothing is longer than its HTML."""
+    text = content.decode("utf-8", "replace")
+    assert len(fourchan.undo_html(text)) <= len(text), text
+    assert fourchan.decode_entities(text) == html.unescape(text), text
+    written = html.escape(text).replace("&#x27;", "&#039;").replace("\n", "<br>")  # as the board writes it
+    expected = text.strip()
+    assert fourchan.undo_html(written) == ("" if expected == "[deleted]" else expected), text
+
+
+def clean(content: bytes) -> None:
+    """Never raises, and cleaning twice is cleaning once."""
+    text = content.decode("utf-8", "surrogateescape")  # bad bytes become lone surrogates, which no text may keep
+    once = cleaning.clean(text, CLEANING)
+    assert (once.text is None) == bool(once.reason), once
+    if once.text is not None:
+        once.text.encode()
+        assert cleaning.clean(once.text, CLEANING) == once, text
+
+
+def index(content: bytes) -> None:
+    """A .idx file is read or refused by name; what is read can be written again."""
+    try:
+        found = shards.decode_index(content, "x.idx")
+    except ArtefactCorrupt as error:
+        assert "x.idx" in str(error), error
+        return
+    assert (found.lengths >= 0).all(), found
+    again = shards.decode_index(shards.encode_index(found.lengths, found.dtype), "x.idx")
+    assert again.dtype == found.dtype and again.lengths.tolist() == found.lengths.tolist(), found
+
+
+def record(content: bytes) -> None:
+    """A record is read or refused by name; what is read has one canonical form."""
+    for cls in (Shard, Manifest, DataConfig):
+        try:
+            value = records.from_json(cls, content, "x.json")
+        except REFUSALS as error:
+            assert "x.json" in str(error) or isinstance(error, ConfigurationError), error
+            continue
+        text = records.to_json(value)
+        assert records.to_json(records.from_json(cls, text, "x.json")) == text, text
+        records.digest(value)
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    target.__name__: target for target in (json_lines, threads, csv, plain_text, parquet, gz, zst, undo_html, clean, index, record)
+}
+
+
+def seeds(name: str) -> list[bytes]:
+    """Good inputs to begin from: coverage finds the way from there, not to there."""
+    lines = b"".join(json.dumps({"text": text, "id": 1}).encode() + b"\n" for text in ("one", "\u00e4 \u2028", ""))
+    comment = 'a &gt;&gt;1<br><wbr>b <span class=\\"quote\\">&gt;c</span> &amp;lt;'
+    thread = (
+        f'{{"posts": [{{"no": 1, "perspectives": {{"TOXICITY": 0.5, "x": 2}}, "com": "{comment}"}}, {{"sub": "x"}}]}}\n'.encode()
+    )
+    of: dict[str, list[bytes]] = {
+        "json_lines": [lines, b"\xef\xbb\xbf" + lines, b"[1]", lines + b"\xff\n{}\n1\n"],
+        "threads": [thread, b'{"posts": []}\n', b'{"posts": [{"com": null}]}\n', b'{"posts": "no list"}\n'],
+        "csv": [b'text,id\r\n"a ""b"", c\nd",1\r\ne,2\r\n', b"\xef\xbb\xbftext\na\nb,c\n", b"text\n\xff\n"],
+        "plain_text": [b"a\n<|endoftext|>\nb\n", b"<|endoftext|>\n", "\u00e4".encode()],
+        "parquet": _parquet_seeds(),
+        "gz": [gzip.compress(b"a\n<|endoftext|>\nb\n"), gzip.compress(b"a") + gzip.compress(b"b")],
+        "zst": [zstandard.compress(b"a\n<|endoftext|>\nb\n"), zstandard.compress(b"a") + zstandard.compress(b"b")],
+        "undo_html": [b'a &gt;&gt;1<br><wbr>b <span class="quote">&gt;c</span> &amp;lt; &#039; <a href="#p1">x</a>', b"1 < 2 > 0"],
+        "clean": ["a\r\n\r\n\r\n\r\nb \u200b\ufeff\x00 https://x.y".encode(), b"\x00\xed\xa0\x80"],
+        "index": _index_seeds(),
+        "record": [_record_seed()],
+    }
+    return of[name]
+
+
+def _parquet_seeds() -> list[bytes]:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    when = pa.array([0, 10**12, None], pa.timestamp("ms"))
+    words = pa.array(["x", None, "x"]).dictionary_encode()
+    columns = {"text": ["a", "b", None], "n": [1, 2, 3], "l": [["x"], [], None], "b": [b"\xff", b"", None], "t": when, "d": words}
+    buffers = [io.BytesIO(), io.BytesIO()]
+    for buffer, compression in zip(buffers, ("none", "snappy"), strict=True):
+        parquet.write_table(pa.table(columns), buffer, compression=compression)
+    return [buffer.getvalue() for buffer in buffers]
+
+
+def _index_seeds() -> list[bytes]:
+    import numpy as np
+
+    return [shards.encode_index(np.array(lengths, np.int64), "uint16") for lengths in ([], [1], [3, 0, 2])]
+
+
+def _record_seed() -> bytes:
+    shard = Shard(
+        name="train-00000", n_tokens=2, n_documents=1, n_bytes=4, block_sha256=("0",), idx_sha256="1", documents_sha256="2"
+    )
+    return records.to_json(shard).encode()
