@@ -22,6 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data_prep import (
+    card,
     cleaning,
     corpora,
     cuts,
@@ -84,6 +85,7 @@ def build(config: DataConfig, stream: StreamName, root: str) -> Manifest:
             telemetry.logger.info("%s stream: another build has finished it", stream)
     known = manifest.load(uri)
     _check_manifest(known, record_uri, config, engine)
+    card.ensure(uri, known, config, engine)
     for leftover in storage.glob(storage.join(root, layout.units_uri(config, stream), "**")):
         storage.delete(leftover)
     telemetry.logger.info("%s stream: %s documents, %s tokens at %s", stream, f"{known.n_documents:,}", f"{known.n_tokens:,}", uri)

@@ -195,7 +195,7 @@ def _over_tokens(axes: Axes, lines: Sequence[tuple[str, Losses]]) -> None:
         axes.set_ylim(min(late) - margin, max(late) + margin)
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(4))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda tokens, _: _si(tokens)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda tokens, _: si(tokens)))
     axes.set_xlabel("tokens seen")
     note_if_empty(axes, NOT_MEASURED)
 
@@ -220,7 +220,8 @@ def _thin(points: Losses, at_most: int = 160) -> Losses:
     return [(part[-1][0], sum(loss for _, loss in part) / len(part)) for part in parts]
 
 
-def _si(number: float) -> str:
+def si(number: float) -> str:
+    """12_000 → '12k'."""
     for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(number) >= size:
             return f"{number / size:.3g}{letter}"

@@ -1,27 +1,23 @@
 """the comparison of all ratios: one HTML file, figures, tables, data
 
-Written below `<root>/report/`: index.html, which needs no other file and no network; figures/ as SVG and PNG for print and
-slides; results.json with every number, its n, interval and unit; results.csv with one row for each run and strength. The page
-has no date and no random id, so the same records give the same bytes.
+Written below `<root>/report/`: index.html, which needs no other file and no network; data.html beside it, the data cards of
+the streams (data_page.py); figures/ as SVG and PNG for print and slides; results.json with every number, its n, interval and
+unit; results.csv with one row for each run and strength. The pages have no date and no random id, so the same records give
+the same bytes.
 """
 
 import csv
 import io
 import json
-import re
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-
 from data_prep import storage
-from data_prep.manifest import Manifest
+from data_prep.card import Card
 from data_prep.records import ArtefactMissing, digest, to_dict, to_json
 from eval.record import Estimate, EvalReport
-from launch import figures, findings
+from launch import data_page, figures, findings, pages
 from launch.drawing import Drawing, render
 from launch.experiment import Experiment
 from launch.figures import Curve
@@ -29,13 +25,11 @@ from training.record import RunRecord, run_uri
 
 FORMAT_VERSION = 1
 N_SAMPLES = 3  # prompts shown for each run
-N_INPUTS = 12  # input files listed for each stream
-WORD = re.compile(r"[\w@$]+(?:['’*-][\w@$]+)*")
 
 Run = tuple[RunRecord, EvalReport]
 
 
-def write(root: str, experiment: Experiment, runs: Sequence[Run], manifests: dict[str, Manifest]) -> str:
+def write(root: str, experiment: Experiment, runs: Sequence[Run], cards: dict[str, Card]) -> str:
     """Write the report of `runs` below `root`/report and return the URI of its page.
 
     Raises ArtefactMissing when there is no run to report.
@@ -45,13 +39,12 @@ def write(root: str, experiment: Experiment, runs: Sequence[Run], manifests: dic
     runs = sorted(runs, key=lambda run: (run[1].toxic_ratio, run[1].seed))
     folder = storage.join(root, "report")
     drawings = _figures(runs, [curve(root, record) for record, _ in runs])
-    for drawing in drawings:
-        storage.write(storage.join(folder, "figures", f"{drawing.name}.svg"), drawing.svg.encode())
-        storage.write(storage.join(folder, "figures", f"{drawing.name}.png"), drawing.png)
+    pages.save_figures(folder, drawings)
+    data_page.write(root, experiment, cards, compared=True)
     storage.save(results(experiment, runs), storage.join(folder, "results.json"))
     storage.write(storage.join(folder, "results.csv"), results_csv(runs).encode())
     uri = storage.join(folder, "index.html")
-    storage.write(uri, page(experiment, runs, manifests, drawings).encode())
+    storage.write(uri, page(experiment, runs, cards, drawings).encode())
     return uri
 
 
@@ -99,24 +92,14 @@ def curve(root: str, record: RunRecord) -> Curve:
     return Curve(record.config.toxic_ratio, record.realised_toxic_ratio, sorted(train.items()), by_stream)
 
 
-def mask(text: str, is_slur: Callable[[str], bool]) -> str:
-    """`text` with each word that `is_slur` reduced to its first letter and asterisks."""
-    return WORD.sub(lambda found: found[0][0] + "*" * (len(found[0]) - 1) if is_slur(found[0]) else found[0], text)
-
-
-def page(experiment: Experiment, runs: Sequence[Run], manifests: dict[str, Manifest], drawings: Sequence[Drawing]) -> str:
+def page(experiment: Experiment, runs: Sequence[Run], cards: dict[str, Card], drawings: Sequence[Drawing]) -> str:
     """The HTML text. Every string from a record is escaped; only the drawings are trusted."""
-    here = Path(__file__).parent
-    environment = Environment(
-        loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"percent": findings.percent, "show": findings.show, "markup": Markup, "count": lambda n: f"{n:,}"}
     reports = [report for _, report in runs]
-    return environment.get_template("report.html.j2").render(
+    return pages.template("report.html.j2").render(
         experiment=experiment,
         experiment_digest=digest(experiment),
         runs=runs,
-        manifests=manifests,
+        cards=cards,
         drawings={drawing.name: drawing for drawing in drawings},
         colours=figures.colours(reports),
         n_ratios=len(figures.ratios(reports)),
@@ -135,7 +118,6 @@ def page(experiment: Experiment, runs: Sequence[Run], manifests: dict[str, Manif
         scorers=sorted({report.scorer_id for report in reports}),
         label_rules=sorted({report.label_rule for report in reports}),
         samples=_samples(reports),
-        n_inputs=N_INPUTS,
         settings=to_json(experiment),
     )
 
@@ -194,22 +176,10 @@ def _samples(reports: Sequence[EvalReport]) -> list[tuple[EvalReport, list[tuple
     first = {report.toxic_ratio: report for report in reversed(reports)}
     chosen = [(first[ratio], first[ratio].samples[:N_SAMPLES]) for ratio in sorted(first)]
     texts = [text for _, samples in chosen for sample in samples for text in (sample.prompt, *sample.continuations)]
-    slurs = _slurs({word for text in texts for word in WORD.findall(text)})
-    hide = partial(mask, is_slur=slurs.__contains__)
+    hide = partial(pages.mask, is_slur=pages.slurs(texts).__contains__)
     shown = []
     for report, samples in chosen:
         asked = [steered.strength for steered in report.steered]
         masked = [(hide(sample.prompt), list(zip(asked, map(hide, sample.continuations), strict=True))) for sample in samples]
         shown += [(report, masked)] if masked else []
     return shown
-
-
-def _slurs(words: set[str]) -> set[str]:
-    """The words that the offline profanity scorer alone calls at least as likely profane as not, also without a plural s.
-    It hides on the safe side whatever scorer the evaluation used."""
-    from eval import toxicity
-
-    scorer = toxicity.load("profanity")
-    ordered = sorted(words)
-    whole, singular = scorer.score(ordered), scorer.score([word.lower().removesuffix("s") for word in ordered])
-    return {word for word, *scores in zip(ordered, whole, singular, strict=True) if any((score or 0.0) >= 0.5 for score in scores)}

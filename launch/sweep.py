@@ -9,10 +9,11 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from rich.console import Console
 
-from data_prep import manifest, storage, telemetry
+from data_prep import storage, telemetry
 from data_prep.mixture import check_supply
 from data_prep.records import HormesisError, digest, override
 from launch import experiment as experiments
@@ -107,6 +108,8 @@ def run(experiment: Experiment, root: str, only: str | None, console: Console) -
             _build_streams(root, experiment)
             if only != "data":
                 _train_and_evaluate(root, experiment, evaluate=only != "train")
+        if only == "data":
+            console.print(f"data card: {_data_page(root, experiment)}", soft_wrap=True)
         if only in (None, "report"):
             _report(root, experiment)
     states = state.read(root, experiment)
@@ -159,12 +162,27 @@ def _train_and_evaluate(root: str, experiment: Experiment, *, evaluate: bool) ->
     bar.close()
 
 
+def _cards(root: str, experiment: Experiment) -> dict[str, Any]:
+    """The data card of each stream; `_build_streams` has seen to it that they are there."""
+    from data_prep import card
+
+    run = experiment.runs()[0]
+    return {name: card.load(storage.join(root, getattr(run, name))) for name in ("clean", "toxic")}
+
+
+def _data_page(root: str, experiment: Experiment) -> str | None:
+    from launch import data_page
+
+    compared = storage.exists(storage.join(root, "report", "index.html"))
+    return data_page.write(root, experiment, _cards(root, experiment), compared=compared)
+
+
 def _report(root: str, experiment: Experiment) -> None:
     from launch import report
 
     states = state.read(root, experiment)
-    built = {name: manifest.load(storage.join(root, getattr(states[0].run, name))) for name in ("clean", "toxic")}
-    report.write(root, experiment, [(entry.record, entry.report) for entry in states if entry.record and entry.report], built)
+    done = [(entry.record, entry.report) for entry in states if entry.record and entry.report]
+    report.write(root, experiment, done, _cards(root, experiment))
     storage.write(storage.join(root, *REPORT_DONE), _fingerprint(states).encode())
 
 

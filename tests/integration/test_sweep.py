@@ -22,6 +22,7 @@ def test_a_sweep_ends_with_records_a_table_and_a_report(finished):
     assert all(entry.record and entry.report for entry in states)
     page = storage.read(storage.join(finished, "report", "index.html")).decode()
     assert all(entry.run.run_id in page for entry in states)
+    assert 'href="data.html"' in page and b'href="index.html"' in storage.read(storage.join(finished, "report", "data.html"))
     status = subprocess.run([sys.executable, "launch/status.py", "--out", finished], cwd=ROOT, capture_output=True, text=True)
     assert status.returncode == 0 and status.stdout.count("done") == 6
 
@@ -52,7 +53,8 @@ def test_killing_everything_and_repeating_gives_the_same_bytes_and_losses(finish
 
 
 def test_the_deepspeed_launcher_gives_the_sweeps_losses_bit_for_bit(finished, tmp_path):
-    assert sweep(str(tmp_path), *TINY, "--only", "data").returncode == 0
+    done = sweep(str(tmp_path), *TINY, "--only", "data")
+    assert done.returncode == 0 and f"data card: {tmp_path}/report/data.html" in done.stdout
     run = experiment.load(finished).runs()[1]
     command = ["deepspeed", "--num_gpus", "2", "training/pretrain.py", "--out", str(tmp_path), "--run", run.run_id]
     subprocess.run(command, cwd=ROOT, env=environment(), check=True, capture_output=True, timeout=300)

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.config import DataConfig, TokenizerConfig
-from data_prep.manifest import InputFile, Manifest, Shard
+from data_prep import records
+from data_prep.card import Bin, Card, Domains, Drop, Excerpt, Input, Lengths, Part, Score
+from data_prep.config import CleaningConfig, DataConfig, StreamName, TokenizerConfig
 from data_prep.mixture import Mixture, sequences_for
 from data_prep.records import ArtefactMissing
 from eval.config import EvalConfig
 from eval.record import Estimate, EvalReport, Sample, Steered
-from launch import findings, report
+from launch import data_page, findings, pages, report
 from launch.experiment import Experiment
 from training.config import ModelConfig, RunConfig, TrainConfig
 from training.record import HeldOutLoss, RunRecord
@@ -130,33 +131,74 @@ def run(ratio: float, seed: int = 0, strengths=STRENGTHS) -> tuple[RunRecord, Ev
     return record, evaluated
 
 
-def manifests() -> dict[str, Manifest]:
-    def one(stream, n_tokens):
-        train = Shard(
-            name="train-00000", n_tokens=n_tokens, n_documents=9, n_bytes=18, block_sha256=(), idx_sha256="", documents_sha256=""
-        )
-        file = InputFile(
-            uri=f"synthetic:{stream}", sha256="ab" * 32, n_bytes=100, n_documents=9_700, n_tokens=n_tokens, n_bad_rows=3
-        )
-        return Manifest(
+def cards() -> dict[str, Card]:
+    """Made-up cards: the clean one of web pages with drops and domains, the toxic one of posts with labels and scores."""
+
+    def bins(middle: float) -> Lengths:
+        lows = [1, 2, 3, *(2**k * half // 2 for k in range(2, 14) for half in (2, 3)), 2**14]
+        counts = [int(9000 * math.exp(-(((math.log2(low) - middle) / 1.7) ** 2))) for low in lows[:-1]]
+        spread = [
+            Bin(low=low, high=high - 1, n_documents=n, total=n * (low + high - 1) // 2)
+            for low, high, n in zip(lows, lows[1:], counts, strict=False)
+        ]
+        return Lengths(mean=1.3 * 2**middle, median=int(2**middle), p90=900, p99=4_000, max=16_383, histogram=tuple(spread))
+
+    def one(stream: StreamName, n_tokens: int) -> Card:
+        sample = Excerpt(place=f"{stream}.jsonl:7", n_tokens=12, text="The crap about <script>alert(2)</script> weather…")
+        return Card(
             format_version=1,
             stream=stream,
-            settings_digest="0123456789abcdef",
+            manifest_digest="0123456789abcdef",
             tokenizer_fingerprint="fedcba9876543210",
             vocab_size=2048,
+            eos="<|endoftext|>",
             eos_id=0,
-            dtype="uint16",
             cleaning_version=1,
+            cleaning=CleaningConfig(),
+            duplicates="exact",
+            decontaminated=("prompts.jsonl",),
+            ngram=13,
+            held_out_ratio=0.02,
+            shuffle_seed=0,
+            n_read=9_748,
+            n_bad_rows=3,
             n_documents=9_700,
             n_tokens=n_tokens + 90_000,
             n_text_bytes=4 * n_tokens,
-            drops={"too_short": 41, "duplicate": 7},
-            train=(train,),
-            held_out=(replace(train, name="held_out-00000", n_tokens=90_000),),
-            inputs=(file,),
+            bytes_per_token=4.13,
+            splits=(
+                Part(name="train", n_documents=9_500, n_tokens=n_tokens),
+                Part(name="held_out", n_documents=200, n_tokens=90_000),
+            ),
+            tokens_per_document=bins(8.5),
+            bytes_per_document=None,
+            drops=(Drop(reason="exact_duplicate", n_documents=48, ratio=48 / 9_748, samples=(sample,)),),
+            unreadable=(Excerpt(place="a.jsonl:9", n_tokens=None, text="is not JSON"),),
+            inputs=tuple(
+                Input(uri=f"{stream}/{i:05}.jsonl.gz", n_documents=970, n_tokens=n_tokens // 10, n_bad_rows=i) for i in range(10)
+            ),
+            domains=None,
+            n_labels=0,
+            labels=(),
+            scores=(),
+            samples=(sample,),
+            not_claimed=("Scores are the corpus's own.",),
         )
 
-    return {"clean": one("clean", 4_500_000), "toxic": one("toxic", 1_500_000)}
+    clean, toxic = one("clean", 4_500_000), one("toxic", 1_500_000)
+    sites = tuple(Part(name=f"site-{i}.example", n_documents=900 // i, n_tokens=90_000 // i) for i in range(1, 30))
+    labels = tuple(Part(name=label, n_documents=n, n_tokens=9 * n) for label, n in (("rude", 6_000), ("mild", 3_700)))
+    return {
+        "clean": replace(clean, domains=Domains(n_documents=9_000, n_domains=412, top=sites)),
+        "toxic": replace(
+            toxic,
+            tokens_per_document=bins(4.5),
+            drops=(*toxic.drops, Drop(reason="too_short", n_documents=7, ratio=7 / 9_748, samples=())),
+            n_labels=2,
+            labels=labels,
+            scores=(Score(name="SEVERE_TOXICITY", n_documents=9_000, mean=0.31, half_ratio=0.2),),
+        ),
+    }
 
 
 def write_metrics(root: Path, record: RunRecord) -> None:
@@ -176,7 +218,7 @@ def write_metrics(root: Path, record: RunRecord) -> None:
 def write(root: Path, runs, asked: Experiment | None = None) -> Path:
     for record, _ in runs:
         write_metrics(root, record)
-    return Path(report.write(str(root), asked or experiment(), runs, manifests()))
+    return Path(report.write(str(root), asked or experiment(), runs, cards()))
 
 
 @pytest.fixture(scope="module")
@@ -252,7 +294,7 @@ def test_the_data_files_hold_the_numbers_of_the_records(whole):
 def test_the_same_records_give_the_same_bytes(whole, tmp_path):
     again = write(tmp_path, [run(ratio) for ratio in reversed(RATIOS)])
     files = sorted(path.relative_to(whole.parent) for path in whole.parent.rglob("*") if path.is_file())
-    assert len(files) == 3 + 2 * 5
+    assert len(files) == 3 + 2 * 5 + 3 + 2 * 2
     for file in files:
         assert (whole.parent / file).read_bytes() == (again.parent / file).read_bytes(), file
 
@@ -263,8 +305,27 @@ def test_text_from_records_is_escaped_and_slurs_are_masked(whole):
     assert "what c*** again" in text and "crap" not in text
 
 
+def test_the_data_page_shows_both_cards_and_masks_what_they_quote(whole):
+    text, shown = (whole.parent / "data.html").read_text(), cards()
+    for one in shown.values():
+        for number in (one.n_documents, one.n_tokens, one.tokens_per_document.median, one.tokens_per_document.p99):
+            assert f"<td>{number:,}</td>" in text
+        assert records.to_json(one) == (whole.parent / f"{one.stream}.card.json").read_text()
+    assert "site-15.example" in text and "site-16.example" not in text and "412 domains" in text
+    assert "0.310<small>20.0&nbsp;% ≥ 0.5</small>" in text and "Its documents carry no URL" in text
+    assert "<script" not in text and "c*** about &lt;script&gt;" in text and "crap" not in text
+
+
+def test_a_data_page_before_any_run_links_to_no_comparison_and_says_when_nothing_was_dropped(tmp_path):
+    clean = replace(cards()["clean"], drops=())
+    page = Path(data_page.write(str(tmp_path), experiment(), {"clean": clean}, compared=False) or "")
+    text = page.read_text()
+    assert "index.html" not in text and "Nothing was dropped." in text and "The toxic stream" not in text
+    assert not (page.parent / "figures" / "drops.svg").exists()
+
+
 def test_a_mask_keeps_the_first_letter_only():
-    assert report.mask("A Blarg, two blargs; blargh!", {"Blarg", "blargs"}.__contains__) == "A B****, two b*****; blargh!"
+    assert pages.mask("A Blarg, two blargs; blargh!", {"Blarg", "blargs"}.__contains__) == "A B****, two b*****; blargh!"
 
 
 def test_a_sweep_of_one_run_with_nothing_measured_still_gives_a_page(tmp_path):
@@ -291,26 +352,27 @@ def test_loss_curves_come_from_the_journal_and_end_with_the_record(tmp_path):
     assert report.curve(str(tmp_path / "elsewhere"), record).train == []
 
 
-def test_the_page_stands_alone_in_a_real_browser(whole):
+def test_the_pages_stand_alone_in_a_real_browser(whole):
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:
         pytest.skip("needs Chromium: apt-get install chromium")
     from playwright.sync_api import sync_playwright
 
     flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    n_figures_of = {whole: 5, whole.parent / "data.html": 2}
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=flags)
         complaints, requests = [], []
-        for width, visible in ((1280, ".wide"), (390, ".narrow")):
+        for (page, n_figures), (width, visible) in itertools.product(n_figures_of.items(), ((1280, ".wide"), (390, ".narrow"))):
             tab = browser.new_page(viewport={"width": width, "height": 900}, color_scheme="dark")
             tab.on("console", lambda message: complaints.append(message.text))
             tab.on("pageerror", lambda error: complaints.append(str(error)))
             tab.on("request", lambda request: requests.append(request.url))
-            tab.goto(whole.as_uri())
+            tab.goto(page.as_uri())
             sizes = tab.eval_on_selector_all(f"figure {visible} svg", "all => all.map(one => [one.clientWidth, one.clientHeight])")
-            assert len(sizes) == 5 and all(w > 300 and h > 200 for w, h in sizes), sizes
+            assert len(sizes) == n_figures and all(w > 300 and h > 100 for w, h in sizes), sizes
             marks = tab.eval_on_selector_all(f"figure {visible} svg", "all => all.map(one => one.querySelectorAll('path').length)")
-            assert min(marks) > 10, marks
+            assert min(marks) > 5, marks
             assert tab.evaluate("document.documentElement.scrollWidth") <= width, "the page scrolls sideways"
             anchors = tab.eval_on_selector_all("a[href^='#']", "all => all.map(one => one.getAttribute('href'))")
             assert anchors and all(tab.query_selector(anchor) for anchor in anchors)
@@ -318,6 +380,8 @@ def test_the_page_stands_alone_in_a_real_browser(whole):
             assert len(ids) == len(set(ids))
             assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 23, 26)"
             files = tab.eval_on_selector_all("a:not([href^='#'])", "all => all.map(one => one.getAttribute('href'))")
-            assert all((whole.parent / file).is_file() for file in files)
+            assert files and all((page.parent / file).is_file() for file in files)
+            tab.click("a[href='data.html']" if page is whole else "a[href='index.html']")
+            assert tab.title() == ("made-up: data card" if page is whole else "made-up: how much toxic text?")
         browser.close()
-    assert (complaints == [] and set(requests) == {whole.as_uri(), "data:,"}) or set(requests) == {whole.as_uri()}
+    assert complaints == [] and set(requests) <= {*(page.as_uri() for page in n_figures_of), "data:,"}
