@@ -207,7 +207,7 @@ def _samples(reports: Sequence[EvalReport]) -> list[tuple[EvalReport, list[tuple
 def _slurs(words: set[str]) -> set[str]:
     """The words that the offline profanity scorer alone calls at least as likely profane as not, also without a plural s.
     It hides on the safe side whatever scorer the evaluation used."""
-    from eval import toxicity
+    from data_prep import toxicity
 
     scorer = toxicity.load("profanity")
     ordered = sorted(words)
