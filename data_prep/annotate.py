@@ -33,7 +33,7 @@ VERSION = 1  # raise it with any change of what comes out
 
 def prefixes(
     texts: Sequence[str],
-    keys: Sequence[int],
+    keys: Sequence[int] | np.ndarray,
     scores: Sequence[dict[str, float] | None],
     labels: Sequence[str | None],
     annotation: Annotation,
@@ -54,7 +54,7 @@ def prefixes(
     return [of_chosen.get(i, "") for i in range(len(texts))]
 
 
-def tagged(keys: Sequence[int], annotation: Annotation) -> np.ndarray:
+def tagged(keys: Sequence[int] | np.ndarray, annotation: Annotation) -> np.ndarray:
     """Which documents are tagged, by their keys: a hash of each, which says nothing of its place in the stream."""
     key = np.array(keys, dtype=np.uint64) ^ np.uint64(randomness.key("tagged documents"))
     return randomness.uniforms(key, 0) < annotation.tagged_ratio
