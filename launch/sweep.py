@@ -70,9 +70,15 @@ def _readable_anywhere(experiment: Experiment) -> Experiment:
     corpora = {name: tuple(map(storage.absolute, getattr(data, name))) for name in ("clean", "toxic")}
     rows = {name: getattr(settings, name) for name in ("probes", "prompts")}
     rows = {name: uri if uri == "held_out" else storage.absolute(uri) for name, uri in rows.items()}
-    scorer, colon, table = settings.scorer.partition(":")
-    scorer += colon + storage.absolute(table) if table else ""
+    if data.annotation:
+        data = replace(data, annotation=replace(data.annotation, scorer=_absolute_scorer(data.annotation.scorer)))
+    scorer = _absolute_scorer(settings.scorer)
     return replace(experiment, data=replace(data, **corpora), eval=replace(settings, **rows, scorer=scorer))
+
+
+def _absolute_scorer(name: str) -> str:
+    kind, _, table = name.partition(":")
+    return f"{kind}:{storage.absolute(table)}" if kind == "lexicon" and table else name
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -124,9 +130,11 @@ def _build_streams(root: str, experiment: Experiment) -> None:
 
     built = {name: streams.build(experiment.data, name, root) for name in ("clean", "toxic")}
     length = experiment.train.sequence_length
+    n_clean, n_toxic = (built[name].split_tokens("train") // length for name in ("clean", "toxic"))
     for run in experiment.runs():
-        for name, needed in (("clean", run.mixture.n_clean), ("toxic", run.mixture.n_toxic)):
-            check_supply(name, needed, built[name].split_tokens("train") // length, length)
+        check_supply(run.mixture, n_clean, n_toxic, length)
+        if run.mixture.n_toxic > n_toxic:
+            telemetry.logger.warning("%s: toxic text repeated %.3g×, as allowed", run.run_id, run.mixture.n_toxic / n_toxic)
         storage.save(run, storage.join(root, "runs", run.run_id, "run.json"))
 
 

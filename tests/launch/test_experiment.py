@@ -34,7 +34,7 @@ def test_an_id_reads_as_ratio_and_seed():
 
 def test_every_run_has_the_same_clean_text_and_the_toxic_text_on_top():
     runs = LAPTOP.runs()
-    assert {run.mixture.n_clean for run in runs} == {LAPTOP.clean_tokens // LAPTOP.train.sequence_length}
+    assert {run.mixture.n_clean for run in runs} == {LAPTOP.budget_tokens // LAPTOP.train.sequence_length}
     assert [round(run.mixture.toxic_ratio, 3) for run in runs] == [0, 0.05, 0.1, 0.15, 0.2, 0.25]
 
 
@@ -46,7 +46,10 @@ def test_the_paper_is_six_ratios_by_two_seeds_of_a_1b_model_on_20_billion_clean_
     assert {run.mixture.n_clean * 2048 for run in runs} == {20_099_999_744}  # 20.1B in whole sequences
 
 
-@pytest.mark.parametrize("wrong", [{"ratios": ()}, {"seeds": (1, 1)}, {"ratios": (1.0,)}, {"n_ranks": 5}, {"clean_tokens": 10}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"ratios": ()}, {"seeds": (1, 1)}, {"ratios": (1.0,)}, {"n_ranks": 5}, {"budget_tokens": 10}, {"max_toxic_epochs": 0.5}],
+)
 def test_an_experiment_that_cannot_be_is_refused(wrong):
     with pytest.raises(ConfigurationError):
         replace(LAPTOP, **wrong)

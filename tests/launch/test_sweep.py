@@ -22,6 +22,8 @@ def test_local_paths_are_made_absolute_and_nothing_else(monkeypatch: pytest.Monk
 
 
 def test_repeated_and_listed_flags_add_up():
-    experiment = asked("--clean", "/a", "/b", "--clean", "/c", "--ratios", "0", "0.5", "--seeds", "3", "--set", "clean_tokens=9000")
+    experiment = asked(
+        "--clean", "/a", "/b", "--clean", "/c", "--ratios", "0", "0.5", "--seeds", "3", "--set", "budget_tokens=9000"
+    )
     assert experiment.data.clean == ("/a", "/b", "/c")
-    assert (experiment.ratios, experiment.seeds, experiment.clean_tokens) == ((0.0, 0.5), (3,), 9000)
+    assert (experiment.ratios, experiment.seeds, experiment.budget_tokens) == ((0.0, 0.5), (3,), 9000)
