@@ -36,7 +36,7 @@ EVAL = EvalConfig(probes="held_out", prompts="held_out", scorer="profanity", str
 def experiment(ratios=RATIOS, seeds=(0,)) -> Experiment:
     tokenizer = TokenizerConfig(source="train", vocab_size=2048)
     data = DataConfig(clean=("synthetic:clean",), toxic=("synthetic:toxic",), tokenizer=tokenizer)
-    return Experiment(name="made-up", data=data, train=TRAIN, eval=EVAL, ratios=ratios, seeds=seeds, clean_tokens=4_000_000)
+    return Experiment(name="made-up", data=data, train=TRAIN, eval=EVAL, ratios=ratios, seeds=seeds, budget_tokens=4_000_000)
 
 
 def estimate(value: float, half: float, n: int = 200, unit: str = "ratio") -> Estimate:
@@ -87,6 +87,7 @@ def run(ratio: float, seed: int = 0, strengths=STRENGTHS) -> tuple[RunRecord, Ev
         n_steps=mixture.n_steps,
         n_tokens=mixture.n_sequences * TRAIN.sequence_length,
         realised_toxic_ratio=mixture.toxic_ratio,
+        n_distinct_toxic=mixture.n_toxic,
         final_train_loss=2.9 + ratio / 3,
         held_out=(
             HeldOutLoss(stream="clean", loss=2.9 + 0.4 * ratio, n_tokens=8192),
