@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data_prep import randomness
+from data_prep import randomness, telemetry
 from data_prep.config import Annotation
 from data_prep.records import ConfigurationError, digest
 
@@ -82,7 +82,10 @@ def identity(annotation: Annotation | None) -> str | None:
 
 def check(stream: str, n_annotated: int, annotation: Annotation | None) -> None:
     """Raise if not one document of a stream was annotated: it would be its plain twin under another name."""
-    if annotation is not None and n_annotated == 0:
+    if annotation is None:
+        return
+    telemetry.logger.info("%s stream: %s documents have their toxicity on them", stream, f"{n_annotated:,}")
+    if n_annotated == 0:
         raise ConfigurationError(
             f"the {stream} corpus: no document was annotated: data.annotation.scorer {annotation.scorer!r} gave no score to any "
             f"of those chosen (tagged_ratio {annotation.tagged_ratio:g}); name a score that the corpus carries (corpus:NAME, or "

@@ -11,8 +11,10 @@ from typing import NamedTuple
 import numpy as np
 from rich.box import SIMPLE
 from rich.console import Group
+from rich.markup import escape
 from rich.table import Table
 
+from data_prep.config import Annotation
 from data_prep.records import ConfigurationError
 from data_prep.shards import dtype_for
 from launch.experiment import Experiment
@@ -107,6 +109,8 @@ def _totals(experiment: Experiment, runs: tuple[RunConfig, ...], costs: list[Run
         "time": f"{device_hours} GPU-hours; {hours} h one run after another",
         "assuming": f"{device.name}, {device.peak_flops_per_second / 1e12:.0f} TFLOP/s peak, MFU {mfu:.2f} (not measured)",
     }
+    if experiment.data.annotation:
+        lines["annotation"] = _annotation(experiment.data.annotation)
     table = Table(show_header=False, box=None)
     for name, value in lines.items():
         table.add_row(name, value)
@@ -128,6 +132,14 @@ def _repetition(experiment: Experiment) -> str:
     if experiment.max_toxic_epochs == 1:
         return "read once at most; too little of it is an error (max_toxic_epochs allows repetition)"
     return f"read up to {experiment.max_toxic_epochs:g} times over where there is too little of it (max_toxic_epochs)"
+
+
+def _annotation(asked: Annotation) -> str:
+    template = asked.meda_template if asked.kind == "meda" else asked.inst_template
+    rule = f", toxic from {asked.threshold:g} on" if asked.kind == "inst" else ""
+    return (
+        f"{asked.tagged_ratio:.0%} of the training documents begin with {escape(repr(template))}, scored by {asked.scorer}{rule} (our choice)"
+    )
 
 
 def _size(n_bytes: float) -> str:

@@ -18,6 +18,11 @@ def test_local_paths_are_made_absolute_and_nothing_else(monkeypatch: pytest.Monk
     assert experiment.data.clean == (f"{tmp_path}/a.jsonl", "s3://bucket/b.jsonl")
     assert experiment.data.toxic == (f"{tmp_path}/c.csv#text=t",)
     assert (experiment.eval.probes, experiment.eval.scorer) == ("held_out", f"lexicon:{tmp_path}/w.csv")
+    annotated = asked("--set", 'data.annotation={"kind": "meda", "scorer": "lexicon:w.csv"}')
+    assert annotated.data.annotation.scorer == f"lexicon:{tmp_path}/w.csv"
+    assert (
+        asked("--set", 'data.annotation={"kind": "meda", "scorer": "corpus:toxicity"}').data.annotation.scorer == "corpus:toxicity"
+    )
     assert asked().data.clean[0].startswith("synthetic:") and asked().eval.scorer == "lexicon:synthetic:lexicon"
 
 
