@@ -163,7 +163,7 @@ def _step(job: Job, engine: Any, batch: Batch) -> Tensor:
     """One optimizer step; the summed loss of this rank's clean and of its toxic rows, [2] on the device."""
     train, device = job.run.train, job.place.device
     n_predictions, loss_S = train.sequence_length - 1, torch.zeros(2, dtype=torch.float64, device=device)
-    sources_BS = np.stack([batch.valid & ~batch.toxic, batch.toxic], axis=1)
+    sources_BS = np.stack([~batch.toxic, batch.toxic], axis=1)  # a padding row's loss is zero
     scale = train.global_batch / batch.n_valid / (job.micro_batch * n_predictions)
     for start in range(0, len(batch.tokens), job.micro_batch):
         rows = slice(start, start + job.micro_batch)

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from data_prep.config import Annotation
-from data_prep.records import ConfigurationError, override
+from data_prep.records import ConfigurationError, digest, override
 from launch import recipes
 
 LAPTOP = recipes.laptop()
@@ -49,6 +49,7 @@ def test_with_a_fixed_total_toxic_text_takes_the_place_of_clean_text():
 
 def test_allowing_repetition_for_one_ratio_leaves_the_ids_of_all_as_they_are():
     assert ids(replace(LAPTOP, max_toxic_epochs=3.0)) == ids(LAPTOP)
+    assert digest(replace(LAPTOP, max_toxic_epochs=3.0)) == digest(LAPTOP)
     assert {run.mixture.max_toxic_epochs for run in replace(LAPTOP, max_toxic_epochs=3.0).runs()} == {3.0}
 
 
