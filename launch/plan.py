@@ -137,9 +137,8 @@ def _repetition(experiment: Experiment) -> str:
 def _annotation(asked: Annotation) -> str:
     template = asked.meda_template if asked.kind == "meda" else asked.inst_template
     rule = f", toxic from {asked.threshold:g} on" if asked.kind == "inst" else ""
-    return (
-        f"{asked.tagged_ratio:.0%} of the training documents begin with {escape(repr(template))}, scored by {asked.scorer}{rule} (our choice)"
-    )
+    words = escape(repr(template))
+    return f"{asked.tagged_ratio:.0%} of the training documents begin with {words}, scored by {asked.scorer}{rule} (our choice)"
 
 
 def _size(n_bytes: float) -> str:
