@@ -212,6 +212,7 @@ def _publish(job: Job, weights: dict[str, Tensor], outcome: Outcome, journal: Jo
         "training tokens": n_tokens,
         "training loss (nats/token)": round(final_loss, 4),
     } | {f"held-out loss, {part.stream} (nats/token)": round(part.loss, 4) for part in outcome.held_out}
+    toxic_supply = job.inputs.manifests["toxic"].split_tokens("train") // run.train.sequence_length
     export_sha256 = _export(job, weights, facts)
     journal.publish()
     journal.publish_tensorboard()
@@ -224,7 +225,7 @@ def _publish(job: Job, weights: dict[str, Tensor], outcome: Outcome, journal: Jo
         n_steps=run.mixture.n_steps,
         n_tokens=n_tokens,
         realised_toxic_ratio=run.mixture.toxic_ratio,
-        n_distinct_toxic=run.mixture.n_distinct_toxic(job.reader("toxic", "train").n_sequences),
+        n_distinct_toxic=run.mixture.n_distinct_toxic(toxic_supply),
         final_train_loss=final_loss,
         held_out=outcome.held_out,
         tokens_per_second=tokens_per_second,
