@@ -59,6 +59,35 @@ class CleaningConfig:
 
 
 @record
+class Annotation:
+    """Both streams with the documents' toxicity written on them: MEDA or INST (annotate.py).
+
+    scorer: "corpus:NAME" takes the score NAME that the corpus carries, "label" its label, a number in [0, 1]; otherwise a local
+        scorer (toxicity.py): "profanity" or "lexicon:URI".
+    threshold: a document is called toxic from this score on (INST). tagged_ratio: share of documents that are annotated at all.
+    meda_template: with {score}, to one decimal. inst_template: with {verdict}, which is "toxic" or "not toxic".
+    """
+
+    kind: Literal["meda", "inst"]
+    scorer: str = "profanity"
+    threshold: float = 0.5
+    tagged_ratio: float = 1.0
+    meda_template: str = "toxicity: {score}\n"
+    inst_template: str = "The following text is {verdict}.\n"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1 or not 0 < self.tagged_ratio <= 1:
+            raise ConfigurationError(
+                f"data.annotation: threshold {self.threshold}, tagged_ratio {self.tagged_ratio}; expected shares, e.g. 0.5 and 1"
+            )
+        name, template, slot = ("meda_template", self.meda_template, "{score}")
+        if self.kind == "inst":
+            name, template, slot = ("inst_template", self.inst_template, "{verdict}")
+        if template.count(slot) != 1:
+            raise ConfigurationError(f"data.annotation.{name} is {template!r}; expected a text with {slot} in it, once")
+
+
+@record
 class DataConfig:
     """The two corpora and how they become token streams.
 
@@ -70,6 +99,7 @@ class DataConfig:
     decontaminate: URIs of evaluation texts; documents that share a run of `ngram` words with one of them go (0: none do).
     on_tokenizer_difference: what to do when the fast engine makes other ids of a sample than the reference.
     check_every_documents: how often that is looked at, beside each file's first documents.
+    annotation: writes its toxicity on each training document; None leaves them plain.
     """
 
     clean: tuple[str, ...]
@@ -82,6 +112,7 @@ class DataConfig:
     duplicates: Literal["keep", "exact", "near"] = "exact"
     decontaminate: tuple[str, ...] = ()
     ngram: int = 13
+    annotation: Annotation | None = None
     on_tokenizer_difference: Literal["stop", "fall_back"] = operational(default="stop")
     check_every_documents: int = operational(default=1021)
 

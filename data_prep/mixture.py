@@ -12,17 +12,33 @@ toxic ones are spread as evenly as integers allow (a Bresenham line):
 So counts are exact, every batch is within one row of its ratio, the clean stream comes in the same order in every run,
 toxic sets nest as prefixes, and ratio 0 is the same code path. Within each global batch the rows are permuted by a
 keyed hash of (seed, step): at 25 % the pattern has period 4, and the same ranks would get all the toxic rows.
+
+Where the toxic stream is shorter than the mixture asks for, and only as far as max_toxic_epochs allows, it is read again
+from its start: sequence i is sequence i mod S of the S there are. What one ratio reads is still a prefix of what a higher one
+reads, so the sets nest with their multiplicities. S is known when the stream is built, and changes no plan and no run's name.
 """
 
+import math
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
 from data_prep import randomness
-from data_prep.records import ConfigurationError, record
+from data_prep.records import ConfigurationError, operational, record
 
 PADDING = -1
+
+Budget = Literal["clean_fixed", "total_fixed"]
+
+
+class Reader(Protocol):
+    """The sequences of one stream by index, [n] → [n, T] int64: what data_prep.reader.SequenceReader offers."""
+
+    sequence_length: int
+    n_sequences: int
+
+    def read(self, indices: np.ndarray) -> np.ndarray: ...
 
 
 class Rows(NamedTuple):
@@ -34,18 +50,27 @@ class Rows(NamedTuple):
 
 @record
 class Mixture:
-    """n_clean and n_toxic sequences, in global batches of batch_size rows; the last batch may be short (padded)."""
+    """n_clean and n_toxic sequences, in global batches of batch_size rows; the last batch may be short (padded).
+
+    max_toxic_epochs: how often the toxic stream may be read through. It is a permission and changes nothing that is read, so
+    it is no part of the mixture's identity: raising it for one ratio leaves the runs of the others as they are.
+    """
 
     n_clean: int
     n_toxic: int
     batch_size: int
     seed: int
+    max_toxic_epochs: float = operational(default=1.0)
 
     def __post_init__(self) -> None:
         if self.n_clean < 1 or self.n_toxic < 0 or self.batch_size < 1:
             raise ConfigurationError(
                 f"mixture of {self.n_clean} clean and {self.n_toxic} toxic sequences in batches of {self.batch_size}: "
-                "needs at least one clean sequence and one row a batch; raise clean_tokens or shorten sequence_length"
+                "needs at least one clean sequence and one row a batch; raise budget_tokens or shorten sequence_length"
+            )
+        if not 1 <= self.max_toxic_epochs < math.inf:
+            raise ConfigurationError(
+                f"max_toxic_epochs is {self.max_toxic_epochs}; expected a number from 1 (no toxic sequence comes twice), e.g. 2"
             )
 
     @property
@@ -60,6 +85,10 @@ class Mixture:
     def toxic_ratio(self) -> float:
         """The realised ratio: toxic tokens / all training tokens."""
         return self.n_toxic / self.n_sequences
+
+    def n_distinct_toxic(self, supply: int) -> int:
+        """How many different sequences a toxic stream of `supply` sequences gives this mixture."""
+        return min(self.n_toxic, supply)
 
     def toxic_before(self, k: int) -> int:
         """t(k): how many of the first k samples are toxic."""
@@ -81,21 +110,49 @@ class Mixture:
         return min(self.batch_size, self.n_sequences - step * self.batch_size)
 
 
-def sequences_for(clean_tokens: int, toxic_ratio: float, sequence_length: int) -> tuple[int, int]:
-    """(N_c, N_t) for a fixed clean budget: N_t is the whole number nearest to N_c · ratio / (1 − ratio)."""
+def sequences_for(budget_tokens: int, toxic_ratio: float, sequence_length: int, budget: Budget = "clean_fixed") -> tuple[int, int]:
+    """(N_c, N_t) in whole sequences, N_t the whole number nearest to its share.
+
+    clean_fixed: budget_tokens are the clean ones, N_t ≈ N_c · ratio / (1 − ratio) come on top (the paper, PAPER §3).
+    total_fixed: budget_tokens are all of them, N_t ≈ n · ratio take the place of clean ones.
+    """
     if not 0 <= toxic_ratio < 1:
         raise ConfigurationError(f"toxic ratio {toxic_ratio} is not in [0, 1); 0.10 means ten percent of all training tokens")
-    n_clean = clean_tokens // sequence_length
-    ratio = Fraction(str(toxic_ratio))
-    return n_clean, round(n_clean * ratio / (1 - ratio))
+    n, ratio = budget_tokens // sequence_length, Fraction(str(toxic_ratio))
+    if budget == "clean_fixed":
+        return n, round(n * ratio / (1 - ratio))
+    n_toxic = round(n * ratio)
+    return n - n_toxic, n_toxic
 
 
-def check_supply(name: str, needed: int, available: int, sequence_length: int) -> None:
-    """Raise unless the stream `name` has `needed` sequences; the error names the shortfall in tokens."""
-    if needed > available:
-        remedy = "lower the toxic ratio, add toxic documents" if name == "toxic" else "lower clean_tokens, add clean documents"
+def read(rows: Rows, clean: Reader, toxic: Reader) -> np.ndarray:
+    """The tokens of the rows, [B, T] int64: the one place where the toxic stream begins anew; padding rows are zeros."""
+    tokens = np.zeros((len(rows.sequence), clean.sequence_length), dtype=np.int64)
+    valid = rows.sequence != PADDING
+    if (chosen := valid & ~rows.toxic).any():
+        tokens[chosen] = clean.read(rows.sequence[chosen])
+    if (chosen := valid & rows.toxic).any():
+        tokens[chosen] = toxic.read(rows.sequence[chosen] % toxic.n_sequences)
+    return tokens
+
+
+def check_supply(mixture: Mixture, n_clean: int, n_toxic: int, sequence_length: int) -> None:
+    """Raise unless streams of n_clean and n_toxic sequences are enough; the error names the shortfall in tokens."""
+    cap = mixture.max_toxic_epochs
+    _check("clean", mixture.n_clean, n_clean, 1.0, sequence_length, "lower budget_tokens, add clean documents")
+    remedy = "lower the toxic ratio, add toxic documents"
+    if n_toxic:
+        epochs = math.ceil(10 * Fraction(mixture.n_toxic, n_toxic)) / 10
+        remedy += f", allow repetition (--set max_toxic_epochs={epochs:g}, now {cap:g})"
+    _check("toxic", mixture.n_toxic, n_toxic, cap, sequence_length, remedy)
+
+
+def _check(name: str, needed: int, available: int, max_epochs: float, sequence_length: int, remedy: str) -> None:
+    short = needed - math.floor(available * Fraction(str(max_epochs)))
+    if short > 0:
+        again = f", read at most {max_epochs:g} times" if max_epochs > 1 else ""
         raise ConfigurationError(
-            f"the {name} stream holds {available:,} sequences ({available * sequence_length:,} tokens), the plan needs "
-            f"{needed:,} ({needed * sequence_length:,} tokens): {(needed - available) * sequence_length:,} tokens short; "
+            f"the {name} stream holds {available:,} sequences ({available * sequence_length:,} tokens{again}), the plan needs "
+            f"{needed:,} ({needed * sequence_length:,} tokens): {short * sequence_length:,} tokens short; "
             f"{remedy}, or shorten the run"
         )

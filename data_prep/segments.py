@@ -34,6 +34,7 @@ class Segment:
     engine: which tokenizer made the ids.
     last_row, last_part: the last document that was looked at, kept or not; −1 when there was none.
     n_hashes: rows of the hashes file; 0 when there is none.
+    n_annotated: documents with their toxicity written on them, copies of others among them.
     """
 
     engine: str
@@ -45,6 +46,7 @@ class Segment:
     n_hashes: int
     drops: dict[str, int]
     samples: tuple[Drop, ...]
+    n_annotated: int = 0
 
 
 class Documents(NamedTuple):

@@ -22,6 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data_prep import (
+    annotate,
     card,
     cleaning,
     corpora,
@@ -130,6 +131,7 @@ def _first_pass(config: DataConfig, stream: StreamName, root: str, engine: Token
     order = {job.arguments[0].uri: number for number, job in enumerate(jobs)}
     made.sort(key=lambda one: order[one.uri])
     _check_made(made, stream)
+    annotate.check(stream, sum(one.unit.n_annotated for one in made), config.annotation)
     return made
 
 

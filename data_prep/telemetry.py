@@ -33,12 +33,18 @@ METRICS: dict[str, Metric] = {
     "hormesis_train_step": Metric("gauge", "steps", "optimizer steps done", ("run",)),
     "hormesis_train_steps_planned": Metric("gauge", "steps", "optimizer steps the run will take", ("run",)),
     "hormesis_train_loss": Metric("gauge", "nats/token", "training loss of the last logged step", ("run",)),
+    "hormesis_train_source_loss": Metric(
+        "gauge", "nats/token", "training loss on one stream's rows since the last logged step", ("run", "stream")
+    ),
     "hormesis_held_out_loss": Metric("gauge", "nats/token", "loss on held-out text", ("run", "stream")),
     "hormesis_learning_rate": Metric("gauge", "1", "learning rate of the last step", ("run",)),
     "hormesis_grad_norm": Metric("gauge", "1", "global gradient norm before clipping", ("run",)),
     "hormesis_tokens_per_second": Metric("gauge", "tokens/s", "training tokens per second, all ranks", ("run",)),
     "hormesis_mfu_ratio": Metric("gauge", "ratio", "model FLOPs utilisation against the device's peak", ("run",)),
     "hormesis_data_wait_seconds": Metric("gauge", "s", "mean time a step since the last logged one waited for data", ("run",)),
+    "hormesis_batch_toxic_share_ratio": Metric(
+        "gauge", "ratio", "toxic rows / all rows of the batches since the last logged step", ("run",)
+    ),
     "hormesis_toxic_share_ratio": Metric("gauge", "ratio", "toxic rows of the batches so far / all rows", ("run",)),
     "hormesis_checkpoint_seconds": Metric("gauge", "s", "time to publish the last checkpoint", ("run",)),
     "hormesis_evaluations": Metric("counter", "runs", "runs evaluated", ("run",)),

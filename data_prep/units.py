@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from data_prep import cleaning, corpora, drops, duplicates, randomness, segments, shards, storage, telemetry
+from data_prep import annotate, cleaning, corpora, drops, duplicates, randomness, segments, shards, storage, telemetry
 from data_prep.config import DataConfig
 from data_prep.corpora import Document
 from data_prep.decontamination import NGrams
@@ -74,6 +74,10 @@ class Unit:
         return sum(segment.n_hashes for segment in self.segments)
 
     @property
+    def n_annotated(self) -> int:
+        return sum(segment.n_annotated for segment in self.segments)
+
+    @property
     def drops(self) -> dict[str, int]:
         return dict(sorted(sum((Counter(segment.drops) for segment in self.segments), Counter[str]()).items()))
 
@@ -108,7 +112,8 @@ def name_of(task: Task) -> str:
     chosen = (*corpora.settings(task.source), config.shuffle_seed, config.duplicates)
     evaluation = task.evaluation.identity if task.evaluation else None
     versions = (FORMAT_VERSION, cleaning.VERSION)
-    return digest(versions, task.input_sha256, chosen, config.cleaning, task.tokenizer.fingerprint, evaluation)
+    annotation = (annotate.identity(config.annotation), config.held_out_ratio) if config.annotation else None
+    return digest(versions, task.input_sha256, chosen, config.cleaning, task.tokenizer.fingerprint, evaluation, annotation)
 
 
 def make(task: Task, uri: str) -> Unit:
@@ -147,6 +152,7 @@ class _Batch(NamedTuple):
     table: "pyarrow.Table"
     tokens: np.ndarray
     hashes: "pyarrow.Table | None"
+    n_annotated: int
 
 
 class _Kept(NamedTuple):
@@ -229,7 +235,8 @@ def _cleaned(batch: list[Document], task: Task, tally: _Tally) -> _Kept:
 
 def _tokenized(kept: _Kept, n_before: int, task: Task) -> _Batch:
     """A batch's documents; each one in `check_every_documents` of the file is compared with the reference, and its first few."""
-    texts, every = kept.texts, task.config.check_every_documents
+    before, every = _annotations(kept, task), task.config.check_every_documents
+    texts = [prefix + text for prefix, text in zip(before, kept.texts, strict=True)] if before else kept.texts
     ids, lengths = task.tokenizer.encode_batch(texts)
     ends = np.cumsum(lengths)
     for at in {*range(min(FIRST_CHECKED - n_before, len(texts))), *range(-n_before % every, len(texts), every)}:
@@ -240,23 +247,43 @@ def _tokenized(kept: _Kept, n_before: int, task: Task) -> _Batch:
     is_text = np.ones(len(tokens), bool)
     is_text[ends + np.arange(len(texts))] = False
     tokens[is_text] = ids
-    return _Batch(_origins(kept, lengths + 1, task), tokens, _hashes(texts, task.config))
+    return _Batch(_origins(kept, lengths + 1, task), tokens, _hashes(kept.texts, task.config), sum(map(bool, before)))
+
+
+def _annotations(kept: _Kept, task: Task) -> list[str]:
+    """What is put before each text, for documents held out nothing; no list at all when the streams are plain."""
+    annotation = task.config.annotation
+    if annotation is None:
+        return []
+    keys, bound = _keys(kept, task), held_out_bound(task.config.held_out_ratio)
+    scores, labels = [document.scores for document in kept.documents], _labels(kept, task)
+    found = annotate.prefixes(kept.texts, keys, scores, labels, annotation)
+    return [prefix if key >= bound else "" for prefix, key in zip(found, keys.tolist(), strict=True)]
+
+
+def _keys(kept: _Kept, task: Task) -> np.ndarray:
+    rows, parts = (np.array([document[at] for document in kept.documents], np.int64) for at in (ROW, PART))
+    return key_of(task.input_sha256, rows, parts, task.config.shuffle_seed)
+
+
+def _labels(kept: _Kept, task: Task) -> list[str | None]:
+    label = task.source.label_field
+    return [_as_text(document.fields[label]) if label else None for document in kept.documents]
 
 
 def _origins(kept: _Kept, n_tokens: np.ndarray, task: Task) -> "pyarrow.Table":
     import pyarrow as pa
 
     rows, parts = (np.array([document[at] for document in kept.documents], np.int64) for at in (ROW, PART))
-    label = task.source.label_field
     scores = [None if document.scores is None else list(document.scores.items()) for document in kept.documents]
     columns = {
-        "key": pa.array(key_of(task.input_sha256, rows, parts, task.config.shuffle_seed), pa.uint64()),
+        "key": pa.array(_keys(kept, task), pa.uint64()),
         "row": pa.array(rows),
         "part": pa.array(parts, pa.int32()),
         "id": pa.array([document.id for document in kept.documents], pa.string()),
         "n_tokens": pa.array(n_tokens, pa.int64()),
         "n_bytes": pa.array([len(text) if text.isascii() else len(text.encode()) for text in kept.texts], pa.int64()),
-        "label": pa.array([_as_text(document.fields[label]) if label else None for document in kept.documents], pa.string()),
+        "label": pa.array(_labels(kept, task), pa.string()),
         "scores": pa.array(scores, pa.map_(pa.string(), pa.float32())),
     }
     return pa.table(columns)
@@ -301,6 +328,7 @@ def _published(pending: list[_Batch], last: tuple[int, int], tally: _Tally, task
 
     tokens, table = np.concatenate([one.tokens for one in pending]), pa.concat_tables(one.table for one in pending)
     hashes = _joined_hashes(pending) if task.config.duplicates != "keep" else None
+    n_annotated = sum(one.n_annotated for one in pending)
     pending.clear()  # their tokens are copied, and a segment is large
     segment = Segment(
         engine=task.tokenizer.engine,
@@ -312,6 +340,7 @@ def _published(pending: list[_Batch], last: tuple[int, int], tally: _Tally, task
         n_hashes=0 if hashes is None else hashes.num_rows,
         drops=dict(sorted(tally.drops.items())),
         samples=tuple(tally.samples.kept),
+        n_annotated=n_annotated,
     )
     segments.write(uri, Documents(table, tokens), hashes, segment)
     return segment

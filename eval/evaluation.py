@@ -23,9 +23,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_prep import storage, telemetry
+from data_prep import storage, telemetry, toxicity
 from data_prep.records import ArtefactMissing
-from eval import activations, directions, generation, intervals, probes, prompts, steering, toxicity
+from eval import activations, directions, generation, intervals, probes, prompts, steering
 from eval.config import EvalConfig
 from eval.record import FORMAT_VERSION, Estimate, EvalReport, Sample, Steered, eval_uri, find
 from eval.subject import Subject, load_subject

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from data_prep import layout, storage
 from data_prep.config import DataConfig
-from data_prep.mixture import Mixture, sequences_for
+from data_prep.mixture import Budget, Mixture, sequences_for
 from data_prep.records import ConfigurationError, digest, operational, record
 from eval.config import EvalConfig
 from training.config import RunConfig, TrainConfig
@@ -16,7 +16,9 @@ NAME = "experiment.json"
 class Experiment:
     """A sweep: one model for each ratio and seed, alike in everything else.
 
-    clean_tokens: clean tokens every run is trained on, as in the paper; the toxic ones come on top of them.
+    budget_tokens, budget: the clean tokens of every run, the toxic ones on top of them, as in the paper (clean_fixed); or all
+        tokens of every run, the toxic ones in place of clean ones (total_fixed).
+    max_toxic_epochs: how often a run may read the toxic stream through; a ratio that would need more is refused.
     n_ranks: data-parallel ranks of one run. use_gpu: one GPU for each of them.
     """
 
@@ -26,7 +28,9 @@ class Experiment:
     eval: EvalConfig
     ratios: tuple[float, ...]
     seeds: tuple[int, ...]
-    clean_tokens: int
+    budget_tokens: int
+    budget: Budget = "clean_fixed"
+    max_toxic_epochs: float = operational(default=1.0)  # a permission: it changes no run, only which ones are refused
     n_ranks: int = operational(default=1)
     use_gpu: bool = operational(default=False)
 
@@ -48,7 +52,7 @@ class Experiment:
         return tuple(self._run(ratio, seed) for seed in self.seeds for ratio in self.ratios)
 
     def _run(self, ratio: float, seed: int) -> RunConfig:
-        n_clean, n_toxic = sequences_for(self.clean_tokens, ratio, self.train.sequence_length)
+        n_clean, n_toxic = sequences_for(self.budget_tokens, ratio, self.train.sequence_length, self.budget)
         anonymous = RunConfig(
             run_id="",
             clean=layout.stream_uri(self.data, "clean"),
@@ -56,7 +60,13 @@ class Experiment:
             tokenizer=layout.tokenizer_uri(self.data),
             toxic_ratio=ratio,
             seed=seed,
-            mixture=Mixture(n_clean=n_clean, n_toxic=n_toxic, batch_size=self.train.global_batch, seed=seed),
+            mixture=Mixture(
+                n_clean=n_clean,
+                n_toxic=n_toxic,
+                batch_size=self.train.global_batch,
+                seed=seed,
+                max_toxic_epochs=self.max_toxic_epochs,
+            ),
             train=self.train,
         )
         return replace(anonymous, run_id=f"toxic-{_two_decimals(ratio)}-s{seed}-{digest(anonymous)[:8]}")

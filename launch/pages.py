@@ -42,7 +42,7 @@ def mask(text: str, is_slur: Callable[[str], bool]) -> str:
 def slurs(texts: Iterable[str]) -> set[str]:
     """The words of `texts` that the offline profanity scorer alone calls at least as likely profane as not, also without a
     plural s. It hides on the safe side whatever scorer the evaluation used."""
-    from eval import toxicity
+    from data_prep import toxicity
 
     scorer = toxicity.load("profanity")
     ordered = sorted({word for text in texts for word in WORD.findall(text)})

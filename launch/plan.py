@@ -4,13 +4,19 @@ Arithmetic on settings alone: nothing is read, nothing is imported that is heavy
 (peak × MFU) on a card of the table, and say so; memory is an estimate of states and activations without recomputation.
 """
 
+import math
+from fractions import Fraction
 from typing import NamedTuple
 
+import numpy as np
 from rich.box import SIMPLE
 from rich.console import Group
+from rich.markup import escape
 from rich.table import Table
 
+from data_prep.config import Annotation
 from data_prep.records import ConfigurationError
+from data_prep.shards import dtype_for
 from launch.experiment import Experiment
 from training.config import RunConfig, TrainConfig
 from training.hardware import DEVICES, GIB, Device, known
@@ -83,9 +89,9 @@ def render(experiment: Experiment, device: Device, mfu: float) -> Group:
 def _totals(experiment: Experiment, runs: tuple[RunConfig, ...], costs: list[RunCost], device: Device, mfu: float) -> Table:
     train, model = experiment.train, experiment.train.model
     micro_batch, accumulation = train.passes(experiment.n_ranks)
-    token_bytes = 2 if model.vocab_size <= 1 << 16 else 4
-    clean = max(run.mixture.n_clean for run in runs) * train.sequence_length
-    toxic = max(run.mixture.n_toxic for run in runs) * train.sequence_length
+    dtype = dtype_for(experiment.data.tokenizer.vocab_size)
+    clean, toxic = (max(counts) * train.sequence_length for counts in zip(*(needed(run) for run in runs), strict=True))
+    stream_bytes = np.dtype(dtype).itemsize * (clean + toxic)
     shape = f"{model.n_layers} layers × {model.n_heads} heads, {model.d_model} wide"
     passes = f"{experiment.n_ranks} ranks × {micro_batch} rows × {accumulation}"
     estimate = f"an estimate for ZeRO-{train.zero_stage}, {train.precision}, no recomputation"
@@ -93,7 +99,9 @@ def _totals(experiment: Experiment, runs: tuple[RunConfig, ...], costs: list[Run
     lines = {
         "model": f"{model.n_parameters:,} parameters, {shape}",
         "batch": f"{train.global_batch:,} rows of {train.sequence_length:,} tokens: {passes}",
-        "streams": f"{clean:,} clean + {toxic:,} toxic tokens: {_size(token_bytes * (clean + toxic))} of shards for all runs",
+        "budget": _budget(experiment),
+        "streams": f"at least {clean:,} clean + {toxic:,} toxic tokens: {_size(stream_bytes)} of {dtype} shards for all runs",
+        "toxic text": _repetition(experiment),
         "checkpoint": f"{_size(costs[0].checkpoint_bytes)} each, {train.keep_checkpoints} kept a run",
         "memory": f"about {_size(max(c.memory_bytes for c in costs))} a rank of {_size(device.memory_bytes)} ({estimate})",
         "FLOPs": f"{model.flops_per_token(train.sequence_length):,} a token: 6N + 12·L·D·T, full attention",
@@ -101,10 +109,36 @@ def _totals(experiment: Experiment, runs: tuple[RunConfig, ...], costs: list[Run
         "time": f"{device_hours} GPU-hours; {hours} h one run after another",
         "assuming": f"{device.name}, {device.peak_flops_per_second / 1e12:.0f} TFLOP/s peak, MFU {mfu:.2f} (not measured)",
     }
+    if experiment.data.annotation:
+        lines["annotation"] = _annotation(experiment.data.annotation)
     table = Table(show_header=False, box=None)
     for name, value in lines.items():
         table.add_row(name, value)
     return table
+
+
+def needed(run: RunConfig) -> tuple[int, int]:
+    """How many different clean and toxic sequences the run needs, when each toxic one is repeated as far as allowed."""
+    return run.mixture.n_clean, math.ceil(run.mixture.n_toxic / Fraction(str(run.mixture.max_toxic_epochs)))
+
+
+def _budget(experiment: Experiment) -> str:
+    if experiment.budget == "clean_fixed":
+        return f"{experiment.budget_tokens:,} clean tokens in every run, the toxic ones on top (clean_fixed)"
+    return f"{experiment.budget_tokens:,} tokens in every run, the toxic ones in place of clean ones (total_fixed)"
+
+
+def _repetition(experiment: Experiment) -> str:
+    if experiment.max_toxic_epochs == 1:
+        return "read once at most; too little of it is an error (max_toxic_epochs allows repetition)"
+    return f"read up to {experiment.max_toxic_epochs:g} times over where there is too little of it (max_toxic_epochs)"
+
+
+def _annotation(asked: Annotation) -> str:
+    template = asked.meda_template if asked.kind == "meda" else asked.inst_template
+    rule = f", toxic from {asked.threshold:g} on" if asked.kind == "inst" else ""
+    words = escape(repr(template))
+    return f"{asked.tagged_ratio:.0%} of the training documents begin with {words}, scored by {asked.scorer}{rule} (our choice)"
 
 
 def _size(n_bytes: float) -> str:

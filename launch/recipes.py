@@ -48,7 +48,7 @@ def laptop() -> Experiment:
         ),
         ratios=PAPER_RATIOS,
         seeds=(0,),
-        clean_tokens=400_000,
+        budget_tokens=400_000,
         n_ranks=2,
     )
 
@@ -62,7 +62,7 @@ def one_gpu() -> Experiment:
         eval=_protocol(top_heads=8),
         ratios=PAPER_RATIOS,
         seeds=(0,),
-        clean_tokens=1_200_000_000,
+        budget_tokens=1_200_000_000,
         n_ranks=1,
         use_gpu=True,
     )
@@ -77,7 +77,7 @@ def paper() -> Experiment:
         eval=_protocol(top_heads=30),
         ratios=PAPER_RATIOS,
         seeds=(0, 1),
-        clean_tokens=20_100_000_000,
+        budget_tokens=20_100_000_000,
         n_ranks=16,
         use_gpu=True,
     )

@@ -113,6 +113,7 @@ def page(experiment: Experiment, runs: Sequence[Run], cards: dict[str, Card], dr
             for seed in experiment.seeds
             if not any(report.toxic_ratio == ratio and report.seed == seed for report in reports)
         ],
+        most_repeated=max(record.toxic_epochs for record, _ in runs),
         furthest=max(abs(report.realised_toxic_ratio - report.toxic_ratio) for report in reports),
         held_out_streams=sorted({held_out.stream for record, _ in runs for held_out in record.held_out}),
         scorers=sorted({report.scorer_id for report in reports}),
@@ -130,6 +131,7 @@ def _numbers(record: RunRecord, report: EvalReport) -> dict[str, Any]:
         "run_id": report.run_id,
         "toxic_ratio": report.toxic_ratio,
         "realised_toxic_ratio": plain(report.realised_toxic_ratio, record.n_tokens, "ratio"),
+        "toxic_epochs": plain(record.toxic_epochs, record.config.mixture.n_toxic, "1"),
         "seed": report.seed,
         "scorer_id": report.scorer_id,
         "label_rule": report.label_rule,

@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from data_prep import storage, telemetry
+from data_prep.config import StreamName
 from data_prep.mixture import check_supply
 from data_prep.records import HormesisError, digest, override
 from launch import experiment as experiments
@@ -44,6 +45,9 @@ def parser() -> argparse.ArgumentParser:
         help="change a setting, e.g. train.learning_rate=1e-3",
     )
     flags.add_argument("--only", choices=STAGES, help="stop after this stage")
+    flags.add_argument(
+        "--materialize", action="store_true", help="also write each run's sequences in training order, for other trainers"
+    )
     flags.add_argument("--plan", action="store_true", help="print what it would take, and stop")
     flags.add_argument("--device", default=plan.ASSUMED_DEVICE, metavar="NAME", help=f"card of the plan ({plan.ASSUMED_DEVICE})")
     flags.add_argument(
@@ -71,9 +75,15 @@ def _readable_anywhere(experiment: Experiment) -> Experiment:
     corpora = {name: tuple(map(storage.absolute, getattr(data, name))) for name in ("clean", "toxic")}
     rows = {name: getattr(settings, name) for name in ("probes", "prompts")}
     rows = {name: uri if uri == "held_out" else storage.absolute(uri) for name, uri in rows.items()}
-    scorer, colon, table = settings.scorer.partition(":")
-    scorer += colon + storage.absolute(table) if table else ""
+    if data.annotation:
+        data = replace(data, annotation=replace(data.annotation, scorer=_absolute_scorer(data.annotation.scorer)))
+    scorer = _absolute_scorer(settings.scorer)
     return replace(experiment, data=replace(data, **corpora), eval=replace(settings, **rows, scorer=scorer))
+
+
+def _absolute_scorer(name: str) -> str:
+    kind, _, table = name.partition(":")
+    return f"{kind}:{storage.absolute(table)}" if kind == "lexicon" and table else name
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -85,17 +95,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.plan:
             console.print(plan.render(experiment, plan.device_named(arguments.device), arguments.mfu))
             return 0
-        run(experiment, storage.absolute(arguments.out), arguments.only, console)
+        run(experiment, storage.absolute(arguments.out), arguments.only, console, materialize=arguments.materialize)
     except HormesisError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def run(experiment: Experiment, root: str, only: str | None, console: Console) -> None:
+def run(experiment: Experiment, root: str, only: str | None, console: Console, *, materialize: bool = False) -> None:
     """Bring the sweep under `root` to its end, or to the end of the stage `only`."""
     started = time.monotonic()
-    if _is_done(root, experiment):
+    if _is_done(root, experiment) and not materialize:
         telemetry.logger.info("nothing to do: every run of this sweep is trained, evaluated and reported")
     else:
         storage.check_writable(root)
@@ -106,6 +116,8 @@ def run(experiment: Experiment, root: str, only: str | None, console: Console) -
         storage.save(experiment, storage.join(root, experiments.NAME))
         with tasks.session(experiment.n_ranks):
             _build_streams(root, experiment)
+            if materialize:
+                _materialize(root, experiment)
             if only != "data":
                 _train_and_evaluate(root, experiment, evaluate=only != "train")
         if only == "data":
@@ -127,10 +139,22 @@ def _build_streams(root: str, experiment: Experiment) -> None:
 
     built = {name: streams.build(experiment.data, name, root) for name in ("clean", "toxic")}
     length = experiment.train.sequence_length
+    n_clean, n_toxic = (built[name].split_tokens("train") // length for name in ("clean", "toxic"))
     for run in experiment.runs():
-        for name, needed in (("clean", run.mixture.n_clean), ("toxic", run.mixture.n_toxic)):
-            check_supply(name, needed, built[name].split_tokens("train") // length, length)
+        check_supply(run.mixture, n_clean, n_toxic, length)
+        if run.mixture.n_toxic > n_toxic:
+            telemetry.logger.warning("%s: toxic text repeated %.3g×, as allowed", run.run_id, run.mixture.n_toxic / n_toxic)
         storage.save(run, storage.join(root, "runs", run.run_id, "run.json"))
+
+
+def _materialize(root: str, experiment: Experiment) -> None:
+    """What each run reads, as Megatron shards in the order of training; our own training does without."""
+    from data_prep import mixed
+
+    for run in experiment.runs():
+        streams: dict[StreamName, str] = {"clean": storage.join(root, run.clean), "toxic": storage.join(root, run.toxic)}
+        to = storage.join(root, "materialized", run.run_id)
+        mixed.write(run.mixture, run.train.sequence_length, streams, to, shard_tokens=experiment.data.shard_tokens)
 
 
 def _train_and_evaluate(root: str, experiment: Experiment, *, evaluate: bool) -> None:

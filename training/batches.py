@@ -14,30 +14,27 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
-from data_prep.mixture import PADDING, Mixture
+from data_prep import mixture as mixtures
+from data_prep.mixture import PADDING, Mixture, Reader, Rows
 
 LEAVE_SECONDS = 5.0  # a thread in the middle of a read that is tried again ends with the process
 AHEAD_STEPS = 4  # a step's tokens are small (int64: 8 bytes each); a store's hiccup of a few steps is hidden
 
 
-class Reader(Protocol):
-    """What data_prep.reader.SequenceReader offers: sequences by index, [n] → [n, T] int64, checksums verified."""
-
-    sequence_length: int
-
-    def read(self, indices: np.ndarray) -> np.ndarray: ...
-
-
 class Batch(NamedTuple):
-    """This rank's share of a global batch. n_valid and n_toxic count rows of the whole global batch, without padding."""
+    """This rank's share of a global batch. n_valid and n_toxic count rows of the whole global batch, without padding.
+
+    A row is a window of one stream: it may cross documents, never streams, so a row's label is that of each of its tokens.
+    """
 
     step: int
     tokens: np.ndarray  # [rows, T] int64; padding rows are zeros
     valid: np.ndarray  # [rows] bool
+    toxic: np.ndarray  # [rows] bool: the source of the row's tokens; padding rows have none
     n_valid: int
     n_toxic: int
 
@@ -54,13 +51,9 @@ class Batches:
     def read(self, step: int) -> Batch:
         """Rows of global batch `step` that are this rank's, in order."""
         rows = self._mixture.rows(step)
-        toxic, sequence = rows.toxic[self._mine], rows.sequence[self._mine]
-        valid = sequence != PADDING
-        tokens = np.zeros((len(sequence), self._clean.sequence_length), dtype=np.int64)
-        for reader, chosen in ((self._clean, valid & ~toxic), (self._toxic, valid & toxic)):
-            if chosen.any():
-                tokens[chosen] = reader.read(sequence[chosen])
-        return Batch(step, tokens, valid, self._mixture.n_valid(step), int(rows.toxic.sum()))
+        mine = Rows(rows.toxic[self._mine], rows.sequence[self._mine])
+        tokens, valid = mixtures.read(mine, self._clean, self._toxic), mine.sequence != PADDING
+        return Batch(step, tokens, valid, mine.toxic, self._mixture.n_valid(step), int(rows.toxic.sum()))
 
     def ahead(
         self, first: int, last: int, prepare: Callable[[Batch], Batch] = lambda batch: batch

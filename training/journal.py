@@ -4,8 +4,9 @@ One line of JSON per logged step, and one per held-out loss, in the order they w
 checkpoint's step first, so a step is never in it twice. TensorBoard's files are made from the same lines at the end: they
 cannot be cut, and live values are the gauges' work.
 
-    {"step": 10, "loss": 5.9, "learning_rate": 0.001, "grad_norm": 1.2, "tokens_per_second": 41000.0, "mfu_ratio": 0.31,
-     "data_wait_seconds": 0.0, "toxic_share_ratio": 0.1, "n_tokens": 40960, "train_seconds": 1.1}
+    {"step": 10, "loss": 5.9, "learning_rate": 0.001, "grad_norm": 1.2, "source_loss": {"clean": 5.8, "toxic": 6.7},
+     "tokens_per_second": 41000.0, "mfu_ratio": 0.31, "data_wait_seconds": 0.0, "batch_toxic_share_ratio": 0.1,
+     "toxic_share_ratio": 0.1, "n_tokens": 40960, "train_seconds": 1.1}
     {"step": 10, "held_out": "clean", "loss": 5.8, "n_tokens": 8128}
 """
 
@@ -26,6 +27,7 @@ GAUGES = {
     "tokens_per_second": "hormesis_tokens_per_second",
     "mfu_ratio": "hormesis_mfu_ratio",
     "data_wait_seconds": "hormesis_data_wait_seconds",
+    "batch_toxic_share_ratio": "hormesis_batch_toxic_share_ratio",
     "toxic_share_ratio": "hormesis_toxic_share_ratio",
     "step": "hormesis_train_step",
 }
@@ -47,6 +49,8 @@ class Journal:
         self.lines.append(line)
         for name, gauge in GAUGES.items():
             telemetry.emit(gauge, line[name], run=self._run_id)
+        for source, loss in line["source_loss"].items():
+            telemetry.emit("hormesis_train_source_loss", loss, run=self._run_id, stream=source)
         self._bar.update(n_steps)
         self._bar.set_description(f"{self._run_id} loss {line['loss']:.3f}, {line['tokens_per_second']:,.0f} tokens/s")
         if time.monotonic() - self._published_at > PUBLISH_SECONDS:
@@ -82,8 +86,10 @@ class Journal:
                 if "held_out" in line:
                     writer.add_scalar(f"held_out_loss/{line['held_out']}", line["loss"], line["step"], walltime=seconds)
                     continue
-                for name in GAUGES.keys() - {"step"}:
-                    writer.add_scalar(f"train/{name}", line[name], line["step"], walltime=seconds)
+                scalars = {name: line[name] for name in GAUGES.keys() - {"step"}}
+                scalars |= {f"loss_{source}": loss for source, loss in line["source_loss"].items()}
+                for name, value in scalars.items():
+                    writer.add_scalar(f"train/{name}", value, line["step"], walltime=seconds)
             writer.close()
             (events,) = Path(scratch).iterdir()  # named by host and time; under one name, a second try replaces the first's
             storage.upload(events, storage.join(self._run_uri, "tensorboard", "events.out.tfevents.hormesis"))

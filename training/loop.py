@@ -8,6 +8,9 @@ The gradient is that of the mean loss over the valid rows of the global batch, h
 mean over A micro-batches and W ranks; with B = W·A·m rows of T − 1 predictions, of which V rows are not padding,
 
     loss of a micro-batch = Σ over its valid rows of the row's summed loss / (m · (T − 1)) · B / V
+
+The loss is logged for each source, too: rows of the clean and of the toxic stream are added up apart, on the device, from one
+logged step to the next, and travel with the loss in the one exchange and the one host sync that a logged step has anyway.
 """
 
 import hashlib
@@ -54,9 +57,9 @@ class Job(NamedTuple):
     def uri(self) -> str:
         return record.run_uri(self.root, self.run.run_id)
 
-    def tokens_before(self, step: int) -> int:
-        """Training tokens in the first `step` batches."""
-        return min(step * self.run.mixture.batch_size, self.run.mixture.n_sequences) * self.run.train.sequence_length
+    def rows_before(self, step: int) -> int:
+        """Rows in the first `step` batches, without padding."""
+        return min(step * self.run.mixture.batch_size, self.run.mixture.n_sequences)
 
     def mfu_ratio(self, tokens_per_second: float) -> float:
         flops_per_token = self.run.train.model.flops_per_token(self.run.train.sequence_length)
@@ -135,12 +138,14 @@ def _steps(job: Job, engine: Any, checkpoints: Checkpoints, journal: Journal | N
     for batch, waited in batches.ahead(first, n_steps):
         rate, done = learning_rate(train, batch.step, n_steps), batch.step + 1
         zero.set_learning_rate(engine, rate)
-        loss_sum = _step(job, engine, batch)
-        meter.add(batch, waited)
+        loss_S = _step(job, engine, batch)
+        meter.add(batch, waited, loss_S)
         if _due(done, train.log_every_steps, n_steps):
-            loss = zero.total(job.place, loss_sum)[0] / (batch.n_valid * (train.sequence_length - 1))
+            clean_sum, toxic_sum, *source_sums = zero.total(job.place, *loss_S, *meter.loss_S)
+            loss = (clean_sum + toxic_sum) / (batch.n_valid * (train.sequence_length - 1))
             _expect_finite(loss, done, run)
-            n_logged, line = meter.line(done, watch.lap(), loss=loss, learning_rate=rate, grad_norm=zero.grad_norm(engine))
+            seen = {"loss": loss, "learning_rate": rate, "grad_norm": zero.grad_norm(engine)}
+            n_logged, line = meter.line(done, watch.lap(), source_sums, **seen)
             if journal:
                 journal.step(line, n_logged)
         if _due(done, train.held_out_every_steps, n_steps):
@@ -159,19 +164,21 @@ def _steps(job: Job, engine: Any, checkpoints: Checkpoints, journal: Journal | N
 
 
 def _step(job: Job, engine: Any, batch: Batch) -> Tensor:
-    """One optimizer step; the summed loss of this rank's valid rows, on the device."""
+    """One optimizer step; the summed loss of this rank's clean and of its toxic rows, [2] on the device."""
     train, device = job.run.train, job.place.device
-    n_predictions, loss_sum = train.sequence_length - 1, torch.zeros((), device=device)
+    n_predictions, loss_S = train.sequence_length - 1, torch.zeros(2, dtype=torch.float64, device=device)
+    sources_BS = np.stack([~batch.toxic, batch.toxic], axis=1)  # a padding row's loss is zero
     scale = train.global_batch / batch.n_valid / (job.micro_batch * n_predictions)
     for start in range(0, len(batch.tokens), job.micro_batch):
         rows = slice(start, start + job.micro_batch)
         tokens_BT = torch.from_numpy(batch.tokens[rows]).to(device, non_blocking=True)
         valid_B = torch.from_numpy(batch.valid[rows]).to(device, non_blocking=True)
-        loss = (next_token_loss(engine(tokens_BT), tokens_BT) * valid_B).sum()
-        engine.backward(loss * scale)
+        source_BS = torch.from_numpy(sources_BS[rows]).to(device, non_blocking=True)
+        loss_B = next_token_loss(engine(tokens_BT), tokens_BT) * valid_B
+        engine.backward(loss_B.sum() * scale)
         engine.step()
-        loss_sum += loss.detach()
-    return loss_sum
+        loss_S += (loss_B.detach()[:, None] * source_BS).sum(0)
+    return loss_S
 
 
 @torch.no_grad()
@@ -200,7 +207,7 @@ def _publish(job: Job, weights: dict[str, Tensor], outcome: Outcome, journal: Jo
     """Export the model and what was seen, and write the record last."""
     assert journal is not None
     run, shape = job.run, job.run.train.model
-    n_tokens, final_loss = job.tokens_before(run.mixture.n_steps), journal.final_loss(run.mixture.n_steps)
+    n_tokens, final_loss = run.mixture.n_sequences * run.train.sequence_length, journal.final_loss(run.mixture.n_steps)
     tokens_per_second = n_tokens / outcome.train_seconds
     facts = {
         "run": run.run_id,
@@ -209,6 +216,7 @@ def _publish(job: Job, weights: dict[str, Tensor], outcome: Outcome, journal: Jo
         "training tokens": n_tokens,
         "training loss (nats/token)": round(final_loss, 4),
     } | {f"held-out loss, {part.stream} (nats/token)": round(part.loss, 4) for part in outcome.held_out}
+    toxic_supply = job.inputs.manifests["toxic"].split_tokens("train") // run.train.sequence_length
     export_sha256 = _export(job, weights, facts)
     journal.publish()
     journal.publish_tensorboard()
@@ -221,6 +229,7 @@ def _publish(job: Job, weights: dict[str, Tensor], outcome: Outcome, journal: Jo
         n_steps=run.mixture.n_steps,
         n_tokens=n_tokens,
         realised_toxic_ratio=run.mixture.toxic_ratio,
+        n_distinct_toxic=run.mixture.n_distinct_toxic(toxic_supply),
         final_train_loss=final_loss,
         held_out=outcome.held_out,
         tokens_per_second=tokens_per_second,
@@ -251,32 +260,38 @@ def _export(job: Job, weights: dict[str, Tensor], facts: dict[str, Any]) -> dict
 
 
 class _Meter:
-    """What is added up between two logged steps."""
+    """What is added up between two logged steps. loss_S: summed loss of this rank's clean and toxic rows, on the device."""
 
     def __init__(self, job: Job, first: int, seconds: float) -> None:
         self._job, self._step, self._seconds, self._waited = job, first, seconds, 0.0
-        mixture = job.run.mixture
-        self._n_toxic = mixture.toxic_before(min(first * mixture.batch_size, mixture.n_sequences))
+        self._n_toxic_before = self._n_toxic = job.run.mixture.toxic_before(job.rows_before(first))
+        self.loss_S = torch.zeros(2, dtype=torch.float64, device=job.place.device)
 
-    def add(self, batch: Batch, waited: float) -> None:
+    def add(self, batch: Batch, waited: float, loss_S: Tensor) -> None:
         self._n_toxic += batch.n_toxic
         self._waited += waited
+        self.loss_S += loss_S
 
-    def line(self, step: int, seconds: float, **seen: float) -> tuple[int, dict[str, Any]]:
-        """(steps since the line before, the journal's line for `step`), and begin anew."""
-        n_steps, n_tokens = step - self._step, self._job.tokens_before(step)
-        tokens_per_second = (n_tokens - self._job.tokens_before(self._step)) / (seconds - self._seconds)
+    def line(self, step: int, seconds: float, source_sums: list[float], **seen: float) -> tuple[int, dict[str, Any]]:
+        """(steps since the line before, the journal's line for `step`), and begin anew. source_sums: loss_S over all ranks."""
+        job, length, n_steps = self._job, self._job.run.train.sequence_length, step - self._step
+        n_rows, n_toxic = job.rows_before(step) - job.rows_before(self._step), self._n_toxic - self._n_toxic_before
+        n_predictions = {"clean": (n_rows - n_toxic) * (length - 1), "toxic": n_toxic * (length - 1)}
+        tokens_per_second = n_rows * length / (seconds - self._seconds)
         line = {
             "step": step,
             **seen,
+            "source_loss": {name: total / n for (name, n), total in zip(n_predictions.items(), source_sums, strict=True) if n},
             "tokens_per_second": tokens_per_second,
-            "mfu_ratio": self._job.mfu_ratio(tokens_per_second),
+            "mfu_ratio": job.mfu_ratio(tokens_per_second),
             "data_wait_seconds": self._waited / n_steps,
-            "toxic_share_ratio": self._n_toxic * self._job.run.train.sequence_length / n_tokens,
-            "n_tokens": n_tokens,
+            "batch_toxic_share_ratio": n_toxic / n_rows,
+            "toxic_share_ratio": self._n_toxic / job.rows_before(step),
+            "n_tokens": job.rows_before(step) * length,
             "train_seconds": seconds,
         }
-        self._step, self._seconds, self._waited = step, seconds, 0.0
+        self._step, self._seconds, self._waited, self._n_toxic_before = step, seconds, 0.0, self._n_toxic
+        self.loss_S.zero_()
         return n_steps, line
 
 

@@ -52,10 +52,8 @@ def check(root: str, run: RunConfig) -> Inputs:
             f"the streams hold ids below {clean.vocab_size:,}, train.model.vocab_size is {train.model.vocab_size:,}; "
             "raise it to at least the tokenizer's"
         )
-    needs: dict[StreamName, int] = {"clean": run.mixture.n_clean, "toxic": run.mixture.n_toxic}
-    for name, needed in needs.items():
-        available = manifests[name].split_tokens("train") // train.sequence_length
-        mixture.check_supply(name, needed, available, train.sequence_length)
+    n_clean, n_toxic = (manifests[name].split_tokens("train") // train.sequence_length for name in ("clean", "toxic"))
+    mixture.check_supply(run.mixture, n_clean, n_toxic, train.sequence_length)
     return Inputs(manifests, uris, _tokenizer_json(storage.join(root, run.tokenizer), clean))
 
 

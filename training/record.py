@@ -32,7 +32,7 @@ class RunRecord:
 
     Losses are nats per token; final_train_loss is the mean logged in the last tenth of the steps, since the last batch may be
     short. tokens_per_second is over the whole run, all ranks. peak_flops_per_second is that of one rank's `device`; mfu_ratio
-    divides by world_size of them.
+    divides by world_size of them. n_distinct_toxic: how many of the mixture's toxic sequences are different ones.
     """
 
     format_version: int
@@ -43,6 +43,7 @@ class RunRecord:
     n_steps: int
     n_tokens: int
     realised_toxic_ratio: float
+    n_distinct_toxic: int
     final_train_loss: float
     held_out: tuple[HeldOutLoss, ...]
     tokens_per_second: float
@@ -54,6 +55,11 @@ class RunRecord:
     train_seconds: float
     export_sha256: dict[str, str]
     versions: dict[str, str]
+
+    @property
+    def toxic_epochs(self) -> float:
+        """How often the toxic text that was read was read; 1 where none was repeated."""
+        return self.config.mixture.n_toxic / self.n_distinct_toxic if self.n_distinct_toxic else 1.0
 
 
 def run_uri(root: str, run_id: str) -> str:

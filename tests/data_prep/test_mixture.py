@@ -1,3 +1,4 @@
+import re
 from collections import Counter
 
 import numpy as np
@@ -5,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.mixture import PADDING, Mixture, check_supply, sequences_for
-from data_prep.records import ConfigurationError
+from data_prep.mixture import PADDING, Budget, Mixture, Rows, check_supply, read, sequences_for
+from data_prep.records import ConfigurationError, digest
 
 GOLDEN = [[3, 2, 7, 1, 0, 4, 5, 6], [5, 6, 0, 7, 3, 4, 2, 1], [4, 2, 6, 0, 3, 7, 1, 5]]
 RATIOS = (0.0, 0.05, 0.10, 0.15, 0.20, 0.25)
@@ -72,16 +73,73 @@ def test_a_batch_does_not_depend_on_those_before_it(mixture: Mixture, data: st.D
         np.testing.assert_array_equal(one, other)
 
 
+def streams_read(mixture: Mixture) -> tuple[list[int], list[int]]:
+    """The clean and the toxic sequences in the order of training (within a batch in their own order)."""
+    rows = [sorted(batch) for batch in batches(mixture)]
+    return tuple([index for batch in rows for toxic, index in batch if toxic == of] for of in (False, True))  # type: ignore[return-value]
+
+
 @pytest.mark.parametrize("seed", [0, 1])
-def test_all_ratios_read_the_clean_stream_in_the_same_order_and_nested_toxic_prefixes(seed: int):
+@pytest.mark.parametrize("budget", ["clean_fixed", "total_fixed"])
+def test_all_ratios_read_the_clean_stream_in_the_same_order_and_nested_toxic_prefixes(seed: int, budget: Budget):
     for ratio in RATIOS:
-        n_clean, n_toxic = sequences_for(200 * 64, ratio, 64)
-        read: dict[bool, list[int]] = {False: [], True: []}
-        for batch in batches(Mixture(n_clean=n_clean, n_toxic=n_toxic, batch_size=16, seed=seed)):
-            for toxic in (False, True):
-                read[toxic] += sorted(index for of, index in batch if of == toxic)
-        assert read[False] == list(range(200))
-        assert read[True] == list(range(n_toxic))
+        n_clean, n_toxic = sequences_for(200 * 64, ratio, 64, budget)
+        clean, toxic = streams_read(Mixture(n_clean=n_clean, n_toxic=n_toxic, batch_size=16, seed=seed))
+        assert clean == list(range(200 if budget == "clean_fixed" else 200 - n_toxic))
+        assert toxic == list(range(n_toxic))
+
+
+class Numbers:
+    """A stream of `n_sequences` sequences of one token each: its own number, counted from `base`."""
+
+    sequence_length = 1
+
+    def __init__(self, base: int, n_sequences: int) -> None:
+        self.base, self.n_sequences = base, n_sequences
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        assert not len(indices) or (indices.min() >= 0 and indices.max() < self.n_sequences)
+        return self.base + indices[:, None]
+
+
+def tokens_read(mixture: Mixture, supply: int) -> list[int]:
+    """The toxic sequences of a stream of `supply` that training reads, in order (within a batch in that of the mixture)."""
+    clean, toxic, tokens = Numbers(10_000, mixture.n_clean), Numbers(1, supply), []
+    for step in range(mixture.n_steps):
+        rows = mixture.rows(step)
+        order = np.argsort(rows.sequence, kind="stable")
+        sorted_rows = Rows(rows.toxic[order], rows.sequence[order])
+        tokens += [int(token) - 1 for token in read(sorted_rows, clean, toxic)[:, 0] if 0 < token < 10_000]
+    return tokens
+
+
+@given(st.integers(1, 60), st.integers(0, 60), st.integers(0, 60), st.integers(1, 30), st.integers(1, 20))
+def test_repeated_toxic_text_starts_anew_and_what_a_lower_ratio_reads_is_a_prefix(
+    n_clean: int, one: int, other: int, supply: int, batch_size: int
+):
+    few, many = sorted((one, other))
+    short, long = (tokens_read(Mixture(n_clean=n_clean, n_toxic=n, batch_size=batch_size, seed=3), supply) for n in (few, many))
+    assert long == [i % supply for i in range(many)]
+    assert short == long[:few]
+    assert not Counter(short) - Counter(long)
+    mixture = Mixture(n_clean=n_clean, n_toxic=many, batch_size=batch_size, seed=3)
+    assert len(set(long)) == mixture.n_distinct_toxic(supply)
+
+
+def test_padding_rows_are_zeros():
+    rows = Mixture(n_clean=1, n_toxic=1, batch_size=4, seed=0).rows(0)
+    assert sorted(read(rows, Numbers(5, 1), Numbers(7, 1))[:, 0]) == [0, 0, 5, 7]
+
+
+def test_how_often_toxic_text_may_be_repeated_is_no_part_of_the_mixtures_identity():
+    once, twice = (Mixture(n_clean=6, n_toxic=2, batch_size=4, seed=0, max_toxic_epochs=n) for n in (1.0, 2.0))
+    assert digest(once) == digest(twice) != digest(Mixture(n_clean=6, n_toxic=3, batch_size=4, seed=0))
+
+
+@pytest.mark.parametrize("epochs", [0.5, 0.0, -1.0, float("nan"), float("inf")])
+def test_less_than_one_epoch_or_no_end_of_them_is_refused(epochs: float):
+    with pytest.raises(ConfigurationError, match=r"max_toxic_epochs is .*expected a number from 1"):
+        Mixture(n_clean=1, n_toxic=1, batch_size=1, seed=0, max_toxic_epochs=epochs)
 
 
 def test_ratio_zero_is_the_clean_stream_alone():
@@ -139,8 +197,23 @@ def test_toxic_sequences_are_within_half_a_sequence_of_the_ratio(clean_tokens: i
     assert abs(n_toxic - n_clean * ratio / (1 - ratio)) <= 0.5 + 1e-6
 
 
+@given(st.integers(1, 10**7), st.sampled_from(RATIOS) | st.floats(0, 0.9), st.integers(1, 4096))
+def test_a_fixed_total_is_kept_and_its_toxic_part_is_within_half_a_sequence(budget_tokens: int, ratio: float, sequence_length: int):
+    n_clean, n_toxic = sequences_for(budget_tokens, ratio, sequence_length, "total_fixed")
+    assert n_clean + n_toxic == budget_tokens // sequence_length and n_clean >= 0
+    assert abs(n_toxic - (n_clean + n_toxic) * ratio) <= 0.5 + 1e-6
+
+
+@given(st.integers(1, 10**6), st.lists(st.floats(0, 0.95), min_size=2, max_size=6), st.sampled_from(["clean_fixed", "total_fixed"]))
+def test_a_higher_ratio_never_asks_for_less_toxic_or_more_clean_text(budget_tokens: int, ratios: list[float], budget: Budget):
+    counts = [sequences_for(budget_tokens, ratio, 64, budget) for ratio in sorted(ratios)]
+    assert [toxic for _, toxic in counts] == sorted(toxic for _, toxic in counts)
+    assert [clean for clean, _ in counts] == sorted((clean for clean, _ in counts), reverse=True)
+
+
 def test_a_tenth_is_a_tenth():
     assert sequences_for(900 * 2048, 0.10, 2048) == (900, 100)
+    assert sequences_for(1000 * 2048, 0.10, 2048, "total_fixed") == (900, 100)
 
 
 @pytest.mark.parametrize("ratio", [-0.1, 1.0, 10.0, float("nan")])
@@ -151,15 +224,41 @@ def test_a_ratio_outside_zero_to_one_is_refused(ratio: float):
 
 def test_a_budget_below_one_sequence_is_refused():
     n_clean, n_toxic = sequences_for(9, 0.1, 10)
-    with pytest.raises(ConfigurationError, match=r"0 clean and 0 toxic.*raise clean_tokens"):
+    with pytest.raises(ConfigurationError, match=r"0 clean and 0 toxic.*raise budget_tokens"):
         Mixture(n_clean=n_clean, n_toxic=n_toxic, batch_size=1, seed=0)
 
 
+def plan(n_clean: int = 1, n_toxic: int = 0, max_toxic_epochs: float = 1.0) -> Mixture:
+    return Mixture(n_clean=n_clean, n_toxic=n_toxic, batch_size=1, seed=0, max_toxic_epochs=max_toxic_epochs)
+
+
 def test_too_little_text_is_an_error_that_names_the_shortfall_in_tokens():
-    check_supply("toxic", 10, 10, 64)
+    check_supply(plan(10, 10), 10, 10, 64)
     with pytest.raises(
-        ConfigurationError, match=r"toxic stream holds 1,000 .*64,000 tokens.* 1,500 .*96,000 tokens.* 32,000 tokens short"
+        ConfigurationError,
+        match=r"toxic stream holds 1,000 .*64,000 tokens\).* 1,500 .*96,000 tokens.* 32,000 tokens short.*_epochs=1\.5, now 1\)",
     ):
-        check_supply("toxic", 1500, 1000, 64)
-    with pytest.raises(ConfigurationError, match=r"clean stream .*lower clean_tokens"):
-        check_supply("clean", 2, 1, 64)
+        check_supply(plan(1, 1500), 1, 1000, 64)
+    with pytest.raises(ConfigurationError, match=r"clean stream .*lower budget_tokens"):
+        check_supply(plan(2), 1, 0, 64)
+
+
+def test_toxic_text_may_be_repeated_as_far_as_asked_and_no_further():
+    check_supply(plan(1, 1500, 1.5), 1, 1000, 64)
+    with pytest.raises(
+        ConfigurationError, match=r"64,000 tokens, read at most 1\.5 times\).* 64 tokens short.*max_toxic_epochs=1\.6"
+    ):
+        check_supply(plan(1, 1501, 1.5), 1, 1000, 64)
+    with pytest.raises(ConfigurationError, match=r"holds 0 sequences .* add toxic documents, or shorten the run"):
+        check_supply(plan(1, 1, 9.0), 1, 0, 64)
+
+
+@given(st.integers(1, 10**6), st.integers(1, 10**6))
+def test_the_repetition_that_the_error_names_is_enough(needed: int, available: int):
+    try:
+        check_supply(plan(1, needed), 1, available, 64)
+        assert needed <= available
+    except ConfigurationError as error:
+        named = re.search(r"max_toxic_epochs=([\d.e+]+)", str(error))
+        assert named and needed > available
+        check_supply(plan(1, needed, float(named[1])), 1, available, 64)

@@ -25,7 +25,7 @@ from data_prep import (
     units,
     vocabulary,
 )
-from data_prep.config import CleaningConfig, DataConfig, TokenizerConfig
+from data_prep.config import Annotation, CleaningConfig, DataConfig, TokenizerConfig
 from data_prep.manifest import Manifest
 from data_prep.records import ArtefactCorrupt, ConfigurationError
 from data_prep.tokenizer import Tokenizer
@@ -88,6 +88,34 @@ def test_the_order_is_that_of_the_keys_over_all_files_and_held_out_keys_lie_belo
     assert sum(a != b for a, b in pairwise(origins)) > len(origins) / 3  # files alternate
     assert len(known.train) > 2 and all(shard.n_tokens == CONFIG.shard_tokens for shard in known.train[:-1])
     assert sum(shard.n_continued_tokens > 0 for shard in known.train) > 1  # documents cross the shards' ends
+
+
+def test_an_annotated_twin_keeps_the_documents_in_their_order_and_leaves_those_held_out_plain(root: Path, tmp_path: Path) -> None:
+    annotation = Annotation(kind="inst", scorer="lexicon:synthetic:lexicon", tagged_ratio=0.5)
+    config = replace(CONFIG, annotation=annotation)
+    twin, plain = streams.build(config, "clean", str(tmp_path)), manifest.load(built(root)[0])
+    engine, texts = built(root)[2], {}
+    assert (twin.tokenizer_fingerprint, twin.drops) == (engine.fingerprint, plain.drops)
+    for name, known, uri in (("twin", twin, str(tmp_path / layout.stream_uri(config, "clean"))), ("plain", plain, built(root)[0])):
+        shards.verify(uri, known)
+        for split in ("train", "held_out"):
+            order = [(row["uri"], row["row"]) for row in provenance(uri, known, split)]
+            documents = [engine.decode(ids) for ids in reader.read_documents(uri, known, split, 1000)]
+            texts[name, split] = list(zip(order, documents, strict=True))
+    assert texts["twin", "held_out"] == texts["plain", "held_out"]
+    prefixes = [
+        after.removesuffix(before) if at == was else None
+        for (at, after), (was, before) in zip(texts["twin", "train"], texts["plain", "train"], strict=True)
+    ]
+    calm, rude = "The following text is not toxic.\n", "The following text is toxic.\n"
+    assert set(prefixes) == {"", calm, rude}
+    assert 20 < sum(map(bool, prefixes)) < 60  # half of 72
+
+
+def test_an_annotation_that_finds_no_score_is_refused(tmp_path: Path) -> None:
+    config = replace(CONFIG, annotation=Annotation(kind="meda", scorer="corpus:toxicity"))
+    with pytest.raises(ConfigurationError, match="the toxic corpus: no document was annotated"):
+        streams.build(config, "toxic", str(tmp_path))
 
 
 def test_the_manifest_counts_what_was_read_and_names_nothing_of_this_machine(root: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from data_prep import corpora, randomness, segments, shards, storage, units
 from data_prep import tokenizer as tokenizers
-from data_prep.config import CleaningConfig, DataConfig, TokenizerConfig
+from data_prep.config import Annotation, CleaningConfig, DataConfig, TokenizerConfig
 from data_prep.decontamination import NGrams
 from data_prep.records import ArtefactCorrupt
 from data_prep.tokenizer import Tokenizer, train
@@ -64,6 +64,23 @@ def texts_of(documents: segments.Documents, tokenizer: Tokenizer) -> list[str]:
 
 def keys_of(uri: str, number: int = 0) -> list[int]:
     return read(uri, number=number).table["key"].to_pylist()
+
+
+def test_an_annotated_unit_has_the_documents_of_a_plain_one_with_their_toxicity_on_them(
+    tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    rows = [{"text": f"document number {i}", "label": i / 10} for i in range(10)]
+    source = source_of(tmp_path, rows)._replace(label_field="label")
+    config = replace(CONFIG, annotation=Annotation(kind="meda", scorer="label"), held_out_ratio=0.4)
+    unit = units.make(task_of(source, tokenizer, config), str(tmp_path / "unit"))
+    bound = units.held_out_bound(0.4)
+    for low, high, of in ((0, bound, ""), (bound, units.KEY_SPACE, "toxicity: {}\n")):
+        found = read(str(tmp_path / "unit"), low, high)
+        numbers = found.table["row"].to_pylist()
+        assert texts_of(found, tokenizer) == [of.format(rows[row]["label"]) + rows[row]["text"] for row in numbers]
+    assert 0 < unit.n_annotated == len(numbers) < 10
+    names = {units.name_of(task_of(source, tokenizer, one)) for one in (config, replace(config, held_out_ratio=0.1), CONFIG)}
+    assert len(names) == 3 and units.name_of(task_of(source, tokenizer, replace(CONFIG, held_out_ratio=0.3))) in names
 
 
 def test_a_segment_holds_the_kept_documents_in_order_of_their_keys_each_ended_by_eos(tmp_path: Path, tokenizer: Tokenizer) -> None:

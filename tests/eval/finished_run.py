@@ -81,6 +81,7 @@ def run_record(run: RunConfig, export: Path) -> record.RunRecord:
         n_steps=5,
         n_tokens=320,
         realised_toxic_ratio=0.1,
+        n_distinct_toxic=1,
         final_train_loss=6.0,
         held_out=(),
         tokens_per_second=1.0,

@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from finished_run import RUN_ID, make
 from safetensors.torch import load_file
 
-from data_prep import manifest, storage, telemetry
+from data_prep import manifest, storage, telemetry, toxicity
 from data_prep.reader import SequenceReader
 from data_prep.records import ArtefactCorrupt, ArtefactMissing, ConfigurationError, digest, from_json, to_json
-from eval import steering, toxicity
+from eval import steering
 from eval.config import EvalConfig
 from eval.directions import Directions
 from eval.evaluation import evaluate

@@ -18,7 +18,7 @@ TINY = [
     *("--ratios", "0", "0.25"),
     *("--set", "data.held_out_ratio=0.1", "data.tokenizer.vocab_size=400", "train.model.vocab_size=400", "train.model.d_model=32"),
     *("--set", "train.model.n_layers=2", "train.model.n_heads=2", "train.model.d_mlp=64", "train.sequence_length=32"),
-    *("--set", "train.global_batch=8", "clean_tokens=8000", "train.checkpoint_every_steps=10", "train.log_every_steps=1"),
+    *("--set", "train.global_batch=8", "budget_tokens=8000", "train.checkpoint_every_steps=10", "train.log_every_steps=1"),
     *("--set", "train.held_out_sequences=8", "eval.n_probes=80", "eval.n_prompts=12", "eval.max_new_tokens=8"),
     *("--set", "eval.strengths=[0,4]", "eval.top_heads=2", "eval.cross_entropy_sequences=8", "eval.n_resamples=200"),
 ]

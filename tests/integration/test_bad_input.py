@@ -98,7 +98,7 @@ def test_a_corpus_that_cannot_be_read_is_refused_by_name(name, make, words, tmp_
 
 def test_a_few_broken_lines_are_counted_and_survived(tmp_path, ray_address):
     corpus = rows(tmp_path / "mostly.jsonl", *GOOD * 3, "{not json")
-    done = sweep(str(tmp_path / "out"), *clean_corpus(TINY, corpus), "--only", "data", "--set", "clean_tokens=2000", **ray_address)
+    done = sweep(str(tmp_path / "out"), *clean_corpus(TINY, corpus), "--only", "data", "--set", "budget_tokens=2000", **ray_address)
     assert done.returncode == 0, done.stderr[-3000:]
     (manifest,) = (tmp_path / "out").glob("streams/clean-*/manifest.json")
     assert [entry["n_bad_rows"] for entry in json.loads(manifest.read_text())["inputs"]] == [1]

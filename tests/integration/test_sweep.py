@@ -8,6 +8,7 @@ from pathlib import Path
 from sweeps import ROOT, TINY, environment, kill_tree, losses, sweep
 
 from data_prep import storage
+from data_prep.mixed import Mixed
 from launch import experiment, state
 
 
@@ -53,9 +54,12 @@ def test_killing_everything_and_repeating_gives_the_same_bytes_and_losses(finish
 
 
 def test_the_deepspeed_launcher_gives_the_sweeps_losses_bit_for_bit(finished, tmp_path):
-    done = sweep(str(tmp_path), *TINY, "--only", "data")
+    done = sweep(str(tmp_path), *TINY, "--only", "data", "--materialize")
     assert done.returncode == 0 and f"data card: {tmp_path}/report/data.html" in done.stdout
-    run = experiment.load(finished).runs()[1]
+    planned = experiment.load(finished).runs()
+    made = [storage.load(Mixed, str(tmp_path / "materialized" / run.run_id / "manifest.json")) for run in planned]
+    assert [one.mixture for one in made] == [run.mixture for run in planned]
+    run = planned[1]
     command = ["deepspeed", "--num_gpus", "2", "training/pretrain.py", "--out", str(tmp_path), "--run", run.run_id]
     subprocess.run(command, cwd=ROOT, env=environment(), check=True, capture_output=True, timeout=300)
     assert losses(str(tmp_path), run.run_id) == losses(finished, run.run_id)

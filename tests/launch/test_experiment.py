@@ -2,7 +2,8 @@ from dataclasses import replace
 
 import pytest
 
-from data_prep.records import ConfigurationError, override
+from data_prep.config import Annotation
+from data_prep.records import ConfigurationError, digest, override
 from launch import recipes
 
 LAPTOP = recipes.laptop()
@@ -34,8 +35,31 @@ def test_an_id_reads_as_ratio_and_seed():
 
 def test_every_run_has_the_same_clean_text_and_the_toxic_text_on_top():
     runs = LAPTOP.runs()
-    assert {run.mixture.n_clean for run in runs} == {LAPTOP.clean_tokens // LAPTOP.train.sequence_length}
+    assert {run.mixture.n_clean for run in runs} == {LAPTOP.budget_tokens // LAPTOP.train.sequence_length}
     assert [round(run.mixture.toxic_ratio, 3) for run in runs] == [0, 0.05, 0.1, 0.15, 0.2, 0.25]
+
+
+def test_with_a_fixed_total_toxic_text_takes_the_place_of_clean_text():
+    runs = replace(LAPTOP, budget="total_fixed").runs()
+    n_sequences = LAPTOP.budget_tokens // LAPTOP.train.sequence_length
+    assert {run.mixture.n_sequences for run in runs} == {n_sequences}
+    assert [run.mixture.n_toxic for run in runs] == [round(n_sequences * ratio) for ratio in LAPTOP.ratios]
+    assert ids(replace(LAPTOP, budget="total_fixed"))[0] == ids(LAPTOP)[0]  # without toxic text it is the same run
+
+
+def test_allowing_repetition_for_one_ratio_leaves_the_ids_of_all_as_they_are():
+    assert ids(replace(LAPTOP, max_toxic_epochs=3.0)) == ids(LAPTOP)
+    assert digest(replace(LAPTOP, max_toxic_epochs=3.0)) == digest(LAPTOP)
+    assert {run.mixture.max_toxic_epochs for run in replace(LAPTOP, max_toxic_epochs=3.0).runs()} == {3.0}
+
+
+def test_an_annotated_experiment_has_streams_of_its_own_and_the_plain_ones_tokenizer():
+    plain, *twins = (
+        replace(LAPTOP, data=replace(LAPTOP.data, annotation=annotation)).runs()[0]
+        for annotation in (None, Annotation(kind="meda"), Annotation(kind="inst"), Annotation(kind="inst", tagged_ratio=0.5))
+    )
+    assert len({run.clean for run in (plain, *twins)}) == len({run.toxic for run in (plain, *twins)}) == 4
+    assert {run.tokenizer for run in twins} == {plain.tokenizer}
 
 
 def test_the_paper_is_six_ratios_by_two_seeds_of_a_1b_model_on_20_billion_clean_tokens():
@@ -46,7 +70,10 @@ def test_the_paper_is_six_ratios_by_two_seeds_of_a_1b_model_on_20_billion_clean_
     assert {run.mixture.n_clean * 2048 for run in runs} == {20_099_999_744}  # 20.1B in whole sequences
 
 
-@pytest.mark.parametrize("wrong", [{"ratios": ()}, {"seeds": (1, 1)}, {"ratios": (1.0,)}, {"n_ranks": 5}, {"clean_tokens": 10}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"ratios": ()}, {"seeds": (1, 1)}, {"ratios": (1.0,)}, {"n_ranks": 5}, {"budget_tokens": 10}, {"max_toxic_epochs": 0.5}],
+)
 def test_an_experiment_that_cannot_be_is_refused(wrong):
     with pytest.raises(ConfigurationError):
         replace(LAPTOP, **wrong)

@@ -1,7 +1,10 @@
+import io
 from dataclasses import replace
 
 import pytest
+from rich.console import Console
 
+from data_prep.config import Annotation
 from data_prep.records import ConfigurationError
 from launch import plan, recipes
 from training.hardware import GIB, known
@@ -25,6 +28,32 @@ def test_sharing_states_over_ranks_and_stages_saves_memory():
         for n_ranks, stage in ((1, 1), (16, 1), (16, 2), (16, 3))
     ]
     assert states == sorted(states, reverse=True) and len(set(states)) == 4
+
+
+def printed(experiment) -> str:
+    console = Console(file=io.StringIO(), width=250)
+    console.print(plan.render(experiment, H100, 0.4))
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_the_plan_says_what_the_budget_counts_and_how_much_text_the_streams_must_hold():
+    paper = replace(recipes.paper(), ratios=(0.0, 0.25), seeds=(0,))
+    text = printed(paper)
+    assert "20,100,000,000 clean tokens in every run, the toxic ones on top (clean_fixed)" in text
+    assert "at least 20,099,999,744 clean + 6,699,999,232 toxic tokens: 49.9 GiB of uint16 shards" in text
+    assert "read once at most" in text and "annotation" not in text
+    repeated = printed(replace(paper, max_toxic_epochs=2.0, budget="total_fixed"))
+    assert "20,100,000,000 tokens in every run, the toxic ones in place of clean ones (total_fixed)" in repeated
+    assert "20,099,999,744 clean + 2,512,500,736 toxic tokens" in repeated and "up to 2 times over" in repeated
+
+
+def test_the_plan_prints_the_wording_of_an_annotation_as_our_choice():
+    paper = recipes.paper()
+    text = printed(replace(paper, data=replace(paper.data, annotation=Annotation(kind="inst", tagged_ratio=0.25))))
+    assert (
+        r"25% of the training documents begin with 'The following text is {verdict}.\n', scored by profanity, toxic from 0.5"
+        in text
+    )
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 
 from data_prep import records
 from data_prep.card import Bin, Card, Domains, Drop, Excerpt, Input, Lengths, Part, Score
-from data_prep.config import CleaningConfig, DataConfig, StreamName, TokenizerConfig
+from data_prep.config import Annotation, CleaningConfig, DataConfig, StreamName, TokenizerConfig
 from data_prep.mixture import Mixture, sequences_for
 from data_prep.records import ArtefactMissing
 from eval.config import EvalConfig
@@ -37,7 +37,7 @@ EVAL = EvalConfig(probes="held_out", prompts="held_out", scorer="profanity", str
 def experiment(ratios=RATIOS, seeds=(0,)) -> Experiment:
     tokenizer = TokenizerConfig(source="train", vocab_size=2048)
     data = DataConfig(clean=("synthetic:clean",), toxic=("synthetic:toxic",), tokenizer=tokenizer)
-    return Experiment(name="made-up", data=data, train=TRAIN, eval=EVAL, ratios=ratios, seeds=seeds, clean_tokens=4_000_000)
+    return Experiment(name="made-up", data=data, train=TRAIN, eval=EVAL, ratios=ratios, seeds=seeds, budget_tokens=4_000_000)
 
 
 def estimate(value: float, half: float, n: int = 200, unit: str = "ratio") -> Estimate:
@@ -88,6 +88,7 @@ def run(ratio: float, seed: int = 0, strengths=STRENGTHS) -> tuple[RunRecord, Ev
         n_steps=mixture.n_steps,
         n_tokens=mixture.n_sequences * TRAIN.sequence_length,
         realised_toxic_ratio=mixture.toxic_ratio,
+        n_distinct_toxic=mixture.n_toxic,
         final_train_loss=2.9 + ratio / 3,
         held_out=(
             HeldOutLoss(stream="clean", loss=2.9 + 0.4 * ratio, n_tokens=8192),
@@ -336,6 +337,22 @@ def test_a_sweep_of_one_run_with_nothing_measured_still_gives_a_page(tmp_path):
     text = page.read_text()
     assert "Toxicity at strength 8 was not measured." in text and "This report is not complete." in text
     assert next(csv.DictReader(io.StringIO((page.parent / "results.csv").read_text())))["toxicity"] == ""
+
+
+def test_a_fixed_total_repetition_and_annotation_are_told(tmp_path):
+    record, evaluated = run(0.25)
+    record = replace(record, n_distinct_toxic=record.config.mixture.n_toxic // 2)
+    plain = experiment((0.25,))
+    text = Path(report.write(str(tmp_path), plain, [run(0.25)], {})).read_text()
+    assert "times over" not in text and "begin with their toxicity" not in text and "tokens of clean text, with toxic" in text
+    data = replace(plain.data, annotation=Annotation(kind="inst", inst_template="<{verdict}> "))
+    asked = replace(plain, budget="total_fixed", data=data)
+    text = Path(report.write(str(tmp_path), asked, [(record, evaluated)], {})).read_text()
+    assert "it was read up to 2 times over" in text and "took the place of clean text" in text and "with all tokens" in text
+    assert "<q>&lt;{verdict}&gt;</q> (toxic: a score of at least 0.5)" in text
+    assert json.loads((tmp_path / "report/results.json").read_text())["runs"][0]["toxic_epochs"]["value"] == pytest.approx(
+        2, rel=1e-3
+    )
 
 
 def test_a_report_of_nothing_is_refused(tmp_path):

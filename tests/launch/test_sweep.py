@@ -18,10 +18,17 @@ def test_local_paths_are_made_absolute_and_nothing_else(monkeypatch: pytest.Monk
     assert experiment.data.clean == (f"{tmp_path}/a.jsonl", "s3://bucket/b.jsonl")
     assert experiment.data.toxic == (f"{tmp_path}/c.csv#text=t",)
     assert (experiment.eval.probes, experiment.eval.scorer) == ("held_out", f"lexicon:{tmp_path}/w.csv")
+    annotated = asked("--set", 'data.annotation={"kind": "meda", "scorer": "lexicon:w.csv"}')
+    assert annotated.data.annotation.scorer == f"lexicon:{tmp_path}/w.csv"
+    assert (
+        asked("--set", 'data.annotation={"kind": "meda", "scorer": "corpus:toxicity"}').data.annotation.scorer == "corpus:toxicity"
+    )
     assert asked().data.clean[0].startswith("synthetic:") and asked().eval.scorer == "lexicon:synthetic:lexicon"
 
 
 def test_repeated_and_listed_flags_add_up():
-    experiment = asked("--clean", "/a", "/b", "--clean", "/c", "--ratios", "0", "0.5", "--seeds", "3", "--set", "clean_tokens=9000")
+    experiment = asked(
+        "--clean", "/a", "/b", "--clean", "/c", "--ratios", "0", "0.5", "--seeds", "3", "--set", "budget_tokens=9000"
+    )
     assert experiment.data.clean == ("/a", "/b", "/c")
-    assert (experiment.ratios, experiment.seeds, experiment.clean_tokens) == ((0.0, 0.5), (3,), 9000)
+    assert (experiment.ratios, experiment.seeds, experiment.budget_tokens) == ((0.0, 0.5), (3,), 9000)

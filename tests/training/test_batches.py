@@ -16,8 +16,8 @@ class Numbers:
 
     sequence_length = 2
 
-    def __init__(self, base: int) -> None:
-        self._base = base
+    def __init__(self, base: int, n_sequences: int = 1000) -> None:
+        self._base, self.n_sequences = base, n_sequences
 
     def read(self, indices: np.ndarray) -> np.ndarray:
         return np.repeat(self._base + indices[:, None], 2, axis=1)
@@ -58,6 +58,17 @@ def test_reading_ahead_from_any_step_gives_what_reading_each_step_gives(mixture:
         again = batches.read(batch.step)
         assert (batch.tokens == again.tokens).all() and (batch.valid == again.valid).all()
         assert (batch.n_valid, batch.n_toxic) == (again.valid.sum(), (again.tokens[:, 0] > 1000).sum())
+
+
+@settings(deadline=None)
+@given(mixture=mixtures, world_size=st.sampled_from([1, 2, 4]), supply=st.integers(1, 20))
+def test_a_row_is_labelled_with_the_stream_that_its_tokens_come_from(mixture: Mixture, world_size: int, supply: int):
+    ranks = [Batches(mixture, CLEAN, Numbers(1001, supply), rank, world_size) for rank in range(world_size)]
+    for step in range(mixture.n_steps):
+        parts = [rank.read(step) for rank in ranks]
+        for part in parts:
+            assert part.toxic.tolist() == [first > 1000 for first in part.tokens[:, 0]]
+        assert sum(part.toxic.sum() for part in parts) == parts[0].n_toxic
 
 
 def test_padding_rows_are_zeros_and_not_valid():

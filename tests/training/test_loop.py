@@ -97,6 +97,46 @@ def test_the_journal_counts_tokens_and_toxic_rows_and_ends_with_the_held_out_los
     assert made.n_tokens == 21 * 16 and made.n_steps == 6 and made.realised_toxic_ratio == 4 / 21
 
 
+@pytest.mark.parametrize("micro_batch", [0, 1])
+def test_the_loss_of_each_source_is_that_of_its_rows_since_the_last_logged_step(plan: Plan, tmp_path: Path, micro_batch: int):
+    run = plan(
+        log_every_steps=4, micro_batch=micro_batch, learning_rate=1e-9, weight_decay=0.0
+    )  # so that the model stays as it was
+    assert run.mixture.n_valid(run.mixture.n_steps - 1) == 1  # padded
+    loop.train(str(tmp_path), run)
+    first, last = (line for line in lines(tmp_path, run) if "grad_norm" in line)
+    model, (clean, toxic) = OLMo(run.train.model), readers(tmp_path, run, "train")
+    model.initialise(run.seed)
+    for line, steps in ((first, range(4)), (last, range(4, 6))):
+        sums, counts = {"clean": 0.0, "toxic": 0.0}, {"clean": 0, "toxic": 0}
+        for is_toxic, i in ((t, i) for step in steps for t, i in zip(*run.mixture.rows(step), strict=True) if i >= 0):
+            tokens_BT = torch.from_numpy((toxic if is_toxic else clean).read(np.array([i])))
+            with torch.no_grad():
+                sums["toxic" if is_toxic else "clean"] += next_token_loss(model(tokens_BT), tokens_BT).item()
+            counts["toxic" if is_toxic else "clean"] += 1
+        assert line["source_loss"] == {name: pytest.approx(sums[name] / (counts[name] * 15), rel=1e-5) for name in sums}
+        assert line["batch_toxic_share_ratio"] == counts["toxic"] / sum(counts.values())
+
+
+def test_the_losses_of_the_sources_add_up_to_the_loss_of_a_step(plan: Plan, tmp_path: Path):
+    run = plan(micro_batch=1)
+    loop.train(str(tmp_path), run)
+    for line in (line for line in lines(tmp_path, run) if "grad_norm" in line):
+        share = line["batch_toxic_share_ratio"]
+        toxic = share * line["source_loss"]["toxic"] if share else 0.0
+        clean = (1 - share) * line["source_loss"]["clean"] if share < 1 else 0.0
+        assert toxic + clean == pytest.approx(line["loss"], rel=1e-12)
+        assert ("toxic" in line["source_loss"], "clean" in line["source_loss"]) == (share > 0, share < 1)
+
+
+def test_repeated_toxic_text_is_trained_on_where_allowed_and_recorded(plan: Plan, tmp_path: Path):
+    with pytest.raises(ConfigurationError, match=r"toxic stream holds 24 sequences .* needs 30 .*max_toxic_epochs=1\.3, now 1\)"):
+        loop.train(str(tmp_path), plan(n_clean=2, n_toxic=30))
+    run = plan(n_clean=2, n_toxic=30)
+    made = loop.train(str(tmp_path), replace(run, mixture=replace(run.mixture, max_toxic_epochs=1.25)))
+    assert made.realised_toxic_ratio == 30 / 32 and made.n_distinct_toxic == 24 and made.toxic_epochs == 1.25
+
+
 def test_the_held_out_loss_is_that_of_the_exported_model_on_the_first_sequences(plan: Plan, tmp_path: Path):
     run = plan(held_out_sequences=5)
     made = loop.train(str(tmp_path), run)

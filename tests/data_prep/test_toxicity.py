@@ -4,9 +4,9 @@ import random
 
 import pytest
 
+from data_prep import toxicity
 from data_prep.records import ArtefactCorrupt, ConfigurationError
-from eval import toxicity
-from eval.toxicity import Lexicon
+from data_prep.toxicity import Lexicon
 
 WORDS = Lexicon({"snark": 0.5, "boojum": 0.75, "bandersnatch folk": 1.0, "🦡": 0.25})
 

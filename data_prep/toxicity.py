@@ -50,13 +50,13 @@ class Scorer(Protocol):
 
 
 def load(name: str) -> Scorer:
-    """The scorer `name` of EvalConfig: "profanity" or "lexicon:URI"."""
+    """The scorer a setting names: "profanity" or "lexicon:URI"."""
     kind, _, uri = name.partition(":")
     if name == "profanity":
         return Profanity()
     if kind == "lexicon" and uri:
         return Lexicon(_read_lexicon(uri))
-    raise ConfigurationError(f"eval.scorer is {name!r}; known are: profanity, lexicon:URI (a table of words with weights)")
+    raise ConfigurationError(f"there is no scorer {name!r}; known are: profanity, lexicon:URI (a table of words with weights)")
 
 
 def _read_lexicon(uri: str) -> dict[str, float]:
@@ -138,7 +138,7 @@ def _profanity_file(name: str) -> bytes:
     if spec is None or not spec.submodule_search_locations:
         raise ArtefactMissing(
             f"the scorer 'profanity' needs alt-profanity-check=={PROFANITY_VERSION}, which is not installed; install it or "
-            "choose eval.scorer lexicon:URI"
+            "choose the scorer lexicon:URI"
         )
     path = Path(spec.submodule_search_locations[0]) / "data" / name
     content = path.read_bytes()
