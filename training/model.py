@@ -151,13 +151,14 @@ class MLP(nn.Module):
 
 
 class Linear(nn.Linear):
-    """A matrix without bias."""
+    """A matrix; it has a bias only where steering was baked into it."""
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__(in_features, out_features, bias=False)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # nn.Linear's name for it
-        return product(input, self.weight)
+        output = product(input, self.weight)
+        return output if self.bias is None else output + self.bias
 
 
 def product(x: Tensor, weight: Tensor) -> Tensor:
