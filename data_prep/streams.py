@@ -16,7 +16,6 @@ import posixpath
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -276,15 +275,9 @@ def _make_unit(
 ) -> _Made:
     os.environ["RAYON_NUM_THREADS"] = "1"  # the task has one CPU; the fast engine would take all
     here = source._replace(uri=location)
-    task = units.Task(here, corpora.checksum(here), _engine(*pinned), config, evaluation)
+    task = units.Task(here, corpora.checksum(here), tokenizer.load(*pinned), config, evaluation)
     uri = storage.join(folder, units.name_of(task))
     return _Made(source.uri, corpora.n_bytes(here), uri, units.make(task, uri))
-
-
-@lru_cache(maxsize=1)
-def _engine(uri: str, config: TokenizerConfig) -> Tokenizer:
-    """One a worker process: loading takes half a second, as long as tokenizing twenty megabytes."""
-    return tokenizer.load(uri, config)
 
 
 def _settle(number: int, one: _Made, loser_files: list[str], name: str, config: DataConfig, n_buckets: int) -> tuple[str, _Staying]:

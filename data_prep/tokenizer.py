@@ -14,6 +14,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -119,7 +120,7 @@ class Tokenizer:
 
 def load(uri: str, config: TokenizerConfig) -> Tokenizer:
     """The tokenizer in the JSON at `uri`, or ConfigurationError if it is not the one that `config` pins."""
-    tokenizer = Tokenizer(storage.read(uri).decode(), config.eos, uri)
+    tokenizer = _made(storage.read(uri).decode(), config.eos, uri)
     if config.fingerprint is not None and tokenizer.fingerprint != config.fingerprint:
         raise ConfigurationError(
             f"{uri}: its fingerprint is {tokenizer.fingerprint} (eos id {tokenizer.eos_id}), expected {config.fingerprint}: "
@@ -130,6 +131,12 @@ def load(uri: str, config: TokenizerConfig) -> Tokenizer:
             f"{uri}: has {tokenizer.n_ids:,} ids, tokenizer.vocab_size says {config.vocab_size:,}; set it to what the file has"
         )
     return tokenizer
+
+
+@lru_cache(maxsize=1)
+def _made(text: str, eos: str, where: str) -> Tokenizer:
+    """One a process: it takes a second for OLMo's, as long as tokenizing forty megabytes."""
+    return Tokenizer(text, eos, where)
 
 
 def save(tokenizer: Tokenizer, uri: str) -> None:

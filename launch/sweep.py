@@ -66,13 +66,21 @@ def asked(arguments: argparse.Namespace) -> Experiment:
     for setting in arguments.set:
         path, _, value = setting.partition("=")
         experiment = override(experiment, path, value)
-    return _readable_anywhere(experiment)
+    return _readable_anywhere(_decontaminated(experiment))
+
+
+def _decontaminated(experiment: Experiment) -> Experiment:
+    """The experiment whose streams share no run of words with the texts it is evaluated on. Held-out documents are the streams'
+    own; any other rows are looked for, so to name others is to ask for other streams."""
+    data, settings = experiment.data, experiment.eval
+    rows = [uri for uri in (settings.probes, settings.prompts) if uri != "held_out"]
+    return replace(experiment, data=replace(data, decontaminate=tuple(dict.fromkeys([*data.decontaminate, *rows]))))
 
 
 def _readable_anywhere(experiment: Experiment) -> Experiment:
     """The experiment with its local paths made absolute, for a worker's current folder is not the user's."""
     data, settings = experiment.data, experiment.eval
-    corpora = {name: tuple(map(storage.absolute, getattr(data, name))) for name in ("clean", "toxic")}
+    corpora = {name: tuple(map(storage.absolute, getattr(data, name))) for name in ("clean", "toxic", "decontaminate")}
     rows = {name: getattr(settings, name) for name in ("probes", "prompts")}
     rows = {name: uri if uri == "held_out" else storage.absolute(uri) for name, uri in rows.items()}
     if data.annotation:

@@ -32,3 +32,12 @@ def test_repeated_and_listed_flags_add_up():
     )
     assert experiment.data.clean == ("/a", "/b", "/c")
     assert (experiment.ratios, experiment.seeds, experiment.budget_tokens) == ((0.0, 0.5), (3,), 9000)
+
+
+def test_streams_share_no_run_of_words_with_what_the_sweep_is_evaluated_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.chdir(tmp_path)
+    experiment = asked()
+    assert experiment.data.decontaminate == (experiment.eval.probes, experiment.eval.prompts)
+    assert asked("--clean", "/a", "--toxic", "/b").data.decontaminate == ()  # evaluated on held-out documents
+    named = asked("--clean", "/a", "--toxic", "/b", "--set", "eval.prompts=p.jsonl", "data.decontaminate=[\"/mmlu.jsonl\", \"/p\"]")
+    assert named.data.decontaminate == ("/mmlu.jsonl", "/p", f"{tmp_path}/p.jsonl")
