@@ -13,10 +13,9 @@ from data_prep.config import DataConfig, TokenizerConfig
 
 MATRIX = Path(__file__).parent / "matrix.py"
 ROWS = [
-    *(f"build: {kind}" for kind in ("slow_down", "lost_answer", "short")),
+    *(f"build: {kind}" for kind in ("slow_down", "short")),
     *(f"read: {kind}" for kind in ("reset_in_body", "short", "garbled")),
     "workers killed",
-    "two builds at once",
 ]
 
 
