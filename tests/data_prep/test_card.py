@@ -121,6 +121,11 @@ def test_quantiles_are_lengths_of_documents_and_the_histogram_holds_them_all(len
     assert all(a.high + 1 == b.low for a, b in zip(known.histogram, known.histogram[1:], strict=False))
 
 
+def test_bins_are_two_an_octave() -> None:
+    known = card.lengths(tally.of(table([row(13)]))["n_tokens"])
+    assert [(one.low, one.high) for one in known.histogram] == [(1, 1), (2, 2), (3, 3), (4, 5), (6, 7), (8, 11), (12, 15)]
+
+
 @pytest.mark.parametrize(
     ("identity", "domain"),
     [
