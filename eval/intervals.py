@@ -1,7 +1,11 @@
-"""intervals for every number: percentile bootstrap of means, Wilson for rates
+"""intervals for every number: bootstrap of means (BCa), Wilson for rates
 
 Resampling is keyed by (seed, n), so all means over the same items (one per steering strength, say) are resampled alike:
 their differences are paired without storing anything.
+
+Toxicity scores are skewed: most are near 0. Coverage of 95 % intervals in 2,000 simulated samples of 20 / 60 / 200, scores
+Beta(0.3, 2): percentile 0.89 / 0.94 / 0.94, BCa 0.93 / 0.95 / 0.95. A studentised bootstrap covers as well, but where few
+items differ from 0 its intervals leave the scale.
 """
 
 import math
@@ -10,11 +14,9 @@ from statistics import NormalDist
 
 import numpy as np
 
-from data_prep import randomness
 from data_prep.records import ConfigurationError
+from eval import resampling
 from eval.record import Estimate
-
-CHUNK_ITEMS = 1 << 21  # resampled items in memory at once
 
 
 def nothing(unit: str) -> Estimate:
@@ -31,7 +33,10 @@ def bootstrap_mean(
     seed: int,
     bounds: tuple[float, float] | None = None,
 ) -> Estimate:
-    """The mean of independent `values` with its percentile bootstrap interval; one value has no interval.
+    """The mean of independent `values` with its bootstrap interval; one value has no interval. Give differences of paired
+    values for a paired comparison.
+
+    The interval is BCa (Efron 1987), its normal quantiles widened to Student's for small n (Hesterberg 2015, §5.4).
 
     bounds: between which a value must lie, where that is known. A sample without variation bootstraps to a point, which says
     too much: then the interval is what a share 1 − ((1 − confidence)/2)^(1/n) of unseen values at a bound would make of the
@@ -44,11 +49,12 @@ def bootstrap_mean(
     mean = float(items.mean())
     if items.size < 2:
         return Estimate(value=mean, low=None, high=None, n=1, unit=unit)
-    if bounds and np.ptp(items) == 0:
+    if np.ptp(items) == 0:
         unseen = 1 - ((1 - confidence) / 2) ** (1 / items.size)
-        low, high = (mean + unseen * (bound - mean) for bound in bounds)
+        low, high = (mean + unseen * (bound - mean) for bound in bounds or (mean, mean))
     else:
-        low, high = np.quantile(_resampled_means(items, n_resamples, seed), [(1 - confidence) / 2, (1 + confidence) / 2])
+        draws = resampling.means(items[:, None], n_resamples, seed)[:, 0]
+        low, high = np.quantile(draws, _bca_levels(items, draws, confidence))
     return Estimate(value=mean, low=float(low), high=float(high), n=int(items.size), unit=unit)
 
 
@@ -64,17 +70,24 @@ def wilson(successes: int, n: int, unit: str, *, confidence: float) -> Estimate:
     return Estimate(value=rate, low=max(0.0, min(centre - half, rate)), high=min(1.0, max(centre + half, rate)), n=n, unit=unit)
 
 
-def _resampled_means(items: np.ndarray, n_resamples: int, seed: int) -> np.ndarray:
-    """[n_resamples] means of items.size draws with replacement."""
-    n = items.size
-    stream = np.array(randomness.key("bootstrap", seed, n), dtype=np.uint64)
-    rows = max(1, CHUNK_ITEMS // n)
-    means = []
-    for start in range(0, n_resamples, rows):
-        counter = np.arange(start * n, min(start + rows, n_resamples) * n, dtype=np.uint64)
-        drawn = ((randomness.hashes(stream, counter) >> np.uint64(32)) * np.uint64(n)) >> np.uint64(32)
-        means.append(items[drawn.astype(np.int64)].reshape(-1, n).mean(axis=1))
-    return np.concatenate(means)
+def spread_levels(n: int, confidence: float) -> tuple[float, float]:
+    """At which quantiles of draws over n items a percentile interval ends: resampling makes the spread too small by √(n/(n − 1))
+    and knows no Student's t; this puts both right (Hesterberg 2015, §5.4)."""
+    from scipy.stats import norm, t
+
+    low = float(norm.cdf(-math.sqrt(n / (n - 1)) * t.ppf((1 + confidence) / 2, n - 1)))
+    return low, 1 - low
+
+
+def _bca_levels(items: np.ndarray, draws: np.ndarray, confidence: float) -> list[float]:
+    """The same for a mean, also corrected for bias and for skewness."""
+    from scipy.stats import norm
+
+    d, ends = items - items.mean(), norm.ppf(spread_levels(items.size, confidence))
+    below = (np.mean(draws < items.mean()) + np.mean(draws <= items.mean())) / 2
+    bias = float(norm.ppf(np.clip(below, 0.5 / len(draws), 1 - 0.5 / len(draws))))
+    skew = float((d**3).sum() / (6 * (d**2).sum() ** 1.5))
+    return [float(norm.cdf(bias + (bias + end) / max(1e-3, 1 - skew * (bias + end)))) for end in ends]
 
 
 def _check_finite(items: np.ndarray, unit: str) -> None:

@@ -1,0 +1,123 @@
+"""How often a 95 % interval holds the truth and how often a true null is rejected at 5 %: longer simulations than the tests run."""
+
+import sys
+from collections.abc import Callable
+
+import numpy as np
+
+from eval import comparisons, curves, intervals
+from eval.curves import Path
+
+N_SAMPLES = int(sys.argv[1]) if len(sys.argv) > 1 else 4000
+N_RESAMPLES = 1000
+LEVEL = 0.95
+
+
+def main() -> None:
+    error = (LEVEL * (1 - LEVEL) / N_SAMPLES) ** 0.5
+    print(f"{N_SAMPLES:,} samples of each kind; a nominal 95.0 % is measured with a standard error of {100 * error:.1f}")
+    print("interval                                        covers the truth")
+    for name, covered in COVERAGE.items():
+        print(f"  {name:<46}{100 * np.mean([covered(i) for i in range(N_SAMPLES)]):6.1f} %", flush=True)
+    print("test at 5 %                                     rejects a true null")
+    for name, p_value in NULLS.items():
+        print(f"  {name:<46}{100 * np.mean([p_value(i) <= 0.05 for i in range(N_SAMPLES)]):6.1f} %", flush=True)
+
+
+def mean_of(draw: Callable[[np.random.Generator], np.ndarray], truth: float) -> Callable[[int], bool]:
+    def covered(i: int) -> bool:
+        values = draw(np.random.default_rng(i))
+        found = intervals.bootstrap_mean(values, "u", confidence=LEVEL, n_resamples=N_RESAMPLES, seed=i)
+        return found.low <= truth <= found.high  # type: ignore[operator]
+
+    return covered
+
+
+def rate(i: int) -> bool:
+    found = intervals.wilson(int(np.random.default_rng(i).binomial(150, 0.08)), 150, "u", confidence=LEVEL)
+    return found.low <= 0.08 <= found.high  # type: ignore[operator]
+
+
+def difference_of_rates(i: int) -> bool:
+    only_first, only_second, _ = np.random.default_rng(i).multinomial(150, [0.12, 0.05, 0.83])
+    found, _ = comparisons.mcnemar(int(only_first), int(only_second), 150, "u", confidence=LEVEL)
+    return found.low <= -0.07 <= found.high  # type: ignore[operator]
+
+
+def sweep(i: int, truth: tuple[float, ...], n_seeds: int) -> curves.Curve:
+    generator = np.random.default_rng(i)
+    prompts = generator.normal(0, 10, 150)
+    of_seed = 2.0 if n_seeds > 1 else 0.0
+    values = [
+        mean + prompts + generator.normal(0, of_seed, (n_seeds, 1)) + generator.normal(0, 6, (n_seeds, 150)) for mean in truth
+    ]
+    ratios = [0.05 * k for k in range(len(truth))]
+    return curves.curve(ratios, values, "u", n_draws=N_RESAMPLES, seed=i)
+
+
+def contrast(n_seeds: int) -> Callable[[int], bool]:
+    def covered(i: int) -> bool:
+        found = curves.contrast(sweep(i, (30.0, 25.0, 24.0, 26.0, 27.0, 29.0), n_seeds), 0.0, 0.10, confidence=LEVEL)
+        return found is not None and found.difference.low <= -6.0 <= found.difference.high  # type: ignore[operator]
+
+    return covered
+
+
+def location(i: int) -> bool:
+    found = curves.smile(sweep(i, tuple(20 + 900 * (0.05 * k - 0.11) ** 2 for k in range(6)), 1), confidence=LEVEL)
+    return found is not None and found.location.low <= 0.11 <= found.location.high  # type: ignore[operator]
+
+
+def matched(i: int) -> bool:
+    generator = np.random.default_rng(i)
+    prompts, sequences = generator.normal(0, 10, (150, 1)), generator.normal(0, 0.02, (64, 1))
+    first, second = (
+        Path(
+            np.array(toxicity) + prompts + generator.normal(0, 5, (150, 3)),
+            np.array((2.2, 2.3, 2.5)) + sequences + generator.normal(0, 0.01, (64, 3)),
+        )
+        for toxicity in ((40.0, 30.0, 20.0), (42.0, 20.0, 0.0))
+    )
+    found = curves.matched(first, second, 2.4, "u", confidence=LEVEL, n_resamples=N_RESAMPLES, seed=i)
+    return found is not None and found.low <= -15.0 <= found.high  # type: ignore[operator]
+
+
+def sign_flip(i: int) -> float:
+    generator = np.random.default_rng(i)
+    return comparisons.sign_flip(generator.beta(0.3, 2, 60) - generator.beta(0.3, 2, 60), n_permutations=499, seed=i).p
+
+
+def two_sample(i: int) -> float:
+    generator = np.random.default_rng(i)
+    return comparisons.two_sample(generator.beta(0.3, 2, 50), generator.beta(0.3, 2, 70), n_permutations=499, seed=i).p
+
+
+def contrast_null(n_seeds: int) -> Callable[[int], float]:
+    def p_value(i: int) -> float:
+        found = curves.contrast(sweep(i, (25.0,) * 6, n_seeds), 0.0, 0.10, confidence=LEVEL)
+        return found.p if found else 1.0
+
+    return p_value
+
+
+COVERAGE = {
+    "mean of 30 normal values": mean_of(lambda g: g.normal(size=30), 0.0),
+    "mean of 60 scores, Beta(0.3, 2)": mean_of(lambda g: g.beta(0.3, 2, 60), 0.3 / 2.3),
+    "mean of 150 scores, Beta(0.3, 2)": mean_of(lambda g: g.beta(0.3, 2, 150), 0.3 / 2.3),
+    "mean of 150 scores, Beta(0.1, 1)": mean_of(lambda g: g.beta(0.1, 1, 150), 0.1 / 1.1),
+    "rate of 8 % of 150, Wilson": rate,
+    "difference of paired rates, 150": difference_of_rates,
+    "contrast of two ratios, one seed": contrast(1),
+    "contrast of two ratios, two seeds": contrast(2),
+    "location of a smile's minimum": location,
+    "difference at matched cross-entropy": matched,
+}
+NULLS = {
+    "sign flip, 60 paired scores": sign_flip,
+    "two samples of 50 and 70 scores": two_sample,
+    "contrast of two ratios, one seed": contrast_null(1),
+    "contrast of two ratios, two seeds": contrast_null(2),
+}
+
+if __name__ == "__main__":
+    main()
