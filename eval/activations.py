@@ -1,20 +1,22 @@
-"""per-head outputs at the last token, keyed by row id
+"""per-head outputs at the last token, keyed by row id; MLP outputs and the residual stream likewise
 
 A head's output is its slice of the input of the attention's output projection: what a head says before the projection mixes
-it with the others (Li et al. 2023; ITI reads and edits the same place). Rows are batched with rows of the same length only,
-so there is no padding that could leak into a reading, and values are joined to labels by id, never by order.
+it with the others (Li et al. 2023; ITI reads and edits the same place; sites.py knows it and the others). Rows are batched
+with rows of the same length only, so there is no padding that could leak into a reading, and values are joined to labels by
+id, never by order.
 
 Shapes: R rows, B batch, T position, L layer, N head, H head dim, D = N·H.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from data_prep.records import ArtefactCorrupt
+from eval import sites
+from eval.config import Site
 from training.model import OLMo
 
 
@@ -32,16 +34,23 @@ class Activations(NamedTuple):
 
 @torch.inference_mode()
 def collect(
-    model: OLMo, ids: Sequence[str], rows: Sequence[Sequence[int]], *, batch_size: int, advance: Callable[[int], object]
+    model: OLMo,
+    ids: Sequence[str],
+    rows: Sequence[Sequence[int]],
+    *,
+    batch_size: int,
+    advance: Callable[[int], object],
+    site: Site = "heads",
 ) -> Activations:
-    """Every head's output at the last token of each row; `advance(n)` is told of n finished rows."""
+    """What every unit of `site` says at the last token of each row; `advance(n)` is told of n finished rows."""
     assert len(ids) == len(rows) == len(set(ids)), (len(ids), len(rows), len(set(ids)))
     config, device = model.config, model.embedding.weight.device
-    values_RLNH = torch.empty(len(rows), config.n_layers, config.n_heads, config.d_head, device=device)
+    values_RLNH = torch.empty(len(rows), config.n_layers, *sites.units(site, config), device=device)
     for batch in same_length_batches(rows, batch_size):
-        with _reading(model) as read:
+        read: list[Tensor] = []
+        with sites.visited(model, site, dict.fromkeys(range(config.n_layers), lambda x_BTD, read=read: _keep(x_BTD, read))):
             model.hidden(torch.tensor([rows[r] for r in batch], device=device))
-        values_RLNH[batch] = torch.stack([x_BD.float() for x_BD in read], dim=1).unflatten(-1, (config.n_heads, config.d_head))
+        values_RLNH[batch] = torch.stack(read, dim=1).unflatten(-1, sites.units(site, config))
         advance(len(batch))
     if not bool(torch.isfinite(values_RLNH).all()):
         bad = int((~torch.isfinite(values_RLNH)).flatten(1).any(1).sum())
@@ -61,16 +70,5 @@ def same_length_batches(rows: Sequence[Sequence[int]], batch_size: int) -> Itera
             yield members[at : at + batch_size]
 
 
-@contextmanager
-def _reading(model: OLMo) -> Iterator[list[Tensor]]:
-    """Collect the last position of each layer's output-projection input, [B, D] a layer, in layer order."""
-    read: list[Tensor] = []
-    handles = [
-        block.attention.out.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0][:, -1].clone()))
-        for block in model.blocks
-    ]
-    try:
-        yield read
-    finally:
-        for handle in handles:
-            handle.remove()
+def _keep(x_BTD: Tensor, read: list[Tensor]) -> None:
+    read.append(x_BTD[:, -1].float().clone())

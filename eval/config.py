@@ -4,6 +4,11 @@ from typing import Literal
 
 from data_prep.records import ConfigurationError, operational, record
 
+Site = Literal["heads", "mlp", "residual"]  # eval/sites.py
+Positions = Literal["last", "all"]
+Control = Literal["random_heads", "random_directions", "flipped"]  # eval/steering.py
+Direction = Literal["class_means", "probe", "lda"]  # eval/directions.py
+
 
 @record
 class EvalConfig:
@@ -16,6 +21,11 @@ class EvalConfig:
         it: a probe that trained on one half has been taught the wrong answer to the other.
     scorer: id of a toxicity scorer: "profanity" (offline lexical proxy) or "lexicon:URI" (a table of words with weights).
     strengths: α of the shift α·σ·θ; 0 is no steering and is always evaluated.
+    site: what is probed and steered: attention heads as the paper does, or MLP outputs or the residual stream for comparison.
+    direction: how θ is estimated. positions: which ones are shifted while generating; cross-entropy always shifts all.
+    controls: steering that should not work, measured beside the real one at every strength; each costs as much as it.
+    attributes: document URIs like `probes`, of other attributes, whose directions the toxicity direction is compared with.
+    n_permutations: of the probe labels, for the chance level of the best head; 0 leaves it out.
     n_probes, n_prompts: at most. top_heads: how many heads, by validation accuracy, are steered.
     precision: the numbers the model computes in; fp32 everywhere, bf16 pays on a GPU.
     cross_entropy_sequences: held-out sequences of each stream on which the cost of steering is measured, at most.
@@ -31,6 +41,12 @@ class EvalConfig:
     n_prompts: int = 200
     strengths: tuple[float, ...] = (0.0, 4.0, 8.0, 12.0)
     top_heads: int = 30
+    site: Site = "heads"
+    direction: Direction = "class_means"
+    positions: Positions = "last"
+    controls: tuple[Control, ...] = ()
+    attributes: tuple[str, ...] = ()
+    n_permutations: int = 1000
     max_new_tokens: int = 20
     decoding: Literal["greedy", "nucleus"] = "nucleus"
     top_p: float = 0.9
@@ -52,6 +68,10 @@ class EvalConfig:
         for name in ("top_heads", "max_new_tokens", "samples_per_prompt", "n_resamples", "batch_size"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"eval.{name} is {getattr(self, name)}; expected at least 1")
+        if self.n_permutations < 0 or len(set(self.controls)) != len(self.controls):
+            raise ConfigurationError(
+                f"eval: n_permutations {self.n_permutations}, controls {list(self.controls)}; expected at least 0, and each once"
+            )
         if not 0 < self.top_p <= 1 or not 0 < self.confidence < 1:
             raise ConfigurationError(f"eval: top_p {self.top_p}, confidence {self.confidence}; expected shares, e.g. 0.9 and 0.95")
         if self.probe_l2 <= 0:

@@ -6,24 +6,30 @@ the batch its own α, so all strengths decode together; a row with α = 0 keeps 
     last   the last position of each forward pass: the prompt's end, then every decoded token, as ITI does
     all    every position; cross-entropy needs it, for a shift of the last position alone never reaches the scored ones
 
-A shift at all positions is a bias on the output projection, b = W_O·(ασθ): `output_bias` gives it, so that a steered model
-can be an ordinary one. Writing such a checkpoint is not done here yet: training/export.py has no field for biases.
+A shift of heads at all positions is a bias on the output projection, b = W_O·(ασθ): `output_bias` gives it, and baking.py
+writes it into an ordinary checkpoint. MLP outputs and the residual stream are steered the same way for comparison; Hugging
+Face's OLMo has no bias where theirs would go, so those are not baked.
+
+What a sceptic asks first is whether any shift of that size would do. `controls` answers with the same σ and as many heads:
+
+    random_heads        other heads, each along its own θ
+    random_directions   the same heads, along random unit vectors
+    flipped             the same shift with its sign changed: toxicity should rise
 
 Shapes: B batch, T position, L layer, N head, H head dim, D = N·H.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from data_prep import randomness
+from eval import resampling, sites
+from eval.config import Control, Positions, Site
 from eval.directions import Directions
 from training.model import OLMo
-
-Hook = Callable[[torch.nn.Module, tuple[Tensor, ...]], tuple[Tensor]]
-Positions = Literal["last", "all"]
 
 
 def unit_shift(directions: Directions, heads: Sequence[tuple[int, int]]) -> Tensor:
@@ -34,23 +40,33 @@ def unit_shift(directions: Directions, heads: Sequence[tuple[int, int]]) -> Tens
     return shift_LNH.flatten(1)
 
 
+def control_shift(control: Control, directions: Directions, heads: Sequence[tuple[int, int]], seed: int) -> Tensor:
+    """The shift for α = 1 of one of the controls, [L, D] fp32; `seed` names the random draws."""
+    if control == "flipped":
+        return -unit_shift(directions, heads)
+    n_layers, n_heads, d_head = directions.theta_LNH.shape
+    if control == "random_directions":
+        theta = torch.from_numpy(resampling.normals((n_layers, n_heads, d_head), "random directions", seed))
+        theta = torch.nn.functional.normalize(theta, dim=-1).to(directions.theta_LNH)
+        return unit_shift(Directions(theta, directions.sigma_LN), heads)
+    others = [divmod(i, n_heads) for i in range(n_layers * n_heads) if divmod(i, n_heads) not in set(heads)]
+    order = randomness.shuffled([f"{layer}.{head}" for layer, head in others], "random heads", seed)
+    return unit_shift(directions, [others[i] for i in order[: len(heads)]])
+
+
 @contextmanager
-def steered(model: OLMo, shift_LD: Tensor, strength_B: Tensor, positions: Positions) -> Iterator[None]:
+def steered(model: OLMo, shift_LD: Tensor, strength_B: Tensor, positions: Positions, site: Site = "heads") -> Iterator[None]:
     """Steer every forward pass within: row b of the batch by strength_B[b] · shift_LD. The hooks go, whatever happens within."""
     assert shift_LD.shape == (model.config.n_layers, model.config.d_model), (shift_LD.shape, model.config)
     device = model.embedding.weight.device
     strength_B, shift_LD = strength_B.to(device), shift_LD.to(device)
-    handles = []
-    try:
-        for layer, block in enumerate(model.blocks):
-            if shift_LD[layer].any():
-                offset_BD = strength_B[:, None] * shift_LD[layer]
-                hook = _adding(offset_BD, strength_B != 0, positions)
-                handles.append(block.attention.out.register_forward_pre_hook(hook))
+    visits = {
+        layer: _adding(strength_B[:, None] * shift_LD[layer], strength_B != 0, positions)
+        for layer in range(len(shift_LD))
+        if shift_LD[layer].any()
+    }
+    with sites.visited(model, site, visits):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def output_bias(model: OLMo, shift_LD: Tensor, strength: float) -> Tensor:
@@ -59,13 +75,12 @@ def output_bias(model: OLMo, shift_LD: Tensor, strength: float) -> Tensor:
     return torch.einsum("lod,ld->lo", weights_LDD, strength * shift_LD.to(weights_LDD))
 
 
-def _adding(offset_BD: Tensor, steered_B: Tensor, positions: Positions) -> Hook:
-    def hook(_: torch.nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
-        x_BTD = inputs[0]
+def _adding(offset_BD: Tensor, steered_B: Tensor, positions: Positions) -> sites.Visit:
+    def visit(x_BTD: Tensor) -> Tensor:
         assert x_BTD.shape[0] == offset_BD.shape[0], (x_BTD.shape, offset_BD.shape)
         edited_BTD = x_BTD if positions == "all" else x_BTD[:, -1:]
         # where, not a bare sum: −0.0 + 0.0 is +0.0, and α = 0 promises the same bits
         edited_BTD = torch.where(steered_B[:, None, None], edited_BTD + offset_BD[:, None].to(x_BTD.dtype), edited_BTD)
-        return (edited_BTD if positions == "all" else torch.cat([x_BTD[:, :-1], edited_BTD], dim=1),)
+        return edited_BTD if positions == "all" else torch.cat([x_BTD[:, :-1], edited_BTD], dim=1)
 
-    return hook
+    return visit

@@ -1,8 +1,11 @@
+from typing import get_args
+
 import pytest
 import torch
 from torch import nn
 
-from eval import steering
+from eval import activations, steering
+from eval.config import Control
 from eval.directions import Directions
 
 
@@ -39,7 +42,7 @@ def test_a_row_with_strength_zero_keeps_its_bits_beside_steered_rows(model, shif
 
 def test_strength_zero_keeps_even_negative_zeros():
     x = torch.tensor([[[-0.0, 1.0]]])
-    out = steering._adding(torch.zeros(1, 2), torch.tensor([False]), "all")(nn.Identity(), (x,))[0]
+    out = steering._adding(torch.zeros(1, 2), torch.tensor([False]), "all")(x)
     assert torch.signbit(out[0, 0, 0])
 
 
@@ -79,9 +82,44 @@ def test_the_hooks_are_gone_after_an_exception(model, shift, tokens):
     assert torch.equal(model(tokens), plain)
 
 
-def test_a_bias_on_the_output_projection_equals_steering_at_all_positions(model, shift, tokens):
-    with steering.steered(model, shift, torch.full((4,), 4.0), "all"):
-        hooked = model(tokens)
-    for block, bias_D in zip(model.blocks, steering.output_bias(model, shift, 4.0), strict=True):
-        block.attention.out.bias = nn.Parameter(bias_D)
-    assert torch.allclose(model(tokens), hooked, atol=1e-4)
+@pytest.mark.parametrize("site", ["mlp", "residual"])
+def test_other_sites_are_steered_and_read_where_they_are(model, shift, tokens, site):
+    ids, rows = [str(i) for i in range(4)], tokens.tolist()
+
+    def read():
+        return activations.collect(model, ids, rows, batch_size=4, advance=lambda n: None, site=site).values_RLNH[:, :, 0]
+
+    plain, logits = read(), model(tokens)
+    first = torch.cat([shift[:1], torch.zeros_like(shift[:1])])  # layer 0 alone, so that layer 0's reading is all it changes there
+    with steering.steered(model, first, torch.tensor([0.0, 2.0, 0.0, -1.0]), "all", site):
+        changed, steered = read(), model(tokens)
+    assert torch.allclose(changed[:, 0] - plain[:, 0], torch.tensor([0.0, 2.0, 0.0, -1.0])[:, None] * shift[0], atol=1e-5)
+    assert torch.equal(steered[[0, 2]], logits[[0, 2]]) and not torch.allclose(steered[1], logits[1], atol=1e-3)
+    assert torch.equal(model(tokens), logits)
+
+
+def test_the_residual_stream_leaves_a_block_as_its_mlp_and_its_heads_make_it(model, token_rows):
+    def read(site):
+        ids = [str(i) for i in range(len(token_rows))]
+        return activations.collect(model, ids, token_rows, batch_size=9, advance=lambda n: None, site=site).values_RLNH.flatten(2)
+
+    heads, mlp, residual = read("heads"), read("mlp"), read("residual")
+    written = heads[:, 1] @ model.blocks[1].attention.out.weight.T + mlp[:, 1]
+    assert torch.allclose(residual[:, 1] - residual[:, 0], written, atol=1e-4)
+
+
+def test_the_controls_shift_as_far_as_the_steering_they_control(tiny):
+    generator = torch.Generator().manual_seed(1)
+    theta = nn.functional.normalize(torch.randn(2, 4, 8, generator=generator), dim=-1)
+    found, heads = Directions(theta, torch.full((2, 4), 2.5)), [(0, 2), (1, 0), (1, 3)]
+    shift = steering.unit_shift(found, heads)
+    made = {control: steering.control_shift(control, found, heads, 0) for control in get_args(Control)}
+    for control, of_control in made.items():
+        norms = of_control.unflatten(1, (4, 8)).norm(dim=-1)
+        assert norms.flatten().sort().values.tolist() == pytest.approx([0.0] * 5 + [2.5] * 3, abs=1e-5), control
+        assert not torch.allclose(of_control, shift)
+    assert torch.equal(made["flipped"], -shift)
+    steered_heads = [set(map(tuple, s.unflatten(1, (4, 8)).norm(dim=-1).nonzero().tolist())) for s in (made["random_heads"], shift)]
+    assert not steered_heads[0] & steered_heads[1]
+    assert torch.equal(steering.control_shift("random_heads", found, heads, 0), made["random_heads"])
+    assert not torch.equal(steering.control_shift("random_directions", found, heads, 1), made["random_directions"])

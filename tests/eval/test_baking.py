@@ -1,0 +1,69 @@
+import os
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest
+import torch
+from finished_run import RUN_ID, make
+from torch import nn
+
+from data_prep.records import ArtefactMissing, ConfigurationError
+from eval import baking, steering
+from eval.directions import Directions
+from training.config import ModelConfig
+from training.export import load_export
+from training.record import run_uri
+
+MODEL = ModelConfig(d_model=32, n_layers=2, n_heads=4, d_mlp=48, vocab_size=400, max_sequence_length=96)
+
+
+@pytest.fixture(scope="module")
+def export(tmp_path_factory):
+    root = str(tmp_path_factory.mktemp("root"))
+    make(root, MODEL)
+    return Path(run_uri(root, RUN_ID)) / "export"
+
+
+@pytest.fixture
+def shift():
+    generator = torch.Generator().manual_seed(1)
+    theta = nn.functional.normalize(torch.randn(2, 4, 8, generator=generator), dim=-1)
+    return steering.unit_shift(Directions(theta, torch.rand(2, 4, generator=generator) + 0.5), [(0, 2), (1, 0)])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("strength", [0.0, 4.0])
+def test_transformers_computes_the_steered_models_logits_from_a_baked_folder(export, shift, tmp_path, strength):
+    transformers = pytest.importorskip("transformers", reason="the parity oracle is not installed")
+    baking.bake(export, shift, strength, tmp_path)
+    theirs, loading = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(loading.values()), loading
+    model, _ = load_export(export, torch.float32)
+    tokens = torch.randint(0, 400, (3, 40), generator=torch.Generator().manual_seed(2))
+    plain = model(tokens)
+    with steering.steered(model, shift, torch.full((3,), strength), "all"):
+        hooked = model(tokens)
+    torch.testing.assert_close(theirs(tokens).logits, hooked, atol=2e-5, rtol=0)
+    assert torch.allclose(hooked, plain, atol=1e-3) == (strength == 0)
+
+
+def test_the_tokenizer_comes_along(export, shift, tmp_path):
+    transformers = pytest.importorskip("transformers", reason="the parity oracle is not installed")
+    baking.bake(export, shift, 4.0, tmp_path)
+    before, after = (transformers.AutoTokenizer.from_pretrained(folder) for folder in (export, tmp_path))
+    assert after("The baker said")["input_ids"] == before("The baker said")["input_ids"]
+
+
+def test_directions_of_another_model_are_refused(export, shift, tmp_path):
+    with pytest.raises(ConfigurationError, match=r"the shift is \[2, 16\], .* has 2 layers of 32"):
+        baking.bake(export, shift[:, :16], 4.0, tmp_path)
+    with pytest.raises(ArtefactMissing, match=r"model.safetensors: no such file"):
+        baking.bake(tmp_path, shift, 4.0, tmp_path / "baked")
+    assert not (tmp_path / "baked").exists()
+
+
+def test_our_model_refuses_a_baked_folder_rather_than_ignore_its_biases(export, shift, tmp_path):
+    baking.bake(export, shift, 4.0, tmp_path)
+    with pytest.raises(ConfigurationError, match="attention_bias True is not supported"):
+        load_export(tmp_path, torch.float32)
