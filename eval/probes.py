@@ -43,12 +43,15 @@ class Probes(NamedTuple):
     mean_PH: Tensor
     scale_PH: Tensor
 
-    def correct(self, features_RPH: Tensor, labels_R: Tensor) -> Tensor:
-        """[R, P] bool: whether each probe has each row right."""
+    def scores(self, features_RPH: Tensor) -> Tensor:
+        """[R, P]: log odds of toxic."""
         slope_PH = self.weight_PH / self.scale_PH
         intercept_P = self.bias_P - (slope_PH * self.mean_PH).sum(-1)
-        score_RP = torch.einsum("rph,ph->rp", features_RPH.to(slope_PH.dtype), slope_PH) + intercept_P
-        return (score_RP > 0) == labels_R.bool()[:, None]
+        return torch.einsum("rph,ph->rp", features_RPH.to(slope_PH.dtype), slope_PH) + intercept_P
+
+    def correct(self, features_RPH: Tensor, labels_R: Tensor) -> Tensor:
+        """[R, P] bool: whether each probe has each row right."""
+        return (self.scores(features_RPH) > 0) == labels_R.bool()[:, None]
 
 
 def split(groups: Sequence[str], labels: Sequence[int], seed: int) -> Split:

@@ -1,8 +1,10 @@
+import numpy as np
 import pytest
 import torch
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from data_prep.records import ConfigurationError
-from eval import directions
+from eval import directions, probes
 
 
 def test_theta_points_from_the_toxic_mean_to_the_benign_and_sigma_is_the_spread_along_it():
@@ -26,6 +28,44 @@ def test_a_planted_direction_is_recovered():
     values = torch.randn(2000, 2, 3, 8, generator=generator) - 2 * labels[:, None, None, None] * planted
     cosine = (directions.class_means(values, labels).theta_LNH * planted).sum(-1)
     assert (cosine > 0.99).all()
+
+
+def correlated(n=600):
+    """Values whose noise has a strong axis across the label's, so that the best direction is not the difference of means."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(n) % 2
+    mix = torch.randn(2, 3, 6, 6, generator=generator)
+    values = torch.einsum("rlnh,lnhk->rlnk", torch.randn(n, 2, 3, 6, generator=generator), mix)
+    return values - 0.8 * labels[:, None, None, None] * torch.randn(2, 3, 6, generator=generator), labels
+
+
+def test_lda_is_scikit_learns(monkeypatch):
+    values, labels = correlated()
+    monkeypatch.setattr(directions, "CHUNK_BYTES", 1)
+    found = directions.lda(values, labels, 0.2)
+    for layer, head in ((0, 0), (1, 2)):
+        oracle = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.2).fit(values[:, layer, head].double().numpy(), labels)
+        expected = -oracle.coef_[0] / np.linalg.norm(oracle.coef_[0])
+        assert np.allclose(found.theta_LNH[layer, head], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("how", ["class_means", "probe", "lda"])
+def test_every_estimate_points_to_benign_and_has_the_spread_along_itself(how):
+    values, labels = correlated()
+    fitted = probes.fit(values.flatten(1, 2), labels, 1.0)
+    found = directions.find(how, values, labels, fitted)
+    assert torch.allclose(found.theta_LNH.norm(dim=-1), torch.ones(2, 3), atol=1e-6)
+    projected = (values * found.theta_LNH).sum(-1)
+    assert (projected[labels == 0].mean(0) > projected[labels == 1].mean(0)).all()
+    assert torch.allclose(found.sigma_LN, projected.std(0, correction=0), rtol=1e-5)
+
+
+def test_lda_and_probe_weights_agree_where_the_noise_is_not_round_and_class_means_do_not():
+    values, labels = correlated(6000)
+    fitted = probes.fit(values.flatten(1, 2), labels, 1.0)
+    means, probe, lda = (directions.find(how, values, labels, fitted).theta_LNH for how in ("class_means", "probe", "lda"))
+    best = directions.lda(values, labels, 0.0).theta_LNH
+    assert ((probe * best).sum(-1) > 0.9).all() and ((lda * best).sum(-1) > (means * best).sum(-1)).all()
 
 
 def test_one_class_has_no_direction():

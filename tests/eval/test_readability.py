@@ -1,0 +1,98 @@
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+from eval import probes, readability
+
+HOW = {"confidence": 0.95, "n_resamples": 500, "seed": 0}
+
+
+def features(n, problems, size, labels, *, signal, generator):
+    """Noise, and in problem 0 the label along the first feature."""
+    x = torch.randn(n, problems, size, generator=generator)
+    x[:, 0, 0] += signal * (2 * labels - 1)
+    return x
+
+
+def test_auroc_is_scikit_learns_with_ties_too():
+    generator = torch.Generator().manual_seed(0)
+    labels = (torch.rand(80, generator=generator) < 0.3).long()
+    scores = torch.randn(80, 3, generator=generator).mul(3).round()
+    scores[:, 2] = 0.0
+    found = readability.auroc(scores, labels)
+    assert found.tolist() == pytest.approx([roc_auc_score(labels, scores[:, p]) for p in range(3)])
+    assert found[2] == 0.5
+
+
+def test_a_probe_that_says_its_odds_is_calibrated_and_one_that_exaggerates_is_not():
+    generator = torch.Generator().manual_seed(0)
+    odds = torch.randn(20_000, generator=generator)
+    labels = (torch.rand(20_000, generator=generator) < torch.sigmoid(odds)).long()
+    found = readability.calibration_error(torch.stack([odds, 4 * odds, torch.zeros_like(odds)], dim=1), labels)
+    assert found[0] < 0.015 and found[1] > 0.12
+    assert found[2] == pytest.approx(abs(float(labels.double().mean()) - 0.5))
+
+
+def test_permuted_labels_keep_pairs_whole_and_counts_as_they_are():
+    groups = [f"pair {i // 2}" for i in range(40)] + [f"single {i}" for i in range(21)]
+    labels = [i % 2 for i in range(40)] + [int(i < 5) for i in range(21)]
+    found = readability.permuted(labels, groups, 300, 0)
+    assert found.shape == (300, 61) and (found.sum(axis=1) == 25).all()
+    assert (found[:, 0:40:2] + found[:, 1:40:2] == 1).all()
+    assert abs(found.mean(axis=0)[:40] - 0.5).max() < 0.12 and abs(found.mean(axis=0)[40:] - 5 / 21).max() < 0.12
+    assert len({row.tobytes() for row in found}) == 300
+
+
+def null_of(seed, signal, n_permutations=99, problems=6):
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(150) % 2
+    x = features(150, problems, 5, labels, signal=signal, generator=generator)
+    names = [str(i) for i in range(150)]
+    parts = [
+        np.vstack([labels[rows].numpy(), readability.permuted(labels[rows].tolist(), names[rows], n_permutations, seed)])
+        for rows in (slice(0, 90), slice(90, 150))
+    ]
+    return readability.max_t(x[:90], parts[0], x[90:], parts[1], 1.0)
+
+
+def test_the_best_of_many_useless_heads_is_called_significant_in_five_percent_of_models():
+    found = [null_of(seed, 0.0) for seed in range(300)]
+    assert 0.02 <= np.mean([null.p_P.min() <= 0.05 for null in found]) <= 0.08
+    assert 0.02 <= np.mean([null.mean_p <= 0.05 for null in found]) <= 0.08
+
+
+def test_the_head_that_knows_is_found_and_its_neighbours_are_not_blamed():
+    null = null_of(0, 1.5, n_permutations=199)
+    assert null.p_P[0] == 1 / 200 and (null.p_P[1:] > 0.05).all()
+    assert null.best_B.shape == (199,) and null.accuracy_P[0] > 0.85
+
+
+def test_the_nulls_probe_reads_as_well_as_the_logistic_one():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(600) % 2
+    x = features(600, 4, 8, labels, signal=0.7, generator=generator) * torch.logspace(-2, 2, 8) + 3
+    logistic = probes.fit(x[:400], labels[:400], 1.0).correct(x[400:], labels[400:]).double().mean(0)
+    both = np.vstack([labels.numpy(), labels.numpy()[::-1]])
+    null = readability.max_t(x[:400], both[:, :400], x[400:], both[:, 400:], 1.0)
+    assert null.accuracy_P == pytest.approx(logistic.numpy(), abs=0.015)
+
+
+def test_the_share_of_heads_above_a_line_is_what_the_ecdf_leaves():
+    accuracy = np.array([0.5, 0.7, 0.9, 0.6])
+    x, share = readability.ecdf(accuracy)
+    assert x.tolist() == [0.5, 0.6, 0.7, 0.9] and share.tolist() == [0.25, 0.5, 0.75, 1.0]
+    assert readability.tail(accuracy, 0.7) == 0.5
+
+
+def test_a_model_that_reads_better_has_a_higher_mean_and_a_fatter_tail():
+    generator = np.random.default_rng(0)
+    rows = generator.normal(size=(400, 1))  # hard rows are hard for both models
+    p = {0: np.linspace(0, 0.6, 16), 1: np.linspace(0, 1.4, 16)}
+    first, second = ((rows + p[k] + generator.normal(size=(400, 16))) > 0 for k in (0, 1))
+    mean = readability.mean_difference(first, second, **HOW)
+    tail = readability.tail_difference(first, second, 0.75, **HOW)
+    assert 0 < mean.low < mean.value < mean.high and mean.n == 400
+    assert tail.value == pytest.approx(readability.tail(second.mean(0), 0.75) - readability.tail(first.mean(0), 0.75))
+    assert tail.low > 0
+    assert readability.mean_difference(first, first, **HOW).high == 0.0
