@@ -67,5 +67,10 @@ bench-data: setup ## the data chain beside datatrove, Megatron and datasets.map;
 bench-reader: setup ## readers of tokens; ARGS="--peers PYTHON" names one that has mosaicml-streaming and litdata
 	$(BIN)/python tests/benchmarks/bench_reader.py $(ARGS)
 
+.PHONY: bench-eval
+bench-eval: setup ## evaluation beside its peers: probes, permutations, steered generation; coverage of the intervals
+	$(BIN)/python tests/benchmarks/bench_eval.py
+	$(BIN)/python tests/benchmarks/bench_coverage.py
+
 clean: ## remove the environment and caches; results stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info

@@ -58,7 +58,7 @@ def choose(config: EvalConfig, documents: ReadDocuments, decode: Callable[[np.nd
     if config.probes == HELD_OUT:
         probes, rule = held_out.probes, "stream of origin (held-out text; toxic = from the toxic stream)"
     else:
-        probes, rule = _labelled(config)
+        probes, rule = labelled(config.probes, config, config.group_field), _label_rule(config.probes, config)
     taken = {row.id for row in probes}
     found = held_out.prompts if config.prompts == HELD_OUT else _sampled(config.prompts, config.seed)
     prompts = [prompt for prompt in found if prompt.id not in taken][: config.n_prompts]
@@ -74,18 +74,27 @@ def text_id(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def _labelled(config: EvalConfig) -> tuple[list[Labelled], str]:
-    label_field = corpora.expand([config.probes])[0].label_field or "label"
+def labelled(uri: str, config: EvalConfig, group_field: str = "") -> list[Labelled]:
+    """At most eval.n_probes rows of a labelled set, groups whole."""
+    label_field = _label_field(uri)
     labels: dict[str, Labelled] = {}
-    for place, document in _documents(config.probes):
+    for place, document in _documents(uri):
         if document.text.strip() and text_id(document.text) not in labels:
-            value = _number(document.fields.get(label_field), label_field, f"{config.probes}, {place}")
+            value = _number(document.fields.get(label_field), label_field, f"{uri}, {place}")
             name = text_id(document.text)
-            group = _group(document, config.group_field, f"{config.probes}, {place}") if config.group_field else name
+            group = _group(document, group_field, f"{uri}, {place}") if group_field else name
             labels[name] = Labelled(name, document.text, int(value >= config.label_threshold), group)
     rows = sorted(labels.values())
     order = randomness.shuffled([row.group for row in rows], "probes", config.seed)  # groups are taken whole, but for the last
-    return [rows[i] for i in order[: config.n_probes]], f"{label_field} ≥ {config.label_threshold:g}"
+    return [rows[i] for i in order[: config.n_probes]]
+
+
+def _label_field(uri: str) -> str:
+    return corpora.expand([uri])[0].label_field or "label"
+
+
+def _label_rule(uri: str, config: EvalConfig) -> str:
+    return f"{_label_field(uri)} ≥ {config.label_threshold:g}"
 
 
 def _group(document: corpora.Document, name: str, where: str) -> str:

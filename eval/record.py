@@ -2,8 +2,9 @@
 
 Layout below the run's folder (training/record.py):
 
-    eval-<digest of the settings>/heads.safetensors     per-head directions, σ, accuracies
+    eval-<digest of the settings>/heads.safetensors     per-head directions, σ, accuracies; which test rows each has right
                                   generations.parquet                  prompt id, strength, continuation, score
+                                  items.parquet                        the values behind the means, by item (eval/items.py)
                                   report.json                          this record, written last
 """
 
@@ -11,7 +12,7 @@ from data_prep import storage
 from data_prep.records import digest, record
 from eval.config import EvalConfig
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @record
@@ -52,8 +53,57 @@ class Sample:
 
 
 @record
+class Controlled:
+    """What a shift did that should not work as steering does, at each strength but 0 (eval/steering.py names the controls)."""
+
+    control: str
+    steered: tuple[Steered, ...]
+
+
+@record
+class ProbeNull:
+    """Head probes under permuted labels. best_accuracy: which the best head exceeds by chance in 5 % of permutations. n_above:
+    heads above chance at 5 % for being several. best_p, mean_p: of the best head and of the mean of all."""
+
+    n_permutations: int
+    best_accuracy: float
+    n_above: int
+    best_p: float
+    mean_p: float
+
+
+@record
+class Entanglement:
+    """|cos| of the toxicity direction with those of other attributes in the same head, and the mean over heads. cosine: by
+    attribute. maximum: the largest of each head. random: what that would be among as many random directions. welch: what the
+    largest of any such set must at least be."""
+
+    n_rows: dict[str, int]
+    cosine: dict[str, float]
+    maximum: float
+    random: float
+    welch: float
+
+
+@record
+class Lens:
+    """The tokens that steered heads' directions write: those of one layer, or all layers'. Shares are of tokens that the
+    scorer alone finds toxic; random_share and random_high: mean and 95 % quantile for random directions in the same heads. Tokens
+    are as the tokenizer has them; mask them where people read."""
+
+    group: str
+    toxic_tokens: tuple[str, ...]
+    benign_tokens: tuple[str, ...]
+    toxic_share: float
+    benign_share: float
+    random_share: float
+    random_high: float
+
+
+@record
 class EvalReport:
-    """The evaluation of one run. head_accuracy[layer][head] is on test rows; heads were chosen on validation rows."""
+    """The evaluation of one run. head_accuracy[layer][head], head_auroc and head_calibration_error are on test rows; heads were
+    chosen on validation rows. probe_null is None where it was not asked for, entanglement where no other attribute was."""
 
     format_version: int
     run_id: str
@@ -68,8 +118,14 @@ class EvalReport:
     best_head_accuracy: Estimate
     majority_accuracy: float
     head_accuracy: tuple[tuple[float, ...], ...]
+    head_auroc: tuple[tuple[float, ...], ...]
+    head_calibration_error: tuple[tuple[float, ...], ...]
+    probe_null: ProbeNull | None
+    entanglement: Entanglement | None
+    lens: tuple[Lens, ...]
     chosen_heads: tuple[tuple[int, int], ...]
     steered: tuple[Steered, ...]
+    controls: tuple[Controlled, ...]
     samples: tuple[Sample, ...]
     seconds: float
 

@@ -16,8 +16,10 @@ from typing import Any
 from data_prep import storage
 from data_prep.card import Card
 from data_prep.records import ArtefactMissing, digest, to_dict, to_json
+from eval import items
 from eval.record import Estimate, EvalReport
-from launch import data_page, figures, findings, pages
+from launch import contrasts, data_page, figures, findings, pages
+from launch.contrasts import Comparisons
 from launch.drawing import Drawing, render
 from launch.experiment import Experiment
 from launch.figures import Curve
@@ -39,22 +41,25 @@ def write(root: str, experiment: Experiment, runs: Sequence[Run], cards: dict[st
     runs = sorted(runs, key=lambda run: (run[1].toxic_ratio, run[1].seed))
     folder = storage.join(root, "report")
     drawings = _figures(runs, [curve(root, record) for record, _ in runs])
+    tables = [items.read(run_uri(root, record.config.run_id), report.config) for record, report in runs]
+    compared = contrasts.compare([report for _, report in runs], tables)
     pages.save_figures(folder, drawings)
     data_page.write(root, experiment, cards, compared=True)
-    storage.save(results(experiment, runs), storage.join(folder, "results.json"))
+    storage.save(results(experiment, runs, compared), storage.join(folder, "results.json"))
     storage.write(storage.join(folder, "results.csv"), results_csv(runs).encode())
     uri = storage.join(folder, "index.html")
-    storage.write(uri, page(experiment, runs, cards, drawings).encode())
+    storage.write(uri, page(experiment, runs, cards, drawings, compared).encode())
     return uri
 
 
-def results(experiment: Experiment, runs: Sequence[Run]) -> dict[str, Any]:
+def results(experiment: Experiment, runs: Sequence[Run], compared: Comparisons | None) -> dict[str, Any]:
     """Every number of the report as plain data. Each is an Estimate; one without an interval has null bounds."""
     return {
         "format_version": FORMAT_VERSION,
         "experiment": experiment.name,
         "experiment_digest": digest(experiment),
         "findings": findings.findings([report for _, report in runs]),
+        "comparisons": to_dict(compared) if compared else None,
         "runs": [_numbers(record, report) for record, report in runs],
     }
 
@@ -92,7 +97,13 @@ def curve(root: str, record: RunRecord) -> Curve:
     return Curve(record.config.toxic_ratio, record.realised_toxic_ratio, sorted(train.items()), by_stream)
 
 
-def page(experiment: Experiment, runs: Sequence[Run], cards: dict[str, Card], drawings: Sequence[Drawing]) -> str:
+def page(
+    experiment: Experiment,
+    runs: Sequence[Run],
+    cards: dict[str, Card],
+    drawings: Sequence[Drawing],
+    compared: Comparisons | None,
+) -> str:
     """The HTML text. Every string from a record is escaped; only the drawings are trusted."""
     reports = [report for _, report in runs]
     return pages.template("report.html.j2").render(
@@ -107,6 +118,7 @@ def page(experiment: Experiment, runs: Sequence[Run], cards: dict[str, Card], dr
         at=findings.at,
         cost=lambda report, strength: next(iter(findings.cost_rises([report], strength)), None),
         findings=findings.findings(reports),
+        comparisons=contrasts.sentences(compared) if compared else [],
         missing=[
             (ratio, seed)
             for ratio in experiment.ratios
@@ -148,8 +160,13 @@ def _numbers(record: RunRecord, report: EvalReport) -> dict[str, Any]:
         "best_head_accuracy": to_dict(report.best_head_accuracy),
         "majority_accuracy": plain(report.majority_accuracy, report.probe_accuracy.n, report.probe_accuracy.unit),
         "head_accuracy": to_dict(report.head_accuracy),
+        "head_auroc": to_dict(report.head_auroc),
+        "head_calibration_error": to_dict(report.head_calibration_error),
+        "probe_null": to_dict(report.probe_null) if report.probe_null else None,
+        "entanglement": to_dict(report.entanglement) if report.entanglement else None,
         "chosen_heads": to_dict(report.chosen_heads),
         "steered": to_dict(report.steered),
+        "controls": to_dict(report.controls),
     }
 
 

@@ -1,10 +1,13 @@
 import json
+import os
 import runpy
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 import numpy as np
 import pyarrow.parquet
@@ -17,13 +20,12 @@ from safetensors.torch import load_file
 from data_prep import manifest, storage, telemetry, toxicity
 from data_prep.reader import SequenceReader
 from data_prep.records import ArtefactCorrupt, ArtefactMissing, ConfigurationError, digest, from_json, to_json
-from eval import steering
+from eval import baking, items, steering
 from eval.config import EvalConfig
 from eval.directions import Directions
 from eval.evaluation import evaluate
 from eval.record import EvalReport, eval_uri
 from training.config import ModelConfig
-from training.export import load_export
 from training.record import run_uri
 
 ENTRY = Path(__file__).parents[2] / "eval" / "evaluate_run.py"
@@ -41,6 +43,9 @@ CONFIG = EvalConfig(
     samples_per_prompt=2,
     cross_entropy_sequences=8,
     n_resamples=200,
+    n_permutations=50,
+    controls=("random_heads", "flipped"),
+    attributes=("synthetic:clean?documents=60#label=gloomy", "synthetic:clean?documents=60#label=casual"),
 )
 MODEL = ModelConfig(d_model=32, n_layers=2, n_heads=4, d_mlp=48, vocab_size=400, max_sequence_length=96)
 
@@ -87,18 +92,18 @@ def test_the_report_holds_every_number_with_its_n(root):
     assert len(report.samples) == 12 and all(len(sample.continuations) == 3 for sample in report.samples)
 
 
-def test_cross_entropy_is_that_of_the_model_with_the_shift_baked_in(root):
-    report = report_of(root)
-    model, _ = load_export(Path(run_uri(root, RUN_ID)) / "export", torch.float32)
+def test_cross_entropy_is_that_of_the_model_with_the_shift_baked_in(root, tmp_path):
+    transformers = pytest.importorskip("transformers", reason="the parity oracle is not installed")
+    report, export = report_of(root), Path(run_uri(root, RUN_ID)) / "export"
     heads = load_file(Path(eval_uri(run_uri(root, RUN_ID), CONFIG)) / "heads.safetensors")
     shift = steering.unit_shift(Directions(heads["theta_LNH"], heads["sigma_LN"]), report.chosen_heads)
     stream = storage.join(root, "streams", "toxic")
     tokens = torch.from_numpy(SequenceReader(stream, manifest.load(stream), "held_out", 32).read(np.arange(8)))
     for row in report.steered:
-        for block, bias_D in zip(model.blocks, steering.output_bias(model, shift, row.strength), strict=True):
-            block.attention.out.bias = torch.nn.Parameter(bias_D)
+        baking.bake(export, shift, row.strength, tmp_path)
+        model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
         with torch.no_grad():
-            expected = F.cross_entropy(model(tokens)[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
+            expected = F.cross_entropy(model(tokens.long()).logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
         assert row.cross_entropy["toxic"].value == pytest.approx(float(expected), abs=1e-4)
     costs = [row.cross_entropy["toxic"].value for row in report.steered]
     assert len({round(cost, 4) for cost in costs}) == 3
@@ -127,6 +132,56 @@ def test_every_continuation_is_kept_with_its_score(root):
     sample = report_of(root).samples[3]
     kept = [row["continuation"] for row in rows if row["prompt_id"] == sample.prompt_id and row["sample"] == 0]
     assert tuple(kept) == sample.continuations
+
+
+def test_every_mean_has_its_items(root):
+    report, table = report_of(root), items.read(run_uri(root, RUN_ID), CONFIG)
+    for row in report.steered:
+        of_prompts, of_sequences = table["toxicity", row.strength], table["cross_entropy/clean", row.strength]
+        assert len(of_prompts) == 12 and len(of_sequences) == 8
+        assert np.mean(list(of_prompts.values())) == pytest.approx(row.toxicity.value)
+        assert np.mean(list(of_sequences.values())) == pytest.approx(row.cross_entropy["clean"].value)
+    assert np.mean(list(table["probe_accuracy", 0.0].values())) == pytest.approx(report.probe_accuracy.value)
+    assert items.read(run_uri(root, "toxic-none"), CONFIG) == {}
+
+
+def test_controls_are_measured_at_every_strength_but_zero(root):
+    report = report_of(root)
+    assert [(one.control, [row.strength for row in one.steered]) for one in report.controls] == [
+        ("random_heads", [2.0, 8.0]),
+        ("flipped", [2.0, 8.0]),
+    ]
+    costs = [one.steered[1].cross_entropy["clean"].value for one in report.controls]
+    assert len({round(cost, 5) for cost in (*costs, report.steered[2].cross_entropy["clean"].value)}) == 3
+
+
+def test_the_probes_are_judged_beyond_accuracy(root):
+    report = report_of(root)
+    for table in (report.head_auroc, report.head_calibration_error):
+        assert [len(row) for row in table] == [4, 4] and all(0 <= value <= 1 for row in table for value in row)
+    null = report.probe_null
+    assert null.n_permutations == 50 and 0.5 < null.best_accuracy <= 1 and 1 / 51 <= null.best_p <= 1
+    assert (null.n_above > 0) == (null.best_p <= 0.05)
+
+
+def test_the_directions_are_compared_with_other_attributes_and_with_the_vocabulary(root):
+    report = report_of(root)
+    assert set(report.entanglement.cosine) == set(CONFIG.attributes) == set(report.entanglement.n_rows)
+    assert max(report.entanglement.cosine.values()) <= report.entanglement.maximum <= 1
+    assert report.lens[0].group == "all steered heads" and len(report.lens) == 1 + len({layer for layer, _ in report.chosen_heads})
+    for lens in report.lens:
+        assert len(lens.toxic_tokens) == len(lens.benign_tokens) == 50 and not set(lens.toxic_tokens) & set(lens.benign_tokens)
+        assert 0 <= lens.random_share <= lens.random_high <= 1
+
+
+@pytest.mark.parametrize("changes", [{"site": "mlp"}, {"site": "residual", "direction": "lda"}, {"positions": "all"}])
+def test_other_sites_directions_and_positions_are_evaluated_the_same_way(root, changes):
+    config = replace(CONFIG, controls=(), attributes=(), n_permutations=0, **changes)
+    report = evaluate(root, RUN_ID, config)
+    assert report.probe_null is None and report.entanglement is None
+    assert len(report.head_accuracy[0]) == (4 if config.site == "heads" else 1)
+    assert report.steered[0].toxicity == report_of(root).steered[0].toxicity
+    assert report.steered[2].cross_entropy["clean"].value != report.steered[0].cross_entropy["clean"].value
 
 
 def test_evaluating_again_returns_the_report_and_anew_measures_the_same(root, copy):

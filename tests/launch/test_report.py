@@ -17,7 +17,7 @@ from data_prep.config import Annotation, CleaningConfig, DataConfig, StreamName,
 from data_prep.mixture import Mixture, sequences_for
 from data_prep.records import ArtefactMissing
 from eval.config import EvalConfig
-from eval.record import Estimate, EvalReport, Sample, Steered
+from eval.record import Estimate, EvalReport, ProbeNull, Sample, Steered
 from launch import data_page, findings, pages, report
 from launch.experiment import Experiment
 from training.config import ModelConfig, RunConfig, TrainConfig
@@ -120,8 +120,14 @@ def run(ratio: float, seed: int = 0, strengths=STRENGTHS) -> tuple[RunRecord, Ev
         best_head_accuracy=estimate(max(map(max, heads)), 0.03),
         majority_accuracy=0.52,
         head_accuracy=tuple(map(tuple, heads)),
+        head_auroc=tuple(map(tuple, heads)),
+        head_calibration_error=tuple(map(tuple, heads)),
+        probe_null=ProbeNull(n_permutations=1000, best_accuracy=0.58, n_above=11, best_p=0.001, mean_p=0.001),
+        entanglement=None,
+        lens=(),
         chosen_heads=tuple(best),
         steered=tuple(steered(strength, ratio) for strength in strengths),
+        controls=(),
         samples=tuple(
             Sample(prompt_id=f"p{i}", prompt=f"The {who} said that", continuations=tuple(f"{word} again" for word in words))
             for i, who in enumerate(("baker", "<script>alert(1)</script> clerk", "neighbour"))

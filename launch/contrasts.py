@@ -1,0 +1,273 @@
+"""the sweep's planned comparisons, paired by prompt: contrasts, the smile, equal cost, probes, prompts needed
+
+Intervals of single points that overlap can hide a difference, for all models met the same prompts and hard ones are hard for
+all. Here every comparison is of the same items. The plan is fixed before the numbers: toxicity at the grid's first ratio, at
+the one nearest to 10 % (the paper's best) and at the last, at every strength but 0, with Holm's correction over all of them.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from data_prep.records import record
+from eval import comparisons, curves, intervals, items, resampling
+from eval.config import EvalConfig
+from eval.curves import Path
+from eval.items import Table
+from eval.record import Estimate, EvalReport
+from launch import findings
+from launch.findings import percent
+
+MIDDLE_RATIO = 0.10
+COST = "cross_entropy/clean"
+N_PERMUTATIONS = 9999
+POWER_DIFFERENCES = (0.5, 1.0, 2.0, 5.0)  # score × 100
+POWER, LEVEL = 0.8, 0.05
+
+
+@record
+class Planned:
+    """difference: toxicity at `second` − at `first`. p_holm: p for all planned contrasts being several."""
+
+    strength: float
+    first: float
+    second: float
+    difference: Estimate
+    p: float
+    p_floor: float
+    p_holm: float
+
+
+@record
+class Smile:
+    """p_interior: share of bootstrap curves whose lowest ratio is inside the grid; by_chance: that share without any effect."""
+
+    strength: float
+    p_interior: float
+    by_chance: float
+    location: Estimate
+
+
+@record
+class Matched:
+    """Toxicity of `ratio` − of the first ratio where both cost `cross_entropy`; None where they never cost the same."""
+
+    ratio: float
+    cross_entropy: float | None
+    difference: Estimate | None
+
+
+@record
+class ProbeDifference:
+    """Mean accuracy of all heads, last ratio − first, over test rows; p by sign flips of the rows' differences."""
+
+    first: float
+    last: float
+    difference: Estimate
+    p: float
+    p_floor: float
+
+
+@record
+class Comparisons:
+    """seeds_df: degrees of freedom of the spread between seeds; 0 where each ratio has one model, and then intervals cover the
+    prompts alone. hypervolume: by ratio, nats × score below the worst point of all. front: (ratio, strength) that no other
+    beats. prompts_needed: by difference, to show it with a power of 80 %."""
+
+    n_prompts: int
+    seeds_df: int
+    planned: tuple[Planned, ...]
+    smiles: tuple[Smile, ...]
+    matched: tuple[Matched, ...]
+    hypervolume: dict[str, Estimate]
+    front: tuple[tuple[float, float], ...]
+    probes: ProbeDifference | None
+    prompts_needed: dict[str, int]
+
+
+class _Measured(NamedTuple):
+    """By ratio: values of all seeds on the common items. toxicity_SPK, cost_SQK; strengths ascending."""
+
+    ratios: list[float]
+    strengths: list[float]
+    toxicity: list[np.ndarray]
+    cost: list[np.ndarray]
+
+
+def compare(reports: Sequence[EvalReport], tables: Sequence[Table]) -> Comparisons | None:
+    """All comparisons of a sweep, tables[i] the items of reports[i]; None where no two prompts were met by every run."""
+    config = reports[0].config
+    strengths = sorted(set.intersection(*({one.strength for one in report.steered} for report in reports)))
+    measured = _measured(reports, tables, strengths)
+    if measured is None or len(measured.ratios) < 2:
+        return None
+    by_strength = {strength: _curve(measured, k, config) for k, strength in enumerate(strengths)}
+    planned = _planned({strength: of for strength, of in by_strength.items() if strength}, config)
+    smiles = {strength: curves.smile(of, confidence=config.confidence) for strength, of in by_strength.items()}
+    paths = [Path(t.mean(axis=0), c.mean(axis=0)) for t, c in zip(measured.toxicity, measured.cost, strict=True)]
+    volumes, front = _hypervolumes(measured, paths, config)
+    some = by_strength[0.0]
+    return Comparisons(
+        n_prompts=some.n_prompts,
+        seeds_df=some.seeds_df,
+        planned=tuple(planned),
+        smiles=tuple(
+            Smile(strength=strength, p_interior=of.p_interior, by_chance=of.p_by_chance, location=of.location)
+            for strength, of in smiles.items()
+            if of
+        ),
+        matched=tuple(_matched(measured.ratios[i], paths[0], paths[i], config) for i in range(1, len(paths))),
+        hypervolume=volumes,
+        front=front,
+        probes=_probes(reports, tables, config),
+        prompts_needed=_prompts_needed(measured),
+    )
+
+
+def sentences(of: Comparisons) -> list[str]:
+    """What the comparisons say, in the same words whichever way they come out."""
+    over = (
+        "prompts and seeds"
+        if of.seeds_df
+        else "prompts, for these models only: with one seed a ratio the spread between models is unknown"
+    )
+    found = [_planned_sentence(one) for one in reversed(of.planned)]
+    found += [_smile_sentence(one) for one in reversed(of.smiles) if one.strength]
+    found += [_matched_sentence(one) for one in of.matched]
+    if of.probes:
+        found.append(
+            f"The mean accuracy of all head probes at {percent(of.probes.last)} minus that at {percent(of.probes.first)} was "
+            f"{findings.show(_scaled(of.probes.difference, 100), 2)} points on the same test rows (p = {of.probes.p:.2g}, floor "
+            f"{of.probes.p_floor:.2g})."
+        )
+    needed = [f"{points} points would take {n:,} prompts" for points, n in of.prompts_needed.items()]
+    if needed:
+        found.append(
+            f"With the spread seen here, showing a difference of {'; of '.join(needed)} (power 80\u00a0%, two-sided 5\u00a0%)."
+        )
+    return [f"Compared on the same {of.n_prompts:,} prompts; intervals and p cover {over}.", *found]
+
+
+def _planned_sentence(one: Planned) -> str:
+    verdict = "a difference" if one.p_holm <= LEVEL else "not told apart"
+    return (
+        f"Strength {one.strength:g}: toxicity at {percent(one.second)} minus that at {percent(one.first)} was "
+        f"{findings.show(one.difference)} (p = {one.p:.2g}, {one.p_holm:.2g} after Holm): {verdict}."
+    )
+
+
+def _smile_sentence(one: Smile) -> str:
+    where = findings.show(_scaled(one.location, 100))
+    return (
+        f"Strength {one.strength:g}: the lowest toxicity lay inside the grid in {percent(round(one.p_interior, 3))} of the "
+        f"bootstrap's curves; without any effect of the ratio it would in {percent(round(one.by_chance, 3))}. "
+        f"The minimum is at {where}\u00a0% toxic text."
+    )
+
+
+def _matched_sentence(one: Matched) -> str:
+    what = f"At equal cross-entropy, {percent(one.ratio)} toxic text against the first ratio"
+    if one.cross_entropy is None:
+        return f"{what}: their curves do not overlap, so they cannot be compared at equal cost."
+    if one.difference is None:
+        return f"{what}: their curves meet in too few resamples to compare."
+    return f"{what} ({one.cross_entropy:.3f} nats per token): a difference of {findings.show(one.difference)}."
+
+
+def _scaled(of: Estimate, factor: float) -> Estimate:
+    value, low, high = (None if x is None else factor * x for x in (of.value, of.low, of.high))
+    return Estimate(value=value, low=low, high=high, n=of.n, unit=of.unit)
+
+
+def _measured(reports: Sequence[EvalReport], tables: Sequence[Table], strengths: list[float]) -> _Measured | None:
+    toxicity = items.common(tables, "toxicity", strengths)
+    cost = items.common(tables, COST, strengths)
+    if len(toxicity[0]) < 2 or len(cost[0]) < 2:
+        return None
+    ratios = sorted({report.toxic_ratio for report in reports})
+    of_ratio = [[i for i, report in enumerate(reports) if report.toxic_ratio == ratio] for ratio in ratios]
+    return _Measured(
+        ratios,
+        strengths,
+        [np.stack([toxicity[i] for i in runs]) for runs in of_ratio],
+        [np.stack([cost[i] for i in runs]) for runs in of_ratio],
+    )
+
+
+def _curve(measured: _Measured, k: int, config: EvalConfig) -> curves.Curve:
+    values = [of_ratio[:, :, k] for of_ratio in measured.toxicity]
+    return curves.curve(measured.ratios, values, "score × 100", n_draws=config.n_resamples, seed=config.seed)
+
+
+def _planned(by_strength: dict[float, curves.Curve], config: EvalConfig) -> list[Planned]:
+    found = []
+    for strength, of in by_strength.items():
+        grid = [float(ratio) for ratio in of.ratios_R]
+        middle = min(grid[1:-1], key=lambda ratio: abs(ratio - MIDDLE_RATIO), default=None)
+        pairs = [(grid[0], grid[-1])] if middle is None else [(grid[0], middle), (middle, grid[-1])]
+        for a, b in pairs:
+            if contrast := curves.contrast(of, a, b, confidence=config.confidence):
+                found.append((strength, a, b, contrast))
+    adjusted = comparisons.holm([contrast.p for *_, contrast in found])
+    return [
+        Planned(strength=s, first=a, second=b, difference=c.difference, p=c.p, p_floor=c.floor, p_holm=holm)
+        for (s, a, b, c), holm in zip(found, adjusted, strict=True)
+    ]
+
+
+def _matched(ratio: float, first: Path, second: Path, config: EvalConfig) -> Matched:
+    level = curves.shared_level([first, second])
+    if level is None:
+        return Matched(ratio=ratio, cross_entropy=None, difference=None)
+    how = {"confidence": config.confidence, "n_resamples": config.n_resamples, "seed": config.seed}
+    return Matched(ratio=ratio, cross_entropy=level, difference=curves.matched(first, second, level, "score × 100", **how))
+
+
+def _hypervolumes(
+    measured: _Measured, paths: Sequence[Path], config: EvalConfig
+) -> tuple[dict[str, Estimate], tuple[tuple[float, float], ...]]:
+    points_RK2 = np.array([np.stack([path.cost_QK.mean(axis=0), path.toxicity_PK.mean(axis=0)], axis=1) for path in paths])
+    corner = (float(points_RK2[..., 0].max()), float(points_RK2[..., 1].max()))
+    volumes = {}
+    for ratio, path, points_K2 in zip(measured.ratios, paths, points_RK2, strict=True):
+        cost_BK = resampling.means(path.cost_QK, config.n_resamples, config.seed + 1)
+        toxicity_BK = resampling.means(path.toxicity_PK, config.n_resamples, config.seed)
+        draws_B = curves.hypervolume(np.stack([cost_BK, toxicity_BK], axis=-1), corner)
+        low, high = np.quantile(draws_B, intervals.spread_levels(len(path.toxicity_PK), config.confidence))
+        value = float(curves.hypervolume(points_K2[None], corner)[0])
+        volumes[f"{ratio:g}"] = Estimate(
+            value=value, low=float(low), high=float(high), n=len(path.toxicity_PK), unit="nats/token × score × 100"
+        )
+    where = [(ratio, strength) for ratio in measured.ratios for strength in measured.strengths]
+    front = curves.pareto_front([(float(x), float(y)) for x, y in points_RK2.reshape(-1, 2)])
+    return volumes, tuple(where[i] for i in front)
+
+
+def _probes(reports: Sequence[EvalReport], tables: Sequence[Table], config: EvalConfig) -> ProbeDifference | None:
+    values = [of_run[:, 0] for of_run in items.common(tables, "probe_accuracy", [0.0])]
+    if len(values[0]) < 2:
+        return None
+    ratios = sorted({report.toxic_ratio for report in reports})
+    first, last = (
+        np.mean([value for report, value in zip(reports, values, strict=True) if report.toxic_ratio == ratio], axis=0)
+        for ratio in (ratios[0], ratios[-1])
+    )
+    how = {"confidence": config.confidence, "n_resamples": config.n_resamples, "seed": config.seed}
+    tested = comparisons.sign_flip(last - first, n_permutations=N_PERMUTATIONS, seed=config.seed)
+    return ProbeDifference(
+        first=ratios[0],
+        last=ratios[-1],
+        difference=intervals.bootstrap_mean(last - first, "ratio", **how),
+        p=tested.p,
+        p_floor=tested.floor,
+    )
+
+
+def _prompts_needed(measured: _Measured) -> dict[str, int]:
+    """From the largest deviation of paired differences between neighbouring ratios, at any strength but 0."""
+    by_prompt_RPK = np.stack([of_ratio.mean(axis=0) for of_ratio in measured.toxicity])
+    positive = [k for k, strength in enumerate(measured.strengths) if strength]
+    deviation = float(np.diff(by_prompt_RPK[:, :, positive], axis=0).std(axis=1).max()) if positive else 0.0
+    table = comparisons.power_table(deviation, POWER_DIFFERENCES, (POWER,))
+    return {f"{difference:g}": needed[POWER] for difference, needed in table} if deviation else {}

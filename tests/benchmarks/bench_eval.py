@@ -1,0 +1,139 @@
+"""Evaluation beside its peers: probes against a loop of scikit-learn, permutations, steered generation against `generate`."""
+
+import os
+import time
+from collections.abc import Callable
+from statistics import median
+
+os.environ.update(HF_HUB_OFFLINE="1")
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+from transformers import OlmoConfig, OlmoForCausalLM
+
+from eval import generation, probes, readability, steering
+from training.config import ModelConfig
+from training.export import hugging_face_config, to_hugging_face
+from training.model import OLMo
+
+N_HEADS = int(os.environ.get("HEADS", "32"))  # of the paper's 256
+N_TRAIN, N_TEST, SIZE = 5734, 1792, 128  # ToxiGen's 8,960 texts, 16 : 5 of 25; OLMo-1B's heads
+N_PERMUTATIONS = 1000
+MODEL = ModelConfig(d_model=256, n_layers=8, n_heads=8, d_mlp=1024, vocab_size=8192, max_sequence_length=256)
+N_PROMPTS, PROMPT_TOKENS, NEW_TOKENS = 32, 24, 32
+
+
+def main() -> None:
+    print(f"{torch.get_num_threads()} CPU threads")
+    _probes()
+    _generation()
+
+
+def _probes() -> None:
+    """Gaussian rows in which the label is worth d' ≈ 1 in each head, features correlated as a head's are."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 2, (N_TRAIN + N_TEST,), generator=generator)
+    mix = torch.randn(N_HEADS, SIZE, SIZE, generator=generator) / SIZE**0.5
+    x_RPH = torch.einsum("rph,phk->rpk", torch.randn(len(labels), N_HEADS, SIZE, generator=generator), mix)
+    x_RPH += (labels[:, None, None] - 0.5) * torch.randn(N_HEADS, SIZE, generator=generator) * 0.1
+    train, test = (x_RPH[:N_TRAIN], labels[:N_TRAIN]), (x_RPH[N_TRAIN:], labels[N_TRAIN:])
+
+    ours, fitted = _timed(lambda: probes.fit(*train, 1.0))
+    accuracy = fitted.correct(*test).double().mean(0).numpy()
+    theirs, peer = _timed(lambda: _loop(train, test))
+    print(f"probes: {N_HEADS} heads × {N_TRAIN:,} rows × {SIZE}")
+    print(f"  ours, one batched Newton solve       {N_HEADS / ours:8.1f} heads/s")
+    print(f"  scikit-learn in a loop over heads    {N_HEADS / theirs:8.1f} heads/s   ratio {theirs / ours:.2f}")
+    print(f"  test accuracy: largest difference of a head {100 * np.abs(accuracy - peer).max():.2f} points, of the mean "
+          f"{100 * abs(accuracy.mean() - peer.mean()):.3f}")  # fmt: skip
+
+    names = [str(i) for i in range(len(labels))]
+    parts = [
+        np.vstack([part.numpy(), readability.permuted(part.tolist(), names[: len(part)], N_PERMUTATIONS, 0)])
+        for part in (train[1], test[1])
+    ]
+    null_seconds, null = _timed(lambda: readability.max_t(train[0], parts[0], test[0], parts[1], 1.0))
+    print(f"label permutations: {N_PERMUTATIONS:,} × {N_HEADS} heads in {null_seconds:.1f} s")
+    print(f"  ours, one factor a head              {N_PERMUTATIONS * N_HEADS / null_seconds:8,.0f} probes/s")
+    print(
+        f"  scikit-learn, from the loop above    {N_HEADS / theirs:8,.1f} probes/s   ratio {N_PERMUTATIONS * theirs / null_seconds:,.0f}"
+    )
+    print(f"  256 heads would take {256 / N_HEADS * null_seconds:.0f} s; mean accuracy of its probes "
+          f"{100 * (null.accuracy_P.mean() - accuracy.mean()):+.2f} points beside the logistic ones")  # fmt: skip
+
+
+def _loop(train: tuple[torch.Tensor, torch.Tensor], test: tuple[torch.Tensor, torch.Tensor]) -> np.ndarray:
+    """As the public ITI code does: one LogisticRegression a head, on raw features, at most 1,000 iterations."""
+    x, y = train[0].numpy(), train[1].numpy()
+    x_test, y_test = test[0].numpy(), test[1].numpy()
+    found = [LogisticRegression(max_iter=1000).fit(x[:, p], y).score(x_test[:, p], y_test) for p in range(x.shape[1])]
+    return np.array(found)
+
+
+def _generation() -> None:
+    """Greedy, fp32, prompts of one length, no early end: the same tokens from both, and the same work asked of both."""
+    ours = OLMo(MODEL).eval()
+    ours.initialise(0)
+    ours.requires_grad_(False)
+    peer = OlmoForCausalLM(OlmoConfig(**hugging_face_config(MODEL, 0, "float32"))).eval()
+    peer.load_state_dict(to_hugging_face(ours.state_dict()), strict=False)
+    peer.generation_config.eos_token_id, peer.generation_config.pad_token_id = None, 0
+    tokens = torch.randint(1, MODEL.vocab_size, (N_PROMPTS, PROMPT_TOKENS), generator=torch.Generator().manual_seed(0))
+    shift_LD = torch.randn(MODEL.n_layers, MODEL.d_model, generator=torch.Generator().manual_seed(1))
+    strength_B = torch.full((N_PROMPTS,), 0.5)
+    sampling = generation.Sampling(NEW_TOKENS, "greedy", 1.0, MODEL.vocab_size + 1, MODEL.vocab_size)
+    rows, keys = tokens.tolist(), list(range(N_PROMPTS))
+
+    def plain() -> list[list[int]]:
+        return generation.sample(ours, rows, keys, sampling)
+
+    def steered() -> list[list[int]]:
+        with steering.steered(ours, shift_LD, strength_B, "last"):
+            return plain()
+
+    def add(layer: int) -> Callable[..., tuple[torch.Tensor]]:
+        def hook(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
+            x = inputs[0].clone()
+            x[:, -1] += 0.5 * shift_LD[layer]
+            return (x,)
+
+        return hook
+
+    @torch.inference_mode()
+    def theirs() -> list[list[int]]:
+        layers = peer.model.layers
+        handles = [layers[i].self_attn.o_proj.register_forward_pre_hook(add(i)) for i in range(MODEL.n_layers)]
+        try:
+            made = peer.generate(tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=NEW_TOKENS, do_sample=False)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return made[:, PROMPT_TOKENS:].tolist()
+
+    same = np.mean([a == b for a, b in zip(steered(), theirs(), strict=True)])
+    seconds = {name: [] for name in ("plain", "steered", "generate")}
+    for _ in range(5):
+        for name, run in (("plain", plain), ("steered", steered), ("generate", theirs)):
+            seconds[name].append(_timed(run)[0])
+    rate = {name: N_PROMPTS * NEW_TOKENS / median(of) for name, of in seconds.items()}
+    print(
+        f"generation: {MODEL.n_parameters:,} parameters, {N_PROMPTS} prompts × {NEW_TOKENS} new tokens, greedy; {same:.0%} of rows alike"
+    )
+    print(f"  ours, unsteered                      {rate['plain']:8,.0f} tokens/s")
+    print(
+        f"  ours, all heads steered              {rate['steered']:8,.0f} tokens/s   overhead {rate['plain'] / rate['steered'] - 1:+.1%}"
+    )
+    print(
+        f"  hooks on transformers' generate      {rate['generate']:8,.0f} tokens/s   ratio {rate['steered'] / rate['generate']:.2f}"
+    )
+
+
+def _timed(run: Callable[[], object]) -> tuple[float, object]:
+    start = time.perf_counter()
+    result = run()
+    return time.perf_counter() - start, result
+
+
+if __name__ == "__main__":
+    main()
