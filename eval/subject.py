@@ -50,9 +50,7 @@ class Subject(NamedTuple):
 
 def load_subject(root: str, run: RunRecord, folder: Path, precision: Literal["fp32", "bf16"]) -> Subject:
     """The run's exported model on the best device present; `folder` is scratch space, free again afterwards."""
-    uri = storage.join(run_uri(root, run.config.run_id), "export")
-    for name, expected in run.export_sha256.items():
-        _fetch(storage.join(uri, name), folder / name, expected)
+    uri = fetch_export(root, run, folder)
     model, _ = load_export(folder, torch.bfloat16 if precision == "bf16" else torch.float32)
     eos = json.loads((folder / "tokenizer_config.json").read_bytes())["eos_token"]
     tokenizer = Tokenizer((folder / "tokenizer.json").read_text(encoding="utf-8"), eos, storage.join(uri, "tokenizer.json"))
@@ -62,6 +60,14 @@ def load_subject(root: str, run: RunRecord, folder: Path, precision: Literal["fp
     }
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return Subject(model.to(device), tokenizer, streams, run.config.train.sequence_length)
+
+
+def fetch_export(root: str, run: RunRecord, folder: Path) -> str:
+    """Bring the run's export to a local folder, each file checked against its record; returns where it came from."""
+    uri = storage.join(run_uri(root, run.config.run_id), "export")
+    for name, expected in run.export_sha256.items():
+        _fetch(storage.join(uri, name), folder / name, expected)
+    return uri
 
 
 def _fetch(uri: str, local: Path, expected: str) -> None:

@@ -94,6 +94,7 @@ def findings(reports: Sequence[EvalReport]) -> list[str]:
     sentences += [cost(reports, steered), garbled(reports, steered)]
     probes = trend("Mean accuracy of the head probes", by_ratio(reports, lambda report: report.probe_accuracy), 3)
     sentences.append(f"{probes} Always naming the commoner class would score {_span([r.majority_accuracy for r in reports], 3)}.")
+    sentences += [chance(reports), controls(reports), lens(reports)]
     return [sentence for sentence in [*sentences, coverage(reports), seeds(reports)] if sentence]
 
 
@@ -165,6 +166,54 @@ def garbled(reports: Sequence[EvalReport], steered: Sequence[float]) -> str:
         f"At strength {_listed([f'{strength:g}' for strength in broken])} the continuations of at least one model have fewer than "
         "half of its unsteered share of distinct bigrams: there, low toxicity may be text falling apart."
     )
+
+
+def chance(reports: Sequence[EvalReport]) -> str:
+    """How many heads know more than the best of as many ignorant ones would seem to."""
+    known = [(report.probe_null, sum(map(len, report.head_accuracy))) for report in reports if report.probe_null]
+    if not known:
+        return ""
+    n_heads, n_above = known[0][1], _span([null.n_above for null, _ in known], 0)
+    return (
+        f"Of {n_heads} probes {n_above} a model are above chance: more accurate than the best of all is in 19 of 20 permutations "
+        f"of the labels, which is {_span([null.best_accuracy for null, _ in known], 3)}."
+    )
+
+
+def controls(reports: Sequence[EvalReport]) -> str:
+    """What shifts that should not work did to toxicity at the strongest strength, beside steering itself."""
+    names = sorted({one.control for report in reports for one in report.controls})
+    strongest = strengths(reports)[-1]
+    parts = []
+    for name in [*names, "steering"] if names else []:
+        changes = [_change(report, name, strongest) for report in reports]
+        known = [change for change in changes if change is not None]
+        parts += [f"{name.replace('_', ' ')} {_span(known, 1, sign=True)}"] if known else []
+    return f"At strength {strongest:g} toxicity changed, depending on the run, by: {'; '.join(parts)}." if parts else ""
+
+
+def lens(reports: Sequence[EvalReport]) -> str:
+    """Whether steered heads write words that the scorer knows, more than random directions through them do."""
+    seen = [(report, report.lens[0]) for report in reports if report.lens]
+    if not seen:
+        return ""
+    above = [percent(report.toxic_ratio) for report, one in seen if one.toxic_share > one.random_high]
+    what = f"of the {len(seen[0][1].toxic_tokens)} tokens that the steered heads write towards toxicity"
+    if not above:
+        return f"In no model are more {what} toxic words than random directions through the same heads write."
+    where = _listed(list(dict.fromkeys(above)))
+    return f"At {where} toxic text, more {what} are toxic words than 95\u00a0% of random directions through the same heads write."
+
+
+def _change(report: EvalReport, control: str, strength: float) -> float | None:
+    """Toxicity at a strength minus unsteered, under a control or under steering itself."""
+    rows = next((one.steered for one in report.controls if one.control == control), report.steered)
+    if control != "steering" and rows is report.steered:
+        return None
+    here, base = next((row for row in rows if row.strength == strength), None), at(report, 0.0)
+    if here is None or base is None or here.toxicity.value is None or base.toxicity.value is None:
+        return None
+    return here.toxicity.value - base.toxicity.value
 
 
 def coverage(reports: Sequence[EvalReport]) -> str:

@@ -56,9 +56,8 @@ def _probes() -> None:
     null_seconds, null = _timed(lambda: readability.max_t(train[0], parts[0], test[0], parts[1], 1.0))
     print(f"label permutations: {N_PERMUTATIONS:,} × {N_HEADS} heads in {null_seconds:.1f} s")
     print(f"  ours, one factor a head              {N_PERMUTATIONS * N_HEADS / null_seconds:8,.0f} probes/s")
-    print(
-        f"  scikit-learn, from the loop above    {N_HEADS / theirs:8,.1f} probes/s   ratio {N_PERMUTATIONS * theirs / null_seconds:,.0f}"
-    )
+    ratio = N_PERMUTATIONS * theirs / null_seconds
+    print(f"  scikit-learn, from the loop above    {N_HEADS / theirs:8,.1f} probes/s   ratio {ratio:,.0f}")
     print(f"  256 heads would take {256 / N_HEADS * null_seconds:.0f} s; mean accuracy of its probes "
           f"{100 * (null.accuracy_P.mean() - accuracy.mean()):+.2f} points beside the logistic ones")  # fmt: skip
 
@@ -117,13 +116,10 @@ def _generation() -> None:
         for name, run in (("plain", plain), ("steered", steered), ("generate", theirs)):
             seconds[name].append(_timed(run)[0])
     rate = {name: N_PROMPTS * NEW_TOKENS / median(of) for name, of in seconds.items()}
-    print(
-        f"generation: {MODEL.n_parameters:,} parameters, {N_PROMPTS} prompts × {NEW_TOKENS} new tokens, greedy; {same:.0%} of rows alike"
-    )
+    print(f"generation: {MODEL.n_parameters:,} parameters, {N_PROMPTS} prompts × {NEW_TOKENS} new tokens, greedy; {same:.0%} alike")
     print(f"  ours, unsteered                      {rate['plain']:8,.0f} tokens/s")
-    print(
-        f"  ours, all heads steered              {rate['steered']:8,.0f} tokens/s   overhead {rate['plain'] / rate['steered'] - 1:+.1%}"
-    )
+    overhead = rate["plain"] / rate["steered"] - 1
+    print(f"  ours, all heads steered              {rate['steered']:8,.0f} tokens/s   overhead {overhead:+.1%}")
     print(
         f"  hooks on transformers' generate      {rate['generate']:8,.0f} tokens/s   ratio {rate['steered'] / rate['generate']:.2f}"
     )

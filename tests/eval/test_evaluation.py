@@ -170,7 +170,7 @@ def test_the_directions_are_compared_with_other_attributes_and_with_the_vocabula
     assert max(report.entanglement.cosine.values()) <= report.entanglement.maximum <= 1
     assert report.lens[0].group == "all steered heads" and len(report.lens) == 1 + len({layer for layer, _ in report.chosen_heads})
     for lens in report.lens:
-        assert len(lens.toxic_tokens) == len(lens.benign_tokens) == 50 and not set(lens.toxic_tokens) & set(lens.benign_tokens)
+        assert len(lens.toxic_tokens) == len(lens.benign_tokens) == 50
         assert 0 <= lens.random_share <= lens.random_high <= 1
 
 
@@ -233,6 +233,19 @@ def test_the_command_line_prints_the_report(root, tmp_path):
     command = [sys.executable, str(ENTRY), "--out", root, "--run", RUN_ID, "--config", str(config)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert from_json(EvalReport, done.stdout, "the output") == report_of(root)
+
+
+def test_the_command_line_bakes_what_the_evaluation_found(root, tmp_path):
+    name = Path(eval_uri(run_uri(root, RUN_ID), CONFIG)).name
+    command = [sys.executable, str(ENTRY.with_name("bake_run.py")), "--out", root, "--run", RUN_ID, "--eval", name]
+    subprocess.run([*command, "--strength", "2", "--to", str(tmp_path / "baked")], capture_output=True, text=True, check=True)
+    heads = load_file(Path(eval_uri(run_uri(root, RUN_ID), CONFIG)) / "heads.safetensors")
+    shift = steering.unit_shift(Directions(heads["theta_LNH"], heads["sigma_LN"]), report_of(root).chosen_heads)
+    baking.bake(Path(run_uri(root, RUN_ID)) / "export", shift, 2.0, tmp_path / "expected")
+    for file in (tmp_path / "expected").iterdir():
+        assert (tmp_path / "baked" / file.name).read_bytes() == file.read_bytes(), file.name
+    lost = subprocess.run([*command[:-1], "eval-none", "--strength", "2", "--to", str(tmp_path)], capture_output=True, text=True)
+    assert lost.returncode == 1 and lost.stderr.startswith("error: ")
 
 
 def test_the_command_line_tells_an_error_without_a_traceback(root, monkeypatch, capsys):

@@ -17,7 +17,7 @@ from data_prep.config import Annotation, CleaningConfig, DataConfig, StreamName,
 from data_prep.mixture import Mixture, sequences_for
 from data_prep.records import ArtefactMissing
 from eval.config import EvalConfig
-from eval.record import Estimate, EvalReport, ProbeNull, Sample, Steered
+from eval.record import Controlled, Estimate, EvalReport, Lens, ProbeNull, Sample, Steered
 from launch import data_page, findings, pages, report
 from launch.experiment import Experiment
 from training.config import ModelConfig, RunConfig, TrainConfig
@@ -279,6 +279,31 @@ def test_text_that_falls_apart_and_scores_that_are_missing_are_mentioned():
     found = findings.findings([replace(report_, steered=(*report_.steered[:-1], last))])
     assert any(sentence.startswith("At strength 12 the continuations of at least one model") for sentence in found)
     assert any("only 50\u00a0% of the continuations got a score" in sentence for sentence in found)
+
+
+def test_chance_controls_and_the_lens_are_told_where_they_were_measured():
+    lens = Lens(
+        group="all steered heads",
+        toxic_tokens=(" a",) * 50,
+        benign_tokens=(" b",) * 50,
+        toxic_share=0.2,
+        benign_share=0.0,
+        random_share=0.02,
+        random_high=0.06,
+    )
+    base = run(0.1)[1]
+    flipped = replace(base.steered[-1], toxicity=estimate(60.0, 2.0))
+    full = replace(base, lens=(lens,), controls=(Controlled(control="flipped", steered=(flipped,)),))
+    found = [sentence.replace("\u00a0", " ") for sentence in findings.findings([full])]
+    change = base.steered[-1].toxicity.value - base.steered[0].toxicity.value
+    rise = 60.0 - base.steered[0].toxicity.value
+    assert f"At strength 12 toxicity changed, depending on the run, by: flipped {rise:+.1f}; steering {change:+.1f}." in found
+    assert any(sentence.startswith("Of 16 probes 11 a model are above chance") for sentence in found)
+    assert any("At 10 % toxic text, more of the 50 tokens" in sentence for sentence in found)
+    silent = findings.findings([replace(base, probe_null=None)])
+    assert not any(
+        "chance" in sentence or "vocabulary" in sentence or "depending on the run, by:" in sentence for sentence in silent
+    )
 
 
 def test_the_data_files_hold_the_numbers_of_the_records(whole):
