@@ -46,7 +46,7 @@ class Contrast(NamedTuple):
 class Smile(NamedTuple):
     """p_interior: share of the draws whose lowest ratio is neither the first nor the last. p_by_chance: that share where the
     ratio has no effect at all, (R − 2)/R: the number to compare it with. location: ratio of the minimum, by a parabola through
-    the lowest point and its neighbours, or the end that is lowest."""
+    the lowest point and its neighbours, or the end that is lowest. Between grid points it is as good as the parabola is."""
 
     p_interior: float
     p_by_chance: float

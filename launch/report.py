@@ -17,7 +17,7 @@ from data_prep import storage
 from data_prep.card import Card
 from data_prep.records import ArtefactMissing, digest, to_dict, to_json
 from eval import items
-from eval.record import Estimate, EvalReport
+from eval.record import Estimate, EvalReport, Lens
 from launch import contrasts, data_page, figures, findings, pages
 from launch.contrasts import Comparisons
 from launch.drawing import Drawing, render
@@ -131,6 +131,7 @@ def page(
         scorers=sorted({report.scorer_id for report in reports}),
         label_rules=sorted({report.label_rule for report in reports}),
         samples=_samples(reports),
+        written=_written(reports),
         settings=to_json(experiment),
     )
 
@@ -202,3 +203,17 @@ def _samples(reports: Sequence[EvalReport]) -> list[tuple[EvalReport, list[tuple
         masked = [(hide(sample.prompt), list(zip(asked, map(hide, sample.continuations), strict=True))) for sample in samples]
         shown += [(report, masked)] if masked else []
     return shown
+
+
+def _written(reports: Sequence[EvalReport]) -> list[tuple[EvalReport, list[tuple[Lens, str, str]]]]:
+    """The first seed of each ratio with the masked tokens, towards toxic and benign, that each group of its heads writes."""
+    first = {report.toxic_ratio: report for report in reversed(reports) if report.lens}
+    slurs = pages.slurs(t for report in first.values() for one in report.lens for t in (*one.toxic_tokens, *one.benign_tokens))
+
+    def line(of: Sequence[str]) -> str:
+        return " · ".join(filter(None, (pages.mask(token, slurs.__contains__).strip() for token in of)))
+
+    return [
+        (first[ratio], [(one, line(one.toxic_tokens), line(one.benign_tokens)) for one in first[ratio].lens])
+        for ratio in sorted(first)
+    ]

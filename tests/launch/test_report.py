@@ -306,6 +306,14 @@ def test_chance_controls_and_the_lens_are_told_where_they_were_measured():
     )
 
 
+def test_the_tokens_that_heads_write_are_shown_masked(tmp_path):
+    tokens = {"toxic_tokens": (" crap", "<b>", "\n"), "benign_tokens": (" lace", " boats")}
+    shares = {"toxic_share": 0.5, "benign_share": 0.0, "random_share": 0.02, "random_high": 0.04}
+    record, evaluated = run(0.1)
+    page = write(tmp_path, [(record, replace(evaluated, lens=(Lens(group="layer 3", **tokens, **shares),)))]).read_text()
+    assert "c*** · &lt;b&gt;" in page and "lace · boats" in page and "layer 3" in page and "crap" not in page
+
+
 def test_the_data_files_hold_the_numbers_of_the_records(whole):
     runs = {evaluated.run_id: evaluated for _, evaluated in map(run, RATIOS)}
     found = json.loads((whole.parent / "results.json").read_text())
