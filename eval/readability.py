@@ -94,7 +94,8 @@ def max_t(train_RPH: Tensor, train_BR: np.ndarray, test_RPH: Tensor, test_BR: np
         solve_PHR = torch.cholesky_solve(x_PRH.transpose(1, 2), torch.linalg.cholesky(gram_PHH)).float()
         test_PRH = ((test_RPH[:, at : at + step].double().transpose(0, 1) - mean_P1H) / scale_P1H).float()
         for i in range(len(x_PRH)):
-            score_RB = (test_PRH[i] @ solve_PHR[i]) @ sign_RB + centre_1B  # features are centred, so the intercept is the mean
+            weight_HB = solve_PHR[i] @ sign_RB
+            score_RB = test_PRH[i] @ weight_HB + centre_1B  # features are centred, so the intercept is the labels' mean
             accuracy_PB[at + i] = ((score_RB > 0) == truth_RB).float().mean(0)
     accuracy_PB = accuracy_PB.cpu().numpy()
     best_B, mean_B = accuracy_PB[:, 1:].max(axis=0), accuracy_PB.mean(axis=0)
