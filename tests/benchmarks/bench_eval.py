@@ -17,7 +17,7 @@ from training.config import ModelConfig
 from training.export import hugging_face_config, to_hugging_face
 from training.model import OLMo
 
-N_HEADS = int(os.environ.get("HEADS", "32"))  # of the paper's 256
+N_HEADS = int(os.environ.get("HEADS", "8"))  # of the paper's 256
 N_TRAIN, N_TEST, SIZE = 5734, 1792, 128  # ToxiGen's 8,960 texts, 16 : 5 of 25; OLMo-1B's heads
 N_PERMUTATIONS = 1000
 MODEL = ModelConfig(d_model=256, n_layers=8, n_heads=8, d_mlp=1024, vocab_size=8192, max_sequence_length=256)
@@ -112,7 +112,7 @@ def _generation() -> None:
 
     same = np.mean([a == b for a, b in zip(steered(), theirs(), strict=True)])
     seconds = {name: [] for name in ("plain", "steered", "generate")}
-    for _ in range(5):
+    for _ in range(4):
         for name, run in (("plain", plain), ("steered", steered), ("generate", theirs)):
             seconds[name].append(_timed(run)[0])
     rate = {name: N_PROMPTS * NEW_TOKENS / median(of) for name, of in seconds.items()}
