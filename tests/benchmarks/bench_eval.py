@@ -1,11 +1,14 @@
-"""Evaluation beside its peers: probes against a loop of scikit-learn, permutations, steered generation against `generate`."""
+"""Evaluation beside its peers: probes against a loop of scikit-learn, permutations, steered generation against `generate`.
+
+One thread for all: with more, scikit-learn's many small products spend most of their time waiting for each other.
+"""
 
 import os
 import time
 from collections.abc import Callable
 from statistics import median
 
-os.environ.update(HF_HUB_OFFLINE="1")
+os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
 
 import numpy as np
 import torch
@@ -25,7 +28,7 @@ N_PROMPTS, PROMPT_TOKENS, NEW_TOKENS = 32, 24, 32
 
 
 def main() -> None:
-    print(f"{torch.get_num_threads()} CPU threads")
+    torch.set_num_threads(1)
     _probes()
     _generation()
 
@@ -42,7 +45,7 @@ def _probes() -> None:
     ours, fitted = _timed(lambda: probes.fit(*train, 1.0))
     accuracy = fitted.correct(*test).double().mean(0).numpy()
     theirs, peer = _timed(lambda: _loop(train, test))
-    print(f"probes: {N_HEADS} heads × {N_TRAIN:,} rows × {SIZE}")
+    print(f"probes: {N_HEADS} heads × {N_TRAIN:,} rows × {SIZE}, one CPU thread")
     print(f"  ours, one batched Newton solve       {N_HEADS / ours:8.1f} heads/s")
     print(f"  scikit-learn in a loop over heads    {N_HEADS / theirs:8.1f} heads/s   ratio {theirs / ours:.2f}")
     print(f"  test accuracy: largest difference of a head {100 * np.abs(accuracy - peer).max():.2f} points, of the mean "
