@@ -103,12 +103,10 @@ def _measure(
     try:
         bar.set_description(f"{run.config.run_id}: probes")
         heads = probing.probe(subject, rows.probes, config, bar.update)
+        shifts = {name: steering.control_shift(name, heads.directions, heads.chosen, config.seed) for name in config.controls}
         entangled = probing.entangled(subject, heads, config, lambda n: None)
         outcome = steer(heads.shift_LD, strengths)
-        controls = {
-            control: steer(steering.control_shift(control, heads.directions, heads.chosen, config.seed), positive)
-            for control in config.controls
-        }
+        controls = {name: steer(shift_LD, positive) for name, shift_LD in shifts.items()}
     finally:
         bar.close()
     storage.write(storage.join(folder, "heads.safetensors"), probing.to_bytes(heads))

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from data_prep import randomness
+from data_prep.records import ConfigurationError
 from eval import resampling, sites
 from eval.config import Control, Positions, Site
 from eval.directions import Directions
@@ -50,6 +51,11 @@ def control_shift(control: Control, directions: Directions, heads: Sequence[tupl
         theta = torch.nn.functional.normalize(theta, dim=-1).to(directions.theta_LNH)
         return unit_shift(Directions(theta, directions.sigma_LN), heads)
     others = [divmod(i, n_heads) for i in range(n_layers * n_heads) if divmod(i, n_heads) not in set(heads)]
+    if len(others) < len(heads):
+        raise ConfigurationError(
+            f"the control random_heads needs as many other heads as are steered: {len(heads)} of {n_layers * n_heads} are; lower "
+            "eval.top_heads or leave the control out"
+        )
     order = randomness.shuffled([f"{layer}.{head}" for layer, head in others], "random heads", seed)
     return unit_shift(directions, [others[i] for i in order[: len(heads)]])
 

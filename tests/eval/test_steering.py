@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from data_prep.records import ConfigurationError
 from eval import activations, steering
 from eval.config import Control
 from eval.directions import Directions
@@ -123,3 +124,9 @@ def test_the_controls_shift_as_far_as_the_steering_they_control(tiny):
     assert not steered_heads[0] & steered_heads[1]
     assert torch.equal(steering.control_shift("random_heads", found, heads, 0), made["random_heads"])
     assert not torch.equal(steering.control_shift("random_directions", found, heads, 1), made["random_directions"])
+
+
+def test_random_heads_are_refused_where_too_few_are_left():
+    found = Directions(torch.zeros(1, 3, 2), torch.zeros(1, 3))
+    with pytest.raises(ConfigurationError, match="needs as many other heads as are steered: 2 of 3 are"):
+        steering.control_shift("random_heads", found, [(0, 0), (0, 1)], 0)
