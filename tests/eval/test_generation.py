@@ -81,7 +81,7 @@ def test_the_nucleus_is_the_smallest_likeliest_set_that_holds_top_p(seed, top_p)
     u = torch.linspace(0, 1, 200, dtype=torch.float64)[:-1]
     drawn = set(generation.nucleus(logits.expand(len(u), -1), top_p, u).tolist())
     order = p.argsort(descending=True)
-    size = int((p[order].cumsum(0) < top_p - 1e-6).sum()) + 1
+    size = int((p[order].cumsum(0) < top_p + 1e-6).sum()) + 1  # rounding may let one in that adds next to nothing
     assert drawn <= set(order[:size].tolist())
     assert int(order[0]) in drawn
 
