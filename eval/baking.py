@@ -2,7 +2,7 @@
 
 OlmoForCausalLM has biases on q, k, v and o together (`attention_bias`), so those of q, k and v are written as zeros. The
 weights and the tokenizer are those of the export, byte for byte; steering costs nothing more, in any program that loads the
-folder. Our own model has no biases and refuses to load it: evaluate the export, and steer it.
+folder. training/export.py has no names for biases and refuses to read it back: evaluate the export, and steer it.
 """
 
 import json

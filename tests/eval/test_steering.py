@@ -83,6 +83,14 @@ def test_the_hooks_are_gone_after_an_exception(model, shift, tokens):
     assert torch.equal(model(tokens), plain)
 
 
+def test_a_bias_on_the_output_projection_equals_steering_at_all_positions(model, shift, tokens):
+    with steering.steered(model, shift, torch.full((4,), 4.0), "all"):
+        hooked = model(tokens)
+    for block, bias_D in zip(model.blocks, steering.output_bias(model, shift, 4.0), strict=True):
+        block.attention.out.bias = nn.Parameter(bias_D)
+    assert torch.allclose(model(tokens), hooked, atol=1e-4)
+
+
 @pytest.mark.parametrize("site", ["mlp", "residual"])
 def test_other_sites_are_steered_and_read_where_they_are(model, shift, tokens, site):
     ids, rows = [str(i) for i in range(4)], tokens.tolist()
