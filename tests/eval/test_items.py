@@ -23,3 +23,8 @@ def test_only_items_that_all_runs_have_at_all_strengths_are_common_and_they_come
     assert [values.tolist() for values in found] == [[[2.0, 4.0], [1.0, 5.0]], [[7.0, 11.0], [8.0, 10.0]]]
     assert items.common([one, {}], "toxicity", [0.0])[0].shape == (0, 1)
     assert all(isinstance(values, np.ndarray) for values in found)
+
+
+def test_items_come_in_the_order_of_their_ids():
+    table = {("toxicity", 0.0): {f"{i:02d}": float(i) for i in reversed(range(40))}}
+    assert items.common([table], "toxicity", [0.0])[0][:, 0].tolist() == list(range(40))
