@@ -175,9 +175,12 @@ def test_the_directions_are_compared_with_other_attributes_and_with_the_vocabula
 
 
 @pytest.mark.parametrize("changes", [{"site": "mlp"}, {"site": "residual", "direction": "lda"}, {"positions": "all"}])
-def test_other_sites_directions_and_positions_are_evaluated_the_same_way(root, changes):
+def test_other_sites_directions_and_positions_are_evaluated_the_same_way(root, changes, monkeypatch):
     config = replace(CONFIG, controls=(), attributes=(), n_permutations=0, **changes)
+    steer, where = steering.steered, set()
+    monkeypatch.setattr(steering, "steered", lambda *how: where.add(how[3:]) or steer(*how))
     report = evaluate(root, RUN_ID, config)
+    assert where == {(config.positions, config.site), ("all", config.site)}
     assert report.probe_null is None and report.entanglement is None
     assert len(report.head_accuracy[0]) == (4 if config.site == "heads" else 1)
     assert report.steered[0].toxicity == report_of(root).steered[0].toxicity
