@@ -39,5 +39,5 @@ def test_streams_share_no_run_of_words_with_what_the_sweep_is_evaluated_on(monke
     experiment = asked()
     assert experiment.data.decontaminate == (experiment.eval.probes, experiment.eval.prompts)
     assert asked("--clean", "/a", "--toxic", "/b").data.decontaminate == ()  # evaluated on held-out documents
-    named = asked("--clean", "/a", "--toxic", "/b", "--set", "eval.prompts=p.jsonl", "data.decontaminate=[\"/mmlu.jsonl\", \"/p\"]")
+    named = asked("--clean", "/a", "--toxic", "/b", "--set", "eval.prompts=p.jsonl", 'data.decontaminate=["/mmlu.jsonl", "/p"]')
     assert named.data.decontaminate == ("/mmlu.jsonl", "/p", f"{tmp_path}/p.jsonl")
