@@ -58,3 +58,8 @@ def test_batches_are_every_text_once_in_order(sizes):
     parts = list(ngrams.batches(texts))
     assert [i for part in parts for i in range(part.start, part.stop)] == list(range(len(texts)))
     assert all(sum(map(len, texts[part][:-1])) < ngrams.BATCH_CHARS for part in parts)
+
+
+def test_every_byte_of_a_word_counts():
+    words = [f"{'a' * at}b{'a' * (n - at - 1)}" for n in range(1, 81) for at in range(n)] + ["a" * n for n in range(1, 81)]
+    assert len(set(ngrams.hash_words([" ".join(words)]).hashes.tolist())) == len(words)
