@@ -53,7 +53,7 @@ class TrainConfig:
     held_out_sequences: how many of each stream the held-out loss reads at most.
     cache_gib: bound of the node's cache of remote blocks (half the room on its disk is another), 0 for none; cache_folder: where,
     by default below the system's temporary folder. A cache as large as the streams spares the next runs of a node the store.
-    *_every_steps: 0 means only at the end; a checkpoint is not needed there.
+    *_every_steps: 0 means only at the end; a checkpoint is not needed there. A step with a checkpoint is logged, too.
     keep_checkpoints: how many stay after the run; while it trains, at least one does.
     """
 

@@ -140,7 +140,8 @@ def _steps(job: Job, engine: Any, checkpoints: Checkpoints, journal: Journal | N
         zero.set_learning_rate(engine, rate)
         loss_S = _step(job, engine, batch)
         meter.add(batch, waited, loss_S)
-        if _due(done, train.log_every_steps, n_steps):
+        saves = done < n_steps and _due(done, train.checkpoint_every_steps, n_steps)
+        if saves or _due(done, train.log_every_steps, n_steps):  # a resumed run begins with an empty meter
             clean_sum, toxic_sum, *source_sums = zero.total(job.place, *loss_S, *meter.loss_S)
             loss = (clean_sum + toxic_sum) / (batch.n_valid * (train.sequence_length - 1))
             _expect_finite(loss, done, run)
@@ -154,7 +155,7 @@ def _steps(job: Job, engine: Any, checkpoints: Checkpoints, journal: Journal | N
             if journal:
                 journal.held_out(done, held_out)
             watch.start()
-        if done < n_steps and _due(done, train.checkpoint_every_steps, n_steps):
+        if saves:
             seconds = watch.stop()
             if journal:
                 journal.publish()

@@ -8,9 +8,11 @@ from hypothesis import strategies as st
 
 from data_prep import config as data_config
 from data_prep import manifest, mixture
+from data_prep.config import Annotation, DataConfig
 from data_prep.records import (
     ArtefactCorrupt,
     ArtefactMissing,
+    ClusterError,
     ConfigurationError,
     HormesisError,
     StorageError,
@@ -33,6 +35,11 @@ RECORDS = [thing for m in MODULES for thing in vars(m).values() if is_dataclass(
 EXAMPLES: dict[type, tuple[tuple[str, ...], dict[str, Any]]] = {  # free fields, and the others' values
     ModelConfig: (("rope_theta", "norm_eps"), {"d_model": 8, "n_layers": 1, "n_heads": 2, "d_mlp": 8, "vocab_size": 300}),
     TrainConfig: (("model", "learning_rate", "betas", "weight_decay"), {"sequence_length": 8, "global_batch": 4}),
+    Annotation: (("kind", "scorer"), {"threshold": 0, "tagged_ratio": 0.5}),
+    DataConfig: (
+        ("clean", "toxic", "tokenizer", "cleaning", "shuffle_seed", "duplicates", "decontaminate", "annotation"),
+        {"held_out_ratio": 0.25},
+    ),
     EvalConfig: (("probes", "prompts", "seed", "decoding"), {"scorer": "profanity", "strengths": (0, 2.5)}),
 }
 
@@ -209,4 +216,4 @@ def test_a_wrong_setting_is_refused_by_name(path: str, text: str, message: str):
 
 
 def test_a_user_catches_every_error_as_one_kind():
-    assert {ConfigurationError, ArtefactMissing, ArtefactCorrupt, StorageError} == set(HormesisError.__subclasses__())
+    assert {ConfigurationError, ArtefactMissing, ArtefactCorrupt, StorageError, ClusterError} == set(HormesisError.__subclasses__())

@@ -151,7 +151,7 @@ def assert_close(a: Any, b: Any) -> None:
     (a_weights, a_lines), (b_weights, b_lines) = a, b
     assert [line["loss"] for line in a_lines] == pytest.approx([line["loss"] for line in b_lines], rel=1e-5)
     for a_line, b_line in zip(a_lines, b_lines, strict=True):
-        assert a_line.get("source_loss") == pytest.approx(b_line.get("source_loss"), rel=1e-5)
+        assert a_line.get("source_loss", {}) == pytest.approx(b_line.get("source_loss", {}), rel=1e-5)
     torch.testing.assert_close(a_weights, b_weights, rtol=1e-3, atol=2e-5)
 
 
