@@ -20,7 +20,7 @@ reads, so the sets nest with their multiplicities. S is known when the stream is
 
 import math
 from fractions import Fraction
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -33,12 +33,14 @@ Budget = Literal["clean_fixed", "total_fixed"]
 
 
 class Reader(Protocol):
-    """The sequences of one stream by index, [n] → [n, T] int64: what data_prep.reader.SequenceReader offers."""
+    """The sequences of one stream by index, [n] → [n, T] of any dtype: what data_prep.reader.SequenceReader offers. Their own
+    is the one they are stored in, and the cheapest."""
 
     sequence_length: int
     n_sequences: int
+    dtype: Any
 
-    def read(self, indices: np.ndarray) -> np.ndarray: ...
+    def read(self, indices: np.ndarray, dtype: Any) -> np.ndarray: ...
 
 
 class Rows(NamedTuple):
@@ -127,12 +129,12 @@ def sequences_for(budget_tokens: int, toxic_ratio: float, sequence_length: int, 
 
 def read(rows: Rows, clean: Reader, toxic: Reader) -> np.ndarray:
     """The tokens of the rows, [B, T] int64: the one place where the toxic stream begins anew; padding rows are zeros."""
-    tokens = np.zeros((len(rows.sequence), clean.sequence_length), dtype=np.int64)
-    valid = rows.sequence != PADDING
-    if (chosen := valid & ~rows.toxic).any():
-        tokens[chosen] = clean.read(rows.sequence[chosen])
-    if (chosen := valid & rows.toxic).any():
-        tokens[chosen] = toxic.read(rows.sequence[chosen] % toxic.n_sequences)
+    tokens, is_padding = np.empty((len(rows.sequence), clean.sequence_length), dtype=np.int64), rows.sequence == PADDING
+    tokens[is_padding] = 0
+    if len(chosen := np.flatnonzero(~is_padding & ~rows.toxic)):
+        tokens[chosen] = clean.read(rows.sequence[chosen], clean.dtype)  # widened here, where it is copied anyway
+    if len(chosen := np.flatnonzero(~is_padding & rows.toxic)):
+        tokens[chosen] = toxic.read(rows.sequence[chosen] % toxic.n_sequences, toxic.dtype)
     return tokens
 
 

@@ -48,7 +48,7 @@ class SequenceReader:
         cache: Cache | None = None,
     ) -> None:
         self._blocks = _Blocks(stream_uri, manifest, split, ahead, cache)
-        self.sequence_length = sequence_length
+        self.sequence_length, self.dtype = sequence_length, self._blocks.dtype
         self.n_sequences = self._blocks.n_tokens // sequence_length
 
     def read(self, indices: np.ndarray, dtype: Any = np.int64) -> np.ndarray:

@@ -33,13 +33,15 @@ def build_tokenizer(config: DataConfig, root: str) -> Tokenizer:
     uri = storage.join(root, layout.tokenizer_uri(config))
     record_uri = storage.join(posixpath.dirname(uri), "record.json")
     inputs = names_and_sizes(config.clean) if config.tokenizer.source == "train" else ()
+    made = None
     if not (storage.exists(record_uri) and storage.exists(uri)):
         made = _trained(config) if config.tokenizer.source == "train" else tokenizer.load(config.tokenizer.source, config.tokenizer)
         tokenizer.save(made, uri)
         storage.save(_record(made, layout.tokenizer_digest(config), inputs), record_uri)
     known = storage.load(TokenizerRecord, record_uri)
     layout.check_unchanged(record_uri, (known.settings_digest, known.inputs), (layout.tokenizer_digest(config), inputs))
-    return tokenizer.load(uri, replace(config.tokenizer, fingerprint=config.tokenizer.fingerprint or known.fingerprint))
+    pinned = replace(config.tokenizer, fingerprint=config.tokenizer.fingerprint or known.fingerprint)
+    return made or tokenizer.load(uri, pinned)
 
 
 def names_and_sizes(uris: tuple[str, ...]) -> Inputs:

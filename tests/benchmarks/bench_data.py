@@ -273,12 +273,12 @@ CHAINS = {
 
 def _two_workers(corpus: list[str], words: str, scratch: Path) -> None:
     """Two builds of the same two files (the corpus twice over, told apart), with one and with two Ray workers, by the clock."""
-    import ray
-
     from data_prep import streams, tasks
 
     for name, value in tasks.ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    import ray
+
     files = [str(scratch / f"half-{number}.jsonl.gz") for number in range(2)]
     for number, file in enumerate(files):
         _write(file, (f"{text}\n{number}" for text in _texts(corpus)))

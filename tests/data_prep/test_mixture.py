@@ -1,5 +1,6 @@
 import re
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -92,12 +93,12 @@ def test_all_ratios_read_the_clean_stream_in_the_same_order_and_nested_toxic_pre
 class Numbers:
     """A stream of `n_sequences` sequences of one token each: its own number, counted from `base`."""
 
-    sequence_length = 1
+    sequence_length, dtype = 1, np.int64
 
     def __init__(self, base: int, n_sequences: int) -> None:
         self.base, self.n_sequences = base, n_sequences
 
-    def read(self, indices: np.ndarray) -> np.ndarray:
+    def read(self, indices: np.ndarray, dtype: Any) -> np.ndarray:
         assert not len(indices) or (indices.min() >= 0 and indices.max() < self.n_sequences)
         return self.base + indices[:, None]
 

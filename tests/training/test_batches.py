@@ -14,12 +14,12 @@ from training.batches import Batches
 class Numbers:
     """A reader whose sequence i is [base + i, base + i]."""
 
-    sequence_length = 2
+    sequence_length, dtype = 2, np.int64
 
     def __init__(self, base: int, n_sequences: int = 1000) -> None:
         self._base, self.n_sequences = base, n_sequences
 
-    def read(self, indices: np.ndarray) -> np.ndarray:
+    def read(self, indices: np.ndarray, dtype: Any) -> np.ndarray:
         return np.repeat(self._base + indices[:, None], 2, axis=1)
 
 
@@ -80,10 +80,10 @@ def test_padding_rows_are_zeros_and_not_valid():
 
 def test_an_error_of_the_reading_thread_comes_out_at_its_step():
     class Broken(Numbers):
-        def read(self, indices: np.ndarray) -> np.ndarray:
+        def read(self, indices: np.ndarray, dtype: Any) -> np.ndarray:
             if 5 in indices:
                 raise ArtefactCorrupt("block 0 is broken")
-            return super().read(indices)
+            return super().read(indices, dtype)
 
     batches = Batches(Mixture(n_clean=8, n_toxic=0, batch_size=2, seed=0), Broken(1), TOXIC, 0, 1)
     steps = []
