@@ -7,9 +7,9 @@ the first reason in REASONS that holds. Cleaning twice is cleaning once.
 
 Two reasons need other documents and are decided elsewhere: contaminated (decontamination.py), duplicate (duplicates.py).
 
-Most texts need no step, so one look decides: a table over the text's bytes and a few searches for short strings, all at
-memory speed. Text outside ASCII is looked at as UTF-8 for that, since a search for a class of characters in wide strings
-runs at 45 MB/s.
+Most texts need no step and hold nothing to mask, so one look decides: a table over the text's bytes (that of masking.py, with
+a mark for what is no text) and a few searches for short strings, all at memory speed. Text outside ASCII is looked at as UTF-8
+for that, since a search for a class of characters in wide strings runs at 45 MB/s.
 """
 
 import re
@@ -31,7 +31,10 @@ MANY_BLANK_LINES = re.compile("\n{4,}")
 LINK = re.compile(r"[<(\[]?(https?://|www\.)\S+", re.IGNORECASE)
 
 # The same as seen by `is_clean`
-_CONTROLS = bytes(byte for byte in range(256) if (byte < 0x20 and byte not in b"\t\n") or byte == 0x7F)  # \r among them
+_NO_TEXT = b"\x00"
+_LOOK = bytes(  # \r is among the controls
+    0 if (byte < 0x20 and byte not in b"\t\n") or byte == 0x7F else masking.SHAPE[byte] for byte in range(256)
+)
 _C1 = re.compile(b"\xc2[\x80-\x9f]")
 _MARKS = re.compile(b"\xef(?:\xbb\xbf|\xbf[\xbe\xbf])")
 _LINE_TO_TRIM = re.compile(r"\n(?:(?<=[^\S\n]\n)|\n\n\n)")  # begins with a literal, so that the engine skips to line ends
@@ -48,10 +51,11 @@ class Cleaned(NamedTuple):
 
 def clean(text: str, config: CleaningConfig, scores: Mapping[str, float] | None = None) -> Cleaned:
     """`text` after all STEPS, or the first of the REASONS to drop it; no characters make it raise."""
-    if not is_clean(text):
+    shape = _shape_if_clean(text)
+    if shape is None:
         for step in STEPS:
             text = step(text)
-    found = masking.mask(text) if config.mask_personal else text
+    found = masking.mask(text) if config.mask_personal and (shape is None or masking.may_be_masked(shape)) else text
     for reason, holds in REASONS.items():
         if holds(found, config, scores or {}):
             return Cleaned(None, reason)
@@ -60,17 +64,23 @@ def clean(text: str, config: CleaningConfig, scores: Mapping[str, float] | None 
 
 def is_clean(text: str) -> bool:
     """Would all STEPS leave `text` as it is?"""
+    return _shape_if_clean(text) is not None
+
+
+def _shape_if_clean(text: str) -> bytes | None:
+    """The shape of a text's UTF-8 bytes (masking.py), or None if a step would change the text."""
     try:
         content = text.encode()
     except UnicodeEncodeError:  # a lone surrogate
-        return False
-    if len(content.translate(None, _CONTROLS)) < len(content):
-        return False
+        return None
+    shape = content.translate(_LOOK)
+    if _NO_TEXT in shape:
+        return None
     if len(content) > len(text) and (
         (b"\xc2" in content and _C1.search(content)) or (b"\xef" in content and _MARKS.search(content))
     ):
-        return False
-    return not (text[:1] == "\n" or text[-1:].isspace() or _LINE_TO_TRIM.search(text))
+        return None
+    return None if text[:1] == "\n" or text[-1:].isspace() or _LINE_TO_TRIM.search(text) else shape
 
 
 def remove_what_is_no_text(text: str) -> str:

@@ -8,7 +8,7 @@ A path names every setting that its content depends on, so another setting is an
 does not name the input's bytes, which nobody has read yet: the records hold names and sizes, and a build compares them.
 """
 
-from data_prep import annotate, cleaning, corpora, manifest
+from data_prep import annotate, cleaning, corpora, decontamination, duplicates, manifest
 from data_prep.config import DataConfig, StreamName
 from data_prep.records import ConfigurationError, digest
 
@@ -46,7 +46,7 @@ def stream_digest(config: DataConfig, stream: StreamName) -> str:
         config.ngram,
         (annotate.VERSION, config.annotation) if config.annotation else None,
     )
-    versions = (manifest.FORMAT_VERSION, corpora.VERSION, cleaning.VERSION)
+    versions = (manifest.FORMAT_VERSION, corpora.VERSION, cleaning.VERSION, decontamination.VERSION, duplicates.VERSION)
     return digest(versions, stream, corpus, tokenizer_digest(config), config.cleaning, *settings)
 
 
