@@ -41,3 +41,5 @@ def test_streams_share_no_run_of_words_with_what_the_sweep_is_evaluated_on(monke
     assert asked("--clean", "/a", "--toxic", "/b").data.decontaminate == ()  # evaluated on held-out documents
     named = asked("--clean", "/a", "--toxic", "/b", "--set", "eval.prompts=p.jsonl", 'data.decontaminate=["/mmlu.jsonl", "/p"]')
     assert named.data.decontaminate == ("/mmlu.jsonl", "/p", f"{tmp_path}/p.jsonl")
+    other = asked("--clean", "/a", "--toxic", "/b", "--set", 'eval.attributes=["tone.jsonl#label=tone"]')
+    assert other.eval.attributes == other.data.decontaminate == (f"{tmp_path}/tone.jsonl#label=tone",)
