@@ -91,7 +91,7 @@ def _followed(command: list[str], cluster: Cluster) -> tuple[int, str, str]:
         return job.returncode, log.read(), seen
 
 
-def test_a_submitted_job_runs_the_sweep_in_full_view(cluster, tmp_path):
+def test_a_submitted_job_runs_the_sweep_in_full_view_with_the_same_losses(cluster, finished, tmp_path):
     out = str(tmp_path / "out")
     entry = [sys.executable, "launch/sweep.py", "--out", out, *TINY, "--ratios", "0.25"]
     command = ["ray", "job", "submit", "--address", cluster.dashboard, "--working-dir", ".", "--", *entry]
@@ -99,7 +99,7 @@ def test_a_submitted_job_runs_the_sweep_in_full_view(cluster, tmp_path):
     assert returncode == 0, log[-4000:]
 
     (run,) = experiment.load(out).runs()
-    assert losses(out, run.run_id)
+    assert losses(out, run.run_id) == losses(finished, run.run_id)
 
     tasks = {task["name"] for task in cluster.api("/api/v0/tasks?limit=1000")["data"]["result"]["result"]}
     assert {f"train {run.run_id}", f"evaluate {run.run_id}"} <= tasks
