@@ -76,13 +76,13 @@ def steps_done(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The steps that loop.train takes in this process, in order."""
     from training import loop
 
-    taken, step = [], loop._step
+    taken, step = [], loop.take_step
 
     def noted(job: Any, engine: Any, batch: Any) -> Any:
         taken.append(batch.step)
         return step(job, engine, batch)
 
-    monkeypatch.setattr(loop, "_step", noted)
+    monkeypatch.setattr(loop, "take_step", noted)
     return taken
 
 

@@ -33,7 +33,7 @@ def train(root: str, tries: list[str]) -> None:
     from training import loop
     from training.record import load_config
 
-    step, taken, end = loop._step, [], None
+    step, taken, end = loop.take_step, [], None
 
     def watched(job: Any, engine: Any, batch: Any) -> Any:
         if batch.step == end:
@@ -41,7 +41,7 @@ def train(root: str, tries: list[str]) -> None:
         taken.append(batch.step)
         return step(job, engine, batch)
 
-    loop._step = watched
+    loop.take_step = watched
     for one in tries:
         run_id, _, at = one.partition("@")
         end, error = int(at) if at else None, ""

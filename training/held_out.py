@@ -1,0 +1,34 @@
+"""the loss on held-out text of each stream, shared out over the ranks"""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from data_prep import telemetry
+from training import zero
+from training.job import Job
+from training.model import next_token_loss
+from training.record import HeldOutLoss
+
+
+@torch.no_grad()
+def held_out_losses(job: Job, engine: Any) -> tuple[HeldOutLoss, ...]:
+    """The mean loss on the first held-out sequences of each stream, shared out over the ranks; every rank returns it."""
+    train, place, losses = job.run.train, job.place, []
+    engine.eval()
+    for stream in job.inputs.uris:
+        reader = job.reader(stream, "held_out")
+        n, loss_sum = min(train.held_out_sequences, reader.n_sequences), torch.zeros((), device=place.device)
+        if n == 0:
+            telemetry.logger.warning("no held-out loss on the %s stream: it holds out less than one sequence", stream)
+            continue
+        for start in range(0, n, job.micro_batch * place.world_size):  # as many passes on every rank: ZeRO-3 gathers in them
+            indices = start + place.rank * job.micro_batch + np.arange(job.micro_batch)
+            tokens_BT = torch.from_numpy(reader.read(np.minimum(indices, n - 1))).to(place.device)
+            valid_B = torch.from_numpy(indices < n).to(place.device)
+            loss_sum += (next_token_loss(engine(tokens_BT), tokens_BT) * valid_B).sum()
+        n_predictions = n * (train.sequence_length - 1)
+        losses.append(HeldOutLoss(stream=stream, loss=zero.total(place, loss_sum)[0] / n_predictions, n_tokens=n_predictions))
+    engine.train()
+    return tuple(losses)

@@ -1,0 +1,40 @@
+"""what stays the same from a run's first step to its last, and the arithmetic on it"""
+
+from typing import NamedTuple
+
+from data_prep.cache import Cache, default_folder
+from data_prep.config import StreamName
+from data_prep.manifest import Split
+from data_prep.reader import AHEAD_BLOCKS, SequenceReader
+from training import preflight, record, throughput, zero
+from training.config import RunConfig
+
+
+class Job(NamedTuple):
+    """What stays the same from the first step to the last."""
+
+    root: str
+    run: RunConfig
+    inputs: preflight.Inputs
+    place: zero.Place
+    peak: throughput.Peak
+    micro_batch: int
+
+    @property
+    def uri(self) -> str:
+        return record.run_uri(self.root, self.run.run_id)
+
+    def rows_before(self, step: int) -> int:
+        """Rows in the first `step` batches, without padding."""
+        return min(step * self.run.mixture.batch_size, self.run.mixture.n_sequences)
+
+    def mfu_ratio(self, tokens_per_second: float) -> float:
+        flops_per_token = self.run.train.model.flops_per_token(self.run.train.sequence_length)
+        return tokens_per_second * flops_per_token / (self.peak.flops_per_second * self.place.world_size)
+
+    def reader(self, stream: StreamName, split: Split) -> SequenceReader:
+        """Sequences of a split; those trained on are read ahead, and remote blocks shared with the node's other ranks."""
+        train = self.run.train
+        cache = Cache(train.cache_folder or default_folder(), int(train.cache_gib * 2**30))
+        uri, known, ahead = self.inputs.uris[stream], self.inputs.manifests[stream], AHEAD_BLOCKS if split == "train" else 0
+        return SequenceReader(uri, known, split, train.sequence_length, ahead=ahead, cache=cache)
