@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from data_prep import storage, telemetry
 from data_prep.records import ArtefactCorrupt, ArtefactMissing, ConfigurationError, record
-from training import zero
+from training import zero, zero_state
 
 FORMAT_VERSION = 1
 STATE, COMMIT = "state.safetensors", "commit.json"
@@ -72,8 +72,8 @@ class Checkpoints:
         """Gather the whole state and publish it in the background; an error of the save before comes out here."""
         self.finish()
         rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
-        n_steps, state = zero.optimizer_steps(engine), {}
-        for name, key, value in zero.full_state(engine):
+        n_steps, state = zero_state.optimizer_steps(engine), {}
+        for name, key, value in zero_state.full_state(engine):
             if rank == 0:
                 state[f"{key}/{name}"] = value.cpu().contiguous()
         if rank == 0:

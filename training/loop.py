@@ -15,7 +15,7 @@ import torch
 
 from data_prep import storage
 from data_prep.records import ConfigurationError, digest
-from training import checkpoint, preflight, record, throughput, zero
+from training import checkpoint, preflight, record, throughput, zero, zero_state
 from training.batches import Batches
 from training.checkpoint import Checkpoints, Identity
 from training.config import RunConfig
@@ -58,7 +58,7 @@ def _train(job: Job, settings: dict[str, Any]) -> RunRecord:
     with checkpoint.resumed(checkpoints, model, job.place.device) as (commit, source):
         engine = zero.initialise(model, settings)
         if commit:
-            zero.restore_state(engine, commit.optimizer_steps, source)
+            zero_state.restore_state(engine, commit.optimizer_steps, source)
     first, seconds = (commit.step, commit.train_seconds) if commit else (0, 0.0)
     journal = Journal(job.uri, run.run_id, first_step=first, n_steps=run.mixture.n_steps) if rank == 0 else None
     try:
@@ -68,7 +68,7 @@ def _train(job: Job, settings: dict[str, Any]) -> RunRecord:
             journal.close()
     checkpoints.finish()
     weights = {}
-    for name, value in zero.full_parameters(engine):  # a collective: every rank takes part, rank 0 keeps
+    for name, value in zero_state.full_parameters(engine):  # a collective: every rank takes part, rank 0 keeps
         if rank == 0:
             weights[name] = value.cpu()
     zero.release(engine)

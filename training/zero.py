@@ -1,7 +1,6 @@
 """settings → DeepSpeed's dictionary; the only place its key names appear
 
-Also the only place that touches its engine's insides: joining the ranks, and reading or setting the full fp32 weights and
-Adam averages of each parameter, whatever the stage shares out.
+Joining the ranks is here, too; what the engine holds inside is read and set in zero_state.py.
 
     stage   each rank holds …                        gradients of a step
     1       1/W of weights' fp32 copy and averages   summed once, after the last micro-batch
@@ -19,7 +18,7 @@ There is no stage 0: it is stage 1's arithmetic with W times the memory, in thre
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from datetime import timedelta
 from importlib import import_module
@@ -34,7 +33,6 @@ from training.config import TrainConfig
 
 R = TypeVar("R")
 
-AVERAGES = ("exp_avg", "exp_avg_sq")
 OURS = (  # keys that say what is trained, or that the loop sets: no overlay may change them
     "train_batch_size",
     "train_micro_batch_size_per_gpu",
@@ -184,77 +182,6 @@ def grad_norm(engine: Any) -> float:
     """The global gradient norm of the last step, before clipping; 0 if it was not finite and the step was skipped."""
     norm = float(engine.get_global_grad_norm() or 0.0)
     return norm if math.isfinite(norm) and norm > 0 else 0.0
-
-
-def full_state(engine: Any) -> Iterator[tuple[str, str, Tensor]]:
-    """(parameter's name, "parameter" | "exp_avg" | "exp_avg_sq", whole fp32 tensor), in one order; all ranks must iterate."""
-    from deepspeed.utils import safe_get_full_optimizer_state
-
-    yield from ((name, "parameter", value) for name, value in full_parameters(engine))
-    for name, parameter in engine.module.named_parameters():
-        for key in AVERAGES:
-            value = safe_get_full_optimizer_state(parameter, key)
-            assert value is not None, (name, key)
-            yield name, key, value
-
-
-def full_parameters(engine: Any) -> Iterator[tuple[str, Tensor]]:
-    """(name, whole fp32 tensor) of each parameter, in one order; all ranks must iterate."""
-    from deepspeed.utils import safe_get_full_fp32_param
-
-    for name, parameter in engine.module.named_parameters():
-        value = safe_get_full_fp32_param(parameter)
-        assert value is not None, name
-        yield name, value
-
-
-def optimizer_steps(engine: Any) -> int:
-    """Steps AdamW has taken, which its bias correction counts; one with a non-finite gradient is skipped and not counted."""
-    states = list(engine.basic_optimizer.state.values())
-    return int(states[0]["step"].item()) if states else 0
-
-
-def restore_state(engine: Any, n_steps: int, value_of: Callable[[str, str], Tensor]) -> None:
-    """Set every fp32 weight and average from `value_of(name, key)`, and AdamW's count; all ranks must call it alike.
-
-    The engine must be new and its model already hold these weights, so that the bf16 copies are right by construction.
-    """
-    _make_averages(engine, n_steps)
-    for name, parameter in engine.module.named_parameters():
-        for key in ("parameter", *AVERAGES):
-            _set_full(parameter, key, value_of(name, key))
-
-
-def _set_full(parameter: Any, key: str, value: Tensor) -> None:
-    """Put the part of `value` that this rank holds into its fp32 copy or average."""
-    from deepspeed import utils
-
-    if hasattr(parameter, "ds_tensor"):  # stage 3, whose own setter fails where W does not divide the parameter
-        n, rank = parameter.ds_tensor.numel(), torch.distributed.get_rank()
-        part = nn.functional.pad(value.flatten(), (0, n * torch.distributed.get_world_size() - value.numel()))[
-            n * rank : n * (rank + 1)
-        ]
-        if key == "parameter":
-            utils.safe_set_local_fp32_param(parameter, part)
-        else:
-            utils.safe_set_local_optimizer_state(parameter, part, key)
-    elif key == "parameter":
-        utils.safe_set_full_fp32_param(parameter, value)
-    else:
-        utils.safe_set_full_optimizer_state(parameter, value, key)
-
-
-def _make_averages(engine: Any, n_steps: int) -> None:
-    """AdamW's state as after `n_steps` steps, averages still zero: DeepSpeed makes it only in the first step."""
-    optimizer = engine.optimizer
-    for attribute in ("single_partition_of_fp32_groups", "fp32_groups_flat_partition", "fp32_partitioned_groups_flat"):
-        for flat in getattr(optimizer, attribute, ()):
-            engine.basic_optimizer.state[flat] = {
-                "step": torch.tensor(float(n_steps), dtype=torch.float32, device=flat.device),
-                **{key: torch.zeros_like(flat, requires_grad=False) for key in AVERAGES},
-            }
-    if hasattr(optimizer, "_lazy_init_hp_params_optimizer_state"):
-        optimizer._lazy_init_hp_params_optimizer_state()
 
 
 def _merge(settings: dict[str, Any], overlay: dict[str, Any], train: TrainConfig) -> None:
