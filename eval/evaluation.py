@@ -31,7 +31,7 @@ from eval.items import Item
 from eval.record import FORMAT_VERSION, Controlled, Estimate, EvalReport, Sample, Steered, eval_uri, find
 from eval.subject import Subject, load_subject
 from training import record
-from training.model import next_token_loss
+from training.loss import next_token_loss
 
 LOGIT_BYTES = 256 << 20  # of fp32 logits held at once; the loss needs about twice that again
 SHOWN_PROMPTS = 12

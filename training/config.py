@@ -50,6 +50,7 @@ class TrainConfig:
 
     global_batch: sequences per optimizer step. micro_batch: sequences per forward pass and rank; 0 takes one pass a step.
     warmup_ratio: share of the steps spent warming up, at most max_warmup_steps. min_learning_rate_ratio: of the peak.
+    z_loss: ζ of the term ζ·log²Z in the objective (PaLM took 1e-4); the losses reported are without it.
     held_out_sequences: how many of each stream the held-out loss reads at most.
     cache_gib: bound of the node's cache of remote blocks (half the room on its disk is another), 0 for none; cache_folder: where,
     by default below the system's temporary folder. A cache as large as the streams spares the next runs of a node the store.
@@ -69,6 +70,7 @@ class TrainConfig:
     adam_eps: float = 1e-8
     weight_decay: float = 0.1
     gradient_clip: float = 1.0
+    z_loss: float = 0.0
     precision: Literal["bf16", "fp32"] = "bf16"
     zero_stage: Literal[1, 2, 3] = operational(default=1)
     held_out_sequences: int = 64

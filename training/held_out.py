@@ -8,7 +8,6 @@ import torch
 from data_prep import telemetry
 from training import zero
 from training.job import Job
-from training.model import next_token_loss
 from training.record import HeldOutLoss
 
 
@@ -27,7 +26,7 @@ def held_out_losses(job: Job, engine: Any) -> tuple[HeldOutLoss, ...]:
             indices = start + place.rank * job.micro_batch + np.arange(job.micro_batch)
             tokens_BT = torch.from_numpy(reader.read(np.minimum(indices, n - 1))).to(place.device)
             valid_B = torch.from_numpy(indices < n).to(place.device)
-            loss_sum += (next_token_loss(engine(tokens_BT), tokens_BT) * valid_B).sum()
+            loss_sum += (engine(tokens_BT, valid_B).loss_B * valid_B).sum()
         n_predictions = n * (train.sequence_length - 1)
         losses.append(HeldOutLoss(stream=stream, loss=zero.total(place, loss_sum)[0] / n_predictions, n_tokens=n_predictions))
     engine.train()

@@ -22,8 +22,8 @@ from training.config import RunConfig
 from training.held_out import held_out_losses
 from training.job import Job
 from training.journal import Journal
+from training.loss import TrainedOLMo
 from training.meter import Meter
-from training.model import OLMo
 from training.publish import Outcome, publish
 from training.record import HeldOutLoss, RunRecord
 from training.schedule import learning_rate
@@ -51,7 +51,7 @@ def train(root: str, run: RunConfig, *, deepspeed_overlay: dict[str, Any] | None
 
 def _train(job: Job, settings: dict[str, Any]) -> RunRecord:
     run, rank = job.run, job.place.rank
-    model = OLMo(run.train.model)
+    model = TrainedOLMo(run.train.model, z_loss=run.train.z_loss)
     model.initialise(run.seed)
     identity = Identity(digest(run), job.inputs.data_digest)
     checkpoints = Checkpoints(storage.join(job.uri, "checkpoints"), identity, keep=run.train.keep_checkpoints)

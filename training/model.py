@@ -1,4 +1,4 @@
-"""OLMo: modules, init, the loss
+"""OLMo: modules and init
 
 A decoder with non-parametric LayerNorm, rotary positions, SwiGLU, no biases and one matrix for reading and writing tokens
 (OLMo, arXiv:2402.00838, §2.1). Query, key and value share one matrix, gate and up another: four tensors a block, so the 1B
@@ -162,11 +162,15 @@ class Linear(nn.Linear):
 
 
 def product(x: Tensor, weight: Tensor) -> Tensor:
-    """x · weightᵀ. A CPU without bf16 instructions takes 2.7 times as long for them as for fp32, so there the factors are
-    widened and the product is rounded once, which is what the instructions do."""
-    if x.dtype is torch.bfloat16 and x.device.type == "cpu" and not _cpu_multiplies_bf16():
-        return F.linear(x.float(), weight.float()).to(x.dtype)
-    return F.linear(x, weight)
+    """x · weightᵀ, in the dtype of x."""
+    dtype = factor_dtype(x)
+    return F.linear(x.to(dtype), weight.to(dtype)).to(x.dtype)
+
+
+def factor_dtype(x: Tensor) -> torch.dtype:
+    """The dtype to multiply x in. A CPU without bf16 instructions takes 2.7 times as long for them as for fp32, so there the
+    factors are widened and the product is rounded once, which is what the instructions do."""
+    return torch.float32 if x.dtype is torch.bfloat16 and x.device.type == "cpu" and not _cpu_multiplies_bf16() else x.dtype
 
 
 class LayerNorm(nn.Module):
@@ -195,12 +199,6 @@ def rotate(x_BTNH: Tensor, cos_BT1H: Tensor, sin_BT1H: Tensor) -> Tensor:
     """Turn the pairs (i, i + H/2) of each head by their angle, in fp32."""
     left, right = x_BTNH.chunk(2, dim=-1)
     return (x_BTNH * cos_BT1H + torch.cat((-right, left), dim=-1) * sin_BT1H).to(x_BTNH.dtype)
-
-
-def next_token_loss(logits_BTV: Tensor, tokens_BT: Tensor) -> Tensor:
-    """Cross-entropy of each row's T − 1 predictions, summed, in nats: [B], fp32."""
-    losses = F.cross_entropy(logits_BTV[:, :-1].flatten(0, 1).float(), tokens_BT[:, 1:].flatten(), reduction="none")
-    return losses.view(tokens_BT.shape[0], -1).sum(dim=1)
 
 
 @lru_cache

@@ -3,7 +3,7 @@
 The gradient is that of the mean loss over the valid rows of the global batch, however it is shared out. DeepSpeed takes the
 mean over A micro-batches and W ranks; with B = W·A·m rows of T − 1 predictions, of which V rows are not padding,
 
-    loss of a micro-batch = Σ over its valid rows of the row's summed loss / (m · (T − 1)) · B / V
+    objective of a micro-batch = Σ over its valid rows of the row's summed loss / (m · (T − 1)) · B / V
 
 The summed losses stay on the device, apart for each source; nothing here waits for it.
 """
@@ -16,7 +16,6 @@ from torch import Tensor
 
 from training.batches import Batch
 from training.job import Job
-from training.model import next_token_loss
 
 
 def take_step(job: Job, engine: Any, batch: Batch) -> Tensor:
@@ -30,8 +29,8 @@ def take_step(job: Job, engine: Any, batch: Batch) -> Tensor:
         tokens_BT = torch.from_numpy(batch.tokens[rows]).to(device, non_blocking=True)
         valid_B = torch.from_numpy(batch.valid[rows]).to(device, non_blocking=True)
         source_BS = torch.from_numpy(sources_BS[rows]).to(device, non_blocking=True)
-        loss_B = next_token_loss(engine(tokens_BT), tokens_BT) * valid_B
-        engine.backward(loss_B.sum() * scale)
+        objective, loss_B = engine(tokens_BT, valid_B * scale)
+        engine.backward(objective)
         engine.step()
-        loss_S += (loss_B.detach()[:, None] * source_BS).sum(0)
+        loss_S += ((loss_B * valid_B)[:, None] * source_BS).sum(0)
     return loss_S

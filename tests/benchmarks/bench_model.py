@@ -12,7 +12,7 @@ from transformers import OlmoConfig, OlmoForCausalLM
 
 from launch import recipes
 from training.export import hugging_face_config, to_hugging_face
-from training.model import OLMo, next_token_loss
+from training.loss import TrainedOLMo
 
 N_STEPS = 12
 
@@ -23,14 +23,14 @@ def main() -> None:
     rows, length = train.global_batch // 2, train.sequence_length
     tokens_BT = torch.randint(0, train.model.vocab_size, (rows, length), generator=torch.Generator().manual_seed(0))
 
-    ours = OLMo(train.model)
+    ours = TrainedOLMo(train.model)
     ours.initialise(0)
     peer = OlmoForCausalLM(OlmoConfig(**hugging_face_config(train.model, 0, "bfloat16")))
     peer.load_state_dict(to_hugging_face(ours.state_dict()), strict=False)
     ours, peer = ours.bfloat16(), peer.bfloat16()
 
     def our_loss() -> torch.Tensor:
-        return next_token_loss(ours(tokens_BT), tokens_BT).sum() / (rows * (length - 1))
+        return ours(tokens_BT, torch.full((rows,), 1 / (rows * (length - 1)))).total
 
     def peer_loss() -> torch.Tensor:
         return peer(tokens_BT, labels=tokens_BT, use_cache=False).loss

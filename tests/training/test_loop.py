@@ -18,7 +18,8 @@ from data_prep.records import ArtefactMissing, ConfigurationError
 from training import loop
 from training.config import RunConfig
 from training.export import from_hugging_face
-from training.model import OLMo, next_token_loss
+from training.loss import next_token_loss
+from training.model import OLMo
 from training.schedule import learning_rate
 
 Plan = Callable[..., RunConfig]
@@ -175,7 +176,7 @@ def test_a_diverged_run_stops_with_what_to_do(plan: Plan, tmp_path: Path):
 
 
 def test_what_does_not_fit_together_is_refused_before_a_model_is_built(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.delattr(loop, "OLMo")
+    monkeypatch.delattr(loop, "TrainedOLMo")
     with pytest.raises(ConfigurationError, match=r"clean stream holds 24 sequences .* needs 25"):
         loop.train(str(tmp_path), plan(n_clean=25))
     with pytest.raises(ConfigurationError, match=r"train\.model\.vocab_size is 256"):

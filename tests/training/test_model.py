@@ -11,7 +11,8 @@ from torch import Tensor
 from data_prep.records import ConfigurationError
 from training.config import ModelConfig
 from training.export import hugging_face_config, to_hugging_face
-from training.model import KVCache, OLMo, next_token_loss, product, rotary, rotate
+from training.loss import next_token_loss
+from training.model import KVCache, OLMo, product, rotary, rotate
 
 assert_same = partial(torch.testing.assert_close, atol=1e-5, rtol=0)  # fp32
 TINY = ModelConfig(d_model=32, n_layers=2, n_heads=4, d_mlp=48, vocab_size=64, max_sequence_length=128)
