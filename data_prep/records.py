@@ -97,9 +97,11 @@ def from_json(cls: type[R], text: str | bytes, where: str) -> R:
 
 
 def override(value: R, path: str, text: str, *, within: str = "") -> R:
-    """`value` with the field at dotted `path` set to `text`, read as JSON and checked against the field's type.
+    """`value` with the field at dotted `path` set to `text`, read as JSON and checked against the field's type. Where a group
+    of settings has a method `named`, its whole is set by a name.
 
-    >>> override(experiment, "training.learning_rate", "3e-4")
+    >>> override(experiment, "train.learning_rate", "3e-4")
+    >>> override(experiment, "train.model", "olmo-150m")
     """
     name, _, rest = path.partition(".")
     asked = f"--set {within}{path}={text}"
@@ -111,6 +113,8 @@ def override(value: R, path: str, text: str, *, within: str = "") -> R:
     current = getattr(value, name)
     if rest and not is_dataclass(current):
         raise ConfigurationError(f"{asked}: {within}{name} is a value, so {rest!r} names nothing in it")
+    if not rest and hasattr(current, "named"):
+        return replace(value, **{name: current.named(text)})  # type: ignore[type-var]
     if not rest and is_dataclass(current):
         raise ConfigurationError(f"{asked}: {name} is a group; set one of {', '.join(f'{name}.{f.name}' for f in fields(current))}")
     new = override(current, rest, text, within=f"{within}{name}.") if rest else _typed(hints[name], text, asked)

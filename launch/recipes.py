@@ -1,4 +1,4 @@
-"""named experiments as functions: laptop, one_gpu, paper
+"""named experiments as functions: laptop, one_gpu, paper, ladder
 
 A recipe returns a frozen Experiment; a variant is `replace(…)` of one. What the paper leaves open and we chose is listed
 in the report; it is spelled out here, once.
@@ -6,12 +6,13 @@ in the report; it is spelled out here, once.
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from data_prep.config import DataConfig, TokenizerConfig
 from data_prep.records import ConfigurationError
 from eval.config import EvalConfig
 from launch.experiment import Experiment
-from training.config import ModelConfig, TrainConfig
+from training.config import SIZES, ModelConfig, TrainConfig
 
 PAPER_RATIOS = (0.0, 0.05, 0.10, 0.15, 0.20, 0.25)
 OLMO_TOKENIZER = TokenizerConfig(
@@ -30,7 +31,7 @@ def laptop() -> Experiment:
             tokenizer=TokenizerConfig(source="train", vocab_size=2048),
         ),
         train=TrainConfig(
-            model=ModelConfig(d_model=128, n_layers=4, n_heads=4, d_mlp=512, vocab_size=2048, max_sequence_length=128),
+            model=ModelConfig(**SIZES["laptop"]._asdict(), vocab_size=2048, max_sequence_length=128),
             sequence_length=128,
             global_batch=32,
             learning_rate=3e-3,
@@ -58,7 +59,7 @@ def one_gpu() -> Experiment:
     return Experiment(
         name="one_gpu",
         data=_corpora_of_the_paper(),
-        train=_olmo(ModelConfig(d_model=512, n_layers=8, n_heads=8, d_mlp=2048, vocab_size=OLMO_VOCABULARY), micro_batch=64),
+        train=_olmo("olmo-60m", micro_batch=64),
         eval=_protocol(top_heads=8),
         ratios=PAPER_RATIOS,
         seeds=(0,),
@@ -73,7 +74,7 @@ def paper() -> Experiment:
     return Experiment(
         name="paper",
         data=_corpora_of_the_paper(),
-        train=_olmo(ModelConfig(d_model=2048, n_layers=16, n_heads=16, d_mlp=8192, vocab_size=OLMO_VOCABULARY), micro_batch=16),
+        train=_olmo("olmo-1b", micro_batch=16),
         eval=_protocol(top_heads=30),
         ratios=PAPER_RATIOS,
         seeds=(0, 1),
@@ -83,7 +84,30 @@ def paper() -> Experiment:
     )
 
 
-RECIPES: dict[str, Callable[[], Experiment]] = {"laptop": laptop, "one_gpu": one_gpu, "paper": paper}
+def ladder(rung: str) -> Experiment:
+    """A rung ("20m"): six ratios × two seeds of one size, 20 clean tokens a parameter, at a constant rate until a last decay.
+    Batch and rate follow the size as in OLMo's own ladder (allenai/OLMo: scripts/ladder.py)."""
+    train = _olmo(f"olmo-{rung}", micro_batch=1 if rung == "7b" else 4)
+    n = train.model.n_parameters
+    train = replace(
+        train, schedule="wsd", learning_rate=0.0047 * (n / 108e6) ** (-1 / 3), global_batch=32 * round(5 * (n / 108e6) ** (2 / 3))
+    )
+    return Experiment(
+        name=f"ladder-{rung}",
+        data=_corpora_of_the_paper(),
+        train=train,
+        eval=_protocol(top_heads=max(2, train.model.n_layers * train.model.n_heads // 8)),
+        ratios=PAPER_RATIOS,
+        seeds=(0, 1),
+        budget_tokens=20 * n,
+        n_ranks=8,
+        use_gpu=True,
+    )
+
+
+RECIPES: dict[str, Callable[[], Experiment]] = {"laptop": laptop, "one_gpu": one_gpu, "paper": paper} | {
+    f"ladder-{rung}": partial(ladder, rung) for rung in (name.removeprefix("olmo-") for name in SIZES if name != "laptop")
+}
 
 
 def named(name: str) -> Experiment:
@@ -114,10 +138,10 @@ def _corpora_of_the_paper() -> DataConfig:
     )
 
 
-def _olmo(model: ModelConfig, *, micro_batch: int) -> TrainConfig:
+def _olmo(size: str, *, micro_batch: int) -> TrainConfig:
     """OLMo's published settings (PAPER §3); warm-up is scaled to the run, since 2,000 steps would be 42 % of the paper's."""
     return TrainConfig(
-        model=model,
+        model=ModelConfig(**SIZES[size]._asdict(), vocab_size=OLMO_VOCABULARY),
         sequence_length=2048,
         global_batch=2048,
         micro_batch=micro_batch,

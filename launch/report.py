@@ -87,10 +87,9 @@ def curve(root: str, record: RunRecord) -> Curve:
     """The run's losses over training, from its metrics.jsonl (training/journal.py); where that is absent, the final ones."""
     uri = storage.join(run_uri(root, record.config.run_id), "metrics.jsonl")
     lines = [json.loads(line) for line in storage.read(uri).splitlines()] if storage.exists(uri) else []
-    batch_tokens = record.config.train.global_batch * record.config.train.sequence_length
     train, held_out = {}, {final.stream: {record.n_tokens: final.loss} for final in record.held_out}
     for line in lines:
-        tokens = min(record.n_tokens, line["step"] * batch_tokens)  # the last batch may be short
+        tokens = record.config.mixture.rows_before(line["step"]) * record.config.train.sequence_length
         losses = held_out.setdefault(line["held_out"], {}) if "held_out" in line else train
         losses[tokens] = line["loss"]
     by_stream = {stream: sorted(losses.items()) for stream, losses in held_out.items()}

@@ -7,7 +7,11 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import hypothesis
 import pytest
+
+hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine is not a fault
+hypothesis.settings.load_profile("untimed")
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # transformers reads it when it is imported
 os.environ.update(  # Ray reads these when it is imported: no reports, only loopback, and no token left in the home folder

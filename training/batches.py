@@ -43,15 +43,16 @@ class Batches:
     """The batches of one rank."""
 
     def __init__(self, mixture: Mixture, clean: Reader, toxic: Reader, rank: int, world_size: int) -> None:
-        assert mixture.batch_size % world_size == 0, (mixture.batch_size, world_size)
+        assert (mixture.first_batch or mixture.batch_size) % world_size == 0, (mixture, world_size)
         self._mixture, self._clean, self._toxic = mixture, clean, toxic
-        per_rank = mixture.batch_size // world_size
-        self._mine = slice(rank * per_rank, (rank + 1) * per_rank)
+        self._rank, self._world_size = rank, world_size
 
     def read(self, step: int) -> Batch:
         """Rows of global batch `step` that are this rank's, in order."""
         rows = self._mixture.rows(step)
-        mine = Rows(rows.toxic[self._mine], rows.sequence[self._mine])
+        per_rank = len(rows.sequence) // self._world_size
+        here = slice(self._rank * per_rank, (self._rank + 1) * per_rank)
+        mine = Rows(rows.toxic[here], rows.sequence[here])
         tokens, valid = mixtures.read(mine, self._clean, self._toxic), mine.sequence != PADDING
         return Batch(step, tokens, valid, mine.toxic, self._mixture.n_valid(step), int(rows.toxic.sum()))
 

@@ -1,9 +1,32 @@
 """what is asked: model size, batch, schedule, ZeRO stage, parallelism, cadence"""
 
-from typing import Literal
+from dataclasses import replace
+from typing import Literal, NamedTuple
 
-from data_prep.mixture import Mixture
+from data_prep.mixture import Mixture, check_growth
 from data_prep.records import ConfigurationError, operational, record
+
+
+class Size(NamedTuple):
+    """The shape of a model, without its vocabulary."""
+
+    d_model: int
+    n_layers: int
+    n_heads: int
+    d_mlp: int
+
+
+# OLMo's published shapes (allenai/OLMo: configs/tiny, configs/official); its 7B has a second matrix for the logits, ours ties.
+SIZES = {
+    "laptop": Size(128, 4, 4, 512),
+    "olmo-20m": Size(256, 8, 8, 1024),
+    "olmo-60m": Size(512, 8, 8, 2048),
+    "olmo-150m": Size(768, 12, 12, 3072),
+    "olmo-300m": Size(1024, 16, 16, 4096),
+    "olmo-700m": Size(1536, 16, 16, 6144),
+    "olmo-1b": Size(2048, 16, 16, 8192),
+    "olmo-7b": Size(4096, 32, 32, 11008),
+}
 
 
 @record
@@ -29,6 +52,12 @@ class ModelConfig:
                 f"model: d_model {self.d_model} / n_heads {self.n_heads} must be an even whole number (RoPE turns pairs)"
             )
 
+    def named(self, name: str) -> "ModelConfig":
+        """The model of a named size with this one's vocabulary and context: `--set train.model=olmo-150m`."""
+        if name not in SIZES:
+            raise ConfigurationError(f"there is no model size {name!r}; the sizes are {', '.join(SIZES)}")
+        return replace(self, **SIZES[name]._asdict())
+
     @property
     def d_head(self) -> int:
         return self.d_model // self.n_heads
@@ -48,8 +77,11 @@ class ModelConfig:
 class TrainConfig:
     """How one model is trained; what changes the result is in the digest, `operational` fields are not.
 
-    global_batch: sequences per optimizer step. micro_batch: sequences per forward pass and rank; 0 takes one pass a step.
-    warmup_ratio: share of the steps spent warming up, at most max_warmup_steps. min_learning_rate_ratio: of the peak.
+    global_batch: sequences per optimizer step. micro_batch: sequences per forward pass and rank; 0 takes the fewest passes.
+    first_batch, batch_warmup_steps: the batch grows from that many sequences (0: it does not) by whole multiples of it over these
+    steps; the learning rate knows nothing of it.
+    schedule: see schedule.py. warmup_ratio: share of the steps spent warming up, at most max_warmup_steps. decay_ratio: share
+    spent decaying, for wsd. min_learning_rate_ratio: of the peak.
     z_loss: ζ of the term ζ·log²Z in the objective (PaLM took 1e-4); the losses reported are without it.
     held_out_sequences: how many of each stream the held-out loss reads at most.
     cache_gib: bound of the node's cache of remote blocks (half the room on its disk is another), 0 for none; cache_folder: where,
@@ -62,7 +94,11 @@ class TrainConfig:
     sequence_length: int
     global_batch: int
     learning_rate: float
+    first_batch: int = 0
+    batch_warmup_steps: int = 0
     micro_batch: int = operational(default=0)
+    schedule: Literal["cosine", "linear", "wsd"] = "cosine"
+    decay_ratio: float = 0.2
     min_learning_rate_ratio: float = 0.1
     warmup_ratio: float = 0.05
     max_warmup_steps: int = 2000
@@ -93,21 +129,23 @@ class TrainConfig:
                 f"training: sequence_length {self.sequence_length}, global_batch {self.global_batch}, micro_batch "
                 f"{self.micro_batch}; expected at least 2, 1 and 0"
             )
+        check_growth(self.global_batch, self.first_batch, self.batch_warmup_steps)
 
     def passes(self, world_size: int) -> tuple[int, int]:
         """(micro_batch, accumulation) on `world_size` data-parallel ranks; their product × ranks is the global batch."""
-        per_rank = self.global_batch // world_size
-        if per_rank * world_size != self.global_batch:
+        smallest = self.first_batch or self.global_batch
+        per_rank = smallest // world_size
+        if per_rank * world_size != smallest:
             raise ConfigurationError(
-                f"{world_size} ranks cannot share a global batch of {self.global_batch} rows evenly; "
-                "use a number of ranks that divides it, or change training.global_batch"
+                f"{world_size} ranks cannot share a global batch of {smallest} rows evenly; use a number of ranks that divides it, "
+                f"or change train.{'first_batch' if self.first_batch else 'global_batch'}"
             )
         micro = self.micro_batch or per_rank
         if per_rank % micro:
             raise ConfigurationError(
-                f"training.micro_batch {micro} does not divide the {per_rank} rows each of {world_size} ranks has in a step"
+                f"train.micro_batch {micro} does not divide the {per_rank} rows each of {world_size} ranks has in a step"
             )
-        return micro, per_rank // micro
+        return micro, self.global_batch // (world_size * micro)
 
 
 @record

@@ -24,10 +24,6 @@ class Job(NamedTuple):
     def uri(self) -> str:
         return record.run_uri(self.root, self.run.run_id)
 
-    def rows_before(self, step: int) -> int:
-        """Rows in the first `step` batches, without padding."""
-        return min(step * self.run.mixture.batch_size, self.run.mixture.n_sequences)
-
     def mfu_ratio(self, tokens_per_second: float) -> float:
         flops_per_token = self.run.train.model.flops_per_token(self.run.train.sequence_length)
         return tokens_per_second * flops_per_token / (self.peak.flops_per_second * self.place.world_size)

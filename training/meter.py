@@ -18,7 +18,7 @@ class Meter:
 
     def __init__(self, job: Job, first: int, seconds: float) -> None:
         self._job, self._step, self._seconds, self._waited = job, first, seconds, 0.0
-        self._n_toxic_before = self._n_toxic = job.run.mixture.toxic_before(job.rows_before(first))
+        self._n_toxic_before = self._n_toxic = job.run.mixture.toxic_before(job.run.mixture.rows_before(first))
         self.loss_S = torch.zeros(2, dtype=torch.float64, device=job.place.device)
 
     def add(self, batch: Batch, waited: float, loss_S: Tensor) -> None:
@@ -29,7 +29,8 @@ class Meter:
     def line(self, step: int, seconds: float, source_sums: list[float], **seen: float) -> tuple[int, dict[str, Any]]:
         """(steps since the line before, the journal's line for `step`), and begin anew. source_sums: loss_S over all ranks."""
         job, length, n_steps = self._job, self._job.run.train.sequence_length, step - self._step
-        n_rows, n_toxic = job.rows_before(step) - job.rows_before(self._step), self._n_toxic - self._n_toxic_before
+        n_rows_before, n_toxic = job.run.mixture.rows_before(step), self._n_toxic - self._n_toxic_before
+        n_rows = n_rows_before - job.run.mixture.rows_before(self._step)
         n_predictions = {"clean": (n_rows - n_toxic) * (length - 1), "toxic": n_toxic * (length - 1)}
         tokens_per_second = n_rows * length / (seconds - self._seconds)
         line = {
@@ -40,8 +41,8 @@ class Meter:
             "mfu_ratio": job.mfu_ratio(tokens_per_second),
             "data_wait_seconds": self._waited / n_steps,
             "batch_toxic_share_ratio": n_toxic / n_rows,
-            "toxic_share_ratio": self._n_toxic / job.rows_before(step),
-            "n_tokens": job.rows_before(step) * length,
+            "toxic_share_ratio": self._n_toxic / n_rows_before,
+            "n_tokens": n_rows_before * length,
             "train_seconds": seconds,
         }
         self._step, self._seconds, self._waited, self._n_toxic_before = step, seconds, 0.0, self._n_toxic

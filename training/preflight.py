@@ -34,10 +34,12 @@ class Inputs(NamedTuple):
 def check(root: str, run: RunConfig) -> Inputs:
     """The run's inputs, or ConfigurationError or ArtefactMissing saying which of them does not fit."""
     train = run.train
-    if run.mixture.batch_size != train.global_batch:
+    cut = (run.mixture.batch_size, run.mixture.first_batch, run.mixture.batch_warmup_steps)
+    if cut != (train.global_batch, train.first_batch, train.batch_warmup_steps):
         raise ConfigurationError(
-            f"run {run.run_id}: the mixture is cut in batches of {run.mixture.batch_size} rows, train.global_batch is "
-            f"{train.global_batch}; plan the run again with launch/sweep.py"
+            f"run {run.run_id}: the mixture is cut in batches of {cut[0]} rows (first {cut[1]}, {cut[2]} steps of growth), the "
+            f"settings say {train.global_batch} ({train.first_batch}, {train.batch_warmup_steps}); plan the run again with "
+            "launch/sweep.py"
         )
     uris: dict[StreamName, str] = {"clean": storage.join(root, run.clean), "toxic": storage.join(root, run.toxic)}
     manifests: dict[StreamName, Manifest] = {name: manifest.load(uri) for name, uri in uris.items()}

@@ -168,6 +168,16 @@ def initialise(model: nn.Module, settings: dict[str, Any]) -> Any:
     return engine
 
 
+def descend(engine: Any, loss: Tensor, *, last: bool) -> None:
+    """Add the gradient of a micro-batch's loss, averaged over the ranks; after the last of a step, take the step.
+
+    Micro-batches are counted by the loop, not by DeepSpeed, for a growing batch has more of them with time.
+    """
+    engine.set_gradient_accumulation_boundary(last)
+    engine.backward(loss, scale_wrt_gas=False)
+    engine.step()
+
+
 def release(engine: Any) -> None:
     """Let go of the engine's hooks and buffers; the process may train another model, or end."""
     engine.destroy()

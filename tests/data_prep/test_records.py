@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from data_prep import config as data_config
 from data_prep import manifest, mixture
 from data_prep.config import Annotation, DataConfig
+from data_prep.mixture import Mixture
 from data_prep.records import (
     ArtefactCorrupt,
     ArtefactMissing,
@@ -35,6 +36,7 @@ RECORDS = [thing for m in MODULES for thing in vars(m).values() if is_dataclass(
 EXAMPLES: dict[type, tuple[tuple[str, ...], dict[str, Any]]] = {  # free fields, and the others' values
     ModelConfig: (("rope_theta", "norm_eps"), {"d_model": 8, "n_layers": 1, "n_heads": 2, "d_mlp": 8, "vocab_size": 300}),
     TrainConfig: (("model", "learning_rate", "betas", "weight_decay"), {"sequence_length": 8, "global_batch": 4}),
+    Mixture: (("n_clean", "n_toxic", "seed", "max_toxic_epochs"), {"batch_size": 4}),
     Annotation: (("kind", "scorer"), {"threshold": 0, "tagged_ratio": 0.5}),
     DataConfig: (
         ("clean", "toxic", "tokenizer", "cleaning", "shuffle_seed", "duplicates", "decontaminate", "annotation"),
@@ -55,6 +57,20 @@ class Inner:
     def __post_init__(self) -> None:
         if self.size < 0:
             raise ConfigurationError(f"inner.size is {self.size}; expected at least 0")
+
+
+@record
+class Shape:
+    sides: int
+    colour: str
+
+    def named(self, name: str) -> "Shape":
+        return replace(self, sides={"triangle": 3, "square": 4}[name])
+
+
+@record
+class Drawing:
+    shape: Shape
 
 
 @record
@@ -217,3 +233,9 @@ def test_a_wrong_setting_is_refused_by_name(path: str, text: str, message: str):
 
 def test_a_user_catches_every_error_as_one_kind():
     assert {ConfigurationError, ArtefactMissing, ArtefactCorrupt, StorageError, ClusterError} == set(HormesisError.__subclasses__())
+
+
+def test_a_group_with_named_variants_is_set_by_a_name_or_field_by_field():
+    drawing = Drawing(shape=Shape(sides=5, colour="red"))
+    assert override(drawing, "shape", "square") == Drawing(shape=Shape(sides=4, colour="red"))
+    assert override(drawing, "shape.sides", "6") == Drawing(shape=Shape(sides=6, colour="red"))

@@ -55,7 +55,14 @@ def planner() -> Callable[[Path], Plan]:
                 tokenizer="tokenizer.json",
                 toxic_ratio=n_toxic / (n_clean + n_toxic),
                 seed=0,
-                mixture=Mixture(n_clean=n_clean, n_toxic=n_toxic, batch_size=train.global_batch, seed=0),
+                mixture=Mixture(
+                    n_clean=n_clean,
+                    n_toxic=n_toxic,
+                    batch_size=train.global_batch,
+                    seed=0,
+                    first_batch=train.first_batch,
+                    batch_warmup_steps=train.batch_warmup_steps,
+                ),
                 train=train,
             )
             storage.save(run, storage.join(run_uri(str(root), run_id), "run.json"))

@@ -74,6 +74,17 @@ def test_four_micro_batches_and_a_padded_last_batch_train_like_plain_pytorch(pla
         torch.testing.assert_close(value, model.state_dict()[name], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_a_growing_batch_trains_like_plain_pytorch(plan: Plan, tmp_path: Path, stage: Any):
+    run = plan(first_batch=1, batch_warmup_steps=4, micro_batch=1, zero_stage=stage)
+    assert [run.mixture.n_valid(step) for step in range(run.mixture.n_steps)] == [1, 1, 2, 3, 4, 4, 4, 2]
+    loop.train(str(tmp_path), run)
+    losses, model = plain_training(tmp_path, run)
+    assert [line["loss"] for line in lines(tmp_path, run) if "grad_norm" in line] == pytest.approx(losses, rel=1e-5)
+    for name, value in weights(tmp_path, run).items():
+        torch.testing.assert_close(value, model.state_dict()[name], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("micro_batch", [0, 1])
 def test_bf16_with_and_without_accumulation_stays_near_fp32(plan: Plan, tmp_path: Path, micro_batch: int):
     run = plan(micro_batch=micro_batch, precision="bf16")
@@ -182,7 +193,7 @@ def test_what_does_not_fit_together_is_refused_before_a_model_is_built(plan: Pla
     with pytest.raises(ConfigurationError, match=r"train\.model\.vocab_size is 256"):
         loop.train(str(tmp_path), plan(model=replace(plan().train.model, vocab_size=256)))
     run = plan()
-    with pytest.raises(ConfigurationError, match=r"batches of 4 rows, train\.global_batch is 2"):
+    with pytest.raises(ConfigurationError, match=r"batches of 4 rows .*the settings say 2"):
         loop.train(str(tmp_path), replace(run, train=replace(run.train, global_batch=2)))
     with monkeypatch.context() as eight_ranks, pytest.raises(ConfigurationError, match="8 ranks cannot share"):
         eight_ranks.setenv("WORLD_SIZE", "8")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from data_prep.records import ConfigurationError
-from training.config import ModelConfig
+from training.config import SIZES, ModelConfig
 from training.export import hugging_face_config, to_hugging_face
 from training.loss import next_token_loss
 from training.model import KVCache, OLMo, product, rotary, rotate
@@ -207,3 +207,24 @@ def test_the_output_projection_reads_the_heads_side_by_side():
     v = attention.qkv(x).chunk(3, dim=-1)[2]  # a lone position attends to itself, so the heads' outputs are v, head by head
     rotation = rotary(torch.zeros(1, 1), TINY.d_head, TINY.rope_theta)
     assert_same(attention(x, rotation, None, None), attention.out(v))
+
+
+N_PARAMETERS = {
+    "laptop": 7_487_488,
+    "olmo-20m": 21_266_432,
+    "olmo-60m": 59_310_080,
+    "olmo-150m": 151_879_680,
+    "olmo-300m": 319_946_752,
+    "olmo-700m": 681_246_720,
+    "olmo-1b": 1_176_764_416,
+    "olmo-7b": 6_682_050_560,  # the published one has a second matrix of 206,045,184 for the logits
+}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_every_named_size_has_its_parameters_on_the_meta_device(name: str):
+    config = OLMO_1B.named(name)
+    with torch.device("meta"):
+        model = OLMo(config)
+    assert sum(parameter.numel() for parameter in model.parameters()) == config.n_parameters == N_PARAMETERS[name]
+    assert (config.vocab_size, config.max_sequence_length) == (50_304, 2048)
