@@ -9,7 +9,8 @@ Two reasons need other documents and are decided elsewhere: contaminated (decont
 
 Most texts need no step and hold nothing to mask, so one look decides: a table over the text's bytes (that of masking.py, with
 a mark for what is no text) and a few searches for short strings, all at memory speed. Text outside ASCII is looked at as UTF-8
-for that, since a search for a class of characters in wide strings runs at 45 MB/s.
+for that, since a search for a class of characters in wide strings runs at 45 MB/s. The search for what is no text is that
+slow, so a text with nothing but trailing blanks, as most that need a step are, is spared it.
 """
 
 import re
@@ -51,11 +52,10 @@ class Cleaned(NamedTuple):
 
 def clean(text: str, config: CleaningConfig, scores: Mapping[str, float] | None = None) -> Cleaned:
     """`text` after all STEPS, or the first of the REASONS to drop it; no characters make it raise."""
-    shape = _shape_if_clean(text)
-    if shape is None:
-        for step in STEPS:
-            text = step(text)
-    found = masking.mask(text) if config.mask_personal and (shape is None or masking.may_be_masked(shape)) else text
+    look = _look_at(text)
+    for step in look.steps:
+        text = step(text)
+    found = masking.mask(text) if config.mask_personal and look.may_be_masked else text
     for reason, holds in REASONS.items():
         if holds(found, config, scores or {}):
             return Cleaned(None, reason)
@@ -64,23 +64,30 @@ def clean(text: str, config: CleaningConfig, scores: Mapping[str, float] | None 
 
 def is_clean(text: str) -> bool:
     """Would all STEPS leave `text` as it is?"""
-    return _shape_if_clean(text) is not None
+    return not _look_at(text).steps
 
 
-def _shape_if_clean(text: str) -> bytes | None:
-    """The shape of a text's UTF-8 bytes (masking.py), or None if a step would change the text."""
+class _Look(NamedTuple):
+    """The steps that can change a text, and whether masking can; where it is false, it is so after the steps as well."""
+
+    steps: tuple[Callable[[str], str], ...]
+    may_be_masked: bool
+
+
+def _look_at(text: str) -> _Look:
     try:
         content = text.encode()
     except UnicodeEncodeError:  # a lone surrogate
-        return None
+        return _Look(STEPS, True)
     shape = content.translate(_LOOK)
     if _NO_TEXT in shape:
-        return None
+        return _Look(STEPS, True)
     if len(content) > len(text) and (
         (b"\xc2" in content and _C1.search(content)) or (b"\xef" in content and _MARKS.search(content))
     ):
-        return None
-    return None if text[:1] == "\n" or text[-1:].isspace() or _LINE_TO_TRIM.search(text) else shape
+        return _Look(STEPS, True)
+    is_laid_out = text[:1] != "\n" and not text[-1:].isspace() and not _LINE_TO_TRIM.search(text)
+    return _Look(() if is_laid_out else STEPS_OF_LAYOUT, masking.may_be_masked(content, shape))
 
 
 def remove_what_is_no_text(text: str) -> str:
@@ -97,7 +104,7 @@ def trim_line_ends(text: str) -> str:
 
 def collapse_blank_lines(text: str) -> str:
     """At most two blank lines in a row, none at either end."""
-    return MANY_BLANK_LINES.sub("\n\n\n", text).strip("\n")
+    return (MANY_BLANK_LINES.sub("\n\n\n", text) if "\n\n\n\n" in text else text).strip("\n")
 
 
 def language_of(text: str) -> str:
@@ -144,7 +151,8 @@ def _is_out_of_bounds(text: str, config: CleaningConfig, scores: Mapping[str, fl
     )
 
 
-STEPS: tuple[Callable[[str], str], ...] = (remove_what_is_no_text, unify_line_ends, trim_line_ends, collapse_blank_lines)
+STEPS_OF_LAYOUT: tuple[Callable[[str], str], ...] = (trim_line_ends, collapse_blank_lines)
+STEPS: tuple[Callable[[str], str], ...] = (remove_what_is_no_text, unify_line_ends, *STEPS_OF_LAYOUT)
 REASONS: dict[str, Callable[[str, CleaningConfig, Mapping[str, float]], bool]] = {
     "empty": lambda text, config, scores: not text,
     "too_short": lambda text, config, scores: len(text) < config.min_chars,

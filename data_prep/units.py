@@ -12,9 +12,11 @@ exists is done. A killed one goes on after its last segment: it reads the file a
 Memory: a segment's tokens three times (as they come, sorted, as bytes to write), its documents' origins, and a batch.
 """
 
+import gc
 import json
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -125,14 +127,15 @@ def make(task: Task, uri: str) -> Unit:
         if all(segments.is_whole(segments.uri_of(uri, i), segment, dtype) for i, segment in enumerate(unit.segments)):
             return unit
     bad, fell_back = corpora.BadRows(), False
-    try:
-        made = _segments(task, uri, bad)
-    except EnginesDiffer as error:
-        if task.config.on_tokenizer_difference == "stop":
-            raise
-        telemetry.logger.warning("%s: %s; encoded with tokenizers instead", task.source.uri, error)
-        bad, fell_back = corpora.BadRows(), True
-        made = _segments(task._replace(tokenizer=task.tokenizer.by_reference()), uri, bad)
+    with _no_search_for_cycles():
+        try:
+            made = _segments(task, uri, bad)
+        except EnginesDiffer as error:
+            if task.config.on_tokenizer_difference == "stop":
+                raise
+            telemetry.logger.warning("%s: %s; encoded with tokenizers instead", task.source.uri, error)
+            bad, fell_back = corpora.BadRows(), True
+            made = _segments(task._replace(tokenizer=task.tokenizer.by_reference()), uri, bad)
     unit = Unit(
         input_sha256=task.input_sha256,
         dtype=dtype,
@@ -144,6 +147,18 @@ def make(task: Task, uri: str) -> Unit:
     )
     storage.save(unit, record_uri)
     return unit
+
+
+@contextmanager
+def _no_search_for_cycles() -> Iterator[None]:
+    """Rows make containers by the thousand and no cycles; looking for some takes a tenth of a unit's time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 class _Batch(NamedTuple):

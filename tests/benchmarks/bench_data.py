@@ -3,7 +3,9 @@
     python tests/benchmarks/bench_data.py [--corpus FILE.jsonl.gz …] [--tokenizer TOKENIZER.json] [--only NAME …] [--workers]
 
 Same files, same tokenizer, same run. Each chain does its work in a process of its own, one worker, one thread; CPU seconds
-are those of that process and its children, without imports. Ours reads, cleans, masks, tokenizes, checks samples against the
+are those of that process and its children. Each does it twice, the second time on the first FEW documents: "start" is what
+that took (imports, a second for reading OLMo's tokenizer), "MB/CPU-s" the difference of text over the difference of time: the
+rate of a worker that goes on to its next file. Ours reads, cleans, masks, tokenizes, checks samples against the
 reference, looks for duplicates, shuffles globally, writes shards and reads them back; the others read, tokenize and write.
 The ids of all documents that cleaning leaves as they are must be equal. MEGATRON_LM=<checkout> runs its own
 tools/preprocess_data.py; without it the same structure (a pool, one encode a document, IndexedDatasetBuilder) stands for it.
@@ -32,6 +34,7 @@ ONE_THREAD = {
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     "PYTHONWARNINGS": "ignore",
 }
+FEW = 100
 JOINED = 12  # documents of the embedded corpus to one of the benchmark's: about 2 kB, as in C4
 N_JOINED = 12_000
 VOCABULARY = 2048
@@ -66,8 +69,11 @@ def _compare(corpus: list[str], words: str, names: list[str], scratch: Path) -> 
     texts = list(_texts(corpus))
     megabytes = sum(len(text.encode()) for text in texts) / 1e6
     as_they_are = [cleaning.clean(text, CleaningConfig()).text == text for text in texts]
+    few = str(scratch / "few.jsonl.gz")
+    _write(few, iter(texts[:FEW]))
+    few_megabytes = sum(len(text.encode()) for text in texts[:FEW]) / 1e6
     print(f"gzipped JSON lines to token shards: {len(texts):,} documents, {megabytes:.0f} MB of text, one worker")
-    print(f"{'':24}{'MB/CPU-s':>10}{'CPU-s':>9}{'wall s':>9}{'peak MiB':>10}  ids")
+    print(f"{'':24}{'MB/CPU-s':>10}{'CPU-s':>9}{'start':>9}{'wall s':>9}{'peak MiB':>10}  ids")
     rates, hashes = dict[str, float](), list[bytes]()
     for name in sorted(names, key=lambda name: name == "ours"):  # ours last: it is compared with the others
         missing = [module for module in CHAINS[name].modules if importlib.util.find_spec(module) is None]
@@ -75,13 +81,12 @@ def _compare(corpus: list[str], words: str, names: list[str], scratch: Path) -> 
             print(f"  {name:22}not installed here: {', '.join(missing)} (pip install 'hormesis[bench]')")
             continue
         out = scratch / name.replace(" ", "-")
-        command = [sys.executable, __file__, "--child", name, "--tokenizer", words, "--out", str(out), "--corpus", *corpus]
-        done = subprocess.run(command, env={**os.environ, **ONE_THREAD}, capture_output=True, text=True)
-        if done.returncode:
-            print(f"  {name:22}failed: {done.stderr.strip().splitlines()[-1][:160]}")
+        try:
+            start, measured = _measured(name, [few], words, Path(f"{out}-few")), _measured(name, corpus, words, out)
+        except subprocess.CalledProcessError as error:
+            print(f"  {name:22}failed: {error.stderr.strip().splitlines()[-1][:160]}")
             continue
-        measured = json.loads(done.stdout.splitlines()[-1])
-        rates[name] = megabytes / measured["cpu_s"]
+        rates[name] = (megabytes - few_megabytes) / (measured["cpu_s"] - start["cpu_s"])
         found = [hashlib.blake2b(ids, digest_size=8).digest() for ids in CHAINS[name].documents(out)]
         if name != "ours":
             hashes = hashes or found
@@ -91,7 +96,8 @@ def _compare(corpus: list[str], words: str, names: list[str], scratch: Path) -> 
             n_equal = sum(one in kept for kept in [set(found)] for one in wanted)
             verdict = f"{n_equal:,} of {len(wanted):,} equal (texts that cleaning leaves as they are)"
             assert n_equal == len(wanted), "the chains made other ids"
-        numbers = f"{rates[name]:10.1f}{measured['cpu_s']:9.1f}{measured['wall_s']:9.1f}{measured['peak_mib']:10.0f}"
+        numbers = f"{rates[name]:10.1f}{measured['cpu_s']:9.1f}{start['cpu_s']:9.1f}"
+        numbers += f"{measured['wall_s']:9.1f}{measured['peak_mib']:10.0f}"
         print(f"  {name:22}{numbers}  {verdict}", flush=True)
     if "ours" in rates:
         for name, rate in rates.items():
@@ -102,6 +108,13 @@ def _compare(corpus: list[str], words: str, names: list[str], scratch: Path) -> 
         for what, tokens in (("C4, 20.1B tokens", C4_TOKENS), ("4chan, 6.7B tokens", CHAN_TOKENS)):
             hours = tokens * bytes_per_token / 1e6 / rates["ours"] / 3600
             print(f"  projected: {what:20}{hours:8.1f} CPU-hours at this corpus's {bytes_per_token:.2f} bytes a token")
+
+
+def _measured(name: str, corpus: list[str], words: str, out: Path) -> dict[str, float]:
+    """What `_child` prints, from a process of its own."""
+    command = [sys.executable, __file__, "--child", name, "--tokenizer", words, "--out", str(out), "--corpus", *corpus]
+    done = subprocess.run(command, env={**os.environ, **ONE_THREAD}, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def _child(name: str, corpus: list[str], words: str, out: str) -> int:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from data_prep.masking import EMAIL, IP, KINDS, PHONE, mask
+from data_prep.masking import EMAIL, IP, KINDS, PHONE, SHAPE, mask, may_be_masked
 
 pieces = st.sampled_from(
     ["a", "é", "7", "21", "212", "555", "0100", "1", "@", "a@b.cd", ".", "-", " ", "+", "(", ")", "/", "|", "|||", "\n", "👩", "٣",
@@ -31,6 +31,12 @@ def test_masking_twice_is_masking_once(text):
 @given(texts)
 def test_the_hints_miss_nothing(text):
     assert mask(text) == plain(text)
+
+
+@given(texts)
+def test_a_text_that_masking_changes_is_one_that_may_be_masked(text):
+    content = text.encode(errors="surrogatepass")
+    assert mask(text) == text or may_be_masked(content, content.translate(SHAPE))
 
 
 @pytest.mark.parametrize(

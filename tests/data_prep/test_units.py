@@ -1,3 +1,4 @@
+import gc
 import json
 from dataclasses import replace
 from itertools import pairwise
@@ -175,6 +176,14 @@ def test_a_killed_unit_goes_on_after_its_last_segment_and_gives_the_same_bytes(
             assert made(tmp_path, tokenizer, MANY)[1] == unit
         assert len(encoded) == sum(segment.n_documents for segment in unit.segments[lost[0] :])
         assert {path.name: path.read_bytes() for path in Path(uri).iterdir()} == before
+
+
+def test_the_search_for_cycles_goes_on_after_a_unit_that_failed(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    source = source_of(tmp_path)
+    Path(source.uri).write_text("no JSON\n" * 9)
+    with pytest.raises(ArtefactCorrupt):
+        units.make(units.Task(source, corpora.checksum(source), tokenizer, CONFIG, None), str(tmp_path / "unit"))
+    assert gc.isenabled()
 
 
 def test_a_segment_is_bounded_in_tokens(tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
