@@ -39,6 +39,8 @@ METRICS: dict[str, Metric] = {
     "hormesis_held_out_loss": Metric("gauge", "nats/token", "loss on held-out text", ("run", "stream")),
     "hormesis_learning_rate": Metric("gauge", "1", "learning rate of the last step", ("run",)),
     "hormesis_grad_norm": Metric("gauge", "1", "global gradient norm before clipping", ("run",)),
+    "hormesis_skipped_steps": Metric("gauge", "steps", "steps not finite, spikes, or left out by a rewind", ("run",)),
+    "hormesis_rewinds": Metric("gauge", "times", "times training went back to a checkpoint and left batches out", ("run",)),
     "hormesis_tokens_per_second": Metric("gauge", "tokens/s", "training tokens per second, all ranks", ("run",)),
     "hormesis_mfu_ratio": Metric("gauge", "ratio", "model FLOPs utilisation against the device's peak", ("run",)),
     "hormesis_data_wait_seconds": Metric("gauge", "s", "mean time a step since the last logged one waited for data", ("run",)),

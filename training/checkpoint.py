@@ -68,8 +68,9 @@ class Checkpoints:
         self._publisher = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._published: Future[None] | None = None
 
-    def save(self, engine: Any, step: int, train_seconds: float, label: str) -> None:
-        """Gather the whole state and publish it in the background; an error of the save before comes out here."""
+    def save(self, engine: Any, step: int, train_seconds: float, label: str, extra: dict[str, Tensor]) -> None:
+        """Gather the whole state, and `extra` tensors that all ranks have alike, and publish them in the background; an error
+        of the save before comes out here."""
         self.finish()
         rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
         n_steps, state = zero_state.optimizer_steps(engine), {}
@@ -77,6 +78,7 @@ class Checkpoints:
             if rank == 0:
                 state[f"{key}/{name}"] = value.cpu().contiguous()
         if rank == 0:
+            state |= {f"extra/{name}": value.cpu().clone() for name, value in extra.items()}
             facts = {"step": step, "optimizer_steps": n_steps, "train_seconds": train_seconds, "world_size": world_size}
             self._published = self._publisher.submit(self._publish, state, facts, label)
 
@@ -159,6 +161,15 @@ class Source:
     def __init__(self, local: Path, model: nn.Module, device: torch.device) -> None:
         self._local, self._device = local, device
         self._shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+
+    def extra(self) -> dict[str, Tensor]:
+        """The extra tensors that were saved, on every rank."""
+        return zero.agree(self._read_extra)
+
+    def _read_extra(self) -> dict[str, Tensor]:
+        with safe_open(self._local, framework="pt") as file:
+            names = [name for name in file.keys() if name.startswith("extra/")]  # noqa: SIM118  # it is no dict
+            return {name.removeprefix("extra/"): file.get_tensor(name) for name in names}
 
     def __call__(self, name: str, key: str) -> Tensor:
         value = torch.empty(self._shapes[name], dtype=torch.float32, device=self._device)

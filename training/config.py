@@ -83,6 +83,9 @@ class TrainConfig:
     schedule: see schedule.py. warmup_ratio: share of the steps spent warming up, at most max_warmup_steps. decay_ratio: share
     spent decaying, for wsd. min_learning_rate_ratio: of the peak.
     z_loss: ζ of the term ζ·log²Z in the objective (PaLM took 1e-4); the losses reported are without it.
+    spike_sigma: a step whose loss or gradient norm is that many σ above the last ones' mean is skipped (guards.py); 0: only one
+    that is not finite.
+    max_bad_steps: after so many skipped in a row, training goes back to its last checkpoint and leaves out the batches since.
     held_out_sequences: how many of each stream the held-out loss reads at most.
     cache_gib: bound of the node's cache of remote blocks (half the room on its disk is another), 0 for none; cache_folder: where,
     by default below the system's temporary folder. A cache as large as the streams spares the next runs of a node the store.
@@ -107,6 +110,8 @@ class TrainConfig:
     weight_decay: float = 0.1
     gradient_clip: float = 1.0
     z_loss: float = 0.0
+    spike_sigma: float = 6.0
+    max_bad_steps: int = 5
     precision: Literal["bf16", "fp32"] = "bf16"
     zero_stage: Literal[1, 2, 3] = operational(default=1)
     held_out_sequences: int = 64
@@ -130,6 +135,11 @@ class TrainConfig:
                 f"{self.micro_batch}; expected at least 2, 1 and 0"
             )
         check_growth(self.global_batch, self.first_batch, self.batch_warmup_steps)
+
+        if self.spike_sigma < 0 or self.max_bad_steps < 1:
+            raise ConfigurationError(
+                f"train.spike_sigma {self.spike_sigma:g} and train.max_bad_steps {self.max_bad_steps}: expected at least 0 and 1"
+            )
 
     def passes(self, world_size: int) -> tuple[int, int]:
         """(micro_batch, accumulation) on `world_size` data-parallel ranks; their product × ranks is the global batch."""

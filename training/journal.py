@@ -1,22 +1,24 @@
 """what was seen on the way: metrics.jsonl, TensorBoard, live gauges, the progress bar
 
-One line of JSON per logged step, and one per held-out loss, in the order they were seen; a resumed run cuts the file at its
-checkpoint's step first, so a step is never in it twice. TensorBoard's files are made from the same lines at the end: they
-cannot be cut, and live values are the gauges' work.
+One line of JSON per logged step, with the loss and gradient norm of the newest that counted (guards.py), and one per held-out
+loss, in the order they were seen; a resumed run cuts the file at its checkpoint's step first, so a step is never in it twice.
+TensorBoard's files are made from the same lines at the end: they cannot be cut, and live values are the gauges' work.
 
     {"step": 10, "loss": 5.9, "learning_rate": 0.001, "grad_norm": 1.2, "source_loss": {"clean": 5.8, "toxic": 6.7},
-     "tokens_per_second": 41000.0, "mfu_ratio": 0.31, "data_wait_seconds": 0.0, "batch_toxic_share_ratio": 0.1,
-     "toxic_share_ratio": 0.1, "n_tokens": 40960, "train_seconds": 1.1}
+     "skipped_steps": 0, "rewinds": 0, "tokens_per_second": 41000.0, "mfu_ratio": 0.31, "data_wait_seconds": 0.0,
+     "batch_toxic_share_ratio": 0.1, "toxic_share_ratio": 0.1, "n_tokens": 40960, "train_seconds": 1.1}
     {"step": 10, "held_out": "clean", "loss": 5.8, "n_tokens": 8128}
 """
 
 import json
+import math
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 from data_prep import storage, telemetry
+from training.meter import Seen
 from training.record import HeldOutLoss
 
 PUBLISH_SECONDS = 30.0  # how far metrics.jsonl may lag behind while nothing is saved
@@ -29,6 +31,8 @@ GAUGES = {
     "data_wait_seconds": "hormesis_data_wait_seconds",
     "batch_toxic_share_ratio": "hormesis_batch_toxic_share_ratio",
     "toxic_share_ratio": "hormesis_toxic_share_ratio",
+    "skipped_steps": "hormesis_skipped_steps",
+    "rewinds": "hormesis_rewinds",
     "step": "hormesis_train_step",
 }
 
@@ -44,14 +48,17 @@ class Journal:
         self._bar = telemetry.progress(n_steps, run_id, "step", initial=first_step)
         telemetry.emit("hormesis_train_steps_planned", n_steps, run=run_id)
 
-    def step(self, line: dict[str, Any], n_steps: int) -> None:
-        """Note a logged step, `n_steps` after the one before."""
+    def step(self, seen: Seen) -> None:
+        """Note a logged step, unless none was accepted yet: there is no loss then."""
+        line = seen.line
+        self._bar.update(seen.n_steps)
+        if not math.isfinite(line["loss"]):
+            return
         self.lines.append(line)
         for name, gauge in GAUGES.items():
             telemetry.emit(gauge, line[name], run=self._run_id)
         for source, loss in line["source_loss"].items():
             telemetry.emit("hormesis_train_source_loss", loss, run=self._run_id, stream=source)
-        self._bar.update(n_steps)
         self._bar.set_description(f"{self._run_id} loss {line['loss']:.3f}, {line['tokens_per_second']:,.0f} tokens/s")
         if time.monotonic() - self._published_at > PUBLISH_SECONDS:
             self.publish()

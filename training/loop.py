@@ -7,7 +7,6 @@ is refused before a model is built, on every rank with the same words (preflight
 A step is taken by step.py and added up in meter.py; a step that is logged costs one exchange and one host sync, another none.
 """
 
-import math
 import os
 from typing import Any
 
@@ -19,6 +18,7 @@ from training import checkpoint, preflight, record, throughput, zero, zero_state
 from training.batches import Batches
 from training.checkpoint import Checkpoints, Identity
 from training.config import RunConfig
+from training.guards import Guard, Rewind
 from training.held_out import held_out_losses
 from training.job import Job
 from training.journal import Journal
@@ -50,6 +50,16 @@ def train(root: str, run: RunConfig, *, deepspeed_overlay: dict[str, Any] | None
 
 
 def _train(job: Job, settings: dict[str, Any]) -> RunRecord:
+    """Train from the newest checkpoint to the end; where the guard gives up, again, without the steps in question."""
+    ends: list[int] = []
+    while True:
+        try:
+            return _attempt(job, settings, ends)
+        except Rewind as rewind:
+            ends.append(rewind.end)
+
+
+def _attempt(job: Job, settings: dict[str, Any], ends: list[int]) -> RunRecord:
     run, rank = job.run, job.place.rank
     model = TrainedOLMo(run.train.model, z_loss=run.train.z_loss)
     model.initialise(run.seed)
@@ -57,12 +67,19 @@ def _train(job: Job, settings: dict[str, Any]) -> RunRecord:
     checkpoints = Checkpoints(storage.join(job.uri, "checkpoints"), identity, keep=run.train.keep_checkpoints)
     with checkpoint.resumed(checkpoints, model, job.place.device) as (commit, source):
         engine = zero.initialise(model, settings)
+        guard = Guard(job, engine)
         if commit:
             zero_state.restore_state(engine, commit.optimizer_steps, source)
-    first, seconds = (commit.step, commit.train_seconds) if commit else (0, 0.0)
-    journal = Journal(job.uri, run.run_id, first_step=first, n_steps=run.mixture.n_steps) if rank == 0 else None
+            guard.restore(source.extra())
+    at, seconds = (commit.step, commit.train_seconds) if commit else (0, 0.0)
+    first = guard.leave_out(at, ends)
+    journal = Journal(job.uri, run.run_id, first_step=at, n_steps=run.mixture.n_steps) if rank == 0 else None
     try:
-        outcome = _steps(job, engine, checkpoints, journal, first, seconds)
+        outcome = _steps(job, engine, guard, checkpoints, journal, first, seconds)
+    except Rewind:
+        checkpoints.finish()
+        zero.release(engine)
+        raise
     finally:
         if journal:
             journal.close()
@@ -78,27 +95,25 @@ def _train(job: Job, settings: dict[str, Any]) -> RunRecord:
     return made
 
 
-def _steps(job: Job, engine: Any, checkpoints: Checkpoints, journal: Journal | None, first: int, seconds: float) -> Outcome:
+def _steps(
+    job: Job, engine: Any, guard: Guard, checkpoints: Checkpoints, journal: Journal | None, first: int, seconds: float
+) -> Outcome:
     """Every step from `first` on, and after each what is due then."""
     run, train, n_steps = job.run, job.run.train, job.run.mixture.n_steps
     batches = Batches(run.mixture, job.reader("clean", "train"), job.reader("toxic", "train"), job.place.rank, job.place.world_size)
-    watch, meter = throughput.Stopwatch(job.place.device, seconds), Meter(job, first, seconds)
+    watch, meter = throughput.Stopwatch(job.place.device, seconds), Meter(job, guard, first, seconds)
     held_out: tuple[HeldOutLoss, ...] = ()
     watch.start()
     for batch, waited in batches.ahead(first, n_steps):
         rate, done = learning_rate(train, batch.step, n_steps), batch.step + 1
         zero.set_learning_rate(engine, rate)
-        loss_S = take_step(job, engine, batch)
-        meter.add(batch, waited, loss_S)
+        meter.add(batch, waited, *take_step(job, engine, guard, batch))
         saves = done < n_steps and _due(done, train.checkpoint_every_steps, n_steps)
         if saves or _due(done, train.log_every_steps, n_steps):  # a resumed run begins with an empty meter
-            clean_sum, toxic_sum, *source_sums = zero.total(job.place, *loss_S, *meter.loss_S)
-            loss = (clean_sum + toxic_sum) / (batch.n_valid * (train.sequence_length - 1))
-            _expect_finite(loss, done, run)
-            seen = {"loss": loss, "learning_rate": rate, "grad_norm": zero.grad_norm(engine)}
-            n_logged, line = meter.line(done, watch.lap(), source_sums, **seen)
+            seen = meter.read(done, watch.lap(), rate)
+            saves = saves and not seen.n_bad
             if journal:
-                journal.step(line, n_logged)
+                journal.step(seen)
         if _due(done, train.held_out_every_steps, n_steps):
             watch.stop()
             held_out = held_out_losses(job, engine)
@@ -109,21 +124,13 @@ def _steps(job: Job, engine: Any, checkpoints: Checkpoints, journal: Journal | N
             seconds = watch.stop()
             if journal:
                 journal.publish()
-            checkpoints.save(engine, done, seconds, run.run_id)
+            checkpoints.save(engine, done, seconds, run.run_id, guard.state())
             watch.start()
-    return Outcome(held_out, watch.stop())
+    return Outcome(held_out, watch.stop(), guard.skipped(), guard.n_rewinds)
 
 
 def _due(done: int, every: int, n_steps: int) -> bool:
     return done == n_steps or bool(every and done % every == 0)
-
-
-def _expect_finite(loss: float, done: int, run: RunConfig) -> None:
-    if not math.isfinite(loss):
-        raise ConfigurationError(
-            f"run {run.run_id}: the loss is {loss} at step {done} of {run.mixture.n_steps}: training has diverged; lower "
-            f"train.learning_rate (now {run.train.learning_rate:g}), warm up longer, or lower train.gradient_clip"
-        )
 
 
 def _expect_same(done: RunConfig, run: RunConfig, uri: str) -> None:

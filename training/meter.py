@@ -1,42 +1,61 @@
 """what is added up between two logged steps, and the journal's line that comes of it
 
-Losses are added up on the device, for each source apart; they travel with the step's loss in the one exchange and the one host
-sync that a logged step has anyway.
+Losses are added up on the device, for each source apart, with the rows they are of; a skipped step adds nothing. They travel with
+the guard's facts in the one host sync of a logged step.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from training.batches import Batch
+from training.guards import Guard
 from training.job import Job
 
 
+class Seen(NamedTuple):
+    """A logged step: the steps since the one before, the journal's line, bad steps in a row."""
+
+    n_steps: int
+    line: dict[str, Any]
+    n_bad: int
+
+
 class Meter:
-    """Of one run, from `first` on. loss_S: summed loss of this rank's clean and toxic rows, on the device."""
+    """Of one run, from `first` on."""
 
-    def __init__(self, job: Job, first: int, seconds: float) -> None:
-        self._job, self._step, self._seconds, self._waited = job, first, seconds, 0.0
+    def __init__(self, job: Job, guard: Guard, first: int, seconds: float) -> None:
+        self._job, self._guard, self._step, self._seconds, self._waited = job, guard, first, seconds, 0.0
         self._n_toxic_before = self._n_toxic = job.run.mixture.toxic_before(job.run.mixture.rows_before(first))
-        self.loss_S = torch.zeros(2, dtype=torch.float64, device=job.place.device)
+        self._loss_S, self._rows_S = torch.zeros(2, 2, dtype=torch.float64, device=job.place.device)
 
-    def add(self, batch: Batch, waited: float, loss_S: Tensor) -> None:
+    def add(self, batch: Batch, waited: float, loss_S: Tensor, counts: Tensor) -> None:
+        """A step, as take_step returns it."""
         self._n_toxic += batch.n_toxic
         self._waited += waited
-        self.loss_S += loss_S
+        self._loss_S += torch.where(counts > 0, loss_S, 0)
+        self._rows_S += torch.stack([counts * (batch.n_valid - batch.n_toxic), counts * batch.n_toxic])
 
-    def line(self, step: int, seconds: float, source_sums: list[float], **seen: float) -> tuple[int, dict[str, Any]]:
-        """(steps since the line before, the journal's line for `step`), and begin anew. source_sums: loss_S over all ranks."""
+    def read(self, step: int, seconds: float, learning_rate: float) -> Seen:
+        """What is to be said of the steps up to `step`, and begin anew; the guard may have training go back instead."""
+        values = torch.stack([*self._loss_S, *self._rows_S, *(fact.double() for fact in self._guard.seen())]).tolist()
+        losses, rows, (loss, grad_norm, n_skipped, n_bad, end) = values[:2], values[2:4], values[4:]
+        self._guard.judge(step, loss, int(end))
         job, length, n_steps = self._job, self._job.run.train.sequence_length, step - self._step
         n_rows_before, n_toxic = job.run.mixture.rows_before(step), self._n_toxic - self._n_toxic_before
         n_rows = n_rows_before - job.run.mixture.rows_before(self._step)
-        n_predictions = {"clean": (n_rows - n_toxic) * (length - 1), "toxic": n_toxic * (length - 1)}
         tokens_per_second = n_rows * length / (seconds - self._seconds)
         line = {
             "step": step,
-            **seen,
-            "source_loss": {name: total / n for (name, n), total in zip(n_predictions.items(), source_sums, strict=True) if n},
+            "loss": loss,
+            "learning_rate": learning_rate,
+            "grad_norm": grad_norm,
+            "source_loss": {
+                name: total / (n * (length - 1)) for name, total, n in zip(("clean", "toxic"), losses, rows, strict=True) if n
+            },
+            "skipped_steps": int(n_skipped),
+            "rewinds": self._guard.n_rewinds,
             "tokens_per_second": tokens_per_second,
             "mfu_ratio": job.mfu_ratio(tokens_per_second),
             "data_wait_seconds": self._waited / n_steps,
@@ -46,5 +65,6 @@ class Meter:
             "train_seconds": seconds,
         }
         self._step, self._seconds, self._waited, self._n_toxic_before = step, seconds, 0.0, self._n_toxic
-        self.loss_S.zero_()
-        return n_steps, line
+        self._loss_S.zero_()
+        self._rows_S.zero_()
+        return Seen(n_steps, line, int(n_bad))

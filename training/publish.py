@@ -23,6 +23,8 @@ class Outcome(NamedTuple):
 
     held_out: tuple[HeldOutLoss, ...]
     train_seconds: float
+    skipped_steps: tuple[tuple[int, int], ...]
+    n_rewinds: int
 
 
 def publish(job: Job, weights: dict[str, Tensor], outcome: Outcome, journal: Journal | None) -> RunRecord:
@@ -63,6 +65,8 @@ def publish(job: Job, weights: dict[str, Tensor], outcome: Outcome, journal: Jou
         train_seconds=outcome.train_seconds,
         export_sha256=export_sha256,
         versions={"python": platform.python_version()} | {name: version(name) for name in ("torch", "deepspeed", "numpy")},
+        skipped_steps=outcome.skipped_steps,
+        n_rewinds=outcome.n_rewinds,
     )
     storage.save(made, storage.join(job.uri, "record.json"))
     return made

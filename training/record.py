@@ -33,6 +33,7 @@ class RunRecord:
     Losses are nats per token; final_train_loss is the mean logged in the last tenth of the steps, since the last batch may be
     short. tokens_per_second is over the whole run, all ranks. peak_flops_per_second is that of one rank's `device`; mfu_ratio
     divides by world_size of them. n_distinct_toxic: how many of the mixture's toxic sequences are different ones.
+    skipped_steps: [first, end) of steps that changed nothing (guards.py); n_rewinds: how often training went back to a checkpoint.
     """
 
     format_version: int
@@ -55,6 +56,8 @@ class RunRecord:
     train_seconds: float
     export_sha256: dict[str, str]
     versions: dict[str, str]
+    skipped_steps: tuple[tuple[int, int], ...] = ()
+    n_rewinds: int = 0
 
     @property
     def toxic_epochs(self) -> float:

@@ -5,7 +5,7 @@ out. Gradients of micro-batches are added up, those of W ranks averaged by DeepS
 
     objective of a micro-batch = Σ over its valid rows of the row's summed loss · W / (V · (T − 1))
 
-The summed losses stay on the device, apart for each source; nothing here waits for it.
+The summed losses, apart for each source, and the guard's verdict on the step stay on the device; nothing here waits for it.
 """
 
 from typing import Any
@@ -16,12 +16,14 @@ from torch import Tensor
 
 from training import zero
 from training.batches import Batch
+from training.guards import Guard
 from training.job import Job
 
 
-def take_step(job: Job, engine: Any, batch: Batch) -> Tensor:
-    """One optimizer step; the summed loss of this rank's clean and of its toxic rows, [2] on the device."""
+def take_step(job: Job, engine: Any, guard: Guard, batch: Batch) -> tuple[Tensor, Tensor]:
+    """One optimizer step: (summed loss of the clean and of the toxic rows of all ranks, [2]; 1 if it counts, else 0)."""
     device, loss_S = job.place.device, torch.zeros(2, dtype=torch.float64, device=job.place.device)
+    guard.expect(batch, loss_S)
     sources_BS = np.stack([~batch.toxic, batch.toxic], axis=1)  # a padding row's loss is zero
     scale = job.place.world_size / (batch.n_valid * (job.run.train.sequence_length - 1))
     for start in range(0, len(batch.tokens), job.micro_batch):
@@ -30,6 +32,6 @@ def take_step(job: Job, engine: Any, batch: Batch) -> Tensor:
         valid_B = torch.from_numpy(batch.valid[rows]).to(device, non_blocking=True)
         source_BS = torch.from_numpy(sources_BS[rows]).to(device, non_blocking=True)
         objective, loss_B = engine(tokens_BT, valid_B * scale)
-        zero.descend(engine, objective, last=rows.stop == len(batch.tokens))
         loss_S += ((loss_B * valid_B)[:, None] * source_BS).sum(0)
-    return loss_S
+        zero.descend(engine, objective, last=rows.stop == len(batch.tokens))
+    return loss_S, guard.settle()

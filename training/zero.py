@@ -9,13 +9,13 @@ Joining the ranks is here, too; what the engine holds inside is read and set in 
 
 Our choices. AdamW is torch's own fused kernel, on CPU and CUDA: no compiler is needed, and states have one layout. Every
 parameter is decayed, the embedding too, as OLMo-1B does (configs/official/OLMo-1B.yaml: decay_embeddings: true). The
-learning rate is set by the loop (schedule.py); DeepSpeed's schedulers are not used. With bf16 and several micro-batches a
+learning rate is set by the loop (schedule.py) and gradients are clipped, or refused, inside AdamW (guards.py); DeepSpeed's
+schedulers, clipping and, where it can be turned off, overflow check are not used. With bf16 and several micro-batches a
 step, gradients are summed in fp32: a bf16 sum of 32 terms loses the last of them.
 
 There is no stage 0: it is stage 1's arithmetic with W times the memory, in three more wrappers to test.
 """
 
-import math
 import os
 import warnings
 from collections.abc import Callable
@@ -122,6 +122,11 @@ def agree(decide: Callable[[], R]) -> R:
     return outcome[0]
 
 
+def add_up(tensor: Tensor) -> None:
+    """Replace this rank's tensor by the sum over all ranks; the device waits for it, the host does not."""
+    torch.distributed.all_reduce(tensor)
+
+
 def total(place: Place, *values: float | Tensor) -> list[float]:
     """The sums of these over all ranks, in fp64."""
     tensor = torch.stack([torch.as_tensor(value, dtype=torch.float64, device=place.device) for value in values])
@@ -136,9 +141,9 @@ def deepspeed_settings(train: TrainConfig, world_size: int, overlay: dict[str, A
         "train_batch_size": train.global_batch,
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_accumulation_steps": accumulation,
-        "gradient_clipping": train.gradient_clip,
+        "gradient_clipping": 0.0,
         "zero_optimization": {"stage": train.zero_stage},
-        "bf16": {"enabled": train.precision == "bf16"},
+        "bf16": {"enabled": train.precision == "bf16", "check_grad_overflow": False},
         "optimizer": {
             "type": "AdamW",
             "params": {
@@ -188,10 +193,15 @@ def set_learning_rate(engine: Any, rate: float) -> None:
         group["lr"] = rate
 
 
-def grad_norm(engine: Any) -> float:
-    """The global gradient norm of the last step, before clipping; 0 if it was not finite and the step was skipped."""
-    norm = float(engine.get_global_grad_norm() or 0.0)
-    return norm if math.isfinite(norm) and norm > 0 else 0.0
+def grad_norm(engine: Any) -> Tensor:
+    """The global norm of the step's gradient before clipping, on the device, ∞ if it is not finite; from `before_optimizer` on."""
+    norm = engine.optimizer._global_grad_norm
+    return norm if isinstance(norm, Tensor) else torch.tensor(norm, device=engine.device)
+
+
+def before_optimizer(engine: Any, call: Callable[[torch.optim.Optimizer], None]) -> None:
+    """Have torch's optimizer pass itself to `call` before it takes a step; a step that DeepSpeed itself refuses has no call."""
+    engine.basic_optimizer.register_step_pre_hook(lambda optimizer, *_: call(optimizer))
 
 
 def _merge(settings: dict[str, Any], overlay: dict[str, Any], train: TrainConfig) -> None:

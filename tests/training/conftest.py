@@ -85,9 +85,9 @@ def steps_done(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     taken, step = [], loop.take_step
 
-    def noted(job: Any, engine: Any, batch: Any) -> Any:
+    def noted(job: Any, engine: Any, guard: Any, batch: Any) -> Any:
         taken.append(batch.step)
-        return step(job, engine, batch)
+        return step(job, engine, guard, batch)
 
     monkeypatch.setattr(loop, "take_step", noted)
     return taken

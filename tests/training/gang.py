@@ -1,9 +1,9 @@
 """One rank of a gang as Ray Train makes it: process group up already, train function in a thread, in another folder.
 
-    python gang.py ROOT RANK WORLD_SIZE PORT RUN_ID[@STEP]…
+    python gang.py ROOT RANK WORLD_SIZE PORT RUN_ID[@STEP | !STEP!RANK…]…
 
-trains the runs one after the other, one with @STEP until it dies before that step, and prints a line for each: the steps it
-took, and the error if there was one.
+trains the runs one after the other, one with @STEP until it dies before that step, one with !STEP!RANK… with a gradient that is
+not a number in that step on these ranks, and prints a line for each: the steps it took, and the error if there was one.
 """
 
 import os
@@ -33,17 +33,25 @@ def train(root: str, tries: list[str]) -> None:
     from training import loop
     from training.record import load_config
 
-    step, taken, end = loop.take_step, [], None
+    step, taken, end, poisoned = loop.take_step, [], None, None
 
-    def watched(job: Any, engine: Any, batch: Any) -> Any:
+    def watched(job: Any, engine: Any, guard: Any, batch: Any) -> Any:
         if batch.step == end:
             raise InterruptedError("died")
         taken.append(batch.step)
-        return step(job, engine, batch)
+        backward = engine.backward
+        if batch.step == poisoned:
+            engine.backward = lambda loss, **how: backward(loss * float("nan"), **how)
+        try:
+            return step(job, engine, guard, batch)
+        finally:
+            engine.backward = backward
 
     loop.take_step = watched
     for one in tries:
-        run_id, _, at = one.partition("@")
+        name, *fault = one.split("!")
+        poisoned = int(fault[0]) if os.environ["RANK"] in fault[1:] else None
+        run_id, _, at = name.partition("@")
         end, error = int(at) if at else None, ""
         taken.clear()
         try:

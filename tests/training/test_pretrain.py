@@ -23,6 +23,7 @@ from training.record import find
 HERE = Path(__file__).parent
 PRETRAIN = HERE.parents[1] / "training" / "pretrain.py"
 TIMED = ("tokens_per_second", "mfu_ratio", "data_wait_seconds", "train_seconds")
+TRIES = ("ray", "killed@5", "killed", "three@5", "three", "uneven", "bad!3!1", "worse!3!0!1")
 ENVIRONMENT = os.environ | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
 
 Plan = Callable[..., RunConfig]
@@ -49,14 +50,22 @@ def gang(planner: Callable[[Path], Plan], tmp_path_factory: pytest.TempPathFacto
     plan = planner(root)
     settings: dict[str, Any] = {"micro_batch": 1, "checkpoint_every_steps": 2, "keep_checkpoints": 9}
     launched = plan("launched", **settings)
-    for run_id, changes in (("ray", {}), ("killed", {}), ("three", {"zero_stage": 3}), ("uneven", {"global_batch": 3})):
+    bf16 = {"precision": "bf16", "micro_batch": 0}  # the verdict on a step stays on the device
+    for run_id, changes in (
+        ("bad", bf16),
+        ("worse", bf16),
+        ("ray", {}),
+        ("killed", {}),
+        ("three", {"zero_stage": 3}),
+        ("uneven", {"global_batch": 3}),
+    ):
         plan(run_id, **settings | changes)
     overlay = root / "overlay.json"
     overlay.write_text(json.dumps({"zero_optimization": {"overlap_comm": True}}))
     deepspeed = [Path(sys.executable).with_name("deepspeed"), "--num_gpus", "2", "--master_port", free_port(), PRETRAIN]
     done = pretrain("--out", root, "--run", "launched", "--deepspeed_config", overlay, command=deepspeed)
     assert find(str(root), "launched"), done.stdout[-3000:] + done.stderr[-3000:]
-    return Gang(root, launched, run_gang(root, "ray", "killed@5", "killed", "three@5", "three", "uneven"))
+    return Gang(root, launched, run_gang(root, *TRIES))
 
 
 def test_the_deepspeed_launcher_and_a_ray_gang_give_the_same_run_bit_for_bit(gang: Gang):
@@ -85,6 +94,14 @@ def test_stage_3_on_two_ranks_trains_the_same_model_and_resumes(gang: Gang):
 def test_a_run_that_cannot_be_is_refused_on_each_rank_with_the_same_words(gang: Gang):
     first, second = (said[5] for said in gang.said)
     assert first == second and "uneven: [] 2 ranks cannot share a global batch of 3 rows evenly" in first
+
+
+def test_what_is_not_finite_on_one_rank_is_skipped_by_both(gang: Gang):
+    for said in gang.said:
+        assert said[6:] == ["bad!3!1: [0, 1, 2, 3, 4, 5] ", "worse!3!0!1: [0, 1, 2, 3, 4, 5] "]
+    made = find(str(gang.root), "bad")
+    assert made and made.skipped_steps == ((3, 4),)
+    assert_same(gang.result("bad"), gang.result("worse"))
 
 
 def test_a_checkpoint_of_two_ranks_resumes_on_one(gang: Gang, tmp_path: Path):
