@@ -86,6 +86,8 @@ class TrainConfig:
     spike_sigma: a step whose loss or gradient norm is that many σ above the last ones' mean is skipped (guards.py); 0: only one
     that is not finite.
     max_bad_steps: after so many skipped in a row, training goes back to its last checkpoint and leaves out the batches since.
+    watchdog_seconds: a rank in which nothing ends for this long, or for ten times as long as it used to, ends itself (watchdog.py);
+    0: never.
     held_out_sequences: how many of each stream the held-out loss reads at most.
     cache_gib: bound of the node's cache of remote blocks (half the room on its disk is another), 0 for none; cache_folder: where,
     by default below the system's temporary folder. A cache as large as the streams spares the next runs of a node the store.
@@ -118,6 +120,7 @@ class TrainConfig:
     threads_per_rank: int = operational(default=1)
     cache_folder: str = operational(default="")
     cache_gib: float = operational(default=64.0)
+    watchdog_seconds: float = operational(default=300.0)
     log_every_steps: int = operational(default=10)
     held_out_every_steps: int = operational(default=0)
     checkpoint_every_steps: int = operational(default=0)

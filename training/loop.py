@@ -28,6 +28,7 @@ from training.publish import Outcome, publish
 from training.record import HeldOutLoss, RunRecord
 from training.schedule import learning_rate
 from training.step import take_step
+from training.watchdog import Watchdog
 
 
 def train(root: str, run: RunConfig, *, deepspeed_overlay: dict[str, Any] | None = None) -> RunRecord:
@@ -75,7 +76,8 @@ def _attempt(job: Job, settings: dict[str, Any], ends: list[int]) -> RunRecord:
     first = guard.leave_out(at, ends)
     journal = Journal(job.uri, run.run_id, first_step=at, n_steps=run.mixture.n_steps) if rank == 0 else None
     try:
-        outcome = _steps(job, engine, guard, checkpoints, journal, first, seconds)
+        with Watchdog(job) as watchdog:
+            outcome = _steps(job, engine, guard, watchdog, checkpoints, journal, first, seconds)
     except Rewind:
         checkpoints.finish()
         zero.release(engine)
@@ -96,7 +98,14 @@ def _attempt(job: Job, settings: dict[str, Any], ends: list[int]) -> RunRecord:
 
 
 def _steps(
-    job: Job, engine: Any, guard: Guard, checkpoints: Checkpoints, journal: Journal | None, first: int, seconds: float
+    job: Job,
+    engine: Any,
+    guard: Guard,
+    watchdog: Watchdog,
+    checkpoints: Checkpoints,
+    journal: Journal | None,
+    first: int,
+    seconds: float,
 ) -> Outcome:
     """Every step from `first` on, and after each what is due then."""
     run, train, n_steps = job.run, job.run.train, job.run.mixture.n_steps
@@ -104,7 +113,9 @@ def _steps(
     watch, meter = throughput.Stopwatch(job.place.device, seconds), Meter(job, guard, first, seconds)
     held_out: tuple[HeldOutLoss, ...] = ()
     watch.start()
+    watchdog.expect("batch")
     for batch, waited in batches.ahead(first, n_steps):
+        watchdog.expect("step")
         rate, done = learning_rate(train, batch.step, n_steps), batch.step + 1
         zero.set_learning_rate(engine, rate)
         meter.add(batch, waited, *take_step(job, engine, guard, batch))
@@ -116,16 +127,19 @@ def _steps(
                 journal.step(seen)
         if _due(done, train.held_out_every_steps, n_steps):
             watch.stop()
+            watchdog.expect("held-out loss")
             held_out = held_out_losses(job, engine)
             if journal:
                 journal.held_out(done, held_out)
             watch.start()
         if saves:
             seconds = watch.stop()
+            watchdog.expect("checkpoint")
             if journal:
                 journal.publish()
             checkpoints.save(engine, done, seconds, run.run_id, guard.state())
             watch.start()
+        watchdog.expect("batch")
     return Outcome(held_out, watch.stop(), guard.skipped(), guard.n_rewinds)
 
 

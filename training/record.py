@@ -4,6 +4,7 @@ Layout of a run below the object root:
 
     runs/<run_id>/run.json                          what was asked (RunConfig)
                   checkpoints/step-00000200/…       and commit.json, written last
+                  hung/…                            stacks of ranks that a watchdog ended
                   metrics.jsonl, tensorboard/…      what was seen on the way
                   export/                           Hugging Face OlmoForCausalLM: config.json, model.safetensors, tokenizer.json
                   record.json                       this record, written last

@@ -1,15 +1,17 @@
 """One rank of a gang as Ray Train makes it: process group up already, train function in a thread, in another folder.
 
-    python gang.py ROOT RANK WORLD_SIZE PORT RUN_ID[@STEP | !STEP!RANK…]…
+    python gang.py ROOT RANK WORLD_SIZE PORT RUN_ID[@STEP | !STEP!RANK… | ~STEP~RANK]…
 
 trains the runs one after the other, one with @STEP until it dies before that step, one with !STEP!RANK… with a gradient that is
-not a number in that step on these ranks, and prints a line for each: the steps it took, and the error if there was one.
+not a number in that step on these ranks, one with ~STEP~RANK until this rank falls asleep in that step;
+and prints a line for each: the steps it took, and the error if there was one.
 """
 
 import os
 import sys
 import tempfile
 import threading
+import time
 from typing import Any
 
 
@@ -33,7 +35,7 @@ def train(root: str, tries: list[str]) -> None:
     from training import loop
     from training.record import load_config
 
-    step, taken, end, poisoned = loop.take_step, [], None, None
+    step, taken, end, poisoned, asleep = loop.take_step, [], None, None, None
 
     def watched(job: Any, engine: Any, guard: Any, batch: Any) -> Any:
         if batch.step == end:
@@ -42,6 +44,8 @@ def train(root: str, tries: list[str]) -> None:
         backward = engine.backward
         if batch.step == poisoned:
             engine.backward = lambda loss, **how: backward(loss * float("nan"), **how)
+        if batch.step == asleep:
+            time.sleep(3600)
         try:
             return step(job, engine, guard, batch)
         finally:
@@ -49,7 +53,9 @@ def train(root: str, tries: list[str]) -> None:
 
     loop.take_step = watched
     for one in tries:
-        name, *fault = one.split("!")
+        calm, *sleep = one.split("~")
+        asleep = int(sleep[0]) if os.environ["RANK"] in sleep[1:] else None
+        name, *fault = calm.split("!")
         poisoned = int(fault[0]) if os.environ["RANK"] in fault[1:] else None
         run_id, _, at = name.partition("@")
         end, error = int(at) if at else None, ""
