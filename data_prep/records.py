@@ -9,7 +9,8 @@ key or a value of another type is an error that names its path; nothing is coerc
     ├── ArtefactMissing       something an earlier stage should have made is not there
     ├── ArtefactCorrupt       something is there, but it is not what its record says
     ├── StorageError          the store did not answer, or refused
-    └── ClusterError          Ray lost workers again and again, or itself
+    ├── ClusterError          Ray lost workers again and again, or itself
+    └── Interrupted           asked to stop, and stopped where it can go on: run the same command again
 """
 
 import hashlib
@@ -42,6 +43,10 @@ class StorageError(HormesisError):
 
 class ClusterError(HormesisError):
     """Ray lost workers again and again, or itself."""
+
+
+class Interrupted(HormesisError):
+    """Asked to stop, and stopped where it can go on: run the same command again."""
 
 
 R = TypeVar("R")

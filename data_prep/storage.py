@@ -32,6 +32,7 @@ from data_prep.records import ArtefactCorrupt, ArtefactMissing, ConfigurationErr
 
 PROTOCOLS = ("file", "s3", "memory")
 BLOCK_BYTES = 8 << 20  # the unit of checksums and ranged reads
+PART_BYTES = 32 << 20  # of an upload from memory
 DOWNLOADS = 4  # ranges of one file under way at once
 
 R = TypeVar("R")
@@ -61,15 +62,17 @@ def read(uri: str, start: int | None = None, end: int | None = None) -> bytes:
         return bytes(filesystem.cat_file(path, start=start, end=end))  # type: ignore[arg-type]  # fsspec says str, too
 
 
-def write(uri: str, content: bytes) -> None:
-    """Publish `content` under `uri`: readers see all of it or nothing."""
+def write(uri: str, content: bytes | memoryview) -> None:
+    """Publish `content` under `uri`: readers see all of it or nothing. Much of it goes in parts, a few at once."""
     with _errors("write", uri):
         filesystem, path = _locate(uri)
         if isinstance(filesystem, LocalFileSystem):
             with _replacing(Path(path)) as file:
                 file.write(content)
+        elif isinstance(filesystem, AsyncFileSystem) and len(content) >= 2 * PART_BYTES:
+            filesystem.pipe_file(path, _Parts(content), chunksize=PART_BYTES)  # type: ignore[arg-type]
         else:
-            filesystem.pipe_file(path, content)
+            filesystem.pipe_file(path, bytes(content))
 
 
 def upload(local: Path, uri: str) -> None:
@@ -183,6 +186,19 @@ def _exactly(uri: str, start: int, end: int) -> bytes:
     if len(content) != end - start:
         raise ArtefactCorrupt(f"{uri}: bytes {start:,} to {end:,} are {len(content):,} bytes; it was cut while it was read")
     return content
+
+
+class _Parts:
+    """A buffer whose slices are bytes, which is what the S3 client sends: one part is copied at a time, not the whole."""
+
+    def __init__(self, content: bytes | memoryview) -> None:
+        self._view = memoryview(content)
+
+    def __len__(self) -> int:
+        return len(self._view)
+
+    def __getitem__(self, part: slice) -> bytes:
+        return bytes(self._view[part])
 
 
 class _Ranges(io.RawIOBase):

@@ -49,6 +49,12 @@ METRICS: dict[str, Metric] = {
     ),
     "hormesis_toxic_share_ratio": Metric("gauge", "ratio", "toxic rows of the batches so far / all rows", ("run",)),
     "hormesis_checkpoint_seconds": Metric("gauge", "s", "time to publish the last checkpoint", ("run",)),
+    "hormesis_checkpoint_stall_seconds": Metric("gauge", "s", "time that training stood still for the last checkpoint", ("run",)),
+    "hormesis_checkpoint_bytes": Metric("gauge", "bytes", "bytes of the last checkpoint published, all ranks", ("run",)),
+    "hormesis_checkpoints_failed": Metric("counter", "checkpoints", "checkpoints that could not be published", ("run",)),
+    "hormesis_checkpoints_skipped": Metric(
+        "counter", "checkpoints", "checkpoints left out while the one before was being published", ("run",)
+    ),
     "hormesis_evaluations": Metric("counter", "runs", "runs evaluated", ("run",)),
 }
 

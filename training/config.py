@@ -92,7 +92,9 @@ class TrainConfig:
     cache_gib: bound of the node's cache of remote blocks (half the room on its disk is another), 0 for none; cache_folder: where,
     by default below the system's temporary folder. A cache as large as the streams spares the next runs of a node the store.
     *_every_steps: 0 means only at the end; a checkpoint is not needed there. A step with a checkpoint is logged, too.
-    keep_checkpoints: how many stay after the run; while it trains, at least one does.
+    keep_checkpoints: how many of the last ones stay after the run; while it trains, at least one does. keep_every_steps: those at
+    its multiples stay as well, 0 for none. checkpoint_wait_seconds: how long a save waits for the one before to be published,
+    before it is left out: a save left out costs steps if the run dies, waiting costs time for sure.
     """
 
     model: ModelConfig
@@ -125,6 +127,8 @@ class TrainConfig:
     held_out_every_steps: int = operational(default=0)
     checkpoint_every_steps: int = operational(default=0)
     keep_checkpoints: int = operational(default=1)
+    keep_every_steps: int = operational(default=0)
+    checkpoint_wait_seconds: float = operational(default=30.0)
 
     def __post_init__(self) -> None:
         if self.sequence_length > self.model.max_sequence_length:

@@ -14,7 +14,7 @@ import torch
 
 from data_prep import storage
 from data_prep.records import ConfigurationError, digest
-from training import checkpoint, preflight, record, throughput, zero, zero_state
+from training import preflight, record, throughput, zero, zero_state
 from training.batches import Batches
 from training.checkpoint import Checkpoints, Identity
 from training.config import RunConfig
@@ -65,14 +65,13 @@ def _attempt(job: Job, settings: dict[str, Any], ends: list[int]) -> RunRecord:
     model = TrainedOLMo(run.train.model, z_loss=run.train.z_loss)
     model.initialise(run.seed)
     identity = Identity(digest(run), job.inputs.data_digest)
-    checkpoints = Checkpoints(storage.join(job.uri, "checkpoints"), identity, keep=run.train.keep_checkpoints)
-    with checkpoint.resumed(checkpoints, model, job.place.device) as (commit, source):
-        engine = zero.initialise(model, settings)
-        guard = Guard(job, engine)
-        if commit:
-            zero_state.restore_state(engine, commit.optimizer_steps, source)
-            guard.restore(source.extra())
-    at, seconds = (commit.step, commit.train_seconds) if commit else (0, 0.0)
+    checkpoints = Checkpoints(storage.join(job.uri, "checkpoints"), identity, job.place, run.run_id, run.train)
+    engine = zero.initialise(model, settings)
+    guard = Guard(job, engine)
+    found = checkpoints.restore(engine)
+    if found:
+        guard.restore(found.extra)
+    at, seconds = (found.commit.step, found.commit.train_seconds) if found else (0, 0.0)
     first = guard.leave_out(at, ends)
     journal = Journal(job.uri, run.run_id, first_step=at, n_steps=run.mixture.n_steps) if rank == 0 else None
     try:
@@ -137,7 +136,7 @@ def _steps(
             watchdog.expect("checkpoint")
             if journal:
                 journal.publish()
-            checkpoints.save(engine, done, seconds, run.run_id, guard.state())
+            checkpoints.save(engine, done, seconds, guard.state())
             watch.start()
         watchdog.expect("batch")
     return Outcome(held_out, watch.stop(), guard.skipped(), guard.n_rewinds)

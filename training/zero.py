@@ -127,6 +127,18 @@ def add_up(tensor: Tensor) -> None:
     torch.distributed.all_reduce(tensor)
 
 
+def first_problem(work: Callable[[], None]) -> HormesisError | None:
+    """Let every rank do its own `work`; the first rank's error of ours, if there was one, on every rank alike."""
+    problem: HormesisError | None = None
+    try:
+        work()
+    except HormesisError as error:
+        problem = error
+    problems: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(problems, problem)
+    return next((each for each in problems if each), None)
+
+
 def total(place: Place, *values: float | Tensor) -> list[float]:
     """The sums of these over all ranks, in fp64."""
     tensor = torch.stack([torch.as_tensor(value, dtype=torch.float64, device=place.device) for value in values])

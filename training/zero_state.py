@@ -1,24 +1,139 @@
-"""the state DeepSpeed trains: fp32 weights and optimizer averages of each parameter, read and set whatever the stage shares out"""
+"""the state DeepSpeed trains: fp32 weights and optimizer averages, as this rank holds them, whatever the stage shares out
 
-from collections.abc import Callable, Iterator
-from typing import Any
+DeepSpeed lays a group's parameters end to end and gives each rank a stretch of that ("flat"), which is what its optimizer knows:
+
+    stage     this rank's flats                                       a parameter's fragment in them
+    0         each parameter's fp32 copy, whole, on every rank        the whole; each rank saves its W-th part
+    1, 2      1/W of the group; bf16 with fp32 sums likewise          param._hp_mapping; a parameter may lie across two ranks
+    3         1/W of each parameter, laid end to end                  optimizer.grad_position; the last rank's is padded
+
+Whatever tensors of a flat's shape the optimizer holds for it are averages: exp_avg and exp_avg_sq for AdamW, momentum_buffer
+for Muon. Its count of steps, which AdamW corrects its bias by, is one number for all.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-AVERAGES = ("exp_avg", "exp_avg_sq")
+from training.pieces import Cut, Piece
 
 
-def full_state(engine: Any) -> Iterator[tuple[str, str, Tensor]]:
-    """(parameter's name, "parameter" | "exp_avg" | "exp_avg_sq", whole fp32 tensor), in one order; all ranks must iterate."""
-    from deepspeed.utils import safe_get_full_optimizer_state
+class Fragment(NamedTuple):
+    """`n` elements from `first` on of a flattened parameter, which lie in `flat` from `start` on.
 
-    yield from ((name, "parameter", value) for name, value in full_parameters(engine))
+    writes: those that this rank saves, counted from `first`; another rank holds the others as well, and saves them.
+    """
+
+    name: str
+    first: int
+    n: int
+    writes: tuple[int, int]
+    cut: Cut | None
+    flat: Tensor
+    start: int
+
+    def of(self, whole: Tensor) -> Tensor:
+        """This fragment's elements of a tensor of `flat`'s shape, as a flat view."""
+        return whole.detach().view(-1)[self.start : self.start + self.n]
+
+
+def fragments(engine: Any) -> list[Fragment]:
+    """What this rank holds, in the order of the model's parameters; each parameter at most once."""
+    optimizer, found = engine.optimizer, []
     for name, parameter in engine.module.named_parameters():
-        for key in AVERAGES:
-            value = safe_get_full_optimizer_state(parameter, key)
-            assert value is not None, (name, key)
-            yield name, key, value
+        cut = getattr(parameter, "cut", None)
+        if hasattr(parameter, "ds_tensor"):
+            group, start, n = optimizer.grad_position[optimizer.get_param_id(parameter)]
+            first = n * torch.distributed.get_rank(parameter.ds_process_group)
+            count = max(0, min(n, parameter.ds_numel - first))
+            flat = optimizer.fp32_partitioned_groups_flat[group]
+            writes = (0, count)
+        elif hasattr(parameter, "_hp_mapping"):
+            if parameter._hp_mapping is None:
+                continue
+            mapping = parameter._hp_mapping
+            (flat,) = optimizer.param_groups[mapping.param_group_index]["params"]
+            first, count = mapping.lp_fragment_address.start, mapping.lp_fragment_address.numel
+            start, writes = mapping.hp_fragment_address.start, (0, count)
+        else:
+            flat, first, start, count = _master(optimizer, parameter), 0, 0, parameter.numel()
+            rank, n_ranks = _data_rank(engine)
+            writes = (count * rank // n_ranks, count * (rank + 1) // n_ranks)
+        if cut is None and _model_rank(engine) > 0:
+            writes = (0, 0)  # each tensor-parallel rank holds the whole of it
+        if count:
+            found.append(Fragment(name, first, count, writes, cut, flat, start))
+    return found
+
+
+def tensors(engine: Any, fragment: Fragment) -> dict[str, Tensor]:
+    """Flat fp32 views of the fragment: its weights, "parameter", and each average that the optimizer holds by now."""
+    flat = fragment.flat
+    return {"parameter": fragment.of(flat)} | {
+        key: fragment.of(value)
+        for key, value in engine.basic_optimizer.state.get(flat, {}).items()
+        if isinstance(value, Tensor) and value.shape == flat.shape and value.dim()
+    }
+
+
+def pieces(engine: Any) -> list[tuple[Piece, Tensor]]:
+    """What this rank saves: flat fp32 views, and which elements of which whole tensor each is."""
+    found = []
+    for fragment in fragments(engine):
+        first, end = fragment.writes
+        for key, value in tensors(engine, fragment).items() if end > first else ():
+            place = {"first": fragment.first + first, "count": end - first, "offset": 0, "cut": fragment.cut}
+            found.append((Piece(name=fragment.name, key=key, **place), value[first:end]))
+    return found
+
+
+def make_averages(engine: Any, held: list[Fragment], keys: dict[str, set[str]], n_steps: int) -> None:
+    """Let the optimizer have exactly these averages of each parameter, still zero, as after `n_steps` steps.
+
+    DeepSpeed makes them only in the first step.
+    """
+    optimizer, of_flat = engine.basic_optimizer, {}
+    for fragment in held:
+        of_flat.setdefault(fragment.flat, set()).update(keys[fragment.name] - {"parameter"})
+    for flat, names in of_flat.items():
+        optimizer.state.pop(flat, None)
+        if names:
+            count = {"step": torch.tensor(float(n_steps), device=flat.device)} if "exp_avg" in names else {}
+            optimizer.state[flat] = count | {key: torch.zeros_like(flat, requires_grad=False) for key in sorted(names)}
+    if hasattr(engine.optimizer, "_lazy_init_hp_params_optimizer_state"):
+        engine.optimizer._hp_optimizer_states_linked = False
+        if all(of_flat.values()):
+            engine.optimizer._lazy_init_hp_params_optimizer_state()
+
+
+def refresh(engine: Any) -> None:
+    """Make the weights that the model computes with from the fp32 ones; all ranks must call it."""
+    optimizer = engine.optimizer
+    if hasattr(optimizer, "fp32_partitioned_groups_flat"):
+        optimizer.checkpoint_event_prologue()
+        optimizer.reset_swap_buffers() if optimizer.swap_optimizer else _refresh_partitions(optimizer)
+        optimizer.checkpoint_event_epilogue()
+    elif hasattr(optimizer, "update_lp_params"):
+        optimizer.update_lp_params()
+    else:
+        for parameter in engine.module.parameters():
+            parameter.data.copy_(_master(optimizer, parameter).data)
+
+
+def optimizer_steps(engine: Any) -> int:
+    """Steps AdamW has taken, which its bias correction counts; one with a non-finite gradient is skipped and not counted."""
+    steps = [state["step"] for state in engine.basic_optimizer.state.values() if "step" in state]
+    return int(steps[0]) if steps else 0
+
+
+def sizes(engine: Any) -> dict[str, int]:
+    """Elements of each whole parameter."""
+    return {
+        name: cut.n_elements if (cut := getattr(parameter, "cut", None)) else getattr(parameter, "ds_numel", parameter.numel())
+        for name, parameter in engine.module.named_parameters()
+    }
 
 
 def full_parameters(engine: Any) -> Iterator[tuple[str, Tensor]]:
@@ -27,54 +142,27 @@ def full_parameters(engine: Any) -> Iterator[tuple[str, Tensor]]:
 
     for name, parameter in engine.module.named_parameters():
         value = safe_get_full_fp32_param(parameter)
-        assert value is not None, name
-        yield name, value
+        yield name, _master(engine.optimizer, parameter).detach() if value is None else value
 
 
-def optimizer_steps(engine: Any) -> int:
-    """Steps AdamW has taken, which its bias correction counts; one with a non-finite gradient is skipped and not counted."""
-    states = list(engine.basic_optimizer.state.values())
-    return int(states[0]["step"].item()) if states else 0
+def _master(optimizer: Any, parameter: Any) -> Tensor:
+    """Stage 0's fp32 copy of a parameter: in fp32 the parameter itself."""
+    for ours, theirs in zip(getattr(optimizer, "fp16_groups", ()), getattr(optimizer, "fp32_groups", ()), strict=True):
+        for low, high in zip(ours, theirs, strict=True):
+            if low is parameter:
+                return high
+    return parameter
 
 
-def restore_state(engine: Any, n_steps: int, value_of: Callable[[str, str], Tensor]) -> None:
-    """Set every fp32 weight and average from `value_of(name, key)`, and AdamW's count; all ranks must call it alike.
-
-    The engine must be new and its model already hold these weights, so that the bf16 copies are right by construction.
-    """
-    _make_averages(engine, n_steps)
-    for name, parameter in engine.module.named_parameters():
-        for key in ("parameter", *AVERAGES):
-            _set_full(parameter, key, value_of(name, key))
+def _refresh_partitions(optimizer: Any) -> None:
+    for group in range(len(optimizer.fp16_groups)):
+        optimizer._reassign_or_swap_out_partitioned_parameters(group)
 
 
-def _set_full(parameter: Any, key: str, value: Tensor) -> None:
-    """Put the part of `value` that this rank holds into its fp32 copy or average."""
-    from deepspeed import utils
-
-    if hasattr(parameter, "ds_tensor"):  # stage 3, whose own setter fails where W does not divide the parameter
-        n, rank = parameter.ds_tensor.numel(), torch.distributed.get_rank()
-        part = nn.functional.pad(value.flatten(), (0, n * torch.distributed.get_world_size() - value.numel()))[
-            n * rank : n * (rank + 1)
-        ]
-        if key == "parameter":
-            utils.safe_set_local_fp32_param(parameter, part)
-        else:
-            utils.safe_set_local_optimizer_state(parameter, part, key)
-    elif key == "parameter":
-        utils.safe_set_full_fp32_param(parameter, value)
-    else:
-        utils.safe_set_full_optimizer_state(parameter, value, key)
+def _data_rank(engine: Any) -> tuple[int, int]:
+    group = engine.seq_data_parallel_group
+    return torch.distributed.get_rank(group), torch.distributed.get_world_size(group)
 
 
-def _make_averages(engine: Any, n_steps: int) -> None:
-    """AdamW's state as after `n_steps` steps, averages still zero: DeepSpeed makes it only in the first step."""
-    optimizer = engine.optimizer
-    for attribute in ("single_partition_of_fp32_groups", "fp32_groups_flat_partition", "fp32_partitioned_groups_flat"):
-        for flat in getattr(optimizer, attribute, ()):
-            engine.basic_optimizer.state[flat] = {
-                "step": torch.tensor(float(n_steps), dtype=torch.float32, device=flat.device),
-                **{key: torch.zeros_like(flat, requires_grad=False) for key in AVERAGES},
-            }
-    if hasattr(optimizer, "_lazy_init_hp_params_optimizer_state"):
-        optimizer._lazy_init_hp_params_optimizer_state()
+def _model_rank(engine: Any) -> int:
+    return engine.mpu.get_model_parallel_rank() if engine.mpu else 0

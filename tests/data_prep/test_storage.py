@@ -50,6 +50,15 @@ def test_what_is_written_is_read_back_and_replaced_whole(root):
     assert not storage.exists(storage.join(root, "deep"))  # a folder is no file
 
 
+def test_a_large_buffer_goes_up_in_parts_and_is_read_back(root, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(storage, "PART_BYTES", 5 << 20)  # S3 takes no smaller part
+    content, uri = bytes(range(256)) * (12 << 12), storage.join(root, "large")
+    storage.write(uri, memoryview(content))
+    assert storage.read(uri) == content
+    storage.write(uri, memoryview(content)[:7])
+    assert storage.read(uri) == content[:7]
+
+
 def test_a_record_is_saved_and_loaded(root):
     storage.save(Note(text="α"), storage.join(root, "note.json"))
     assert storage.load(Note, storage.join(root, "note.json")) == Note(text="α")

@@ -2,18 +2,24 @@
 
 import json
 import logging
+import re
 import shutil
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from data_prep import storage, telemetry
-from data_prep.records import ArtefactCorrupt, ConfigurationError
-from training import loop
+from data_prep.records import ArtefactCorrupt, ConfigurationError, StorageError
+from training import checkpoint, loop, zero, zero_state
+from training.checkpoint import Checkpoints, Identity
 from training.config import RunConfig
+from training.loss import next_token_loss
+from training.model import OLMo
 
 Plan = Callable[..., RunConfig]
 TIMED = ("tokens_per_second", "mfu_ratio", "data_wait_seconds", "train_seconds")
@@ -32,6 +38,12 @@ def folder(root: Path, run: RunConfig) -> Path:
 
 def kept(root: Path, run: RunConfig) -> list[str]:
     return sorted(commit.parent.name for commit in (folder(root, run) / "checkpoints").glob("*/commit.json"))
+
+
+def state(root: Path, run: RunConfig, name: str) -> Path:
+    """The one file of a checkpoint's tensors, of one rank."""
+    (file,) = (folder(root, run) / "checkpoints" / name).glob("*-000.safetensors")
+    return file
 
 
 def result(root: Path, run: RunConfig) -> tuple[bytes, list[dict[str, Any]]]:
@@ -79,7 +91,93 @@ def test_the_newest_checkpoints_are_kept_and_none_after_the_record_if_none_are_a
     loop.train(str(tmp_path), two)
     assert kept(tmp_path, two) == ["step-00000004", "step-00000005"]
     loop.train(str(tmp_path), none)
-    assert kept(tmp_path, none) == [] and not list(folder(tmp_path, none).rglob("state.safetensors"))
+    assert kept(tmp_path, none) == [] and not list(folder(tmp_path, none).rglob("*-*.safetensors"))
+
+
+def test_multiples_of_keep_every_steps_stay_beside_the_newest(plan: Plan, tmp_path: Path):
+    run = plan(checkpoint_every_steps=1, keep_checkpoints=1, keep_every_steps=2)
+    loop.train(str(tmp_path), run)
+    assert kept(tmp_path, run) == ["step-00000002", "step-00000004", "step-00000005"]
+
+
+def test_what_a_killed_attempt_left_is_not_read_and_goes_when_its_step_is_saved_again(plan: Plan, tmp_path: Path):
+    run = plan(checkpoint_every_steps=3)
+    loop.train(str(tmp_path), run)
+    straight = result(tmp_path, run)
+    unfinish(tmp_path, run)
+    at = folder(tmp_path, run) / "checkpoints" / "step-00000003"
+    (at / "commit.json").unlink()
+    left = {file.name for file in at.iterdir()}
+    (at / ".half-written.0f").write_bytes(b"half")
+    loop.train(str(tmp_path), run)
+    assert len(left) == 3 and not left & {file.name for file in at.iterdir()} and len(list(at.iterdir())) == 4
+    assert result(tmp_path, run) == straight
+
+
+def test_a_save_is_left_out_while_the_one_before_is_being_published(
+    plan: Plan, tmp_path: Path, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    write, answers = storage.write, threading.Event()
+
+    def slow(uri: str, content: Any) -> None:
+        if uri.endswith("-000.safetensors"):
+            answers.wait(60)
+        write(uri, content)
+
+    def open_at_the_end(job: Any, engine: Any, guard: Any, batch: Any) -> Any:
+        if batch.step == 5:
+            answers.set()
+        return take_step(job, engine, guard, batch)
+
+    take_step = loop.take_step
+    monkeypatch.setattr(loop, "take_step", open_at_the_end)
+    monkeypatch.setattr(storage, "write", slow)
+    run = plan(checkpoint_every_steps=2, keep_checkpoints=9, checkpoint_wait_seconds=0.0)
+    loop.train(str(tmp_path), run)
+    assert kept(tmp_path, run) == ["step-00000002"]
+    assert "the checkpoint of step 4 is left out: after 0 s more the one before is still being published" in log.text
+
+
+def test_training_goes_on_when_a_checkpoint_cannot_be_written_and_ends_when_none_can(
+    plan: Plan, tmp_path: Path, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    run = plan(checkpoint_every_steps=1)
+    folder(tmp_path, run).joinpath("checkpoints").write_text("in the way of a folder")
+    loop.train(str(tmp_path), run)
+    assert log.text.count("is not published, training goes on: cannot write") == 5
+    unfinish(tmp_path, run)
+    monkeypatch.setattr(checkpoint, "MAX_FAILED", 2)
+    with pytest.raises(StorageError, match="2 checkpoints in a row could not be published"):
+        loop.train(str(tmp_path), run)
+
+
+def test_what_others_must_remember_comes_back_and_an_engine_that_trained_on_is_set_back(plan: Plan, tmp_path: Path):
+    run = plan(keep_checkpoints=2)
+    place, identity = zero.connect(), Identity("run", "data")
+    model = OLMo(run.train.model)
+    model.initialise(0)
+    engine = zero.initialise(model, zero.deepspeed_settings(run.train, 1))
+    checkpoints = Checkpoints(str(tmp_path / "own"), identity, place, "run", run.train)
+    tokens_BT = torch.arange(64).reshape(4, 16)
+
+    def train() -> None:
+        engine.backward(next_token_loss(engine(tokens_BT), tokens_BT).sum())
+        engine.step()
+
+    train()
+    checkpoints.save(engine, 1, 1.5, {"window": torch.tensor([torch.nan, 1 / 3]), "skipped": torch.tensor([False, True])})
+    assert checkpoints.finish()
+    after_1 = {name: value.clone() for name, value in zero_state.full_parameters(engine)}
+    train()
+    after_2 = {name: value.clone() for name, value in zero_state.full_parameters(engine)}
+    checkpoints.save(engine, 2, 2.5, {})
+    found = checkpoints.restore(engine, at_most=1)
+    assert found and (found.commit.step, found.commit.train_seconds) == (1, 1.5)
+    assert found.extra["window"].isnan().tolist() == [True, False] and found.extra["skipped"].tolist() == [False, True]
+    assert equal(dict(zero_state.full_parameters(engine)), after_1) and equal(dict(model.named_parameters()), after_1)
+    train()
+    assert equal(dict(zero_state.full_parameters(engine)), after_2) and not equal(after_1, after_2)
+    zero.release(engine)
 
 
 def test_a_damaged_checkpoint_is_passed_over_with_a_warning_that_names_the_block(
@@ -89,10 +187,10 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning_that_names_the_block
     loop.train(str(tmp_path), run)
     straight = result(tmp_path, run)
     unfinish(tmp_path, run)
-    damage(folder(tmp_path, run) / "checkpoints" / "step-00000004" / "state.safetensors")
+    damage(state(tmp_path, run, "step-00000004"))
     loop.train(str(tmp_path), run)
     assert steps_done[6:] == [2, 3, 4, 5]
-    assert "step-00000004/state.safetensors: block 0" in log.text
+    assert re.search(r"step-00000004/\w+-\d-00000-000\.safetensors: block 0", log.text)
     assert result(tmp_path, run) == straight
     assert kept(tmp_path, run) == ["step-00000002", "step-00000004"]  # made again
 
@@ -101,7 +199,7 @@ def test_if_no_checkpoint_verifies_the_run_is_refused_rather_than_begun_again(pl
     run = plan(checkpoint_every_steps=3)
     loop.train(str(tmp_path), run)
     unfinish(tmp_path, run)
-    damage(folder(tmp_path, run) / "checkpoints" / "step-00000003" / "state.safetensors")
+    damage(state(tmp_path, run, "step-00000003"))
     with pytest.raises(ArtefactCorrupt, match="none of its 1 checkpoints verifies"):
         loop.train(str(tmp_path), run)
     assert steps_done == [0, 1, 2, 3, 4, 5]
@@ -136,6 +234,10 @@ def test_a_run_in_an_object_store_checkpoints_and_resumes_as_on_a_disk(
     assert steps_done == [0, 1, 2, 3, 4, 5, 3, 4, 5]
     assert again.export_sha256["model.safetensors"] == made.export_sha256["model.safetensors"]
     assert loop.train(str(tmp_path), run).export_sha256 == made.export_sha256
+
+
+def equal(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    return all(torch.equal(a[name], b[name]) for name in a.keys() | b.keys())
 
 
 def damage(path: Path) -> None:

@@ -32,8 +32,7 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> Poison:
         plain = loop.take_step
 
         def poisoned(job: Any, engine: Any, guard: Any, batch: Any) -> Any:
-            made = zero_state.optimizer_steps(engine) > 0  # DeepSpeed makes the averages in the first step
-            state = {f"{key}/{name}": value.clone() for name, key, value in zero_state.full_state(engine)} if made else {}
+            state = {f"{piece.key}/{piece.name}": value.clone() for piece, value in zero_state.pieces(engine)}
             state |= {"steps": torch.tensor(zero_state.optimizer_steps(engine))}
             whole = ((name, value) for name, value in engine.module.named_parameters() if not hasattr(value, "ds_id"))
             state |= {name: value.detach().clone() for name, value in whole}  # the copy that is trained in bf16
