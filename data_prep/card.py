@@ -21,7 +21,7 @@ from data_prep.tokenizer import Tokenizer
 if TYPE_CHECKING:
     import pyarrow
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 NAME = "card.json"
 N_TOP = 50  # domains and labels listed
 N_SAMPLES = 5  # documents shown, and drops of each reason
@@ -126,7 +126,8 @@ class Excerpt:
 class Card:
     """What one token stream holds, and the settings that decided it.
 
-    Tokens include one end-of-document token a document; ratios are shares of one. decontaminated: the evaluation texts that no
+    Tokens include one end-of-document token a document; ratios are shares of one. n_masked: documents kept in which something
+    personal was masked; n_annotated: those with their toxicity written on them. decontaminated: the evaluation texts that no
     document shares a run of `ngram` words with.
     """
 
@@ -149,6 +150,8 @@ class Card:
     n_documents: int
     n_tokens: int
     n_text_bytes: int
+    n_masked: int = 0
+    n_annotated: int = 0
     bytes_per_token: float
     splits: tuple[Part, ...]
     tokens_per_document: Lengths
@@ -177,7 +180,7 @@ def ensure(stream_uri: str, known: Manifest, config: DataConfig, engine: Tokeniz
     uri = storage.join(stream_uri, NAME)
     if storage.exists(uri):
         card = storage.load(Card, uri)
-        if card.manifest_digest == digest(known):
+        if (card.format_version, card.manifest_digest) == (FORMAT_VERSION, digest(known)):
             return card
     storage.save(card := make(stream_uri, known, config, engine), uri)
     return card
@@ -191,7 +194,7 @@ def make(stream_uri: str, known: Manifest, config: DataConfig, engine: Tokenizer
     ]
     counted = tally.total(tasks.run(jobs, f"card {known.stream}", "documents"))
     n_read = known.n_documents + sum(known.drops.values())
-    dropped = _dropped(stream_uri)
+    dropped, flagged = _dropped(stream_uri), {row["key"]: row["n_documents"] for row in counted["flag"].to_pylist()}
     return Card(
         format_version=FORMAT_VERSION,
         stream=known.stream,
@@ -212,6 +215,8 @@ def make(stream_uri: str, known: Manifest, config: DataConfig, engine: Tokenizer
         n_documents=known.n_documents,
         n_tokens=known.n_tokens,
         n_text_bytes=known.n_text_bytes,
+        n_masked=flagged.get("masked", 0),
+        n_annotated=flagged.get("annotated", 0),
         bytes_per_token=known.n_text_bytes / max(1, known.n_tokens - known.n_documents),
         splits=tuple(
             Part(name=split, n_documents=sum(s.n_documents for s in known.shards(split)), n_tokens=known.split_tokens(split))
@@ -246,6 +251,8 @@ def facts(card: Card) -> list[Fact]:
         Fact("dropped", f"{card.n_read - card.n_documents:,}"),
         Fact("kept", f"{card.n_documents:,}"),
         Fact("kept, share", f"{100 * card.n_documents / max(1, card.n_read):.2f}\u00a0%"),
+        Fact("kept with something personal masked", f"{card.n_masked:,}"),
+        Fact("kept with their toxicity written on them", f"{card.n_annotated:,}"),
         Fact("text, MB", f"{card.n_text_bytes / 1e6:,.1f}"),
         Fact("tokens", f"{card.n_tokens:,}"),
         Fact("tokens to train on", f"{tokens['train']:,}"),

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     import pyarrow
 
 ROW_GROUP = 8192  # rows that a ranged read of a Parquet file fetches at least
-PROVENANCE = ("key", "row", "part", "id", "n_tokens", "n_bytes", "label", "scores")  # what a shard says of its documents
+# What a shard says of its documents; masked: personal data were, annotated: the text begins with its toxicity
+PROVENANCE = ("key", "row", "part", "id", "n_tokens", "n_bytes", "label", "scores", "masked", "annotated")
 AGAIN = "delete the .json files beside it and run the same command again"
 
 
@@ -46,7 +47,7 @@ class Segment:
     n_hashes: int
     drops: dict[str, int]
     samples: tuple[Drop, ...]
-    n_annotated: int = 0
+    n_annotated: int
 
 
 class Documents(NamedTuple):

@@ -1,4 +1,4 @@
-"""what the provenance of documents adds up to: by length, domain, label and score
+"""what the provenance of documents adds up to: by length, domain, label, score and flag
 
 A tally is a few tables of a key and whole numbers to be added up, so neither the number of shards nor the order in which
 they are counted can change a digit; scores are added in millionths for that reason. Columns that a corpus does not have
@@ -23,13 +23,14 @@ from data_prep.records import ArtefactCorrupt
 if TYPE_CHECKING:
     import pyarrow
 
-COLUMNS = ("n_tokens", "n_bytes", "id", "label", "scores")  # the first is always there
+FLAGS = ("masked", "annotated")
+COLUMNS = ("n_tokens", "n_bytes", "id", "label", "scores", *FLAGS)  # the first is always there
 DOMAIN = r"(?i)^https?://(?:[^/?#@]*@)?(?:www\.)?(?P<domain>[^/?#:\s]+)"
 BATCH_DOCUMENTS = 1 << 16
 COMPACT_ROWS = 1 << 20
 MILLION = 1_000_000
 
-Tally = dict[str, "pyarrow.Table"]  # n_tokens, n_bytes, domain, label, score → a key column and whole numbers
+Tally = dict[str, "pyarrow.Table"]  # n_tokens, n_bytes, domain, label, score, flag → a key column and whole numbers
 
 
 def count(stream_uri: str, shard: Shard) -> Tally:
@@ -64,6 +65,7 @@ def of(documents: "pyarrow.Table") -> Tally:
         "domain": _sums(domain, n_documents=one, n_tokens=n_tokens),
         "label": _sums(label.cast(pa.string()), n_documents=one, n_tokens=n_tokens),
         "score": _score_sums(documents["scores"] if "scores" in names else None),
+        "flag": _flag_sums({name: documents[name] for name in FLAGS if name in names}),
     }
 
 
@@ -121,3 +123,11 @@ def _score_sums(scores: Any) -> "pyarrow.Table":
         n_half=(value >= 0.5).astype(np.int64),
         millionths=np.rint(value * MILLION).astype(np.int64),
     )
+
+
+def _flag_sums(flags: dict[str, Any]) -> "pyarrow.Table":
+    """By name of the flag: documents that have it."""
+    import pyarrow as pa
+
+    counts = [int(values.to_numpy().sum()) for values in flags.values()]
+    return pa.table({"key": pa.array(flags, pa.string()), "n_documents": pa.array(counts, pa.int64())})

@@ -33,7 +33,7 @@ from data_prep.tokenizer import EnginesDiffer, Tokenizer
 if TYPE_CHECKING:
     import pyarrow
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 SEGMENT_TOKENS = 64 << 20
 SEGMENT_DOCUMENTS = 1 << 20
 BATCH_BYTES = 4 << 20  # of text tokenized at once: bounds the engine's memory
@@ -167,14 +167,14 @@ class _Batch(NamedTuple):
     table: "pyarrow.Table"
     tokens: np.ndarray
     hashes: "pyarrow.Table | None"
-    n_annotated: int
 
 
 class _Kept(NamedTuple):
-    """Documents of a batch that stay, and their texts as cleaned."""
+    """Documents of a batch that stay, their texts as cleaned, and whether something personal was masked in them."""
 
     documents: list[Document]
     texts: list[str]
+    masked: list[bool]
 
 
 class _Tally:
@@ -231,7 +231,7 @@ def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
 
 
 def _cleaned(batch: list[Document], task: Task, tally: _Tally) -> _Kept:
-    kept, chosen = _Kept([], []), task.config.cleaning
+    kept, chosen = _Kept([], [], []), task.config.cleaning
     for document in batch:
         cleaned = cleaning.clean(document.text, chosen, document.scores)
         if cleaned.text is None:
@@ -239,13 +239,14 @@ def _cleaned(batch: list[Document], task: Task, tally: _Tally) -> _Kept:
         else:
             kept.documents.append(document)
             kept.texts.append(cleaned.text)
+            kept.masked.append(cleaned.is_masked)
     if task.evaluation is None or not kept.texts:
         return kept
     hits = task.evaluation.hits(kept.texts)
     for at in np.flatnonzero(hits).tolist():
         tally.drop("evaluation_overlap", kept.documents[at], kept.texts[at])
     stay = np.flatnonzero(~hits).tolist()
-    return _Kept([kept.documents[at] for at in stay], [kept.texts[at] for at in stay])
+    return _Kept([kept.documents[at] for at in stay], [kept.texts[at] for at in stay], [kept.masked[at] for at in stay])
 
 
 def _tokenized(kept: _Kept, n_before: int, task: Task) -> _Batch:
@@ -262,7 +263,8 @@ def _tokenized(kept: _Kept, n_before: int, task: Task) -> _Batch:
     is_text = np.ones(len(tokens), bool)
     is_text[ends + np.arange(len(texts))] = False
     tokens[is_text] = ids
-    return _Batch(_origins(kept, lengths + 1, task), tokens, _hashes(kept.texts, task.config), sum(map(bool, before)))
+    annotated = np.array([bool(prefix) for prefix in before] or [False] * len(texts), bool)
+    return _Batch(_origins(kept, lengths + 1, annotated, task), tokens, _hashes(kept.texts, task.config))
 
 
 def _annotations(kept: _Kept, task: Task) -> list[str]:
@@ -286,7 +288,7 @@ def _labels(kept: _Kept, task: Task) -> list[str | None]:
     return [_as_text(document.fields[label]) if label else None for document in kept.documents]
 
 
-def _origins(kept: _Kept, n_tokens: np.ndarray, task: Task) -> "pyarrow.Table":
+def _origins(kept: _Kept, n_tokens: np.ndarray, annotated: np.ndarray, task: Task) -> "pyarrow.Table":
     import pyarrow as pa
 
     rows, parts = (np.array([document[at] for document in kept.documents], np.int64) for at in (ROW, PART))
@@ -300,6 +302,8 @@ def _origins(kept: _Kept, n_tokens: np.ndarray, task: Task) -> "pyarrow.Table":
         "n_bytes": pa.array([len(text) if text.isascii() else len(text.encode()) for text in kept.texts], pa.int64()),
         "label": pa.array(_labels(kept, task), pa.string()),
         "scores": pa.array(scores, pa.map_(pa.string(), pa.float32())),
+        "masked": pa.array(kept.masked, pa.bool_()),
+        "annotated": pa.array(annotated),
     }
     return pa.table(columns)
 
@@ -343,7 +347,6 @@ def _published(pending: list[_Batch], last: tuple[int, int], tally: _Tally, task
 
     tokens, table = np.concatenate([one.tokens for one in pending]), pa.concat_tables(one.table for one in pending)
     hashes = _joined_hashes(pending) if task.config.duplicates != "keep" else None
-    n_annotated = sum(one.n_annotated for one in pending)
     pending.clear()  # their tokens are copied, and a segment is large
     segment = Segment(
         engine=task.tokenizer.engine,
@@ -355,7 +358,7 @@ def _published(pending: list[_Batch], last: tuple[int, int], tally: _Tally, task
         n_hashes=0 if hashes is None else hashes.num_rows,
         drops=dict(sorted(tally.drops.items())),
         samples=tuple(tally.samples.kept),
-        n_annotated=n_annotated,
+        n_annotated=int(segments.column(table, "annotated").sum()),
     )
     segments.write(uri, Documents(table, tokens), hashes, segment)
     return segment

@@ -29,11 +29,13 @@ def engine() -> Tokenizer:
 
 
 def row(n_tokens: int = 3, **more: object) -> dict:
-    return {"n_tokens": n_tokens, "n_bytes": 4 * n_tokens, "id": None, "label": None, "scores": None} | more
+    plain = {"id": None, "label": None, "scores": None, "masked": False, "annotated": False}
+    return {"n_tokens": n_tokens, "n_bytes": 4 * n_tokens} | plain | more
 
 
 def table(rows: list[dict]) -> pa.Table:
     types = {"n_tokens": pa.int64(), "n_bytes": pa.int64(), "id": pa.string(), "label": pa.string(), "scores": SCORES}
+    types |= {"masked": pa.bool_(), "annotated": pa.bool_()}
     return pa.table({name: pa.array([one[name] for one in rows], kind) for name, kind in types.items()})
 
 
@@ -53,6 +55,8 @@ def stream(folder: Path, engine: Tokenizer, kind: str = "clean") -> Manifest:
             id=f"https://www.S{i % 3}.example/{i}",
             label="ab"[i % 2],
             scores=[("TOXICITY", i / 30)],
+            masked=i % 3 == 0,
+            annotated=i < 7,
         )
         for i, tokens in enumerate(documents)
     ]
@@ -88,6 +92,7 @@ ROWS = st.lists(
         id=st.sampled_from([None, "https://a.org/1", "https://www.A.org/2", "http://b.org", "12345"]),
         label=st.sampled_from([None, "yes", "no"]),
         scores=st.sampled_from([None, [], [("x", 0.5)], [("x", 0.1), ("y", 1.0)]]),
+        masked=st.booleans(),
     ),
     min_size=1,
     max_size=40,
@@ -104,6 +109,7 @@ def test_a_tally_is_the_same_however_documents_are_cut_and_in_any_order(rows: li
         patch.setattr(tally, "COMPACT_ROWS", 3)
         assert plain(tally.total(parts)) == whole
     assert dict(whole["n_tokens"]) == Counter(one["n_tokens"] for one in rows)
+    assert dict(whole["flag"]) == {"masked": sum(one["masked"] for one in rows), "annotated": 0}
     assert sum(n for _, n, _ in whole["label"]) == sum(one["label"] is not None for one in rows)
 
 
@@ -148,6 +154,7 @@ def test_the_card_counts_the_whole_stream_and_is_the_same_each_time(tmp_path: Pa
     made = card.make(str(tmp_path), known, CONFIG, engine)
     assert records.to_json(card.make(str(tmp_path), known, CONFIG, engine)) == records.to_json(made)
     assert (made.n_read, made.n_bad_rows, made.n_documents, made.n_tokens) == (40, 2, 30, known.n_tokens)
+    assert (made.n_masked, made.n_annotated) == (10, 7)
     assert made.bytes_per_token == pytest.approx(sum(map(len, TEXTS)) / (known.n_tokens - 30))
     assert [(part.name, part.n_documents) for part in made.splits] == [("train", 26), ("held_out", 4)]
     assert [(drop.reason, drop.n_documents, drop.ratio) for drop in made.drops] == [
@@ -190,6 +197,13 @@ def test_a_card_that_is_there_is_left_alone_until_the_manifest_changes(
     assert again.drops == () and card.load(str(tmp_path)) == again
 
 
+def test_a_card_of_an_earlier_format_is_made_again(tmp_path: Path, engine: Tokenizer, ray_cluster: None) -> None:
+    known = stream(tmp_path, engine)
+    made = card.ensure(str(tmp_path), known, CONFIG, engine)
+    storage.save(replace(made, format_version=1, n_masked=0), str(tmp_path / card.NAME))
+    assert card.ensure(str(tmp_path), known, CONFIG, engine) == made
+
+
 def test_provenance_that_is_not_the_manifests_is_refused(tmp_path: Path, engine: Tokenizer) -> None:
     known = stream(tmp_path, engine)
     path = tmp_path / "train-0.documents.parquet"
@@ -202,7 +216,7 @@ def test_provenance_that_is_not_the_manifests_is_refused(tmp_path: Path, engine:
 
 def test_columns_that_a_corpus_does_not_have_count_nothing() -> None:
     found = plain(tally.of(pa.table({"n_tokens": [2, 2, 5]})))
-    assert found == {"n_tokens": [(2, 2), (5, 1)], "n_bytes": [], "domain": [], "label": [], "score": []}
+    assert found == {"n_tokens": [(2, 2), (5, 1)], "n_bytes": [], "domain": [], "label": [], "score": [], "flag": []}
 
 
 def test_a_long_sample_is_cut_and_says_so() -> None:

@@ -35,6 +35,8 @@ def write(uri: str, documents: list[tuple[int, int, int]]) -> None:
             "n_bytes": pa.array(lengths),
             "label": nothing,
             "scores": pa.nulls(len(documents), pa.map_(pa.string(), pa.float32())),
+            "masked": np.zeros(len(rows), bool),
+            "annotated": np.zeros(len(rows), bool),
         }
     )
     tokens = np.concatenate([np.append(np.full(n - 1, 10 + row, "<u2"), EOS) for row, n in zip(rows, lengths, strict=True)])
@@ -48,6 +50,7 @@ def write(uri: str, documents: list[tuple[int, int, int]]) -> None:
         n_hashes=0,
         drops={},
         samples=(),
+        n_annotated=0,
     )
     segments.write(uri, segments.Documents(table, tokens.astype("<u2")), None, made)
 

@@ -79,6 +79,7 @@ def test_an_annotated_unit_has_the_documents_of_a_plain_one_with_their_toxicity_
         found = read(str(tmp_path / "unit"), low, high)
         numbers = found.table["row"].to_pylist()
         assert texts_of(found, tokenizer) == [of.format(rows[row]["label"]) + rows[row]["text"] for row in numbers]
+        assert found.table["annotated"].to_pylist() == [bool(of)] * len(numbers)
     assert 0 < unit.n_annotated == len(numbers) < 10
     names = {units.name_of(task_of(source, tokenizer, one)) for one in (config, replace(config, held_out_ratio=0.1), CONFIG)}
     assert len(names) == 3 and units.name_of(task_of(source, tokenizer, replace(CONFIG, held_out_ratio=0.3))) in names
@@ -124,6 +125,11 @@ def test_labels_scores_and_names_are_kept_beside_their_documents(tmp_path: Path,
     assert (table["row"].to_pylist(), table["label"].to_pylist()) == ([0, 2, 4], ["1", "odd", "4"])
     assert table["id"].to_pylist() == ["http://e.org/0", "http://e.org/2", "http://e.org/5"]
     assert (table["part"].to_pylist(), table["scores"].to_pylist()) == ([0, 0, 0], [None, None, None])
+
+
+def test_it_is_kept_beside_a_document_whether_something_personal_was_masked_in_it(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    uri, _ = made(tmp_path, tokenizer, [{"text": "write to a@b.org"}, {"text": "write to me"}])
+    assert dict(zip(*(read(uri).table[name].to_pylist() for name in ("row", "masked")), strict=True)) == {0: True, 1: False}
 
 
 def test_a_unit_whose_record_exists_is_not_made_again_unless_a_file_is_gone_or_short(
