@@ -7,12 +7,11 @@ chance of 10^-4). Near: a high share of common word 5-grams (words as in ngrams.
     Jaccard J   0.5    0.6    0.7    0.8    0.9    0.95
     found       0.06   0.24   0.61   0.95   1.00   1.00
 
-Duplicates of duplicates are one group; of each group the first in stream order stays. A long document that quotes a short
-one is no duplicate of it. Hashes and bands are never stored in a stream, only who went.
+Of those that share a hash the first in stream order stays (losers.py). A long document that quotes a short one is no
+duplicate of it. Hashes and bands are never stored in a stream.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import xxhash
@@ -24,13 +23,6 @@ VERSION = 2  # raise it with any change of which documents go
 SHINGLE_WORDS = 5
 N_BANDS, N_ROWS = 16, 8
 SEED = 0x5EED
-
-
-class Losers(NamedTuple):
-    """Which documents go; no document for two reasons."""
-
-    exact: np.ndarray  # [documents] bool
-    near: np.ndarray  # [documents] bool
 
 
 def exact(texts: Sequence[str]) -> np.ndarray:
@@ -56,19 +48,15 @@ def bands(texts: Sequence[str]) -> np.ndarray:
     return made
 
 
-def losers(order: np.ndarray, exact: np.ndarray, bands: np.ndarray | None = None) -> Losers:
-    """Of each group of duplicates all but the first by `order` (any numbers that sort; equal ones stay as they come)."""
+def copies(order: np.ndarray, hashes: np.ndarray) -> np.ndarray:
+    """[documents] bool: of those with equal hashes, all but the first by `order` (numbers that sort; equal ones as they come)."""
     by_order = np.argsort(order, kind="stable")
-    is_copy = _heads(exact[by_order]) != np.arange(len(by_order))
-    is_near = np.zeros(len(by_order), bool)
-    if bands is not None:
-        root = np.arange(len(by_order))
-        for column in range(bands.shape[1]):
-            _join(root, _heads(bands[by_order, column]))
-        is_near = (root != np.arange(len(root))) & ~is_copy
-    made = Losers(np.empty(len(order), bool), np.empty(len(order), bool))
-    made.exact[by_order], made.near[by_order] = is_copy, is_near
-    return made
+    ordered = hashes[by_order]
+    by_hash = np.argsort(ordered, kind="stable")
+    again = np.flatnonzero(ordered[by_hash[1:]] == ordered[by_hash[:-1]]) + 1
+    is_copy = np.zeros(len(order), bool)
+    is_copy[by_order[by_hash[again]]] = True
+    return is_copy
 
 
 def _shingles(texts: Sequence[str]) -> ngrams.Words:
@@ -90,24 +78,3 @@ def _folded(values: np.ndarray) -> np.ndarray:
         folded = (folded ^ values[..., row]) * np.uint64(ngrams.BASE)
         folded ^= folded >> np.uint64(32)
     return folded
-
-
-def _heads(values: np.ndarray) -> np.ndarray:
-    """For each place the first place with the same value."""
-    order = np.argsort(values, kind="stable")
-    is_first = np.ones(len(values), bool)
-    is_first[1:] = values[order[1:]] != values[order[:-1]]
-    heads = np.empty(len(values), np.int64)
-    heads[order] = order[np.flatnonzero(is_first)[np.cumsum(is_first) - 1]] if len(values) else order
-    return heads
-
-
-def _join(root: np.ndarray, heads: np.ndarray) -> None:
-    """Put each place into the group of its head; `root[i]` is the first place of i's group, before and after."""
-    a = np.flatnonzero(heads != np.arange(len(heads)))
-    b = heads[a]
-    while len(apart := np.flatnonzero(root[a] != root[b])):
-        first, second = root[a[apart]], root[b[apart]]
-        np.minimum.at(root, np.maximum(first, second), np.minimum(first, second))
-        while (root[root] != root).any():
-            root[:] = root[root]

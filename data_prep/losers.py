@@ -57,7 +57,7 @@ def find(places: Sequence[Place], low: int, high: int, uri: str) -> None:
     near, hashes = column(table, "near"), column(table, "hash")
     loses = np.zeros(table.num_rows, bool)
     for kind in (near, ~near):
-        loses[kind] = duplicates.losers(order[kind], hashes[kind]).exact
+        loses[kind] = duplicates.copies(order[kind], hashes[kind])
     lost = table.filter(pa.array(loses)).select(["unit", "segment", "at", "key", "near"])
     lost = lost.sort_by([(name, "ascending") for name in ("unit", "segment", "at", "near")])
     storage.write(uri, shards.parquet_bytes(lost, row_group_size=segments.ROW_GROUP))

@@ -1,7 +1,6 @@
 """Of each group of duplicates the first in stream order stays."""
 
 import sys
-from collections import defaultdict
 
 import numpy as np
 import pytest
@@ -11,62 +10,12 @@ from hypothesis import strategies as st
 from data_prep import corpora, duplicates
 from data_prep.records import ConfigurationError
 
-documents = st.lists(st.tuples(st.integers(0, 3), st.lists(st.integers(0, 4), min_size=3, max_size=3)), max_size=12)
 
-
-def keepers(order, exact, bands) -> set[int]:
-    """Plain definition: components over equal hashes and equal bands; the first of each by order."""
-    n = len(order)
-    groups = [{i} for i in range(n)]
-    for i in range(n):
-        for j in range(i):
-            same = exact[i] == exact[j] or (bands is not None and any(a == b for a, b in zip(bands[i], bands[j], strict=True)))
-            if same and groups[i] is not groups[j]:
-                groups[i] |= groups[j]
-                for k in groups[i]:
-                    groups[k] = groups[i]
-    return {min(group, key=lambda i: (order[i], i)) for group in groups}
-
-
-@given(documents, st.randoms(use_true_random=False), st.booleans())
-def test_all_but_the_first_of_each_group_go(rows, random, with_bands):
-    n = len(rows)
-    order = np.array(random.sample(range(100, 200), n), np.uint64)
-    exact = np.array([row[0] for row in rows], np.uint64)
-    # equal texts have equal bands
-    bands = np.array([rows[[row[0] for row in rows].index(row[0])][1] for row in rows], np.uint64).reshape(n, 3)
-    bands = bands if with_bands else None
-    lost = duplicates.losers(order, exact, bands)
-    assert not (lost.exact & lost.near).any()
-    assert set(np.flatnonzero(~(lost.exact | lost.near)).tolist()) == keepers(order, exact, bands)
-    first = defaultdict(list)
-    for i in np.argsort(order).tolist():
-        first[int(exact[i])].append(i)
-    assert set(np.flatnonzero(lost.exact).tolist()) == {i for group in first.values() for i in group[1:]}
-
-
-@given(documents, st.randoms(use_true_random=False))
-def test_who_goes_does_not_depend_on_the_order_of_arrival(rows, random):
-    n = len(rows)
-    order, exact = np.arange(n), np.array([row[0] for row in rows], np.uint64)
-    bands = np.array([row[1] for row in rows], np.uint64).reshape(n, 3)
-    arrival = np.array(random.sample(range(n), n), np.int64)
-    straight, shuffled = duplicates.losers(order, exact, bands), duplicates.losers(order[arrival], exact[arrival], bands[arrival])
-    for a, b in zip(straight, shuffled, strict=True):
-        assert np.array_equal(a[arrival], b)
-
-
-def test_a_long_chain_of_near_duplicates_is_one_group():
-    n = 2000
-    column = np.arange(n, dtype=np.uint64)
-    bands = np.stack([column // 2, (column + 1) // 2], axis=1)  # each shares one value with the next
-    order = np.random.default_rng(0).permutation(n)
-    lost = duplicates.losers(order, column, bands)
-    assert np.flatnonzero(~lost.near).tolist() == [int(np.argmin(order))]
-
-
-def test_equal_numbers_stay_as_they_come():
-    assert duplicates.losers(np.zeros(3), np.array([7, 7, 7], np.uint64)).exact.tolist() == [False, True, True]
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 3)), max_size=12))
+def test_of_those_with_equal_hashes_the_first_in_order_stays(rows):
+    order, hashes = np.array([row[0] for row in rows], np.int64), np.array([row[1] for row in rows], np.uint64)
+    first = {same: min((i for i in range(len(rows)) if rows[i][1] == same), key=lambda i: (rows[i][0], i)) for _, same in rows}
+    assert np.flatnonzero(~duplicates.copies(order, hashes)).tolist() == sorted(first.values())
 
 
 @given(st.lists(st.text(max_size=4), max_size=8))
@@ -109,9 +58,9 @@ def test_near_duplicates_are_found_and_unrelated_texts_kept(unrelated):
     far = [edited(text, 12) for text in unrelated]  # Jaccard 0.39
     assert jaccard(unrelated[0], close[0]) > 0.85 and jaccard(unrelated[0], far[0]) < 0.5
     texts = [*unrelated, *close, *far]
-    lost = duplicates.losers(np.arange(len(texts)), duplicates.exact(texts), duplicates.bands(texts))
-    near = lost.near.reshape(3, -1)
-    assert not lost.exact.any() and not near[0].any()
+    assert not duplicates.copies(np.arange(len(texts)), duplicates.exact(texts)).any()
+    near = np.any([duplicates.copies(np.arange(len(texts)), band) for band in duplicates.bands(texts).T], axis=0).reshape(3, -1)
+    assert not near[0].any()
     assert near[1].mean() > 0.97
     assert near[2].mean() < 0.1
 
