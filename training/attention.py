@@ -7,7 +7,6 @@ rounding only; the tests hold each to a plain softmax.
 Shapes: B batch, T query position, S key position, N head, H head dim.
 """
 
-from collections.abc import Callable
 from functools import lru_cache
 from importlib.util import find_spec
 
@@ -23,8 +22,8 @@ def attend(q_BTNH: Tensor, k_BSNH: Tensor, v_BSNH: Tensor, *, mask_BTS: Tensor |
     (`causal_mask`), and each of its rows needs a True.
     """
     T, S = q_BTNH.shape[1], k_BSNH.shape[1]
-    if mask_BTS is None and (flash := _flash_attention()) and q_BTNH.is_cuda and q_BTNH.dtype is torch.bfloat16:
-        return flash(q_BTNH, k_BSNH, v_BSNH, causal=True)  # aligns the last query with the last key, as we do
+    if mask_BTS is None and kernel_name(q_BTNH.device, q_BTNH.dtype) != "SDPA":
+        return _flash_attention(q_BTNH, k_BSNH, v_BSNH)
     if mask_BTS is None and 1 < T < S:
         mask_BTS = causal_mask(T, S, device=q_BTNH.device)  # SDPA's own causality would align the first ones
     dtype = q_BTNH.dtype if q_BTNH.is_cuda else torch.float32  # on a CPU bf16 attention takes twice the time of fp32
@@ -57,11 +56,27 @@ def causal_mask(T: int, S: int, *, padding_B: Tensor | None = None, device: torc
     return mask_BTS & (key_S >= padding_B[:, None])[:, None] | (key_S == query_T[:, None])[None]
 
 
-@lru_cache
-def _flash_attention() -> Callable[..., Tensor] | None:
-    """flash-attn's function where it is installed, else None."""
-    if not find_spec("flash_attn"):
-        return None
-    from flash_attn import flash_attn_func  # pyright: ignore[reportMissingImports]
+@torch.compiler.assume_constant_result
+def kernel_name(device: torch.device, dtype: torch.dtype) -> str:
+    """The kernel that maskless attention takes here, for records and for `attend`."""
+    if device.type != "cuda" or dtype is not torch.bfloat16:
+        return "SDPA"
+    return _flash_kernel(torch.cuda.get_device_capability(device))
 
-    return flash_attn_func
+
+@lru_cache
+def _flash_kernel(capability: tuple[int, int]) -> str:
+    if capability[0] == 9 and find_spec("flash_attn_interface"):  # FlashAttention-3 is for Hopper alone
+        return "flash-attn 3"
+    return "flash-attn 2" if find_spec("flash_attn") else "SDPA"
+
+
+def _flash_attention(q_BTNH: Tensor, k_BSNH: Tensor, v_BSNH: Tensor) -> Tensor:
+    """Causal; it aligns the last query with the last key, as we do."""
+    if kernel_name(q_BTNH.device, q_BTNH.dtype) == "flash-attn 3":
+        from flash_attn_interface import flash_attn_func  # pyright: ignore[reportMissingImports]
+    else:
+        from flash_attn import flash_attn_func  # pyright: ignore[reportMissingImports]
+    deterministic = torch.are_deterministic_algorithms_enabled()  # else the order of its sums is chance
+    out = flash_attn_func(q_BTNH, k_BSNH, v_BSNH, causal=True, deterministic=deterministic)
+    return out[0] if isinstance(out, tuple) else out  # some versions of 3 return the log-sum-exp as well

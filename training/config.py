@@ -88,6 +88,8 @@ class TrainConfig:
     max_bad_steps: after so many skipped in a row, training goes back to its last checkpoint and leaves out the batches since.
     watchdog_seconds: a rank in which nothing ends for this long, or for ten times as long as it used to, ends itself (watchdog.py);
     0: never.
+    compile: blocks and loss by torch.compile: "auto" on CUDA only, where it pays (training/compute.py).
+    activation_checkpointing: what of a block's activations is computed again in the backward pass (training/compute.py).
     held_out_sequences: how many of each stream the held-out loss reads at most.
     cache_gib: bound of the node's cache of remote blocks (half the room on its disk is another), 0 for none; cache_folder: where,
     by default below the system's temporary folder. A cache as large as the streams spares the next runs of a node the store.
@@ -120,6 +122,8 @@ class TrainConfig:
     zero_stage: Literal[1, 2, 3] = operational(default=1)
     held_out_sequences: int = 64
     threads_per_rank: int = operational(default=1)
+    compile: Literal["auto", "on", "off"] = operational(default="auto")
+    activation_checkpointing: Literal["none", "selective", "block"] = operational(default="none")
     cache_folder: str = operational(default="")
     cache_gib: float = operational(default=64.0)
     watchdog_seconds: float = operational(default=300.0)

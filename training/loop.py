@@ -14,7 +14,7 @@ import torch
 
 from data_prep import storage
 from data_prep.records import ConfigurationError, digest
-from training import preflight, record, throughput, zero, zero_state
+from training import compute, preflight, record, throughput, zero, zero_state
 from training.batches import Batches
 from training.checkpoint import Checkpoints, Identity
 from training.config import RunConfig
@@ -64,6 +64,7 @@ def _attempt(job: Job, settings: dict[str, Any], ends: list[int]) -> RunRecord:
     run, rank = job.run, job.place.rank
     model = TrainedOLMo(run.train.model, z_loss=run.train.z_loss)
     model.initialise(run.seed)
+    compute.prepare(model, run.train, job.place.device)
     identity = Identity(digest(run), job.inputs.data_digest)
     checkpoints = Checkpoints(storage.join(job.uri, "checkpoints"), identity, job.place, run.run_id, run.train)
     engine = zero.initialise(model, settings)
@@ -113,7 +114,7 @@ def _steps(
     held_out: tuple[HeldOutLoss, ...] = ()
     watch.start()
     watchdog.expect("batch")
-    for batch, waited in batches.ahead(first, n_steps):
+    for batch, waited in compute.uncollected(batches.ahead(first, n_steps)):
         watchdog.expect("step")
         rate, done = learning_rate(train, batch.step, n_steps), batch.step + 1
         zero.set_learning_rate(engine, rate)

@@ -201,8 +201,13 @@ def rotate(x_BTNH: Tensor, cos_BT1H: Tensor, sin_BT1H: Tensor) -> Tensor:
     return (x_BTNH * cos_BT1H + torch.cat((-right, left), dim=-1) * sin_BT1H).to(x_BTNH.dtype)
 
 
-@lru_cache
+@torch.compiler.assume_constant_result
 def _cpu_multiplies_bf16() -> bool:
+    return _avx512_bf16()
+
+
+@lru_cache
+def _avx512_bf16() -> bool:
     return torch.cpu._is_avx512_bf16_supported()
 
 

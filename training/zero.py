@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from data_prep.records import ConfigurationError, HormesisError
 from training.config import TrainConfig
+from training.model import Block
 
 R = TypeVar("R")
 
@@ -180,6 +181,9 @@ def initialise(model: nn.Module, settings: dict[str, Any]) -> Any:
     import deepspeed
 
     parameters: Any = list(model.parameters())  # its annotation says Module
+    if settings["zero_optimization"]["stage"] == 3:  # gather a block's weights at once; a compiled one knows no hooks inside
+        for block in (module for module in model.modules() if isinstance(module, Block)):
+            deepspeed.utils.set_z3_leaf_module(block, True)
     with redirect_stdout(StringIO()):  # one of its optimizers prints a table of memory
         engine, *_ = deepspeed.initialize(model=model, model_parameters=parameters, config=settings)
     return engine

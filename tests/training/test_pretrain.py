@@ -23,7 +23,7 @@ from training.record import find
 HERE = Path(__file__).parent
 PRETRAIN = HERE.parents[1] / "training" / "pretrain.py"
 TIMED = ("tokens_per_second", "mfu_ratio", "data_wait_seconds", "train_seconds")
-TRIES = ("ray", "killed@5", "killed", "three@5", "three", "uneven", "bad!3!1", "worse!3!0!1")
+TRIES = ("ray", "killed@5", "killed", "three@5", "three", "uneven", "bad!3!1", "worse!3!0!1", "compiled")
 ENVIRONMENT = os.environ | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
 
 Plan = Callable[..., RunConfig]
@@ -58,6 +58,7 @@ def gang(planner: Callable[[Path], Plan], tmp_path_factory: pytest.TempPathFacto
         ("killed", {}),
         ("three", {"zero_stage": 3}),
         ("uneven", {"global_batch": 3}),
+        ("compiled", {"zero_stage": 3, "compile": "on"}),
     ):
         plan(run_id, **settings | changes)
     overlay = root / "overlay.json"
@@ -91,6 +92,12 @@ def test_stage_3_on_two_ranks_trains_the_same_model_and_resumes(gang: Gang):
     assert_close(gang.result("three"), gang.result("ray"))
 
 
+def test_compiled_blocks_of_sharded_weights_train_the_same_model(gang: Gang):
+    for said in gang.said:
+        assert said[8] == "compiled: [0, 1, 2, 3, 4, 5] "
+    assert_close(gang.result("compiled"), gang.result("three"))
+
+
 def test_a_run_that_cannot_be_is_refused_on_each_rank_with_the_same_words(gang: Gang):
     first, second = (said[5] for said in gang.said)
     assert first == second and "uneven: [] 2 ranks cannot share a global batch of 3 rows evenly" in first
@@ -98,7 +105,7 @@ def test_a_run_that_cannot_be_is_refused_on_each_rank_with_the_same_words(gang: 
 
 def test_what_is_not_finite_on_one_rank_is_skipped_by_both(gang: Gang):
     for said in gang.said:
-        assert said[6:] == ["bad!3!1: [0, 1, 2, 3, 4, 5] ", "worse!3!0!1: [0, 1, 2, 3, 4, 5] "]
+        assert said[6:8] == ["bad!3!1: [0, 1, 2, 3, 4, 5] ", "worse!3!0!1: [0, 1, 2, 3, 4, 5] "]
     made = find(str(gang.root), "bad")
     assert made and made.skipped_steps == ((3, 4),)
     assert_same(gang.result("bad"), gang.result("worse"))
