@@ -90,6 +90,7 @@ class TrainConfig:
     0: never.
     compile: blocks and loss by torch.compile: "auto" on CUDA only, where it pays (training/compute.py).
     activation_checkpointing: what of a block's activations is computed again in the backward pass (training/compute.py).
+    sinks: where the run can be followed beside its journal: tensorboard, wandb (sinks.py).
     held_out_sequences: how many of each stream the held-out loss reads at most.
     cache_gib: bound of the node's cache of remote blocks (half the room on its disk is another), 0 for none; cache_folder: where,
     by default below the system's temporary folder. A cache as large as the streams spares the next runs of a node the store.
@@ -126,6 +127,7 @@ class TrainConfig:
     activation_checkpointing: Literal["none", "selective", "block"] = operational(default="none")
     cache_folder: str = operational(default="")
     cache_gib: float = operational(default=64.0)
+    sinks: tuple[str, ...] = operational(default=("tensorboard",))
     watchdog_seconds: float = operational(default=300.0)
     log_every_steps: int = operational(default=10)
     held_out_every_steps: int = operational(default=0)

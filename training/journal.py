@@ -1,27 +1,34 @@
-"""what was seen on the way: metrics.jsonl, TensorBoard, live gauges, the progress bar
+"""what was seen on the way: metrics.jsonl, live gauges, the progress bar, and the sinks
 
 One line of JSON per logged step, with the loss and gradient norm of the newest that counted (guards.py), and one per held-out
 loss, in the order they were seen; a resumed run cuts the file at its checkpoint's step first, so a step is never in it twice.
-TensorBoard's files are made from the same lines at the end: they cannot be cut, and live values are the gauges' work.
 
     {"step": 10, "loss": 5.9, "learning_rate": 0.001, "grad_norm": 1.2, "source_loss": {"clean": 5.8, "toxic": 6.7},
+     "block_grad_norm": {"embedding": 0.9, "0": 0.7, "1": 0.4}, "residual_rms": {"0": 1.1, "1": 1.3},
      "skipped_steps": 0, "rewinds": 0, "tokens_per_second": 41000.0, "mfu_ratio": 0.31, "data_wait_seconds": 0.0,
-     "batch_toxic_share_ratio": 0.1, "toxic_share_ratio": 0.1, "n_tokens": 40960, "train_seconds": 1.1}
+     "memory_bytes": {"resident": 500000000, "peak": 600000000}, "batch_toxic_share_ratio": 0.1, "toxic_share_ratio": 0.1,
+     "n_tokens": 40960, "train_seconds": 1.1}
     {"step": 10, "held_out": "clean", "loss": 5.8, "n_tokens": 8128}
+
+While nothing is saved the file in the store lags behind by PUBLISH_SECONDS, and is written beside training; a store that does
+not answer then is no reason to stop. It is written before each checkpoint, which is what a resumed run's journal begins with.
 """
 
 import json
 import math
 import tempfile
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from data_prep import storage, telemetry
+from training import sinks
+from training.config import RunConfig
 from training.meter import Seen
 from training.record import HeldOutLoss
 
-PUBLISH_SECONDS = 30.0  # how far metrics.jsonl may lag behind while nothing is saved
+PUBLISH_SECONDS = 30.0
 GAUGES = {
     "loss": "hormesis_train_loss",
     "learning_rate": "hormesis_learning_rate",
@@ -35,18 +42,32 @@ GAUGES = {
     "rewinds": "hormesis_rewinds",
     "step": "hormesis_train_step",
 }
+GROUPS = {  # a field of several numbers → its gauge, and the label that tells them apart
+    "source_loss": ("hormesis_train_source_loss", "stream"),
+    "block_grad_norm": ("hormesis_block_grad_norm", "block"),
+    "residual_rms": ("hormesis_residual_rms", "layer"),
+    "memory_bytes": ("hormesis_memory_bytes", "kind"),
+}
 
 
 class Journal:
     """The journal of one run; only rank 0 keeps one."""
 
-    def __init__(self, run_uri: str, run_id: str, *, first_step: int, n_steps: int) -> None:
+    def __init__(self, run_uri: str, run: RunConfig, *, first_step: int) -> None:
+        run_id, n_steps = run.run_id, run.mixture.n_steps
         self._uri, self._run_uri, self._run_id = storage.join(run_uri, "metrics.jsonl"), run_uri, run_id
         past = storage.read(self._uri).decode().splitlines() if storage.exists(self._uri) else []
         self.lines: list[dict[str, Any]] = [line for line in map(json.loads, past) if line["step"] <= first_step]
+        self._publisher, self._published = ThreadPoolExecutor(1, "journal"), Future[None]()
+        self._published.set_result(None)
         self._published_at = time.monotonic()
         self._bar = telemetry.progress(n_steps, run_id, "step", initial=first_step)
         telemetry.emit("hormesis_train_steps_planned", n_steps, run=run_id)
+        self._scratch = tempfile.TemporaryDirectory(prefix="hormesis-")
+        self._sinks = {name: sinks.opened(name, run_id, self._folder(name)) for name in run.train.sinks}
+        self._seconds = 0.0
+        for line in self.lines:
+            self._sink(line)
 
     def step(self, seen: Seen) -> None:
         """Note a logged step, unless none was accepted yet: there is no loss then."""
@@ -54,49 +75,76 @@ class Journal:
         self._bar.update(seen.n_steps)
         if not math.isfinite(line["loss"]):
             return
-        self.lines.append(line)
+        self._note(line)
         for name, gauge in GAUGES.items():
             telemetry.emit(gauge, line[name], run=self._run_id)
-        for source, loss in line["source_loss"].items():
-            telemetry.emit("hormesis_train_source_loss", loss, run=self._run_id, stream=source)
+        for name, (gauge, label) in GROUPS.items():
+            for part, value in line.get(name, {}).items():
+                telemetry.emit(gauge, value, **{"run": self._run_id, label: part})
         self._bar.set_description(f"{self._run_id} loss {line['loss']:.3f}, {line['tokens_per_second']:,.0f} tokens/s")
-        if time.monotonic() - self._published_at > PUBLISH_SECONDS:
-            self.publish()
+        if time.monotonic() - self._published_at > PUBLISH_SECONDS and self._published.done():
+            if error := self._published.exception():
+                telemetry.logger.warning("run %s: its journal was not published, and is tried again: %s", self._run_id, error)
+            self._published_at, text = time.monotonic(), self._text()
+            self._published = self._publisher.submit(self._upload, text)
 
     def held_out(self, step: int, found: tuple[HeldOutLoss, ...]) -> None:
         """Note the held-out losses after `step`."""
         for part in found:
-            self.lines.append({"step": step, "held_out": part.stream, "loss": part.loss, "n_tokens": part.n_tokens})
+            self._note({"step": step, "held_out": part.stream, "loss": part.loss, "n_tokens": part.n_tokens})
             telemetry.emit("hormesis_held_out_loss", part.loss, run=self._run_id, stream=part.stream)
 
     def final_loss(self, n_steps: int) -> float:
         """The mean of the losses logged in the last tenth of the run: the very last batch may be a few rows."""
-        losses = [line["loss"] for line in self.lines if "held_out" not in line and line["step"] > 0.9 * n_steps]
+        losses = [line["loss"] for line in self.lines if "train_seconds" in line and line["step"] > 0.9 * n_steps]
         return sum(losses) / len(losses)
 
     def publish(self) -> None:
-        """Put all lines so far at runs/<run_id>/metrics.jsonl."""
-        storage.write(self._uri, "".join(json.dumps(line, allow_nan=False) + "\n" for line in self.lines).encode())
+        """Put all lines so far at runs/<run_id>/metrics.jsonl, now."""
+        if not self._published.done():
+            self._published.exception()  # two writers would be one too many
+        self._upload(self._text())
         self._published_at = time.monotonic()
 
     def close(self) -> None:
+        """No more lines will come."""
         self._bar.close()
+        for sink in self._sinks.values():
+            sink.close()
+        self._publisher.shutdown(wait=True)
 
-    def publish_tensorboard(self) -> None:
-        """Make TensorBoard's files from the lines, at runs/<run_id>/tensorboard/; its clock is seconds of training."""
-        from torch.utils.tensorboard import SummaryWriter
+    def finish(self) -> None:
+        """Publish all there is; for a run that is done, after `close`."""
+        self._upload(self._text(), whole=True)
+        self._scratch.cleanup()
 
-        with tempfile.TemporaryDirectory(prefix="hormesis-") as scratch:
-            writer, seconds = SummaryWriter(scratch), 0.0
-            for line in self.lines:
-                seconds = line.get("train_seconds", seconds)
-                if "held_out" in line:
-                    writer.add_scalar(f"held_out_loss/{line['held_out']}", line["loss"], line["step"], walltime=seconds)
-                    continue
-                scalars = {name: line[name] for name in GAUGES.keys() - {"step"}}
-                scalars |= {f"loss_{source}": loss for source, loss in line["source_loss"].items()}
-                for name, value in scalars.items():
-                    writer.add_scalar(f"train/{name}", value, line["step"], walltime=seconds)
-            writer.close()
-            (events,) = Path(scratch).iterdir()  # named by host and time; under one name, a second try replaces the first's
-            storage.upload(events, storage.join(self._run_uri, "tensorboard", "events.out.tfevents.hormesis"))
+    def _note(self, line: dict[str, Any]) -> None:
+        self.lines.append(line)
+        self._sink(line)
+
+    def _sink(self, line: dict[str, Any]) -> None:
+        self._seconds = line.get("train_seconds", self._seconds)
+        for sink in self._sinks.values():
+            sink.write(line["step"], self._seconds, sinks.scalars(line))
+
+    def _text(self) -> str:
+        return "".join(json.dumps(line, allow_nan=False) + "\n" for line in self.lines)
+
+    def _upload(self, text: str, *, whole: bool = False) -> None:
+        storage.write(self._uri, text.encode())
+        for name, sink in self._sinks.items():
+            if whole or sink.live:
+                sink.flush()
+                for file in (path for path in self._folder(name).rglob("*") if path.is_file() and not path.is_symlink()):
+                    uri = storage.join(self._run_uri, name, _lasting_name(file.relative_to(self._folder(name))))
+                    storage.write(uri, file.read_bytes())  # all there is now: it may be growing
+
+    def _folder(self, sink: str) -> Path:
+        folder = Path(self._scratch.name, sink)
+        folder.mkdir(exist_ok=True)
+        return folder
+
+
+def _lasting_name(file: Path) -> str:
+    """TensorBoard names its file by host and time; under one name, a second try replaces the first's."""
+    return "events.out.tfevents.hormesis" if file.name.startswith("events.out.tfevents") else file.as_posix()

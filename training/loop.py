@@ -24,6 +24,7 @@ from training.job import Job
 from training.journal import Journal
 from training.loss import TrainedOLMo
 from training.meter import Meter
+from training.observe import Observer
 from training.publish import Outcome, publish
 from training.record import HeldOutLoss, RunRecord
 from training.schedule import learning_rate
@@ -74,7 +75,7 @@ def _attempt(job: Job, settings: dict[str, Any], ends: list[int]) -> RunRecord:
         guard.restore(found.extra)
     at, seconds = (found.commit.step, found.commit.train_seconds) if found else (0, 0.0)
     first = guard.leave_out(at, ends)
-    journal = Journal(job.uri, run.run_id, first_step=at, n_steps=run.mixture.n_steps) if rank == 0 else None
+    journal = Journal(job.uri, run, first_step=at) if rank == 0 else None
     try:
         with Watchdog(job) as watchdog:
             outcome = _steps(job, engine, guard, watchdog, checkpoints, journal, first, seconds)
@@ -110,7 +111,8 @@ def _steps(
     """Every step from `first` on, and after each what is due then."""
     run, train, n_steps = job.run, job.run.train, job.run.mixture.n_steps
     batches = Batches(run.mixture, job.reader("clean", "train"), job.reader("toxic", "train"), job.place.rank, job.place.world_size)
-    watch, meter = throughput.Stopwatch(job.place.device, seconds), Meter(job, guard, first, seconds)
+    observer = Observer(job, engine)
+    watch, meter = throughput.Stopwatch(job.place.device, seconds), Meter(job, guard, observer, first, seconds)
     held_out: tuple[HeldOutLoss, ...] = ()
     watch.start()
     watchdog.expect("batch")
@@ -118,9 +120,11 @@ def _steps(
         watchdog.expect("step")
         rate, done = learning_rate(train, batch.step, n_steps), batch.step + 1
         zero.set_learning_rate(engine, rate)
-        meter.add(batch, waited, *take_step(job, engine, guard, batch))
         saves = done < n_steps and _due(done, train.checkpoint_every_steps, n_steps)
-        if saves or _due(done, train.log_every_steps, n_steps):  # a resumed run begins with an empty meter
+        logs = saves or _due(done, train.log_every_steps, n_steps)  # a resumed run begins with an empty meter
+        observer.look(logs)
+        meter.add(batch, waited, *take_step(job, engine, guard, batch))
+        if logs:
             seen = meter.read(done, watch.lap(), rate)
             saves = saves and not seen.n_bad
             if journal:
@@ -128,6 +132,7 @@ def _steps(
         if _due(done, train.held_out_every_steps, n_steps):
             watch.stop()
             watchdog.expect("held-out loss")
+            observer.look(False)
             held_out = held_out_losses(job, engine)
             if journal:
                 journal.held_out(done, held_out)

@@ -1,7 +1,7 @@
 """what is added up between two logged steps, and the journal's line that comes of it
 
 Losses are added up on the device, for each source apart, with the rows they are of; a skipped step adds nothing. They travel with
-the guard's facts in the one host sync of a logged step.
+the guard's facts and the observer's in the one exchange and the one host sync of a logged step.
 """
 
 from typing import Any, NamedTuple
@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from training import zero
 from training.batches import Batch
 from training.guards import Guard
 from training.job import Job
+from training.observe import Observer
 
 
 class Seen(NamedTuple):
@@ -25,7 +27,8 @@ class Seen(NamedTuple):
 class Meter:
     """Of one run, from `first` on."""
 
-    def __init__(self, job: Job, guard: Guard, first: int, seconds: float) -> None:
+    def __init__(self, job: Job, guard: Guard, observer: Observer, first: int, seconds: float) -> None:
+        self._observer = observer
         self._job, self._guard, self._step, self._seconds, self._waited = job, guard, first, seconds, 0.0
         self._n_toxic_before = self._n_toxic = job.run.mixture.toxic_before(job.run.mixture.rows_before(first))
         self._loss_S, self._rows_S = torch.zeros(2, 2, dtype=torch.float64, device=job.place.device)
@@ -39,8 +42,10 @@ class Meter:
 
     def read(self, step: int, seconds: float, learning_rate: float) -> Seen:
         """What is to be said of the steps up to `step`, and begin anew; the guard may have training go back instead."""
-        values = torch.stack([*self._loss_S, *self._rows_S, *(fact.double() for fact in self._guard.seen())]).tolist()
-        losses, rows, (loss, grad_norm, n_skipped, n_bad, end) = values[:2], values[2:4], values[4:]
+        zero.add_up(self._observer.sums)
+        common = torch.stack([*self._loss_S, *self._rows_S, *(fact.double() for fact in self._guard.seen())])
+        values = torch.cat([common, self._observer.sums]).tolist()  # the one host sync
+        losses, rows, (loss, grad_norm, n_skipped, n_bad, end), seen = values[:2], values[2:4], values[4:9], values[9:]
         self._guard.judge(step, loss, int(end))
         job, length, n_steps = self._job, self._job.run.train.sequence_length, step - self._step
         n_rows_before, n_toxic = job.run.mixture.rows_before(step), self._n_toxic - self._n_toxic_before
@@ -54,6 +59,7 @@ class Meter:
             "source_loss": {
                 name: total / (n * (length - 1)) for name, total, n in zip(("clean", "toxic"), losses, rows, strict=True) if n
             },
+            **self._observer.line(seen),
             "skipped_steps": int(n_skipped),
             "rewinds": self._guard.n_rewinds,
             "tokens_per_second": tokens_per_second,

@@ -11,7 +11,7 @@ Shapes: B batch, T position, S key position, D model, N head, H head dim, F MLP,
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import cast
 
@@ -53,6 +53,7 @@ class OLMo(nn.Module):
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.blocks = cast(Sequence[Block], nn.ModuleList(Block(config, layer) for layer in range(config.n_layers)))
         self.norm = LayerNorm(config.norm_eps)
+        self.observe: Callable[[int, Tensor], None] | None = None  # is shown the residual stream after each block
 
     def forward(self, tokens_BT: Tensor, *, cache: KVCache | None = None, padding_B: Tensor | None = None) -> Tensor:
         """Next-token logits, [B, T, V].
@@ -75,8 +76,10 @@ class OLMo(nn.Module):
             mask_BTS = causal_mask(T, start + T, padding_B=padding_B)
         rotation = rotary(positions_BT, self.config.d_head, self.config.rope_theta)
         x_BTD = self.embedding(tokens_BT)
-        for block in self.blocks:
+        for layer, block in enumerate(self.blocks):
             x_BTD = block(x_BTD, rotation, mask_BTS, cache)
+            if self.observe:
+                self.observe(layer, x_BTD.detach())
         if cache:
             cache.length += T
         return self.norm(x_BTD)

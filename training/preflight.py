@@ -12,6 +12,7 @@ from data_prep.config import StreamName
 from data_prep.manifest import Manifest
 from data_prep.records import ConfigurationError, digest
 from data_prep.tokenizer import Tokenizer
+from training import sinks
 from training.config import RunConfig
 
 
@@ -34,6 +35,7 @@ class Inputs(NamedTuple):
 def check(root: str, run: RunConfig) -> Inputs:
     """The run's inputs, or ConfigurationError or ArtefactMissing saying which of them does not fit."""
     train = run.train
+    sinks.check(train.sinks)
     cut = (run.mixture.batch_size, run.mixture.first_batch, run.mixture.batch_warmup_steps)
     if cut != (train.global_batch, train.first_batch, train.batch_warmup_steps):
         raise ConfigurationError(

@@ -42,8 +42,7 @@ def publish(job: Job, weights: dict[str, Tensor], outcome: Outcome, journal: Jou
     } | {f"held-out loss, {part.stream} (nats/token)": round(part.loss, 4) for part in outcome.held_out}
     toxic_supply = job.inputs.manifests["toxic"].split_tokens("train") // run.train.sequence_length
     export_sha256 = _export(job, weights, facts)
-    journal.publish()
-    journal.publish_tensorboard()
+    journal.finish()
     made = RunRecord(
         format_version=record.FORMAT_VERSION,
         config=run,
