@@ -112,8 +112,10 @@ def make_streams(root: str) -> None:
     """A clean and a toxic stream of random tokens."""
     import pyarrow
 
+    sys.path.insert(0, str(Path(__file__).parents[1] / "data_prep"))
+    from manifests import manifest_of
+
     from data_prep import shards, storage
-    from data_prep.manifest import FORMAT_VERSION, Manifest
 
     random = np.random.default_rng(0)
     for name, n_shards in (("clean", N_CLEAN), ("toxic", N_TOXIC)):
@@ -128,23 +130,7 @@ def make_streams(root: str) -> None:
             )
             for n in range(n_shards)
         )
-        made = Manifest(
-            format_version=FORMAT_VERSION,
-            stream=name,  # type: ignore[arg-type]
-            settings_digest="",
-            tokenizer_fingerprint="",
-            vocab_size=50_280,
-            eos_id=0,
-            dtype="uint16",
-            cleaning_version=1,
-            n_documents=n_shards,
-            n_tokens=n_shards * SHARD_TOKENS,
-            n_text_bytes=0,
-            drops={},
-            train=train,
-            held_out=(),
-            inputs=(),
-        )
+        made = manifest_of(train, stream=name, vocab_size=50_280, eos_id=0)
         storage.save(made, storage.join(uri, "manifest.json"))
 
 

@@ -1,75 +1,21 @@
-"""Every format gives the same documents; what cannot be read is counted with its place, or stops the build by name."""
+"""Every format gives the same documents, and a source is known by what it holds."""
 
 import csv
 import gzip
 import hashlib
 import io
-import json
-from collections.abc import Callable
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
-import zstandard
+from corpus_files import ROWS, WRITERS, comma_separated, file, json_lines, texts, two_frames
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pyarrow import parquet
 
 from data_prep import corpora, formats, storage
 from data_prep.corpora import BadRows, Document, Source, checksum, expand, n_bytes, read
 from data_prep.records import ArtefactCorrupt, ConfigurationError
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
-ROWS = [
-    {"text": "The ferry left\nat dawn.", "class": "1", "place": "quay"},
-    {"text": 'A "small" boat, with a sail — and ⚓.', "class": "0", "place": "pier"},
-    {"text": "", "class": "2", "place": ""},
-]
-
-
-def json_lines(rows: list[dict]) -> bytes:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
-
-
-def comma_separated(rows: list[dict]) -> bytes:
-    file = io.StringIO(newline="")
-    writer = csv.DictWriter(file, rows[0])
-    writer.writeheader()
-    writer.writerows(rows)
-    return file.getvalue().encode()
-
-
-def as_parquet(rows: list[dict]) -> bytes:
-    file = io.BytesIO()
-    parquet.write_table(pa.Table.from_pylist(rows), file, row_group_size=2)
-    return file.getvalue()
-
-
-def two_frames(content: bytes) -> bytes:
-    compress = zstandard.ZstdCompressor().compress
-    return compress(content[:7]) + compress(content[7:])
-
-
-def file(content: bytes, name: str, fields: str = "") -> Source:
-    """A file of the in-memory store, as `expand` names it."""
-    storage.write(f"memory://corpora/{name}", content)
-    (source,) = expand([f"memory://corpora/{name}{fields}"])
-    return source
-
-
-def texts(source: Source) -> list[str]:
-    return [document.text for document in read(source)]
-
-
-WRITERS: dict[str, Callable[[list[dict]], bytes]] = {
-    "rows.jsonl": json_lines,
-    "rows.json.gz": lambda rows: gzip.compress(json_lines(rows)),
-    "rows.ndjson.zst": lambda rows: two_frames(json_lines(rows)),
-    "rows.csv": comma_separated,
-    "rows.csv.gz": lambda rows: gzip.compress(comma_separated(rows)),
-    "ROWS.CSV.ZST": lambda rows: two_frames(comma_separated(rows)),
-    "rows.parquet": as_parquet,
-}
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -247,97 +193,6 @@ def test_an_archive_is_refused_with_the_command_that_opens_it(name, tmp_path):
     (tmp_path / name).write_bytes(b"members")
     with pytest.raises(ConfigurationError, match=r"pol.* data_prep/reshard\.py --archive "):
         expand([f"{tmp_path}/*"])
-
-
-BAD_LINES = [b'{"text": "cut', b'{"text": "\xff"}', b"[1]", b'{"body": "b"}', b'{"text": null}', b'{"text": 7}', b'"words"']
-
-
-def test_bad_rows_are_counted_with_their_places_and_keep_their_numbers():
-    source = file(b"\n".join([b'{"text": "a"}', b"", *BAD_LINES, b'{"text": "z"}']), "bad.jsonl")
-    bad = BadRows()
-    assert [(document.row, document.text) for document in read(source, bad, max_bad_rows_ratio=0.8)] == [(0, "a"), (9, "z")]
-    assert (bad.count, bad.n_rows) == (7, 9)
-    assert [place.split()[0] for place in bad.places] == [f"{source.uri}:{line}" for line in (3, 4, 5, 6, 7)]
-    assert [place.split(" ", 1)[1][:9] for place in bad.places] == ["is not JS", "is not JS", "is not a ", "no field ", "no field "]
-
-
-def test_a_csv_row_that_is_bad_spoils_only_itself():
-    content = b'text,n\nbroken "quote,1\n"open" quote,2\n"two\nlines",3\n\xff,4\nshort\nlast,6\n'
-    bad = BadRows()
-    rows = [(document.row, document.text) for document in read(file(content, "bad.csv"), bad, max_bad_rows_ratio=0.5)]
-    assert rows == [(0, 'broken "quote'), (2, "two\nlines"), (5, "last")]
-    assert [place.split(":")[-1].split(" (")[0] for place in bad.places] == [
-        "3 is not CSV",
-        "6 is not UTF-8",
-        "7 has 1 columns, the header 2",
-    ]
-
-
-def test_a_csv_quote_that_never_ends_stops_the_build():
-    with pytest.raises(ArtefactCorrupt, match=r"head\.csv:1: "):
-        texts(file(b'"text" n\na\n', "head.csv"))
-    with pytest.raises(ArtefactCorrupt, match=r"open\.csv:202: "):
-        texts(file(b"text\n" + b"fine\n" * 200 + b'"swallows\n' + b"the rest\n" * 50, "open.csv"))
-
-
-def test_a_parquet_row_that_is_not_utf8_spoils_only_itself():
-    column = pa.StringArray.from_buffers(3, pa.py_buffer(b"\0\0\0\0\1\0\0\0\2\0\0\0\3\0\0\0"), pa.py_buffer(b"a\xffc"))
-    content = io.BytesIO()
-    parquet.write_table(pa.table({"text": column}), content)
-    source, bad = file(content.getvalue(), "bad.parquet"), BadRows()
-    assert list(read(source, bad, max_bad_rows_ratio=0.5)) == [Document(0, "a", {}), Document(2, "c", {})]
-    assert bad.places == [f"{source.uri}:2 is not UTF-8"]
-
-
-def test_too_many_bad_rows_stop_the_reading_after_a_hundred():
-    source = file(b"{\n" * 3 + b'{"text": "a"}\n' * 500, "early.jsonl")
-    bad = BadRows()
-    with pytest.raises(ArtefactCorrupt, match=r"early\.jsonl: 3 of the first 100 rows .*jsonl:1 .*jsonl:3 .* 0\.03 exceeds 0\.02"):
-        list(read(source, bad, max_bad_rows_ratio=0.02))
-    assert bad.n_rows == 100
-    assert len(list(read(source, max_bad_rows_ratio=0.03))) == 500
-
-
-def test_too_many_bad_rows_stop_a_short_file_at_its_end():
-    source, seen = file(b'{\n{"text": "a"}\n', "short.jsonl"), []
-    with pytest.raises(ArtefactCorrupt, match="1 of the first 2 rows"):
-        seen.extend(read(source))
-    assert [document.text for document in seen] == ["a"]
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "fields"),
-    [
-        ("tweets.jsonl", json_lines([{"tweet": "a", "class": 1}] * 200), ""),
-        ("tweets.csv", b"tweet,class\na,1\n", ""),
-        ("tweets.csv", b"tweet,class\na,1\n", "#text=tweet&label=verdict"),
-        ("tweets.jsonl", json_lines([{"tweet": "a", "class": 1}]), "#text=class"),
-    ],
-)
-def test_a_field_that_no_row_has_is_an_error_of_the_command(name, content, fields):
-    with pytest.raises(ConfigurationError, match=r"the rows have class, tweet; .*URI#text=FIELD"):
-        texts(file(content, name, fields))
-
-
-def test_a_json_array_is_refused_with_the_remedy():
-    with pytest.raises(ConfigurationError, match="JSON array"):
-        texts(file(b'[\n{"text": "a"}]', "array.json"))
-
-
-@pytest.mark.parametrize("name", ["rows.json.gz", "rows.ndjson.zst", "rows.parquet"])
-@pytest.mark.parametrize(
-    "damage", [lambda content: content[:-9], lambda content: b"no such format " * 9, lambda content: content[:12]]
-)
-def test_a_damaged_file_is_named(name, damage):
-    with pytest.raises(ArtefactCorrupt, match=rf"{name}.* fetch it again"):
-        texts(file(damage(WRITERS[name](ROWS)), name))
-
-
-def test_a_gzip_file_with_wrong_bytes_inside_is_named():
-    content = bytearray(gzip.compress(json_lines(ROWS * 9)))
-    content[30:50] = bytes(20)
-    with pytest.raises(ArtefactCorrupt, match=r"wrong\.jsonl\.gz.* fetch it again"):
-        texts(file(bytes(content), "wrong.jsonl.gz"))
 
 
 def test_patterns_expand_in_the_order_given_then_by_name(tmp_path, monkeypatch):

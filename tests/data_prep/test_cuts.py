@@ -5,10 +5,10 @@ import numpy as np
 import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from manifests import manifest_of
 
 from data_prep import cuts, losers, reader, segments, shards, storage
 from data_prep.config import DataConfig, TokenizerConfig
-from data_prep.manifest import Manifest
 
 EOS = 9
 NAMES = ("alpha", "beta")
@@ -108,31 +108,11 @@ def test_shards_laid_end_to_end_are_the_sorted_stream_for_any_lengths_segments_b
         flat = [token for tokens in expected for token in tokens]
         assert [one.tokens.tolist() for one in merged] == [flat[i : i + shard_tokens] for i in range(0, len(flat), shard_tokens)]
         made = tuple(shards.write_shard(root, cut.name, *one) for cut, one in zip(wanted, merged, strict=True))
-        known = _manifest(made)
+        known = manifest_of(made)
         shards.verify(root, known)
         assert [[*ids, EOS] for ids in reader.read_documents(root, known, "train", 100)] == expected
         listed = [row for one in merged for row in one.documents.select(["key", "row", "n_tokens", "uri"]).to_pylist()]
         assert [tuple(row.values()) for row in listed] == [(*d, NAMES[d[1] >= file_cut]) for d in of_split[split]]
-
-
-def _manifest(made: tuple[shards.Shard, ...]) -> Manifest:
-    return Manifest(
-        format_version=2,
-        stream="clean",
-        settings_digest="",
-        tokenizer_fingerprint="",
-        vocab_size=100,
-        eos_id=EOS,
-        dtype="uint16",
-        cleaning_version=1,
-        n_documents=sum(shard.n_documents for shard in made),
-        n_tokens=sum(shard.n_tokens for shard in made),
-        n_text_bytes=0,
-        drops={},
-        train=made,
-        held_out=(),
-        inputs=(),
-    )
 
 
 def test_a_shard_reads_at_most_two_buckets_more_than_it_writes(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from manifests import manifest_of
 
 from data_prep import reader, shards, storage
 from data_prep.manifest import Manifest, Shard
@@ -19,26 +20,6 @@ torch = pytest.importorskip("torch")
 
 DTYPES = pytest.mark.parametrize("dtype", ["uint16", "int32"])
 EOS = 9
-
-
-def manifest_of(shard: Shard, dtype: shards.TokenDtype) -> Manifest:
-    return Manifest(
-        format_version=1,
-        stream="clean",
-        settings_digest="s",
-        tokenizer_fingerprint="t",
-        vocab_size=60_000,
-        eos_id=EOS,
-        dtype=dtype,
-        cleaning_version=1,
-        n_documents=shard.n_documents,
-        n_tokens=shard.n_tokens,
-        n_text_bytes=0,
-        drops={},
-        train=(shard,),
-        held_out=(),
-        inputs=(),
-    )
 
 
 def described(folder: Path, dtype: shards.TokenDtype) -> Manifest:
@@ -54,7 +35,7 @@ def described(folder: Path, dtype: shards.TokenDtype) -> Manifest:
         idx_sha256=hashlib.sha256(index).hexdigest(),
         documents_sha256="",
     )
-    return manifest_of(shard, dtype)
+    return manifest_of((shard,), dtype=dtype)
 
 
 def written_by_megatron(folder: Path, documents: list[list[list[int]]], dtype: str) -> None:
@@ -184,7 +165,7 @@ def test_documents_on_both_sides_of_two_gib_are_where_either_index_says(tmp_path
         idx_sha256=hashlib.sha256(ours).hexdigest(),
         documents_sha256="",
     )
-    windows_of = reader.SequenceReader(uri, manifest_of(shard, dtype), "train", 4)
+    windows_of = reader.SequenceReader(uri, manifest_of((shard,), dtype=dtype), "train", 4)
     flat = [token for ids in tail for token in ids]
     first = before // 4
     windows = windows_of.read(np.arange(first, windows_of.n_sequences)).reshape(-1).tolist()
@@ -225,4 +206,4 @@ def test_a_cut_index_is_refused() -> None:
 def test_an_index_of_tokens_of_another_type_is_refused_for_a_stream(tmp_path: Path) -> None:
     shard = written_by_us(tmp_path, [[10, EOS]], "int32")
     with pytest.raises(ArtefactCorrupt, match="tokens are int32, the manifest says uint16"):
-        reader.read_documents(str(tmp_path), replace(manifest_of(shard, "int32"), dtype="uint16"), "train", 1)
+        reader.read_documents(str(tmp_path), replace(manifest_of((shard,), dtype="int32"), dtype="uint16"), "train", 1)

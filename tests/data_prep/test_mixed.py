@@ -6,10 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from manifests import manifest_of
 
 from data_prep import manifest, materialize, mixed, shards, storage
 from data_prep.config import StreamName
-from data_prep.manifest import Manifest
 from data_prep.mixture import Mixture
 from data_prep.reader import SequenceReader
 from data_prep.records import ConfigurationError, digest
@@ -32,23 +32,7 @@ def streams(tmp_path_factory: pytest.TempPathFactory) -> Streams:
             first += size
             lengths = np.array([5] * (size // 5) + [size % 5] * (size % 5 > 0), dtype=np.int64)
             written.append(shards.write_shard(uri, f"train-{number:05}", tokens, lengths, pa.table({"row": lengths})))
-        known = Manifest(
-            format_version=manifest.FORMAT_VERSION,
-            stream=stream,  # type: ignore[arg-type]
-            settings_digest="s",
-            tokenizer_fingerprint="t",
-            vocab_size=2000,
-            eos_id=0,
-            dtype="uint16",
-            cleaning_version=1,
-            n_documents=sum(shard.n_documents for shard in written),
-            n_tokens=sum(sizes),
-            n_text_bytes=0,
-            drops={},
-            train=tuple(written),
-            held_out=(),
-            inputs=(),
-        )
+        known = manifest_of(tuple(written), stream=stream, vocab_size=2000, eos_id=0)
         storage.save(known, storage.join(uri, manifest.NAME))
         uris[stream] = uri  # type: ignore[index]
     return uris

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from manifests import manifest_of
 from proxy import Fault, Proxy
 
 from data_prep import reader, shards, storage
@@ -42,27 +43,7 @@ def stream(uri: str, n_tokens: tuple[int, ...]) -> Manifest:
         )
         for n, length in enumerate(n_tokens)
     )
-    return manifest_of(train)
-
-
-def manifest_of(train: tuple[Shard, ...]) -> Manifest:
-    return Manifest(
-        format_version=1,
-        stream="clean",
-        settings_digest="s",
-        tokenizer_fingerprint="t",
-        vocab_size=60_000,
-        eos_id=0,
-        dtype="uint16",
-        cleaning_version=1,
-        n_documents=len(train),
-        n_tokens=sum(shard.n_tokens for shard in train),
-        n_text_bytes=0,
-        drops={},
-        train=train,
-        held_out=(),
-        inputs=(),
-    )
+    return manifest_of(train, eos_id=0)
 
 
 def expected(indices: np.ndarray, length: int = T) -> np.ndarray:

@@ -8,9 +8,10 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from manifests import manifest_of
 
 from data_prep import reader, shards, storage
-from data_prep.manifest import Manifest, Shard
+from data_prep.manifest import Shard
 from data_prep.reader import SequenceReader, read_documents
 from data_prep.records import ArtefactCorrupt
 
@@ -28,26 +29,6 @@ def write(uri: str, documents: list[list[int]], name: str = "train-00000", dtype
     return shards.write_shard(uri, name, tokens, lengths, pa.table({"row": list(range(len(documents)))}))
 
 
-def manifest_of(train: tuple[Shard, ...], dtype: str = "uint16") -> Manifest:
-    return Manifest(
-        format_version=1,
-        stream="clean",
-        settings_digest="s",
-        tokenizer_fingerprint="t",
-        vocab_size=70_000 if dtype == "int32" else 60_000,
-        eos_id=EOS,
-        dtype=dtype,  # type: ignore[arg-type]
-        cleaning_version=1,
-        n_documents=sum(shard.n_documents for shard in train),
-        n_tokens=sum(shard.n_tokens for shard in train),
-        n_text_bytes=0,
-        drops={},
-        train=train,
-        held_out=(),
-        inputs=(),
-    )
-
-
 documents_st = st.lists(st.lists(st.integers(10, 59_999), max_size=12), min_size=1, max_size=12)
 
 
@@ -61,7 +42,7 @@ def test_what_is_written_is_read_back_for_any_document_lengths_and_shard_cuts(
     uri = str(tmp_path_factory.mktemp("stream"))
     edges = [0, *sorted(cut for cut in cuts if cut < len(documents)), len(documents)]
     written = tuple(write(uri, documents[a:b], f"train-{i:05}", dtype) for i, (a, b) in enumerate(pairwise(edges)))
-    manifest = manifest_of(written, dtype)
+    manifest = manifest_of(written, dtype=dtype, vocab_size=70_000)
     flat = np.array([token for document in documents for token in [*document, EOS]])
     reader = SequenceReader(uri, manifest, "train", length)
 

@@ -1,0 +1,65 @@
+"""The same rows in every format, and files of the in-memory store."""
+
+import csv
+import gzip
+import io
+import json
+from collections.abc import Callable
+
+import pyarrow as pa
+import zstandard
+from pyarrow import parquet
+
+from data_prep import storage
+from data_prep.corpora import Source, expand, read
+
+ROWS = [
+    {"text": "The ferry left\nat dawn.", "class": "1", "place": "quay"},
+    {"text": 'A "small" boat, with a sail — and ⚓.', "class": "0", "place": "pier"},
+    {"text": "", "class": "2", "place": ""},
+]
+
+
+def json_lines(rows: list[dict]) -> bytes:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+
+
+def comma_separated(rows: list[dict]) -> bytes:
+    file = io.StringIO(newline="")
+    writer = csv.DictWriter(file, rows[0])
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue().encode()
+
+
+def as_parquet(rows: list[dict]) -> bytes:
+    file = io.BytesIO()
+    parquet.write_table(pa.Table.from_pylist(rows), file, row_group_size=2)
+    return file.getvalue()
+
+
+def two_frames(content: bytes) -> bytes:
+    compress = zstandard.ZstdCompressor().compress
+    return compress(content[:7]) + compress(content[7:])
+
+
+def file(content: bytes, name: str, fields: str = "") -> Source:
+    """A file of the in-memory store, as `expand` names it."""
+    storage.write(f"memory://corpora/{name}", content)
+    (source,) = expand([f"memory://corpora/{name}{fields}"])
+    return source
+
+
+def texts(source: Source) -> list[str]:
+    return [document.text for document in read(source)]
+
+
+WRITERS: dict[str, Callable[[list[dict]], bytes]] = {
+    "rows.jsonl": json_lines,
+    "rows.json.gz": lambda rows: gzip.compress(json_lines(rows)),
+    "rows.ndjson.zst": lambda rows: two_frames(json_lines(rows)),
+    "rows.csv": comma_separated,
+    "rows.csv.gz": lambda rows: gzip.compress(comma_separated(rows)),
+    "ROWS.CSV.ZST": lambda rows: two_frames(comma_separated(rows)),
+    "rows.parquet": as_parquet,
+}
