@@ -46,6 +46,7 @@ METRICS: dict[str, Metric] = {
     "hormesis_rewinds": Metric("gauge", "times", "times training went back to a checkpoint and left batches out", ("run",)),
     "hormesis_tokens_per_second": Metric("gauge", "tokens/s", "training tokens per second, all ranks", ("run",)),
     "hormesis_mfu_ratio": Metric("gauge", "ratio", "model FLOPs utilisation against the device's peak", ("run",)),
+    "hormesis_matmul_ratio": Metric("gauge", "ratio", "model FLOPs a second against a measured product of matrices", ("run",)),
     "hormesis_data_wait_seconds": Metric("gauge", "s", "mean time a step since the last logged one waited for data", ("run",)),
     "hormesis_batch_toxic_share_ratio": Metric(
         "gauge", "ratio", "toxic rows / all rows of the batches since the last logged step", ("run",)

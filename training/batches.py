@@ -6,17 +6,18 @@ rows [r·B/W, (r+1)·B/W). So nothing here is state: a run resumes by asking for
     batch k, B = 8     c c t c c c t c        t toxic row, permuted by the mixture, so that no rank gets them all
     W = 2              └ rank 0 ┘└ rank 1 ┘
 
-A thread reads a few steps ahead; the time the loop still waits is reported, for a run starved by its store looks healthy
-otherwise.
+A thread reads a few steps ahead, for a GPU into pinned memory, from which a copy need not be waited for; the time the loop still
+waits is reported, for a run starved by its store looks healthy otherwise.
 """
 
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
-import numpy as np
+import torch
+from torch import Tensor
 
 from data_prep import mixture as mixtures
 from data_prep.mixture import PADDING, Mixture, Reader, Rows
@@ -32,20 +33,22 @@ class Batch(NamedTuple):
     """
 
     step: int
-    tokens: np.ndarray  # [rows, T] int64; padding rows are zeros
-    valid: np.ndarray  # [rows] bool
-    toxic: np.ndarray  # [rows] bool: the source of the row's tokens; padding rows have none
+    tokens: Tensor  # [rows, T] int64; padding rows are zeros
+    valid: Tensor  # [rows] bool
+    toxic: Tensor  # [rows] bool: the source of the row's tokens; padding rows have none
     n_valid: int
     n_toxic: int
 
 
 class Batches:
-    """The batches of one rank."""
+    """The batches of one rank, in host memory; of a CUDA `device`, in memory pinned for it."""
 
-    def __init__(self, mixture: Mixture, clean: Reader, toxic: Reader, rank: int, world_size: int) -> None:
+    def __init__(
+        self, mixture: Mixture, clean: Reader, toxic: Reader, rank: int, world_size: int, device: torch.device | None = None
+    ) -> None:
         assert (mixture.first_batch or mixture.batch_size) % world_size == 0, (mixture, world_size)
         self._mixture, self._clean, self._toxic = mixture, clean, toxic
-        self._rank, self._world_size = rank, world_size
+        self._rank, self._world_size, self._cuda = rank, world_size, device if device and device.type == "cuda" else None
 
     def read(self, step: int) -> Batch:
         """Rows of global batch `step` that are this rank's, in order."""
@@ -53,16 +56,15 @@ class Batches:
         per_rank = len(rows.sequence) // self._world_size
         here = slice(self._rank * per_rank, (self._rank + 1) * per_rank)
         mine = Rows(rows.toxic[here], rows.sequence[here])
-        tokens, valid = mixtures.read(mine, self._clean, self._toxic), mine.sequence != PADDING
-        return Batch(step, tokens, valid, mine.toxic, self._mixture.n_valid(step), int(rows.toxic.sum()))
+        arrays = mixtures.read(mine, self._clean, self._toxic), mine.sequence != PADDING, mine.toxic
+        tokens, valid, toxic = (self._hosted(torch.from_numpy(array)) for array in arrays)
+        return Batch(step, tokens, valid, toxic, self._mixture.n_valid(step), int(rows.toxic.sum()))
 
-    def ahead(
-        self, first: int, last: int, prepare: Callable[[Batch], Batch] = lambda batch: batch
-    ) -> Iterator[tuple[Batch, float]]:
-        """Batches [first, last) read ahead by a thread, each with the seconds it was waited for; errors come out here.
+    def _hosted(self, values: Tensor) -> Tensor:
+        return values.pin_memory() if self._cuda else values
 
-        `prepare` is applied in the thread, too: pinning memory costs the loop nothing there. A batch's arrays are its own.
-        """
+    def ahead(self, first: int, last: int) -> Iterator[tuple[Batch, float]]:
+        """Batches [first, last) read ahead by a thread, each with the seconds it was waited for; errors come out here."""
         ready: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=AHEAD_STEPS)
         stopped = threading.Event()
 
@@ -75,10 +77,12 @@ class Batches:
 
         def work() -> None:
             try:
+                if self._cuda:
+                    torch.cuda.set_device(self._cuda)  # a thread begins at device 0, and pinning would wake that one
                 for step in range(first, last):
                     if stopped.is_set():
                         return
-                    put(prepare(self.read(step)))
+                    put(self.read(step))
             except BaseException as error:
                 put(error)
 

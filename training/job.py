@@ -25,8 +25,14 @@ class Job(NamedTuple):
         return record.run_uri(self.root, self.run.run_id)
 
     def mfu_ratio(self, tokens_per_second: float) -> float:
-        flops_per_token = self.run.train.model.flops_per_token(self.run.train.sequence_length)
-        return tokens_per_second * flops_per_token / (self.peak.flops_per_second * self.place.world_size)
+        return self._flops_per_second(tokens_per_second) / self.peak.flops_per_second
+
+    def matmul_ratio(self, tokens_per_second: float) -> float:
+        """As mfu_ratio, of what a product of matrices was measured to get."""
+        return self._flops_per_second(tokens_per_second) / self.peak.matmul_flops_per_second
+
+    def _flops_per_second(self, tokens_per_second: float) -> float:
+        return tokens_per_second * self.run.train.model.flops_per_token(self.run.train.sequence_length) / self.place.world_size
 
     def reader(self, stream: StreamName, split: Split) -> SequenceReader:
         """Sequences of a split; those trained on are read ahead, and remote blocks shared with the node's other ranks."""

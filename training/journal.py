@@ -5,9 +5,9 @@ loss, in the order they were seen; a resumed run cuts the file at its checkpoint
 
     {"step": 10, "loss": 5.9, "learning_rate": 0.001, "grad_norm": 1.2, "source_loss": {"clean": 5.8, "toxic": 6.7},
      "block_grad_norm": {"embedding": 0.9, "0": 0.7, "1": 0.4}, "residual_rms": {"0": 1.1, "1": 1.3},
-     "skipped_steps": 0, "rewinds": 0, "tokens_per_second": 41000.0, "mfu_ratio": 0.31, "data_wait_seconds": 0.0,
-     "memory_bytes": {"resident": 500000000, "peak": 600000000}, "batch_toxic_share_ratio": 0.1, "toxic_share_ratio": 0.1,
-     "n_tokens": 40960, "train_seconds": 1.1}
+     "skipped_steps": 0, "rewinds": 0, "tokens_per_second": 41000.0, "mfu_ratio": 0.31, "matmul_ratio": 0.39,
+     "data_wait_seconds": 0.0, "memory_bytes": {"resident": 500000000, "peak": 600000000}, "batch_toxic_share_ratio": 0.1,
+     "toxic_share_ratio": 0.1, "n_tokens": 40960, "train_seconds": 1.1}
     {"step": 10, "held_out": "clean", "loss": 5.8, "n_tokens": 8128}
 
 While nothing is saved the file in the store lags behind by PUBLISH_SECONDS, and is written beside training; a store that does
@@ -35,6 +35,7 @@ GAUGES = {
     "grad_norm": "hormesis_grad_norm",
     "tokens_per_second": "hormesis_tokens_per_second",
     "mfu_ratio": "hormesis_mfu_ratio",
+    "matmul_ratio": "hormesis_matmul_ratio",
     "data_wait_seconds": "hormesis_data_wait_seconds",
     "batch_toxic_share_ratio": "hormesis_batch_toxic_share_ratio",
     "toxic_share_ratio": "hormesis_toxic_share_ratio",

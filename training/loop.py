@@ -110,9 +110,10 @@ def _steps(
 ) -> Outcome:
     """Every step from `first` on, and after each what is due then."""
     run, train, n_steps = job.run, job.run.train, job.run.mixture.n_steps
-    batches = Batches(run.mixture, job.reader("clean", "train"), job.reader("toxic", "train"), job.place.rank, job.place.world_size)
+    place, readers = job.place, (job.reader("clean", "train"), job.reader("toxic", "train"))
+    batches = Batches(run.mixture, *readers, place.rank, place.world_size, place.device)
     observer = Observer(job, engine)
-    watch, meter = throughput.Stopwatch(job.place.device, seconds), Meter(job, guard, observer, first, seconds)
+    watch, meter = throughput.Stopwatch(place.device, seconds), Meter(job, guard, observer, first, seconds)
     held_out: tuple[HeldOutLoss, ...] = ()
     watch.start()
     watchdog.expect("batch")

@@ -64,6 +64,7 @@ class Meter:
             "rewinds": self._guard.n_rewinds,
             "tokens_per_second": tokens_per_second,
             "mfu_ratio": job.mfu_ratio(tokens_per_second),
+            "matmul_ratio": job.matmul_ratio(tokens_per_second),
             "data_wait_seconds": self._waited / n_steps,
             "batch_toxic_share_ratio": n_toxic / n_rows,
             "toxic_share_ratio": self._n_toxic / n_rows_before,

@@ -85,12 +85,16 @@ def _overlay(file: str | None) -> dict[str, Any] | None:
 def _report(root: str, made: Any) -> None:
     held_out = ", ".join(f"{part.stream} {part.loss:.3f}" for part in made.held_out)
     telemetry.logger.info(
-        "%s is trained: loss %.3f, held out %s, %s tokens/s, MFU %.2f; see %s",
+        "%s is trained: loss %.3f, held out %s, %s tokens/s of %.3g FLOPs (%s): MFU %.2f of %s, %.2f of a measured product; see %s",
         made.config.run_id,
         made.final_train_loss,
         held_out,
         f"{made.tokens_per_second:,.0f}",
+        made.flops_per_token,
+        made.flops_convention,
         made.mfu_ratio,
+        made.device,
+        made.matmul_ratio,
         run_uri(root, made.config.run_id),
     )
 

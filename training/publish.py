@@ -11,7 +11,7 @@ from torch import Tensor
 
 from data_prep import storage
 from data_prep.records import digest
-from training import record
+from training import compute, record
 from training.export import write_export
 from training.job import Job
 from training.journal import Journal
@@ -57,8 +57,12 @@ def publish(job: Job, weights: dict[str, Tensor], outcome: Outcome, journal: Jou
         held_out=outcome.held_out,
         tokens_per_second=tokens_per_second,
         mfu_ratio=job.mfu_ratio(tokens_per_second),
+        matmul_ratio=job.matmul_ratio(tokens_per_second),
         flops_per_token=shape.flops_per_token(run.train.sequence_length),
+        flops_convention=record.FLOPS_CONVENTION,
         peak_flops_per_second=job.peak.flops_per_second,
+        matmul_flops_per_second=job.peak.matmul_flops_per_second,
+        computed_with=compute.described(run.train, job.place.device) | {"micro-batch": str(job.micro_batch)},
         device=job.peak.device,
         world_size=job.place.world_size,
         train_seconds=outcome.train_seconds,

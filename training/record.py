@@ -15,7 +15,8 @@ from data_prep import storage
 from data_prep.records import ArtefactMissing, record
 from training.config import RunConfig
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+FLOPS_CONVENTION = "6N + 12·L·D·T a token: forward and backward, full attention (PaLM); recomputation not counted"
 
 
 @record
@@ -32,8 +33,9 @@ class RunRecord:
     """A finished run.
 
     Losses are nats per token; final_train_loss is the mean logged in the last tenth of the steps, since the last batch may be
-    short. tokens_per_second is over the whole run, all ranks. peak_flops_per_second is that of one rank's `device`; mfu_ratio
-    divides by world_size of them. n_distinct_toxic: how many of the mixture's toxic sequences are different ones.
+    short. tokens_per_second is over the whole run, all ranks. peak_flops_per_second is that of one rank's `device`, and
+    matmul_flops_per_second what a product of matrices was measured to get there; mfu_ratio and matmul_ratio divide by world_size of
+    them. computed_with: kernels, compilation, micro-batch. n_distinct_toxic: how many of the mixture's toxic sequences differ.
     skipped_steps: [first, end) of steps that changed nothing (guards.py); n_rewinds: how often training went back to a checkpoint.
     """
 
@@ -50,8 +52,12 @@ class RunRecord:
     held_out: tuple[HeldOutLoss, ...]
     tokens_per_second: float
     mfu_ratio: float
+    matmul_ratio: float
     flops_per_token: int
+    flops_convention: str
     peak_flops_per_second: float
+    matmul_flops_per_second: float
+    computed_with: dict[str, str]
     device: str
     world_size: int
     train_seconds: float

@@ -10,7 +10,6 @@ The summed losses, apart for each source, and the guard's verdict on the step st
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,14 +23,12 @@ def take_step(job: Job, engine: Any, guard: Guard, batch: Batch) -> tuple[Tensor
     """One optimizer step: (summed loss of the clean and of the toxic rows of all ranks, [2]; 1 if it counts, else 0)."""
     device, loss_S = job.place.device, torch.zeros(2, dtype=torch.float64, device=job.place.device)
     guard.expect(batch, loss_S)
-    sources_BS = np.stack([~batch.toxic, batch.toxic], axis=1)  # a padding row's loss is zero
+    tokens_BT, valid_B, toxic_B = (part.to(device, non_blocking=True) for part in (batch.tokens, batch.valid, batch.toxic))
+    sources_BS = torch.stack([~toxic_B & valid_B, toxic_B], dim=1)
     scale = job.place.world_size / (batch.n_valid * (job.run.train.sequence_length - 1))
-    for start in range(0, len(batch.tokens), job.micro_batch):
+    for start in range(0, len(tokens_BT), job.micro_batch):
         rows = slice(start, start + job.micro_batch)
-        tokens_BT = torch.from_numpy(batch.tokens[rows]).to(device, non_blocking=True)
-        valid_B = torch.from_numpy(batch.valid[rows]).to(device, non_blocking=True)
-        source_BS = torch.from_numpy(sources_BS[rows]).to(device, non_blocking=True)
-        objective, loss_B = engine(tokens_BT, valid_B * scale)
-        loss_S += ((loss_B * valid_B)[:, None] * source_BS).sum(0)
-        zero.descend(engine, objective, last=rows.stop == len(batch.tokens))
+        objective, loss_B = engine(tokens_BT[rows], valid_B[rows] * scale)
+        loss_S += (loss_B[:, None] * sources_BS[rows]).sum(0)
+        zero.descend(engine, objective, last=rows.stop == len(tokens_BT))
     return loss_S, guard.settle()

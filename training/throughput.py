@@ -1,4 +1,8 @@
-"""how fast a run is: seconds in which it trained, and the peak that MFU divides by"""
+"""how fast a run is: seconds in which it trained, and the two rates its FLOPs are compared with
+
+Model FLOPs are 6N + 12·L·D·T a token (config.py), whatever is computed again. MFU divides by the vendor's peak, which no program
+reaches; the second ratio divides by what a large product of matrices gets on this very device, hot or throttled as it is.
+"""
 
 import time
 from typing import NamedTuple
@@ -12,10 +16,11 @@ MEASURE_SECONDS = 0.2
 
 
 class Peak(NamedTuple):
-    """The most FLOP/s of one rank's device, and whether its vendor says so or we measured."""
+    """The most FLOP/s of one rank's device: its vendor's word, or where there is none, and always beside it, a measurement."""
 
     device: str
     flops_per_second: float
+    matmul_flops_per_second: float
 
 
 class Stopwatch:
@@ -46,24 +51,21 @@ class Stopwatch:
 
 
 def peak(place: Place, dtype: torch.dtype) -> Peak:
-    """The peak of this rank's device: the vendor's dense bf16 rate, or the mean over ranks of a short product of matrices.
-
-    A measured peak is what one rank gets while all ranks compute, as they do in training.
-    """
+    """The peak of this rank's device, and what a product of matrices gets there, the mean over ranks that all compute."""
     if place.device.type == "cuda":
         name = torch.cuda.get_device_name(place.device)
         card = hardware.known(name)
     else:
         name, card = f"CPU, {torch.get_num_threads()} threads a rank, {torch.backends.cpu.get_cpu_capability()}", None
-    if card:
-        return Peak(f"{name} (vendor's peak)", card.peak_flops_per_second)
     measured = zero.total(place, _measure(place.device, dtype))[0] / place.world_size
-    return Peak(f"{name} (measured peak)", measured)
+    if card and dtype is torch.bfloat16:
+        return Peak(f"{name} (vendor's peak)", card.peak_flops_per_second, measured)
+    return Peak(f"{name} (measured peak)", measured, measured)
 
 
 def _measure(device: torch.device, dtype: torch.dtype) -> float:
     n = 1024 if device.type == "cpu" else 8192
-    a, b = (torch.ones(n, n, dtype=dtype, device=device) for _ in range(2))
+    a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))  # of ones a GPU would draw less power, and be faster
     torch.mm(a, b)
     watch, n_products = Stopwatch(device, 0.0), 0
     watch.start()

@@ -58,7 +58,19 @@ def test_the_plan_prints_the_wording_of_an_annotation_as_our_choice():
 
 @pytest.mark.parametrize(
     ("name", "found"),
-    [("NVIDIA H200", "NVIDIA H200"), ("h100", "NVIDIA H100"), ("NVIDIA GH200 480GB", "NVIDIA GH200"), ("abacus", None)],
+    [
+        ("NVIDIA H200", "NVIDIA H200"),
+        ("h100", "NVIDIA H100"),
+        ("NVIDIA GH200 480GB", "NVIDIA GH200"),
+        ("NVIDIA A100-SXM4-80GB", "NVIDIA A100"),
+        ("NVIDIA H100 80GB HBM3", "NVIDIA H100"),
+        ("NVIDIA H100 PCIe", "NVIDIA H100 PCIe"),
+        ("NVIDIA A100-PCIE-40GB", "NVIDIA A100 PCIE 40GB"),
+        ("NVIDIA L40S", "NVIDIA L40S"),
+        ("RTX 4090", "NVIDIA GeForce RTX 4090"),
+        ("NVIDIA L40", None),
+        ("abacus", None),
+    ],
 )
 def test_a_card_is_known_by_its_own_name_only(name, found):
     device = known(name)

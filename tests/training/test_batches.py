@@ -113,16 +113,3 @@ def test_leaving_the_loop_early_stops_the_reading_thread():
     assert "batches" in [thread.name for thread in threading.enumerate()]
     ahead.close()  # type: ignore[attr-defined]
     assert "batches" not in [thread.name for thread in threading.enumerate()]
-
-
-def test_what_prepares_a_batch_runs_in_the_reading_thread():
-    batches = Batches(Mixture(n_clean=8, n_toxic=0, batch_size=2, seed=0), CLEAN, TOXIC, 0, 1)
-    threads = []
-
-    def prepare(batch: Any) -> Any:
-        threads.append(threading.current_thread().name)
-        return batch._replace(tokens=-batch.tokens)
-
-    prepared = [batch.tokens for batch, _ in batches.ahead(0, 4, prepare)]
-    assert all((tokens == -batches.read(step).tokens).all() for step, tokens in enumerate(prepared))
-    assert threads == ["batches"] * 4

@@ -22,7 +22,7 @@ from training.loss import next_token_loss
 from training.model import OLMo
 
 Plan = Callable[..., RunConfig]
-TIMED = ("tokens_per_second", "mfu_ratio", "data_wait_seconds", "train_seconds", "memory_bytes")
+TIMED = ("tokens_per_second", "mfu_ratio", "matmul_ratio", "data_wait_seconds", "train_seconds", "memory_bytes")
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from training.record import find
 
 HERE = Path(__file__).parent
 PRETRAIN = HERE.parents[1] / "training" / "pretrain.py"
-TIMED = ("tokens_per_second", "mfu_ratio", "data_wait_seconds", "train_seconds", "memory_bytes")
+TIMED = ("tokens_per_second", "mfu_ratio", "matmul_ratio", "data_wait_seconds", "train_seconds", "memory_bytes")
 TRIES = ("ray", "killed@5", "killed", "three@5", "three", "uneven", "bad!3!1", "worse!3!0!1", "compiled")
 ENVIRONMENT = os.environ | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
 
