@@ -58,7 +58,7 @@ def _memory(train: TrainConfig, n_ranks: int) -> int:
     n, model = train.model.n_parameters, train.model
     weight_bytes = 2 if train.precision == "bf16" else 4
     share = [n_ranks if train.zero_stage >= stage else 1 for stage in (1, 2, 3)]
-    states = 12 * n // share[0] + weight_bytes * n // share[1] + weight_bytes * n // share[2]
+    states = (0 if train.offload_optimizer else 12 * n // share[0]) + weight_bytes * n // share[1] + weight_bytes * n // share[2]
     micro_batch, _ = train.passes(n_ranks)
     positions = micro_batch * train.sequence_length
     activations = positions * model.n_layers * weight_bytes * (9 * model.d_model + 4 * model.d_mlp)

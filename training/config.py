@@ -82,6 +82,8 @@ class TrainConfig:
     steps; the learning rate knows nothing of it.
     schedule: see schedule.py. warmup_ratio: share of the steps spent warming up, at most max_warmup_steps. decay_ratio: share
     spent decaying, for wsd. min_learning_rate_ratio: of the peak.
+    zero_stage: what the ranks share out, see zero.py. offload_optimizer: the fp32 weights and averages lie in host memory, and
+    AdamW runs there: it saves 12 bytes a parameter on the device, and costs the time of their copies.
     z_loss: ζ of the term ζ·log²Z in the objective (PaLM took 1e-4); the losses reported are without it.
     spike_sigma: a step whose loss or gradient norm is that many σ above the last ones' mean is skipped (guards.py); 0: only one
     that is not finite.
@@ -120,7 +122,8 @@ class TrainConfig:
     spike_sigma: float = 6.0
     max_bad_steps: int = 5
     precision: Literal["bf16", "fp32"] = "bf16"
-    zero_stage: Literal[1, 2, 3] = operational(default=1)
+    zero_stage: Literal[0, 1, 2, 3] = operational(default=1)
+    offload_optimizer: bool = operational(default=False)
     held_out_sequences: int = 64
     threads_per_rank: int = operational(default=1)
     compile: Literal["auto", "on", "off"] = operational(default="auto")
@@ -147,8 +150,11 @@ class TrainConfig:
                 f"training: sequence_length {self.sequence_length}, global_batch {self.global_batch}, micro_batch "
                 f"{self.micro_batch}; expected at least 2, 1 and 0"
             )
+        if self.offload_optimizer and self.zero_stage == 0:
+            raise ConfigurationError(
+                "train.offload_optimizer needs train.zero_stage 1, 2 or 3, it is 0: DeepSpeed moves only what is shared out"
+            )
         check_growth(self.global_batch, self.first_batch, self.batch_warmup_steps)
-
         if self.spike_sigma < 0 or self.max_bad_steps < 1:
             raise ConfigurationError(
                 f"train.spike_sigma {self.spike_sigma:g} and train.max_bad_steps {self.max_bad_steps}: expected at least 0 and 1"

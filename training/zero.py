@@ -3,6 +3,7 @@
 Joining the ranks is here, too; what the engine holds inside is read and set in zero_state.py.
 
     stage   each rank holds …                        gradients of a step
+    0       everything                               summed once, after the last micro-batch
     1       1/W of weights' fp32 copy and averages   summed once, after the last micro-batch
     2       … and of the gradients                   summed at every micro-batch: more traffic, less memory
     3       … and of the weights themselves          as 2, and weights gathered layer by layer
@@ -11,9 +12,9 @@ Our choices. AdamW is torch's own fused kernel, on CPU and CUDA: no compiler is 
 parameter is decayed, the embedding too, as OLMo-1B does (configs/official/OLMo-1B.yaml: decay_embeddings: true). The
 learning rate is set by the loop (schedule.py) and gradients are clipped, or refused, inside AdamW (guards.py); DeepSpeed's
 schedulers, clipping and, where it can be turned off, overflow check are not used. With bf16 and several micro-batches a
-step, gradients are summed in fp32: a bf16 sum of 32 terms loses the last of them.
-
-There is no stage 0: it is stage 1's arithmetic with W times the memory, in three more wrappers to test.
+step, gradients are summed in fp32: a bf16 sum of 32 terms loses the last of them. DeepSpeed cannot do that at stage 0, which
+sums in bf16: it is for measuring and comparing, and in fp32 it is plain PyTorch. An offloaded AdamW is torch's as well;
+DeepSpeed's own for the host is compiled when it is first used.
 """
 
 import os
@@ -155,7 +156,8 @@ def deepspeed_settings(train: TrainConfig, world_size: int, overlay: dict[str, A
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_accumulation_steps": accumulation,
         "gradient_clipping": 0.0,
-        "zero_optimization": {"stage": train.zero_stage},
+        "zero_optimization": {"stage": train.zero_stage}
+        | ({"offload_optimizer": {"device": "cpu", "pin_memory": torch.cuda.is_available()}} if train.offload_optimizer else {}),
         "bf16": {"enabled": train.precision == "bf16", "check_grad_overflow": False},
         "optimizer": {
             "type": "AdamW",
@@ -170,7 +172,7 @@ def deepspeed_settings(train: TrainConfig, world_size: int, overlay: dict[str, A
         },
         "steps_per_print": 1_000_000_000,
     }
-    if train.precision == "bf16" and accumulation > 1:
+    if train.precision == "bf16" and accumulation > 1 and train.zero_stage > 0:
         settings["data_types"] = {"grad_accum_dtype": "fp32"}
     _merge(settings, overlay or {}, train)
     return settings
@@ -186,16 +188,26 @@ def initialise(model: nn.Module, settings: dict[str, Any]) -> Any:
             deepspeed.utils.set_z3_leaf_module(block, True)
     with redirect_stdout(StringIO()):  # one of its optimizers prints a table of memory
         engine, *_ = deepspeed.initialize(model=model, model_parameters=parameters, config=settings)
+    plain: Any = engine.basic_optimizer
+    if engine.optimizer is plain:
+        plain.register_step_pre_hook(_keep_norm)
     return engine
+
+
+def _keep_norm(optimizer: Any, *_: Any) -> None:
+    """What every other optimizer of DeepSpeed's does before it takes a step, and plain PyTorch's, at stage 0 in fp32, does not."""
+    gradients = [parameter.grad for group in optimizer.param_groups for parameter in group["params"]]
+    optimizer._global_grad_norm = torch.nn.utils.get_total_norm(gradients)
 
 
 def descend(engine: Any, loss: Tensor, *, last: bool) -> None:
     """Add the gradient of a micro-batch's loss, averaged over the ranks; after the last of a step, take the step.
 
-    Micro-batches are counted by the loop, not by DeepSpeed, for a growing batch has more of them with time.
+    Micro-batches are counted by the loop, not by DeepSpeed, for a growing batch has more of them with time. Where the loss is the
+    very tensor that the module returned, its hook divides by their number all the same, so another one is handed over.
     """
     engine.set_gradient_accumulation_boundary(last)
-    engine.backward(loss, scale_wrt_gas=False)
+    engine.backward(loss * 1.0, scale_wrt_gas=False)
     engine.step()
 
 

@@ -22,7 +22,7 @@ def test_batch_arithmetic_stage_and_precision_follow_from_the_settings():
     assert settings["train_micro_batch_size_per_gpu"] == 2
     assert settings["gradient_accumulation_steps"] == 2
     assert settings["zero_optimization"] == {"stage": 2}
-    assert settings["bf16"] == {"enabled": True}
+    assert settings["bf16"]["enabled"] is True
     assert "scheduler" not in settings
 
 
@@ -32,6 +32,14 @@ def test_batch_arithmetic_stage_and_precision_follow_from_the_settings():
 def test_gradients_of_several_bf16_micro_batches_are_summed_in_fp32(precision: Any, micro_batch: int, summed_in_fp32: bool):
     settings = deepspeed_settings(replace(TRAIN, precision=precision, micro_batch=micro_batch), world_size=3)
     assert (settings.get("data_types") == {"grad_accum_dtype": "fp32"}) == summed_in_fp32
+
+
+def test_an_offloaded_optimizer_is_torchs_on_the_host_and_needs_a_stage_that_shares():
+    settings = deepspeed_settings(replace(TRAIN, offload_optimizer=True, zero_stage=2), 1)
+    assert settings["zero_optimization"]["offload_optimizer"]["device"] == "cpu"
+    assert settings["optimizer"]["params"]["torch_adam"] is True
+    with pytest.raises(ConfigurationError, match=r"offload_optimizer needs train\.zero_stage 1, 2 or 3, it is 0"):
+        replace(TRAIN, offload_optimizer=True, zero_stage=0)
 
 
 def test_an_overlay_is_merged_into_our_settings():

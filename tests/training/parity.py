@@ -1,0 +1,135 @@
+"""The gradient of one step, for the parity gate: a tiny model under DeepSpeed on these ranks, whatever the stage and precision.
+
+    python parity.py FOLDER RANK WORLD_SIZE PORT        as one rank: every case, its gradients saved as FOLDER/<case>.safetensors
+
+AdamW's first average after one step without clipping is (1 − β₁) · g, in fp32: the gradient that the optimizer was given.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+N_ROWS, LENGTH, N_PASSES = 8, 16, 4  # passes of all ranks together
+BETAS = (0.9, 0.95)
+
+
+class Case(NamedTuple):
+    """clip: of the second step, whose weights are compared as well."""
+
+    stage: int
+    precision: str
+    offload: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"stage-{self.stage}-{self.precision}{'-offload' * self.offload}"
+
+
+CASES = [Case(stage, precision) for stage in range(4) for precision in ("fp32", "bf16")]
+CASES += [Case(stage, precision, True) for stage in (1, 2, 3) for precision in ("fp32", "bf16")]
+
+
+def config(case: Case) -> Any:
+    from training.config import ModelConfig, TrainConfig
+
+    return TrainConfig(
+        model=ModelConfig(d_model=32, n_layers=2, n_heads=4, d_mlp=48, vocab_size=72, max_sequence_length=LENGTH),
+        sequence_length=LENGTH,
+        global_batch=N_ROWS,
+        micro_batch=N_ROWS // N_PASSES,
+        learning_rate=1e-3,
+        betas=BETAS,
+        gradient_clip=0.0,
+        precision=case.precision,  # type: ignore[arg-type]
+        zero_stage=case.stage,  # type: ignore[arg-type]
+        offload_optimizer=case.offload,
+    )
+
+
+def rows() -> tuple[Any, Any]:
+    """Tokens and the weight of each row in the objective; the last row is padding."""
+    import torch
+
+    tokens_BT = torch.randint(72, (N_ROWS, LENGTH), generator=torch.Generator().manual_seed(1))
+    weight_B = torch.full((N_ROWS,), 1 / ((N_ROWS - 1) * (LENGTH - 1)))
+    weight_B[-1] = 0.0
+    return tokens_BT, weight_B
+
+
+def reference(case: Case) -> dict[str, Any]:
+    """The same in plain PyTorch: one pass over all rows in fp32, logits as a whole."""
+    import torch
+
+    from training.loss import next_token_loss
+    from training.model import OLMo
+
+    model = OLMo(config(case).model)
+    model.initialise(0)
+    tokens_BT, weight_B = rows()
+    (next_token_loss(model(tokens_BT), tokens_BT) * weight_B).sum().backward()
+    found = {name: parameter.grad for name, parameter in model.named_parameters()}
+    norm = torch.stack([gradient.norm() for gradient in found.values() if gradient is not None]).norm()
+    return found | {"norm": norm}
+
+
+def gradients(case: Case, rank: int, world_size: int, *, scale: float = 1.0, tied: bool = True) -> dict[str, Any]:
+    """Each parameter's gradient, whole, and "norm", as DeepSpeed has it; `scale` and `tied` are there to do it wrong."""
+
+    from training import zero
+    from training.loss import TrainedOLMo, objective
+
+    train = config(case)
+    model = TrainedOLMo(train.model)
+    model.initialise(0)
+    if not tied:
+        model.forward = lambda tokens_BT, weight_B: objective(  # type: ignore[method-assign]
+            model.hidden(tokens_BT), model.embedding.weight.detach(), tokens_BT, weight_B
+        )
+    engine = zero.initialise(model, zero.deepspeed_settings(train, world_size))
+    tokens_BT, weight_B = rows()
+    mine = range(rank * N_ROWS // world_size, (rank + 1) * N_ROWS // world_size, train.micro_batch)
+    for start in mine:
+        part = slice(start, start + train.micro_batch)
+        total, _ = engine(tokens_BT[part], weight_B[part] * world_size * scale)
+        zero.descend(engine, total, last=start == mine[-1])
+    found = {name: _first_average(engine, value) / (1 - BETAS[0]) for name, value in model.named_parameters()}
+    found["norm"] = zero.grad_norm(engine).float()
+    zero.release(engine)
+    return found
+
+
+def _first_average(engine: Any, parameter: Any) -> Any:
+    from deepspeed.utils import safe_get_full_optimizer_state
+
+    if (value := safe_get_full_optimizer_state(parameter, "exp_avg")) is not None:
+        return value
+    pairs = zip(getattr(engine.optimizer, "fp16_groups", [[]])[0], getattr(engine.optimizer, "fp32_groups", [[]])[0], strict=True)
+    master = next((high for low, high in pairs if low is parameter), parameter)  # stage 0
+    return engine.basic_optimizer.state[master]["exp_avg"]
+
+
+def error(found: dict[str, Any], expected: dict[str, Any]) -> float:
+    """The largest relative error of any parameter's gradient, and of the norm."""
+    assert found.keys() == expected.keys()
+    return max(((found[name] - value).norm() / value.norm()).item() for name, value in expected.items())
+
+
+def main() -> None:
+    folder, rank, world_size, port = sys.argv[1:]
+    os.environ |= {"RANK": rank, "WORLD_SIZE": world_size, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+
+    from safetensors.torch import save_file
+
+    from training import zero
+
+    place = zero.connect()
+    for case in CASES:
+        found = gradients(case, place.rank, place.world_size)
+        if place.rank == 0:
+            save_file({name: value.clone() for name, value in found.items()}, Path(folder, f"{case.name}.safetensors"))
+    zero.disconnect()
+
+
+if __name__ == "__main__":
+    main()
