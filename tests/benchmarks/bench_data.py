@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -303,7 +304,19 @@ def _two_workers(corpus: list[str], words: str, scratch: Path) -> None:
         streams.build(_config(files, words), "clean", str(scratch / f"workers-{n}"))
         seconds.append(time.perf_counter() - start)
         ray.shutdown()
+    alone = sum(_clocked([file], words, scratch / f"alone-{n}") for n, file in enumerate(files))
+    side_by_side = _clocked(files, words, scratch / "side")
     print(f"  two files with 1 and 2 Ray workers: {seconds[0]:.1f} s and {seconds[1]:.1f} s, {seconds[0] / seconds[1]:.2f} times")
+    print(f"  two bare processes, one after the other and side by side: {alone:.1f} s and {side_by_side:.1f} s, ", end="")
+    print(f"{alone / side_by_side:.2f} times: what this machine has to give")
+
+
+def _clocked(files: list[str], words: str, out: Path) -> float:
+    """Seconds until a process for each file has built it, all at once."""
+    start = time.perf_counter()
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda at: _measured("ours", [files[at]], words, Path(f"{out}-{at}")), range(len(files))))
+    return time.perf_counter() - start
 
 
 def _warm_up(words: str) -> None:
