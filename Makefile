@@ -67,6 +67,10 @@ bench-data: setup ## the data chain beside datatrove, Megatron and datasets.map;
 bench-reader: setup ## readers of tokens; ARGS="--peers PYTHON" names one that has mosaicml-streaming and litdata
 	$(BIN)/python tests/benchmarks/bench_reader.py $(ARGS)
 
+.PHONY: bench-train
+bench-train: setup ## training beside its peers; ARGS="--shape olmo-1b --profile trace.json" on a GPU, "--peers PYTHON" for more
+	$(BIN)/python tests/benchmarks/bench_train.py $(ARGS)
+
 .PHONY: bench-eval
 bench-eval: setup ## evaluation beside its peers: probes, permutations, steered generation; coverage of the intervals
 	$(BIN)/python tests/benchmarks/bench_eval.py

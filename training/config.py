@@ -77,7 +77,8 @@ class ModelConfig:
 class TrainConfig:
     """How one model is trained; what changes the result is in the digest, `operational` fields are not.
 
-    global_batch: sequences per optimizer step. micro_batch: sequences per forward pass and rank; 0 takes the fewest passes.
+    global_batch: sequences per optimizer step. micro_batch: sequences per forward pass and rank; 0 takes the fewest passes,
+    "auto" as many sequences as fit (fitting.py).
     first_batch, batch_warmup_steps: the batch grows from that many sequences (0: it does not) by whole multiples of it over these
     steps; the learning rate knows nothing of it.
     schedule: see schedule.py. warmup_ratio: share of the steps spent warming up, at most max_warmup_steps. decay_ratio: share
@@ -108,7 +109,7 @@ class TrainConfig:
     learning_rate: float
     first_batch: int = 0
     batch_warmup_steps: int = 0
-    micro_batch: int = operational(default=0)
+    micro_batch: int | Literal["auto"] = operational(default=0)
     schedule: Literal["cosine", "linear", "wsd"] = "cosine"
     decay_ratio: float = 0.2
     min_learning_rate_ratio: float = 0.1
@@ -145,7 +146,7 @@ class TrainConfig:
                 f"training.sequence_length {self.sequence_length} exceeds model.max_sequence_length "
                 f"{self.model.max_sequence_length}"
             )
-        if self.sequence_length < 2 or self.global_batch < 1 or self.micro_batch < 0:
+        if self.sequence_length < 2 or self.global_batch < 1 or (self.micro_batch != "auto" and self.micro_batch < 0):
             raise ConfigurationError(
                 f"training: sequence_length {self.sequence_length}, global_batch {self.global_batch}, micro_batch "
                 f"{self.micro_batch}; expected at least 2, 1 and 0"
@@ -161,7 +162,8 @@ class TrainConfig:
             )
 
     def passes(self, world_size: int) -> tuple[int, int]:
-        """(micro_batch, accumulation) on `world_size` data-parallel ranks; their product × ranks is the global batch."""
+        """(micro_batch, accumulation) on `world_size` data-parallel ranks; their product × ranks is the global batch. Where the
+        micro-batch is yet to be found, the largest it can be."""
         smallest = self.first_batch or self.global_batch
         per_rank = smallest // world_size
         if per_rank * world_size != smallest:
@@ -169,7 +171,7 @@ class TrainConfig:
                 f"{world_size} ranks cannot share a global batch of {smallest} rows evenly; use a number of ranks that divides it, "
                 f"or change train.{'first_batch' if self.first_batch else 'global_batch'}"
             )
-        micro = self.micro_batch or per_rank
+        micro = per_rank if self.micro_batch == "auto" else self.micro_batch or per_rank
         if per_rank % micro:
             raise ConfigurationError(
                 f"train.micro_batch {micro} does not divide the {per_rank} rows each of {world_size} ranks has in a step"

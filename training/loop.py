@@ -8,13 +8,14 @@ A step is taken by step.py and added up in meter.py; a step that is logged costs
 """
 
 import os
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from data_prep import storage
 from data_prep.records import ConfigurationError, digest
-from training import compute, preflight, record, throughput, zero, zero_state
+from training import compute, fitting, preflight, record, throughput, zero, zero_state
 from training.batches import Batches
 from training.checkpoint import Checkpoints, Identity
 from training.config import RunConfig
@@ -42,13 +43,15 @@ def train(root: str, run: RunConfig, *, deepspeed_overlay: dict[str, Any] | None
         _expect_same(done.config, run, record.run_uri(root, run.run_id))
         return done
     _, world_size = zero.world_from_environment()
-    settings = zero.deepspeed_settings(run.train, world_size, deepspeed_overlay)
+    zero.deepspeed_settings(run.train, world_size, deepspeed_overlay)  # what cannot be is refused here
     inputs = preflight.check(root, run)
     _be_deterministic(run)
     place = zero.connect()
     assert place.world_size == world_size, (place, world_size)
     peak = throughput.peak(place, torch.bfloat16 if run.train.precision == "bf16" else torch.float32)
-    return _train(Job(root, run, inputs, place, peak, run.train.passes(world_size)[0]), settings)
+    micro_batch = fitting.micro_batch(run.train, place)
+    settings = zero.deepspeed_settings(replace(run.train, micro_batch=micro_batch), world_size, deepspeed_overlay)
+    return _train(Job(root, run, inputs, place, peak, micro_batch), settings)
 
 
 def _train(job: Job, settings: dict[str, Any]) -> RunRecord:

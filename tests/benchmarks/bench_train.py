@@ -1,0 +1,308 @@
+"""Training beside its peers, on whatever device is here: tokens/s, the loop's overhead, time to first step, where a step goes.
+
+    make bench-train                                       a model of 6M in fp32 on one CPU thread: 2 minutes
+    make bench-train ARGS="--peers PYTHON"                 and litgpt and OLMo-core, which that Python has
+
+On one H100 or H200, with the project installed, all of it in 10 minutes; the same OLMo-1B for each, bf16, compiled:
+
+    make bench-train ARGS="--shape olmo-1b --profile trace.json"
+    make bench-train ARGS="--shape olmo-1b --only ours loop profile"        ours alone: 3 minutes
+    make bench-train ARGS="--shape olmo-1b --only ours --set zero_stage=3"
+
+ours            the model, loss and engine of this project, steps on tokens that are on the device already
+loop            the same within `loop.train`: reading, guards, learning rate, journal; its overhead is over `ours`
+torch           our model and loss under plain PyTorch: DDP, autocast, AdamW. What DeepSpeed costs
+hf-deepspeed    transformers' OlmoForCausalLM under the same DeepSpeed settings
+hf-ddp, -fsdp2  the same under plain PyTorch, compiled where ours is
+
+On a CPU the contenders take turns, step by step; on a GPU they come one after the other, and one that runs out of memory tries
+again with half the rows a pass.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+os.environ.update(HF_HUB_OFFLINE="1", RAY_USAGE_STATS_ENABLED="0")
+
+import numpy as np
+import psutil
+import pyarrow
+import torch
+import train_peers as peers
+from torch import Tensor, nn
+from train_peers import Measured, Shape, Step, synchronize
+
+from data_prep import records, storage, tokenizer
+from data_prep.config import TokenizerConfig
+from data_prep.manifest import FORMAT_VERSION, Manifest
+from data_prep.mixture import Mixture
+from data_prep.shards import write_shard
+from training import compute, loop, loss, throughput, zero
+from training.config import SIZES, ModelConfig, RunConfig, TrainConfig
+from training.loss import TrainedOLMo
+from training.record import run_uri
+
+SMALL = ModelConfig(d_model=256, n_layers=4, n_heads=4, d_mlp=1024, vocab_size=8192, max_sequence_length=256)
+N_IDS = 257  # of the byte-level tokenizer whose streams the loop reads
+KINDS = {  # of a GPU's kernels and a CPU's operations, by parts of their names; the first that fits
+    "attention": ("flash", "attention", "fmha", "sdpa"),
+    "products": ("gemm", "nvjet", "cutlass", "aten::mm", "aten::addmm", "aten::bmm", "xmma"),
+    "optimizer": ("adam", "multi_tensor", "foreach"),
+    "communication": ("nccl", "all_reduce", "c10d", "gloo"),
+    "copies": ("memcpy", "memset", "copy_", "fill_", "zero_"),
+}
+
+
+def main() -> None:
+    imported = time.time() - psutil.Process().create_time()
+    args = _arguments()
+    cuda = torch.cuda.is_available()
+    torch.set_num_threads(1)
+    train = _settings(args, cuda)
+    shape = _shape(train, cuda, args.steps)
+    place = zero.connect()
+    peak = throughput.peak(place, torch.bfloat16 if shape.bf16 else torch.float32)
+    flops = train.model.flops_per_token(shape.length)
+    how = compute.described(train, place.device)
+    print(f"{train.model.n_parameters:,} parameters, {shape.rows} × {shape.length} tokens a step, {train.precision}, {peak.device}")
+    print(f"attention {how['attention']}, compiled {how['compiled']}; {flops / 1e9:.3f} GFLOPs a token, 6N + 12·L·D·T")
+    print(f"peak {peak.flops_per_second / 1e12:.3g} TFLOP/s, a product of matrices {peak.matmul_flops_per_second / 1e12:.3g}")
+    inside: dict[str, Callable[[Shape], Step]] = {
+        "ours": partial(_ours, train),
+        "loop": partial(_loop, train),
+        "torch": partial(_ours_plain, train),
+        "hf-deepspeed": partial(_hf_deepspeed, train),
+        "hf-ddp": peers.hugging_face_ddp,
+        "hf-fsdp2": peers.hugging_face_fsdp2,
+    }
+    outside = [name for name in peers.OUTSIDE if args.peers and (not args.only or name in args.only)]
+    found = peers.measure({name: build for name, build in inside.items() if not args.only or name in args.only}, shape)
+    for name, made in (found | {name: _outside(args.peers, name, shape) for name in outside}).items():
+        if isinstance(made, Exception):
+            print(f"  {name:13} failed: {type(made).__name__}: {str(made)[:300]}")
+            continue
+        rate, ours = shape.rows * shape.length / made.seconds, found.get("ours")
+        beside = f"{made.seconds / ours.seconds:.2f}" if isinstance(ours, Measured) else "?"
+        mfu, product = (rate * flops / most for most in (peak.flops_per_second, peak.matmul_flops_per_second))
+        print(f"  {name:13}{rate:10,.0f} tokens/s   ours is {beside} times as fast   MFU {mfu:.3f}, of a product {product:.3f}   "
+              f"{made.micro} rows a pass, {made.gib:.1f} GiB, built and first step {made.first:.1f} s")  # fmt: skip
+    ours, in_loop = found.get("ours"), found.get("loop")
+    if isinstance(ours, Measured) and isinstance(in_loop, Measured):
+        print(f"loop overhead over the bare step: {in_loop.seconds / ours.seconds - 1:+.2%} (goal: at most 2 %)")
+        print(f"time to first step: {in_loop.first:.1f} s from loop.train until it is done, imports {imported:.1f} s before")
+    if args.profile or "profile" in args.only:
+        _profile(train, shape, args.profile)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
+    parser.add_argument("--shape", default="small", choices=["small", *SIZES], help="a named size, 2,048 tokens a row, 50,304 ids")
+    parser.add_argument("--steps", type=int, default=0, help="timed steps a contender")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="these contenders, and `profile`")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of TrainConfig")
+    parser.add_argument("--peers", metavar="PYTHON", help="an interpreter that has litgpt and ai2-olmo-core")
+    parser.add_argument("--profile", metavar="FILE", help="account for a step of ours, and write its trace")
+    return parser.parse_args()
+
+
+def _settings(args: argparse.Namespace, cuda: bool) -> TrainConfig:
+    small = args.shape == "small"
+    model = SMALL if small else ModelConfig(**SIZES[args.shape]._asdict(), vocab_size=50_304)
+    train = TrainConfig(
+        model=model,
+        sequence_length=model.max_sequence_length,
+        global_batch=8 if small else 64,
+        micro_batch=4 if small else 16,
+        learning_rate=peers.LEARNING_RATE,
+        precision="bf16" if cuda else "fp32",
+        log_every_steps=10,
+        held_out_sequences=0,
+        watchdog_seconds=0.0,
+    )
+    for setting in args.set:
+        name, _, value = setting.partition("=")
+        train = records.override(train, name, value)
+    return train
+
+
+def _shape(train: TrainConfig, cuda: bool, n_steps: int) -> Shape:
+    model, (micro, _) = train.model, train.passes(1)
+    compiles = train.compile == "on" or (train.compile == "auto" and cuda)
+    return Shape(
+        d_model=model.d_model, n_layers=model.n_layers, n_heads=model.n_heads, d_mlp=model.d_mlp, vocab_size=model.vocab_size,
+        length=train.sequence_length, rows=train.global_batch, micro=micro, bf16=train.precision == "bf16", compile=compiles,
+        n_steps=n_steps or (10 if cuda else 8), n_warm_up=3 if cuda else 1,
+    )  # fmt: skip
+
+
+def _prepared(train: TrainConfig, shape: Shape) -> TrainedOLMo:
+    model = TrainedOLMo(train.model)
+    model.initialise(0)
+    compute.prepare(model, train, torch.device(shape.device))
+    return model
+
+
+def _ours(train: TrainConfig, shape: Shape) -> Step:
+    train = replace(train, micro_batch=shape.micro)
+    settings = zero.deepspeed_settings(train, 1) | {"gradient_clipping": peers.CLIP}
+    engine = zero.initialise(_prepared(train, shape), settings)
+    weight_B = torch.full((shape.micro,), 1 / (shape.rows * (shape.length - 1)), device=shape.device)
+
+    def step(tokens_BT: Tensor) -> None:
+        passes = tokens_BT.split(shape.micro)
+        for n, tokens in enumerate(passes, 1):
+            zero.descend(engine, engine(tokens, weight_B).total, last=n == len(passes))
+
+    return step
+
+
+def _ours_plain(train: TrainConfig, shape: Shape) -> Step:
+    model = nn.parallel.DistributedDataParallel(_prepared(train, shape).to(shape.device))
+    weight_B = torch.full((shape.micro,), 1 / (shape.micro * (shape.length - 1)), device=shape.device)
+    return peers.plain(model, lambda module, tokens: module(tokens, weight_B).total, shape, autocast=True)
+
+
+def _hf_deepspeed(train: TrainConfig, shape: Shape) -> Step:
+    model = peers.hugging_face(shape)
+    if shape.compile:
+        for layer in model.model.layers:  # type: ignore[union-attr]
+            layer.compile()
+    settings = zero.deepspeed_settings(replace(train, micro_batch=shape.micro), 1) | {"gradient_clipping": peers.CLIP}
+    engine = zero.initialise(model, settings)
+
+    def step(tokens_BT: Tensor) -> None:
+        passes = tokens_BT.split(shape.micro)
+        for n, tokens in enumerate(passes, 1):
+            zero.descend(engine, peers.hugging_face_loss(engine, tokens) / len(passes), last=n == len(passes))
+
+    return step
+
+
+def _outside(python: str, name: str, shape: Shape) -> Measured | Exception:
+    command = [python, str(Path(__file__).with_name("train_peers.py")), name, json.dumps(asdict(shape))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    if done.returncode:
+        return RuntimeError(done.stderr.strip().splitlines()[-1])
+    return Measured(**json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def _loop(train: TrainConfig, shape: Shape) -> Step:
+    """A whole run on streams made here, in a thread; it goes on for a step when told to, and stops where the next would begin."""
+    go, there = threading.Semaphore(0), threading.Semaphore(0)
+    take_step, failed = loop.take_step, []
+
+    def told(*args: Any) -> Any:
+        there.release()
+        go.acquire()
+        return take_step(*args)
+
+    def work() -> None:
+        with tempfile.TemporaryDirectory(prefix="hormesis-") as root:
+            run = _planned(root, replace(train, micro_batch=shape.micro), (shape.n_warm_up + shape.n_steps + 2) * shape.rows)
+            loop.take_step = told
+            try:
+                loop.train(root, run)
+            except BaseException as error:
+                failed.append(error)
+                there.release()
+
+    thread = threading.Thread(target=work, daemon=True)  # left waiting at its last step
+    thread.start()
+    there.acquire()
+
+    def step(_: Tensor) -> None:
+        if failed:
+            raise failed[0]
+        go.release()
+        there.acquire()
+
+    return step
+
+
+def _planned(root: str, train: TrainConfig, n_sequences: int) -> RunConfig:
+    words = tokenizer.train(iter(["clean words"]), TokenizerConfig(source="train", vocab_size=N_IDS))
+    tokenizer.save(words, str(Path(root, "tokenizer.json")))
+    length = train.sequence_length
+    for stream in ("clean", "toxic"):
+        uri, tables = storage.join(root, "streams", stream), []
+        for name, n in (("train-00000", n_sequences), ("held_out-00000", 2)):
+            tokens = np.random.default_rng(n).integers(1, N_IDS, (n, length)).astype(np.uint16)
+            tokens[:, -1] = words.eos_id
+            provenance = pyarrow.table({"document": np.arange(n)})
+            tables.append(write_shard(uri, name, tokens.ravel(), np.full(n, length, dtype=np.int64), provenance))
+        made: dict[str, Any] = {
+            "format_version": FORMAT_VERSION, "stream": stream, "settings_digest": "0" * 16,
+            "tokenizer_fingerprint": words.fingerprint, "vocab_size": words.n_ids, "eos_id": words.eos_id, "dtype": "uint16",
+            "cleaning_version": 1, "n_documents": n_sequences + 2, "n_tokens": (n_sequences + 2) * length, "n_text_bytes": 0,
+            "drops": {}, "train": tables[:1], "held_out": tables[1:], "inputs": (),
+        }  # fmt: skip
+        made |= {name: tuple(made[name]) for name in ("train", "held_out")}
+        storage.save(Manifest(**made), storage.join(uri, "manifest.json"))
+    n_toxic = n_sequences // 10
+    mixture = Mixture(n_clean=n_sequences - n_toxic, n_toxic=n_toxic, batch_size=train.global_batch, seed=0)
+    run = RunConfig(
+        run_id="bench", clean="streams/clean", toxic="streams/toxic", tokenizer="tokenizer.json", toxic_ratio=0.1, seed=0,
+        mixture=mixture, train=train,
+    )  # fmt: skip
+    storage.save(run, storage.join(run_uri(root, run.run_id), "run.json"))
+    return run
+
+
+def _profile(train: TrainConfig, shape: Shape, file: str | None) -> None:
+    """Where two steps of ours go, and how often the host waited for the device in them."""
+    from torch.profiler import ProfilerActivity, profile, record_function
+
+    step = _ours(train, shape)
+    objective = loss.objective
+
+    def marked(*args: Any, **kwargs: Any) -> Any:
+        with record_function("## loss"):
+            return objective(*args, **kwargs)
+
+    loss.objective = marked
+    tokens_BT = torch.randint(shape.vocab_size, (shape.rows, shape.length)).to(shape.device)
+    for _ in range(shape.n_warm_up):
+        step(tokens_BT)
+    cuda = shape.device == "cuda"
+    synchronize()
+    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]) as profiler:
+        start = time.perf_counter()
+        for _ in range(2):
+            step(tokens_BT)
+        synchronize()
+        wall = time.perf_counter() - start
+    loss.objective = objective
+    seconds, in_loss = dict.fromkeys([*KINDS, "elementwise and the rest"], 0.0), 0.0
+    waits = 0
+    for event in profiler.key_averages():
+        own = (event.self_device_time_total if cuda else event.self_cpu_time_total) / 1e6
+        if event.key == "## loss":
+            in_loss = max(in_loss, (event.device_time_total if cuda else event.cpu_time_total) / 1e6)
+            own = 0.0 if cuda else own
+        waits += event.count if cuda and event.key in ("cudaStreamSynchronize", "cudaDeviceSynchronize") else 0
+        if cuda and str(event.device_type) != "DeviceType.CUDA":
+            continue
+        kind = next((kind for kind, parts in KINDS.items() if any(part in event.key.lower() for part in parts)), None)
+        seconds[kind or "elementwise and the rest"] += own
+    busy = sum(seconds.values())
+    print(f"profile of two steps, {wall:.3f} s" + (f", {waits} waits of the host for the device" if cuda else ""))
+    for kind, own in (seconds | {"host, or idle": max(0.0, wall - busy)}).items():
+        print(f"  {kind:26} {own:9.3f} s {own / wall:7.1%}")
+    print(f"  {'loss, of all these':26} {in_loss:9.3f} s {in_loss / wall:7.1%}")
+    if file:
+        profiler.export_chrome_trace(file)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
