@@ -1,4 +1,4 @@
-"""one attention call over the best kernel present: flash-attn, SDPA, boolean masks
+"""one attention call over the best kernel present: flash-attn, SDPA, boolean masks, documents apart
 
 flash-attn has no wheel and needs a compiler at its installation, so it is used where it is found and never required; torch's
 SDPA (flash or cuDNN on CUDA, flash on CPU) is the floor. Every path computes softmax(q kᵀ / √H) v, and they differ by
@@ -14,13 +14,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from training.documents import Documents
 
-def attend(q_BTNH: Tensor, k_BSNH: Tensor, v_BSNH: Tensor, *, mask_BTS: Tensor | None = None) -> Tensor:
+Mask = Tensor | Documents | None
+
+
+def attend(q_BTNH: Tensor, k_BSNH: Tensor, v_BSNH: Tensor, *, mask_BTS: Mask = None) -> Tensor:
     """Attention of T queries, the last T of S positions, over S keys: [B, T, N, H].
 
     Without a mask it is causal. A boolean mask (True: may attend; B may be 1) replaces causality, so it must contain it
-    (`causal_mask`), and each of its rows needs a True.
+    (`causal_mask`), and each of its rows needs a True. Documents are causal, each apart; S is T then.
     """
+    if isinstance(mask_BTS, Documents):
+        return _within_documents(q_BTNH, k_BSNH, v_BSNH, mask_BTS)
     T, S = q_BTNH.shape[1], k_BSNH.shape[1]
     if mask_BTS is None and kernel_name(q_BTNH.device, q_BTNH.dtype) != "SDPA":
         return _flash_attention(q_BTNH, k_BSNH, v_BSNH)
@@ -69,6 +75,29 @@ def _flash_kernel(capability: tuple[int, int]) -> str:
     if capability[0] == 9 and find_spec("flash_attn_interface"):  # FlashAttention-3 is for Hopper alone
         return "flash-attn 3"
     return "flash-attn 2" if find_spec("flash_attn") else "SDPA"
+
+
+def documents_mask(documents: Documents, dtype: torch.dtype) -> Mask:
+    """What to give `attend` in each layer: the documents where a kernel takes them, else their mask, made once."""
+    return documents if documents.starts_K.is_cuda and dtype is torch.bfloat16 else documents.mask()
+
+
+def _within_documents(q_BTNH: Tensor, k_BTNH: Tensor, v_BTNH: Tensor, documents: Documents) -> Tensor:
+    """By a kernel that takes rows of different lengths; torch's own where flash-attn is not."""
+    q, k, v = (x.flatten(0, 1) for x in (q_BTNH, k_BTNH, v_BTNH))
+    starts, T = documents.starts_K, documents.length
+    if (kernel := kernel_name(q_BTNH.device, q_BTNH.dtype)) == "SDPA":
+        from torch.nn.attention.varlen import varlen_attn
+
+        out = varlen_attn(q, k, v, starts, starts, T, T, window_size=(-1, 0))
+    else:
+        if kernel == "flash-attn 3":
+            from flash_attn_interface import flash_attn_varlen_func  # pyright: ignore[reportMissingImports]
+        else:
+            from flash_attn import flash_attn_varlen_func  # pyright: ignore[reportMissingImports]
+        deterministic = torch.are_deterministic_algorithms_enabled()
+        out = flash_attn_varlen_func(q, k, v, starts, starts, T, T, causal=True, deterministic=deterministic)
+    return (out[0] if isinstance(out, tuple) else out).view_as(q_BTNH)
 
 
 def _flash_attention(q_BTNH: Tensor, k_BSNH: Tensor, v_BSNH: Tensor) -> Tensor:

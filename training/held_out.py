@@ -24,9 +24,9 @@ def held_out_losses(job: Job, engine: Any) -> tuple[HeldOutLoss, ...]:
             continue
         for start in range(0, n, job.micro_batch * place.world_size):  # as many passes on every rank: ZeRO-3 gathers in them
             indices = start + place.rank * job.micro_batch + np.arange(job.micro_batch)
-            tokens_BT = torch.from_numpy(reader.read(np.minimum(indices, n - 1))).to(place.device)
+            hosted_BT = torch.from_numpy(reader.read(np.minimum(indices, n - 1)))
             valid_B = torch.from_numpy(indices < n).to(place.device)
-            loss_sum += (engine(tokens_BT, valid_B).loss_B * valid_B).sum()
+            loss_sum += (engine(hosted_BT.to(place.device), valid_B, job.starts(hosted_BT)).loss_B * valid_B).sum()
         n_predictions = n * (train.sequence_length - 1)
         losses.append(HeldOutLoss(stream=stream, loss=zero.total(place, loss_sum)[0] / n_predictions, n_tokens=n_predictions))
     engine.train()

@@ -2,11 +2,13 @@
 
 from typing import NamedTuple
 
+from torch import Tensor
+
 from data_prep.cache import Cache, default_folder
 from data_prep.config import StreamName
 from data_prep.manifest import Split
 from data_prep.reader import AHEAD_BLOCKS, SequenceReader
-from training import preflight, record, throughput, zero
+from training import documents, preflight, record, throughput, zero
 from training.config import RunConfig
 
 
@@ -33,6 +35,12 @@ class Job(NamedTuple):
 
     def _flops_per_second(self, tokens_per_second: float) -> float:
         return tokens_per_second * self.run.train.model.flops_per_token(self.run.train.sequence_length) / self.place.world_size
+
+    def starts(self, tokens_BT: Tensor) -> Tensor | None:
+        """Where documents begin in these tokens of host memory, on the device, if attention is to know."""
+        if not self.run.train.document_mask:
+            return None
+        return documents.starts(tokens_BT, self.inputs.eos_id).to(self.place.device, non_blocking=True)
 
     def reader(self, stream: StreamName, split: Split) -> SequenceReader:
         """Sequences of a split; those trained on are read ahead, and remote blocks shared with the node's other ranks."""

@@ -46,11 +46,13 @@ class TrainedOLMo(OLMo):
         self.z_loss = z_loss
         self.compiled_loss = False
 
-    def forward(self, tokens_BT: Tensor, weight_B: Tensor) -> Objective:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The objective of these rows; weight_B: what a nat of each row's loss counts in it, 0 for padding."""
-        return objective(
-            self.hidden(tokens_BT), self.embedding.weight, tokens_BT, weight_B, z_loss=self.z_loss, compiled=self.compiled_loss
-        )
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, tokens_BT: Tensor, weight_B: Tensor, starts_K: Tensor | None = None
+    ) -> Objective:
+        """The objective of these rows. weight_B: what a nat of each row's loss counts in it, 0 for padding; starts_K: where
+        documents begin, if none may see another."""
+        x_BTD = self.hidden(tokens_BT, starts_K=starts_K)
+        return objective(x_BTD, self.embedding.weight, tokens_BT, weight_B, z_loss=self.z_loss, compiled=self.compiled_loss)
 
 
 def objective(

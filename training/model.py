@@ -20,8 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data_prep.records import ConfigurationError
-from training.attention import attend, causal_mask
+from training.attention import Mask, attend, causal_mask, documents_mask
 from training.config import ModelConfig
+from training.documents import Documents
 
 
 class KVCache:
@@ -64,13 +65,26 @@ class OLMo(nn.Module):
         """
         return self.unembed(self.hidden(tokens_BT, cache=cache, padding_B=padding_B))
 
-    def hidden(self, tokens_BT: Tensor, *, cache: KVCache | None = None, padding_B: Tensor | None = None) -> Tensor:
-        """`forward` without the last product: normed hidden states, [B, T, D]. V is large; unembed only what is needed."""
+    def hidden(
+        self,
+        tokens_BT: Tensor,
+        *,
+        cache: KVCache | None = None,
+        padding_B: Tensor | None = None,
+        starts_K: Tensor | None = None,
+    ) -> Tensor:
+        """`forward` without the last product: normed hidden states, [B, T, D]. V is large; unembed only what is needed.
+
+        starts_K: where documents begin (documents.py), none of which then sees another; without a cache or padding.
+        """
         start, T = cache.length if cache else 0, tokens_BT.shape[1]
         if cache and start + T > cache.max_length:
             raise ConfigurationError(f"the KV cache holds {cache.max_length} positions, {start} are taken, {T} more do not fit")
         positions_BT = torch.arange(start, start + T, device=tokens_BT.device)[None]
-        mask_BTS = None
+        mask_BTS: Mask = None
+        if starts_K is not None:
+            documents = Documents(starts_K, *tokens_BT.shape)
+            positions_BT, mask_BTS = documents.positions(), documents_mask(documents, self.embedding.weight.dtype)
         if padding_B is not None:
             positions_BT = (positions_BT - padding_B[:, None]).clamp(min=0)
             mask_BTS = causal_mask(T, start + T, padding_B=padding_B)
@@ -113,7 +127,7 @@ class Block(nn.Module):
         self.mlp_norm = LayerNorm(config.norm_eps)
         self.mlp = MLP(config)
 
-    def forward(self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor], mask_BTS: Tensor | None, cache: KVCache | None) -> Tensor:
+    def forward(self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor], mask_BTS: Mask, cache: KVCache | None) -> Tensor:
         x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), rotation, mask_BTS, cache)
         return x_BTD + self.mlp(self.mlp_norm(x_BTD))
 
@@ -133,7 +147,7 @@ class Attention(nn.Module):
         self.qkv = Linear(config.d_model, 3 * config.d_model)
         self.out = Linear(config.d_model, config.d_model)
 
-    def forward(self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor], mask_BTS: Tensor | None, cache: KVCache | None) -> Tensor:
+    def forward(self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor], mask_BTS: Mask, cache: KVCache | None) -> Tensor:
         q_BTNH, k_BTNH, v_BTNH = (part.unflatten(-1, (self.n_heads, -1)) for part in self.qkv(x_BTD).chunk(3, dim=-1))
         q_BTNH, k_BTNH = rotate(q_BTNH, *rotation), rotate(k_BTNH, *rotation)
         k_BSNH, v_BSNH = cache.append(self.layer, k_BTNH, v_BTNH) if cache else (k_BTNH, v_BTNH)

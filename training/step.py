@@ -28,7 +28,7 @@ def take_step(job: Job, engine: Any, guard: Guard, batch: Batch) -> tuple[Tensor
     scale = job.place.world_size / (batch.n_valid * (job.run.train.sequence_length - 1))
     for start in range(0, len(tokens_BT), job.micro_batch):
         rows = slice(start, start + job.micro_batch)
-        objective, loss_B = engine(tokens_BT[rows], valid_B[rows] * scale)
+        objective, loss_B = engine(tokens_BT[rows], valid_B[rows] * scale, job.starts(batch.tokens[rows]))
         loss_S += (loss_B[:, None] * sources_BS[rows]).sum(0)
         zero.descend(engine, objective, last=rows.stop == len(tokens_BT))
     return loss_S, guard.settle()
