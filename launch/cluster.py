@@ -2,7 +2,7 @@
 
 One run trains as one gang of Ray Train workers, each of which calls `training.loop.train` exactly as the `deepspeed`
 launcher would; one evaluation is one task. What is wrong with the settings or the data is raised once and not tried again;
-anything else (a killed rank, a lost node) restarts the gang, which resumes from its last checkpoint.
+anything else (a killed rank, a lost node, a SIGTERM) restarts the gang, which resumes from its last checkpoint.
 """
 
 import os
@@ -67,6 +67,7 @@ def _train(root: str, run: RunConfig, n_ranks: int, use_gpu: bool) -> None:
     trainer = TorchTrainer(
         _rank,
         train_loop_config={"root": root, "run": records.to_json(run)},
+        torch_config=_stoppable(),
         scaling_config=ScalingConfig(num_workers=n_ranks, use_gpu=use_gpu),
         run_config=GangConfig(
             name=run.run_id,
@@ -86,6 +87,30 @@ def _train(root: str, run: RunConfig, n_ranks: int, use_gpu: bool) -> None:
         storage.delete(storage.join(root, "ray", run.run_id, ".validate_storage_marker"))  # all that Ray Train keeps there
     if refusal is not None:
         raise ConfigurationError(refusal)
+
+
+def _stoppable() -> Any:
+    """Ray Train's torch set-up, which also makes SIGTERM ask a worker's training to stop: signals are handled on a process's
+    main thread, where Ray runs what it executes on a worker, and not on the thread that trains."""
+    from ray.train.torch import TorchConfig
+
+    class Backend(TorchConfig().backend_cls):
+        def on_start(self, worker_group: Any, backend_config: Any) -> None:
+            super().on_start(worker_group, backend_config)
+            worker_group.execute(_install)
+
+    class Config(TorchConfig):
+        @property
+        def backend_cls(self) -> Any:
+            return Backend
+
+    return Config()
+
+
+def _install() -> None:
+    from training import stopping
+
+    stopping.install()
 
 
 def _rank(config: dict[str, str]) -> str | None:

@@ -97,14 +97,14 @@ class Checkpoints:
         self._committed: Future[None] | None = None  # on rank 0
         self._given_up = threading.Event()
 
-    def save(self, engine: Any, step: int, train_seconds: float, extra: dict[str, Tensor]) -> None:
-        """Copy the whole state, and `extra` tensors that all ranks have alike, and publish them in the background; left out if
-        the save before takes too long.
+    def save(self, engine: Any, step: int, train_seconds: float, extra: dict[str, Tensor], *, in_any_case: bool = False) -> None:
+        """Copy the whole state, and `extra` tensors that all ranks have alike, and publish them in the background. Left out if
+        the save before takes too long, unless it is wanted in any case.
 
         Raises StorageError on every rank when MAX_FAILED saves in a row could not be published.
         """
         start = perf_counter()
-        if not self._ended(self._train.checkpoint_wait_seconds):
+        if not self._ended(None if in_any_case else self._train.checkpoint_wait_seconds):
             if self._place.rank == 0:
                 telemetry.emit("hormesis_checkpoints_skipped", 1, run=self._label)
                 telemetry.logger.warning(
@@ -167,7 +167,7 @@ class Checkpoints:
         `step`. For rank 0."""
         folders = self._folders()
         past = sorted(name for name in folders if name <= _name(step))
-        kept = set(past[len(past) - keep :] if keep else [])
+        kept = set(past[max(0, len(past) - keep) :])
         if self._train.keep_every_steps:
             kept |= {name for name in past if int(name.removeprefix("step-")) % self._train.keep_every_steps == 0}
         for name in folders.keys() - kept:

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from data_prep import storage
-from data_prep.records import ConfigurationError, digest
-from training import compute, fitting, preflight, record, throughput, zero, zero_state
+from data_prep.records import ConfigurationError, Interrupted, digest
+from training import compute, fitting, preflight, record, stopping, throughput, zero, zero_state
 from training.batches import Batches
 from training.checkpoint import Checkpoints, Identity
 from training.config import RunConfig
@@ -36,7 +36,8 @@ from training.watchdog import Watchdog
 def train(root: str, run: RunConfig, *, deepspeed_overlay: dict[str, Any] | None = None) -> RunRecord:
     """Train `run` below the object root, or return its record if it is done. Call it on every rank alike.
 
-    Raises ConfigurationError, ArtefactMissing or ArtefactCorrupt for what running again cannot cure.
+    Raises ConfigurationError, ArtefactMissing or ArtefactCorrupt for what running again cannot cure, and Interrupted when it has
+    stopped because it was asked to (stopping.py).
     """
     done = record.find(root, run.run_id)
     if done:
@@ -82,7 +83,7 @@ def _attempt(job: Job, settings: dict[str, Any], ends: list[int]) -> RunRecord:
     try:
         with Watchdog(job) as watchdog:
             outcome = _steps(job, engine, guard, watchdog, checkpoints, journal, first, seconds)
-    except Rewind:
+    except (Rewind, Interrupted):
         checkpoints.finish()
         zero.release(engine)
         raise
@@ -118,13 +119,15 @@ def _steps(
     observer = Observer(job, engine)
     watch, meter = throughput.Stopwatch(place.device, seconds), Meter(job, guard, observer, first, seconds)
     held_out: tuple[HeldOutLoss, ...] = ()
+    stop = stopping.Agreement(job.place)
     watch.start()
     watchdog.expect("batch")
     for batch, waited in compute.uncollected(batches.ahead(first, n_steps)):
         watchdog.expect("step")
         rate, done = learning_rate(train, batch.step, n_steps), batch.step + 1
         zero.set_learning_rate(engine, rate)
-        saves = done < n_steps and _due(done, train.checkpoint_every_steps, n_steps)
+        stops = stop.reached() and done < n_steps
+        saves = stops or (done < n_steps and _due(done, train.checkpoint_every_steps, n_steps))
         logs = saves or _due(done, train.log_every_steps, n_steps)  # a resumed run begins with an empty meter
         observer.look(logs)
         meter.add(batch, waited, *take_step(job, engine, guard, batch))
@@ -146,8 +149,10 @@ def _steps(
             watchdog.expect("checkpoint")
             if journal:
                 journal.publish()
-            checkpoints.save(engine, done, seconds, guard.state())
+            checkpoints.save(engine, done, seconds, guard.state(), in_any_case=stops)
             watch.start()
+        if stops:
+            raise Interrupted(f"run {run.run_id} stopped at step {done} of {n_steps}, as asked; the same command goes on")
         watchdog.expect("batch")
     return Outcome(held_out, watch.stop(), guard.skipped(), guard.n_rewinds)
 

@@ -7,20 +7,32 @@ The run was planned by launch/sweep.py, which wrote what is asked to runs/<run>/
 done (train.micro_batch=8, train.zero_stage=3): those settings are not part of the run's identity. Anything else would train
 another run under this one's name, and is refused.
 
-A run that is done is left alone, one that was interrupted goes on. Exit status 0: its record exists; 2: refused, with the reason.
+A run that is done is left alone, one that was interrupted goes on. Exit status 0: its record exists; 2: refused, with the reason;
+75: SIGTERM came, and it stopped with a checkpoint: the same command goes on. (A launcher that got the signal itself may say 1.)
 """
 
 import argparse
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from data_prep import telemetry
-from data_prep.records import ArtefactCorrupt, ConfigurationError, HormesisError, StorageError, digest, override
+from data_prep.records import (
+    ArtefactCorrupt,
+    ConfigurationError,
+    HormesisError,
+    Interrupted,
+    StorageError,
+    digest,
+    override,
+)
 from training.config import RunConfig
-from training.record import load_config, run_uri
+from training.record import RunRecord, load_config, run_uri
+
+INTERRUPTED = 75  # EX_TEMPFAIL: try again later
 
 
 def main() -> int:
@@ -30,14 +42,27 @@ def main() -> int:
         run = _with_overrides(load_config(args.out, args.run), args.set)
         overlay = _overlay(args.deepspeed_config)
 
-        from training import loop, zero  # only now torch: --help and a bad flag answer at once
+        from training import loop, stopping, zero  # only now torch: --help and a bad flag answer at once
 
-        made = loop.train(args.out, run, deepspeed_overlay=overlay)
-        if zero.world_from_environment()[0] == 0:
-            _report(args.out, made)
+        stopping.install()
+        status = _train(args.out, lambda: loop.train(args.out, run, deepspeed_overlay=overlay))
         zero.disconnect()
     except HormesisError as error:
         return _refuse(error)
+    return status
+
+
+def _train(root: str, train: Callable[[], RunRecord]) -> int:
+    """Train and say on rank 0 what came of it; the exit status."""
+    is_first = os.environ.get("RANK", "0") == "0"
+    try:
+        made = train()
+    except Interrupted as stop:
+        if is_first:
+            telemetry.logger.warning("%s", stop)
+        return INTERRUPTED
+    if is_first:
+        _report(root, made)
     return 0
 
 
@@ -82,7 +107,7 @@ def _overlay(file: str | None) -> dict[str, Any] | None:
     return overlay
 
 
-def _report(root: str, made: Any) -> None:
+def _report(root: str, made: RunRecord) -> None:
     held_out = ", ".join(f"{part.stream} {part.loss:.3f}" for part in made.held_out)
     telemetry.logger.info(
         "%s is trained: loss %.3f, held out %s, %s tokens/s of %.3g FLOPs (%s): MFU %.2f of %s, %.2f of a measured product; see %s",

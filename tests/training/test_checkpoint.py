@@ -84,10 +84,9 @@ def test_a_checkpoint_of_one_stage_resumes_in_another(plan: Plan, tmp_path: Path
 
 
 def test_the_newest_checkpoints_are_kept_and_none_after_the_record_if_none_are_asked_for(plan: Plan, tmp_path: Path):
-    two, none = (
-        plan("two", checkpoint_every_steps=1, keep_checkpoints=2),
-        plan("none", checkpoint_every_steps=1, keep_checkpoints=0),
-    )
+    six, two, none = (plan(str(n), checkpoint_every_steps=1, keep_checkpoints=n) for n in (6, 2, 0))
+    loop.train(str(tmp_path), six)
+    assert kept(tmp_path, six) == [f"step-{step:08d}" for step in range(1, 6)]
     loop.train(str(tmp_path), two)
     assert kept(tmp_path, two) == ["step-00000004", "step-00000005"]
     loop.train(str(tmp_path), none)

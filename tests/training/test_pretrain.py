@@ -8,14 +8,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from socket import socket
 from typing import Any, NamedTuple
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from data_prep import storage
 from training import loop
 from training.config import RunConfig
 from training.record import find
@@ -23,7 +26,7 @@ from training.record import find
 HERE = Path(__file__).parent
 PRETRAIN = HERE.parents[1] / "training" / "pretrain.py"
 TIMED = ("tokens_per_second", "mfu_ratio", "matmul_ratio", "data_wait_seconds", "train_seconds", "memory_bytes")
-TRIES = ("ray", "killed@5", "killed", "three@5", "three", "uneven", "bad!3!1", "worse!3!0!1", "compiled")
+TRIES = ("ray", "killed@5", "killed", "three@5", "three", "uneven", "bad!3!1", "worse!3!0!1", "compiled", "stopped", "straight")
 ENVIRONMENT = os.environ | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
 
 Plan = Callable[..., RunConfig]
@@ -35,6 +38,7 @@ class Gang(NamedTuple):
     root: Path
     launched: RunConfig
     said: list[list[str]]  # a line for each try, of each rank of the second launch
+    status: int = 0  # of the launch of "stopped", whose rank 1 got SIGTERM
 
     def result(self, run_id: str) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
         """The trained weights and what was seen, without what a clock said."""
@@ -66,7 +70,12 @@ def gang(planner: Callable[[Path], Plan], tmp_path_factory: pytest.TempPathFacto
     deepspeed = [Path(sys.executable).with_name("deepspeed"), "--num_gpus", "2", "--master_port", free_port(), PRETRAIN]
     done = pretrain("--out", root, "--run", "launched", "--deepspeed_config", overlay, command=deepspeed)
     assert find(str(root), "launched"), done.stdout[-3000:] + done.stderr[-3000:]
-    return Gang(root, launched, run_gang(root, *TRIES))
+    long = plan("long", n_clean=20, n_toxic=380, micro_batch=2, log_every_steps=20, checkpoint_every_steps=20)
+    for run_id in ("stopped", "straight"):
+        changes = {"run_id": run_id, "mixture": replace(long.mixture, max_toxic_epochs=100.0)}
+        storage.save(replace(long, **changes), str(root / "runs" / run_id / "run.json"))
+    status = stop(root, "stopped", [*deepspeed[:-2], free_port(), PRETRAIN])
+    return Gang(root, launched, run_gang(root, *TRIES), status)
 
 
 def test_the_deepspeed_launcher_and_a_ray_gang_give_the_same_run_bit_for_bit(gang: Gang):
@@ -84,6 +93,19 @@ def test_a_run_that_died_on_two_ranks_resumes_bit_for_bit_on_two(gang: Gang):
     for said in gang.said:
         assert said[:3] == ["ray: [0, 1, 2, 3, 4, 5] ", "killed@5: [0, 1, 2, 3, 4] died", "killed: [4, 5] "]
     assert_same(gang.result("ray"), gang.result("killed"))
+
+
+def test_a_launched_run_whose_rank_gets_sigterm_saves_exits_with_75_and_goes_on_bit_for_bit(gang: Gang):
+    assert gang.status == 75
+    for said in gang.said:
+        stopped, straight = (json.loads(line.split(": ")[1]) for line in said[-2:])
+        assert straight == list(range(100)) and stopped == list(range(stopped[0], 100)) and stopped[0] % 20
+    (weights, lines), (straight_weights, straight_lines) = gang.result("stopped"), gang.result("straight")
+    assert {name: value.tolist() for name, value in weights.items()} == {
+        name: value.tolist() for name, value in straight_weights.items()
+    }
+    losses = [{line["step"]: line["loss"] for line in each if line["step"] % 20 == 0} for each in (lines, straight_lines)]
+    assert losses[0] == losses[1]
 
 
 def test_stage_3_on_two_ranks_trains_the_same_model_and_resumes(gang: Gang):
@@ -182,6 +204,19 @@ def assert_close(a: Any, b: Any) -> None:
 def pretrain(*flags: Any, command: Any = (sys.executable, PRETRAIN)) -> subprocess.CompletedProcess[str]:
     parts = [str(part) for part in (*command, *flags)]
     return subprocess.run(parts, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
+
+
+def stop(root: Path, run_id: str, command: list[Any]) -> int:
+    """Launch a run on two ranks, send SIGTERM to the second one after the first checkpoint, and return the launcher's status."""
+    parts = [str(part) for part in (*command, "--out", root, "--run", run_id)]
+    launcher = subprocess.Popen(parts, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=ENVIRONMENT)
+    while launcher.poll() is None and not list((root / "runs" / run_id / "checkpoints").glob("*/commit.json")):
+        time.sleep(0.02)
+    ranks = {process.environ().get("RANK"): process for process in psutil.Process(launcher.pid).children(recursive=True)}
+    ranks["1"].terminate()
+    said, _ = launcher.communicate(timeout=120)
+    assert not find(str(root), run_id), said[-3000:]
+    return launcher.returncode
 
 
 def run_gang(root: Path, *tries: str) -> list[list[str]]:
