@@ -45,6 +45,10 @@ KEPT = (  # by name: what is not installed, or of another device, is simply neve
 
 def prepare(model: TrainedOLMo, train: TrainConfig, device: torch.device) -> None:
     """Make `model`, before DeepSpeed takes it, run as these settings say on this device."""
+    if train.fp8:
+        from training import fp8
+
+        fp8.convert(model, device)
     model.compiled_loss = compiled = _compiles(train, device)
     for block in model.blocks:
         forward = _checkpointed(block.forward, train.activation_checkpointing)
@@ -59,6 +63,7 @@ def described(train: TrainConfig, device: torch.device) -> dict[str, str]:
         "attention": kernel_name(device, torch.bfloat16 if train.precision == "bf16" else torch.float32),
         "compiled": "each block, the loss" if _compiles(train, device) else "nothing",
         "activation checkpointing": train.activation_checkpointing,
+        "products": "FP8 in the blocks" if train.fp8 else train.precision,
     }
 
 

@@ -86,6 +86,7 @@ class TrainConfig:
     zero_stage: what the ranks share out, see zero.py. offload_optimizer: the fp32 weights and averages lie in host memory, and
     AdamW runs there: it saves 12 bytes a parameter on the device, and costs the time of their copies.
     z_loss: ζ of the term ζ·log²Z in the objective (PaLM took 1e-4); the losses reported are without it.
+    fp8: products of the blocks in 8-bit floats (fp8.py).
     document_mask: attention and positions stay within documents (documents.py); evaluation reads its windows whole all the same.
     spike_sigma: a step whose loss or gradient norm is that many σ above the last ones' mean is skipped (guards.py); 0: only one
     that is not finite.
@@ -122,6 +123,7 @@ class TrainConfig:
     gradient_clip: float = 1.0
     z_loss: float = 0.0
     document_mask: bool = False
+    fp8: bool = False
     spike_sigma: float = 6.0
     max_bad_steps: int = 5
     precision: Literal["bf16", "fp32"] = "bf16"
