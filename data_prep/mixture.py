@@ -25,6 +25,7 @@ reads, so the sets nest with their multiplicities. S is known when the stream is
 
 import math
 from bisect import bisect_left
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -61,6 +62,7 @@ class Mixture:
     """n_clean and n_toxic sequences, in global batches of batch_size rows; the last batch may be short (padded).
 
     first_batch, batch_warmup_steps: rows of the first batch (0: batch_size), and the steps until the batch has grown from it.
+    line: (N_t, n) of the mixture of which this one is the first samples, so that both read the same; empty: it is its own.
     max_toxic_epochs: how often the toxic stream may be read through. It is a permission and changes nothing that is read, so
     it is no part of the mixture's identity: raising it for one ratio leaves the runs of the others as they are.
     """
@@ -71,6 +73,7 @@ class Mixture:
     seed: int
     first_batch: int = 0
     batch_warmup_steps: int = 0
+    line: tuple[int, ...] = ()
     max_toxic_epochs: float = operational(default=1.0)
 
     def __post_init__(self) -> None:
@@ -78,6 +81,11 @@ class Mixture:
             raise ConfigurationError(
                 f"mixture of {self.n_clean} clean and {self.n_toxic} toxic sequences in batches of {self.batch_size}: "
                 "needs at least one clean sequence and one row a batch; raise budget_tokens or shorten sequence_length"
+            )
+        if self.line and (self.line[1] < self.n_sequences or self.toxic_before(self.n_sequences) != self.n_toxic):
+            raise ConfigurationError(
+                f"a mixture of {self.n_clean} clean and {self.n_toxic} toxic sequences is not the first samples of one with "
+                f"{self.line[0]} toxic in {self.line[1]}; take those of `first_of`"
             )
         check_growth(self.batch_size, self.first_batch, self.batch_warmup_steps)
         if not 1 <= self.max_toxic_epochs < math.inf:
@@ -108,12 +116,23 @@ class Mixture:
 
     def toxic_before(self, k: int) -> int:
         """t(k): how many of the first k samples are toxic."""
-        return k * self.n_toxic // self.n_sequences
+        n_toxic, n = self.line or (self.n_toxic, self.n_sequences)
+        return k * n_toxic // n
+
+    def first_of(self, n_clean: int | None = None, n_sequences: int | None = None) -> "Mixture":
+        """The mixture of this one's first samples: as many as hold n_clean clean ones, or n_sequences."""
+        if n_clean is not None:
+            n_sequences = (n_clean - 1) * self.n_sequences // self.n_clean + 1
+        assert n_sequences is not None
+        n_toxic = self.toxic_before(n_sequences)
+        line = self.line or (self.n_toxic, self.n_sequences)
+        return replace(self, n_clean=n_sequences - n_toxic, n_toxic=n_toxic, line=line)
 
     def rows(self, step: int) -> Rows:
         """The rows of global batch `step`, in the order the ranks take them."""
         k = np.arange(self._rows_cut(step), self._rows_cut(step + 1), dtype=np.int64)
-        before, after = k * self.n_toxic // self.n_sequences, (k + 1) * self.n_toxic // self.n_sequences
+        n_toxic, n = self.line or (self.n_toxic, self.n_sequences)
+        before, after = k * n_toxic // n, (k + 1) * n_toxic // n
         toxic = after > before
         index = np.where(toxic, before, k - before)
         padding = k >= self.n_sequences

@@ -7,6 +7,7 @@ from data_prep.config import DataConfig
 from data_prep.mixture import Budget, Mixture, sequences_for
 from data_prep.records import ConfigurationError, digest, operational, record
 from eval.config import EvalConfig
+from training import branching
 from training.config import RunConfig, TrainConfig
 
 NAME = "experiment.json"
@@ -19,6 +20,8 @@ class Experiment:
     budget_tokens, budget: the clean tokens of every run, the toxic ones on top of them, as in the paper (clean_fixed); or all
         tokens of every run, the toxic ones in place of clean ones (total_fixed).
     max_toxic_epochs: how often a run may read the toxic stream through; a ratio that would need more is refused.
+    trunk_tokens: the budget_tokens of the same experiment, run before and longer, whose runs these branch off; 0: they do not. It
+        changes which samples are toxic by less than a row, and the warm-up to the trunk's; each run starts from its checkpoints.
     n_ranks: data-parallel ranks of one run. use_gpu: one GPU for each of them.
     """
 
@@ -30,6 +33,7 @@ class Experiment:
     seeds: tuple[int, ...]
     budget_tokens: int
     budget: Budget = "clean_fixed"
+    trunk_tokens: int = 0
     max_toxic_epochs: float = operational(default=1.0)  # a permission: it changes no run, only which ones are refused
     n_ranks: int = operational(default=1)
     use_gpu: bool = operational(default=False)
@@ -52,8 +56,12 @@ class Experiment:
         return tuple(self._run(ratio, seed) for seed in self.seeds for ratio in self.ratios)
 
     def _run(self, ratio: float, seed: int) -> RunConfig:
+        if self.trunk_tokens:
+            trunk = replace(self, budget_tokens=self.trunk_tokens, trunk_tokens=0)._run(ratio, seed)
+            n = self.budget_tokens // self.train.sequence_length
+            return _named(branching.branch(trunk, **{"n_clean" if self.budget == "clean_fixed" else "n_sequences": n}))
         n_clean, n_toxic = sequences_for(self.budget_tokens, ratio, self.train.sequence_length, self.budget)
-        anonymous = RunConfig(
+        run = RunConfig(
             run_id="",
             clean=layout.stream_uri(self.data, "clean"),
             toxic=layout.stream_uri(self.data, "toxic"),
@@ -71,12 +79,16 @@ class Experiment:
             ),
             train=self.train,
         )
-        return replace(anonymous, run_id=f"toxic-{_two_decimals(ratio)}-s{seed}-{digest(anonymous)[:8]}")
+        return _named(run)
 
 
 def load(root: str) -> Experiment:
     """The experiment last started under `root`."""
     return storage.load(Experiment, storage.join(root, NAME))
+
+
+def _named(anonymous: RunConfig) -> RunConfig:
+    return replace(anonymous, run_id=f"toxic-{_two_decimals(anonymous.toxic_ratio)}-s{anonymous.seed}-{digest(anonymous)[:8]}")
 
 
 def _two_decimals(ratio: float) -> str:

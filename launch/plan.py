@@ -55,14 +55,15 @@ def cost(run: RunConfig, n_ranks: int, device: Device, mfu: float) -> RunCost:
 
 def _memory(train: TrainConfig, n_ranks: int) -> int:
     """Bytes a rank holds at the peak: ZeRO-partitioned states, activations of one micro-batch, its logits in fp32."""
-    n, model = train.model.n_parameters, train.model
+    n, model = train.model.n_parameters // train.tensor_parallel, train.model
+    n_data_ranks = n_ranks // train.tensor_parallel
     weight_bytes = 2 if train.precision == "bf16" else 4
-    share = [n_ranks if train.zero_stage >= stage else 1 for stage in (1, 2, 3)]
+    share = [n_data_ranks if train.zero_stage >= stage else 1 for stage in (1, 2, 3)]
     states = (0 if train.offload_optimizer else 12 * n // share[0]) + weight_bytes * n // share[1] + weight_bytes * n // share[2]
     micro_batch, _ = train.passes(n_ranks)
     positions = micro_batch * train.sequence_length
-    activations = positions * model.n_layers * weight_bytes * (9 * model.d_model + 4 * model.d_mlp)
-    logits = positions * model.vocab_size * (weight_bytes + 8)
+    activations = positions * model.n_layers * weight_bytes * (9 * model.d_model + 4 * model.d_mlp) // train.tensor_parallel
+    logits = positions * model.vocab_size * (weight_bytes + 8) // train.tensor_parallel
     return states + activations + logits
 
 

@@ -91,7 +91,9 @@ def uncollected(items: Iterable[T]) -> Iterator[T]:
 
 
 def _compiles(train: TrainConfig, device: torch.device) -> bool:
-    return train.compile == "on" or (train.compile == "auto" and device.type == "cuda")
+    if train.compile == "auto":  # megatron-core's layers, which talk to other ranks, are compiled only where that is asked for
+        return device.type == "cuda" and train.tensor_parallel == 1
+    return train.compile == "on"
 
 
 def _checkpointed(forward: Callable[..., Any], how: str) -> Callable[..., Any]:

@@ -85,6 +85,7 @@ class TrainConfig:
     spent decaying, for wsd. min_learning_rate_ratio: of the peak.
     zero_stage: what the ranks share out, see zero.py. offload_optimizer: the fp32 weights and averages lie in host memory, and
     AdamW runs there: it saves 12 bytes a parameter on the device, and costs the time of their copies.
+    tensor_parallel: ranks that share every matrix and train on the same rows, see tensor_parallel.py.
     z_loss: ζ of the term ζ·log²Z in the objective (PaLM took 1e-4); the losses reported are without it.
     fp8: products of the blocks in 8-bit floats (fp8.py).
     document_mask: attention and positions stay within documents (documents.py); evaluation reads its windows whole all the same.
@@ -129,6 +130,7 @@ class TrainConfig:
     precision: Literal["bf16", "fp32"] = "bf16"
     zero_stage: Literal[0, 1, 2, 3] = operational(default=1)
     offload_optimizer: bool = operational(default=False)
+    tensor_parallel: int = operational(default=1)
     held_out_sequences: int = 64
     threads_per_rank: int = operational(default=1)
     compile: Literal["auto", "on", "off"] = operational(default="auto")
@@ -155,6 +157,19 @@ class TrainConfig:
                 f"training: sequence_length {self.sequence_length}, global_batch {self.global_batch}, micro_batch "
                 f"{self.micro_batch}; expected at least 2, 1 and 0"
             )
+        shared = {"n_heads": self.model.n_heads, "d_mlp": self.model.d_mlp, "vocab_size": self.model.vocab_size}
+        if odd := {name: value for name, value in shared.items() if self.tensor_parallel < 1 or value % self.tensor_parallel}:
+            raise ConfigurationError(
+                f"train.tensor_parallel {self.tensor_parallel} does not divide the model's "
+                f"{', '.join(f'{name} {value:,}' for name, value in odd.items())}; take a number of ranks that does"
+            )
+        if self.micro_batch == "auto" and self.tensor_parallel > 1:
+            raise ConfigurationError("train.micro_batch auto tries a whole model; with train.tensor_parallel, give it a number")
+        if self.zero_stage == 0 and self.precision == "bf16" and self.tensor_parallel > 1:
+            raise ConfigurationError(
+                "train.zero_stage 0 in bf16 with train.tensor_parallel: DeepSpeed's gradient norm leaves out the other ranks' "
+                "parts there; take zero_stage 1"
+            )
         if self.offload_optimizer and self.zero_stage == 0:
             raise ConfigurationError(
                 "train.offload_optimizer needs train.zero_stage 1, 2 or 3, it is 0: DeepSpeed moves only what is shared out"
@@ -166,21 +181,27 @@ class TrainConfig:
             )
 
     def passes(self, world_size: int) -> tuple[int, int]:
-        """(micro_batch, accumulation) on `world_size` data-parallel ranks; their product × ranks is the global batch. Where the
+        """(micro_batch, accumulation) on `world_size` ranks; their product × data-parallel ranks is the global batch. Where the
         micro-batch is yet to be found, the largest it can be."""
-        smallest = self.first_batch or self.global_batch
-        per_rank = smallest // world_size
-        if per_rank * world_size != smallest:
+        n_data_ranks, left = divmod(world_size, self.tensor_parallel)
+        if left:
             raise ConfigurationError(
-                f"{world_size} ranks cannot share a global batch of {smallest} rows evenly; use a number of ranks that divides it, "
-                f"or change train.{'first_batch' if self.first_batch else 'global_batch'}"
+                f"{world_size} ranks cannot be shared out in gangs of train.tensor_parallel {self.tensor_parallel}; use a multiple"
+            )
+        smallest = self.first_batch or self.global_batch
+        per_rank = smallest // n_data_ranks
+        if per_rank * n_data_ranks != smallest:
+            gangs = f" (gangs of {self.tensor_parallel})" if self.tensor_parallel > 1 else ""
+            raise ConfigurationError(
+                f"{n_data_ranks} ranks{gangs} cannot share a global batch of {smallest} rows evenly; use a number of ranks that "
+                f"divides it, or change train.{'first_batch' if self.first_batch else 'global_batch'}"
             )
         micro = per_rank if self.micro_batch == "auto" else self.micro_batch or per_rank
         if per_rank % micro:
             raise ConfigurationError(
-                f"train.micro_batch {micro} does not divide the {per_rank} rows each of {world_size} ranks has in a step"
+                f"train.micro_batch {micro} does not divide the {per_rank} rows each of {n_data_ranks} ranks has in a step"
             )
-        return micro, self.global_batch // (world_size * micro)
+        return micro, self.global_batch // (n_data_ranks * micro)
 
 
 @record
@@ -188,7 +209,8 @@ class RunConfig:
     """One run, whole: written as run.json in its folder before it starts, read by training/pretrain.py.
 
     clean, toxic: folders of the token streams, relative to the object root; tokenizer: its JSON file, likewise.
-    toxic_ratio is what was asked; mixture holds what whole sequences make of it. `seed` is the model's init.
+    toxic_ratio is what was asked; mixture holds what whole sequences make of it. `seed` is the model's init. trunk: the longer run
+    whose first steps are this one's, and whose checkpoints it starts from (branching.py); without it, it starts from nothing.
     """
 
     run_id: str
@@ -199,3 +221,4 @@ class RunConfig:
     seed: int
     mixture: Mixture
     train: TrainConfig
+    trunk: str = operational(default="")

@@ -74,6 +74,9 @@ class Guard:
         for name, value in state.items():
             if name == "guard.n_rewinds":
                 self.n_rewinds = int(value)
+            elif name == "guard.skipped_K":  # a trunk has more steps than its branch
+                n = min(len(value), len(self.skipped_K))
+                self.skipped_K[:n] = value[:n]
             else:
                 getattr(self, name.removeprefix("guard.")).copy_(value)
 
@@ -140,7 +143,7 @@ class Guard:
     def _now(self) -> Tensor:
         """[the global batch's mean loss, its gradient's norm]; the ranks' losses are added up right after DeepSpeed's norms."""
         if self._loss is None:
-            zero.add_up(self._loss_S)
+            zero.add_up(self._loss_S, self._job.place.peers)
             self._loss = self._loss_S.sum() / self._n_predictions
         return torch.stack([self._loss, zero.grad_norm(self._engine).to(self._loss)])
 

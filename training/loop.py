@@ -15,10 +15,10 @@ import torch
 
 from data_prep import storage
 from data_prep.records import ConfigurationError, Interrupted, digest
-from training import compute, fitting, preflight, record, stopping, throughput, zero, zero_state
+from training import branching, compute, fitting, launcher, preflight, record, stopping, throughput, zero, zero_state
 from training.batches import Batches
-from training.checkpoint import Checkpoints, Identity
-from training.config import RunConfig
+from training.checkpoint import Checkpoints, Identity, Restored
+from training.config import RunConfig, TrainConfig
 from training.guards import Guard, Rewind
 from training.held_out import held_out_losses
 from training.job import Job
@@ -43,12 +43,11 @@ def train(root: str, run: RunConfig, *, deepspeed_overlay: dict[str, Any] | None
     if done:
         _expect_same(done.config, run, record.run_uri(root, run.run_id))
         return done
-    _, world_size = zero.world_from_environment()
+    _, world_size = launcher.world()
     zero.deepspeed_settings(run.train, world_size, deepspeed_overlay)  # what cannot be is refused here
     inputs = preflight.check(root, run)
     _be_deterministic(run)
-    place = zero.connect()
-    assert place.world_size == world_size, (place, world_size)
+    place = zero.connect(run.train.tensor_parallel)
     peak = throughput.peak(place, torch.bfloat16 if run.train.precision == "bf16" else torch.float32)
     micro_batch = fitting.micro_batch(run.train, place)
     settings = zero.deepspeed_settings(replace(run.train, micro_batch=micro_batch), world_size, deepspeed_overlay)
@@ -67,14 +66,14 @@ def _train(job: Job, settings: dict[str, Any]) -> RunRecord:
 
 def _attempt(job: Job, settings: dict[str, Any], ends: list[int]) -> RunRecord:
     run, rank = job.run, job.place.rank
-    model = TrainedOLMo(run.train.model, z_loss=run.train.z_loss)
+    model = _model(run.train)
     model.initialise(run.seed)
     compute.prepare(model, run.train, job.place.device)
     identity = Identity(digest(run), job.inputs.data_digest)
     checkpoints = Checkpoints(storage.join(job.uri, "checkpoints"), identity, job.place, run.run_id, run.train)
     engine = zero.initialise(model, settings)
     guard = Guard(job, engine)
-    found = checkpoints.restore(engine)
+    found = checkpoints.restore(engine) or _restored_from_trunk(job, engine)
     if found:
         guard.restore(found.extra)
     at, seconds = (found.commit.step, found.commit.train_seconds) if found else (0, 0.0)
@@ -102,6 +101,24 @@ def _attempt(job: Job, settings: dict[str, Any], ends: list[int]) -> RunRecord:
     return made
 
 
+def _restored_from_trunk(job: Job, engine: Any) -> Restored | None:
+    """A run that branches off another begins with its state; with its own from its first checkpoint on."""
+    if not job.run.trunk:
+        return None
+    trunk, n_shared = branching.trunk_of(job.root, job.run)
+    folder = storage.join(record.run_uri(job.root, trunk.run_id), "checkpoints")
+    its = Checkpoints(folder, Identity(digest(trunk), job.inputs.data_digest), job.place, job.run.run_id, job.run.train)
+    return its.restore(engine, at_most=n_shared)
+
+
+def _model(train: TrainConfig) -> TrainedOLMo:
+    if train.tensor_parallel == 1:
+        return TrainedOLMo(train.model, z_loss=train.z_loss)
+    from training.tensor_parallel import ParallelOLMo  # only here: it imports megatron-core
+
+    return ParallelOLMo(train.model, z_loss=train.z_loss)
+
+
 def _steps(
     job: Job,
     engine: Any,
@@ -115,7 +132,7 @@ def _steps(
     """Every step from `first` on, and after each what is due then."""
     run, train, n_steps = job.run, job.run.train, job.run.mixture.n_steps
     place, readers = job.place, (job.reader("clean", "train"), job.reader("toxic", "train"))
-    batches = Batches(run.mixture, *readers, place.rank, place.world_size, place.device)
+    batches = Batches(run.mixture, *readers, place.data_rank, place.n_data_ranks, place.device)
     observer = Observer(job, engine)
     watch, meter = throughput.Stopwatch(place.device, seconds), Meter(job, guard, observer, first, seconds)
     held_out: tuple[HeldOutLoss, ...] = ()

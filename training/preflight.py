@@ -12,7 +12,7 @@ from data_prep.config import StreamName
 from data_prep.manifest import Manifest
 from data_prep.records import ConfigurationError, digest
 from data_prep.tokenizer import Tokenizer
-from training import sinks
+from training import branching, sinks
 from training.config import RunConfig
 
 
@@ -58,6 +58,8 @@ def check(root: str, run: RunConfig) -> Inputs:
         )
     n_clean, n_toxic = (manifests[name].split_tokens("train") // train.sequence_length for name in ("clean", "toxic"))
     mixture.check_supply(run.mixture, n_clean, n_toxic, train.sequence_length)
+    if run.trunk:
+        branching.trunk_of(root, run)
     return Inputs(manifests, uris, _tokenizer_json(storage.join(root, run.tokenizer), clean))
 
 

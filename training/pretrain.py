@@ -1,7 +1,9 @@
 """ENTRY: `deepspeed training/pretrain.py …`: one planned run → one trained model and its RunRecord
 
     deepspeed --num_gpus 2 training/pretrain.py --out s3://bucket/study --run toxic-0.10-s0-3f9a1c2e
-    torchrun --nproc-per-node 2 training/pretrain.py …      python training/pretrain.py …   (one process)
+    torchrun --nproc-per-node 2 -- training/pretrain.py …   srun python training/pretrain.py …      python training/pretrain.py …
+
+(After `--`, torchrun does not take our --run for the beginning of its --run-path.)
 
 The run was planned by launch/sweep.py, which wrote what is asked to runs/<run>/run.json. `--set` may change how the work is
 done (train.micro_batch=8, train.zero_stage=3): those settings are not part of the run's identity. Anything else would train
@@ -29,6 +31,7 @@ from data_prep.records import (
     digest,
     override,
 )
+from training import launcher
 from training.config import RunConfig
 from training.record import RunRecord, load_config, run_uri
 
@@ -39,6 +42,7 @@ def main() -> int:
     args = _parse(sys.argv[1:])
     telemetry.configure()
     try:
+        os.environ.update(launcher.in_torchs_words(os.environ))
         run = _with_overrides(load_config(args.out, args.run), args.set)
         overlay = _overlay(args.deepspeed_config)
 
@@ -126,7 +130,7 @@ def _report(root: str, made: RunRecord) -> None:
 
 def _refuse(error: HormesisError) -> int:
     """One line: from rank 0, and from another rank for what it may have met alone."""
-    rank = int(os.environ.get("RANK", "0"))
+    rank, _ = launcher.world()
     if rank == 0 or isinstance(error, ArtefactCorrupt | StorageError):
         print(f"error: {f'rank {rank}: ' if rank else ''}{error}", file=sys.stderr)
     return 2

@@ -25,7 +25,7 @@ def take_step(job: Job, engine: Any, guard: Guard, batch: Batch) -> tuple[Tensor
     guard.expect(batch, loss_S)
     tokens_BT, valid_B, toxic_B = (part.to(device, non_blocking=True) for part in (batch.tokens, batch.valid, batch.toxic))
     sources_BS = torch.stack([~toxic_B & valid_B, toxic_B], dim=1)
-    scale = job.place.world_size / (batch.n_valid * (job.run.train.sequence_length - 1))
+    scale = job.place.n_data_ranks / (batch.n_valid * (job.run.train.sequence_length - 1))
     for start in range(0, len(tokens_BT), job.micro_batch):
         rows = slice(start, start + job.micro_batch)
         objective, loss_B = engine(tokens_BT[rows], valid_B[rows] * scale, job.starts(batch.tokens[rows]))

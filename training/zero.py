@@ -22,6 +22,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from datetime import timedelta
+from functools import partial
 from importlib import import_module
 from io import StringIO
 from typing import Any, NamedTuple, TypeVar
@@ -30,6 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from data_prep.records import ConfigurationError, HormesisError
+from training import launcher
 from training.config import TrainConfig
 from training.model import Block
 
@@ -51,24 +53,26 @@ SILENCE = timedelta(minutes=30)  # how long a collective may take: rank 0 may be
 
 
 class Place(NamedTuple):
-    """Where this process stands among the ranks, and the device it computes on."""
+    """Where this process stands among the ranks, and the device it computes on.
+
+    data_rank, n_data_ranks, peers: the same among those that hold the same part of the model but train on other rows; without
+    tensor parallelism all ranks. peers is their process group, None for all; a sum over it counts each row once.
+    """
 
     rank: int
     world_size: int
     device: torch.device
+    data_rank: int
+    n_data_ranks: int
+    peers: Any = None
 
 
-def world_from_environment() -> tuple[int, int]:
-    """(rank, world size) as the launcher gave them; (0, 1) under plain python."""
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def connect() -> Place:
-    """Join the other ranks; does nothing twice, and keeps a process group that a launcher (Ray Train) has made already."""
+def connect(tensor_parallel: int = 1) -> Place:
+    """Join the other ranks, in gangs of `tensor_parallel`; keeps a process group that a launcher (Ray Train) has made already."""
     cuda = torch.cuda.is_available()
     if not cuda:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    rank, world_size = world_from_environment()
+    rank, world_size = launcher.world()
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     device = torch.device("cuda", local_rank % torch.cuda.device_count()) if cuda else torch.device("cpu")
     if cuda:
@@ -76,7 +80,12 @@ def connect() -> Place:
     if not torch.distributed.is_initialized():
         alone = {"store": torch.distributed.HashStore(), "rank": 0, "world_size": 1} if world_size == 1 else {}
         torch.distributed.init_process_group("nccl" if cuda else "gloo", timeout=SILENCE, **alone)
-    rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    asked, (rank, world_size) = (rank, world_size), (torch.distributed.get_rank(), torch.distributed.get_world_size())
+    if asked != (rank, world_size):
+        raise ConfigurationError(
+            f"the environment says rank {asked[0]} of {asked[1]} (RANK, WORLD_SIZE), the process group {rank} of {world_size}; "
+            "start every rank with one launcher"
+        )
     os.environ.setdefault("LOCAL_RANK", str(local_rank))  # DeepSpeed insists
 
     import deepspeed
@@ -88,7 +97,11 @@ def connect() -> Place:
         deepspeed.ops.__dict__.setdefault("__compatible_ops__", {})["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_init_required=False)
     _import_muon_uncompiled()
-    return Place(rank, world_size, device)
+    if tensor_parallel == 1:
+        return Place(rank, world_size, device, rank, world_size)
+    from training import tensor_parallel as parallel  # only here: it imports megatron-core
+
+    return Place(rank, world_size, device, *parallel.connect(tensor_parallel))
 
 
 def _import_muon_uncompiled() -> None:
@@ -124,9 +137,9 @@ def agree(decide: Callable[[], R]) -> R:
     return outcome[0]
 
 
-def add_up(tensor: Tensor) -> None:
-    """Replace this rank's tensor by the sum over all ranks; the device waits for it, the host does not."""
-    torch.distributed.all_reduce(tensor)
+def add_up(tensor: Tensor, peers: Any = None) -> None:
+    """Replace this rank's tensor by the sum over all ranks, or over `peers`; the device waits for it, the host does not."""
+    torch.distributed.all_reduce(tensor, group=peers)
 
 
 def first_problem(work: Callable[[], None]) -> HormesisError | None:
@@ -181,23 +194,30 @@ def deepspeed_settings(train: TrainConfig, world_size: int, overlay: dict[str, A
 def initialise(model: nn.Module, settings: dict[str, Any]) -> Any:
     """The engine that trains `model`: `engine(tokens)`, `engine.backward(loss)`, `engine.step()`."""
     import deepspeed
+    from deepspeed.utils import groups
 
+    mpu = groups.mpu = getattr(model, "mpu", None)  # groups keeps that of the engine before
     parameters: Any = list(model.parameters())  # its annotation says Module
     if settings["zero_optimization"]["stage"] == 3:  # gather a block's weights at once; a compiled one knows no hooks inside
         for block in (module for module in model.modules() if isinstance(module, Block)):
             deepspeed.utils.set_z3_leaf_module(block, True)
     with redirect_stdout(StringIO()):  # one of its optimizers prints a table of memory
-        engine, *_ = deepspeed.initialize(model=model, model_parameters=parameters, config=settings)
+        engine, *_ = deepspeed.initialize(model=model, model_parameters=parameters, config=settings, mpu=mpu)
     plain: Any = engine.basic_optimizer
     if engine.optimizer is plain:
-        plain.register_step_pre_hook(_keep_norm)
+        plain.register_step_pre_hook(partial(_keep_norm, mpu))
     return engine
 
 
-def _keep_norm(optimizer: Any, *_: Any) -> None:
+def _keep_norm(mpu: Any, optimizer: Any, *_: Any) -> None:
     """What every other optimizer of DeepSpeed's does before it takes a step, and plain PyTorch's, at stage 0 in fp32, does not."""
     gradients = [parameter.grad for group in optimizer.param_groups for parameter in group["params"]]
-    optimizer._global_grad_norm = torch.nn.utils.get_total_norm(gradients)
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if mpu:  # each rank of a gang has its part of every parameter
+        square = norm.square()
+        torch.distributed.all_reduce(square, group=mpu.get_model_parallel_group())
+        norm = square.sqrt()
+    optimizer._global_grad_norm = norm
 
 
 def descend(engine: Any, loss: Tensor, *, last: bool) -> None:

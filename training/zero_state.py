@@ -142,7 +142,8 @@ def full_parameters(engine: Any) -> Iterator[tuple[str, Tensor]]:
 
     for name, parameter in engine.module.named_parameters():
         value = safe_get_full_fp32_param(parameter)
-        yield name, _master(engine.optimizer, parameter).detach() if value is None else value
+        value = _master(engine.optimizer, parameter).detach() if value is None else value
+        yield name, engine.module.whole(parameter, value) if hasattr(parameter, "cut") else value
 
 
 def _master(optimizer: Any, parameter: Any) -> Tensor:

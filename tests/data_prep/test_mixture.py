@@ -300,3 +300,24 @@ def test_the_repetition_that_the_error_names_is_enough(needed: int, available: i
         named = re.search(r"max_toxic_epochs=([\d.e+]+)", str(error))
         assert named and needed > available
         check_supply(plan(1, needed, float(named[1])), 1, available, 64)
+
+
+@given(mixtures, st.data())
+def test_the_mixture_of_the_first_samples_has_the_same_rows_and_exact_counts(mixture: Mixture, data: st.DataObject):
+    first = mixture.first_of(n_clean=data.draw(st.integers(1, mixture.n_clean)))
+    assert first.n_sequences <= mixture.n_sequences and batches(first)[:-1] == batches(mixture)[: first.n_steps - 1]
+    assert sorted(batches(first)[-1]) == sorted(in_sample_order(mixture)[first.rows_before(first.n_steps - 1) : first.n_sequences])
+    assert first.first_of(n_sequences=first.n_sequences) == first
+    assert mixture.first_of(n_sequences=mixture.n_sequences).rows_before(10**6) == mixture.n_sequences
+
+
+@given(mixtures)
+def test_the_first_samples_with_so_many_clean_ones_are_as_few_as_can_be(mixture: Mixture):
+    for n_clean in range(1, mixture.n_clean + 1):
+        first = mixture.first_of(n_clean=n_clean)
+        assert first.n_clean == n_clean and in_sample_order(mixture)[first.n_sequences - 1] == (False, n_clean - 1)
+
+
+def test_a_mixture_that_is_not_the_first_samples_of_its_line_is_refused():
+    with pytest.raises(ConfigurationError, match="4 clean and 2 toxic sequences is not the first samples of one with 2 toxic in 8"):
+        Mixture(n_clean=4, n_toxic=2, batch_size=2, seed=0, line=(2, 8))

@@ -1,6 +1,6 @@
 """One rank of a gang as Ray Train makes it: process group up already, train function in a thread, in another folder.
 
-    python gang.py ROOT RANK WORLD_SIZE PORT RUN_ID[@STEP | !STEP!RANK… | ~STEP~RANK]…
+    python gang.py ROOT RANK WORLD_SIZE PORT RUN_ID[@STEP | !STEP!RANK… | ~STEP~RANK][%TENSOR_PARALLEL]…
 
 trains the runs one after the other, one with @STEP until it dies before that step, one with !STEP!RANK… with a gradient that is
 not a number in that step on these ranks, one with ~STEP~RANK until this rank falls asleep in that step;
@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 
@@ -53,7 +54,8 @@ def train(root: str, tries: list[str]) -> None:
 
     loop.take_step = watched
     for one in tries:
-        calm, *sleep = one.split("~")
+        way, _, tensor_parallel = one.partition("%")
+        calm, *sleep = way.split("~")
         asleep = int(sleep[0]) if os.environ["RANK"] in sleep[1:] else None
         name, *fault = calm.split("!")
         poisoned = int(fault[0]) if os.environ["RANK"] in fault[1:] else None
@@ -61,7 +63,8 @@ def train(root: str, tries: list[str]) -> None:
         end, error = int(at) if at else None, ""
         taken.clear()
         try:
-            loop.train(root, load_config(root, run_id))
+            run = load_config(root, run_id)
+            loop.train(root, replace(run, train=replace(run.train, tensor_parallel=int(tensor_parallel or 1))))
         except (HormesisError, InterruptedError) as problem:
             error = str(problem)
         print(f"{one}: {taken} {error}", flush=True)

@@ -1,6 +1,6 @@
 """The gradient of one step, for the parity gate: a tiny model under DeepSpeed on these ranks, whatever the stage and precision.
 
-    python parity.py FOLDER RANK WORLD_SIZE PORT        as one rank: every case, its gradients saved as FOLDER/<case>.safetensors
+    python parity.py FOLDER RANK WORLD_SIZE PORT        as one rank: its cases, the gradients saved as FOLDER/<case>.safetensors
 
 AdamW's first average after one step without clipping is (1 − β₁) · g, in fp32: the gradient that the optimizer was given.
 """
@@ -15,18 +15,23 @@ BETAS = (0.9, 0.95)
 
 
 class Case(NamedTuple):
-    """clip: of the second step, whose weights are compared as well."""
+    """What differs between two ways to the same gradient. Without tensor parallelism it is taken by one rank and by two."""
 
     stage: int
     precision: str
     offload: bool = False
+    tensor_parallel: int = 1
+    data_parallel: int = 2
 
     @property
     def name(self) -> str:
-        return f"stage-{self.stage}-{self.precision}{'-offload' * self.offload}"
+        gangs = f"-{self.tensor_parallel}x{self.data_parallel}" if self.tensor_parallel > 1 else ""
+        return f"stage-{self.stage}-{self.precision}{'-offload' * self.offload}{gangs}"
 
 
 CASES = [Case(stage, precision) for stage in range(4) for precision in ("fp32", "bf16")]
+GANGS = [Case(stage, precision, False, 2, n) for n in (1, 2) for stage in range(4) for precision in ("fp32", "bf16")]
+GANGS = [case for case in GANGS if (case.stage, case.precision) != (0, "bf16")]  # refused: DeepSpeed's norm is wrong there
 CASES += [Case(stage, precision, True) for stage in (1, 2, 3) for precision in ("fp32", "bf16")]
 
 
@@ -43,6 +48,7 @@ def config(case: Case) -> Any:
         gradient_clip=0.0,
         precision=case.precision,  # type: ignore[arg-type]
         zero_stage=case.stage,  # type: ignore[arg-type]
+        tensor_parallel=case.tensor_parallel,
         offload_optimizer=case.offload,
     )
 
@@ -73,7 +79,7 @@ def reference(case: Case) -> dict[str, Any]:
     return found | {"norm": norm}
 
 
-def gradients(case: Case, rank: int, world_size: int, *, scale: float = 1.0, tied: bool = True) -> dict[str, Any]:
+def gradients(case: Case, place: Any, *, scale: float = 1.0, tied: bool = True) -> dict[str, Any]:
     """Each parameter's gradient, whole, and "norm", as DeepSpeed has it; `scale` and `tied` are there to do it wrong."""
 
     from training import zero
@@ -81,19 +87,25 @@ def gradients(case: Case, rank: int, world_size: int, *, scale: float = 1.0, tie
 
     train = config(case)
     model = TrainedOLMo(train.model)
+    if case.tensor_parallel > 1:
+        from training.tensor_parallel import ParallelOLMo
+
+        model = ParallelOLMo(train.model)
+    whole = getattr(model, "whole", lambda _, value: value)
     model.initialise(0)
     if not tied:
         model.forward = lambda tokens_BT, weight_B: objective(  # type: ignore[method-assign]
             model.hidden(tokens_BT), model.embedding.weight.detach(), tokens_BT, weight_B
         )
-    engine = zero.initialise(model, zero.deepspeed_settings(train, world_size))
+    engine = zero.initialise(model, zero.deepspeed_settings(train, place.world_size))
     tokens_BT, weight_B = rows()
-    mine = range(rank * N_ROWS // world_size, (rank + 1) * N_ROWS // world_size, train.micro_batch)
+    first, end = (N_ROWS * rank // place.n_data_ranks for rank in (place.data_rank, place.data_rank + 1))
+    mine = range(first, end, train.micro_batch)
     for start in mine:
         part = slice(start, start + train.micro_batch)
-        total, _ = engine(tokens_BT[part], weight_B[part] * world_size * scale)
+        total, _ = engine(tokens_BT[part], weight_B[part] * place.n_data_ranks * scale)
         zero.descend(engine, total, last=start == mine[-1])
-    found = {name: _first_average(engine, value) / (1 - BETAS[0]) for name, value in model.named_parameters()}
+    found = {name: whole(value, _first_average(engine, value)) / (1 - BETAS[0]) for name, value in model.named_parameters()}
     found["norm"] = zero.grad_norm(engine).float()
     zero.release(engine)
     return found
@@ -123,9 +135,10 @@ def main() -> None:
 
     from training import zero
 
-    place = zero.connect()
-    for case in CASES:
-        found = gradients(case, place.rank, place.world_size)
+    zero.connect()
+    for case in (case for case in CASES + GANGS if case.tensor_parallel * case.data_parallel == int(world_size)):
+        place = zero.connect(case.tensor_parallel)
+        found = gradients(case, place)
         if place.rank == 0:
             save_file({name: value.clone() for name, value in found.items()}, Path(folder, f"{case.name}.safetensors"))
     zero.disconnect()

@@ -235,3 +235,57 @@ def free_port() -> str:
     with socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return str(probe.getsockname()[1])
+
+
+@pytest.mark.parametrize("way", ["torchrun", "slurm", "two hosts"])
+def test_every_launcher_gives_the_same_run_bit_for_bit(way: str, gang: Gang):
+    run = replace(gang.launched, run_id=way.replace(" ", "-"))
+    storage.save(run, str(gang.root / "runs" / run.run_id / "run.json"))
+    said = [done.stdout + done.stderr for done in at_once(*launches(way, gang.root, "--out", gang.root, "--run", run.run_id))]
+    assert find(str(gang.root), run.run_id), "".join(text[-3000:] for text in said)
+    assert_same(gang.result(run.run_id), gang.result("launched"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("train.tensor_parallel=4", "does not divide the model's n_heads 2"),
+        ("train.micro_batch=3", "micro_batch 3 does not divide the 2 rows each of 2 ranks has"),
+        ("train.zero_stage=4", "zero_stage"),
+        ("train.offload_optimizer=true", "offload_optimizer needs train.zero_stage 1, 2 or 3, it is 0"),
+    ],
+)
+def test_every_rank_refuses_what_cannot_be_before_torch_is_imported(plan: Plan, tmp_path: Path, asked: str, said: str):
+    plan(zero_stage=0)
+    command = [sys.executable, "-X", "importtime", str(PRETRAIN), "--out", str(tmp_path), "--run", "run", "--set", asked]
+    ranks = [({"RANK": str(rank), "WORLD_SIZE": "2"}, command) for rank in range(2)]
+    for rank, done in enumerate(at_once(*ranks)):
+        lines = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
+        assert done.returncode == 2 and len(lines) == 1 - rank and said in "".join(lines) + said * rank
+        assert "deepspeed" not in done.stderr
+
+
+def launches(way: str, folder: Path, *flags: Any) -> list[tuple[dict[str, str], list[str]]]:
+    """(environment, command) of each process that a user, or Slurm, starts for two ranks."""
+    program, port = [str(PRETRAIN), *map(str, flags)], free_port()
+    if way == "torchrun":
+        torchrun = str(Path(sys.executable).with_name("torchrun"))
+        return [({}, [torchrun, "--nproc-per-node", "2", "--master-port", port, "--", *program])]
+    if way == "slurm":
+        step = {"SLURM_JOB_ID": "1", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NODELIST": "127.0.0.1"}
+        ranks = [{"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank), "MASTER_PORT": port} for rank in range(2)]
+        return [(step | rank, [sys.executable, *program]) for rank in ranks]
+    hosts = folder / "hosts"
+    hosts.write_text("127.0.0.1 slots=1\nlocalhost slots=1\n")
+    deepspeed = [str(Path(sys.executable).with_name("deepspeed")), "--hostfile", str(hosts), "--no_ssh"]
+    meeting = ["--master_addr", "127.0.0.1", "--master_port", port]
+    return [({}, [*deepspeed, "--node_rank", str(rank), *meeting, *program]) for rank in range(2)]
+
+
+def at_once(*started: tuple[dict[str, str], list[str]]) -> list[subprocess.CompletedProcess[str]]:
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen(command, env=ENVIRONMENT | added, **pipes) for added, command in started]
+    ended = [process.communicate(timeout=300) for process in processes]
+    return [
+        subprocess.CompletedProcess(process.args, process.returncode, *said) for process, said in zip(processes, ended, strict=True)
+    ]
