@@ -130,7 +130,10 @@ def glob(pattern: str) -> list[str]:
         filesystem, path = _locate(pattern)
         if not pathname.has_magic(path):
             return [pattern] if exists(pattern) else []
-        found = cast(dict[str, Any], filesystem.glob(path, detail=True))
+        try:
+            found = cast(dict[str, Any], filesystem.glob(path, detail=True))
+        except FileNotFoundError:  # no such bucket; or the last file of a folder went while it was looked at, then once more
+            found = cast(dict[str, Any], filesystem.glob(path, detail=True))
         return [_as_uri(filesystem, name, pattern) for name, info in sorted(found.items()) if info["type"] == "file"]
 
 
