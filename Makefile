@@ -34,8 +34,12 @@ status: setup ## ratio × stage table of the sweep in $(OUT)
 test: setup ## all tests
 	$(BIN)/python -m pytest $(ARGS)
 
-test-faults: setup ## break builds and reads, and print what came of it; ARGS="--trials 3"
+test-faults: setup ## break builds, reads and trainings, and print what came of it; ARGS="--trials 3"
 	$(BIN)/python tests/faults/matrix.py $(ARGS)
+
+.PHONY: test-train-faults
+test-train-faults: setup ## the trainings alone
+	$(BIN)/python tests/faults/matrix.py --only train $(ARGS)
 
 fuzz: setup ## fuzz readers and cleaners by coverage; ARGS="--runs 100000 json_lines"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]' --constraint constraints.txt
@@ -75,6 +79,10 @@ bench-train: setup ## training beside its peers; ARGS="--shape olmo-1b --profile
 bench-eval: setup ## evaluation beside its peers: probes, permutations, steered generation; coverage of the intervals
 	$(BIN)/python tests/benchmarks/bench_eval.py
 	$(BIN)/python tests/benchmarks/bench_coverage.py
+
+.PHONY: bench-checkpoint
+bench-checkpoint: setup ## how long training stands still for a checkpoint into a slow store
+	$(BIN)/python tests/benchmarks/bench_checkpoint.py $(ARGS)
 
 clean: ## remove the environment and caches; results stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info

@@ -97,9 +97,18 @@ class Checkpoints:
         self._committed: Future[None] | None = None  # on rank 0
         self._given_up = threading.Event()
 
-    def save(self, engine: Any, step: int, train_seconds: float, extra: dict[str, Tensor], *, in_any_case: bool = False) -> None:
-        """Copy the whole state, and `extra` tensors that all ranks have alike, and publish them in the background. Left out if
-        the save before takes too long, unless it is wanted in any case.
+    def save(
+        self,
+        engine: Any,
+        step: int,
+        train_seconds: float,
+        extra: dict[str, Tensor],
+        *,
+        after: Future[None] | None = None,
+        in_any_case: bool = False,
+    ) -> None:
+        """Copy the whole state, and `extra` tensors that all ranks have alike, and publish them in the background; committed
+        `after` that, if given, has ended well. Left out if the save before takes too long, unless it is wanted in any case.
 
         Raises StorageError on every rank when MAX_FAILED saves in a row could not be published.
         """
@@ -129,7 +138,7 @@ class Checkpoints:
         self._uploaded = storage.in_background(lambda: self._upload(_name(step), attempt, images), "checkpoint")
         if self._place.rank == 0:
             sizes, given_up, kept = zero_state.sizes(engine), self._given_up, save_tensors(extra)
-            self._committed = storage.in_background(lambda: self._commit(facts, sizes, kept, given_up), "commit")
+            self._committed = storage.in_background(lambda: self._commit(facts, sizes, kept, given_up, after), "commit")
         telemetry.emit("hormesis_checkpoint_stall_seconds", perf_counter() - start, run=self._label)
 
     def finish(self) -> bool:
@@ -205,7 +214,9 @@ class Checkpoints:
             self._warn(name, error)
             raise
 
-    def _commit(self, facts: dict[str, Any], sizes: dict[str, int], extra: bytes, given_up: threading.Event) -> None:
+    def _commit(
+        self, facts: dict[str, Any], sizes: dict[str, int], extra: bytes, given_up: threading.Event, after: Future[None] | None
+    ) -> None:
         start, name = perf_counter(), _name(facts["step"])
         folder, pause = storage.join(self._folder, name), POLL_SECONDS[0]
         try:
@@ -219,6 +230,8 @@ class Checkpoints:
             n_bytes = sum(file.n_bytes for share in shares for file in share.files)
             storage.write(storage.join(folder, f"{facts['attempt']}-extra.safetensors"), extra)
             facts |= {"n_bytes": n_bytes, "shares": tuple(map(_sha256, texts)), "extra": _sha256(extra)}
+            if after:
+                after.result()
             made = Commit(format_version=FORMAT_VERSION, **self._identity._asdict(), **facts)
             storage.save(made, storage.join(folder, COMMIT))
             for uri in self._folders()[name]:

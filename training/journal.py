@@ -10,8 +10,8 @@ loss, in the order they were seen; a resumed run cuts the file at its checkpoint
      "toxic_share_ratio": 0.1, "n_tokens": 40960, "train_seconds": 1.1}
     {"step": 10, "held_out": "clean", "loss": 5.8, "n_tokens": 8128}
 
-While nothing is saved the file in the store lags behind by PUBLISH_SECONDS, and is written beside training; a store that does
-not answer then is no reason to stop. It is written before each checkpoint, which is what a resumed run's journal begins with.
+The file in the store lags behind by PUBLISH_SECONDS, and is written beside training; a store that does not answer is no reason to
+stop. It is written before each commit of a checkpoint, too, which is what a resumed run's journal begins with.
 """
 
 import json
@@ -59,6 +59,7 @@ class Journal:
         self._uri, self._run_uri, self._run_id = storage.join(run_uri, "metrics.jsonl"), run_uri, run_id
         past = storage.read(self._uri).decode().splitlines() if storage.exists(self._uri) else []
         self.lines: list[dict[str, Any]] = [line for line in map(json.loads, past) if line["step"] <= first_step]
+        self._texts = [_text(line) for line in self.lines]  # of many lines it would take long again and again
         self._publisher, self._published = ThreadPoolExecutor(1, "journal"), Future[None]()
         self._published.set_result(None)
         self._published_at = time.monotonic()
@@ -86,8 +87,7 @@ class Journal:
         if time.monotonic() - self._published_at > PUBLISH_SECONDS and self._published.done():
             if error := self._published.exception():
                 telemetry.logger.warning("run %s: its journal was not published, and is tried again: %s", self._run_id, error)
-            self._published_at, text = time.monotonic(), self._text()
-            self._published = self._publisher.submit(self._upload, text)
+            self.publishing()
 
     def held_out(self, step: int, found: tuple[HeldOutLoss, ...]) -> None:
         """Note the held-out losses after `step`."""
@@ -100,12 +100,11 @@ class Journal:
         losses = [line["loss"] for line in self.lines if "train_seconds" in line and line["step"] > 0.9 * n_steps]
         return sum(losses) / len(losses)
 
-    def publish(self) -> None:
-        """Put all lines so far at runs/<run_id>/metrics.jsonl, now."""
-        if not self._published.done():
-            self._published.exception()  # two writers would be one too many
-        self._upload(self._text())
-        self._published_at = time.monotonic()
+    def publishing(self) -> Future[None]:
+        """Put all lines so far at runs/<run_id>/metrics.jsonl, beside training."""
+        self._published_at, text = time.monotonic(), "".join(self._texts)
+        self._published = self._publisher.submit(self._upload, text)
+        return self._published
 
     def close(self) -> None:
         """No more lines will come."""
@@ -116,20 +115,18 @@ class Journal:
 
     def finish(self) -> None:
         """Publish all there is; for a run that is done, after `close`."""
-        self._upload(self._text(), whole=True)
+        self._upload("".join(self._texts), whole=True)
         self._scratch.cleanup()
 
     def _note(self, line: dict[str, Any]) -> None:
         self.lines.append(line)
+        self._texts.append(_text(line))
         self._sink(line)
 
     def _sink(self, line: dict[str, Any]) -> None:
         self._seconds = line.get("train_seconds", self._seconds)
         for sink in self._sinks.values():
             sink.write(line["step"], self._seconds, sinks.scalars(line))
-
-    def _text(self) -> str:
-        return "".join(json.dumps(line, allow_nan=False) + "\n" for line in self.lines)
 
     def _upload(self, text: str, *, whole: bool = False) -> None:
         storage.write(self._uri, text.encode())
@@ -144,6 +141,17 @@ class Journal:
         folder = Path(self._scratch.name, sink)
         folder.mkdir(exist_ok=True)
         return folder
+
+
+def _text(line: dict[str, Any]) -> str:
+    """A line of the file. JSON has no word for what is not finite: null, as a blow-up's activations may be."""
+    return json.dumps(_finite(line), allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(part) for name, part in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _lasting_name(file: Path) -> str:

@@ -164,9 +164,8 @@ def _steps(
         if saves:
             seconds = watch.stop()
             watchdog.expect("checkpoint")
-            if journal:
-                journal.publish()
-            checkpoints.save(engine, done, seconds, guard.state(), in_any_case=stops)
+            seen_so_far = journal.publishing() if journal else None
+            checkpoints.save(engine, done, seconds, guard.state(), after=seen_so_far, in_any_case=stops)
             watch.start()
         if stops:
             raise Interrupted(f"run {run.run_id} stopped at step {done} of {n_steps}, as asked; the same command goes on")
