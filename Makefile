@@ -72,7 +72,7 @@ bench-reader: setup ## readers of tokens; ARGS="--peers PYTHON" names one that h
 	$(BIN)/python tests/benchmarks/bench_reader.py $(ARGS)
 
 .PHONY: bench-train
-bench-train: setup ## training beside its peers; ARGS="--shape olmo-1b --profile trace.json" on a GPU, "--peers PYTHON" for more
+bench-train: setup ## training beside its peers; ARGS="--shape olmo-1b" on a GPU; see the file
 	$(BIN)/python tests/benchmarks/bench_train.py $(ARGS)
 
 .PHONY: bench-eval

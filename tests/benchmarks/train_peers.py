@@ -10,7 +10,7 @@ import gc
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from statistics import median
@@ -55,15 +55,14 @@ class Measured:
     micro: int
 
 
-def measure(builds: dict[str, Callable[[Shape], Step]], shape: Shape) -> dict[str, Measured | Exception]:
+def measure(builds: dict[str, Callable[[Shape], Step]], shape: Shape) -> Iterator[tuple[str, Measured | Exception]]:
     """Median seconds of a step on random tokens. On a CPU, which others may keep busy, all contenders take turns, step by step; a
     GPU is ours alone, and its memory holds one at a time."""
     if shape.device == "cpu":
-        return _by_turns(builds, shape)
-    found: dict[str, Measured | Exception] = {}
+        yield from _by_turns(builds, shape).items()
+        return
     for name, build in builds.items():
-        found |= _fitting(name, build, shape)
-    return found
+        yield from _fitting(name, build, shape).items()
 
 
 def _fitting(name: str, build: Callable[[Shape], Step], shape: Shape) -> dict[str, Measured | Exception]:
@@ -86,7 +85,7 @@ def _by_turns(builds: dict[str, Callable[[Shape], Step]], shape: Shape) -> dict[
         torch.cuda.reset_peak_memory_stats()
     for turn in range(shape.n_warm_up + shape.n_steps):
         for name in (name for name in builds if name not in failed):
-            start = time.perf_counter()
+            start = clock(shape)
             try:
                 if turn == 0:
                     steps[name] = builds[name](shape)
@@ -95,7 +94,7 @@ def _by_turns(builds: dict[str, Callable[[Shape], Step]], shape: Shape) -> dict[
             except Exception as error:  # one that fails is told, and the others still run
                 failed[name] = error.with_traceback(None)
                 continue
-            took = time.perf_counter() - start
+            took = clock(shape) - start
             first.setdefault(name, took)
             if turn >= shape.n_warm_up:
                 seconds[name].append(took)
@@ -104,6 +103,11 @@ def _by_turns(builds: dict[str, Callable[[Shape], Step]], shape: Shape) -> dict[
     release()
     made = {name: Measured(median(seconds[name]), first[name], gib, shape.micro) for name in builds if name not in failed}
     return {name: made.get(name) or failed[name] for name in builds}
+
+
+def clock(shape: Shape) -> float:
+    """Seconds; on a CPU those it spent on us, for there others may work beside."""
+    return time.perf_counter() if shape.device == "cuda" else time.process_time()
 
 
 def synchronize() -> None:
@@ -148,7 +152,8 @@ def hugging_face(shape: Shape) -> nn.Module:
         eos_token_id=None,
         use_cache=False,
     )
-    return OlmoForCausalLM(config)
+    with torch.device(shape.device):
+        return OlmoForCausalLM(config)
 
 
 def hugging_face_loss(model: nn.Module, tokens: Tensor) -> Tensor:
@@ -234,7 +239,7 @@ OUTSIDE = {"litgpt": litgpt, "olmo-core": olmo_core}
 def main() -> None:
     name, shape = sys.argv[1], Shape(**json.loads(sys.argv[2]))
     torch.set_num_threads(1)
-    made = measure({name: OUTSIDE[name]}, shape)[name]
+    ((_, made),) = measure({name: OUTSIDE[name]}, shape)
     if isinstance(made, Exception):
         raise made
     print(json.dumps(asdict(made)))
