@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from data_prep.records import ConfigurationError
 from training import compute
@@ -54,6 +54,8 @@ def convert(model: TrainedOLMo, device: torch.device) -> None:
         raise ConfigurationError(
             f"train.fp8: FP8 products need widths that 16 divides, the model has {odd[0]}; leave train.fp8 out"
         )
+    if not isinstance(model.blocks[0].mlp.down, nn.Linear):
+        raise ConfigurationError("train.fp8 does not know the layers of train.tensor_parallel; leave one of them out")
     from torchao.float8 import Float8LinearConfig, convert_to_float8_training
 
     for block in model.blocks:

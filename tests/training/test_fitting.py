@@ -74,7 +74,7 @@ def test_on_a_gpu_passes_are_tried_and_what_runs_out_of_memory_does_not_fit(monk
         return forward(self, tokens_BT, weight_B)
 
     monkeypatch.setattr(TrainedOLMo, "forward", bounded)
-    fits = fitting._tried(TRAIN, Place(0, 1, torch.device("cpu")))
+    fits = fitting._tried(TRAIN, Place(0, 1, torch.device("cpu"), 0, 1))
     assert fitting.largest(12, fits) == 4 and tried == [4, 6]
 
 
