@@ -62,7 +62,7 @@ def plain_training(root: Path, run: RunConfig) -> tuple[list[float], OLMo]:
     return losses, model
 
 
-@pytest.mark.parametrize("stage", [1, 2, 3])
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_four_micro_batches_and_a_padded_last_batch_train_like_plain_pytorch(plan: Plan, tmp_path: Path, stage: Any):
     run = plan(micro_batch=1, zero_stage=stage, gradient_clip=3.2)  # clips steps 1, 5 and 6
     assert run.mixture.n_valid(run.mixture.n_steps - 1) == 1
@@ -74,7 +74,7 @@ def test_four_micro_batches_and_a_padded_last_batch_train_like_plain_pytorch(pla
         torch.testing.assert_close(value, model.state_dict()[name], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("stage", [1, 2, 3])
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_a_growing_batch_trains_like_plain_pytorch(plan: Plan, tmp_path: Path, stage: Any):
     run = plan(first_batch=1, batch_warmup_steps=4, micro_batch=1, zero_stage=stage)
     assert [run.mixture.n_valid(step) for step in range(run.mixture.n_steps)] == [1, 1, 2, 3, 4, 4, 4, 2]

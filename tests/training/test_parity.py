@@ -17,6 +17,8 @@ from safetensors.torch import load_file
 TO_PLAIN = {"fp32": 2e-6, "bf16": 3e-2}
 BETWEEN_RANKS = {"fp32": 1e-6, "bf16": 1e-2}
 
+BROKEN = [*CASES[:8:2], Case(1, "bf16")]  # each stage, and DeepSpeed's other optimizer for stage 1
+
 
 @pytest.fixture(scope="module")
 def alone() -> Any:
@@ -58,6 +60,6 @@ def test_gangs_of_two_tensor_parallel_ranks_have_plain_pytorchs_gradient(case: C
 
 
 @pytest.mark.parametrize("wrong", [{"scale": 3 / 4}, {"tied": False}], ids=["passes counted wrongly", "half of the tied gradient"])
-@pytest.mark.parametrize("case", CASES[:8], ids=[case.name for case in CASES[:8]])
+@pytest.mark.parametrize("case", BROKEN, ids=[case.name for case in BROKEN])
 def test_the_gate_would_see_a_wrong_scale_and_a_missing_part_of_the_tied_gradient(case: Case, wrong: dict[str, Any], alone: Any):
     assert parity.error(parity.gradients(case, alone, **wrong), parity.reference(case)) > 5 * TO_PLAIN[case.precision]
