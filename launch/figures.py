@@ -29,6 +29,7 @@ class Curve(NamedTuple):
     realised: float
     train: Losses
     held_out: dict[str, Losses]
+    probe: Sequence[tuple[int, float]] = ()  # (tokens seen, AUROC), training/emergence.py
 
 
 def colours(reports: Sequence[EvalReport]) -> dict[str, Colour]:
@@ -144,6 +145,21 @@ def losses(figure: Figure, wide: bool, curves: Sequence[Curve]) -> None:
     for ratio in steps:
         train.plot([], [], "-", color=colour[ratio], lw=3, label=percent(ratio))
     _key(figure, train, 8 if wide else 3)
+
+
+def emergence(figure: Figure, wide: bool, curves: Sequence[Curve]) -> None:
+    """AUROC of the best head's probe on held-out text of the two streams against tokens seen, one line a run, coloured by ratio."""
+    axes, steps = figure.add_subplot(title="AUROC of the best head, toxic against clean windows"), sorted({c.ratio for c in curves})
+    colour = {ratio: colour.light for ratio, colour in zip(steps, ratio_colours(len(steps)), strict=True)}
+    for ratio in steps:
+        axes.plot([], [], "-", color=colour[ratio], lw=3, label=percent(ratio))
+    for curve in curves:
+        axes.plot([t for t, _ in curve.probe], [a for _, a in curve.probe], "-o", color=colour[curve.ratio], lw=1.3, ms=3.5)
+    axes.axhline(0.5, color=SOFT, lw=1.0, ls=(0, (2, 3)))
+    axes.set(xlabel="tokens seen", xlim=(0, None))
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda tokens, _: si(tokens)))
+    _key(figure, axes, 8 if wide else 3)
 
 
 class _Map(NamedTuple):

@@ -36,6 +36,7 @@ def laptop() -> Experiment:
             global_batch=32,
             learning_rate=3e-3,
             checkpoint_every_steps=40,
+            probe_every_steps=20,
         ),
         eval=EvalConfig(
             probes="synthetic:probes?documents=1000&seed=1",

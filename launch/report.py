@@ -87,13 +87,16 @@ def curve(root: str, record: RunRecord) -> Curve:
     """The run's losses over training, from its metrics.jsonl (training/journal.py); where that is absent, the final ones."""
     uri = storage.join(run_uri(root, record.config.run_id), "metrics.jsonl")
     lines = [json.loads(line) for line in storage.read(uri).splitlines()] if storage.exists(uri) else []
-    train, held_out = {}, {final.stream: {record.n_tokens: final.loss} for final in record.held_out}
+    train, probe, held_out = {}, {}, {final.stream: {record.n_tokens: final.loss} for final in record.held_out}
     for line in lines:
         tokens = record.config.mixture.rows_before(line["step"]) * record.config.train.sequence_length
+        if "probe" in line:
+            probe[tokens] = line["auroc"]
+            continue
         losses = held_out.setdefault(line["held_out"], {}) if "held_out" in line else train
         losses[tokens] = line["loss"]
     by_stream = {stream: sorted(losses.items()) for stream, losses in held_out.items()}
-    return Curve(record.config.toxic_ratio, record.realised_toxic_ratio, sorted(train.items()), by_stream)
+    return Curve(record.config.toxic_ratio, record.realised_toxic_ratio, sorted(train.items()), by_stream, sorted(probe.items()))
 
 
 def page(
@@ -182,6 +185,8 @@ def _figures(runs: Sequence[Run], curves: Sequence[Curve]) -> list[Drawing]:
         ("head-maps", figures.head_maps, reports, (1.0 + 1.3 * rows_wide, 1.1 + 1.35 * rows_narrow)),
         ("losses", figures.losses, curves, (3.2, 7.0)),
     ]
+    if any(curve.probe for curve in curves):
+        plan.append(("emergence", figures.emergence, curves, (3.4, 3.4)))
     palette = figures.colours(reports)
     return [render(name, partial(_draw, draw, data), heights, palette) for name, draw, data, heights in plan]
 

@@ -100,6 +100,8 @@ class TrainConfig:
     held_out_sequences: how many of each stream the held-out loss reads at most.
     cache_gib: bound of the node's cache of remote blocks (half the room on its disk is another), 0 for none; cache_folder: where,
     by default below the system's temporary folder. A cache as large as the streams spares the next runs of a node the store.
+    probe_every_steps: how often the emergence curve gets a point (emergence.py), 0: it is not drawn; probe_windows: how many
+    held-out windows of each stream a point takes at most.
     *_every_steps: 0 means only at the end; a checkpoint is not needed there. A step with a checkpoint is logged, too.
     keep_checkpoints: how many of the last ones stay after the run; while it trains, at least one does. keep_every_steps: those at
     its multiples stay as well, 0 for none. checkpoint_wait_seconds: how long a save waits for the one before to be published,
@@ -141,6 +143,8 @@ class TrainConfig:
     watchdog_seconds: float = operational(default=300.0)
     log_every_steps: int = operational(default=10)
     held_out_every_steps: int = operational(default=0)
+    probe_every_steps: int = operational(default=0)
+    probe_windows: int = operational(default=256)
     checkpoint_every_steps: int = operational(default=0)
     keep_checkpoints: int = operational(default=1)
     keep_every_steps: int = operational(default=0)

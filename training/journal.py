@@ -1,7 +1,8 @@
 """what was seen on the way: metrics.jsonl, live gauges, the progress bar, and the sinks
 
-One line of JSON per logged step, with the loss and gradient norm of the newest that counted (guards.py), and one per held-out
-loss, in the order they were seen; a resumed run cuts the file at its checkpoint's step first, so a step is never in it twice.
+One line of JSON per logged step, with the loss and gradient norm of the newest that counted (guards.py), one per held-out loss
+and one per point of the emergence curve, in the order they were seen; a resumed run cuts the file at its checkpoint's step
+first, so a step is never in it twice.
 
     {"step": 10, "loss": 5.9, "learning_rate": 0.001, "grad_norm": 1.2, "source_loss": {"clean": 5.8, "toxic": 6.7},
      "block_grad_norm": {"embedding": 0.9, "0": 0.7, "1": 0.4}, "residual_rms": {"0": 1.1, "1": 1.3},
@@ -9,6 +10,7 @@ loss, in the order they were seen; a resumed run cuts the file at its checkpoint
      "data_wait_seconds": 0.0, "memory_bytes": {"resident": 500000000, "peak": 600000000}, "batch_toxic_share_ratio": 0.1,
      "toxic_share_ratio": 0.1, "n_tokens": 40960, "train_seconds": 1.1}
     {"step": 10, "held_out": "clean", "loss": 5.8, "n_tokens": 8128}
+    {"step": 10, "probe": "toxic", "auroc": 0.71, "accuracy": 0.65, "mean_auroc": 0.6, "head": [2, 1], "n_windows": 128}
 
 The file in the store lags behind by PUBLISH_SECONDS, and is written beside training; a store that does not answer is no reason to
 stop. It is written before each commit of a checkpoint, too, which is what a resumed run's journal begins with.
@@ -23,8 +25,10 @@ from pathlib import Path
 from typing import Any
 
 from data_prep import storage, telemetry
+from data_prep.records import to_dict
 from training import sinks
 from training.config import RunConfig
+from training.emergence import Probe
 from training.meter import Seen
 from training.record import HeldOutLoss
 
@@ -94,6 +98,11 @@ class Journal:
         for part in found:
             self._note({"step": step, "held_out": part.stream, "loss": part.loss, "n_tokens": part.n_tokens})
             telemetry.emit("hormesis_held_out_loss", part.loss, run=self._run_id, stream=part.stream)
+
+    def probe(self, step: int, found: Probe) -> None:
+        """Note a point of the emergence curve."""
+        self._note({"step": step, "probe": "toxic", **to_dict(found)})
+        telemetry.emit("hormesis_probe_auroc", found.auroc, run=self._run_id)
 
     def final_loss(self, n_steps: int) -> float:
         """The mean of the losses logged in the last tenth of the run: the very last batch may be a few rows."""

@@ -19,6 +19,7 @@ from training import branching, compute, fitting, launcher, preflight, record, s
 from training.batches import Batches
 from training.checkpoint import Checkpoints, Identity, Restored
 from training.config import RunConfig, TrainConfig
+from training.emergence import probe
 from training.guards import Guard, Rewind
 from training.held_out import held_out_losses
 from training.job import Job
@@ -160,6 +161,14 @@ def _steps(
             held_out = held_out_losses(job, engine)
             if journal:
                 journal.held_out(done, held_out)
+            watch.start()
+        if train.probe_every_steps and _due(done, train.probe_every_steps, n_steps):
+            watch.stop()
+            watchdog.expect("probe")
+            observer.look(False)
+            found = probe(job, engine)
+            if journal and found:
+                journal.probe(done, found)
             watch.start()
         if saves:
             seconds = watch.stop()
