@@ -79,6 +79,7 @@ class TrainConfig:
 
     global_batch: sequences per optimizer step. micro_batch: sequences per forward pass and rank; 0 takes the fewest passes,
     "auto" as many sequences as fit (fitting.py).
+    init_from: a Hugging Face OLMo folder (or URI) whose weights the run begins with (start.py); "" draws them from the seed.
     first_batch, batch_warmup_steps: the batch grows from that many sequences (0: it does not) by whole multiples of it over these
     steps; the learning rate knows nothing of it.
     schedule: see schedule.py. warmup_ratio: share of the steps spent warming up, at most max_warmup_steps. decay_ratio: share
@@ -112,6 +113,7 @@ class TrainConfig:
     sequence_length: int
     global_batch: int
     learning_rate: float
+    init_from: str = ""
     first_batch: int = 0
     batch_warmup_steps: int = 0
     micro_batch: int | Literal["auto"] = operational(default=0)

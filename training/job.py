@@ -21,6 +21,7 @@ class Job(NamedTuple):
     place: zero.Place
     peak: throughput.Peak
     micro_batch: int
+    init_sha256: str = ""  # of the weights files the run began with, if it did not draw them (start.py)
 
     @property
     def uri(self) -> str:

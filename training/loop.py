@@ -15,7 +15,7 @@ import torch
 
 from data_prep import storage
 from data_prep.records import ConfigurationError, Interrupted, digest
-from training import branching, compute, fitting, launcher, preflight, record, stopping, throughput, zero, zero_state
+from training import branching, compute, fitting, launcher, preflight, record, start, stopping, throughput, zero, zero_state
 from training.batches import Batches
 from training.checkpoint import Checkpoints, Identity, Restored
 from training.config import RunConfig, TrainConfig
@@ -68,7 +68,7 @@ def _train(job: Job, settings: dict[str, Any]) -> RunRecord:
 def _attempt(job: Job, settings: dict[str, Any], ends: list[int]) -> RunRecord:
     run, rank = job.run, job.place.rank
     model = _model(run.train)
-    model.initialise(run.seed)
+    job = start.filled(model, job)
     compute.prepare(model, run.train, job.place.device)
     identity = Identity(digest(run), job.inputs.data_digest)
     checkpoints = Checkpoints(storage.join(job.uri, "checkpoints"), identity, job.place, run.run_id, run.train)
@@ -76,6 +76,7 @@ def _attempt(job: Job, settings: dict[str, Any], ends: list[int]) -> RunRecord:
     guard = Guard(job, engine)
     found = checkpoints.restore(engine) or _restored_from_trunk(job, engine)
     if found:
+        job = start.recalled(job, found.extra)
         guard.restore(found.extra)
     at, seconds = (found.commit.step, found.commit.train_seconds) if found else (0, 0.0)
     first = guard.leave_out(at, ends)
@@ -174,7 +175,8 @@ def _steps(
             seconds = watch.stop()
             watchdog.expect("checkpoint")
             seen_so_far = journal.publishing() if journal else None
-            checkpoints.save(engine, done, seconds, guard.state(), after=seen_so_far, in_any_case=stops)
+            extra = guard.state() | start.remembered(job)
+            checkpoints.save(engine, done, seconds, extra, after=seen_so_far, in_any_case=stops)
             watch.start()
         if stops:
             raise Interrupted(f"run {run.run_id} stopped at step {done} of {n_steps}, as asked; the same command goes on")

@@ -33,14 +33,20 @@ def publish(job: Job, weights: dict[str, Tensor], outcome: Outcome, journal: Jou
     run, shape = job.run, job.run.train.model
     n_tokens, final_loss = run.mixture.n_sequences * run.train.sequence_length, journal.final_loss(run.mixture.n_steps)
     tokens_per_second = n_tokens / outcome.train_seconds
+    toxic_supply = job.inputs.manifests["toxic"].split_tokens("train") // run.train.sequence_length
     facts = {
         "run": run.run_id,
         "settings digest": digest(run),
         "toxic tokens / all tokens": run.mixture.toxic_ratio,
         "training tokens": n_tokens,
+        "clean tokens": run.mixture.n_clean * run.train.sequence_length,
+        "toxic tokens": run.mixture.n_toxic * run.train.sequence_length,
+        "distinct toxic tokens": run.mixture.n_distinct_toxic(toxic_supply) * run.train.sequence_length,
+        "streams (manifest digests)": ", ".join(f"{name} {digest(one)}" for name, one in job.inputs.manifests.items()),
+        "began with": f"{run.train.init_from} (sha256 {job.init_sha256})" if job.init_sha256 else f"seed {run.seed}",
+        "steps": f"{run.mixture.n_steps}, of which {sum(end - first for first, end in outcome.skipped_steps)} changed nothing",
         "training loss (nats/token)": round(final_loss, 4),
     } | {f"held-out loss, {part.stream} (nats/token)": round(part.loss, 4) for part in outcome.held_out}
-    toxic_supply = job.inputs.manifests["toxic"].split_tokens("train") // run.train.sequence_length
     export_sha256 = _export(job, weights, facts)
     journal.finish()
     made = RunRecord(
@@ -70,6 +76,7 @@ def publish(job: Job, weights: dict[str, Tensor], outcome: Outcome, journal: Jou
         versions={"python": platform.python_version()} | {name: version(name) for name in ("torch", "deepspeed", "numpy")},
         skipped_steps=outcome.skipped_steps,
         n_rewinds=outcome.n_rewinds,
+        init_sha256=job.init_sha256,
     )
     storage.save(made, storage.join(job.uri, "record.json"))
     return made

@@ -36,6 +36,7 @@ class RunRecord:
     short. tokens_per_second is over the whole run, all ranks. peak_flops_per_second is that of one rank's `device`, and
     matmul_flops_per_second what a product of matrices was measured to get there; mfu_ratio and matmul_ratio divide by world_size of
     them. computed_with: kernels, compilation, micro-batch. n_distinct_toxic: how many of the mixture's toxic sequences differ.
+    init_sha256: of the weights files it began with (start.py), "" if they were drawn.
     skipped_steps: [first, end) of steps that changed nothing (guards.py); n_rewinds: how often training went back to a checkpoint.
     """
 
@@ -65,6 +66,7 @@ class RunRecord:
     versions: dict[str, str]
     skipped_steps: tuple[tuple[int, int], ...] = ()
     n_rewinds: int = 0
+    init_sha256: str = ""
 
     @property
     def toxic_epochs(self) -> float:
