@@ -4,7 +4,7 @@ DeepSpeed's process groups know no timeout of Ray's or torch's, so a rank that w
 and no launcher sees a reason to act. What the loop does next (a step, a checkpoint, …) it announces with `expect`; each kind has
 the time of its longest of late, times TOLERANCE, but never less than `watchdog_seconds`. The first two of a kind, with compilation
 and caches to fill, have FIRST_TOLERANCE times those. When the time is over, the stacks of all threads go to the log and to
-runs/<run>/hung/, and the process ends with status 75 (EX_TEMPFAIL), for whatever launched it to start the gang again.
+runs/<run>/hung/, and the process ends with status 70 (EX_SOFTWARE), for whatever launched it to start the gang again.
 
 It is a thread, so it sees a wait inside a collective or a read, which release Python's lock, but not one that holds that lock.
 """
@@ -20,7 +20,7 @@ from typing import Self
 from data_prep import storage, telemetry
 from training.job import Job
 
-STATUS = 75
+STATUS = 70
 TOLERANCE, FIRST_TOLERANCE = 10.0, 6.0
 REMEMBERED = 64
 PUBLISH_SECONDS = 30.0  # the store may be what hangs
