@@ -169,6 +169,11 @@ class TrainConfig:
                 f"train.tensor_parallel {self.tensor_parallel} does not divide the model's "
                 f"{', '.join(f'{name} {value:,}' for name, value in odd.items())}; take a number of ranks that does"
             )
+        if (self.init_from or self.probe_every_steps) and self.tensor_parallel > 1:
+            raise ConfigurationError(
+                "train.init_from and train.probe_every_steps look at whole matrices, and train.tensor_parallel shares them out; "
+                "leave out the one or the other"
+            )
         if self.micro_batch == "auto" and self.tensor_parallel > 1:
             raise ConfigurationError("train.micro_batch auto tries a whole model; with train.tensor_parallel, give it a number")
         if self.zero_stage == 0 and self.precision == "bf16" and self.tensor_parallel > 1:

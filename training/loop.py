@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from data_prep import storage
-from data_prep.records import ConfigurationError, Interrupted, digest
+from data_prep.records import Interrupted, digest
 from training import branching, compute, fitting, launcher, preflight, record, start, stopping, throughput, zero, zero_state
 from training.batches import Batches
 from training.checkpoint import Checkpoints, Identity, Restored
@@ -42,7 +42,7 @@ def train(root: str, run: RunConfig, *, deepspeed_overlay: dict[str, Any] | None
     """
     done = record.find(root, run.run_id)
     if done:
-        _expect_same(done.config, run, record.run_uri(root, run.run_id))
+        record.expect_same(done.config, run, record.run_uri(root, run.run_id))
         return done
     _, world_size = launcher.world()
     zero.deepspeed_settings(run.train, world_size, deepspeed_overlay)  # what cannot be is refused here
@@ -186,14 +186,6 @@ def _steps(
 
 def _due(done: int, every: int, n_steps: int) -> bool:
     return done == n_steps or bool(every and done % every == 0)
-
-
-def _expect_same(done: RunConfig, run: RunConfig, uri: str) -> None:
-    if digest(done) != digest(run):
-        raise ConfigurationError(
-            f"{uri}/record.json: this run id is taken by a finished run of other settings (digest {digest(done)}, asked for "
-            f"{digest(run)}); plan these under another id"
-        )
 
 
 def _be_deterministic(run: RunConfig) -> None:

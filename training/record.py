@@ -12,7 +12,7 @@ Layout of a run below the object root:
 """
 
 from data_prep import storage
-from data_prep.records import ArtefactMissing, record
+from data_prep.records import ArtefactMissing, ConfigurationError, digest, record
 from training.config import RunConfig
 
 FORMAT_VERSION = 2
@@ -89,3 +89,11 @@ def find(root: str, run_id: str) -> RunRecord | None:
     """The record of a finished run, or None."""
     uri = storage.join(run_uri(root, run_id), "record.json")
     return storage.load(RunRecord, uri) if storage.exists(uri) else None
+
+
+def expect_same(done: RunConfig, run: RunConfig, uri: str) -> None:
+    if digest(done) != digest(run):
+        raise ConfigurationError(
+            f"{uri}/record.json: this run id is taken by a finished run of other settings (digest {digest(done)}, asked for "
+            f"{digest(run)}); plan these under another id"
+        )
