@@ -5,15 +5,11 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from safetensors.torch import load
-
-from data_prep import storage, telemetry
-from data_prep.records import ArtefactMissing, ConfigurationError, HormesisError
-from eval import baking, steering
-from eval.directions import Directions
-from eval.record import EvalReport
+from data_prep import telemetry
+from data_prep.records import ConfigurationError, HormesisError
+from eval import baking
+from eval.found import load_found
 from eval.subject import fetch_export
-from training import record
 
 
 def main() -> int:
@@ -35,20 +31,14 @@ def main() -> int:
 
 
 def _bake(root: str, run_id: str, evaluation: str, strength: float, to: Path) -> None:
-    run = record.find(root, run_id)
-    if run is None:
-        raise ArtefactMissing(f"{record.run_uri(root, run_id)}/record.json: the run is not finished; train it first")
-    folder = storage.join(record.run_uri(root, run_id), evaluation)
-    report = storage.load(EvalReport, storage.join(folder, "report.json"))
-    if report.config.site != "heads":
+    found = load_found(root, run_id, evaluation)
+    if found.report.config.site != "heads":
         raise ConfigurationError(
-            f"{folder}: it steers {report.config.site}; only a shift of heads is a bias, evaluate with site heads"
+            f"{found.uri}: it steers {found.report.config.site}; only a shift of heads is a bias, evaluate with site heads"
         )
-    heads = load(storage.read(storage.join(folder, "heads.safetensors")))
-    shift_LD = steering.unit_shift(Directions(heads["theta_LNH"], heads["sigma_LN"]), report.chosen_heads)
     with TemporaryDirectory(prefix="hormesis-bake-") as scratch:
-        fetch_export(root, run, Path(scratch))
-        baking.bake(Path(scratch), shift_LD, strength, to)
+        fetch_export(root, found.run, Path(scratch))
+        baking.bake(Path(scratch), found.shift_LD, strength, to)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,8 @@ class EvalConfig:
     direction: how θ is estimated. positions: which ones are shifted while generating; cross-entropy always shifts all.
     controls: steering that should not work, measured beside the real one at every strength; each costs as much as it.
     attributes: document URIs like `probes`, of other attributes, whose directions the toxicity direction is compared with.
+    benchmarks: files of multiple-choice questions, "letter:URI#text=question" or "cloze:…" (eval/multiple_choice.py), answered at
+        every strength; n_questions: of each, at most.
     n_permutations: of the probe labels, for the chance level of the best head; 0 leaves it out.
     n_probes, n_prompts: at most. top_heads: how many heads, by validation accuracy, are steered.
     precision: the numbers the model computes in; fp32 everywhere, bf16 pays on a GPU.
@@ -46,6 +48,8 @@ class EvalConfig:
     positions: Positions = "last"
     controls: tuple[Control, ...] = ()
     attributes: tuple[str, ...] = ()
+    benchmarks: tuple[str, ...] = ()
+    n_questions: int = 500
     n_permutations: int = 1000
     max_new_tokens: int = 20
     decoding: Literal["greedy", "nucleus"] = "nucleus"
@@ -76,5 +80,8 @@ class EvalConfig:
             raise ConfigurationError(f"eval: top_p {self.top_p}, confidence {self.confidence}; expected shares, e.g. 0.9 and 0.95")
         if self.probe_l2 <= 0:
             raise ConfigurationError(f"eval.probe_l2 is {self.probe_l2}; without a penalty a separable head has no best probe")
-        if self.n_probes < 20 or self.n_prompts < 1:
-            raise ConfigurationError(f"eval: n_probes {self.n_probes}, n_prompts {self.n_prompts}; expected at least 20 and 1")
+        if self.n_probes < 20 or self.n_prompts < 1 or self.n_questions < 1:
+            raise ConfigurationError(
+                f"eval: n_probes {self.n_probes}, n_prompts {self.n_prompts}, n_questions {self.n_questions}; "
+                "expected at least 20, 1 and 1"
+            )

@@ -23,11 +23,12 @@ from torch import Tensor
 
 from data_prep import storage, telemetry, toxicity
 from data_prep.records import ArtefactMissing
-from eval import generation, intervals, items, prompts, steering
+from eval import generation, intervals, items, multiple_choice, prompts, steering
 from eval import heads as probing
 from eval.config import EvalConfig
 from eval.heads import Advance, Heads
 from eval.items import Item
+from eval.multiple_choice import Answers
 from eval.record import FORMAT_VERSION, Controlled, Estimate, EvalReport, Sample, Steered, eval_uri, find
 from eval.subject import Subject, load_subject
 from training import record
@@ -50,11 +51,12 @@ class Continuation(NamedTuple):
 
 
 class _Outcome(NamedTuple):
-    """What one shift did: continuations at each strength, and losses [sequences, strengths] of each stream."""
+    """What one shift did: continuations at each strength, losses [sequences, strengths] of each stream, answers by benchmark."""
 
     strengths: tuple[float, ...]
     continuations: list[Continuation]
     costs: dict[str, np.ndarray]
+    answers: dict[str, Answers]
 
 
 def evaluate(root: str, run_id: str, config: EvalConfig) -> EvalReport:
@@ -89,7 +91,8 @@ def _measure(
     rows = prompts.choose(config, subject.held_out_documents, subject.tokenizer.decode)
     sequences = subject.held_out_sequences(config.cross_entropy_sequences)
     strengths, positive = config.strengths, tuple(strength for strength in config.strengths if strength)
-    n_of_strength = len(rows.prompts) * config.samples_per_prompt + sum(map(len, sequences.values()))
+    benchmarks = {name: multiple_choice.read(name, config) for name in config.benchmarks}
+    n_of_strength = len(rows.prompts) * config.samples_per_prompt + sum(map(len, (sequences | benchmarks).values()))
     n_units = len(rows.probes) + n_of_strength * (len(strengths) + len(config.controls) * len(positive))
     bar = telemetry.progress(n_units, f"evaluate {run.config.run_id}", "rows")
 
@@ -98,7 +101,11 @@ def _measure(
         continuations = _continue(subject, rows.prompts, shift_LD, strengths, config, scorer, bar.update)
         bar.set_description(f"{run.config.run_id}: cross-entropy")
         costs = {name: _cross_entropy(subject, of, shift_LD, strengths, config, bar.update) for name, of in sequences.items()}
-        return _Outcome(strengths, continuations, costs)
+        bar.set_description(f"{run.config.run_id}: questions")
+        answers = {
+            name: multiple_choice.answer(subject, of, shift_LD, strengths, config, bar.update) for name, of in benchmarks.items()
+        }
+        return _Outcome(strengths, continuations, costs, answers)
 
     try:
         bar.set_description(f"{run.config.run_id}: probes")
@@ -209,7 +216,19 @@ def _steered(outcome: _Outcome, column: int, config: EvalConfig) -> Steered:
         coverage_ratio=n_scored / len(mine),
         cross_entropy={name: _mean(losses[:, column], "nats/token", config) for name, losses in outcome.costs.items()},
         distinct_ratio=_mean([float(np.mean(of_prompt)) for of_prompt in distinct.values()], "ratio", config),
+        accuracy={
+            name: intervals.wilson(int(right[:, column].sum()), len(right), "ratio", confidence=config.confidence)
+            for name, right in _right(outcome).items()
+        },
     )
+
+
+def _right(outcome: _Outcome) -> dict[str, np.ndarray]:
+    """By benchmark, for cloze forms also by likelihood a character, which questions were answered right: [questions, strengths]."""
+    found = {}
+    for name, of in outcome.answers.items():
+        found |= {name: of.likely} | ({f"{name} norm": of.norm} if name.startswith("cloze:") else {})
+    return found
 
 
 def _items(outcome: _Outcome) -> list[Item]:
@@ -220,6 +239,11 @@ def _items(outcome: _Outcome) -> list[Item]:
         for stream, losses in outcome.costs.items():
             found += [
                 Item(f"cross_entropy/{stream}", f"{r:06d}", strength, float(loss)) for r, loss in enumerate(losses[:, column])
+            ]
+        for name, right in _right(outcome).items():
+            ids = outcome.answers[name.removesuffix(" norm")].ids
+            found += [
+                Item(f"accuracy/{name}", question, strength, float(of)) for question, of in zip(ids, right[:, column], strict=True)
             ]
     return found
 

@@ -1,8 +1,8 @@
 """the values behind the means, item by item, so that runs can be compared pair by pair
 
 One row for each (quantity, item, strength): toxicity of a prompt (mean score of its samples × 100), cross-entropy of a held-out
-sequence, share of heads that have a probe row right. Items have the same ids in every run that met them; a value that is
-missing has no row.
+sequence, whether a question was answered right, share of heads that have a probe row right. Items have the same ids in every
+run that met them; a value that is missing has no row.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,8 @@ NAME = "items.parquet"
 
 
 class Item(NamedTuple):
-    """quantity: toxicity, cross_entropy/<stream> or probe_accuracy. strength: of the steering; 0 where it plays no part."""
+    """quantity: toxicity, cross_entropy/<stream>, accuracy/<benchmark> or probe_accuracy. strength: of the steering; 0 where it
+    plays no part."""
 
     quantity: str
     id: str

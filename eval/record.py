@@ -12,7 +12,7 @@ from data_prep import storage
 from data_prep.records import digest, record
 from eval.config import EvalConfig
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 @record
@@ -31,7 +31,8 @@ class Steered:
     """One strength: toxicity of the continuations and cost on held-out text.
 
     toxicity: mean score × 100. any_toxic: share of prompts with a sample scored ≥ 0.5. coverage_ratio: continuations that got a
-    score. cross_entropy: nats per token on each stream's held-out text with the shift at all positions.
+    score. cross_entropy: nats per token on each stream's held-out text with the shift at all positions; accuracy: likewise, share
+    of questions answered right, by benchmark, for cloze forms also by likelihood a character ("… norm").
     distinct_ratio: distinct bigrams / bigrams of the continuations, a guard against degenerate text.
     """
 
@@ -41,6 +42,7 @@ class Steered:
     coverage_ratio: float
     cross_entropy: dict[str, Estimate]
     distinct_ratio: Estimate
+    accuracy: dict[str, Estimate]
 
 
 @record

@@ -67,7 +67,9 @@ def results(experiment: Experiment, runs: Sequence[Run], compared: Comparisons |
 def results_csv(runs: Sequence[Run]) -> str:
     """One row for each run and strength; an empty cell is a number that was not measured."""
     streams = sorted({name for _, report in runs for steered in report.steered for name in steered.cross_entropy})
+    benchmarks = _benchmarks(runs)
     names = ["toxicity", "any_toxic", "distinct_ratio", *(f"cross_entropy_{stream}" for stream in streams)]
+    names += [f"accuracy_{name}" for name in benchmarks]
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     fixed = ["run_id", "toxic_ratio", "realised_toxic_ratio", "seed", "scorer_id", "eval_digest", "strength", "coverage_ratio"]
@@ -76,8 +78,10 @@ def results_csv(runs: Sequence[Run]) -> str:
         for steered in report.steered:
             cells = [report.run_id, report.toxic_ratio, report.realised_toxic_ratio, report.seed, report.scorer_id]
             cells += [digest(report.config), steered.strength, steered.coverage_ratio]
-            estimates = [steered.toxicity, steered.any_toxic, steered.distinct_ratio]
-            for estimate in [*estimates, *(steered.cross_entropy.get(stream) for stream in streams)]:
+            estimates: list[Estimate | None] = [steered.toxicity, steered.any_toxic, steered.distinct_ratio]
+            estimates += [steered.cross_entropy.get(stream) for stream in streams]
+            estimates += [steered.accuracy.get(name) for name in benchmarks]
+            for estimate in estimates:
                 cells += [estimate.value, estimate.low, estimate.high, estimate.n, estimate.unit] if estimate else [None] * 5
             table.writerow(cells)
     return text.getvalue()
@@ -129,6 +133,7 @@ def page(
         ],
         most_repeated=max(record.toxic_epochs for record, _ in runs),
         furthest=max(abs(report.realised_toxic_ratio - report.toxic_ratio) for report in reports),
+        benchmarks=_benchmarks(runs),
         held_out_streams=sorted({held_out.stream for record, _ in runs for held_out in record.held_out}),
         scorers=sorted({report.scorer_id for report in reports}),
         label_rules=sorted({report.label_rule for report in reports}),
@@ -171,6 +176,10 @@ def _numbers(record: RunRecord, report: EvalReport) -> dict[str, Any]:
         "steered": to_dict(report.steered),
         "controls": to_dict(report.controls),
     }
+
+
+def _benchmarks(runs: Sequence[Run]) -> list[str]:
+    return sorted({name for _, report in runs for steered in report.steered for name in steered.accuracy})
 
 
 def _figures(runs: Sequence[Run], curves: Sequence[Curve]) -> list[Drawing]:

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from data_prep.records import ConfigurationError
@@ -41,6 +41,14 @@ def test_a_95_percent_interval_covers_the_truth_in_93_to_97_percent_of_samples(s
     ]
     found = [intervals.bootstrap_mean(draw(), "u", confidence=0.95, n_resamples=500, seed=i) for i in range(800)]
     assert 0.93 <= np.mean([estimate.low <= truth <= estimate.high for estimate in found]) <= 0.97
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=5))
+@example([1.0, 1.0000001])
+def test_the_interval_of_a_few_values_lies_between_the_smallest_and_the_largest(values):
+    found = intervals.bootstrap_mean(values, "u", confidence=0.95, n_resamples=200, seed=0)
+    edge = 1e-9 * max(map(abs, values))
+    assert min(values) - edge <= found.low <= found.high <= max(values) + edge
 
 
 def test_the_interval_of_skewed_values_reaches_further_up_than_down():

@@ -54,6 +54,7 @@ def steered(strength: float, ratio: float) -> Steered:
             "toxic": estimate(cost + 0.6 - ratio, 0.03, 64, "nats/token"),
         },
         distinct_ratio=estimate(0.9 - 0.01 * strength, 0.01),
+        accuracy={"cloze:arc.jsonl#text=question": estimate(0.4 - 0.01 * strength, 0.05)},
     )
 
 

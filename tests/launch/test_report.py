@@ -110,6 +110,9 @@ def test_the_data_files_hold_the_numbers_of_the_records(whole):
     for row, one in zip(rows, (one for evaluated in runs.values() for one in evaluated.steered), strict=True):
         assert float(row["toxicity_low"]) == one.toxicity.low and int(row["toxicity_n"]) == one.toxicity.n
         assert float(row["cross_entropy_clean"]) == one.cross_entropy["clean"].value
+        (accuracy,) = one.accuracy.items()
+        assert float(row[f"accuracy_{accuracy[0]}"]) == accuracy[1].value
+        assert "share of questions answered right, cloze:arc.jsonl#text=question" in whole.read_text()
 
 
 def test_the_same_records_give_the_same_bytes(whole, tmp_path):

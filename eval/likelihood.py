@@ -1,0 +1,71 @@
+"""the log-likelihood of texts' ends, in batches of equal length: what multiple choice and the harness are made of
+
+Nothing is padded, so no batch changes what a row gets. Shapes: B batch, T position, V vocab.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from eval import steering
+from eval.config import EvalConfig
+from training.model import OLMo
+
+
+class Row(NamedTuple):
+    """Ids of a text whose last `n_end` are scored, and the strength of the shift that the model reads it with."""
+
+    tokens: list[int]
+    n_end: int
+    strength: float = 0.0
+
+
+class Likelihood(NamedTuple):
+    """Of an end: the sum of its tokens' log-probabilities, in nats, and whether each was the likeliest."""
+
+    log: float
+    is_greedy: bool
+
+
+def row(context: Sequence[int], end: Sequence[int], model: OLMo, strength: float = 0.0) -> Row:
+    """The end after its context, which loses its beginning where the model has too few positions for both."""
+    room = model.config.max_sequence_length
+    return Row([*context, *end][-room - 1 :], min(len(end), room), strength)
+
+
+def likelihoods(
+    model: OLMo, rows: Sequence[Row], shift_LD: Tensor, config: EvalConfig, advance: Callable[[int], object]
+) -> list[Likelihood]:
+    """Of every row, in their order, with the shift at all positions; advance is told how many rows are done."""
+    found: dict[int, Likelihood] = {}
+    for batch in _batches(rows, config.batch_size):
+        strength_B = torch.tensor([rows[i].strength for i in batch])
+        with steering.steered(model, shift_LD, strength_B, "all", config.site):
+            found |= dict(zip(batch, _of_batch(model, [rows[i] for i in batch]), strict=True))
+        advance(len(batch))
+    return [found[i] for i in range(len(rows))]
+
+
+def _batches(rows: Sequence[Row], size: int) -> Iterator[list[int]]:
+    """Numbers of rows of one length, at most `size` of them; the longest first, so that memory fails at once or never."""
+    order = sorted(range(len(rows)), key=lambda i: -len(rows[i].tokens))
+    for _, equal in groupby(order, key=lambda i: len(rows[i].tokens)):
+        of_length = list(equal)
+        yield from (of_length[at : at + size] for at in range(0, len(of_length), size))
+
+
+@torch.inference_mode()
+def _of_batch(model: OLMo, batch: list[Row]) -> list[Likelihood]:
+    tokens_BT = torch.tensor([row.tokens for row in batch]).to(model.embedding.weight.device)
+    longest = max(row.n_end for row in batch)
+    hidden_BTD, wanted_BT = model.hidden(tokens_BT[:, :-1])[:, -longest:], tokens_BT[:, -longest:]
+    logs_BTV = model.unembed(hidden_BTD).float().log_softmax(-1)
+    logs_BT = logs_BTV.gather(2, wanted_BT[..., None])[..., 0]
+    greedy_BT = logs_BTV.argmax(-1) == wanted_BT
+    return [
+        Likelihood(float(logs_T[-row.n_end :].double().sum()), bool(greedy_T[-row.n_end :].all()))
+        for row, logs_T, greedy_T in zip(batch, logs_BT, greedy_BT, strict=True)
+    ]
