@@ -37,6 +37,7 @@ def laptop() -> Experiment:
             learning_rate=3e-3,
             checkpoint_every_steps=40,
             probe_every_steps=20,
+            probe_windows=64,
         ),
         eval=EvalConfig(
             probes="synthetic:probes?documents=1000&seed=1",

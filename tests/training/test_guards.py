@@ -239,7 +239,7 @@ def lone_guard(n_steps: int) -> Guard:
     zero.connect()
     train = SimpleNamespace(spike_sigma=6.0, gradient_clip=1.0, max_bad_steps=5, sequence_length=2)
     mixture = SimpleNamespace(n_steps=n_steps)
-    job: Any = SimpleNamespace(run=SimpleNamespace(train=train, mixture=mixture), place=SimpleNamespace(device="cpu"))
+    job: Any = SimpleNamespace(run=SimpleNamespace(train=train, mixture=mixture), place=SimpleNamespace(device="cpu", peers=None))
     optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.ones(1))], fused=True)
     engine = SimpleNamespace(basic_optimizer=optimizer, optimizer=SimpleNamespace(_global_grad_norm=None), device="cpu")
     return Guard(job, engine)
