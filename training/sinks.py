@@ -3,7 +3,7 @@
 A sink keeps its files in a scratch folder, from where they go to runs/<run>/<sink>/: TensorBoard's whenever the journal is
 published, so that a board over the store is live; others' at the end. Sinks of a resumed run are given the lines before, so a
 board has each step once, without a gap. Weights & Biases works offline (`wandb sync` sends what it wrote) unless WANDB_MODE says
-otherwise. trackio is no sink: it needs gradio, whose pins no set of our other packages satisfies.
+otherwise. trackio is no sink: it brings gradio, and pip found no set of versions for it beside our other packages.
 """
 
 import math
