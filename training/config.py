@@ -84,6 +84,7 @@ class TrainConfig:
     steps; the learning rate knows nothing of it.
     schedule: see schedule.py. warmup_ratio: share of the steps spent warming up, at most max_warmup_steps. decay_ratio: share
     spent decaying, for wsd. min_learning_rate_ratio: of the peak.
+    optimizer: muon steps the blocks' matrices by Muon and the embedding by AdamW (muon.py), at the same learning rate.
     zero_stage: what the ranks share out, see zero.py. offload_optimizer: the fp32 weights and averages lie in host memory, and
     AdamW runs there: it saves 12 bytes a parameter on the device, and costs the time of their copies.
     tensor_parallel: ranks that share every matrix and train on the same rows, see tensor_parallel.py.
@@ -122,6 +123,7 @@ class TrainConfig:
     min_learning_rate_ratio: float = 0.1
     warmup_ratio: float = 0.05
     max_warmup_steps: int = 2000
+    optimizer: Literal["adamw", "muon"] = "adamw"
     betas: tuple[float, float] = (0.9, 0.95)
     adam_eps: float = 1e-8
     weight_decay: float = 0.1
@@ -180,6 +182,11 @@ class TrainConfig:
             raise ConfigurationError(
                 "train.zero_stage 0 in bf16 with train.tensor_parallel: DeepSpeed's gradient norm leaves out the other ranks' "
                 "parts there; take zero_stage 1"
+            )
+        if self.optimizer == "muon" and (self.zero_stage or self.tensor_parallel > 1):
+            raise ConfigurationError(
+                f"train.optimizer muon needs whole matrices: train.zero_stage is {self.zero_stage}, expected 0, tensor_parallel "
+                f"{self.tensor_parallel}, expected 1; set both, or take adamw"
             )
         if self.offload_optimizer and self.zero_stage == 0:
             raise ConfigurationError(

@@ -15,7 +15,7 @@ import torch
 
 from data_prep import storage
 from data_prep.records import Interrupted, digest
-from training import branching, compute, fitting, launcher, preflight, record, start, stopping, throughput, zero, zero_state
+from training import branching, compute, fitting, launcher, muon, preflight, record, start, stopping, throughput, zero, zero_state
 from training.batches import Batches
 from training.checkpoint import Checkpoints, Identity, Restored
 from training.config import RunConfig, TrainConfig
@@ -72,7 +72,7 @@ def _attempt(job: Job, settings: dict[str, Any], ends: list[int]) -> RunRecord:
     compute.prepare(model, run.train, job.place.device)
     identity = Identity(digest(run), job.inputs.data_digest)
     checkpoints = Checkpoints(storage.join(job.uri, "checkpoints"), identity, job.place, run.run_id, run.train)
-    engine = zero.initialise(model, settings)
+    engine = zero.initialise(model, settings, muon.chosen(model, run.train))
     guard = Guard(job, engine)
     found = checkpoints.restore(engine) or _restored_from_trunk(job, engine)
     if found:

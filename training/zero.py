@@ -185,14 +185,16 @@ def deepspeed_settings(train: TrainConfig, world_size: int, overlay: dict[str, A
         },
         "steps_per_print": 1_000_000_000,
     }
+    if train.optimizer == "muon":
+        del settings["optimizer"]
     if train.precision == "bf16" and accumulation > 1 and train.zero_stage > 0:
         settings["data_types"] = {"grad_accum_dtype": "fp32"}
     _merge(settings, overlay or {}, train)
     return settings
 
 
-def initialise(model: nn.Module, settings: dict[str, Any]) -> Any:
-    """The engine that trains `model`: `engine(tokens)`, `engine.backward(loss)`, `engine.step()`."""
+def initialise(model: nn.Module, settings: dict[str, Any], optimizer: torch.optim.Optimizer | None = None) -> Any:
+    """The engine that trains `model`: `engine(tokens)`, `engine.backward(loss)`, `engine.step()`. optimizer: in place of AdamW."""
     import deepspeed
     from deepspeed.utils import groups
 
@@ -202,7 +204,7 @@ def initialise(model: nn.Module, settings: dict[str, Any]) -> Any:
         for block in (module for module in model.modules() if isinstance(module, Block)):
             deepspeed.utils.set_z3_leaf_module(block, True)
     with redirect_stdout(StringIO()):  # one of its optimizers prints a table of memory
-        engine, *_ = deepspeed.initialize(model=model, model_parameters=parameters, config=settings, mpu=mpu)
+        engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, model_parameters=parameters, config=settings, mpu=mpu)
     plain: Any = engine.basic_optimizer
     if engine.optimizer is plain:
         plain.register_step_pre_hook(partial(_keep_norm, mpu))
