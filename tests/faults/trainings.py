@@ -25,7 +25,7 @@ sys.path.append(str(ROOT / "tests" / "training"))
 from study import Plan, planner
 
 BUCKET = "s3://trainings"
-N_STEPS, EVERY = 120, 10
+N_STEPS, LONG_STEPS, EVERY = 120, 600, 10
 SETTINGS = {"n_clean": 20, "n_toxic": 4 * N_STEPS - 20, "max_toxic_epochs": 100.0, "micro_batch": 1, "keep_checkpoints": 3}
 LAUNCH_SECONDS = 300  # a launch that takes longer hangs
 N_KILLS, MAX_LAUNCHES = 20, 60
@@ -72,10 +72,12 @@ class Launch:
                     found[child.environ().get("RANK", "")] = child
         return {rank: child for rank, child in found.items() if rank}
 
-    def until_saved(self, n_more: int = 1) -> None:
-        """Until the run has saved that much more, or this launch has ended."""
-        newest = newest_step(self.root, self.run_id)
+    def until_saved(self, n_more: int = 1, seconds: float = LAUNCH_SECONDS) -> None:
+        """Until the run has saved that much more, this launch has ended, or the time is over."""
+        newest, until = newest_step(self.root, self.run_id), time.monotonic() + seconds
         while self.process.poll() is None and newest_step(self.root, self.run_id) < newest + n_more * EVERY:
+            if time.monotonic() > until:
+                return
             time.sleep(0.01)
 
     def kill(self) -> None:
@@ -186,24 +188,25 @@ def ask_to_stop(launch: Launch, chance: random.Random) -> str:
 
 
 def many_kills_trial(trial: int, seed: int, world: World) -> Result:
-    """N_KILLS over one run, all processes at once: at any moment of a launch's start, or soon after it saved."""
-    name, chance, run_id = f"train: {N_KILLS} kills", random.Random(seed + trial), "kills"
+    """N_KILLS over one run, all processes at once: at any moment of a launch's start, or soon after it saved. The run is long
+    enough for as many, so it has an undisturbed one of its own."""
+    name, chance = f"train: {N_KILLS} kills", random.Random(seed + trial)
     root, steps = str(world.work / f"kills-{trial}"), [0]
-    planner(root)(run_id, **SETTINGS, checkpoint_every_steps=EVERY)
+    plan, settings = planner(root), SETTINGS | {"n_toxic": 4 * LONG_STEPS - 20}
+    for run_id in ("straight", "kills"):
+        plan(run_id, **settings, checkpoint_every_steps=EVERY, log_every_steps=EVERY)
+    Launch(root, "straight").ended()
     for _ in range(N_KILLS):
-        launch = Launch(root, run_id)
-        if chance.random() < 0.4:
-            launch.until_saved()
-            time.sleep(chance.uniform(0, 0.2))
-        else:
-            with suppress(subprocess.TimeoutExpired):
-                launch.process.wait(chance.uniform(0.0, 0.5) * world.seconds)
+        launch = Launch(root, "kills")
+        launch.until_saved(seconds=world.seconds if chance.random() < 0.5 else chance.uniform(0, world.seconds / 2))
+        time.sleep(chance.uniform(0, 0.2))
         if launch.process.poll() is not None:
             return Result(name, trial, BAD, f"it ended before it was killed {N_KILLS} times: {steps} {launch.ended()[1][-2000:]}")
         launch.kill()
         launch.process.wait()
-        steps.append(newest_step(root, run_id))
-    return judged(name, trial, world, run_id, RESUMED, f"checkpoints after each: {steps}.", root)
+        steps.append(newest_step(root, "kills"))
+    expected = world._replace(expected=weights(root, "straight"))
+    return judged(name, trial, expected, "kills", RESUMED, f"checkpoints after each: {steps}.", root)
 
 
 def store_down_trial(trial: int, seed: int, world: World) -> Result:
