@@ -37,7 +37,7 @@ METRICS: dict[str, Metric] = {
         "gauge", "nats/token", "training loss on one stream's rows since the last logged step", ("run", "stream")
     ),
     "hormesis_held_out_loss": Metric("gauge", "nats/token", "loss on held-out text", ("run", "stream")),
-    "hormesis_probe_auroc": Metric("gauge", "ratio", "AUROC of the best head's probe on held-out toxic and clean text", ("run",)),
+    "hormesis_probe_auroc": Metric("gauge", "1", "AUROC of the best head's probe on held-out toxic and clean text", ("run",)),
     "hormesis_learning_rate": Metric("gauge", "1", "learning rate of the last step", ("run",)),
     "hormesis_grad_norm": Metric("gauge", "1", "global gradient norm before clipping", ("run",)),
     "hormesis_block_grad_norm": Metric("gauge", "1", "gradient norm of one block before clipping", ("run", "block")),

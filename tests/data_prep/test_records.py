@@ -16,6 +16,7 @@ from data_prep.records import (
     ClusterError,
     ConfigurationError,
     HormesisError,
+    Interrupted,
     StorageError,
     digest,
     from_json,
@@ -232,7 +233,8 @@ def test_a_wrong_setting_is_refused_by_name(path: str, text: str, message: str):
 
 
 def test_a_user_catches_every_error_as_one_kind():
-    assert {ConfigurationError, ArtefactMissing, ArtefactCorrupt, StorageError, ClusterError} == set(HormesisError.__subclasses__())
+    known = {ConfigurationError, ArtefactMissing, ArtefactCorrupt, StorageError, ClusterError, Interrupted}
+    assert known == set(HormesisError.__subclasses__())
 
 
 def test_a_group_with_named_variants_is_set_by_a_name_or_field_by_field():

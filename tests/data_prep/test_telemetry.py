@@ -22,7 +22,8 @@ def test_a_metric_says_its_unit_in_its_name(name: str):
     assert not name.endswith("_total")  # Ray appends it to counters
     assert name.endswith("_seconds") == (metric.unit == "s")
     assert name.endswith("_ratio") == (metric.unit == "ratio")
-    assert set(metric.labels) <= {"run", "stream", "reason"}  # each value of a label is a time series: none without bound
+    known = {"run", "stream", "reason", "block", "layer", "kind"}
+    assert set(metric.labels) <= known  # each value of a label is a time series: none without bound
 
 
 def test_only_named_metrics_with_their_labels_are_emitted():

@@ -143,7 +143,7 @@ def edit(path: Path, **changes: object) -> None:
     ("harm", "words"),
     [
         (lambda root, run: flip(next(root.glob("streams/clean-*/train-00000.bin"))), ["train-00000.bin", "block 0", "sha256"]),
-        (lambda root, run: flip(next(run.glob("checkpoints/*/state.safetensors"))), ["checkpoints", "verifies"]),
+        (lambda root, run: flip(next(run.glob("checkpoints/*/*-000.safetensors"))), ["checkpoints", "verifies"]),
         (
             lambda root, run: edit(next(root.glob("streams/toxic-*/manifest.json")), tokenizer_fingerprint="other"),
             ["tokenizer", "other"],
