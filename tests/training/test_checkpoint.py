@@ -61,24 +61,20 @@ def unfinish(root: Path, run: RunConfig, *later: str) -> None:
         shutil.rmtree(folder(root, run) / "checkpoints" / name)
 
 
-@pytest.mark.parametrize(("stage", "precision"), [(0, "bf16"), (0, "fp32"), (1, "bf16"), (1, "fp32"), (2, "fp32"), (3, "bf16")])
+@pytest.mark.parametrize(
+    ("stage", "precision", "offload"),
+    [
+        *((0, precision, False) for precision in ("bf16", "fp32")),
+        *((1, precision, False) for precision in ("bf16", "fp32")),
+        (2, "fp32", False),
+        (3, "bf16", False),
+        *((stage, "bf16", True) for stage in (1, 2, 3)),
+    ],
+)
 def test_a_resumed_run_has_bit_for_bit_the_losses_and_weights_of_one_that_went_through(
-    plan: Plan, tmp_path: Path, steps_done: list[int], stage: Any, precision: Any
+    plan: Plan, tmp_path: Path, steps_done: list[int], stage: Any, precision: Any, offload: bool
 ):
-    run = plan(zero_stage=stage, precision=precision, micro_batch=2, checkpoint_every_steps=3)
-    loop.train(str(tmp_path), run)
-    straight = result(tmp_path, run)
-    unfinish(tmp_path, run)
-    loop.train(str(tmp_path), run)
-    assert steps_done == [0, 1, 2, 3, 4, 5, 3, 4, 5]
-    assert result(tmp_path, run) == straight
-
-
-@pytest.mark.parametrize("stage", [1, 2, 3])
-def test_a_resumed_run_with_an_offloaded_optimizer_has_the_losses_and_weights_of_one_that_went_through(
-    plan: Plan, tmp_path: Path, steps_done: list[int], stage: Any
-):
-    run = plan(zero_stage=stage, offload_optimizer=True, precision="bf16", micro_batch=2, checkpoint_every_steps=3)
+    run = plan(zero_stage=stage, offload_optimizer=offload, precision=precision, micro_batch=2, checkpoint_every_steps=3)
     loop.train(str(tmp_path), run)
     straight = result(tmp_path, run)
     unfinish(tmp_path, run)
