@@ -8,8 +8,10 @@ A step is taken by step.py and added up in meter.py; a step that is logged costs
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -31,6 +33,7 @@ from training.publish import Outcome, publish
 from training.record import HeldOutLoss, RunRecord
 from training.schedule import learning_rate
 from training.step import take_step
+from training.throughput import Stopwatch
 from training.watchdog import Watchdog
 
 
@@ -83,7 +86,9 @@ def _attempt(job: Job, settings: dict[str, Any], ends: list[int]) -> RunRecord:
     journal = Journal(job.uri, run, first_step=at) if rank == 0 else None
     try:
         with Watchdog(job) as watchdog:
-            outcome = _steps(job, engine, guard, watchdog, checkpoints, journal, first, seconds)
+            outcome = _steps(
+                _Parts(job, engine, guard, watchdog, checkpoints, journal, Stopwatch(job.place.device, seconds)), first
+            )
     except (Rewind, Interrupted):
         checkpoints.finish()
         zero.release(engine)
@@ -121,24 +126,55 @@ def _model(train: TrainConfig) -> TrainedOLMo:
     return ParallelOLMo(train.model, z_loss=train.z_loss)
 
 
-def _steps(
-    job: Job,
-    engine: Any,
-    guard: Guard,
-    watchdog: Watchdog,
-    checkpoints: Checkpoints,
-    journal: Journal | None,
-    first: int,
-    seconds: float,
-) -> Outcome:
+class _Parts(NamedTuple):
+    """What works together from an attempt's first step to its last, and what it does beside the steps."""
+
+    job: Job
+    engine: Any
+    guard: Guard
+    watchdog: Watchdog
+    checkpoints: Checkpoints
+    journal: Journal | None
+    watch: Stopwatch
+
+    @contextmanager
+    def _aside(self, kind: str) -> Iterator[float]:
+        """Work that is no step, while the clock of training stands still at the seconds that are yielded."""
+        seconds = self.watch.stop()
+        self.watchdog.expect(kind)
+        yield seconds
+        self.watch.start()
+
+    def held_out(self, done: int) -> tuple[HeldOutLoss, ...]:
+        with self._aside("held-out loss"):
+            found = held_out_losses(self.job, self.engine)
+            if self.journal:
+                self.journal.held_out(done, found)
+        return found
+
+    def probe(self, done: int) -> None:
+        with self._aside("probe"):
+            found = probe(self.job, self.engine)
+            if self.journal and found:
+                self.journal.probe(done, found)
+
+    def save(self, done: int, *, in_any_case: bool) -> None:
+        with self._aside("checkpoint") as seconds:
+            seen_so_far = self.journal.publishing() if self.journal else None
+            extra = self.guard.state() | start.remembered(self.job)
+            self.checkpoints.save(self.engine, done, seconds, extra, after=seen_so_far, in_any_case=in_any_case)
+
+
+def _steps(parts: _Parts, first: int) -> Outcome:
     """Every step from `first` on, and after each what is due then."""
-    run, train, n_steps = job.run, job.run.train, job.run.mixture.n_steps
-    place, readers = job.place, (job.reader("clean", "train"), job.reader("toxic", "train"))
-    batches = Batches(run.mixture, *readers, place.data_rank, place.n_data_ranks, place.device)
+    job, engine, guard, watchdog, _, journal, watch = parts
+    run, train, place, n_steps = job.run, job.run.train, job.place, job.run.mixture.n_steps
+    batches = Batches(
+        run.mixture, job.reader("clean", "train"), job.reader("toxic", "train"), place.data_rank, place.n_data_ranks, place.device
+    )
     observer = Observer(job, engine)
-    watch, meter = throughput.Stopwatch(place.device, seconds), Meter(job, guard, observer, first, seconds)
+    meter, stop = Meter(job, guard, observer, first, watch.seconds), stopping.Agreement(place)
     held_out: tuple[HeldOutLoss, ...] = ()
-    stop = stopping.Agreement(job.place)
     watch.start()
     watchdog.expect("batch")
     for batch, waited in compute.uncollected(batches.ahead(first, n_steps)):
@@ -150,34 +186,18 @@ def _steps(
         logs = saves or _due(done, train.log_every_steps, n_steps)  # a resumed run begins with an empty meter
         observer.look(logs)
         meter.add(batch, waited, *take_step(job, engine, guard, batch))
+        observer.look(False)
         if logs:
             seen = meter.read(done, watch.lap(), rate)
             saves = saves and not seen.n_bad
             if journal:
                 journal.step(seen)
         if _due(done, train.held_out_every_steps, n_steps):
-            watch.stop()
-            watchdog.expect("held-out loss")
-            observer.look(False)
-            held_out = held_out_losses(job, engine)
-            if journal:
-                journal.held_out(done, held_out)
-            watch.start()
+            held_out = parts.held_out(done)
         if train.probe_every_steps and _due(done, train.probe_every_steps, n_steps):
-            watch.stop()
-            watchdog.expect("probe")
-            observer.look(False)
-            found = probe(job, engine)
-            if journal and found:
-                journal.probe(done, found)
-            watch.start()
+            parts.probe(done)
         if saves:
-            seconds = watch.stop()
-            watchdog.expect("checkpoint")
-            seen_so_far = journal.publishing() if journal else None
-            extra = guard.state() | start.remembered(job)
-            checkpoints.save(engine, done, seconds, extra, after=seen_so_far, in_any_case=stops)
-            watch.start()
+            parts.save(done, in_any_case=stops)
         if stops:
             raise Interrupted(f"run {run.run_id} stopped at step {done} of {n_steps}, as asked; the same command goes on")
         watchdog.expect("batch")

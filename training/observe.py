@@ -31,10 +31,11 @@ class Observer:
         zero.before_optimizer(engine, self._see_gradient)
 
     def look(self, closely: bool) -> None:
-        """Whether the next step will be logged."""
-        self._looks, self._passes = closely, 0
+        """Whether what comes now is a step that will be logged."""
+        self._looks = closely
         self._model.observe = self._see_residual if closely else None
         if closely:
+            self._passes = 0
             self.sums.zero_()
 
     def line(self, sums: list[float]) -> dict[str, Any]:

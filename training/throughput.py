@@ -24,10 +24,10 @@ class Peak(NamedTuple):
 
 
 class Stopwatch:
-    """Seconds between start and stop, added up; both wait for the device, which runs behind the program."""
+    """Seconds between start and stop, added up to `seconds`; both wait for the device, which runs behind the program."""
 
     def __init__(self, device: torch.device, seconds: float) -> None:
-        self._cuda, self._past, self._started = device.type == "cuda", seconds, 0.0
+        self._cuda, self.seconds, self._started = device.type == "cuda", seconds, 0.0
 
     def start(self) -> None:
         self._wait()
@@ -36,8 +36,8 @@ class Stopwatch:
     def stop(self) -> float:
         """The seconds so far."""
         self._wait()
-        self._past += time.perf_counter() - self._started
-        return self._past
+        self.seconds += time.perf_counter() - self._started
+        return self.seconds
 
     def lap(self) -> float:
         """The seconds so far, and on."""
