@@ -62,26 +62,40 @@ class Harness(TemplateLM):
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """Greedy continuations, up to the first of the task's stop strings."""
-        texts = []
-        for request in requests:
-            context, asked = request.args
+        by_length: dict[int, list[int]] = {}
+        for i, request in enumerate(requests):
+            asked = request.args[1]
             if asked.get("do_sample") and asked.get("temperature", 1.0) > 0:
                 raise ConfigurationError(f"the task {request.task_name} draws at random; only greedy continuations are supported")
-            tokenizer = self._subject.tokenizer
-            sampling = generation.Sampling(
-                asked.get("max_gen_toks", MAX_NEW_TOKENS), "greedy", 1.0, tokenizer.eos_id, tokenizer.n_ids
-            )
-            with steering.steered(self._subject.model, self._shift_LD, torch.tensor([self._strength]), "all", self._config.site):
-                (ids,) = generation.sample(self._subject.model, self._subject.encode([context]), [0], sampling)
-            text, until = tokenizer.decode(ids), asked.get("until") or []
-            for stop in [until] if isinstance(until, str) else until:
-                text = text.partition(stop)[0]
-            texts.append(text)
+            by_length.setdefault(asked.get("max_gen_toks", MAX_NEW_TOKENS), []).append(i)
+        texts: dict[int, str] = {}
+        for n_new, of_length in by_length.items():
+            texts |= dict(zip(of_length, self._continued([requests[i].args[0] for i in of_length], n_new), strict=True))
+        return [_until(texts[i], request.args[1].get("until") or []) for i, request in enumerate(requests)]
+
+    def _continued(self, contexts: list[str], n_new: int) -> list[str]:
+        """In batches of like length: the padding is at the left, so no row feels its neighbours."""
+        subject, size = self._subject, self._config.batch_size
+        sampling = generation.Sampling(n_new, "greedy", 1.0, subject.tokenizer.eos_id, subject.tokenizer.n_ids)
+        rows, texts = subject.encode(contexts), [""] * len(contexts)
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        for batch in (order[at : at + size] for at in range(0, len(order), size)):
+            strength_B = torch.full((len(batch),), self._strength)
+            with steering.steered(subject.model, self._shift_LD, strength_B, "all", self._config.site):
+                drawn = generation.sample(subject.model, [rows[i] for i in batch], batch, sampling)
+            for i, ids in zip(batch, drawn, strict=True):
+                texts[i] = subject.tokenizer.decode(ids)
         return texts
 
     def _likelihoods(self, rows: list[Row]) -> list[likelihood.Likelihood]:
         with telemetry.progress(len(rows), f"α = {self._strength:g}", "rows") as bar:
             return likelihood.likelihoods(self._subject.model, rows, self._shift_LD, self._config, bar.update)
+
+
+def _until(text: str, until: str | Sequence[str]) -> str:
+    for stop in [until] if isinstance(until, str) else until:
+        text = text.partition(stop)[0]
+    return text
 
 
 def run(

@@ -158,6 +158,9 @@ def test_the_harness_gets_rolling_likelihoods_and_greedy_texts(subject, shift):
     head = float(logs.gather(1, torch.tensor(ids[1 : first + 1])[:, None]).sum())
     assert rolled < head < 0
     (whole,) = model.generate_until([Instance("generate_until", {}, ("the sea", {"max_gen_toks": 8}), 0)])
+    asked = [("the sea", 8), ("the boat is small and", 5), ("a", 8)]
+    several = [Instance("generate_until", {}, (context, {"max_gen_toks": n}), i) for i, (context, n) in enumerate(asked)]
+    assert model.generate_until(several) == [model.generate_until([one])[0] for one in several]
     stop = whole[3]
     (cut,) = model.generate_until([Instance("generate_until", {}, ("the sea", {"max_gen_toks": 8, "until": [stop]}), 0)])
     assert cut == whole.partition(stop)[0]
