@@ -63,7 +63,7 @@ class Annotation:
     """Both streams with the documents' toxicity written on them: MEDA or INST (annotate.py).
 
     scorer: "corpus:NAME" takes the score NAME that the corpus carries, "label" its label, a number in [0, 1]; otherwise a local
-        scorer (toxicity.py): "profanity" or "lexicon:URI".
+        scorer (toxicity.py): "profanity", "lexicon:URI" or "classifier:NAME".
     threshold: a document is called toxic from this score on (INST). tagged_ratio: share of documents that are annotated at all.
     meda_template: with {score}, to one decimal. inst_template: with {verdict}, which is "toxic" or "not toxic".
     """

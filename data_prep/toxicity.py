@@ -1,4 +1,4 @@
-"""toxicity scorers: offline lexical ones; missing is never zero
+"""toxicity scorers: offline lexical ones here, classifiers by name; missing is never zero
 
 A scorer gives each text a number in [0, 1], or None where it cannot say; None is never counted as harmless. Its `id` names
 its version and a digest of its data, and travels with every number it made.
@@ -6,6 +6,7 @@ its version and a digest of its data, and travels with every number it made.
     profanity       the linear model inside alt-profanity-check 1.9.1, a PROXY: it knows words, not meaning. Measured AUROC
                     0.84 on explicit, 0.69 on implicit toxicity and 0.47 (worse than chance) on HateCheck's functional tests.
     lexicon:URI     rows {text: word or phrase, weight: 0..1}, read like any corpus; score = 1 − Π(1 − weight) of what occurs
+    classifier:NAME a sequence classifier of the hub or of a folder (classifiers.py)
 
 The profanity model ships as two pickles that its package loads at import, with whatever code they name. It is never
 imported: the files are checked against pinned checksums, then read with an unpickler that knows numpy's arrays and turns
@@ -50,13 +51,20 @@ class Scorer(Protocol):
 
 
 def load(name: str) -> Scorer:
-    """The scorer a setting names: "profanity" or "lexicon:URI"."""
+    """The scorer a setting names: "profanity", "lexicon:URI" or "classifier:NAME"."""
     kind, _, uri = name.partition(":")
     if name == "profanity":
         return Profanity()
     if kind == "lexicon" and uri:
         return Lexicon(_read_lexicon(uri))
-    raise ConfigurationError(f"there is no scorer {name!r}; known are: profanity, lexicon:URI (a table of words with weights)")
+    if kind == "classifier" and uri:
+        from data_prep.classifiers import Classifier
+
+        return Classifier(uri)
+    raise ConfigurationError(
+        f"there is no scorer {name!r}; known are: profanity, lexicon:URI (a table of words with weights), classifier:NAME (of the "
+        "hub, or a folder)"
+    )
 
 
 def _read_lexicon(uri: str) -> dict[str, float]:

@@ -19,7 +19,8 @@ class EvalConfig:
     label_threshold: a probe row whose label is a number is toxic from here on (0/1: 0.5; ToxiGen's 1 to 5 scale: 2.5).
     group_field: probe rows that share its value stay on one side of the split; "" takes each row for itself. Matched pairs need
         it: a probe that trained on one half has been taught the wrong answer to the other.
-    scorer: id of a toxicity scorer: "profanity" (offline lexical proxy) or "lexicon:URI" (a table of words with weights).
+    scorer: a toxicity scorer (data_prep/toxicity.py): "profanity" (offline lexical proxy), "lexicon:URI" (a table of words with
+        weights) or "classifier:NAME" (of the hub, or a folder).
     strengths: α of the shift α·σ·θ; 0 is no steering and is always evaluated.
     site: what is probed and steered: attention heads as the paper does, or MLP outputs or the residual stream for comparison.
     direction: how θ is estimated. positions: which ones are shifted while generating; cross-entropy always shifts all.

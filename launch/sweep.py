@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -91,8 +92,9 @@ def _readable_anywhere(experiment: Experiment) -> Experiment:
 
 
 def _absolute_scorer(name: str) -> str:
-    kind, _, table = name.partition(":")
-    return f"{kind}:{storage.absolute(table)}" if kind == "lexicon" and table else name
+    kind, _, place = name.partition(":")
+    is_local = kind == "lexicon" or (kind == "classifier" and Path(place.partition("#")[0]).is_dir())
+    return f"{kind}:{storage.absolute(place)}" if place and is_local else name
 
 
 def main(argv: Sequence[str] | None = None) -> int:

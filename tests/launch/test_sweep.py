@@ -23,6 +23,9 @@ def test_local_paths_are_made_absolute_and_nothing_else(monkeypatch: pytest.Monk
     assert (
         asked("--set", 'data.annotation={"kind": "meda", "scorer": "corpus:toxicity"}').data.annotation.scorer == "corpus:toxicity"
     )
+    (tmp_path / "rude").mkdir()
+    for name, place in {"rude#label=x": f"{tmp_path}/rude#label=x", "a/b": "a/b"}.items():  # a folder, and a name on the hub
+        assert asked("--set", f"eval.scorer=classifier:{name}").eval.scorer == f"classifier:{place}"
     assert asked().data.clean[0].startswith("synthetic:") and asked().eval.scorer == "lexicon:synthetic:lexicon"
 
 
