@@ -28,6 +28,8 @@ class EvalConfig:
     attributes: document URIs like `probes`, of other attributes, whose directions the toxicity direction is compared with.
     benchmarks: files of multiple-choice questions, "letter:URI#text=question" or "cloze:…" (eval/multiple_choice.py), answered at
         every strength; n_questions: of each, at most.
+    held_out: more held-out text, "NAME=URI", e.g. "openwebtext=owt.jsonl.gz": the cost of steering is measured on it, too. For a
+        model that is no run it is all there is, and "clean" and "toxic" stand for the streams.
     n_permutations: of the probe labels, for the chance level of the best head; 0 leaves it out.
     n_probes, n_prompts: at most. top_heads: how many heads, by validation accuracy, are steered.
     precision: the numbers the model computes in; fp32 everywhere, bf16 pays on a GPU.
@@ -51,6 +53,7 @@ class EvalConfig:
     attributes: tuple[str, ...] = ()
     benchmarks: tuple[str, ...] = ()
     n_questions: int = 500
+    held_out: tuple[str, ...] = ()
     n_permutations: int = 1000
     max_new_tokens: int = 20
     decoding: Literal["greedy", "nucleus"] = "nucleus"
@@ -81,6 +84,11 @@ class EvalConfig:
             raise ConfigurationError(f"eval: top_p {self.top_p}, confidence {self.confidence}; expected shares, e.g. 0.9 and 0.95")
         if self.probe_l2 <= 0:
             raise ConfigurationError(f"eval.probe_l2 is {self.probe_l2}; without a penalty a separable head has no best probe")
+        names, _, uris = zip(*(text.partition("=") for text in self.held_out), strict=True) if self.held_out else ((), (), ())
+        if len(set(names)) != len(names) or not all(map(str.isidentifier, names)) or not all(uris):
+            raise ConfigurationError(
+                f"eval.held_out is {list(self.held_out)}; expected NAME=URI, each name once, of letters and digits"
+            )
         if self.n_probes < 20 or self.n_prompts < 1 or self.n_questions < 1:
             raise ConfigurationError(
                 f"eval: n_probes {self.n_probes}, n_prompts {self.n_prompts}, n_questions {self.n_questions}; "

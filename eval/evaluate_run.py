@@ -1,29 +1,46 @@
-"""ENTRY: one RunRecord → one EvalReport"""
+"""ENTRY: one finished run, or any Hugging Face OLMo → one EvalReport
+
+    python eval/evaluate_run.py --out s3://bucket/study --run toxic-0.10-s0-3f9a1c2e --config eval.json
+    python eval/evaluate_run.py --out out --model OLMo-1B-hf --set 'probes=toxigen.csv#label=toxic' prompts=prompts.jsonl \\
+        'held_out=["openwebtext=owt.jsonl.gz"]'
+
+Settings are those of eval/config.py. A model that is no run has no held-out streams: give it texts.
+"""
 
 import argparse
 import sys
 from pathlib import Path
 
 from data_prep import telemetry
-from data_prep.records import HormesisError, from_json, to_json
+from data_prep.records import HormesisError, from_json, override, to_json
 from eval.config import EvalConfig
-from eval.evaluation import evaluate
+from eval.evaluation import evaluate, evaluate_folder
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--out", required=True, metavar="URI", help="object root: a folder or s3://bucket/prefix")
-    parser.add_argument("--run", required=True, metavar="ID", help="the finished run, e.g. toxic-0.10-s0-3f9a1c2e")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--run", metavar="ID", help="a finished run below it, e.g. toxic-0.10-s0-3f9a1c2e")
+    which.add_argument("--model", type=Path, metavar="FOLDER", help="any Hugging Face OLMo; the report goes below URI/models")
+    parser.add_argument("--toxic_ratio", type=float, default=0.0, metavar="SHARE", help="with --model: of its training text")
     parser.add_argument(
         "--config", type=Path, metavar="JSON", help="an EvalConfig; without it, held-out text and the offline scorer"
     )
+    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="change any setting, e.g. n_probes=500")
     arguments = parser.parse_args()
     telemetry.configure()
     config = EvalConfig(probes="held_out", prompts="held_out", scorer="profanity")
     try:
         if arguments.config:
             config = from_json(EvalConfig, arguments.config.read_bytes(), str(arguments.config))
-        report = evaluate(arguments.out, arguments.run, config)
+        for asked in arguments.set:
+            name, _, value = asked.partition("=")
+            config = override(config, name.removeprefix("eval."), value)
+        if arguments.model:
+            report = evaluate_folder(arguments.out, arguments.model, config, toxic_ratio=arguments.toxic_ratio)
+        else:
+            report = evaluate(arguments.out, arguments.run, config)
     except (HormesisError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

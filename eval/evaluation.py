@@ -10,9 +10,11 @@ Shapes: R rows, L layer, N head, V vocab.
 """
 
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,10 +29,19 @@ from eval.heads import Heads
 from eval.items import Item
 from eval.measuring import Asked, Continuation
 from eval.record import FORMAT_VERSION, Controlled, Estimate, EvalReport, Sample, eval_uri, find
-from eval.subject import Subject, load_subject
+from eval.subject import Subject, folder_digest, load_folder, load_subject
 from training import record
 
 SHOWN_PROMPTS = 12
+
+
+class Evaluated(NamedTuple):
+    """Which model it is. toxic_ratio: as planned, of a model that is no run as its user says."""
+
+    id: str
+    toxic_ratio: float
+    realised_toxic_ratio: float
+    seed: int
 
 
 def evaluate(root: str, run_id: str, config: EvalConfig) -> EvalReport:
@@ -44,23 +55,40 @@ def evaluate(root: str, run_id: str, config: EvalConfig) -> EvalReport:
     run = record.find(root, run_id)
     if run is None:
         raise ArtefactMissing(f"{run_uri}/record.json: the run is not finished, so there is nothing to evaluate; train it first")
+    which = Evaluated(run_id, run.config.toxic_ratio, run.realised_toxic_ratio, run.config.seed)
+    with TemporaryDirectory(prefix="hormesis-eval-") as folder:
+        return _evaluate(lambda: load_subject(root, run, Path(folder), config), which, config, eval_uri(run_uri, config))
+
+
+def evaluate_folder(root: str, folder: Path, config: EvalConfig, *, toxic_ratio: float = 0.0) -> EvalReport:
+    """Evaluate any folder with a Hugging Face OLMo into `root`/models/NAME-DIGEST/, or return the report that is there.
+
+    toxic_ratio: the share of toxic text it was trained on, 0 where none was added on purpose.
+    """
+    name = f"{folder.resolve().name}-{folder_digest(folder)[:8]}"
+    model_uri = storage.join(root, "models", name)
+    if (done := find(model_uri, config)) is not None:
+        return done
+    which = Evaluated(name, toxic_ratio, toxic_ratio, config.seed)
+    return _evaluate(lambda: load_folder(folder, config), which, config, eval_uri(model_uri, config))
+
+
+def _evaluate(load: Callable[[], Subject], which: Evaluated, config: EvalConfig, folder: str) -> EvalReport:
     started = time.perf_counter()
     scorer = toxicity.load(config.scorer)
     threads = torch.get_num_threads()
     torch.set_num_threads(config.threads or threads)
     try:
-        with TemporaryDirectory(prefix="hormesis-eval-") as folder:
-            subject = load_subject(root, run, Path(folder), config.precision)
-        report = _measure(subject, run, config, scorer, eval_uri(run_uri, config), started)
+        report = _measure(load(), which, config, scorer, folder, started)
     finally:
         torch.set_num_threads(threads)
-    storage.save(report, storage.join(eval_uri(run_uri, config), "report.json"))
-    telemetry.emit("hormesis_evaluations", 1, run=run_id)
+    storage.save(report, storage.join(folder, "report.json"))
+    telemetry.emit("hormesis_evaluations", 1, run=which.id)
     return report
 
 
 def _measure(
-    subject: Subject, run: record.RunRecord, config: EvalConfig, scorer: toxicity.Scorer, folder: str, started: float
+    subject: Subject, which: Evaluated, config: EvalConfig, scorer: toxicity.Scorer, folder: str, started: float
 ) -> EvalReport:
     rows = prompts.choose(config, subject.held_out_documents, subject.tokenizer.decode)
     asked = Asked(
@@ -70,14 +98,14 @@ def _measure(
     )
     strengths, positive = config.strengths, tuple(strength for strength in config.strengths if strength)
     n_units = len(rows.probes) + asked.n_rows(config) * (len(strengths) + len(config.controls) * len(positive))
-    with closing(telemetry.progress(n_units, f"evaluate {run.config.run_id}: probes", "rows")) as bar:
+    with closing(telemetry.progress(n_units, f"evaluate {which.id}: probes", "rows")) as bar:
         heads = probing.probe(subject, rows.probes, config, bar.update)
         entangled = probing.entangled(subject, heads, config, lambda n: None)
-        bar.set_description(f"evaluate {run.config.run_id}: steering")
+        bar.set_description(f"evaluate {which.id}: steering")
         steered = measuring.measure(subject, asked, heads.shift_LD, strengths, config, scorer, bar.update)
         controls = {}
         for name in config.controls:
-            bar.set_description(f"evaluate {run.config.run_id}: {name}")
+            bar.set_description(f"evaluate {which.id}: {name}")
             shift_LD = steering.control_shift(name, heads.directions, heads.chosen, config.seed)
             controls[name] = measuring.measure(subject, asked, shift_LD, positive, config, scorer, bar.update)
     storage.write(storage.join(folder, "heads.safetensors"), probing.to_bytes(heads))
@@ -87,10 +115,10 @@ def _measure(
     n_toxic = sum(prompts.labels_of(rows.probes))
     return EvalReport(
         format_version=FORMAT_VERSION,
-        run_id=run.config.run_id,
-        toxic_ratio=run.config.toxic_ratio,
-        realised_toxic_ratio=run.realised_toxic_ratio,
-        seed=run.config.seed,
+        run_id=which.id,
+        toxic_ratio=which.toxic_ratio,
+        realised_toxic_ratio=which.realised_toxic_ratio,
+        seed=which.seed,
         config=config,
         scorer_id=scorer.id,
         label_rule=rows.label_rule,

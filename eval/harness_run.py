@@ -46,7 +46,7 @@ def _run(asked: argparse.Namespace) -> list[str]:
 
     found, written = load_found(asked.out, asked.run, asked.eval), []
     with TemporaryDirectory(prefix="hormesis-harness-") as folder:
-        subject = load_subject(asked.out, found.run, Path(folder), found.report.config.precision)
+        subject = load_subject(asked.out, found.run, Path(folder), found.report.config)
     shift_LD = found.shift_LD.to(subject.model.embedding.weight.device)
     for strength in asked.strengths:
         results = harness.run(

@@ -74,7 +74,8 @@ def _decontaminated(experiment: Experiment) -> Experiment:
     """The experiment whose streams share no run of words with the texts it is evaluated on. Held-out documents are the streams'
     own; any other rows are looked for, so to name others is to ask for other streams."""
     data, settings = experiment.data, experiment.eval
-    rows = [uri for uri in (settings.probes, settings.prompts, *settings.attributes) if uri != "held_out"]
+    texts = (text.partition("=")[2] for text in settings.held_out)
+    rows = [uri for uri in (settings.probes, settings.prompts, *settings.attributes, *texts) if uri != "held_out"]
     return replace(experiment, data=replace(data, decontaminate=tuple(dict.fromkeys([*data.decontaminate, *rows]))))
 
 
@@ -85,10 +86,13 @@ def _readable_anywhere(experiment: Experiment) -> Experiment:
     rows = {name: getattr(settings, name) for name in ("probes", "prompts")}
     rows = {name: uri if uri == "held_out" else storage.absolute(uri) for name, uri in rows.items()}
     attributes = tuple(map(storage.absolute, settings.attributes))
+    named = (text.partition("=") for text in settings.held_out)
+    held_out = tuple(f"{name}={storage.absolute(uri)}" for name, _, uri in named)
     if data.annotation:
         data = replace(data, annotation=replace(data.annotation, scorer=_absolute_scorer(data.annotation.scorer)))
     scorer = _absolute_scorer(settings.scorer)
-    return replace(experiment, data=replace(data, **corpora), eval=replace(settings, **rows, attributes=attributes, scorer=scorer))
+    settings = replace(settings, **rows, attributes=attributes, held_out=held_out, scorer=scorer)
+    return replace(experiment, data=replace(data, **corpora), eval=settings)
 
 
 def _absolute_scorer(name: str) -> str:

@@ -23,8 +23,9 @@ from data_prep.records import ArtefactCorrupt, ArtefactMissing, ConfigurationErr
 from eval import baking, items, steering
 from eval.config import EvalConfig
 from eval.directions import Directions
-from eval.evaluation import evaluate
+from eval.evaluation import evaluate, evaluate_folder
 from eval.record import EvalReport, eval_uri
+from eval.subject import load_folder
 from training.config import ModelConfig
 from training.record import run_uri
 
@@ -203,6 +204,28 @@ def test_the_batch_size_is_no_part_of_the_result(root, copy):
         assert a.cross_entropy["toxic"].value == pytest.approx(b.cross_entropy["toxic"].value, abs=1e-5)
 
 
+def test_any_hugging_face_folder_is_evaluated_like_a_run_and_costs_what_transformers_says(root, tmp_path):
+    transformers = pytest.importorskip("transformers", reason="the parity oracle is not installed")
+    theirs = transformers.OlmoForCausalLM.from_pretrained(Path(run_uri(root, RUN_ID)) / "export")
+    theirs.save_pretrained(tmp_path / "model", max_shard_size="50KB")  # in shards, and with a config of its own
+    shutil.copy(Path(run_uri(root, RUN_ID)) / "export" / "tokenizer.json", tmp_path / "model")
+    texts = tuple(f"{name}=synthetic:{name}?documents=40&seed=1" for name in ("clean", "toxic"))
+    few = {"n_prompts": 2, "samples_per_prompt": 1, "controls": (), "attributes": (), "n_permutations": 0}
+    config = replace(CONFIG, held_out=texts, cross_entropy_sequences=3, **few)
+    found = evaluate_folder(str(tmp_path), tmp_path / "model", config, toxic_ratio=0.5)
+    run = report_of(root)
+    assert (found.head_accuracy, found.chosen_heads) == (run.head_accuracy, run.chosen_heads)
+    assert found.run_id.startswith("model-") and (found.toxic_ratio, found.realised_toxic_ratio) == (0.5, 0.5)
+    assert [row.strength for row in found.steered] == [0.0, 2.0, 8.0] and found.steered[0].toxicity.n == 2
+    tokens = torch.from_numpy(load_folder(tmp_path / "model", config).held_out_sequences(3)["toxic"])
+    with torch.no_grad():
+        expected = F.cross_entropy(theirs(tokens).logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
+    assert tokens.shape == (3, 96) and found.steered[0].cross_entropy["toxic"].value == pytest.approx(float(expected), abs=1e-4)
+    assert evaluate_folder(str(tmp_path), tmp_path / "model", config) == found
+    with pytest.raises(ConfigurationError, match="this model, no run of a sweep, has none named 'clean'"):
+        evaluate_folder(str(tmp_path), tmp_path / "model", replace(config, held_out=()))
+
+
 def test_a_run_that_is_not_finished_cannot_be_evaluated(root):
     with pytest.raises(ArtefactMissing, match=r"toxic-none/record.json: the run is not finished"):
         evaluate(root, "toxic-none", CONFIG)
@@ -233,7 +256,7 @@ def test_probe_rows_of_one_class_are_refused(copy):
 def test_the_command_line_prints_the_report(root, tmp_path):
     config = tmp_path / "eval.json"
     config.write_text(to_json(CONFIG))
-    command = [sys.executable, str(ENTRY), "--out", root, "--run", RUN_ID, "--config", str(config)]
+    command = [sys.executable, str(ENTRY), "--out", root, "--run", RUN_ID, "--config", str(config), "--set", "n_prompts=12"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert from_json(EvalReport, done.stdout, "the output") == report_of(root)
 

@@ -29,7 +29,7 @@ def subject(tmp_path_factory):
     make(root, MODEL)
     run = record.find(root, RUN_ID)
     assert run
-    return load_subject(root, run, tmp_path_factory.mktemp("export"), "fp32")
+    return load_subject(root, run, tmp_path_factory.mktemp("export"), CONFIG)
 
 
 @pytest.fixture(scope="module")

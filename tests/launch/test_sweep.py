@@ -18,6 +18,8 @@ def test_local_paths_are_made_absolute_and_nothing_else(monkeypatch: pytest.Monk
     assert experiment.data.clean == (f"{tmp_path}/a.jsonl", "s3://bucket/b.jsonl")
     assert experiment.data.toxic == (f"{tmp_path}/c.csv#text=t",)
     assert (experiment.eval.probes, experiment.eval.scorer) == ("held_out", f"lexicon:{tmp_path}/w.csv")
+    costs = asked("--set", 'eval.held_out=["owt=d.jsonl"]')
+    assert costs.eval.held_out == (f"owt={tmp_path}/d.jsonl",) and costs.data.decontaminate[-1] == f"{tmp_path}/d.jsonl"
     annotated = asked("--set", 'data.annotation={"kind": "meda", "scorer": "lexicon:w.csv"}')
     assert annotated.data.annotation.scorer == f"lexicon:{tmp_path}/w.csv"
     assert (
