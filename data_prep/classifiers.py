@@ -49,6 +49,8 @@ KNOWN = {  # by the last part of the name, from their cards; heads that name the
 class Classifier:
     """A sequence classifier of transformers on the best device present. The order of the texts never changes a score."""
 
+    costly = True
+
     def __init__(self, name: str) -> None:
         place, _, fragment = name.partition("#")
         asked = _options(name, fragment)

@@ -1,4 +1,4 @@
-"""toxicity scorers: offline lexical ones here, classifiers by name; missing is never zero
+"""toxicity scorers: offline lexical ones here, classifiers and services by name; missing is never zero
 
 A scorer gives each text a number in [0, 1], or None where it cannot say; None is never counted as harmless. Its `id` names
 its version and a digest of its data, and travels with every number it made.
@@ -7,6 +7,7 @@ its version and a digest of its data, and travels with every number it made.
                     0.84 on explicit, 0.69 on implicit toxicity and 0.47 (worse than chance) on HateCheck's functional tests.
     lexicon:URI     rows {text: word or phrase, weight: 0..1}, read like any corpus; score = 1 − Π(1 − weight) of what occurs
     classifier:NAME a sequence classifier of the hub or of a folder (classifiers.py)
+    perspective, openai   services on the network (remote_scorers.py)
 
 The profanity model ships as two pickles that its package loads at import, with whatever code they name. It is never
 imported: the files are checked against pinned checksums, then read with an unpickler that knows numpy's arrays and turns
@@ -23,7 +24,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from data_prep import corpora
+from data_prep import corpora, remote_scorers
 from data_prep.records import ArtefactCorrupt, ArtefactMissing, ConfigurationError, digest
 
 PROFANITY_VERSION = "1.9.1"
@@ -42,16 +43,20 @@ LEXICON_TOKEN = re.compile(r"\w+|[^\w\s]")
 
 
 class Scorer(Protocol):
-    """id: name, version and digest. score: per text a number in [0, 1], or None where it is missing; empty text is."""
+    """id: name, version and digest. score: per text a number in [0, 1], or None where it is missing; empty text is. costly: so
+    slow that its scores are worth keeping."""
 
     @property
     def id(self) -> str: ...
+
+    @property
+    def costly(self) -> bool: ...
 
     def score(self, texts: Sequence[str]) -> list[float | None]: ...
 
 
 def load(name: str) -> Scorer:
-    """The scorer a setting names: "profanity", "lexicon:URI" or "classifier:NAME"."""
+    """The scorer a setting names: "profanity", "lexicon:URI", "classifier:NAME", "perspective" or "openai"."""
     kind, _, uri = name.partition(":")
     if name == "profanity":
         return Profanity()
@@ -61,9 +66,12 @@ def load(name: str) -> Scorer:
         from data_prep.classifiers import Classifier
 
         return Classifier(uri)
+    service, _, fragment = name.partition("#")
+    if service in remote_scorers.SERVICES:
+        return remote_scorers.Remote(service, fragment)
     raise ConfigurationError(
         f"there is no scorer {name!r}; known are: profanity, lexicon:URI (a table of words with weights), classifier:NAME (of the "
-        "hub, or a folder)"
+        f"hub, or a folder), {', '.join(remote_scorers.SERVICES)}"
     )
 
 
@@ -84,6 +92,8 @@ def _read_lexicon(uri: str) -> dict[str, float]:
 
 class Lexicon:
     """Words and phrases with weights; case does not matter, boundaries do, and the longest entry wins where two overlap."""
+
+    costly = False
 
     def __init__(self, weights: dict[str, float]) -> None:
         bad = {entry: weight for entry, weight in weights.items() if not 0 <= weight <= 1}
@@ -111,6 +121,8 @@ class Lexicon:
 
 class Profanity:
     """alt-profanity-check's probability that a text is profane or offensive, computed here from its published weights."""
+
+    costly = False
 
     def __init__(self) -> None:
         vectorizer, model = (_unpickle(_profanity_file(name)) for name in PROFANITY_SHA256)

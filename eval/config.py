@@ -20,7 +20,7 @@ class EvalConfig:
     group_field: probe rows that share its value stay on one side of the split; "" takes each row for itself. Matched pairs need
         it: a probe that trained on one half has been taught the wrong answer to the other.
     scorer: a toxicity scorer (data_prep/toxicity.py): "profanity" (offline lexical proxy), "lexicon:URI" (a table of words with
-        weights) or "classifier:NAME" (of the hub, or a folder).
+        weights), "classifier:NAME" (of the hub, or a folder), "perspective" or "openai".
     strengths: α of the shift α·σ·θ; 0 is no steering and is always evaluated.
     site: what is probed and steered: attention heads as the paper does, or MLP outputs or the residual stream for comparison.
     direction: how θ is estimated. positions: which ones are shifted while generating; cross-entropy always shifts all.

@@ -52,7 +52,7 @@ def test_a_weight_that_is_no_share_is_refused():
         Lexicon({"snark": 1.5, "boojum": 0.5})
 
 
-@pytest.mark.parametrize("name", ["perspective", "lexicon", "lexicon:", ""])
+@pytest.mark.parametrize("name", ["perspectives", "lexicon", "lexicon:", ""])
 def test_an_unknown_scorer_is_refused_with_the_known_ones(name):
     with pytest.raises(ConfigurationError, match="known are: profanity, lexicon:URI"):
         toxicity.load(name)
