@@ -16,14 +16,12 @@ from eval.config import EvalConfig
 from eval.curves import Path
 from eval.items import Table
 from eval.record import Estimate, EvalReport
-from launch import findings
-from launch.findings import percent
 
 MIDDLE_RATIO = 0.10
 COST = "cross_entropy/clean"
 N_PERMUTATIONS = 9999
 POWER_DIFFERENCES = (0.5, 1.0, 2.0, 5.0)  # score × 100
-POWER, LEVEL = 0.8, 0.05
+POWER = 0.8
 
 
 @record
@@ -72,11 +70,12 @@ class ProbeDifference:
 @record
 class Comparisons:
     """seeds_df: degrees of freedom of the spread between seeds; 0 where each ratio has one model, and then intervals cover the
-    prompts alone. hypervolume: by ratio, nats × score below the worst point of all. front: (ratio, strength) that no other
-    beats. prompts_needed: by difference, to show it with a power of 80 %."""
+    prompts alone. first: the ratio that the others are compared with. hypervolume: by ratio, nats × score below the worst point of
+    all. front: (ratio, strength) that no other beats. prompts_needed: by difference, to show it with a power of 80 %."""
 
     n_prompts: int
     seeds_df: int
+    first: float
     planned: tuple[Planned, ...]
     smiles: tuple[Smile, ...]
     matched: tuple[Matched, ...]
@@ -111,6 +110,7 @@ def compare(reports: Sequence[EvalReport], tables: Sequence[Table]) -> Compariso
     return Comparisons(
         n_prompts=some.n_prompts,
         seeds_df=some.seeds_df,
+        first=measured.ratios[0],
         planned=tuple(planned),
         smiles=tuple(
             Smile(strength=strength, p_interior=of.p_interior, by_chance=of.p_by_chance, location=of.location)
@@ -123,61 +123,6 @@ def compare(reports: Sequence[EvalReport], tables: Sequence[Table]) -> Compariso
         probes=_probes(reports, tables, config),
         prompts_needed=_prompts_needed(measured),
     )
-
-
-def sentences(of: Comparisons) -> list[str]:
-    """What the comparisons say, in the same words whichever way they come out."""
-    over = (
-        "prompts and seeds"
-        if of.seeds_df
-        else "prompts, for these models only: with one seed a ratio the spread between models is unknown"
-    )
-    found = [_planned_sentence(one) for one in reversed(of.planned)]
-    found += [_smile_sentence(one) for one in reversed(of.smiles) if one.strength]
-    found += [_matched_sentence(one) for one in of.matched]
-    if of.probes:
-        found.append(
-            f"The mean accuracy of all head probes at {percent(of.probes.last)} minus that at {percent(of.probes.first)} was "
-            f"{findings.show(_scaled(of.probes.difference, 100), 2)} points on the same test rows (p = {of.probes.p:.2g}, floor "
-            f"{of.probes.p_floor:.2g})."
-        )
-    needed = [f"{points} points would take {n:,} prompts" for points, n in of.prompts_needed.items()]
-    if needed:
-        found.append(
-            f"With the spread seen here, showing a difference of {'; of '.join(needed)} (power 80\u00a0%, two-sided 5\u00a0%)."
-        )
-    return [f"Compared on the same {of.n_prompts:,} prompts; intervals and p cover {over}.", *found]
-
-
-def _planned_sentence(one: Planned) -> str:
-    verdict = "a difference" if one.p_holm <= LEVEL else "not told apart"
-    return (
-        f"Strength {one.strength:g}: toxicity at {percent(one.second)} minus that at {percent(one.first)} was "
-        f"{findings.show(one.difference)} (p = {one.p:.2g}, {one.p_holm:.2g} after Holm): {verdict}."
-    )
-
-
-def _smile_sentence(one: Smile) -> str:
-    where = findings.show(_scaled(one.location, 100))
-    return (
-        f"Strength {one.strength:g}: the lowest toxicity lay inside the grid in {percent(round(one.p_interior, 3))} of the "
-        f"bootstrap's curves; without any effect of the ratio it would in {percent(round(one.by_chance, 3))}. "
-        f"The minimum is at {where}\u00a0% toxic text."
-    )
-
-
-def _matched_sentence(one: Matched) -> str:
-    what = f"At equal cross-entropy, {percent(one.ratio)} toxic text against the first ratio"
-    if one.cross_entropy is None:
-        return f"{what}: their curves do not overlap, so they cannot be compared at equal cost."
-    if one.difference is None:
-        return f"{what}: their curves meet in too few resamples to compare."
-    return f"{what} ({one.cross_entropy:.3f} nats per token): a difference of {findings.show(one.difference)}."
-
-
-def _scaled(of: Estimate, factor: float) -> Estimate:
-    value, low, high = (None if x is None else factor * x for x in (of.value, of.low, of.high))
-    return Estimate(value=value, low=low, high=high, n=of.n, unit=of.unit)
 
 
 def _measured(reports: Sequence[EvalReport], tables: Sequence[Table], strengths: list[float]) -> _Measured | None:

@@ -17,9 +17,9 @@ from data_prep import card, storage
 from data_prep.card import Card, Excerpt, Lengths
 from data_prep.records import to_dict
 from launch import pages
-from launch.drawing import SOFT, Colour, Drawing, render
+from launch.axes import si
+from launch.drawing import SOFT, Colour, Drawing, Numbers, render
 from launch.experiment import Experiment
-from launch.figures import si
 from launch.findings import percent
 
 COLOURS = {"clean": Colour("#2c6fb3", "#6fb0ee"), "toxic": Colour("#b8501f", "#f29a68")}
@@ -118,13 +118,29 @@ def dropped(figure: Figure, wide: bool, cards: Cards) -> None:
     figure.legend(handles=handles, loc="outside upper left", ncols=2, borderaxespad=0.2)
 
 
+def lengths_numbers(cards: Cards) -> Numbers:
+    rows = [(name, b.low, b.high, b.n_documents, b.total) for name, one in cards.items() for b in one.tokens_per_document.histogram]
+    said = [f"{name} {one.tokens_per_document.median:,}, {one.tokens_per_document.p90:,}" for name, one in cards.items()]
+    alt = f"Tokens in a document, as median and 90th percentile: {'; '.join(said)}."
+    return Numbers(("stream", "from_tokens", "to_tokens", "documents", "tokens"), rows, alt)
+
+
+def drops_numbers(cards: Cards) -> Numbers:
+    rows = [(name, drop.reason, drop.n_documents, drop.ratio) for name, one in cards.items() for drop in one.drops]
+    said = [f"{name} {reason.replace('_', ' ')} {n:,}" for name, reason, n, _ in rows]
+    return Numbers(("stream", "reason", "documents", "share_of_read"), rows, f"Documents left out: {', '.join(said)}.")
+
+
 def _figures(cards: Cards) -> list[Drawing]:
-    plan: list[tuple[str, Callable[..., None], tuple[float, float]]] = [("document-lengths", document_lengths, (3.3, 6.2))]
+    plan: list[tuple[str, Callable[..., None], Numbers, tuple[float, float]]] = [
+        ("document-lengths", document_lengths, lengths_numbers(cards), (3.3, 6.2))
+    ]
     if n := len(reasons(cards)):
         height = 0.5 + n * (len(cards) * BAR_INCHES + 0.12)
-        plan.append(("drops", dropped, (height, height)))
+        plan.append(("drops", dropped, drops_numbers(cards), (height, height)))
     return [
-        render(name, lambda figure, wide, draw=draw: draw(figure, wide, cards), heights, COLOURS) for name, draw, heights in plan
+        render(name, lambda figure, wide, draw=draw: draw(figure, wide, cards), numbers, heights, COLOURS)
+        for name, draw, numbers, heights in plan
     ]
 
 

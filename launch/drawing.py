@@ -5,6 +5,7 @@ desk and on a phone. Colours are drawn as the literals of the light theme; for t
 pyplot, no dates, a fixed hash salt: the same records give the same bytes.
 """
 
+import csv
 import io
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -58,10 +59,26 @@ class Colour(NamedTuple):
     dark: str
 
 
+class Numbers(NamedTuple):
+    """What a figure shows: one row a mark, and in words (`alt`) what a listener needs of it."""
+
+    columns: tuple[str, ...]
+    rows: list[tuple[Any, ...]]
+    alt: str
+
+    def csv(self) -> str:
+        text = io.StringIO()
+        table = csv.writer(text, lineterminator="\n")
+        table.writerow(self.columns)
+        table.writerows(self.rows)
+        return text.getvalue()
+
+
 class Drawing(NamedTuple):
-    """A finished figure: files for print and slides, and SVG elements for the page at both widths."""
+    """A finished figure: files for print and slides, SVG elements for the page at both widths, and what it shows as numbers."""
 
     name: str
+    numbers: Numbers
     svg: str
     png: bytes
     wide: str
@@ -76,27 +93,32 @@ class Label(NamedTuple):
     colour: str
 
 
-def render(name: str, draw: Callable[[Figure, bool], None], heights: tuple[float, float], colours: dict[str, Colour]) -> Drawing:
+def render(
+    name: str, draw: Callable[[Figure, bool], None], numbers: Numbers, heights: tuple[float, float], colours: dict[str, Colour]
+) -> Drawing:
     """The figure at both widths, `heights` inches high when wide and when narrow. `colours` become CSS variables of their names."""
     with matplotlib.rc_context(STYLE):
         wide, narrow = (Figure(figsize=(w, h), layout="constrained") for w, h in zip((WIDE, NARROW), heights, strict=True))
         draw(wide, True)
         draw(narrow, False)
-        svg, png = _svg(wide), io.BytesIO()
+        svg, small, png = _svg(wide), _svg(narrow), io.BytesIO()
+        wide.set_layout_engine("none")  # as it was laid out for the SVG: working it out again takes a third of the time
         wide.savefig(png, format="png", dpi=192, metadata={"Software": None})
-        return Drawing(
-            name, svg, png.getvalue(), _inline(f"{name}-wide", svg, colours), _inline(f"{name}-narrow", _svg(narrow), colours)
-        )
+    inline = (_inline(f"{name}-{width}", text, colours) for width, text in (("wide", svg), ("narrow", small)))
+    return Drawing(name, numbers, svg, png.getvalue(), *inline)
 
 
 def strength_colours(strengths: Sequence[float]) -> list[Colour]:
-    """Grey for no steering, then a perceptual ramp away from the background; readable without red-green vision."""
-    ramp = _ramp("plasma", sum(strength > 0 for strength in strengths), light=(0.68, 0.04), dark=(0.45, 0.94))
-    return [Colour("#737d87", "#98a2ac") if strength == 0 else next(ramp) for strength in strengths]
+    """Grey for no steering, then a perceptual ramp away from the background; readable without red-green vision. Lines are named
+    in their colour, so each has the contrast of text (WCAG AA, 4.5)."""
+    ramp = _ramp("plasma", sum(strength > 0 for strength in strengths), light=(0.48, 0.02), dark=(0.56, 0.94))
+    return [Colour("#6b757f", "#98a2ac") if strength == 0 else next(ramp) for strength in strengths]
 
 
 def ratio_colours(n: int) -> list[Colour]:
-    return list(_ramp("viridis", n, light=(0.72, 0.04), dark=(0.38, 0.97)))
+    """The first ratio, with which the others are compared, apart in orange; then a perceptual ramp. Each has the contrast of a
+    graphical object (WCAG AA, 3)."""
+    return [Colour("#c2570c", "#f59a4a"), *_ramp("viridis", n - 1, light=(0.58, 0.02), dark=(0.42, 0.97))][:n]
 
 
 def label_ends(axes: Axes, labels: Sequence[Label]) -> None:

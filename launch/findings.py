@@ -69,14 +69,20 @@ def percent(ratio: float) -> str:
     return f"{100 * ratio:.4g}\u00a0%"
 
 
-def show(value: Estimate | Point | None, digits: int = 1) -> str:
-    """'12.1 [9.8, 14.9]', without brackets where there is no interval."""
+def show(value: Estimate | Point | None, digits: int = 1, *, sign: bool = False) -> str:
+    """'12.1 [9.8, 14.9]', without brackets where there is no interval; with `sign` '+2.3 [-0.5, 5.1]', for differences."""
     if value is None or value.value is None:
         return NOT_MEASURED
-    text = f"{value.value:.{digits}f}"
+    text = signed(value.value, digits, plus=sign)
     if value.low is None or value.high is None:
         return text
-    return f"{text} [{value.low:.{digits}f},\u00a0{value.high:.{digits}f}]"
+    return f"{text} [{signed(value.low, digits, plus=sign)},\u00a0{signed(value.high, digits, plus=sign)}]"
+
+
+def signed(value: float, digits: int, *, plus: bool = True) -> str:
+    """'+1.2', '−0.3' with a real minus, '0.0' without any sign."""
+    text = f"{value:{'+' if plus else ''}.{digits}f}"
+    return (text if float(text) else text.lstrip("+-")).replace("-", "\u2212")
 
 
 def apart(a: Point, b: Point) -> bool:
@@ -86,13 +92,14 @@ def apart(a: Point, b: Point) -> bool:
     return a.high < b.low or b.high < a.low
 
 
-def findings(reports: Sequence[EvalReport]) -> list[str]:
-    """The sentences, most important first. They claim what the intervals support, and say what was not measured."""
+def findings(reports: Sequence[EvalReport], lead: Sequence[str] = (), probes: str = "") -> list[str]:
+    """The sentences, most important first. They claim what the intervals support, and say what was not measured. `lead` and
+    `probes` are what paired comparisons say (verdicts.py), which is sharper; without them, intervals are compared."""
     steered = [strength for strength in strengths(reports) if strength > 0]
-    sentences = [lowest(strength, by_ratio(reports, toxicity_at(strength))) for strength in reversed(steered)]
+    sentences = [*lead] or [lowest(strength, by_ratio(reports, toxicity_at(strength))) for strength in steered[-1:]]
     sentences.append(trend("Unsteered toxicity", by_ratio(reports, toxicity_at(0.0)), 1))
     sentences += [cost(reports, steered), garbled(reports, steered)]
-    probes = trend("Mean accuracy of the head probes", by_ratio(reports, lambda report: report.probe_accuracy), 3)
+    probes = f"{probes}." if probes else trend("Mean accuracy of the head probes", by_ratio(reports, lambda r: r.probe_accuracy), 3)
     sentences.append(f"{probes} Always naming the commoner class would score {_span([r.majority_accuracy for r in reports], 3)}.")
     sentences += [chance(reports), controls(reports), lens(reports)]
     return [sentence for sentence in [*sentences, coverage(reports), seeds(reports)] if sentence]
@@ -163,7 +170,7 @@ def garbled(reports: Sequence[EvalReport], steered: Sequence[float]) -> str:
     if not broken:
         return ""
     return (
-        f"At strength {_listed([f'{strength:g}' for strength in broken])} the continuations of at least one model have fewer than "
+        f"At strength {listed([f'{strength:g}' for strength in broken])} the continuations of at least one model have fewer than "
         "half of its unsteered share of distinct bigrams: there, low toxicity may be text falling apart."
     )
 
@@ -201,7 +208,7 @@ def lens(reports: Sequence[EvalReport]) -> str:
     what = f"of the {len(seen[0][1].toxic_tokens)} tokens that the steered heads write towards toxicity"
     if not above:
         return f"In no model are more {what} toxic words than random directions through the same heads write."
-    where = _listed(list(dict.fromkeys(above)))
+    where = listed(list(dict.fromkeys(above)))
     return f"At {where} toxic text, more {what} are toxic words than 95\u00a0% of random directions through the same heads write."
 
 
@@ -249,9 +256,9 @@ def _undecided(a: Point, b: Point) -> str:
 
 
 def _span(values: Sequence[float], digits: int, *, sign: bool = False) -> str:
-    low, high = (f"{value:{'+' if sign else ''}.{digits}f}" for value in (min(values), max(values)))
+    low, high = (signed(value, digits, plus=sign) for value in (min(values), max(values)))
     return low if low == high else f"{low} to {high}"
 
 
-def _listed(words: Sequence[str]) -> str:
+def listed(words: Sequence[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

@@ -8,6 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from data_prep import storage
+from launch import axes, words
 from launch.drawing import Drawing
 from launch.findings import percent, show
 
@@ -23,13 +24,24 @@ def template(name: str) -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "show": show, "markup": Markup, "count": lambda n: f"{n:,}"}
+    environment.filters |= {
+        "percent": percent,
+        "percent_of": lambda ratio, digits: percent(round(ratio, digits)),
+        "show": show,
+        "difference": lambda estimate: show(estimate, sign=True),
+        "strength": axes.name,
+        "plain": words.plain,
+        "benchmark": words.benchmark,
+        "markup": Markup,
+        "count": lambda n: f"{n:,}",
+    }
     return environment.get_template(name)
 
 
 def save_figures(folder: str, drawings: Sequence[Drawing]) -> None:
-    """Each drawing as SVG and PNG in `folder`/figures, for print and slides."""
+    """Each drawing in `folder`/figures: SVG and PNG for print and slides, and the numbers it shows as CSV."""
     for drawing in drawings:
+        storage.write(storage.join(folder, "figures", f"{drawing.name}.csv"), drawing.numbers.csv().encode())
         storage.write(storage.join(folder, "figures", f"{drawing.name}.svg"), drawing.svg.encode())
         storage.write(storage.join(folder, "figures", f"{drawing.name}.png"), drawing.png)
 

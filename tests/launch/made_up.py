@@ -5,11 +5,14 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from data_prep.card import Bin, Card, Domains, Drop, Excerpt, Input, Lengths, Part, Score
 from data_prep.config import CleaningConfig, DataConfig, StreamName, TokenizerConfig
 from data_prep.mixture import Mixture, sequences_for
+from eval import items
 from eval.config import EvalConfig
-from eval.record import Estimate, EvalReport, ProbeNull, Sample, Steered
+from eval.record import Estimate, EvalReport, ProbeNull, Sample, Steered, eval_uri
 from launch import report
 from launch.experiment import Experiment
 from training.config import ModelConfig, RunConfig, TrainConfig
@@ -17,6 +20,7 @@ from training.record import HeldOutLoss, RunRecord
 
 RATIOS = (0.0, 0.05, 0.10, 0.15, 0.20, 0.25)
 STRENGTHS = (0.0, 4.0, 8.0, 12.0)
+N_PROMPTS, N_SEQUENCES = 150, 64  # of the items
 TRAIN = TrainConfig(
     model=ModelConfig(d_model=128, n_layers=4, n_heads=4, d_mlp=512, vocab_size=2048, max_sequence_length=128),
     sequence_length=128,
@@ -135,6 +139,22 @@ def run(ratio: float, seed: int = 0, strengths=STRENGTHS) -> tuple[RunRecord, Ev
     return record, evaluated
 
 
+def items_of(ratio: float, seed: int, *, dip: float = 8.0, of_seed: float = 0.0) -> dict:
+    """The items of one run: a smile of depth `dip` at 10 % under steering; hard prompts are hard for all models."""
+    shared, own = np.random.default_rng(99), np.random.default_rng([int(1000 * ratio), seed])
+    prompts, sequences, rows = shared.normal(0, 10, N_PROMPTS), shared.normal(0, 0.3, N_SEQUENCES), shared.normal(0, 0.2, 200)
+    model = own.normal(0, of_seed) if of_seed else 0.0
+    found = {}
+    for strength in (0.0, 4.0, 8.0, 12.0):
+        mean = 40 + 20 * ratio - strength * (1 + dip / 8 * np.exp(-(((ratio - 0.1) / 0.06) ** 2))) + model
+        of_prompts = mean + prompts + own.normal(0, 3, N_PROMPTS)
+        of_sequences = 2.5 + 0.1 * ratio + 0.004 * strength**2 + sequences + own.normal(0, 0.005, N_SEQUENCES)
+        found["toxicity", strength] = {f"p{i}": float(value) for i, value in enumerate(of_prompts)}
+        found["cross_entropy/clean", strength] = {f"{i:06d}": float(value) for i, value in enumerate(of_sequences)}
+    accuracy = 0.6 + 0.1 * ratio + rows + own.normal(0, 0.01, 200)
+    return found | {("probe_accuracy", 0.0): {f"r{i}": float(value) for i, value in enumerate(accuracy)}}
+
+
 def cards() -> dict[str, Card]:
     """Made-up cards: the clean one of web pages with drops and domains, the toxic one of posts with labels and scores."""
 
@@ -214,14 +234,22 @@ def write_metrics(root: Path, record: RunRecord) -> None:
         if step % 100 == 0:
             fade = 4.0 * math.exp(-step / 100)
             lines += [{"step": step, "held_out": one.stream, "loss": one.loss + fade, "n_tokens": 8192} for one in record.held_out]
+            lines += [{"step": step, "probe": "toxic", "auroc": 0.9 - 0.1 * fade, "n_windows": 64}]
     file = root / "runs" / record.config.run_id / "metrics.jsonl"
     file.parent.mkdir(parents=True)
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
+def write_items(root: Path, record: RunRecord, evaluated: EvalReport) -> None:
+    of_run = items_of(evaluated.toxic_ratio, evaluated.seed)
+    rows = [items.Item(quantity, i, strength, value) for (quantity, strength), of in of_run.items() for i, value in of.items()]
+    items.write(rows, eval_uri(str(root / "runs" / record.config.run_id), evaluated.config))
+
+
 def write(root: Path, runs, asked: Experiment | None = None) -> Path:
-    for record, _ in runs:
+    for record, evaluated in runs:
         write_metrics(root, record)
+        write_items(root, record, evaluated)
     return Path(report.write(str(root), asked or experiment(), runs, cards()))
 
 

@@ -1,36 +1,15 @@
 """Paired comparisons of a sweep, on made-up items whose truth is known."""
 
-import importlib.util
-from pathlib import Path
+import functools
 
-import numpy as np
+import made_up
+from made_up import RATIOS
+from made_up import items_of as table
 
-from launch import contrasts
-
-_spec = importlib.util.spec_from_file_location("made_up", Path(__file__).parent / "test_report.py")
-made_up = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(made_up)
-
-RATIOS = (0.0, 0.05, 0.10, 0.15, 0.20, 0.25)
-N_PROMPTS, N_SEQUENCES = 150, 64
+from launch import contrasts, verdicts
 
 
-def table(ratio, seed, *, dip=8.0, of_seed=0.0):
-    """A smile of depth `dip` at 10 % under steering; hard prompts are hard for all models."""
-    shared, own = np.random.default_rng(99), np.random.default_rng([int(1000 * ratio), seed])
-    prompts, sequences, rows = shared.normal(0, 10, N_PROMPTS), shared.normal(0, 0.3, N_SEQUENCES), shared.normal(0, 0.2, 200)
-    model = own.normal(0, of_seed) if of_seed else 0.0
-    found = {}
-    for strength in (0.0, 4.0, 8.0, 12.0):
-        mean = 40 + 20 * ratio - strength * (1 + dip / 8 * np.exp(-(((ratio - 0.1) / 0.06) ** 2))) + model
-        of_prompts = mean + prompts + own.normal(0, 3, N_PROMPTS)
-        of_sequences = 2.5 + 0.1 * ratio + 0.004 * strength**2 + sequences + own.normal(0, 0.005, N_SEQUENCES)
-        found["toxicity", strength] = {f"p{i}": float(value) for i, value in enumerate(of_prompts)}
-        found["cross_entropy/clean", strength] = {f"{i:06d}": float(value) for i, value in enumerate(of_sequences)}
-    accuracy = 0.6 + 0.1 * ratio + rows + own.normal(0, 0.01, 200)
-    return found | {("probe_accuracy", 0.0): {f"r{i}": float(value) for i, value in enumerate(accuracy)}}
-
-
+@functools.cache
 def compared(ratios=RATIOS, seeds=(0,), **how):
     runs = [(ratio, seed) for ratio in ratios for seed in seeds]
     reports = [made_up.run(ratio, seed)[1] for ratio, seed in runs]
@@ -70,13 +49,42 @@ def test_seeds_that_differ_widen_what_prompts_alone_would_claim():
     assert width[1] > 3 * width[0]
 
 
+def test_the_first_claim_is_at_equal_cost_and_the_second_is_the_smile_beside_chance():
+    cost, smile = (sentence.replace("\u00a0", " ") for sentence in verdicts.lead(compared()))
+    assert (
+        cost.startswith("At equal cross-entropy on clean text, the models with 5 %")
+        and "came out less toxic than the one with 0 %" in cost
+    )
+    assert "(toxicity lower at 10 % than at 0 % and at 25 %, both p ≤ 0.05 after Holm) is seen at strength 4, 8 and 12." in smile
+    assert smile.endswith("if the share had no effect it would in 66.7 %.")
+    flat = verdicts.lead(compared(dip=0.0))
+    assert (
+        "no share of toxic text made the steered model less toxic than 0\u00a0%" in flat[0] and "is seen at no strength" in flat[1]
+    )
+    assert verdicts.smile(compared((0.0, 0.1))) == "" and verdicts.lead(None) == []
+
+
+def test_the_table_has_a_row_a_strength_with_its_contrasts_and_its_lowest_point():
+    reports, found = [made_up.run(ratio)[1] for ratio in RATIOS], compared()
+    rows = verdicts.rows(reports, found)
+    assert [(row.strength, len(row.planned), row.lowest.ratio) for row in rows] == [
+        (0, 0, 0.0),
+        (4, 2, 0.1),
+        (8, 2, 0.1),
+        (12, 2, 0.1),
+    ]
+    assert [row.smile.strength for row in rows] == [0, 4, 8, 12]
+    assert [(row.planned, row.smile) for row in verdicts.rows(reports, None)] == [([], None)] * 4
+
+
 def test_the_sentences_name_what_the_intervals_cover_and_every_p():
-    text = [sentence.replace("\u00a0", " ") for sentence in contrasts.sentences(compared())]
+    text = [sentence.replace("\u00a0", " ") for sentence in verdicts.sentences(compared())]
     assert text[0].startswith("Compared on the same 150 prompts; intervals and p cover prompts, for these models only")
-    assert "Strength 12: toxicity at 25 % minus that at 10 % was" in text[1] and "after Holm" in text[1]
-    assert any("without any effect of the ratio it would in 66.7 %" in sentence for sentence in text)
-    assert any(sentence.startswith("With the spread seen here") for sentence in text)
-    assert "cover prompts and seeds" in contrasts.sentences(compared(seeds=(0, 1)))[0]
+    assert text[1].startswith("At equal cross-entropy, 5 % against 0 % toxic text (")
+    assert "points on the same test rows, p = 0.0001 (floor of p: 0.0001)." in text[-2]
+    assert text[-1].startswith("With the spread seen here")
+    both = verdicts.sentences(compared(seeds=(0, 1)))[0]
+    assert "cover prompts and seeds; at equal cost, prompts and held-out sequences" in both
 
 
 def test_runs_without_common_items_are_not_compared():
@@ -92,20 +100,7 @@ def test_a_ratio_that_costs_too_much_cannot_be_matched():
     dear = {k: ({i: v + 9 for i, v in of.items()} if k[0] == "cross_entropy/clean" else of) for k, of in tables[1].items()}
     (one,) = contrasts.compare(reports, [tables[0], dear]).matched
     assert one.cross_entropy is None and one.difference is None
-    assert "do not overlap" in contrasts.sentences(contrasts.compare(reports, [tables[0], dear]))[-3]
-
-
-def test_the_page_shows_the_comparisons_where_runs_have_items(tmp_path):
-    from eval import items
-    from eval.record import eval_uri
-
-    runs = [made_up.run(ratio) for ratio in RATIOS]
-    for (record, report), ratio in zip(runs, RATIOS, strict=True):
-        rows = [items.Item(q, i, s, v) for (q, s), of in table(ratio, 0).items() for i, v in of.items()]
-        items.write(rows, eval_uri(str(tmp_path / "runs" / record.config.run_id), report.config))
-    page = Path(made_up.report.write(str(tmp_path), made_up.experiment(), runs, {})).read_text()
-    assert "Compared on the same 150 prompts" in page and "after Holm" in page
-    assert '"planned"' in (tmp_path / "report" / "results.json").read_text()
+    assert "do not overlap" in verdicts.sentences(contrasts.compare(reports, [tables[0], dear]))[-3]
 
 
 def test_no_comparison_is_made_of_two_kinds_of_prompts():

@@ -4,94 +4,32 @@ import csv
 import io
 import itertools
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from made_up import MISSING, RATIOS, STRENGTHS, cards, estimate, experiment, run, with_toxicity, write, write_metrics
+from made_up import MISSING, RATIOS, STRENGTHS, cards, experiment, run, write, write_metrics
 
 from data_prep import records
 from data_prep.config import Annotation
 from data_prep.records import ArtefactMissing
-from eval.record import Controlled, Lens
-from launch import data_page, findings, pages, report
+from eval.record import Lens
+from launch import data_page, findings, pages, paper, report, results, training_figures
+from launch.drawing import Drawing, Numbers
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> Path:
-    """The page of six ratios; tests only read it."""
-    return write(tmp_path_factory.mktemp("sweep"), [run(ratio) for ratio in RATIOS])
+def text_of(runs, asked=None) -> str:
+    """The page of `runs` without its pictures."""
+    names = ("toxicity-by-ratio", "toxicity-by-cost", "probe-accuracy", "head-spread", "head-maps", "losses")
+    blank = [Drawing(name, Numbers((), [], "a picture"), "", b"", "<svg></svg>", "<svg></svg>") for name in names]
+    return report.page(asked or experiment(), runs, {}, blank, None)
 
 
-def test_intervals_that_overlap_are_not_told_apart():
-    found = findings.findings(with_toxicity({0.0: (13.0, 2.0), 0.10: (12.1, 2.5), 0.25: (20.0, 2.0)}))
-    assert found[0].replace("\u00a0", " ") == (
-        "The lowest steered toxicity at strength 8 was 12.1 [9.6, 14.6], at 10 % toxic text, against 13.0 [11.0, 15.0] at 0 %: "
-        "the intervals overlap, so this sweep does not tell 0 % and 10 % apart."
-    )
-
-
-def test_a_minimum_inside_the_grid_is_claimed_only_when_both_ends_are_apart_from_it():
-    inside = findings.findings(with_toxicity({0.0: (13.0, 1.0), 0.10: (8.0, 1.0), 0.25: (20.0, 2.0)}))[0]
-    assert inside.endswith("neither interval overlaps its own, so here the minimum lies inside the grid.")
-    open_end = findings.findings(with_toxicity({0.0: (13.0, 1.0), 0.10: (8.0, 1.0), 0.25: (9.0, 2.0)}))[0]
-    assert open_end.endswith("Those of 10\u00a0% and 25\u00a0% do, so where the curve turns is not settled.")
-    falling = findings.findings(with_toxicity({0.0: (13.0, 1.0), 0.10: (9.0, 1.0), 0.25: (5.0, 1.0)}))[0]
-    assert falling.endswith("It is the largest ratio tested, so the minimum may lie beyond it.")
-
-
-def test_a_sweep_whose_cleanest_corpus_wins_says_so():
-    found = findings.findings(with_toxicity({0.0: (3.0, 1.0), 0.10: (8.0, 1.0), 0.25: (20.0, 2.0)}))[0]
-    assert "at 0\u00a0% toxic text, the smallest share tested" in found and found.endswith("the intervals do not overlap.")
-
-
-def test_one_seed_leaves_seed_variation_unmeasured_and_several_widen_the_interval():
-    one, other = (replace(run(0.1, seed)[1], probe_accuracy=estimate(0.6 + 0.2 * seed, 0.05)) for seed in (0, 1))
-    assert "variation between seeds is unmeasured" in findings.findings([one])[-1]
-    assert "2 seeds" in findings.findings([one, other])[-1]
-    (point,) = findings.by_ratio([one, other], lambda report: report.probe_accuracy)
-    assert (point.value, point.low, point.high, point.n_runs) == pytest.approx((0.7, 0.55, 0.85, 2))
-
-
-def test_text_that_falls_apart_and_scores_that_are_missing_are_mentioned():
-    report_ = run(0.1)[1]
-    last = replace(report_.steered[-1], distinct_ratio=estimate(0.3, 0.1), coverage_ratio=0.5)
-    found = findings.findings([replace(report_, steered=(*report_.steered[:-1], last))])
-    assert any(sentence.startswith("At strength 12 the continuations of at least one model") for sentence in found)
-    assert any("only 50\u00a0% of the continuations got a score" in sentence for sentence in found)
-
-
-def test_chance_controls_and_the_lens_are_told_where_they_were_measured():
-    lens = Lens(
-        group="all steered heads",
-        toxic_tokens=(" a",) * 50,
-        benign_tokens=(" b",) * 50,
-        toxic_share=0.2,
-        benign_share=0.0,
-        random_share=0.02,
-        random_high=0.06,
-    )
-    base = run(0.1)[1]
-    flipped = replace(base.steered[-1], toxicity=estimate(60.0, 2.0))
-    full = replace(base, lens=(lens,), controls=(Controlled(control="flipped", steered=(flipped,)),))
-    found = [sentence.replace("\u00a0", " ") for sentence in findings.findings([full])]
-    change = base.steered[-1].toxicity.value - base.steered[0].toxicity.value
-    rise = 60.0 - base.steered[0].toxicity.value
-    assert f"At strength 12 toxicity changed, depending on the run, by: flipped {rise:+.1f}; steering {change:+.1f}." in found
-    assert any(sentence.startswith("Of 16 probes 11 a model are above chance") for sentence in found)
-    assert any("At 10 % toxic text, more of the 50 tokens" in sentence for sentence in found)
-    silent = findings.findings([replace(base, probe_null=None)])
-    assert not any(
-        "chance" in sentence or "vocabulary" in sentence or "depending on the run, by:" in sentence for sentence in silent
-    )
-
-
-def test_the_tokens_that_heads_write_are_shown_masked(tmp_path):
+def test_the_tokens_that_heads_write_are_shown_masked():
     tokens = {"toxic_tokens": (" crap", "<b>", "\n"), "benign_tokens": (" lace", " boats")}
     shares = {"toxic_share": 0.5, "benign_share": 0.0, "random_share": 0.02, "random_high": 0.04}
     record, evaluated = run(0.1)
-    page = write(tmp_path, [(record, replace(evaluated, lens=(Lens(group="layer 3", **tokens, **shares),)))]).read_text()
+    page = text_of([(record, replace(evaluated, lens=(Lens(group="layer 3", **tokens, **shares),)))])
     assert "c*** · &lt;b&gt;" in page and "lace · boats" in page and "layer 3" in page and "crap" not in page
 
 
@@ -112,13 +50,14 @@ def test_the_data_files_hold_the_numbers_of_the_records(whole):
         assert float(row["cross_entropy_clean"]) == one.cross_entropy["clean"].value
         (accuracy,) = one.accuracy.items()
         assert float(row[f"accuracy_{accuracy[0]}"]) == accuracy[1].value
-        assert "share of questions answered right, cloze:arc.jsonl#text=question" in whole.read_text()
 
 
-def test_the_same_records_give_the_same_bytes(whole, tmp_path):
+def test_the_same_records_give_the_same_bytes(whole, drawn, tmp_path, monkeypatch):
+    anew, render = ("toxicity-by-cost", "losses"), report.render  # drawing takes seconds; the others are those of `whole`
+    monkeypatch.setattr(report, "render", lambda name, *how: render(name, *how) if name in anew else drawn[name])
     again = write(tmp_path, [run(ratio) for ratio in reversed(RATIOS)])
     files = sorted(path.relative_to(whole.parent) for path in whole.parent.rglob("*") if path.is_file())
-    assert len(files) == 3 + 2 * 5 + 3 + 2 * 2
+    assert len(files) == 5 + 3 * 7 + 3 + 3 * 2
     for file in files:
         assert (whole.parent / file).read_bytes() == (again.parent / file).read_bytes(), file
 
@@ -162,20 +101,67 @@ def test_a_sweep_of_one_run_with_nothing_measured_still_gives_a_page(tmp_path):
     assert next(csv.DictReader(io.StringIO((page.parent / "results.csv").read_text())))["toxicity"] == ""
 
 
-def test_a_fixed_total_repetition_and_annotation_are_told(tmp_path):
+def test_a_fixed_total_repetition_and_annotation_are_told():
     record, evaluated = run(0.25)
     record = replace(record, n_distinct_toxic=record.config.mixture.n_toxic // 2)
     plain = experiment((0.25,))
-    text = Path(report.write(str(tmp_path), plain, [run(0.25)], {})).read_text()
+    text = text_of([run(0.25)], plain)
     assert "times over" not in text and "begin with their toxicity" not in text and "tokens of clean text, with toxic" in text
     data = replace(plain.data, annotation=Annotation(kind="inst", inst_template="<{verdict}> "))
-    asked = replace(plain, budget="total_fixed", data=data)
-    text = Path(report.write(str(tmp_path), asked, [(record, evaluated)], {})).read_text()
-    assert "it was read up to 2 times over" in text and "took the place of clean text" in text and "with all tokens" in text
-    assert "<q>&lt;{verdict}&gt;</q> (toxic: a score of at least 0.5)" in text
-    assert json.loads((tmp_path / "report/results.json").read_text())["runs"][0]["toxic_epochs"]["value"] == pytest.approx(
-        2, rel=1e-3
+    text = text_of([(record, evaluated)], replace(plain, budget="total_fixed", data=data))
+    assert "it was read up to 2 times over" in text and "took the place of clean text" in text
+    assert "all runs read as many tokens" in text
+    assert "“&lt;{verdict}&gt;” (toxic: a score of at least 0.5)" in text
+    (entry,) = results.everything(plain, [(record, evaluated)], None)["runs"]
+    assert entry["toxic_epochs"]["value"] == pytest.approx(2, rel=1e-3)
+
+
+def test_the_page_leads_with_equal_cost_beside_what_one_seed_leaves_out(whole):
+    text = whole.read_text()
+    lead, caveat = text.index('<p class="lead">At equal cross-entropy'), text.index('<p class="caveat">There is one model')
+    assert lead < caveat < text.index("The paper&#39;s “smile”") < text.index("Unsteered toxicity was")
+    assert text.index("<strong>Strength</strong> is the α of the shift α·σ·θ") < text.index('<figure id="toxicity-by-ratio">')
+    assert "25\u00a0% minus 10\u00a0%" in text and "Hypervolume" in text
+    assert json.loads((whole.parent / "results.json").read_text())["comparisons"]["planned"]
+
+
+def test_every_choice_is_printed_beside_the_papers_and_no_raw_name_is_left(whole):
+    text = whole.read_text()
+    assert text.count("not stated: our choice") >= 5 and "the best 4 attention heads on validation rows" in text
+    assert (
+        "share of questions answered right, arc.jsonl, cloze form" in text
+        and "cloze:arc" not in text.split("Everything that was asked")[0]
     )
+    assert "exact duplicate" in text and "exact_duplicate" not in text
+
+
+def test_the_papers_numbers_stand_beside_those_of_the_same_share_and_strength():
+    rows = {(one.paper.ratio, one.paper.strength): one for one in paper.beside([run(0.1)[1]])}
+    assert len(rows) == 8 and rows[0.1, 0.0].paper.toxigen is None and rows[0.0, 12.0].toxicity is None
+    strong = rows[0.1, 12.0]
+    assert strong.paper == ("strong steering", 0.10, 12.0, 2.63, 7.11, 3.23)
+    assert strong.toxicity.value == run(0.1)[1].steered[3].toxicity.value
+    assert strong.cross_entropy.value == run(0.1)[1].steered[3].cross_entropy["clean"].value
+
+
+def test_the_summary_holds_five_sentences_the_picture_and_a_row_a_ratio(whole):
+    text = (whole.parent / "summary.md").read_text()
+    assert text.startswith("# How much toxic text") and text.count("\n- ") == 4 + 2
+    assert "](figures/toxicity-by-ratio.png)" in text and (whole.parent / "figures/toxicity-by-ratio.png").is_file()
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")][2:]
+    assert [row[0] for row in rows] == [f"| {findings.percent(ratio)}" for ratio in RATIOS]
+    assert rows[2][1] == findings.show(run(0.1)[1].steered[0].toxicity) and rows[0][4] == "–"
+    assert rows[2][4].startswith("\u2212")  # the planted smile, at equal cost
+
+
+def test_every_figure_lies_beside_its_numbers(whole):
+    files = sorted(path.name for path in (whole.parent / "figures").glob("*.csv"))
+    assert files == sorted(f"{path.stem}.csv" for path in (whole.parent / "figures").glob("*.svg"))
+    table = list(csv.DictReader(io.StringIO((whole.parent / "figures/toxicity-by-cost.csv").read_text())))
+    assert len(table) == len(RATIOS) * len(STRENGTHS) and any(row["on_front"] == "True" for row in table)
+    assert float(table[1]["toxicity"]) == run(0.0)[1].steered[1].toxicity.value
+    heads = list(csv.DictReader(io.StringIO((whole.parent / "figures/head-maps.csv").read_text())))
+    assert len(heads) == 16 * len(RATIOS) and sum(row["steered"] == "True" for row in heads) == 4 * len(RATIOS)
 
 
 def test_a_report_of_nothing_is_refused(tmp_path):
@@ -186,42 +172,8 @@ def test_a_report_of_nothing_is_refused(tmp_path):
 def test_loss_curves_come_from_the_journal_and_end_with_the_record(tmp_path):
     record, _ = run(0.1)
     write_metrics(tmp_path, record)
-    curve = report.curve(str(tmp_path), record)
+    curve = training_figures.curve(str(tmp_path), record, 0.95)
     assert curve.train[0][0] == 10 * 32 * 128 and len(curve.train) == record.n_steps // 10
     assert curve.held_out["toxic"][-1] == (record.n_tokens, record.held_out[1].loss)
-    assert report.curve(str(tmp_path / "elsewhere"), record).train == []
-
-
-def test_the_pages_stand_alone_in_a_real_browser(whole):
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("needs Chromium: apt-get install chromium")
-    from playwright.sync_api import sync_playwright
-
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    n_figures_of = {whole: 5, whole.parent / "data.html": 2}
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=flags)
-        complaints, requests = [], []
-        for (page, n_figures), (width, visible) in itertools.product(n_figures_of.items(), ((1280, ".wide"), (390, ".narrow"))):
-            tab = browser.new_page(viewport={"width": width, "height": 900}, color_scheme="dark")
-            tab.on("console", lambda message: complaints.append(message.text))
-            tab.on("pageerror", lambda error: complaints.append(str(error)))
-            tab.on("request", lambda request: requests.append(request.url))
-            tab.goto(page.as_uri())
-            sizes = tab.eval_on_selector_all(f"figure {visible} svg", "all => all.map(one => [one.clientWidth, one.clientHeight])")
-            assert len(sizes) == n_figures and all(w > 300 and h > 100 for w, h in sizes), sizes
-            marks = tab.eval_on_selector_all(f"figure {visible} svg", "all => all.map(one => one.querySelectorAll('path').length)")
-            assert min(marks) > 5, marks
-            assert tab.evaluate("document.documentElement.scrollWidth") <= width, "the page scrolls sideways"
-            anchors = tab.eval_on_selector_all("a[href^='#']", "all => all.map(one => one.getAttribute('href'))")
-            assert anchors and all(tab.query_selector(anchor) for anchor in anchors)
-            ids = tab.eval_on_selector_all("[id]", "all => all.map(one => one.id)")
-            assert len(ids) == len(set(ids))
-            assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 23, 26)"
-            files = tab.eval_on_selector_all("a:not([href^='#'])", "all => all.map(one => one.getAttribute('href'))")
-            assert files and all((page.parent / file).is_file() for file in files)
-            tab.click("a[href='data.html']" if page is whole else "a[href='index.html']")
-            assert tab.title() == ("made-up: data card" if page is whole else "made-up: how much toxic text?")
-        browser.close()
-    assert complaints == [] and set(requests) <= {*(page.as_uri() for page in n_figures_of), "data:,"}
+    assert [estimate.n for _, estimate in curve.probe] == [64] * (record.n_steps // 100)
+    assert training_figures.curve(str(tmp_path / "elsewhere"), record, 0.95).train == []

@@ -1,0 +1,28 @@
+"""names that settings and records use, as words for readers"""
+
+DIRECTIONS = {"class_means": "difference of class means", "probe": "weights of the probe", "lda": "linear discriminant"}
+SITES = {"heads": "attention heads", "mlp": "MLP outputs", "residual": "the residual stream"}
+POSITIONS = {"last": "the last position", "all": "all positions"}
+SCORERS = {
+    "lexicon": "a list of words: it knows words, not meaning",
+    "profanity": "an offline lexical classifier, a proxy: it knows words, not meaning",
+}
+
+
+def plain(name: str) -> str:
+    """'evaluation_overlap' → 'evaluation overlap'."""
+    return name.replace("_", " ")
+
+
+def scorer(asked: str) -> str:
+    """What kind of scorer `eval.scorer` names; one that is not known here stands for itself."""
+    if asked == "lexicon:synthetic:lexicon":
+        return "the embedded corpus's own list of words, the ground truth of an invented attribute"
+    return SCORERS.get(asked.split(":")[0], asked)
+
+
+def benchmark(asked: str) -> str:
+    """'cloze:data/arc.jsonl#text=question' → 'arc.jsonl, cloze form'; with ' norm' 'by likelihood a character'."""
+    form, _, uri = asked.removesuffix(" norm").partition(":")
+    by = ", by likelihood a character" if asked.endswith(" norm") else ""
+    return f"{uri.partition('#')[0].rsplit('/', 1)[-1]}, {form} form{by}"

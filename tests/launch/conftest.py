@@ -1,0 +1,28 @@
+"""One rendering of a report for all who look at it."""
+
+from pathlib import Path
+
+import pytest
+from made_up import RATIOS, run, write
+
+from launch import report
+from launch.drawing import Drawing
+
+
+@pytest.fixture(scope="session")
+def drawn() -> dict[str, Drawing]:
+    """The figures of `whole`, by name, once it is made."""
+    return {}
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory, drawn) -> Path:
+    """The page of six ratios with comparisons; tests only read it and what lies beside it."""
+
+    def keep(name: str, *how) -> Drawing:
+        return drawn.setdefault(name, render(name, *how))
+
+    render = report.render
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "render", keep)
+        return write(tmp_path_factory.mktemp("sweep"), [run(ratio) for ratio in RATIOS])
