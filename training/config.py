@@ -183,10 +183,10 @@ class TrainConfig:
                 "train.zero_stage 0 in bf16 with train.tensor_parallel: DeepSpeed's gradient norm leaves out the other ranks' "
                 "parts there; take zero_stage 1"
             )
-        if self.optimizer == "muon" and (self.zero_stage or self.tensor_parallel > 1):
+        if self.optimizer == "muon" and (self.offload_optimizer or self.tensor_parallel > 1):
             raise ConfigurationError(
-                f"train.optimizer muon needs whole matrices: train.zero_stage is {self.zero_stage}, expected 0, tensor_parallel "
-                f"{self.tensor_parallel}, expected 1; set both, or take adamw"
+                f"train.optimizer muon needs whole matrices on the device: train.offload_optimizer is {self.offload_optimizer}, "
+                f"expected False, tensor_parallel {self.tensor_parallel}, expected 1; set both, or take adamw"
             )
         if self.offload_optimizer and self.zero_stage == 0:
             raise ConfigurationError(

@@ -76,6 +76,7 @@ def _attempt(job: Job, settings: dict[str, Any], ends: list[int]) -> RunRecord:
     identity = Identity(digest(run), job.inputs.data_digest)
     checkpoints = Checkpoints(storage.join(job.uri, "checkpoints"), identity, job.place, run.run_id, run.train)
     engine = zero.initialise(model, settings, muon.chosen(model, run.train))
+    muon.share_out(engine)
     guard = Guard(job, engine)
     found = checkpoints.restore(engine) or _restored_from_trunk(job, engine)
     if found:

@@ -21,13 +21,14 @@ class Observer:
     """Of one run. Sums are of this rank, to be added up over ranks: [1 + L] squared gradients, [L] mean squares of activations."""
 
     def __init__(self, job: Job, engine: Any) -> None:
-        self._place, self._engine, self._model = job.place, engine, engine.module
+        self._place, self._model = job.place, engine.module
         n_layers = job.run.train.model.n_layers
         self._blocks = [EMBEDDING, *map(str, range(n_layers))]
         self._looks, self._passes, self._layer = False, 0, 0
         self.sums = torch.zeros(1 + 2 * n_layers, dtype=torch.float64, device=job.place.device)
         self._gradient_L, self._residual_L = self.sums[: 1 + n_layers], self.sums[1 + n_layers :]
-        self._fragments: list[tuple[int, zero_state.Fragment]] = []
+        index = {name: i for i, name in enumerate(self._blocks)}
+        self._fragments = [(index[_block(fragment.name)], fragment) for fragment in zero_state.fragments(engine)]
         zero.before_optimizer(engine, self._see_gradient)
 
     def look(self, closely: bool) -> None:
@@ -55,10 +56,6 @@ class Observer:
     def _see_gradient(self, optimizer: torch.optim.Optimizer) -> None:
         if not self._looks:
             return
-        if not self._fragments:
-            index = {name: i for i, name in enumerate(self._blocks)}
-            found = zero_state.fragments(self._engine)
-            self._fragments = [(index[_block(fragment.name)], fragment) for fragment in found]
         stepping = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         for block, fragment in self._fragments:  # of which ZeRO steps some at a time
             if id(fragment.flat) in stepping and fragment.flat.grad is not None:

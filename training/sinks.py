@@ -3,7 +3,8 @@
 A sink keeps its files in a scratch folder, from where they go to runs/<run>/<sink>/: TensorBoard's whenever the journal is
 published, so that a board over the store is live; others' at the end. Sinks of a resumed run are given the lines before, so a
 board has each step once, without a gap. Weights & Biases works offline (`wandb sync` sends what it wrote) unless WANDB_MODE says
-otherwise. trackio is no sink: it brings gradio, and pip found no set of versions for it beside our other packages.
+otherwise. trackio is no sink yet: its 0.43 wants pillow below 13, its older versions huggingface_hub below 2, and we have 13 and
+2; and it takes its folder from the environment once a process, which may train several runs.
 """
 
 import math

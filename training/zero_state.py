@@ -59,7 +59,7 @@ def fragments(engine: Any) -> list[Fragment]:
             start, writes = mapping.hp_fragment_address.start, (0, count)
         else:
             flat, first, start, count = _master(optimizer, parameter), 0, 0, parameter.numel()
-            rank, n_ranks = _data_rank(engine)
+            rank, n_ranks = data_rank(engine)
             writes = (count * rank // n_ranks, count * (rank + 1) // n_ranks)
         if cut is None and _model_rank(engine) > 0:
             writes = (0, 0)  # each tensor-parallel rank holds the whole of it
@@ -160,7 +160,8 @@ def _refresh_partitions(optimizer: Any) -> None:
         optimizer._reassign_or_swap_out_partitioned_parameters(group)
 
 
-def _data_rank(engine: Any) -> tuple[int, int]:
+def data_rank(engine: Any) -> tuple[int, int]:
+    """(rank, number of ranks) among those that share out this state."""
     group = engine.seq_data_parallel_group
     return torch.distributed.get_rank(group), torch.distributed.get_world_size(group)
 

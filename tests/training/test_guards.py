@@ -67,6 +67,7 @@ def unfinish(root: Path, run: RunConfig) -> None:
 @pytest.mark.parametrize(
     ("stage", "precision", "micro_batch", "factor"),
     [
+        (0, "bf16", 1, math.nan),
         (1, "bf16", 0, math.nan),
         (1, "bf16", 0, math.inf),
         (1, "bf16", 1, math.nan),

@@ -85,9 +85,9 @@ def test_a_growing_batch_trains_like_plain_pytorch(plan: Plan, tmp_path: Path, s
         torch.testing.assert_close(value, model.state_dict()[name], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("micro_batch", [0, 1])
-def test_bf16_with_and_without_accumulation_stays_near_fp32(plan: Plan, tmp_path: Path, micro_batch: int):
-    run = plan(micro_batch=micro_batch, precision="bf16")
+@pytest.mark.parametrize(("stage", "micro_batch"), [(0, 1), (1, 0), (1, 1)])
+def test_bf16_with_and_without_accumulation_stays_near_fp32(plan: Plan, tmp_path: Path, stage: Any, micro_batch: int):
+    run = plan(micro_batch=micro_batch, precision="bf16", zero_stage=stage)
     loop.train(str(tmp_path), run)
     losses, _ = plain_training(tmp_path, run)
     assert [line["loss"] for line in lines(tmp_path, run) if "grad_norm" in line] == pytest.approx(losses, rel=1e-2)

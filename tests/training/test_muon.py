@@ -83,9 +83,11 @@ def test_every_parameter_has_one_group_and_only_the_embedding_is_adamws():
     assert [(group.get("parts"), len(group["params"])) for group in made] == [(3, 2), (2, 2), (1, 4), (None, 1)]
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_run_with_muon_learns_and_resumes_bit_for_bit(plan: Plan, tmp_path: Path, steps_done: list[int], precision: Any):
-    run = plan(optimizer="muon", zero_stage=0, precision=precision, checkpoint_every_steps=3, held_out_every_steps=1)
+@pytest.mark.parametrize(("stage", "precision"), [(0, "fp32"), (0, "bf16"), (1, "bf16"), (2, "fp32"), (3, "bf16")])
+def test_a_run_with_muon_learns_and_resumes_bit_for_bit(
+    plan: Plan, tmp_path: Path, steps_done: list[int], stage: Any, precision: Any
+):
+    run = plan(optimizer="muon", zero_stage=stage, precision=precision, checkpoint_every_steps=3, held_out_every_steps=1)
     loop.train(str(tmp_path), run)
     folder = tmp_path / "runs" / run.run_id
     lines = (folder / "metrics.jsonl").read_text()
@@ -99,6 +101,7 @@ def test_a_run_with_muon_learns_and_resumes_bit_for_bit(plan: Plan, tmp_path: Pa
     assert made.held_out[0].loss < 5.5  # that of a uniform guess among 264 is 5.58
 
 
-def test_muon_with_shared_out_weights_is_refused():
-    with pytest.raises(ConfigurationError, match=r"muon needs whole matrices: train\.zero_stage is 1, expected 0"):
-        replace(TRAIN, optimizer="muon")
+@pytest.mark.parametrize("wrong", [{"offload_optimizer": True}, {"tensor_parallel": 2}])
+def test_muon_without_whole_matrices_on_the_device_is_refused(wrong: dict[str, Any]):
+    with pytest.raises(ConfigurationError, match="muon needs whole matrices on the device"):
+        replace(TRAIN, optimizer="muon", **wrong)
