@@ -16,6 +16,8 @@ from eval.config import EvalConfig
 from eval.curves import Path
 from eval.items import Table
 from eval.record import Estimate, EvalReport
+from launch import tails
+from launch.tails import TailDifference
 
 MIDDLE_RATIO = 0.10
 COST = "cross_entropy/clean"
@@ -82,6 +84,7 @@ class Comparisons:
     hypervolume: dict[str, Estimate]
     front: tuple[tuple[float, float], ...]
     probes: ProbeDifference | None
+    tail: TailDifference | None
     prompts_needed: dict[str, int]
 
 
@@ -94,8 +97,11 @@ class _Measured(NamedTuple):
     cost: list[np.ndarray]
 
 
-def compare(reports: Sequence[EvalReport], tables: Sequence[Table]) -> Comparisons | None:
-    """All comparisons of a sweep, tables[i] the items of reports[i]; None where no two prompts were met by every run."""
+def compare(
+    reports: Sequence[EvalReport], tables: Sequence[Table], heads: Sequence[tails.HeadRows | None] = ()
+) -> Comparisons | None:
+    """All comparisons of a sweep, tables[i] the items of reports[i] and heads[i] its probes' test rows; None where no two prompts
+    were met by every run."""
     config = reports[0].config
     strengths = sorted(set.intersection(*({one.strength for one in report.steered} for report in reports)))
     measured = _measured(reports, tables, strengths)
@@ -121,6 +127,7 @@ def compare(reports: Sequence[EvalReport], tables: Sequence[Table]) -> Compariso
         hypervolume=volumes,
         front=front,
         probes=_probes(reports, tables, config),
+        tail=tails.compare(reports, heads) if heads else None,
         prompts_needed=_prompts_needed(measured),
     )
 

@@ -118,7 +118,7 @@ def strength_colours(strengths: Sequence[float]) -> list[Colour]:
 def ratio_colours(n: int) -> list[Colour]:
     """The first ratio, with which the others are compared, apart in orange; then a perceptual ramp. Each has the contrast of a
     graphical object (WCAG AA, 3)."""
-    return [Colour("#c2570c", "#f59a4a"), *_ramp("viridis", n - 1, light=(0.58, 0.02), dark=(0.42, 0.97))][:n]
+    return [Colour("#c2570c", "#ff9162"), *_ramp("viridis", n - 1, light=(0.58, 0.02), dark=(0.42, 0.88))][:n]
 
 
 def label_ends(axes: Axes, labels: Sequence[Label]) -> None:

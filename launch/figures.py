@@ -44,7 +44,7 @@ def toxicity_by_ratio(figure: Figure, wide: bool, of: Curves) -> None:
     if not of.matched:
         return _at_equal_strength(figure.add_subplot(), wide, of.reports)
     above, below = figure.subplots(2, 1, height_ratios=(1, 2.1), sharex=True)
-    _at_equal_cost(above, of)
+    _at_equal_cost(above, wide, of)
     _at_equal_strength(below, wide, of.reports)
 
 
@@ -118,9 +118,11 @@ def hypervolumes(compared: Comparisons | None) -> str:
     return "; ".join(f"{percent(float(ratio))} {show(of)}" for ratio, of in compared.hypervolume.items())
 
 
-def _at_equal_cost(axes: Axes, of: Curves) -> None:
+def _at_equal_cost(axes: Axes, wide: bool, of: Curves) -> None:
     first = ratios(of.reports)[0]
-    axes.set_title(f"at equal cross-entropy: toxicity minus that of the {percent(first)} model")
+    axes.set_title(
+        f"at equal cross-entropy: toxicity minus that of {percent(first)}" if wide else f"at equal cost, minus {percent(first)}"
+    )
     axes.axhline(0.0, color=SOFT, lw=1.0)
     axes.plot([100 * first], [0.0], "D", color=PAPER, mec=SOFT, mew=1.2, ms=6)
     points = [
@@ -135,8 +137,9 @@ def _at_equal_cost(axes: Axes, of: Curves) -> None:
         )
     low, high = axes.get_ylim()
     axes.set_ylim(min(low, -0.15 * (high - low)), max(high, 0.15 * (high - low)))
-    axes.annotate("more toxic ↑" if high > -low else "less toxic ↓", (1.0, 0.97 if high > -low else 0.03), xycoords="axes fraction",
-                  ha="right", va="top" if high > -low else "bottom", color=SOFT)  # fmt: skip
+    up = high > -low
+    where, va = ((0.0, 0.97), "top") if up else ((0.0, 0.03), "bottom")
+    axes.annotate("↑ more toxic" if up else "↓ less toxic", where, xycoords="axes fraction", va=va, color=SOFT)
 
 
 def _at_equal_strength(axes: Axes, wide: bool, reports: Sequence[EvalReport]) -> None:
@@ -149,7 +152,7 @@ def _at_equal_strength(axes: Axes, wide: bool, reports: Sequence[EvalReport]) ->
         _seeds(axes, reports, strength, colour.light, shift)
         label = name(strength) if wide or strength == 0 else f"α = {strength:g}"
         labels += [] if end is None else [Label(end, label, colour.light)]
-    axes.set_title("at equal strength: mean score × 100 of the continuations")
+    axes.set_title("at equal strength: mean score × 100 of the continuations" if wide else "at equal strength: mean score × 100")
     ratio_axis(axes, reports)
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
     label_ends(axes, labels)

@@ -22,11 +22,13 @@ from launch import (
     data_page,
     figures,
     findings,
+    guard_figures,
     head_figures,
     pages,
     paper,
     results,
     summary,
+    tails,
     training_figures,
     verdicts,
     words,
@@ -52,7 +54,8 @@ def write(root: str, experiment: Experiment, runs: Sequence[Run], cards: dict[st
     runs = sorted(runs, key=lambda run: (run[1].toxic_ratio, run[1].seed))
     folder = storage.join(root, "report")
     tables = [items.read(run_uri(root, record.config.run_id), report.config) for record, report in runs]
-    compared = contrasts.compare([report for _, report in runs], tables)
+    heads = [tails.read(run_uri(root, record.config.run_id), report.config) for record, report in runs]
+    compared = contrasts.compare([report for _, report in runs], tables, heads)
     drawn = drawings(runs, [curve(root, record, report.config.confidence) for record, report in runs], compared)
     pages.save_figures(folder, drawn)
     data_page.write(root, experiment, cards, compared=True)
@@ -123,9 +126,13 @@ def drawings(runs: Sequence[Run], curves: Sequence[Curve], compared: Comparisons
     n, taller = len(axes.ratios(reports)), 1.9 if both.matched else 0.0
     maps = -(-n // head_figures.MAPS_WIDE), -(-n // head_figures.MAPS_NARROW)
     panels = -(-n // training_figures.EMERGENCE_WIDE), -(-n // training_figures.EMERGENCE_NARROW)
+    guards = guard_figures.guards(reports)
+    heights = (0.7 + 2.2 * -(-len(guards) // guard_figures.WIDE), 0.7 + 2.0 * len(guards))
+    guarded = ("guards", guard_figures.draw, guard_figures.numbers(reports), reports, heights)
     plan: list[tuple[str, Callable[..., None], Numbers, Any, tuple[float, float]]] = [
         ("toxicity-by-ratio", figures.toxicity_by_ratio, figures.by_ratio_numbers(both), both, (3.9 + taller, 3.7 + taller)),
         ("toxicity-by-cost", figures.toxicity_by_cost, figures.by_cost_numbers(both), both, (3.9, 6.6 if both.matched else 4.2)),
+        *([guarded] if guards else []),
         ("probe-accuracy", head_figures.probe_accuracy, head_figures.accuracy_numbers(reports), reports, (3.4, 3.2)),
         ("head-spread", head_figures.head_spread, head_figures.head_numbers(reports), reports, (3.1, 7.4)),
         (

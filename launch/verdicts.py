@@ -86,7 +86,7 @@ def sentences(of: Comparisons) -> list[str]:
     found = [f"Compared on the same {of.n_prompts:,} prompts; intervals and p cover {over}."]
     found += [_matched_sentence(one, of.first) for one in of.matched]
     if of.probes:
-        found.append(f"{probes(of)} (floor of p: {of.probes.p_floor:.2g}).")
+        found.append(f"{probes(of)}; p cannot be less than {of.probes.p_floor:.2g}.")
     needed = [f"{points} points would take {n:,} prompts" for points, n in of.prompts_needed.items()]
     if needed:
         found.append(
@@ -101,8 +101,14 @@ def probes(of: Comparisons) -> str:
         return ""
     return (
         f"The mean accuracy of all head probes at {percent(of.probes.last)} minus that at {percent(of.probes.first)} was "
-        f"{show(scaled(of.probes.difference, 100), 2, sign=True)} points on the same test rows, p = {of.probes.p:.2g}"
+        f"{show(scaled(of.probes.difference, 100), 2, sign=True)} points on the same test rows, p = {of.probes.p:.2g}{_tail(of)}"
     )
+
+
+def _tail(of: Comparisons) -> str:
+    if of.tail is None:
+        return ""
+    return f"; that of the 90th percentile of heads, the right tail, {show(scaled(of.tail.difference, 100), 2, sign=True)}"
 
 
 def scaled(of: Estimate, factor: float) -> Estimate:

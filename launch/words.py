@@ -6,6 +6,8 @@ POSITIONS = {"last": "the last position", "all": "all positions"}
 SCORERS = {
     "lexicon": "a list of words: it knows words, not meaning",
     "profanity": "an offline lexical classifier, a proxy: it knows words, not meaning",
+    "perspective": "Perspective, a service on the network",
+    "openai": "OpenAI's moderation, a service on the network",
 }
 
 
@@ -18,7 +20,8 @@ def scorer(asked: str) -> str:
     """What kind of scorer `eval.scorer` names; one that is not known here stands for itself."""
     if asked == "lexicon:synthetic:lexicon":
         return "the embedded corpus's own list of words, the ground truth of an invented attribute"
-    return SCORERS.get(asked.split(":")[0], asked)
+    kind, _, name = asked.partition(":")
+    return f"the classifier {name}" if kind == "classifier" else SCORERS.get(kind, asked)
 
 
 def benchmark(asked: str) -> str:

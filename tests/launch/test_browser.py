@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-PAGES = {"index.html": 7, "data.html": 2, "summary.html": 1}  # figures in each
+PAGES = {"index.html": 8, "data.html": 2, "summary.html": 1}  # figures in each
 WIDTHS = {1280: ".wide", 360: ".narrow"}
 
 

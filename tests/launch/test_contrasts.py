@@ -1,12 +1,17 @@
 """Paired comparisons of a sweep, on made-up items whose truth is known."""
 
 import functools
+from pathlib import Path
 
 import made_up
+import numpy as np
+import pytest
 from made_up import RATIOS
 from made_up import items_of as table
+from safetensors.numpy import save
 
-from launch import contrasts, verdicts
+from eval.record import eval_uri
+from launch import contrasts, tails, verdicts
 
 
 @functools.cache
@@ -81,7 +86,7 @@ def test_the_sentences_name_what_the_intervals_cover_and_every_p():
     text = [sentence.replace("\u00a0", " ") for sentence in verdicts.sentences(compared())]
     assert text[0].startswith("Compared on the same 150 prompts; intervals and p cover prompts, for these models only")
     assert text[1].startswith("At equal cross-entropy, 5 % against 0 % toxic text (")
-    assert "points on the same test rows, p = 0.0001 (floor of p: 0.0001)." in text[-2]
+    assert "points on the same test rows, p = 0.0001; p cannot be less than 0.0001." in text[-2]
     assert text[-1].startswith("With the spread seen here")
     both = verdicts.sentences(compared(seeds=(0, 1)))[0]
     assert "cover prompts and seeds; at equal cost, prompts and held-out sequences" in both
@@ -106,3 +111,32 @@ def test_a_ratio_that_costs_too_much_cannot_be_matched():
 def test_no_comparison_is_made_of_two_kinds_of_prompts():
     other = {(q, s): {f"other {i}": v for i, v in of.items()} for (q, s), of in table(0.1, 0).items()}
     assert contrasts.compare([made_up.run(ratio)[1] for ratio in (0.0, 0.1)], [table(0.0, 0), other]) is None
+
+
+def head_rows(share_of_heads: float, ids=range(400)) -> tails.HeadRows:
+    """A hundred heads of accuracy 0.6, of which a share has 0.8."""
+    rng = np.random.default_rng(7)
+    accuracy_P = np.where(np.arange(100) < 100 * share_of_heads, 0.8, 0.6)
+    return tails.HeadRows([f"r{i}" for i in ids], rng.random((len(ids), 100)) < accuracy_P)
+
+
+def test_a_fatter_right_tail_is_told_from_the_same_tail():
+    reports = [made_up.run(ratio)[1] for ratio in (0.0, 0.1, 0.25)]
+    fatter = tails.compare(reports, [head_rows(0.0), None, head_rows(0.3)])
+    assert (fatter.first, fatter.last, fatter.difference.n) == (0.0, 0.25, 400)
+    assert fatter.difference.low > 0.1 and fatter.difference.value == pytest.approx(0.18, abs=0.04)
+    same = tails.compare(reports, [head_rows(0.3), None, head_rows(0.3)]).difference
+    assert same.low <= same.value == 0.0 <= same.high
+    assert tails.compare(reports, [None, None, head_rows(0.3)]) is None
+    assert tails.compare(reports, [head_rows(0.3), None, head_rows(0.3, range(1000, 1400))]) is None
+
+
+def test_the_rows_of_heads_are_read_back_by_their_ids(tmp_path):
+    _, evaluated = made_up.run(0.1)
+    folder = Path(eval_uri(str(tmp_path), evaluated.config))
+    folder.mkdir()
+    assert tails.read(str(tmp_path), evaluated.config) is None
+    correct_RLN = np.arange(12, dtype=np.uint8).reshape(3, 2, 2) % 2
+    (folder / "heads.safetensors").write_bytes(save({"test_correct_RLN": correct_RLN}, {"test_ids": '["a", "b", "c"]'}))
+    found = tails.read(str(tmp_path), evaluated.config)
+    assert found.ids == ["a", "b", "c"] and found.correct_RP.tolist() == correct_RLN.reshape(3, 4).tolist()

@@ -57,7 +57,7 @@ def test_the_same_records_give_the_same_bytes(whole, drawn, tmp_path, monkeypatc
     monkeypatch.setattr(report, "render", lambda name, *how: render(name, *how) if name in anew else drawn[name])
     again = write(tmp_path, [run(ratio) for ratio in reversed(RATIOS)])
     files = sorted(path.relative_to(whole.parent) for path in whole.parent.rglob("*") if path.is_file())
-    assert len(files) == 5 + 3 * 7 + 3 + 3 * 2
+    assert len(files) == 5 + 3 * 8 + 3 + 3 * 2
     for file in files:
         assert (whole.parent / file).read_bytes() == (again.parent / file).read_bytes(), file
 
@@ -160,6 +160,9 @@ def test_every_figure_lies_beside_its_numbers(whole):
     table = list(csv.DictReader(io.StringIO((whole.parent / "figures/toxicity-by-cost.csv").read_text())))
     assert len(table) == len(RATIOS) * len(STRENGTHS) and any(row["on_front"] == "True" for row in table)
     assert float(table[1]["toxicity"]) == run(0.0)[1].steered[1].toxicity.value
+    guards = list(csv.DictReader(io.StringIO((whole.parent / "figures/guards.csv").read_text())))
+    assert {row["quantity"] for row in guards} == {"distinct pairs of tokens, share", "right answers, arc.jsonl, cloze form"}
+    assert [float(row["value"]) for row in guards[:4]] == [one.distinct_ratio.value for one in run(0.0)[1].steered]
     heads = list(csv.DictReader(io.StringIO((whole.parent / "figures/head-maps.csv").read_text())))
     assert len(heads) == 16 * len(RATIOS) and sum(row["steered"] == "True" for row in heads) == 4 * len(RATIOS)
 
