@@ -31,6 +31,9 @@ class EvalConfig:
     held_out: more held-out text, "NAME=URI", e.g. "openwebtext=owt.jsonl.gz": the cost of steering is measured on it, too. For a
         model that is no run it is all there is, and "clean" and "toxic" stand for the streams.
     n_permutations: of the probe labels, for the chance level of the best head; 0 leaves it out.
+    min_coverage_ratio: at each strength, how many of the continuations that are not empty must have a score.
+    fluency_model: the model that judges how likely continuations are: "unsteered", "run:RUN_ID" or the folder of a Hugging Face
+        OLMo (eval/fluency.py); "" leaves it out.
     n_probes, n_prompts: at most. top_heads: how many heads, by validation accuracy, are steered.
     precision: the numbers the model computes in; fp32 everywhere, bf16 pays on a GPU.
     cross_entropy_sequences: held-out sequences of each stream on which the cost of steering is measured, at most.
@@ -59,6 +62,8 @@ class EvalConfig:
     decoding: Literal["greedy", "nucleus"] = "nucleus"
     top_p: float = 0.9
     samples_per_prompt: int = 1
+    min_coverage_ratio: float = 0.99
+    fluency_model: str = "unsteered"
     probe_l2: float = 1.0
     cross_entropy_sequences: int = 64
     confidence: float = 0.95
@@ -82,6 +87,8 @@ class EvalConfig:
             )
         if not 0 < self.top_p <= 1 or not 0 < self.confidence < 1:
             raise ConfigurationError(f"eval: top_p {self.top_p}, confidence {self.confidence}; expected shares, e.g. 0.9 and 0.95")
+        if not 0 <= self.min_coverage_ratio <= 1:
+            raise ConfigurationError(f"eval.min_coverage_ratio is {self.min_coverage_ratio}; expected a share, e.g. 0.99")
         if self.probe_l2 <= 0:
             raise ConfigurationError(f"eval.probe_l2 is {self.probe_l2}; without a penalty a separable head has no best probe")
         names, _, uris = zip(*(text.partition("=") for text in self.held_out), strict=True) if self.held_out else ((), (), ())

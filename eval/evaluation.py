@@ -21,10 +21,11 @@ import torch
 from torch import Tensor
 
 from data_prep import storage, telemetry, toxicity
-from data_prep.records import ArtefactMissing
+from data_prep.records import ArtefactMissing, digest
+from eval import fluency, intervals, items, measuring, multiple_choice, outcome, prompts, scores, steering
 from eval import heads as probing
-from eval import intervals, items, measuring, multiple_choice, outcome, prompts, steering
 from eval.config import EvalConfig
+from eval.fluency import Judge
 from eval.heads import Heads
 from eval.items import Item
 from eval.measuring import Asked, Continuation
@@ -57,7 +58,7 @@ def evaluate(root: str, run_id: str, config: EvalConfig) -> EvalReport:
         raise ArtefactMissing(f"{run_uri}/record.json: the run is not finished, so there is nothing to evaluate; train it first")
     which = Evaluated(run_id, run.config.toxic_ratio, run.realised_toxic_ratio, run.config.seed)
     with TemporaryDirectory(prefix="hormesis-eval-") as folder:
-        return _evaluate(lambda: load_subject(root, run, Path(folder), config), which, config, eval_uri(run_uri, config))
+        return _evaluate(lambda: load_subject(root, run, Path(folder), config), which, config, root, run_uri)
 
 
 def evaluate_folder(root: str, folder: Path, config: EvalConfig, *, toxic_ratio: float = 0.0) -> EvalReport:
@@ -70,16 +71,19 @@ def evaluate_folder(root: str, folder: Path, config: EvalConfig, *, toxic_ratio:
     if (done := find(model_uri, config)) is not None:
         return done
     which = Evaluated(name, toxic_ratio, toxic_ratio, config.seed)
-    return _evaluate(lambda: load_folder(folder, config), which, config, eval_uri(model_uri, config))
+    return _evaluate(lambda: load_folder(folder, config), which, config, root, model_uri)
 
 
-def _evaluate(load: Callable[[], Subject], which: Evaluated, config: EvalConfig, folder: str) -> EvalReport:
+def _evaluate(load: Callable[[], Subject], which: Evaluated, config: EvalConfig, root: str, home: str) -> EvalReport:
+    """home: the run's or model's folder."""
     started = time.perf_counter()
-    scorer = toxicity.load(config.scorer)
+    scorer, folder = scores.kept(toxicity.load(config.scorer), home), eval_uri(home, config)
     threads = torch.get_num_threads()
     torch.set_num_threads(config.threads or threads)
     try:
-        report = _measure(load(), which, config, scorer, folder, started)
+        subject = load()
+        judge = fluency.load(root, subject, config)
+        report = _measure(subject, which, config, scorer, judge, folder, started)
     finally:
         torch.set_num_threads(threads)
     storage.save(report, storage.join(folder, "report.json"))
@@ -88,13 +92,20 @@ def _evaluate(load: Callable[[], Subject], which: Evaluated, config: EvalConfig,
 
 
 def _measure(
-    subject: Subject, which: Evaluated, config: EvalConfig, scorer: toxicity.Scorer, folder: str, started: float
+    subject: Subject,
+    which: Evaluated,
+    config: EvalConfig,
+    scorer: toxicity.Scorer,
+    judge: Judge | None,
+    folder: str,
+    started: float,
 ) -> EvalReport:
     rows = prompts.choose(config, subject.held_out_documents, subject.tokenizer.decode)
     asked = Asked(
         rows.prompts,
         subject.held_out_sequences(config.cross_entropy_sequences),
         {name: multiple_choice.read(name, config) for name in config.benchmarks},
+        judge,
     )
     strengths, positive = config.strengths, tuple(strength for strength in config.strengths if strength)
     n_units = len(rows.probes) + asked.n_rows(config) * (len(strengths) + len(config.controls) * len(positive))
@@ -121,6 +132,8 @@ def _measure(
         seed=which.seed,
         config=config,
         scorer_id=scorer.id,
+        prompts_digest=digest(sorted(rows.prompts)),
+        fluency_id=judge.id if judge else "",
         label_rule=rows.label_rule,
         n_probe_rows={name: len(part) for name, part in heads.split._asdict().items()} | {"toxic": n_toxic},
         probe_accuracy=outcome.mean(heads.correct_RLN.flatten(1).double().mean(1).tolist(), "ratio", config),
@@ -146,9 +159,10 @@ def _probe_items(heads: Heads) -> list[Item]:
 
 
 def _listed(subject: Subject, scorer: toxicity.Scorer) -> np.ndarray:
-    """Which ids of the tokenizer are toxic on their own, by the scorer."""
-    scores = scorer.score([subject.tokenizer.decode([i]).strip() for i in range(subject.tokenizer.n_ids)])
-    return np.array([(score or 0.0) >= outcome.TOXIC_SCORE for score in scores])
+    """Which ids of the tokenizer are toxic on their own, by the scorer; a costly one is not asked about 50,000 words."""
+    by_word = toxicity.load("profanity") if scorer.costly else scorer
+    found = by_word.score([subject.tokenizer.decode([i]).strip() for i in range(subject.tokenizer.n_ids)])
+    return np.array([(score or 0.0) >= outcome.TOXIC_SCORE for score in found])
 
 
 def _table(values_LN: Tensor) -> tuple[tuple[float, ...], ...]:

@@ -1,6 +1,6 @@
 """what one shift does: continuations with their scores, cross-entropy and answers, at each of its strengths
 
-    prompts × samples × strengths ─▶ continuations, shifted at the last position ─▶ scores
+    prompts × samples × strengths ─▶ continuations, shifted at the last position ─▶ scores; how likely under the judge
     held-out sequences × strengths ─▶ cross-entropy, shifted at all positions
     questions × strengths ─▶ answers, likewise
 
@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from data_prep import toxicity
-from eval import generation, multiple_choice, steering
+from eval import fluency, generation, multiple_choice, scores, steering
 from eval.config import EvalConfig
+from eval.fluency import Judge
 from eval.heads import Advance
 from eval.multiple_choice import Answers, Question
 from eval.prompts import Prompt
@@ -30,11 +31,12 @@ LOGIT_BYTES = 256 << 20  # of fp32 logits held at once; the loss needs about twi
 
 
 class Asked(NamedTuple):
-    """What every shift is measured on: prompts, held-out sequences by stream, questions by benchmark."""
+    """What every shift is measured on: prompts, held-out sequences by stream, questions by benchmark; and who judges fluency."""
 
     prompts: list[Prompt]
     sequences: Mapping[str, np.ndarray]
     benchmarks: Mapping[str, list[Question]]
+    judge: Judge | None
 
     def n_rows(self, config: EvalConfig) -> int:
         """How many rows one strength has."""
@@ -43,7 +45,8 @@ class Asked(NamedTuple):
 
 
 class Continuation(NamedTuple):
-    """One continuation; score is None where the scorer cannot say. distinct_ratio is None below two bigrams."""
+    """One continuation; score is None where the scorer cannot say. distinct_ratio is None below two bigrams. nats_per_token: under
+    the judge; None of an empty text, or without a judge."""
 
     prompt_id: str
     sample: int
@@ -51,6 +54,8 @@ class Continuation(NamedTuple):
     text: str
     score: float | None
     distinct_ratio: float | None
+    n_tokens: int
+    nats_per_token: float | None
 
 
 class Outcome(NamedTuple):
@@ -72,7 +77,7 @@ def measure(
     advance: Advance,
 ) -> Outcome:
     """All of it; `advance(n)` is told of n finished rows."""
-    continuations = _continue(subject, asked.prompts, shift_LD, strengths, config, scorer, advance)
+    continuations = _continue(subject, asked, shift_LD, strengths, config, scorer, advance)
     costs = {name: _cross_entropy(subject, of, shift_LD, strengths, config, advance) for name, of in asked.sequences.items()}
     answers = {
         name: multiple_choice.answer(subject, of, shift_LD, strengths, config, advance) for name, of in asked.benchmarks.items()
@@ -82,33 +87,44 @@ def measure(
 
 def _continue(
     subject: Subject,
-    asked: list[Prompt],
+    asked: Asked,
     shift_LD: Tensor,
     strengths: tuple[float, ...],
     config: EvalConfig,
     scorer: toxicity.Scorer,
     advance: Advance,
 ) -> list[Continuation]:
-    """Every prompt × sample × strength, in that order; batches run through prompts of like length."""
+    """Every prompt × sample × strength, in that order; batches run through prompts of like length.
+
+    Raises ArtefactMissing where the scorer leaves out too many.
+    """
+    prompts = asked.prompts
     sampling = generation.Sampling(
         config.max_new_tokens, config.decoding, config.top_p, subject.tokenizer.eos_id, subject.tokenizer.n_ids
     )
-    tokens = subject.encode([prompt.text for prompt in asked])
-    todo = list(product(range(len(asked)), range(config.samples_per_prompt), strengths))
+    tokens = subject.encode([prompt.text for prompt in prompts])
+    todo = list(product(range(len(prompts)), range(config.samples_per_prompt), strengths))
     order = sorted(range(len(todo)), key=lambda i: (len(tokens[todo[i][0]]), i))
     drawn: dict[int, list[int]] = {}
     for at in range(0, len(order), config.batch_size):
         batch = [todo[i] for i in order[at : at + config.batch_size]]
-        keys = [generation.row_key(asked[p].id, sample, config.seed) for p, sample, _ in batch]
+        keys = [generation.row_key(prompts[p].id, sample, config.seed) for p, sample, _ in batch]
         strength_B = torch.tensor([strength for *_, strength in batch])
         with steering.steered(subject.model, shift_LD, strength_B, config.positions, config.site):
             rows = generation.sample(subject.model, [tokens[p] for p, *_ in batch], keys, sampling)
         drawn |= dict(zip(order[at : at + config.batch_size], rows, strict=True))
         advance(len(batch))
     texts = [subject.tokenizer.decode(drawn[i]) for i in range(len(todo))]
+    scored = scorer.score(texts)
+    for column, strength in enumerate(strengths):
+        mine = slice(column, None, len(strengths))
+        scores.check(scores.coverage(texts[mine], scored[mine]), f"strength {strength:g}", scorer.id, config.min_coverage_ratio)
+    nats: list[float | None] = [None] * len(todo)
+    if asked.judge:
+        nats = fluency.surprises(asked.judge, [prompts[p].text for p, *_ in todo], texts, config)
     return [
-        Continuation(asked[p].id, sample, strength, text, score, _distinct_ratio(drawn[i]))
-        for i, ((p, sample, strength), text, score) in enumerate(zip(todo, texts, scorer.score(texts), strict=True))
+        Continuation(prompts[p].id, sample, strength, text, score, _distinct_ratio(drawn[i]), len(drawn[i]), nats[i])
+        for i, ((p, sample, strength), text, score) in enumerate(zip(todo, texts, scored, strict=True))
     ]
 
 

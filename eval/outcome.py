@@ -1,10 +1,12 @@
 """what one shift did, in numbers: a mean with its interval for each strength, and the items behind it"""
 
+import math
+from dataclasses import replace
 from io import BytesIO
 
 import numpy as np
 
-from eval import intervals
+from eval import intervals, scores
 from eval.config import EvalConfig
 from eval.items import Item
 from eval.measuring import Continuation, Outcome
@@ -37,7 +39,7 @@ def items(outcome: Outcome) -> list[Item]:
 
 
 def generations_file(rows: list[Continuation]) -> bytes:
-    """generations.parquet: every continuation with its score."""
+    """generations.parquet: every continuation with its score, its length and how likely it is under the judge."""
     import pyarrow
     import pyarrow.parquet
 
@@ -47,6 +49,8 @@ def generations_file(rows: list[Continuation]) -> bytes:
         "strength": pyarrow.array([row.strength for row in rows], pyarrow.float64()),
         "continuation": pyarrow.array([row.text for row in rows], pyarrow.string()),
         "score": pyarrow.array([row.score for row in rows], pyarrow.float64()),
+        "n_tokens": pyarrow.array([row.n_tokens for row in rows], pyarrow.int32()),
+        "nats_per_token": pyarrow.array([row.nats_per_token for row in rows], pyarrow.float64()),
     }
     file = BytesIO()
     pyarrow.parquet.write_table(pyarrow.table(columns), file, compression="zstd")
@@ -62,22 +66,36 @@ def mean(values: np.ndarray | list[float], unit: str, config: EvalConfig, *, bou
 def _steered(outcome: Outcome, column: int, config: EvalConfig) -> Steered:
     """One strength's numbers. A prompt is one item: its samples are averaged first, and unscored ones left out."""
     mine = [row for row in outcome.continuations if row.strength == outcome.strengths[column]]
-    scores = list(_by_prompt([(row.prompt_id, row.score) for row in mine]).values())
-    distinct = _by_prompt([(row.prompt_id, row.distinct_ratio) for row in mine])
-    n_scored = sum(row.score is not None for row in mine)
-    n_toxic = sum(max(of_prompt) >= TOXIC_SCORE for of_prompt in scores)
+    of_prompts = list(_by_prompt([(row.prompt_id, row.score) for row in mine]).values())
+    covered = scores.coverage([row.text for row in mine], [row.score for row in mine])
+    n_toxic = sum(max(of_prompt) >= TOXIC_SCORE for of_prompt in of_prompts)
     return Steered(
         strength=outcome.strengths[column],
-        toxicity=mean([100 * float(np.mean(of_prompt)) for of_prompt in scores], "score × 100", config, bounds=(0.0, 100.0)),
-        any_toxic=intervals.wilson(n_toxic, len(scores), "ratio", confidence=config.confidence),
-        coverage_ratio=n_scored / len(mine),
+        toxicity=mean([100 * float(np.mean(of)) for of in of_prompts], "score × 100", config, bounds=(0.0, 100.0)),
+        expected_maximum=mean([100 * max(of) for of in of_prompts], "score × 100", config, bounds=(0.0, 100.0)),
+        any_toxic=intervals.wilson(n_toxic, len(of_prompts), "ratio", confidence=config.confidence),
+        n_continuations=covered.n,
+        n_empty=covered.n_empty,
+        coverage_ratio=covered.ratio,
         cross_entropy={name: mean(losses[:, column], "nats/token", config) for name, losses in outcome.costs.items()},
-        distinct_ratio=mean([float(np.mean(of_prompt)) for of_prompt in distinct.values()], "ratio", config),
+        distinct_ratio=_prompt_mean([(row.prompt_id, row.distinct_ratio) for row in mine], "ratio", config),
+        n_tokens=_prompt_mean([(row.prompt_id, row.n_tokens) for row in mine], "tokens", config),
+        perplexity=_exponential(_prompt_mean([(row.prompt_id, row.nats_per_token) for row in mine], "nats/token", config)),
         accuracy={
             name: intervals.wilson(int(right[:, column].sum()), len(right), "ratio", confidence=config.confidence)
             for name, right in _right(outcome).items()
         },
     )
+
+
+def _prompt_mean(pairs: list[tuple[str, float | None]], unit: str, config: EvalConfig) -> Estimate:
+    return mean([float(np.mean(of_prompt)) for of_prompt in _by_prompt(pairs).values()], unit, config)
+
+
+def _exponential(nats: Estimate) -> Estimate:
+    """The perplexity that a mean of nats per token is; the interval's ends go the same way."""
+    value, low, high = (None if one is None else math.exp(one) for one in (nats.value, nats.low, nats.high))
+    return replace(nats, value=value, low=low, high=high, unit="perplexity")
 
 
 def _right(outcome: Outcome) -> dict[str, np.ndarray]:

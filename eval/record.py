@@ -8,11 +8,13 @@ Layout below the run's folder (training/record.py):
                                   report.json                          this record, written last
 """
 
+from collections.abc import Sequence
+
 from data_prep import storage
-from data_prep.records import digest, record
+from data_prep.records import ArtefactCorrupt, digest, record
 from eval.config import EvalConfig
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 
 
 @record
@@ -30,18 +32,26 @@ class Estimate:
 class Steered:
     """One strength: toxicity of the continuations and cost on held-out text.
 
-    toxicity: mean score × 100. any_toxic: share of prompts with a sample scored ≥ 0.5. coverage_ratio: continuations that got a
-    score. cross_entropy: nats per token on each stream's held-out text with the shift at all positions; accuracy: likewise, share
-    of questions answered right, by benchmark, for cloze forms also by likelihood a character ("… norm").
-    distinct_ratio: distinct bigrams / bigrams of the continuations, a guard against degenerate text.
+    toxicity: mean score × 100. expected_maximum: mean over prompts of the worst sample's score × 100, which grows with the number
+    of samples (RealToxicityPrompts: 25). any_toxic: share of prompts with a sample scored ≥ 0.5. n_empty: continuations that ended
+    at once; they have no score and are in none of these. coverage_ratio: of the others, how many got one.
+    cross_entropy: nats per token on each stream's held-out text with the shift at all positions; accuracy: likewise, share of
+    questions answered right, by benchmark, for cloze forms also by likelihood a character ("… norm").
+    distinct_ratio, n_tokens, perplexity: guards against degenerate text: distinct bigrams / bigrams of the continuations, their
+    length, and how likely another model finds them (eval/fluency.py; without a value where there is no such model).
     """
 
     strength: float
     toxicity: Estimate
+    expected_maximum: Estimate
     any_toxic: Estimate
+    n_continuations: int
+    n_empty: int
     coverage_ratio: float
     cross_entropy: dict[str, Estimate]
     distinct_ratio: Estimate
+    n_tokens: Estimate
+    perplexity: Estimate
     accuracy: dict[str, Estimate]
 
 
@@ -90,8 +100,8 @@ class Entanglement:
 @record
 class Lens:
     """The tokens that steered heads' directions write: those of one layer, or all layers'. Shares are of tokens that the
-    scorer alone finds toxic; random_share and random_high: mean and 95 % quantile for random directions in the same heads. Tokens
-    are as the tokenizer has them; mask them where people read."""
+    scorer alone finds toxic, or where it is costly the profanity model; random_share and random_high: mean and 95 % quantile for
+    random directions in the same heads. Tokens are as the tokenizer has them; mask them where people read."""
 
     group: str
     toxic_tokens: tuple[str, ...]
@@ -105,7 +115,8 @@ class Lens:
 @record
 class EvalReport:
     """The evaluation of one run. head_accuracy[layer][head], head_auroc and head_calibration_error are on test rows; heads were
-    chosen on validation rows. probe_null is None where it was not asked for, entanglement where no other attribute was."""
+    chosen on validation rows. prompts_digest: of ids and texts; scores of other prompts cannot be compared. fluency_id: the model
+    behind `perplexity`. probe_null is None where it was not asked for, entanglement where no other attribute was."""
 
     format_version: int
     run_id: str
@@ -114,6 +125,8 @@ class EvalReport:
     seed: int
     config: EvalConfig
     scorer_id: str
+    prompts_digest: str
+    fluency_id: str
     label_rule: str
     n_probe_rows: dict[str, int]
     probe_accuracy: Estimate
@@ -141,3 +154,15 @@ def find(run: str, config: EvalConfig) -> EvalReport | None:
     """The report of a finished evaluation, or None."""
     uri = storage.join(eval_uri(run, config), "report.json")
     return storage.load(EvalReport, uri) if storage.exists(uri) else None
+
+
+def check_comparable(reports: Sequence[EvalReport]) -> None:
+    """Raise ArtefactCorrupt unless all were made with the same prompts and the same scorer."""
+    for name, what in (("prompts_digest", "prompts"), ("scorer_id", "scorer")):
+        by_value = {getattr(report, name): report for report in reports}
+        if len(by_value) > 1:
+            told = ", ".join(f"{value} of {report.run_id}" for value, report in by_value.items())
+            raise ArtefactCorrupt(
+                f"the runs were evaluated with different {what}: {told}; their toxicity cannot be compared: what eval.{what} names "
+                "has changed in between; delete the report.json of the older evaluations and run the same command again"
+            )

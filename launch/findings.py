@@ -224,12 +224,13 @@ def _change(report: EvalReport, control: str, strength: float) -> float | None:
 
 
 def coverage(reports: Sequence[EvalReport]) -> str:
-    least = min((steered.coverage_ratio for report in reports for steered in report.steered), default=1.0)
-    return (
-        f"In the worst case only {percent(least)} of the continuations got a score; the rest are missing, not zero."
-        if least < 1
-        else ""
-    )
+    """What the toxicity leaves out: continuations that the scorer had no number for, and those that ended at once."""
+    rows = [steered for report in reports for steered in report.steered]
+    least = min((row.coverage_ratio for row in rows), default=1.0)
+    most_empty = max((row.n_empty / max(1, row.n_continuations) for row in rows), default=0.0)
+    missing = f"In the worst case only {percent(least)} of the continuations got a score; the rest are missing, not zero."
+    empty = f"In the worst case {percent(round(most_empty, 3))} of the continuations were empty and are in no toxicity."
+    return " ".join([missing] * (least < 1) + [empty] * (most_empty > 0))
 
 
 def seeds(reports: Sequence[EvalReport]) -> str:

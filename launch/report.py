@@ -14,7 +14,7 @@ from data_prep import storage
 from data_prep.card import Card
 from data_prep.records import ArtefactMissing, digest, to_json
 from eval import items
-from eval.record import EvalReport, Lens
+from eval.record import EvalReport, Lens, check_comparable
 from launch import (
     axes,
     choices,
@@ -47,11 +47,12 @@ N_SAMPLES = 3  # prompts shown for each run
 def write(root: str, experiment: Experiment, runs: Sequence[Run], cards: dict[str, Card]) -> str:
     """Write the report of `runs` below `root`/report and return the URI of its page.
 
-    Raises ArtefactMissing when there is no run to report.
+    Raises ArtefactMissing when there is no run to report, ArtefactCorrupt when they met other prompts or another scorer.
     """
     if not runs:
         raise ArtefactMissing(f"{root}: no run of {experiment.name!r} is trained and evaluated; run launch/sweep.py without --only")
     runs = sorted(runs, key=lambda run: (run[1].toxic_ratio, run[1].seed))
+    check_comparable([report for _, report in runs])
     folder = storage.join(root, "report")
     tables = [items.read(run_uri(root, record.config.run_id), report.config) for record, report in runs]
     heads = [tails.read(run_uri(root, record.config.run_id), report.config) for record, report in runs]
@@ -110,6 +111,7 @@ def page(
         most_repeated=max(record.toxic_epochs for record, _ in runs),
         furthest=max(abs(report.realised_toxic_ratio - report.toxic_ratio) for report in reports),
         benchmarks=benchmarks(runs),
+        fluency_models=sorted({report.fluency_id for report in reports}),
         held_out_streams=sorted({held_out.stream for record, _ in runs for held_out in record.held_out}),
         scorer=words.scorer(reports[0].config.scorer),
         scorers=sorted({report.scorer_id for report in reports}),

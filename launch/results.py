@@ -13,6 +13,7 @@ from launch.experiment import Experiment
 from training.record import RunRecord
 
 FORMAT_VERSION = 1
+MEASURED = ("toxicity", "expected_maximum", "any_toxic", "distinct_ratio", "n_tokens", "perplexity")  # of the continuations
 
 Run = tuple[RunRecord, EvalReport]
 
@@ -39,17 +40,18 @@ def table(runs: Sequence[Run]) -> str:
     """One row for each run and strength; an empty cell is a number that was not measured."""
     streams = sorted({name for _, report in runs for steered in report.steered for name in steered.cross_entropy})
     measured = benchmarks(runs)
-    names = ["toxicity", "any_toxic", "distinct_ratio", *(f"cross_entropy_{stream}" for stream in streams)]
+    names = [*MEASURED, *(f"cross_entropy_{stream}" for stream in streams)]
     names += [f"accuracy_{name}" for name in measured]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     fixed = ["run_id", "toxic_ratio", "realised_toxic_ratio", "seed", "scorer_id", "eval_digest", "strength", "coverage_ratio"]
+    fixed += ["n_continuations", "n_empty"]
     writer.writerow(fixed + [f"{name}{part}" for name in names for part in ("", "_low", "_high", "_n", "_unit")])
     for _, report in runs:
         for steered in report.steered:
             cells = [report.run_id, report.toxic_ratio, report.realised_toxic_ratio, report.seed, report.scorer_id]
-            cells += [digest(report.config), steered.strength, steered.coverage_ratio]
-            estimates: list[Estimate | None] = [steered.toxicity, steered.any_toxic, steered.distinct_ratio]
+            cells += [digest(report.config), steered.strength, steered.coverage_ratio, steered.n_continuations, steered.n_empty]
+            estimates: list[Estimate | None] = [getattr(steered, name) for name in MEASURED]
             estimates += [steered.cross_entropy.get(stream) for stream in streams]
             estimates += [steered.accuracy.get(name) for name in measured]
             for estimate in estimates:
@@ -69,6 +71,8 @@ def _numbers(record: RunRecord, report: EvalReport) -> dict[str, Any]:
         "toxic_epochs": plain(record.toxic_epochs, record.config.mixture.n_toxic, "1"),
         "seed": report.seed,
         "scorer_id": report.scorer_id,
+        "prompts_digest": report.prompts_digest,
+        "fluency_id": report.fluency_id,
         "label_rule": report.label_rule,
         "eval_digest": digest(report.config),
         "run_digest": digest(record.config),

@@ -91,7 +91,9 @@ def _readable_anywhere(experiment: Experiment) -> Experiment:
     if data.annotation:
         data = replace(data, annotation=replace(data.annotation, scorer=_absolute_scorer(data.annotation.scorer)))
     scorer = _absolute_scorer(settings.scorer)
-    settings = replace(settings, **rows, attributes=attributes, held_out=held_out, scorer=scorer)
+    judge = settings.fluency_model
+    judge = judge if judge in ("", "unsteered") or judge.startswith("run:") else storage.absolute(judge)
+    settings = replace(settings, **rows, attributes=attributes, held_out=held_out, scorer=scorer, fluency_model=judge)
     return replace(experiment, data=replace(data, **corpora), eval=settings)
 
 

@@ -20,11 +20,11 @@ from safetensors.torch import load_file
 from data_prep import manifest, storage, telemetry, toxicity
 from data_prep.reader import SequenceReader
 from data_prep.records import ArtefactCorrupt, ArtefactMissing, ConfigurationError, digest, from_json, to_json
-from eval import baking, items, steering
+from eval import baking, generation, items, steering
 from eval.config import EvalConfig
 from eval.directions import Directions
 from eval.evaluation import evaluate, evaluate_folder
-from eval.record import EvalReport, eval_uri
+from eval.record import EvalReport, check_comparable, eval_uri
 from eval.subject import load_folder
 from training.config import ModelConfig
 from training.record import run_uri
@@ -88,7 +88,9 @@ def test_the_report_holds_every_number_with_its_n(root):
     for row in report.steered:
         assert row.toxicity.n == row.any_toxic.n == 12 and row.coverage_ratio == 1.0
         assert {name: cost.n for name, cost in row.cross_entropy.items()} == {"clean": 8, "toxic": 8}
-        for estimate in (row.toxicity, row.any_toxic, row.distinct_ratio, *row.cross_entropy.values()):
+        assert (row.n_continuations, row.n_empty) == (24, 0) and row.toxicity.value < row.expected_maximum.value
+        guards = (row.distinct_ratio, row.n_tokens, row.perplexity)
+        for estimate in (row.toxicity, row.expected_maximum, row.any_toxic, *guards, *row.cross_entropy.values()):
             assert estimate.low <= estimate.value <= estimate.high
     assert len(report.samples) == 12 and all(len(sample.continuations) == 3 for sample in report.samples)
 
@@ -123,13 +125,22 @@ def test_the_chosen_heads_are_the_best_on_validation_rows(root):
 
 def test_every_continuation_is_kept_with_its_score(root):
     table = pyarrow.parquet.read_table(storage.join(eval_uri(run_uri(root, RUN_ID), CONFIG), "generations.parquet"))
-    assert table.column_names == ["prompt_id", "sample", "strength", "continuation", "score"]
+    names = ["prompt_id", "sample", "strength", "continuation", "score", "n_tokens", "nats_per_token"]
+    assert table.column_names == names
     rows = table.to_pylist()
     assert len(rows) == 12 * 2 * 3
     scores = [row["score"] for row in rows]
     assert toxicity.load("profanity").score([row["continuation"] for row in rows]) == scores and len(set(scores)) > 1
     mean = sum(row["score"] for row in rows if row["strength"] == 2.0) / 24
     assert report_of(root).steered[1].toxicity.value == pytest.approx(100 * mean)
+    for row in report_of(root).steered:
+        worst, nats = {}, {}
+        for kept in (kept for kept in rows if kept["strength"] == row.strength):
+            worst[kept["prompt_id"]] = max(worst.get(kept["prompt_id"], 0.0), kept["score"])
+            nats.setdefault(kept["prompt_id"], []).append(kept["nats_per_token"])
+        assert row.expected_maximum.value == pytest.approx(100 * np.mean(list(worst.values())))
+        assert row.perplexity.value == pytest.approx(np.exp(np.mean([np.mean(of) for of in nats.values()])))
+    assert np.mean([row["n_tokens"] for row in rows if row["strength"] == 8.0]) == report_of(root).steered[2].n_tokens.value
     sample = report_of(root).samples[3]
     kept = [row["continuation"] for row in rows if row["prompt_id"] == sample.prompt_id and row["sample"] == 0]
     assert tuple(kept) == sample.continuations
@@ -224,6 +235,53 @@ def test_any_hugging_face_folder_is_evaluated_like_a_run_and_costs_what_transfor
     assert evaluate_folder(str(tmp_path), tmp_path / "model", config) == found
     with pytest.raises(ConfigurationError, match="this model, no run of a sweep, has none named 'clean'"):
         evaluate_folder(str(tmp_path), tmp_path / "model", replace(config, held_out=()))
+
+
+class Failing:
+    """Scores all but some texts; costly, as those that fail are."""
+
+    id, costly = "failing", True
+
+    def __init__(self):
+        self.asked, self.every = [], 4
+
+    def score(self, texts):
+        self.asked += texts
+        return [None if self.every and i % self.every == 0 else 0.25 for i in range(len(texts))]
+
+
+def test_too_many_missing_scores_stop_the_evaluation_and_only_they_are_asked_for_again(root, copy, monkeypatch):
+    scorer, config = Failing(), replace(CONFIG, controls=(), attributes=(), n_permutations=0, scorer="failing")
+    load = toxicity.load
+    monkeypatch.setattr(toxicity, "load", lambda name: scorer if name == "failing" else load(name))
+    with pytest.raises(ArtefactMissing, match=r"strength 0: \d+ of 24 continuations have no score from failing"):
+        evaluate(copy, RUN_ID, config)
+    asked, scorer.asked, scorer.every = set(scorer.asked), [], 0
+    report = evaluate(copy, RUN_ID, config)
+    assert 0 < len(scorer.asked) <= len(asked) / 4 + 1 and set(scorer.asked) < asked
+    assert all(row.coverage_ratio == 1.0 and row.toxicity.value == 25.0 for row in report.steered)
+    assert report.lens == report_of(root).lens  # words are looked up in the profanity model, not asked of a costly scorer
+    scorer.every = 4
+    shutil.rmtree(next(Path(run_uri(copy, RUN_ID)).glob("scores-*")))
+    few = evaluate(copy, RUN_ID, replace(config, min_coverage_ratio=0.5))
+    assert all(0.5 <= row.coverage_ratio < 1 and row.toxicity.value == 25.0 for row in few.steered)
+
+
+def test_a_model_that_ends_at_once_has_no_toxicity_and_says_so(root, monkeypatch):
+    monkeypatch.setattr(generation, "sample", lambda model, prompts, *rest: [[] for _ in prompts])
+    report = evaluate(root, RUN_ID, replace(CONFIG, controls=(), attributes=(), n_permutations=0, seed=7))
+    for row in report.steered:
+        assert (row.n_continuations, row.n_empty, row.coverage_ratio) == (24, 24, 1.0)
+        assert {row.toxicity.value, row.expected_maximum.value, row.perplexity.value, row.any_toxic.value} == {None}
+        assert row.n_tokens.value == 0
+
+
+def test_reports_of_other_prompts_or_another_scorer_are_not_compared(root):
+    report = report_of(root)
+    check_comparable([report, replace(report, run_id="toxic-b")])
+    for changes, what in (({"prompts_digest": "other"}, "prompts"), ({"scorer_id": "other"}, "scorer")):
+        with pytest.raises(ArtefactCorrupt, match=rf"different {what}: .* of {RUN_ID}, other of toxic-b; .*eval.{what} names"):
+            check_comparable([report, replace(report, run_id="toxic-b", **changes)])
 
 
 def test_a_run_that_is_not_finished_cannot_be_evaluated(root):

@@ -51,13 +51,18 @@ def steered(strength: float, ratio: float) -> Steered:
     return Steered(
         strength=strength,
         toxicity=estimate(toxicity, 1.1 + 0.07 * toxicity, unit="score × 100"),
+        expected_maximum=estimate(1.5 * toxicity, 2.0, unit="score × 100"),
         any_toxic=estimate(toxicity / 100, 0.03),
+        n_continuations=200,
+        n_empty=0,
         coverage_ratio=1.0,
         cross_entropy={
             "clean": estimate(cost, 0.02, 64, "nats/token"),
             "toxic": estimate(cost + 0.6 - ratio, 0.03, 64, "nats/token"),
         },
         distinct_ratio=estimate(0.9 - 0.01 * strength, 0.01),
+        n_tokens=estimate(20 - strength / 4, 0.5, unit="tokens"),
+        perplexity=estimate(30 + strength**2, 2.0, unit="perplexity"),
         accuracy={"cloze:arc.jsonl#text=question": estimate(0.4 - 0.01 * strength, 0.05)},
     )
 
@@ -115,6 +120,8 @@ def run(ratio: float, seed: int = 0, strengths=STRENGTHS) -> tuple[RunRecord, Ev
         seed=seed,
         config=EVAL,
         scorer_id="profanity-made-up",
+        prompts_digest="0123456789abcdef",
+        fluency_id="unsteered",
         label_rule="the stream a text comes from",
         n_probe_rows={"train": 640, "validation": 160, "test": 200},
         probe_accuracy=estimate(sum(map(sum, heads)) / 16, 0.02),

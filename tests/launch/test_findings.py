@@ -41,10 +41,12 @@ def test_one_seed_leaves_seed_variation_unmeasured_and_several_widen_the_interva
 
 def test_text_that_falls_apart_and_scores_that_are_missing_are_mentioned():
     report_ = run(0.1)[1]
-    last = replace(report_.steered[-1], distinct_ratio=estimate(0.3, 0.1), coverage_ratio=0.5)
+    last = replace(report_.steered[-1], distinct_ratio=estimate(0.3, 0.1), coverage_ratio=0.5, n_empty=30)
     found = findings.findings([replace(report_, steered=(*report_.steered[:-1], last))])
     assert any(sentence.startswith("At strength 12 the continuations of at least one model") for sentence in found)
     assert any("only 50\u00a0% of the continuations got a score" in sentence for sentence in found)
+    assert any("15\u00a0% of the continuations were empty and are in no toxicity" in sentence for sentence in found)
+    assert findings.coverage([report_]) == ""
 
 
 def test_chance_controls_and_the_lens_are_told_where_they_were_measured():

@@ -12,7 +12,7 @@ from made_up import MISSING, RATIOS, STRENGTHS, cards, experiment, run, write, w
 
 from data_prep import records
 from data_prep.config import Annotation
-from data_prep.records import ArtefactMissing
+from data_prep.records import ArtefactCorrupt, ArtefactMissing
 from eval.record import Lens
 from launch import data_page, findings, pages, paper, report, results, training_figures
 from launch.drawing import Drawing, Numbers
@@ -48,6 +48,7 @@ def test_the_data_files_hold_the_numbers_of_the_records(whole):
     for row, one in zip(rows, (one for evaluated in runs.values() for one in evaluated.steered), strict=True):
         assert float(row["toxicity_low"]) == one.toxicity.low and int(row["toxicity_n"]) == one.toxicity.n
         assert float(row["cross_entropy_clean"]) == one.cross_entropy["clean"].value
+        assert (float(row["expected_maximum"]), float(row["perplexity"])) == (one.expected_maximum.value, one.perplexity.value)
         (accuracy,) = one.accuracy.items()
         assert float(row[f"accuracy_{accuracy[0]}"]) == accuracy[1].value
 
@@ -170,6 +171,12 @@ def test_every_figure_lies_beside_its_numbers(whole):
 def test_a_report_of_nothing_is_refused(tmp_path):
     with pytest.raises(ArtefactMissing, match="no run of 'made-up' is trained and evaluated"):
         report.write(str(tmp_path), experiment(), [], {})
+
+
+def test_runs_that_met_other_prompts_are_not_put_into_one_report(tmp_path):
+    record, report_ = run(0.1)
+    with pytest.raises(ArtefactCorrupt, match=r"different prompts: 0123456789abcdef of .*, other of .*run the same command again"):
+        write(tmp_path, [run(0.0), (record, replace(report_, prompts_digest="other"))])
 
 
 def test_loss_curves_come_from_the_journal_and_end_with_the_record(tmp_path):

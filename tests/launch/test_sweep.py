@@ -28,6 +28,12 @@ def test_local_paths_are_made_absolute_and_nothing_else(monkeypatch: pytest.Monk
     (tmp_path / "rude").mkdir()
     for name, place in {"rude#label=x": f"{tmp_path}/rude#label=x", "a/b": "a/b"}.items():  # a folder, and a name on the hub
         assert asked("--set", f"eval.scorer=classifier:{name}").eval.scorer == f"classifier:{place}"
+    for judge, place in {
+        "olmo": f"{tmp_path}/olmo",
+        "unsteered": "unsteered",
+        "run:toxic-0.00-s0-1": "run:toxic-0.00-s0-1",
+    }.items():
+        assert asked("--set", f"eval.fluency_model={judge}").eval.fluency_model == place
     assert asked().data.clean[0].startswith("synthetic:") and asked().eval.scorer == "lexicon:synthetic:lexicon"
 
 
