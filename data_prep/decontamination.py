@@ -5,8 +5,9 @@ with an evaluation text (n = 13: GPT-3, Brown et al. 2020, appendix C). An evalu
 it has at least SHORTEST; a shorter one (a tweet's opening, a bare "What is it?") would cost documents that merely speak
 like it, and is not looked for. Words are those of ngrams.py: case, punctuation and layout do not hide a copy.
 
-The search is by hash and then by the words themselves: no document is dropped for a collision, and none that holds an
-n-gram is missed. Give plain questions, not filled templates: an instruction that all prompts share is an n-gram too.
+The search is by the hash of a run's first words and then by the words themselves: no document is dropped for a collision,
+and none that holds an n-gram is missed. Give plain questions, not filled templates: an instruction that all prompts share
+is an n-gram too.
 """
 
 import hashlib
@@ -23,9 +24,8 @@ SLOTS_PER_HASH = 32  # of the table that is asked first, twice: about 1 window i
 
 
 class _Table(NamedTuple):
-    """The hashes of one window length, each with the evaluation text it is from, in order of (hash, text)."""
+    """The hashes of the first words of all runs, each with the evaluation text it is from, in order of (hash, text)."""
 
-    length: int
     hashes: np.ndarray  # uint64
     texts: np.ndarray  # int64
     slots: np.ndarray  # [a power of two] bool: may a hash with one of these places be among them?
@@ -48,17 +48,14 @@ class NGrams(NamedTuple):
     n: int
     texts: tuple[bytes, ...]  # their words, each between spaces
     n_sought: int  # texts long enough to be looked for
-    tables: tuple[_Table, _Table]  # n-grams; the first SHORTEST words of texts shorter than n
+    table: _Table
 
     @classmethod
     def of(cls, texts: Sequence[str], n: int = 13) -> "NGrams":
         assert n > 1, n
         normalised = tuple(b" ".join([b"", *ngrams.words(text), b""]) for text in texts)
-        counts = [content.count(b" ") - 1 for content in normalised]
-        long = [i for i, count in enumerate(counts) if count >= n]
-        short = [i for i, count in enumerate(counts) if SHORTEST <= count < n]
-        tables = _table(long, texts, n), _table(short, texts, min(SHORTEST, n), only_first=True)
-        return cls(n, normalised, len(long) + len(short), tables)
+        sought = [i for i, content in enumerate(normalised) if content.count(b" ") > min(SHORTEST, n)]
+        return cls(n, normalised, len(sought), _table(sought, texts, n))
 
     @property
     def identity(self) -> str:
@@ -80,21 +77,19 @@ class NGrams(NamedTuple):
     def _of_batch(self, texts: Sequence[str]) -> np.ndarray:
         found = np.full(len(texts), -1, np.int64)
         hashes, ends = ngrams.hash_words(texts)
-        sums = ngrams.prefix_sums(hashes)
-        for table in self.tables:
-            at, low, high = table.find(ngrams.rolling(sums, table.length))
-            owner = np.searchsorted(ends, at, "right")  # a window over the end of its text fails when its words are compared
-            for i in {int(i) for i in owner[found[owner] < 0]}:
-                mine = np.flatnonzero(owner == i)
-                start = int(ends[i - 1]) if i else 0
-                places = zip((at[mine] - start).tolist(), low[mine].tolist(), high[mine].tolist(), strict=True)
-                found[i] = self._confirmed(ngrams.words(texts[i]), table, places)
+        at, low, high = self.table.find(ngrams.rolling(ngrams.prefix_sums(hashes), min(SHORTEST, self.n)))
+        owner = np.searchsorted(ends, at, "right")  # a run over the end of its text fails when its words are compared
+        for i in np.unique(owner).tolist():
+            mine = np.flatnonzero(owner == i)
+            start = int(ends[i - 1]) if i else 0
+            places = zip((at[mine] - start).tolist(), low[mine].tolist(), high[mine].tolist(), strict=True)
+            found[i] = self._confirmed(ngrams.words(texts[i]), places)
         return found
 
-    def _confirmed(self, words: list[bytes], table: _Table, places: Iterable[tuple[int, int, int]]) -> int:
+    def _confirmed(self, words: list[bytes], places: Iterable[tuple[int, int, int]]) -> int:
         """The evaluation text of the first place where the words are the same, or −1."""
         for start, low, high in places:
-            for text in table.texts[low:high].tolist():
+            for text in self.table.texts[low:high].tolist():
                 content = self.texts[text]
                 length = min(self.n, content.count(b" ") - 1)
                 gram = words[start : start + length]
@@ -103,19 +98,20 @@ class NGrams(NamedTuple):
         return -1
 
 
-def _table(chosen: list[int], texts: Sequence[str], length: int, *, only_first: bool = False) -> _Table:
+def _table(chosen: list[int], texts: Sequence[str], n: int) -> _Table:
+    """Of the texts `chosen`: a text of fewer than n words is one run, another has one from each word that n − 1 follow."""
+    length = min(SHORTEST, n)
     hashes, ends = ngrams.windows(ngrams.hash_words([texts[i] for i in chosen]), length)
     counts = np.diff(ends, prepend=0)
-    owners = np.repeat(np.array(chosen, np.int64), counts)
-    if only_first:
-        first = ends - counts
-        hashes, owners = hashes[first], owners[first]
+    n_runs = np.maximum(counts - (n - length), 1)
+    place = np.arange(len(hashes)) - np.repeat(ends - counts, counts)
+    hashes, owners = hashes[place < np.repeat(n_runs, counts)], np.repeat(np.array(chosen, np.int64), n_runs)
     order = np.lexsort((owners, hashes))
     hashes, owners = hashes[order], owners[order]
     slots = np.zeros(1 << max(10, (SLOTS_PER_HASH * len(hashes)).bit_length()), bool)
     for probe in (0, 1):
         slots[_place(hashes, slots, probe)] = True
-    return _Table(length, hashes, owners, slots)
+    return _Table(hashes, owners, slots)
 
 
 def _place(hashes: np.ndarray, slots: np.ndarray, probe: int) -> np.ndarray:

@@ -8,7 +8,8 @@ that took (imports, a second for reading OLMo's tokenizer), "MB/CPU-s" the diffe
 rate of a worker that goes on to its next file. Ours reads, cleans, masks, tokenizes, checks samples against the
 reference, looks for duplicates, shuffles globally, writes shards and reads them back; the others read, tokenize and write.
 The ids of all documents that cleaning leaves as they are must be equal. MEGATRON_LM=<checkout> runs its own
-tools/preprocess_data.py; without it the same structure (a pool, one encode a document, IndexedDatasetBuilder) stands for it.
+tools/preprocess_data.py; without it the same structure (a pool, one encode a document, IndexedDatasetBuilder) stands for it. Its
+tools/preprocess_data_fast.py runs where gigatoken and awkward are installed too: one call tokenizes a file, in Rust.
 """
 
 import argparse
@@ -18,14 +19,18 @@ import importlib.util
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from isal import igzip
 
 ONE_THREAD = {
     "RAYON_NUM_THREADS": "1",
@@ -40,6 +45,7 @@ JOINED = 12  # documents of the embedded corpus to one of the benchmark's: about
 N_JOINED = 12_000
 VOCABULARY = 2048
 EOS = "<|endoftext|>"
+WORKERS_SHARD_TOKENS = 8 << 20
 C4_TOKENS, CHAN_TOKENS = 20.1e9, 6.7e9  # what the paper takes of C4; 134.5M posts of 49.8 tokens
 
 
@@ -211,17 +217,38 @@ def _megatron(corpus: list[str], words: str, out: str) -> Callable[[], None]:
 
 
 def _megatron_tool(checkout: str, corpus: list[str], words: str, out: str) -> Callable[[], None]:
-    from transformers import PreTrainedTokenizerFast
-
-    PreTrainedTokenizerFast(tokenizer_file=words, eos_token=EOS).save_pretrained(f"{out}/tokenizer")
-    tool = [sys.executable, f"{checkout}/tools/preprocess_data.py", "--tokenizer-type", "HuggingFaceTokenizer", "--append-eod"]
+    tool = _tool(checkout, "preprocess_data.py", words, out)
 
     def work() -> None:
         for number, file in enumerate(corpus):
-            paths = ["--input", file, "--output-prefix", f"{out}/{number:05}", "--tokenizer-model", f"{out}/tokenizer"]
+            paths = ["--input", file, "--output-prefix", f"{out}/{number:05}"]
             subprocess.run([*tool, *paths, "--workers", "1"], check=True, stdout=sys.stderr)
 
     return work
+
+
+def _megatron_gigatoken(corpus: list[str], words: str, out: str) -> Callable[[], None]:
+    """Reads no gzip, so that is undone first."""
+    checkout = os.environ.get("MEGATRON_LM") or sys.exit("MEGATRON_LM=<a checkout of Megatron-LM> has the tool")
+    tool = [*_tool(checkout, "preprocess_data_fast.py", words, out), "--use-gigatoken"]
+
+    def work() -> None:
+        for number, file in enumerate(corpus):
+            plain = Path(out, f"{number:05}.jsonl")
+            with igzip.open(file) as packed, plain.open("wb") as lines:
+                shutil.copyfileobj(packed, lines, 1 << 20)
+            paths = ["--input", str(plain), "--output-prefix", f"{out}/{number:05}"]
+            subprocess.run([*tool, *paths], check=True, stdout=sys.stderr)
+
+    return work
+
+
+def _tool(checkout: str, name: str, words: str, out: str) -> list[str]:
+    from transformers import PreTrainedTokenizerFast
+
+    PreTrainedTokenizerFast(tokenizer_file=words, eos_token=EOS).save_pretrained(f"{out}/tokenizer")
+    chosen = ["--tokenizer-type", "HuggingFaceTokenizer", "--tokenizer-model", f"{out}/tokenizer", "--append-eod"]
+    return [sys.executable, f"{checkout}/tools/{name}", *chosen]
 
 
 def _begin_encoder(words: str) -> None:
@@ -281,41 +308,50 @@ CHAINS = {
     "ours": Chain(_ours, _our_documents),
     "datatrove": Chain(_datatrove, _datatrove_documents, "datatrove"),
     "Megatron preprocess": Chain(_megatron, _megatron_documents, "megatron"),
+    "Megatron gigatoken": Chain(_megatron_gigatoken, _megatron_documents, "gigatoken", "awkward"),
     "datasets.map": Chain(_datasets, _datasets_documents, "datasets"),
 }
 
 
 def _two_workers(corpus: list[str], words: str, scratch: Path) -> None:
-    """Two builds of the same two files (the corpus twice over, told apart), with one and with two Ray workers, by the clock."""
+    """The same build with one and with two Ray workers, by the clock; shards are small, so that there are two at a time."""
     from data_prep import streams, tasks
 
     for name, value in tasks.ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import ray
 
-    files = [str(scratch / f"half-{number}.jsonl.gz") for number in range(2)]
-    for number, file in enumerate(files):
-        _write(file, (f"{text}\n{number}" for text in _texts(corpus)))
+    files = corpus if len(corpus) > 1 else _told_apart(corpus, scratch)
+    config = replace(_config(files, words), shard_tokens=WORKERS_SHARD_TOKENS)
     seconds = []
     for n in (1, 2):
         ray.init(address="local", num_cpus=n, include_dashboard=False, log_to_driver=False, logging_level="error")
         list(tasks.run([tasks.Job("warm up", _warm_up, (words,), 1)] * n, "warm up", "jobs"))
         start = time.perf_counter()
-        streams.build(_config(files, words), "clean", str(scratch / f"workers-{n}"))
+        streams.build(config, "clean", str(scratch / f"workers-{n}"))
         seconds.append(time.perf_counter() - start)
         ray.shutdown()
-    alone = sum(_clocked([file], words, scratch / f"alone-{n}") for n, file in enumerate(files))
-    side_by_side = _clocked(files, words, scratch / "side")
-    print(f"  two files with 1 and 2 Ray workers: {seconds[0]:.1f} s and {seconds[1]:.1f} s, {seconds[0] / seconds[1]:.2f} times")
-    print(f"  two bare processes, one after the other and side by side: {alone:.1f} s and {side_by_side:.1f} s, ", end="")
+    alone = _clocked([files], words, scratch / "alone")
+    side_by_side = _clocked([files[0::2], files[1::2]], words, scratch / "side")
+    one, two = seconds
+    print(f"  {len(files)} files with 1 and 2 Ray workers: {one:.1f} s and {two:.1f} s, {one / two:.2f} times")
+    print(f"  in one bare process and divided over two: {alone:.1f} s and {side_by_side:.1f} s, ", end="")
     print(f"{alone / side_by_side:.2f} times: what this machine has to give")
 
 
-def _clocked(files: list[str], words: str, out: Path) -> float:
-    """Seconds until a process for each file has built it, all at once."""
+def _told_apart(corpus: list[str], scratch: Path) -> list[str]:
+    """Two files, each the corpus with a number after every text."""
+    files = [str(scratch / f"half-{number}.jsonl.gz") for number in range(2)]
+    for number, file in enumerate(files):
+        _write(file, (f"{text}\n{number}" for text in _texts(corpus)))
+    return files
+
+
+def _clocked(parts: list[list[str]], words: str, out: Path) -> float:
+    """Seconds until a process for each part has built it, all at once."""
     start = time.perf_counter()
     with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda at: _measured("ours", [files[at]], words, Path(f"{out}-{at}")), range(len(files))))
+        list(pool.map(lambda at: _measured("ours", parts[at], words, Path(f"{out}-{at}")), range(len(parts))))
     return time.perf_counter() - start
 
 
