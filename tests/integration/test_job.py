@@ -1,4 +1,4 @@
-"""The sweep as a Ray job: on a cluster with token authentication, seen through its dashboard and its Prometheus endpoint."""
+"""The sweep as a Ray job into object storage: on a cluster with a token, seen through its dashboard and its Prometheus endpoint."""
 
 import json
 import re
@@ -9,11 +9,13 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from sweeps import ROOT, TINY, environment, kill_tree, losses
+from sweeps import ROOT, TINY, environment, kill_tree, losses, sweep
 
+from data_prep import storage
 from data_prep.telemetry import METRICS
 from launch import experiment
 
@@ -31,7 +33,7 @@ class Cluster(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory, free_port) -> Iterator[Cluster]:
+def cluster(s3_server: str, tmp_path_factory: pytest.TempPathFactory, free_port) -> Iterator[Cluster]:
     """`ray start --head` on loopback ports of its own: every Ray of a machine wants the same ones, the agent's among them,
     and a head whose agent found its port taken runs on, but takes no job."""
     token, token_file = secrets.token_hex(32), tmp_path_factory.mktemp("token") / "token"
@@ -91,15 +93,19 @@ def _followed(command: list[str], cluster: Cluster) -> tuple[int, str, str]:
         return job.returncode, log.read(), seen
 
 
-def test_a_submitted_job_runs_the_sweep_in_full_view_with_the_same_losses(cluster, finished, tmp_path):
-    out = str(tmp_path / "out")
-    entry = [sys.executable, "launch/sweep.py", "--out", out, *TINY, "--ratios", "0.25"]
+def test_a_submitted_job_makes_in_object_storage_and_in_full_view_what_a_sweep_makes_in_a_folder(cluster, finished, s3_server):
+    out, asked = f"{s3_server}/sweep", [*TINY, "--ratios", "0.25"]
+    entry = [sys.executable, "launch/sweep.py", "--out", out, *asked]
     command = ["ray", "job", "submit", "--address", cluster.dashboard, "--working-dir", ".", "--", *entry]
     returncode, log, seen = _followed(command, cluster)
     assert returncode == 0, log[-4000:]
 
     (run,) = experiment.load(out).runs()
     assert losses(out, run.run_id) == losses(finished, run.run_id)
+    for name in (f"{run.clean}/manifest.json", f"{run.toxic}/manifest.json", f"runs/{run.run_id}/export/model.safetensors"):
+        assert storage.read(storage.join(out, name)) == Path(finished, name).read_bytes()
+    assert b"<html" in storage.read(storage.join(out, "report", "index.html"))
+    assert "nothing to do" in sweep(out, *asked).stderr
 
     tasks = {task["name"] for task in cluster.api("/api/v0/tasks?limit=1000")["data"]["result"]["result"]}
     assert {f"train {run.run_id}", f"evaluate {run.run_id}"} <= tasks
