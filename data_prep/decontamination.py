@@ -79,7 +79,7 @@ class NGrams(NamedTuple):
         hashes, ends = ngrams.hash_words(texts)
         at, low, high = self.table.find(ngrams.rolling(ngrams.prefix_sums(hashes), min(SHORTEST, self.n)))
         owner = np.searchsorted(ends, at, "right")  # a run over the end of its text fails when its words are compared
-        for i in np.unique(owner).tolist():
+        for i in {int(i) for i in owner}:
             mine = np.flatnonzero(owner == i)
             start = int(ends[i - 1]) if i else 0
             places = zip((at[mine] - start).tolist(), low[mine].tolist(), high[mine].tolist(), strict=True)

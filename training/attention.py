@@ -62,7 +62,6 @@ def causal_mask(T: int, S: int, *, padding_B: Tensor | None = None, device: torc
     return mask_BTS & (key_S >= padding_B[:, None])[:, None] | (key_S == query_T[:, None])[None]
 
 
-@torch.compiler.assume_constant_result
 def kernel_name(device: torch.device, dtype: torch.dtype) -> str:
     """The kernel that maskless attention takes here, for records and for `attend`."""
     if device.type != "cuda" or dtype is not torch.bfloat16:

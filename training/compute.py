@@ -23,6 +23,7 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 from training.attention import kernel_name
 from training.config import TrainConfig
 from training.loss import TrainedOLMo
+from training.model import cpu_multiplies_bf16
 
 T = TypeVar("T")
 
@@ -50,6 +51,9 @@ def prepare(model: TrainedOLMo, train: TrainConfig, device: torch.device) -> Non
 
         fp8.convert(model, device)
     model.compiled_loss = compiled = _compiles(train, device)
+    if compiled:  # said here and not where they are defined, for it imports the compiler: 2 s of every process
+        for constant in (kernel_name, cpu_multiplies_bf16):
+            torch.compiler.assume_constant_result(constant)
     for block in model.blocks:
         forward = _checkpointed(block.forward, train.activation_checkpointing)
         _replace_forward(block, torch.compile(forward, dynamic=False) if compiled else forward)

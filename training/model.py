@@ -187,7 +187,7 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
 def factor_dtype(x: Tensor) -> torch.dtype:
     """The dtype to multiply x in. A CPU without bf16 instructions takes 2.7 times as long for them as for fp32, so there the
     factors are widened and the product is rounded once, which is what the instructions do."""
-    return torch.float32 if x.dtype is torch.bfloat16 and x.device.type == "cpu" and not _cpu_multiplies_bf16() else x.dtype
+    return torch.float32 if x.dtype is torch.bfloat16 and x.device.type == "cpu" and not cpu_multiplies_bf16() else x.dtype
 
 
 class LayerNorm(nn.Module):
@@ -218,8 +218,7 @@ def rotate(x_BTNH: Tensor, cos_BT1H: Tensor, sin_BT1H: Tensor) -> Tensor:
     return (x_BTNH * cos_BT1H + torch.cat((-right, left), dim=-1) * sin_BT1H).to(x_BTNH.dtype)
 
 
-@torch.compiler.assume_constant_result
-def _cpu_multiplies_bf16() -> bool:
+def cpu_multiplies_bf16() -> bool:
     return _avx512_bf16()
 
 

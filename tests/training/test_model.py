@@ -178,7 +178,7 @@ def test_the_1b_has_65_tensors_and_the_parameters_its_config_counts():
 @torch.no_grad()
 @pytest.mark.parametrize("native", [True, False])
 def test_a_bf16_product_is_the_exact_one_rounded_once_with_or_without_the_instructions(native, monkeypatch):
-    monkeypatch.setattr("training.model._cpu_multiplies_bf16", lambda: native)
+    monkeypatch.setattr("training.model.cpu_multiplies_bf16", lambda: native)
     x, weight = (torch.randn(n, 256, generator=torch.Generator().manual_seed(n)).bfloat16() for n in (5, 7))
     got = product(x, weight)
     assert got.dtype is torch.bfloat16
