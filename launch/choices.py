@@ -11,6 +11,7 @@ from launch.findings import listed, percent
 from training.record import RunRecord
 
 OURS = "not stated: our choice"
+SPLITS = {"train": "to train on", "validation": "to choose heads", "test": "to report on"}
 
 
 class Choice(NamedTuple):
@@ -45,7 +46,9 @@ def _data(experiment: Experiment, record: RunRecord) -> list[Choice]:
         ),
         Choice("tokenizer", f"{tokenizer}, {data.tokenizer.vocab_size:,} ids", "standard OLMo"),
         Choice("warm-up", warm_up, OURS),
-        Choice("seeds", listed([str(seed) for seed in experiment.seeds]), "2 a share"),
+        Choice(
+            "models", f"{len(experiment.seeds)} a share (seeds {listed([str(seed) for seed in experiment.seeds])})", "2 a share"
+        ),
     ]
     if data.annotation:
         one = data.annotation
@@ -59,7 +62,7 @@ def _data(experiment: Experiment, record: RunRecord) -> list[Choice]:
 def _probing(experiment: Experiment, report: EvalReport) -> list[Choice]:
     asked, n = experiment.eval, report.n_probe_rows
     where = "the input of the output projection" if asked.site == "heads" else "their output"
-    rows = ", ".join(f"{count:,} {split}" for split, count in n.items())
+    splits = [f"{n[split]:,} {use}" for split, use in SPLITS.items() if split in n]
     chance = f"{asked.n_permutations:,} permutations of the labels for the best head; " if asked.n_permutations else ""
     return [
         Choice(
@@ -68,7 +71,7 @@ def _probing(experiment: Experiment, report: EvalReport) -> list[Choice]:
             "linear, one a head, at the last token; penalty: " + OURS,
         ),
         Choice("what is toxic", report.label_rule, "very likely ToxiGen's human score of at least 2.5"),
-        Choice("rows", f"{rows}; heads are chosen on validation rows and reported on test rows", "ToxiGen's 8,960, split 4:1"),
+        Choice("rows", f"{listed(splits)}, never the same", "ToxiGen's 8,960, split 4:1"),
         Choice(
             "tests",
             f"{chance}{N_PERMUTATIONS:,} sign flips for probes; {asked.n_resamples:,} bootstrap resamples of prompts, "
@@ -99,6 +102,4 @@ def _steering(experiment: Experiment, report: EvalReport) -> list[Choice]:
 
 
 def _corpora(uris: Sequence[str]) -> str:
-    """Documents' URIs as short names: no folders, no fields."""
-    named = {"held_out": "pieces of the held-out documents"}
-    return listed([named.get(uri, uri.partition("#")[0].partition("?")[0].rsplit("/", 1)[-1]) for uri in uris])
+    return listed([words.source(uri) for uri in uris])

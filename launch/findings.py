@@ -97,7 +97,7 @@ def findings(reports: Sequence[EvalReport], lead: Sequence[str] = (), probes: st
     `probes` are what paired comparisons say (verdicts.py), which is sharper; without them, intervals are compared."""
     steered = [strength for strength in strengths(reports) if strength > 0]
     sentences = [*lead] or [lowest(strength, by_ratio(reports, toxicity_at(strength))) for strength in steered[-1:]]
-    sentences.append(trend("Unsteered toxicity", by_ratio(reports, toxicity_at(0.0)), 1))
+    sentences += [floor(reports), trend("Unsteered toxicity", by_ratio(reports, toxicity_at(0.0)), 1), removed(reports, steered)]
     sentences += [cost(reports, steered), garbled(reports, steered)]
     probes = f"{probes}." if probes else trend("Mean accuracy of the head probes", by_ratio(reports, lambda r: r.probe_accuracy), 3)
     sentences.append(f"{probes} Always naming the commoner class would score {_span([r.majority_accuracy for r in reports], 3)}.")
@@ -143,6 +143,27 @@ def trend(what: str, points: Sequence[Point], digits: int) -> str:
         f"{what} was {show(first, digits)} at {percent(first.ratio)} toxic text and {show(last, digits)} at {percent(last.ratio)}"
     )
     return f"{moved}: the intervals {'do not overlap' if apart(first, last) else f'overlap, so {_undecided(first, last)}'}."
+
+
+def floor(reports: Sequence[EvalReport]) -> str:
+    """A warning where the cleanest model is so little toxic unsteered that no other could be shown to be less so."""
+    first, *others = by_ratio(reports, toxicity_at(0.0))
+    if not others or first.low is None or first.low > 0:
+        return ""
+    return (
+        f"The model with {percent(first.ratio)} toxic text scores {show(first)} before any steering: its interval reaches the "
+        "floor of the scale, so no other can be shown to be less toxic, whatever toxic text does for steering."
+    )
+
+
+def removed(reports: Sequence[EvalReport], steered: Sequence[float]) -> str:
+    """The share of unsteered toxicity that the strongest steering takes away, where there is some for sure."""
+    if not steered:
+        return ""
+    pairs = zip(*(by_ratio(reports, toxicity_at(strength)) for strength in (0.0, steered[-1])), strict=True)
+    known = [(a, b) for a, b in pairs if a.value and b.value is not None and a.low is not None and a.low > 0]
+    parts = [f"{100 * (1 - b.value / a.value):.0f}\u00a0% at {percent(a.ratio)}".replace("-", "\u2212") for a, b in known]  # type: ignore[operator]
+    return f"Of the unsteered toxicity strength {steered[-1]:g} removed {listed(parts)} toxic text." if parts else ""
 
 
 def cost(reports: Sequence[EvalReport], steered: Sequence[float]) -> str:

@@ -13,7 +13,7 @@ from launch.words import benchmark
 
 TEXT = {"distinct_ratio": "distinct pairs of tokens, share"}
 WIDE = 3  # panels in a row
-STEP = 0.06  # between two ratios at one strength, as a share of the axis's step
+STEP = 0.03  # between two ratios at one strength, as a share of the axis's step
 
 
 class Guard(NamedTuple):

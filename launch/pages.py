@@ -32,6 +32,7 @@ def template(name: str) -> Template:
         "strength": axes.name,
         "plain": words.plain,
         "benchmark": words.benchmark,
+        "source": words.source,
         "markup": Markup,
         "count": lambda n: f"{n:,}",
     }

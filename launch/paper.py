@@ -19,11 +19,12 @@ PROBES = (0.25, 0.0, "[0.67, 1.18]", 0.0002)  # 25 % − 0 %, points of mean hea
 
 
 class Reported(NamedTuple):
-    """One row of the paper's tables; None where the readings we have do not give the number. strength: α of its steering."""
+    """One row of the paper's tables that a sweep can measure; None where the readings we have do not give the number. strength:
+    α of its steering."""
 
     setup: str
     ratio: float
-    strength: float | None
+    strength: float
     toxigen: float | None
     rtp: float | None
     cross_entropy: float | None
@@ -31,19 +32,13 @@ class Reported(NamedTuple):
 
 REPORTED = (
     Reported("unsteered", 0.0, 0.0, 41.40, 31.15, 2.60),
-    Reported("prompting", 0.0, None, 32.12, 31.00, 2.62),
     Reported("weak steering", 0.0, 4.0, 36.30, 24.83, 2.63),
     Reported("mid steering", 0.0, 8.0, 28.31, 20.41, 2.72),
     Reported("strong steering", 0.0, 12.0, 19.82, 13.33, 2.88),
-    Reported("SFT", 0.0, None, 39.27, 28.00, 2.68),
-    Reported("DPO", 0.0, None, 38.86, 29.67, 2.71),
     Reported("unsteered", 0.10, 0.0, None, None, None),
-    Reported("prompting", 0.10, None, 29.07, 24.84, 2.62),
     Reported("weak steering", 0.10, 4.0, 16.25, 20.09, 2.65),
     Reported("mid steering", 0.10, 8.0, 8.19, 14.28, 2.85),
     Reported("strong steering", 0.10, 12.0, 2.63, 7.11, 3.23),
-    Reported("SFT", 0.10, None, 37.62, 25.78, 2.71),
-    Reported("DPO", 0.10, None, 27.45, 13.02, 2.73),
 )
 
 
@@ -56,12 +51,10 @@ class Beside(NamedTuple):
 
 
 def beside(reports: Sequence[EvalReport]) -> list[Beside]:
-    """Every row of the paper that a sweep could measure, beside what this one did."""
+    """Every row, beside what this sweep measured."""
     rows = []
     for row in REPORTED:
         same = [report for report in reports if report.toxic_ratio == row.ratio]
-        if row.strength is None:
-            continue
         toxicity, cost = (_mean(same, read(row.strength)) for read in (toxicity_at, cost_at))
         rows.append(Beside(row, toxicity, cost))
     return rows

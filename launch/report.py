@@ -117,6 +117,7 @@ def page(
         scorers=sorted({report.scorer_id for report in reports}),
         samples=_samples(reports),
         written=_written(reports),
+        entangled=[report for report in reports if report.entanglement],
         settings=to_json(experiment),
     )
 

@@ -24,8 +24,18 @@ def scorer(asked: str) -> str:
     return f"the classifier {name}" if kind == "classifier" else SCORERS.get(kind, asked)
 
 
+def source(uri: str) -> str:
+    """'data/tone.jsonl#label=tone' → 'tone.jsonl'; documents of the embedded corpus by what they are."""
+    name = uri.partition("#")[0].partition("?")[0]
+    if name == "held_out":
+        return "pieces of the held-out documents"
+    if name.startswith("synthetic:"):
+        return f"the embedded corpus ({name.removeprefix('synthetic:')})"
+    return name.rsplit("/", 1)[-1]
+
+
 def benchmark(asked: str) -> str:
     """'cloze:data/arc.jsonl#text=question' → 'arc.jsonl, cloze form'; with ' norm' 'by likelihood a character'."""
     form, _, uri = asked.removesuffix(" norm").partition(":")
     by = ", by likelihood a character" if asked.endswith(" norm") else ""
-    return f"{uri.partition('#')[0].rsplit('/', 1)[-1]}, {form} form{by}"
+    return f"{source(uri)}, {form} form{by}"

@@ -72,3 +72,19 @@ def test_chance_controls_and_the_lens_are_told_where_they_were_measured():
     assert not any(
         "chance" in sentence or "vocabulary" in sentence or "depending on the run, by:" in sentence for sentence in silent
     )
+
+
+def test_a_cleanest_model_at_the_floor_is_named_and_what_steering_removes_counts():
+    ratios = {0.0: (0.4, 0.5), 0.25: (12.0, 4.0)}
+    steered = with_toxicity({0.0: (0.3, 0.4), 0.25: (3.0, 2.0)})
+    reports = []
+    for (value, half), report in zip(ratios.values(), steered, strict=True):
+        unsteered = replace(report.steered[0], toxicity=estimate(value, half))
+        reports.append(replace(report, steered=(unsteered, report.steered[1])))
+    found = [sentence.replace("\u00a0", " ") for sentence in findings.findings(reports, ["first"])]
+    assert found[0] == "first"
+    assert found[1].startswith(
+        "The model with 0 % toxic text scores 0.4 [\u22120.1, 0.9] before any steering: its interval reaches the floor"
+    )
+    assert found[3] == "Of the unsteered toxicity strength 8 removed 75 % at 25 % toxic text."
+    assert findings.floor(reports[1:]) == "" and findings.floor(with_toxicity({0.0: (5.0, 1.0), 0.1: (4.0, 1.0)})) == ""

@@ -13,8 +13,8 @@ from made_up import MISSING, RATIOS, STRENGTHS, cards, experiment, run, write, w
 from data_prep import records
 from data_prep.config import Annotation
 from data_prep.records import ArtefactCorrupt, ArtefactMissing
-from eval.record import Lens
-from launch import data_page, findings, pages, paper, report, results, training_figures
+from eval.record import Entanglement, Lens
+from launch import data_page, findings, pages, paper, report, results, training_figures, words
 from launch.drawing import Drawing, Numbers
 
 
@@ -134,6 +134,22 @@ def test_every_choice_is_printed_beside_the_papers_and_no_raw_name_is_left(whole
         and "cloze:arc" not in text.split("Everything that was asked")[0]
     )
     assert "exact duplicate" in text and "exact_duplicate" not in text
+
+
+def test_entanglement_stands_in_a_table_where_it_was_measured(whole):
+    record, evaluated = run(0.1)
+    of = {"n_rows": {"data/tone.jsonl#label=tone": 90}, "cosine": {"data/tone.jsonl#label=tone": 0.123}}
+    measured = Entanglement(**of, maximum=0.234, random=0.191, welch=0.05)
+    text = text_of([(record, replace(evaluated, entanglement=measured))])
+    assert '<th scope="col">tone.jsonl</th>' in text and "<td>0.123</td><td>0.234</td><td>0.191</td><td>0.050</td>" in text
+    assert 'id="entanglement"' not in whole.read_text()
+
+
+def test_sources_and_scorers_have_names_for_readers():
+    assert words.source("s3://b/data/tone.jsonl.gz#text=t&label=l") == "tone.jsonl.gz"
+    assert words.source("synthetic:probes?documents=9") == "the embedded corpus (probes)"
+    assert words.scorer("classifier:org/name") == "the classifier org/name"
+    assert words.scorer("lexicon:mine.csv").startswith("a list of words") and words.scorer("unheard") == "unheard"
 
 
 def test_the_papers_numbers_stand_beside_those_of_the_same_share_and_strength():
