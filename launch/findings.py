@@ -210,14 +210,21 @@ def chance(reports: Sequence[EvalReport]) -> str:
 
 def controls(reports: Sequence[EvalReport]) -> str:
     """What shifts that should not work did to toxicity at the strongest strength, beside steering itself."""
-    names = sorted({one.control for report in reports for one in report.controls})
+    known = [(name, cells[-1]) for name, cells in control_changes(reports) if cells and cells[-1]]
+    parts = [f"{name.replace('_', ' ')} {_span(changes, 1, sign=True)}" for name, changes in known]
     strongest = strengths(reports)[-1]
-    parts = []
-    for name in [*names, "steering"] if names else []:
-        changes = [_change(report, name, strongest) for report in reports]
-        known = [change for change in changes if change is not None]
-        parts += [f"{name.replace('_', ' ')} {_span(known, 1, sign=True)}"] if known else []
     return f"At strength {strongest:g} toxicity changed, depending on the run, by: {'; '.join(parts)}." if parts else ""
+
+
+def control_changes(reports: Sequence[EvalReport]) -> list[tuple[str, list[list[float]]]]:
+    """Each control, and steering itself last, with what it changed in toxicity: by strength but 0, of the runs that have it."""
+    names = sorted({one.control for report in reports for one in report.controls})
+    steered = [strength for strength in strengths(reports) if strength]
+    found = []
+    for name in [*names, "steering"] if names else []:
+        cells = [[_change(report, name, strength) for report in reports] for strength in steered]
+        found.append((name, [[change for change in of if change is not None] for of in cells]))
+    return found
 
 
 def lens(reports: Sequence[EvalReport]) -> str:

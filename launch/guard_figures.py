@@ -11,7 +11,11 @@ from launch.drawing import Numbers
 from launch.findings import NOT_MEASURED, Point, at, by_ratio, percent, strengths
 from launch.words import benchmark
 
-TEXT = {"distinct_ratio": "distinct pairs of tokens, share"}
+TEXT = {
+    "distinct_ratio": "distinct pairs of tokens, share",
+    "n_tokens": "length, tokens",
+    "perplexity": "perplexity under a judge",
+}
 WIDE = 3  # panels in a row
 STEP = 0.03  # between two ratios at one strength, as a share of the axis's step
 
@@ -26,7 +30,8 @@ class Guard(NamedTuple):
 def guards(reports: Sequence[EvalReport]) -> list[Guard]:
     """Everything that was measured at each strength besides toxicity and cross-entropy."""
     readers: dict[str, Callable[[EvalReport, float], Estimate | None]] = {
-        title: lambda report, strength, name=name: getattr(at(report, strength), name, None) for name, title in TEXT.items()
+        title: lambda r, strength, name=name: getattr(one, name) if (one := at(r, strength)) else None
+        for name, title in TEXT.items()
     }
     for name in sorted({name for report in reports for one in report.steered for name in one.accuracy}):
         title = f"right answers, {benchmark(name)}"

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from data_prep import storage
 from launch import axes, words
 from launch.drawing import Drawing
-from launch.findings import percent, show
+from launch.findings import percent, show, signed
 
 WORD = re.compile(r"[\w@$]+(?:['’*-][\w@$]+)*")
 
@@ -29,6 +29,7 @@ def template(name: str) -> Template:
         "percent_of": lambda ratio, digits: percent(round(ratio, digits)),
         "show": show,
         "difference": lambda estimate: show(estimate, sign=True),
+        "signed": lambda value: signed(value, 1),
         "strength": axes.name,
         "plain": words.plain,
         "benchmark": words.benchmark,

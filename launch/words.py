@@ -24,6 +24,11 @@ def scorer(asked: str) -> str:
     return f"the classifier {name}" if kind == "classifier" else SCORERS.get(kind, asked)
 
 
+def judge(fluency_id: str) -> str:
+    """The model behind a perplexity; '' where there was none."""
+    return "the run's own unsteered model" if fluency_id == "unsteered" else fluency_id
+
+
 def source(uri: str) -> str:
     """'data/tone.jsonl#label=tone' → 'tone.jsonl'; documents of the embedded corpus by what they are."""
     name = uri.partition("#")[0].partition("?")[0]

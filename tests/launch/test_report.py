@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from made_up import MISSING, RATIOS, STRENGTHS, cards, experiment, run, write, write_metrics
+from made_up import MISSING, RATIOS, STRENGTHS, cards, estimate, experiment, run, write, write_metrics
 
 from data_prep import records
 from data_prep.config import Annotation
 from data_prep.records import ArtefactCorrupt, ArtefactMissing
-from eval.record import Entanglement, Lens
+from eval.record import Controlled, Entanglement, Lens
 from launch import data_page, findings, pages, paper, report, results, training_figures, words
 from launch.drawing import Drawing, Numbers
 
@@ -136,6 +136,18 @@ def test_every_choice_is_printed_beside_the_papers_and_no_raw_name_is_left(whole
     assert "exact duplicate" in text and "exact_duplicate" not in text
 
 
+def test_controls_stand_beside_steering_and_every_reading_of_the_scores_is_there(whole):
+    record, evaluated = run(0.1)
+    flipped = [replace(one, toxicity=estimate(60.0, 1.0)) for one in evaluated.steered[1:]]
+    text = text_of([(record, replace(evaluated, controls=(Controlled(control="sign_flipped", steered=tuple(flipped)),)))])
+    base = evaluated.steered[0].toxicity.value
+    assert '<th scope="row">sign flipped</th>' in text and text.count(f"<td>+{60 - base:.1f}<small>") == 3
+    assert f"<td>\u2212{base - evaluated.steered[3].toxicity.value:.1f}<small>" in text
+    plain = whole.read_text()
+    assert 'id="controls"' not in plain and "under the run&#39;s own unsteered model" in plain
+    assert f"<td>{findings.show(evaluated.steered[1].expected_maximum)}<small>" in plain
+
+
 def test_entanglement_stands_in_a_table_where_it_was_measured(whole):
     record, evaluated = run(0.1)
     of = {"n_rows": {"data/tone.jsonl#label=tone": 90}, "cosine": {"data/tone.jsonl#label=tone": 0.123}}
@@ -178,7 +190,13 @@ def test_every_figure_lies_beside_its_numbers(whole):
     assert len(table) == len(RATIOS) * len(STRENGTHS) and any(row["on_front"] == "True" for row in table)
     assert float(table[1]["toxicity"]) == run(0.0)[1].steered[1].toxicity.value
     guards = list(csv.DictReader(io.StringIO((whole.parent / "figures/guards.csv").read_text())))
-    assert {row["quantity"] for row in guards} == {"distinct pairs of tokens, share", "right answers, arc.jsonl, cloze form"}
+    about = [
+        "distinct pairs of tokens, share",
+        "length, tokens",
+        "perplexity under a judge",
+        "right answers, arc.jsonl, cloze form",
+    ]
+    assert list(dict.fromkeys(row["quantity"] for row in guards)) == about
     assert [float(row["value"]) for row in guards[:4]] == [one.distinct_ratio.value for one in run(0.0)[1].steered]
     heads = list(csv.DictReader(io.StringIO((whole.parent / "figures/head-maps.csv").read_text())))
     assert len(heads) == 16 * len(RATIOS) and sum(row["steered"] == "True" for row in heads) == 4 * len(RATIOS)
