@@ -16,7 +16,6 @@ ROWS = [
     *(f"build: {kind}" for kind in ("slow_down", "short")),
     *(f"read: {kind}" for kind in ("reset_in_body", "short", "garbled")),
     "workers killed",
-    "train: newest corrupted",
 ]
 
 

@@ -2,15 +2,26 @@
 
 import os
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import study
 
+from training import compute, throughput
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 Plan = study.Plan
+MEASURED = lru_cache(throughput._measure)
+
+
+@pytest.fixture(autouse=True)
+def brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most of a run of six steps would be to measure the device, which is done once, and to collect garbage."""
+    monkeypatch.setattr(throughput, "_measure", MEASURED)
+    monkeypatch.setattr(compute, "WARM_UP_STEPS", 1 << 30)
 
 
 @pytest.fixture(scope="session")

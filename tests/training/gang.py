@@ -16,8 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 
-def main() -> None:
-    root, rank, world_size, port, *tries = sys.argv[1:]
+def main(root: str, rank: str, world_size: str, port: str, *tries: str) -> None:
     os.environ |= {"RANK": rank, "WORLD_SIZE": world_size, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.chdir(tempfile.gettempdir())
 
@@ -31,7 +30,7 @@ def main() -> None:
     torch.distributed.destroy_process_group()
 
 
-def train(root: str, tries: list[str]) -> None:
+def train(root: str, tries: tuple[str, ...]) -> None:
     from data_prep.records import HormesisError
     from training import loop
     from training.record import load_config
@@ -71,4 +70,4 @@ def train(root: str, tries: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

@@ -1,12 +1,9 @@
 """The gradient of one step, for the parity gate: a tiny model under DeepSpeed on these ranks, whatever the stage and precision.
 
-    python parity.py FOLDER RANK WORLD_SIZE PORT        as one rank: its cases, the gradients saved as FOLDER/<case>.safetensors
-
 AdamW's first average after one step without clipping is (1 − β₁) · g, in fp32: the gradient that the optimizer was given.
 """
 
 import os
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -127,8 +124,8 @@ def error(found: dict[str, Any], expected: dict[str, Any]) -> float:
     return max(((found[name] - value).norm() / value.norm()).item() for name, value in expected.items())
 
 
-def main() -> None:
-    folder, rank, world_size, port = sys.argv[1:]
+def main(folder: str, rank: str, world_size: str, port: str) -> None:
+    """One rank: its cases, the gradients saved as folder/<case>.safetensors."""
     os.environ |= {"RANK": rank, "WORLD_SIZE": world_size, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
 
     from safetensors.torch import save_file
@@ -142,7 +139,3 @@ def main() -> None:
         if place.rank == 0:
             save_file({name: value.clone() for name, value in found.items()}, Path(folder, f"{case.name}.safetensors"))
     zero.disconnect()
-
-
-if __name__ == "__main__":
-    main()

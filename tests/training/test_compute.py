@@ -87,13 +87,18 @@ def test_auto_compiles_on_cuda_alone():
     assert compute.described(replace(TRAIN, compile="off"), torch.device("cuda"))["compiled"] == "nothing"
 
 
-def test_garbage_is_not_collected_in_the_steps_and_again_after_them():
+@pytest.fixture
+def two_steps_of_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compute, "WARM_UP_STEPS", 2)
+
+
+def test_garbage_is_not_collected_in_the_steps_and_again_after_them(two_steps_of_warm_up: None):
     seen = [(gc.isenabled(), gc.get_freeze_count() > 0) for _ in compute.uncollected(range(5))]
     assert seen == [(True, False)] * 2 + [(False, True)] * 3
     assert gc.isenabled() and gc.get_freeze_count() == 0
 
 
-def test_leaving_the_steps_by_an_error_gives_the_collector_back():
+def test_leaving_the_steps_by_an_error_gives_the_collector_back(two_steps_of_warm_up: None):
     with pytest.raises(ValueError, match="left"):
         for n in compute.uncollected(range(9)):
             if n == 3:

@@ -1,12 +1,9 @@
 """The parity gate: the gradient of a step is plain PyTorch's, whatever the stage, the precision and the number of ranks."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+import forked
 import parity
 import pytest
 from parity import CASES, GANGS, Case
@@ -30,16 +27,13 @@ def alone() -> Any:
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int]) -> Callable[[Case], dict[str, Any]]:
     """The gradients that as many ranks as a case needs take, all cases of one number of ranks at a time."""
-    folder, environment = tmp_path_factory.mktemp("parity"), os.environ | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
-    pipes: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    folder = tmp_path_factory.mktemp("parity")
 
     def of(case: Case) -> dict[str, Any]:
         if not (file := folder / f"{case.name}.safetensors").exists():
             n, port = case.tensor_parallel * case.data_parallel, str(free_port())
-            commands = [[sys.executable, str(Path(parity.__file__)), str(folder), str(rank), str(n), port] for rank in range(n)]
-            started = [subprocess.Popen(command, env=environment, **pipes) for command in commands]
-            said = [rank.communicate(timeout=500)[1] for rank in started]
-            assert [rank.returncode for rank in started] == [0] * n, "".join(text[-3000:] for text in said)
+            ended = forked.at_once(parity.main, *((str(folder), str(rank), str(n), port) for rank in range(n)))
+            assert [rank.status for rank in ended] == [0] * n, "".join(rank.err[-3000:] for rank in ended)
         return load_file(file)
 
     return of
@@ -55,7 +49,6 @@ def test_one_rank_with_four_passes_and_two_with_two_have_plain_pytorchs_gradient
 
 @pytest.mark.parametrize("case", GANGS, ids=[case.name for case in GANGS])
 def test_gangs_of_two_tensor_parallel_ranks_have_plain_pytorchs_gradient(case: Case, ranks: Any):
-    print(case.name, parity.error(ranks(case), parity.reference(case)))
     assert parity.error(ranks(case), parity.reference(case)) < TO_PLAIN[case.precision]
 
 

@@ -1,7 +1,5 @@
 """A whole run in gangs of tensor-parallel ranks; gradients part by part are in test_parity.py."""
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,9 +50,3 @@ def test_ranks_that_make_no_whole_gangs_are_refused():
     assert train.passes(4) == (2, 1)
     with pytest.raises(ConfigurationError, match=r"3 ranks cannot be shared out in gangs of train\.tensor_parallel 2"):
         train.passes(3)
-
-
-def test_megatron_is_not_imported_without_tensor_parallelism():
-    program = "import sys, training.loop; from training import zero; zero.connect(); print('megatron' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "False"

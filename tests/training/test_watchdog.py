@@ -1,21 +1,17 @@
 """The watchdog's arithmetic, and a gang of two of which one rank falls asleep."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import forked
+import gang as gang_of
 import pytest
 
 from training import loop, watchdog
 from training.config import RunConfig
 from training.watchdog import STATUS, Watchdog
-
-HERE = Path(__file__).parent
-ENVIRONMENT = os.environ | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
 
 
 def lone(seconds: float, monkeypatch: pytest.MonkeyPatch) -> tuple[Watchdog, list[float]]:
@@ -61,11 +57,7 @@ def test_a_rank_that_waits_for_one_asleep_says_where_and_ends_and_the_run_goes_o
     assert steps_done == [4, 5]
 
 
-def gang(root: Path, port: int, run: str) -> list[tuple[int, str]]:
+def gang(root: Path, port: int, run: str) -> list[tuple[int | None, str]]:
     """(exit status, what it said) of each of two ranks."""
-    commands = [[sys.executable, str(HERE / "gang.py"), str(root), str(rank), "2", str(port), run] for rank in range(2)]
-    ranks = [
-        subprocess.Popen(one, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=ENVIRONMENT) for one in commands
-    ]
-    said = [rank.communicate(timeout=120)[0] for rank in ranks]
-    return [(rank.returncode, text) for rank, text in zip(ranks, said, strict=True)]
+    ended = forked.at_once(gang_of.main, *((str(root), str(rank), "2", str(port), run) for rank in range(2)), seconds=120)
+    return [(rank.status, rank.out + rank.err) for rank in ended]
