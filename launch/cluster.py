@@ -1,8 +1,14 @@
 """Ray: placement, gangs, retries; alone talks to a cluster
 
 One run trains as one gang of Ray Train workers, each of which calls `training.loop.train` exactly as the `deepspeed`
-launcher would; one evaluation is one task. What is wrong with the settings or the data is raised once and not tried again;
-anything else (a killed rank, a lost node, a SIGTERM) restarts the gang, which resumes from its last checkpoint.
+launcher would; one evaluation is one task. Of a gang that fails another is started, which resumes from its last checkpoint, but
+not for what would come again:
+
+    what one rank met                          the gang is started again
+    what is wrong with the settings            no; every rank meets it, and returns its text
+    too little memory                          if it has saved a checkpoint, so it came late; the error says what to set
+    something missing or corrupt               once: a store may lag, or a cache be damaged
+    SIGTERM, a lost node, a killed rank, …     MAX_FAILURES times in a row without a new checkpoint
 """
 
 import os
@@ -10,11 +16,13 @@ from dataclasses import replace
 from typing import Any
 
 from data_prep import records, storage, tasks, telemetry
-from data_prep.records import ConfigurationError, HormesisError
+from data_prep.records import ArtefactCorrupt, ArtefactMissing, ConfigurationError, HormesisError, Interrupted
 from eval.config import EvalConfig
 from training.config import RunConfig
+from training.record import run_uri
 
 MAX_FAILURES = 3
+OUT_OF_MEMORY = ("out of memory", "outofmemory", "can't allocate memory")  # CUDA's and Ray's words, and those of torch on a CPU
 
 
 def n_gangs(n_ranks: int, use_gpu: bool) -> int:
@@ -59,7 +67,64 @@ def first_ended(started: list[Any]) -> Any:
 
 
 def _train(root: str, run: RunConfig, n_ranks: int, use_gpu: bool) -> None:
-    from ray.train import FailureConfig, LoggingConfig, ScalingConfig, TrainingFailedError
+    """Gangs, one after the other, until one has trained the run or failed for good."""
+    from ray.train import TrainingFailedError
+
+    patience = Patience(_newest_checkpoint(root, run))
+    while True:
+        try:
+            return _gang(root, run, n_ranks, use_gpu)
+        except TrainingFailedError as error:
+            reason = _reason(run, error)
+            if not patience.lasts(reason, _newest_checkpoint(root, run)):
+                if reason is error:
+                    raise
+                raise reason from error
+            brief = (str(reason).strip() or type(reason).__name__).splitlines()[0]
+            telemetry.configure()
+            telemetry.logger.warning("run %s: its gang is started again, where it was saved last: %s", run.run_id, brief)
+
+
+class Patience:
+    """Whether a gang that failed is started again; see the table at the head."""
+
+    def __init__(self, checkpoint: str) -> None:
+        self._checkpoint, self._n_failures = checkpoint, 0
+        self._before: type[Exception] | None = None
+
+    def lasts(self, reason: Exception, checkpoint: str) -> bool:
+        """After a failure for this reason, when the newest checkpoint is this one ("": there is none)."""
+        if fresh := checkpoint != self._checkpoint:
+            self._checkpoint, self._n_failures, self._before = checkpoint, 0, None
+        again, self._before, self._n_failures = type(reason) is self._before, type(reason), self._n_failures + 1
+        if isinstance(reason, ConfigurationError):
+            return fresh
+        if isinstance(reason, ArtefactCorrupt | ArtefactMissing):
+            return not again
+        return self._n_failures <= MAX_FAILURES
+
+
+def _reason(run: RunConfig, error: Any) -> Exception:
+    """What a gang failed for: an error of ours that a rank met, too little memory in words that help, or Ray's own account."""
+    causes = list(getattr(error, "worker_failures", {}).values())
+    ours = sorted((cause for cause in causes if isinstance(cause, HormesisError)), key=lambda one: isinstance(one, Interrupted))
+    if any(words in f"{type(cause).__name__} {cause}".lower() for cause in [*causes, error] for words in OUT_OF_MEMORY):
+        train = run.train
+        return ConfigurationError(
+            f"run {run.run_id}: a rank ran out of memory; it had train.micro_batch={train.micro_batch}, "
+            f"activation_checkpointing={train.activation_checkpointing}, zero_stage={train.zero_stage}, offload_optimizer="
+            f"{str(train.offload_optimizer).lower()}. Take train.micro_batch=auto, train.activation_checkpointing=block, a higher "
+            "train.zero_stage, train.offload_optimizer=true, or more ranks; it goes on from its checkpoint"
+        )
+    return ours[0] if ours else error
+
+
+def _newest_checkpoint(root: str, run: RunConfig) -> str:
+    return max(storage.glob(storage.join(run_uri(root, run.run_id), "checkpoints", "step-*", "commit.json")), default="")
+
+
+def _gang(root: str, run: RunConfig, n_ranks: int, use_gpu: bool) -> None:
+    from ray.train import FailureConfig, LoggingConfig, ScalingConfig
     from ray.train import RunConfig as GangConfig
     from ray.train.torch import TorchTrainer
 
@@ -72,17 +137,12 @@ def _train(root: str, run: RunConfig, n_ranks: int, use_gpu: bool) -> None:
         run_config=GangConfig(
             name=run.run_id,
             storage_path=storage.join(root, "ray"),
-            failure_config=FailureConfig(max_failures=MAX_FAILURES),
+            failure_config=FailureConfig(max_failures=0),
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
     try:
         refusal: Any = trainer.fit().return_value
-    except TrainingFailedError as error:
-        ours = [cause for cause in getattr(error, "worker_failures", {}).values() if isinstance(cause, HormesisError)]
-        if not ours:
-            raise
-        raise ours[0] from error
     finally:
         storage.delete(storage.join(root, "ray", run.run_id, ".validate_storage_marker"))  # all that Ray Train keeps there
     if refusal is not None:

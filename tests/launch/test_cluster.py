@@ -1,0 +1,44 @@
+"""What becomes of a gang that fails, on a real Ray; SIGTERM to one is in tests/training/test_stopping.py."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import study
+
+from data_prep import tasks
+from data_prep.records import ArtefactCorrupt, ConfigurationError, Interrupted, StorageError
+from launch import cluster
+from launch.cluster import MAX_FAILURES, Patience
+
+CORRUPT, MEMORY, STOPPED, STORE = ArtefactCorrupt("block 0"), ConfigurationError("memory"), Interrupted("stop"), StorageError("403")
+
+
+def n_started(failures: list[tuple[Exception, str]]) -> int:
+    """How many gangs are started if they fail like this, one after the other."""
+    patience = Patience("")
+    return next((n for n, each in enumerate(failures, 1) if not patience.lasts(*each)), len(failures) + 1)
+
+
+@pytest.mark.parametrize(
+    ("failures", "n"),
+    [
+        ([(MEMORY, "")], 1),
+        ([(MEMORY, "step-2"), (MEMORY, "step-2"), (MEMORY, "step-2")], 2),
+        ([(CORRUPT, "")] * 9, 2),
+        ([(CORRUPT, ""), (STORE, ""), (CORRUPT, "")] * 3, MAX_FAILURES + 1),
+        ([(CORRUPT, ""), (CORRUPT, "step-2"), (CORRUPT, "step-2")], 3),
+        ([(STORE, "")] * 9, MAX_FAILURES + 1),
+        ([(STORE, f"step-{n // MAX_FAILURES}") for n in range(30)], 31),
+        ([(STOPPED, f"step-{n}") for n in range(30)], 31),
+    ],
+    ids=["memory", "memory later", "corrupt", "corrupt and down", "corrupt later", "store down", "with progress", "preempted"],
+)
+def test_a_gang_is_started_again_only_for_what_may_pass(failures: list[tuple[Exception, str]], n: int):
+    assert n_started(failures) == n
+
+
+def test_a_rank_without_memory_ends_the_run_at_once_and_says_what_to_set(tmp_path: Path, ray_cluster: None):
+    run = study.planner(tmp_path)("large", model=replace(study.TRAIN.model, d_mlp=1 << 40))  # 280 TB, whatever a system promises
+    with pytest.raises(ConfigurationError, match=r"run large: a rank ran out of memory; .*train\.micro_batch=auto, train\.activ"):
+        tasks.outcome(cluster.train(str(tmp_path), run, 1, False))
