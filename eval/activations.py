@@ -1,35 +1,42 @@
-"""per-head outputs at the last token, keyed by row id; MLP outputs and the residual stream likewise
+"""what every head says of every row, keyed by row id, in memory or in half precision on disk; MLPs and residual streams likewise
 
 A head's output is its slice of the input of the attention's output projection: what a head says before the projection mixes
 it with the others (Li et al. 2023; ITI reads and edits the same place; sites.py knows it and the others). Rows are batched
 with rows of the same length only, so there is no padding that could leak into a reading, and values are joined to labels by
 id, never by order.
 
+Values are read back a layer at a time: OLMo-1B's 256 heads on 8,960 rows are 1.2 GB in fp32, one layer's 73 MB. Where they
+would take more than eval.activation_bytes they are kept as fp16 in a file without a name, which goes with the process.
+
 Shapes: R rows, B batch, T position, L layer, N head, H head dim, D = N·H.
 """
 
+import math
+import os
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from tempfile import NamedTemporaryFile
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from data_prep.records import ArtefactCorrupt
+from data_prep.records import ArtefactCorrupt, ConfigurationError, StorageError
 from eval import sites
 from eval.config import Site
 from training.model import OLMo
 
 
 class Activations(NamedTuple):
-    """ids[r] names values_RLNH[r], fp32 on the model's device."""
+    """rows[id] is a row of values_LRNH: fp32 on the model's device, or fp16 in a mapped file."""
 
-    ids: tuple[str, ...]
-    values_RLNH: Tensor
+    rows: dict[str, int]
+    values_LRNH: Tensor
+    device: torch.device
 
-    def of(self, ids: Sequence[str]) -> Tensor:
-        """The values of these ids, in the order asked."""
-        row = {name: r for r, name in enumerate(self.ids)}
-        return self.values_RLNH[[row[name] for name in ids]]
+    def of(self, layer: int, ids: Sequence[str]) -> Tensor:
+        """One layer's values of these ids, in the order asked: [R, N, H] fp32 on the model's device."""
+        return self.values_LRNH[layer][[self.rows[name] for name in ids]].to(self.device, torch.float32)
 
 
 @torch.inference_mode()
@@ -41,23 +48,31 @@ def collect(
     batch_size: int,
     advance: Callable[[int], object],
     site: Site = "heads",
+    token: str = "last",
+    memory_bytes: float = math.inf,
 ) -> Activations:
-    """What every unit of `site` says at the last token of each row; `advance(n)` is told of n finished rows."""
+    """What every unit of `site` says at the `token` of each row (eval/config.py); `advance(n)` is told of n finished rows."""
     assert len(ids) == len(rows) == len(set(ids)), (len(ids), len(rows), len(set(ids)))
     config, device = model.config, model.embedding.weight.device
-    values_RLNH = torch.empty(len(rows), config.n_layers, *sites.units(site, config), device=device)
+    shape = (config.n_layers, len(rows), *sites.units(site, config))
+    values_LRNH = torch.empty(shape, device=device) if 4 * math.prod(shape) <= memory_bytes else _on_disk(shape)
+    n_bad = 0
     for batch in same_length_batches(rows, batch_size):
         read: list[Tensor] = []
-        with sites.visited(model, site, dict.fromkeys(range(config.n_layers), lambda x_BTD, read=read: _keep(x_BTD, read))):
+        at = _position(token, len(rows[batch[0]]))
+        visit = partial(_keep, at, read)
+        with sites.visited(model, site, dict.fromkeys(range(config.n_layers), visit)):
             model.hidden(torch.tensor([rows[r] for r in batch], device=device))
-        values_RLNH[batch] = torch.stack(read, dim=1).unflatten(-1, sites.units(site, config))
+        values_LBNH = torch.stack(read).unflatten(-1, sites.units(site, config)).to(values_LRNH)
+        n_bad += int((~torch.isfinite(values_LBNH)).any(0).flatten(1).any(1).sum())
+        values_LRNH[:, batch] = values_LBNH
         advance(len(batch))
-    if not bool(torch.isfinite(values_RLNH).all()):
-        bad = int((~torch.isfinite(values_RLNH)).flatten(1).any(1).sum())
+    if n_bad:
         raise ArtefactCorrupt(
-            f"{bad} of {len(rows)} rows have activations that are not finite; the model's weights or training broke"
+            f"{n_bad} of {len(rows)} rows have activations that are not finite; the model's weights or training broke"
+            + (", or they are too large for fp16: raise eval.activation_bytes" if values_LRNH.dtype == torch.float16 else "")
         )
-    return Activations(tuple(ids), values_RLNH)
+    return Activations({name: r for r, name in enumerate(ids)}, values_LRNH, device)
 
 
 def same_length_batches(rows: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:
@@ -70,5 +85,30 @@ def same_length_batches(rows: Sequence[Sequence[int]], batch_size: int) -> Itera
             yield members[at : at + batch_size]
 
 
-def _keep(x_BTD: Tensor, read: list[Tensor]) -> None:
-    read.append(x_BTD[:, -1].float().clone())
+def _position(token: str, length: int) -> int | None:
+    """The position to read in rows of this length; None is the mean of all."""
+    if token in ("last", "mean"):
+        return -1 if token == "last" else None
+    if not -length <= int(token) < length:
+        raise ConfigurationError(
+            f"eval.token is {token}, and a probe row has {length} tokens; expected last, mean or a position that all have"
+        )
+    return int(token)
+
+
+def _keep(at: int | None, read: list[Tensor], x_BTD: Tensor) -> None:
+    read.append(x_BTD.float().mean(1) if at is None else x_BTD[:, at].float().clone())
+
+
+def _on_disk(shape: tuple[int, ...]) -> Tensor:
+    """An fp16 tensor over a file in the temporary folder, whose name is gone at once."""
+    n = math.prod(shape)
+    with NamedTemporaryFile(prefix="hormesis-activations-") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, 2 * n)  # else a full disk is a bus error in the middle of the work
+        except OSError as error:
+            raise StorageError(
+                f"{file.name}: no room for {2 * n:,} bytes of activations: {error.strerror}; set TMPDIR to a larger disk, or raise "
+                "eval.activation_bytes to keep them in memory"
+            ) from error
+        return torch.from_file(file.name, shared=True, size=n, dtype=torch.float16).view(shape)

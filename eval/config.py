@@ -16,15 +16,19 @@ class EvalConfig:
 
     probes, prompts: document URIs with `#text=field&label=field`, or "held_out": short pieces of the held-out documents of both
         streams, labelled by the stream they come from.
-    label_threshold: a probe row whose label is a number is toxic from here on (0/1: 0.5; ToxiGen's 1 to 5 scale: 2.5).
+    label_threshold: a probe row whose label is a number is toxic from here on; `#label=toxigen` or another rule behind `label=`
+        says it for one set (eval/labels.py).
     group_field: probe rows that share its value stay on one side of the split; "" takes each row for itself. Matched pairs need
         it: a probe that trained on one half has been taught the wrong answer to the other.
     scorer: a toxicity scorer (data_prep/toxicity.py): "profanity" (offline lexical proxy), "lexicon:URI" (a table of words with
         weights), "classifier:NAME" (of the hub, or a folder), "perspective" or "openai".
     strengths: α of the shift α·σ·θ; 0 is no steering and is always evaluated.
     site: what is probed and steered: attention heads as the paper does, or MLP outputs or the residual stream for comparison.
+    token: at which token of a row the probes read: "last", "mean" of all, or its number, from 0, or below 0 from the end.
+    activation_bytes: activations that take more in fp32 are kept as fp16 on disk, with 11 significant bits.
     direction: how θ is estimated. positions: which ones are shifted while generating; cross-entropy always shifts all.
     controls: steering that should not work, measured beside the real one at every strength; each costs as much as it.
+    probe_transfer: document URIs like `probes`, of other labelled sets, on which the same probes are tested.
     attributes: document URIs like `probes`, of other attributes, whose directions the toxicity direction is compared with.
     benchmarks: files of multiple-choice questions, "letter:URI#text=question" or "cloze:…" (eval/multiple_choice.py), answered at
         every strength; n_questions: of each, at most.
@@ -50,9 +54,12 @@ class EvalConfig:
     strengths: tuple[float, ...] = (0.0, 4.0, 8.0, 12.0)
     top_heads: int = 30
     site: Site = "heads"
+    token: str = "last"
+    activation_bytes: int = 4 << 30
     direction: Direction = "class_means"
     positions: Positions = "last"
     controls: tuple[Control, ...] = ()
+    probe_transfer: tuple[str, ...] = ()
     attributes: tuple[str, ...] = ()
     benchmarks: tuple[str, ...] = ()
     n_questions: int = 500
@@ -96,6 +103,8 @@ class EvalConfig:
             raise ConfigurationError(
                 f"eval.held_out is {list(self.held_out)}; expected NAME=URI, each name once, of letters and digits"
             )
+        if self.token not in ("last", "mean") and not self.token.removeprefix("-").isdecimal():
+            raise ConfigurationError(f"eval.token is {self.token!r}; expected last, mean, or the number of a token")
         if self.n_probes < 20 or self.n_prompts < 1 or self.n_questions < 1:
             raise ConfigurationError(
                 f"eval: n_probes {self.n_probes}, n_prompts {self.n_prompts}, n_questions {self.n_questions}; "

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from data_prep import storage, telemetry, toxicity
 from data_prep.records import ArtefactMissing, digest
-from eval import fluency, intervals, items, measuring, multiple_choice, outcome, prompts, scores, steering
+from eval import fluency, intervals, items, measuring, multiple_choice, outcome, prompts, reach, scores, steering
 from eval import heads as probing
 from eval.config import EvalConfig
 from eval.fluency import Judge
@@ -111,7 +111,8 @@ def _measure(
     n_units = len(rows.probes) + asked.n_rows(config) * (len(strengths) + len(config.controls) * len(positive))
     with closing(telemetry.progress(n_units, f"evaluate {which.id}: probes", "rows")) as bar:
         heads = probing.probe(subject, rows.probes, config, bar.update)
-        entangled = probing.entangled(subject, heads, config, lambda n: None)
+        entangled = reach.entangled(subject, heads, config)
+        transfers = reach.transfers(subject, heads, config)
         bar.set_description(f"evaluate {which.id}: steering")
         steered = measuring.measure(subject, asked, heads.shift_LD, strengths, config, scorer, bar.update)
         controls = {}
@@ -143,8 +144,9 @@ def _measure(
         head_auroc=_table(heads.auroc_LN),
         head_calibration_error=_table(heads.calibration_error_LN),
         probe_null=heads.null,
+        transfers=transfers,
         entanglement=entangled,
-        lens=probing.lenses(subject, heads, _listed(subject, scorer), config),
+        lens=reach.lenses(subject, heads, _listed(subject, scorer), config),
         chosen_heads=tuple(heads.chosen),
         steered=outcome.steered(steered, config),
         controls=tuple(Controlled(control=name, steered=outcome.steered(of, config)) for name, of in controls.items()),

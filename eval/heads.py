@@ -1,9 +1,11 @@
 """probe rows → which heads know, which way they point, and by how much that is more than chance
 
     rows ─▶ activations ─┬▶ probes (train rows) ─▶ heads (validation rows) ─▶ accuracy, AUROC, calibration, null (test rows)
-                         └▶ θ, σ (train rows) ─▶ shift of the chosen heads, lens, angles to other attributes
+                         └▶ θ, σ (train rows) ─▶ the shift of the chosen heads
 
-Shapes: R rows, L layer, N head, H head dim, P = L·N problems, D = N·H.
+One layer at a time, so that a layer's activations are all that need be in memory.
+
+Shapes: R rows, L layer, N head, H head dim, P = L·N problems, D = N·H, B labellings: the observed one, then permuted ones.
 """
 
 import json
@@ -15,23 +17,25 @@ import torch
 from torch import Tensor
 
 from data_prep import randomness
-from eval import activations, directions, geometry, probes, prompts, readability, steering
+from eval import activations, directions, probes, prompts, readability, steering
 from eval.config import EvalConfig
-from eval.record import Entanglement, Lens, ProbeNull
+from eval.record import ProbeNull
 from eval.subject import Subject
 
 CHANCE = 0.05  # a head is above chance where no more than this share of permutations has a head as good
-N_RANDOM = 200  # random directions beside a measured one
 
 Advance = Callable[[int], object]
 
 
 class Heads(NamedTuple):
-    """What the probes found. Test rows carry ids; tables are [L, N]; shift_LD is σθ of the chosen heads."""
+    """What the probes found. Test rows carry ids; tables are [L, N]; shift_LD is σθ of the chosen heads. trained_ids: rows that
+    the probes and the choice of heads have seen."""
 
     split: probes.Split
+    trained_ids: frozenset[str]
     test_ids: list[str]
     test_labels_R: Tensor
+    fitted: probes.Probes
     directions: directions.Directions
     validation_LN: Tensor
     correct_RLN: Tensor
@@ -42,66 +46,65 @@ class Heads(NamedTuple):
     shift_LD: Tensor
 
 
+class _Layer(NamedTuple):
+    """One layer's part of it."""
+
+    fitted: probes.Probes
+    theta_NH: Tensor
+    sigma_N: Tensor
+    validation_N: Tensor
+    correct_RN: Tensor
+    auroc_N: Tensor
+    calibration_error_N: Tensor
+    null_accuracy_NB: np.ndarray | None
+
+
+class _Part(NamedTuple):
+    """Rows of the split: their ids and labels; labellings_BR as the null has them."""
+
+    ids: list[str]
+    labels_R: Tensor
+    labellings_BR: np.ndarray | None
+
+
 def probe(subject: Subject, rows: list[prompts.Labelled], config: EvalConfig, advance: Advance) -> Heads:
     """Probe every head: fitted and directed on train rows, chosen on validation rows, judged on test rows."""
-    labels = prompts.labels_of(rows)
-    split = probes.split([row.group for row in rows], labels, config.seed)
-    read = _read(subject, rows, config, advance)
-    labels_R = torch.tensor(labels, device=read.values_RLNH.device)
-    train, validation, test = (
-        (read.values_RLNH[part].flatten(1, 2), labels_R[part]) for part in (split.train, split.validation, split.test)
-    )
-    fitted, table = probes.fit(*train, config.probe_l2), read.values_RLNH.shape[1:3]
-    validation_LN = fitted.correct(*validation).double().mean(0).unflatten(0, table).cpu()
-    scores_RP = fitted.scores(test[0])
-    found = directions.find(config.direction, read.values_RLNH[split.train], train[1], fitted)
+    split = probes.split([row.group for row in rows], prompts.labels_of(rows), config.seed)
+    parts = {name: _part([rows[i] for i in of], name, config) for name, of in split._asdict().items()}
+    found = read(subject, rows, config, advance)
+    layers = [_layer(found, layer, parts, config) for layer in range(len(found.values_LRNH))]
+    theta_sigma = directions.Directions(torch.stack([of.theta_NH for of in layers]), torch.stack([of.sigma_N for of in layers]))
+    validation_LN = torch.stack([of.validation_N for of in layers])
     chosen = directions.choose(validation_LN, config.top_heads)
     return Heads(
         split=split,
-        test_ids=[rows[i].id for i in split.test],
-        test_labels_R=test[1].cpu(),
-        directions=found,
+        trained_ids=frozenset(parts["train"].ids + parts["validation"].ids),
+        test_ids=parts["test"].ids,
+        test_labels_R=parts["test"].labels_R,
+        fitted=probes.Probes(*(torch.cat(tensors) for tensors in zip(*(of.fitted for of in layers), strict=True))),
+        directions=theta_sigma,
         validation_LN=validation_LN,
-        correct_RLN=fitted.correct(*test).unflatten(1, table).cpu(),
-        auroc_LN=readability.auroc(scores_RP, test[1]).unflatten(0, table).cpu(),
-        calibration_error_LN=readability.calibration_error(scores_RP, test[1]).unflatten(0, table).cpu(),
-        null=_null(rows, split, train[0], test[0], config),
+        correct_RLN=torch.stack([of.correct_RN for of in layers], dim=1),
+        auroc_LN=torch.stack([of.auroc_N for of in layers]),
+        calibration_error_LN=torch.stack([of.calibration_error_N for of in layers]),
+        null=_null([of.null_accuracy_NB for of in layers if of.null_accuracy_NB is not None]),
         chosen=chosen,
-        shift_LD=steering.unit_shift(found, chosen),
+        shift_LD=steering.unit_shift(theta_sigma, chosen),
     )
 
 
-def entangled(subject: Subject, heads: Heads, config: EvalConfig, advance: Advance) -> Entanglement | None:
-    """The toxicity direction of each head beside those of config.attributes, from all rows of each; None where there are none."""
-    thetas, n_rows = [], {}
-    for uri in config.attributes:
-        rows = prompts.labelled(uri, config)
-        read = _read(subject, rows, config, advance)
-        labels_R = torch.tensor(prompts.labels_of(rows), device=read.values_RLNH.device)
-        thetas.append(directions.class_means(read.values_RLNH, labels_R).theta_LNH)
-        n_rows[uri] = len(rows)
-    if not thetas:
-        return None
-    cosine_ALN = geometry.cosines(heads.directions.theta_LNH, thetas)
-    size = thetas[0].shape[-1]
-    return Entanglement(
-        n_rows=n_rows,
-        cosine={uri: float(of_one.mean()) for uri, of_one in zip(n_rows, cosine_ALN, strict=True)},
-        maximum=float(cosine_ALN.max(dim=0).values.mean()),
-        random=float(geometry.random_entanglement(len(thetas) + 1, size, N_RANDOM, config.seed).mean()),
-        welch=geometry.welch_bound(len(thetas) + 1, size),
+def read(subject: Subject, rows: Sequence[prompts.Labelled], config: EvalConfig, advance: Advance) -> activations.Activations:
+    """The activations of labelled rows."""
+    return activations.collect(
+        subject.model,
+        [row.id for row in rows],
+        subject.encode([row.text for row in rows]),
+        batch_size=config.batch_size,
+        advance=advance,
+        site=config.site,
+        token=config.token,
+        memory_bytes=config.activation_bytes,
     )
-
-
-def lenses(subject: Subject, heads: Heads, listed_V: np.ndarray, config: EvalConfig) -> tuple[Lens, ...]:
-    """What the chosen heads write, together and layer by layer; nothing at other sites, whose shifts are no writing of heads."""
-    if config.site != "heads":
-        return ()
-    groups = {"all steered heads": heads.chosen}
-    groups |= {
-        f"layer {layer + 1}": [at for at in heads.chosen if at[0] == layer] for layer in sorted({at[0] for at in heads.chosen})
-    }
-    return tuple(_lens(subject, heads.directions, name, group, listed_V, config) for name, group in groups.items())
 
 
 def to_bytes(heads: Heads) -> bytes:
@@ -121,48 +124,46 @@ def to_bytes(heads: Heads) -> bytes:
     )
 
 
-def _read(subject: Subject, rows: Sequence[prompts.Labelled], config: EvalConfig, advance: Advance) -> activations.Activations:
-    tokens = subject.encode([row.text for row in rows])
-    ids = [row.id for row in rows]
-    return activations.collect(subject.model, ids, tokens, batch_size=config.batch_size, advance=advance, site=config.site)
+def _part(rows: list[prompts.Labelled], name: str, config: EvalConfig) -> _Part:
+    labels, labellings = prompts.labels_of(rows), None
+    if config.n_permutations and name != "validation":
+        seed = randomness.key("probe null", config.seed, len(rows))
+        permuted = readability.permuted(labels, [row.group for row in rows], config.n_permutations, seed)
+        labellings = np.vstack([labels, permuted])
+    return _Part([row.id for row in rows], torch.tensor(labels), labellings)
 
 
-def _null(
-    rows: list[prompts.Labelled], split: probes.Split, train_RPH: Tensor, test_RPH: Tensor, config: EvalConfig
-) -> ProbeNull | None:
-    if not config.n_permutations:
+def _layer(found: activations.Activations, layer: int, parts: dict[str, _Part], config: EvalConfig) -> _Layer:
+    train, validation, test = (
+        (found.of(layer, part.ids), part.labels_R.to(found.device)) for part in (parts[name] for name in probes.Split._fields)
+    )
+    fitted = probes.fit(*train, config.probe_l2)
+    scores_RN = fitted.scores(test[0])
+    theta_sigma = directions.find(config.direction, train[0][:, None], train[1], fitted)
+    labellings = parts["train"].labellings_BR, parts["test"].labellings_BR
+    null = None
+    if labellings[0] is not None and labellings[1] is not None:
+        null = readability.null_accuracy(train[0], labellings[0], test[0], labellings[1], config.probe_l2)
+    return _Layer(
+        fitted=fitted,
+        theta_NH=theta_sigma.theta_LNH[0],
+        sigma_N=theta_sigma.sigma_LN[0],
+        validation_N=fitted.correct(*validation).double().mean(0).cpu(),
+        correct_RN=fitted.correct(*test).cpu(),
+        auroc_N=readability.auroc(scores_RN, test[1]).cpu(),
+        calibration_error_N=readability.calibration_error(scores_RN, test[1]).cpu(),
+        null_accuracy_NB=null,
+    )
+
+
+def _null(accuracy: list[np.ndarray]) -> ProbeNull | None:
+    if not accuracy:
         return None
-    parts = []
-    for part in (split.train, split.test):
-        labels, groups = [rows[i].label for i in part], [rows[i].group for i in part]
-        seed = randomness.key("probe null", config.seed, len(part))
-        parts.append(np.vstack([labels, readability.permuted(labels, groups, config.n_permutations, seed)]))
-    null = readability.max_t(train_RPH, parts[0], test_RPH, parts[1], config.probe_l2)
+    null = readability.max_t(np.concatenate(accuracy))
     return ProbeNull(
-        n_permutations=config.n_permutations,
+        n_permutations=len(null.best_B),
         best_accuracy=float(np.quantile(null.best_B, 1 - CHANCE)),
         n_above=int((null.p_P <= CHANCE).sum()),
         best_p=float(null.p_P.min()),
         mean_p=null.mean_p,
-    )
-
-
-def _lens(
-    subject: Subject,
-    found: directions.Directions,
-    name: str,
-    group: list[tuple[int, int]],
-    listed_V: np.ndarray,
-    config: EvalConfig,
-) -> Lens:
-    seen = geometry.lens(subject.model, found, group, listed_V, n_random=N_RANDOM, seed=config.seed)
-    toxic, benign = (tuple(subject.tokenizer.decode([i]) for i in ids) for ids in (seen.toxic_ids, seen.benign_ids))
-    return Lens(
-        group=name,
-        toxic_tokens=toxic,
-        benign_tokens=benign,
-        toxic_share=seen.toxic_share,
-        benign_share=seen.benign_share,
-        random_share=float(seen.random_shares_B.mean()),
-        random_high=float(np.quantile(seen.random_shares_B, 0.95)),
     )

@@ -8,9 +8,8 @@ is the digest of its text, and which rows are taken depends on the ids and the s
 """
 
 import hashlib
-import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -18,11 +17,11 @@ from data_prep import corpora, randomness
 from data_prep.config import StreamName
 from data_prep.records import ConfigurationError
 from eval.config import EvalConfig
+from eval.labels import Rule, parse
 
 HELD_OUT = "held_out"
 PROBE_TOKENS = (16, 32)  # a held-out snippet's length is drawn from this range, ends included; so is a prompt's
 PROMPT_TOKENS = (8, 12)
-WORDS: dict[str, Any] = {"true": 1, "false": 0}  # CSV has no booleans
 
 ReadDocuments = Callable[[StreamName, int], list[np.ndarray]]  # (stream, limit) → ids of its first held-out documents
 
@@ -56,9 +55,9 @@ def choose(config: EvalConfig, documents: ReadDocuments, decode: Callable[[np.nd
     """The probe rows and prompts that `config` asks for; `documents` and `decode` are used only for "held_out"."""
     held_out = _held_out(config, documents, decode) if HELD_OUT in (config.probes, config.prompts) else Rows([], "", [])
     if config.probes == HELD_OUT:
-        probes, rule = held_out.probes, "stream of origin (held-out text; toxic = from the toxic stream)"
+        probes, label_rule = held_out.probes, "stream of origin (held-out text; toxic = from the toxic stream)"
     else:
-        probes, rule = labelled(config.probes, config, config.group_field), _label_rule(config.probes, config)
+        probes, label_rule = labelled(config.probes, config, config.group_field), rule(config.probes, config).name
     taken = {row.id for row in probes}
     found = held_out.prompts if config.prompts == HELD_OUT else _sampled(config.prompts, config.seed)
     prompts = [prompt for prompt in found if prompt.id not in taken][: config.n_prompts]
@@ -67,7 +66,7 @@ def choose(config: EvalConfig, documents: ReadDocuments, decode: Callable[[np.nd
             f"eval.prompts {config.prompts!r} gives no prompt ({len(found)} texts before those that are probe rows); "
             "name more documents, lower eval.n_probes or raise data.held_out_ratio"
         )
-    return Rows(probes, rule, prompts)
+    return Rows(probes, label_rule, prompts)
 
 
 def text_id(text: str) -> str:
@@ -76,25 +75,20 @@ def text_id(text: str) -> str:
 
 def labelled(uri: str, config: EvalConfig, group_field: str = "") -> list[Labelled]:
     """At most eval.n_probes rows of a labelled set, groups whole."""
-    label_field = _label_field(uri)
-    labels: dict[str, Labelled] = {}
-    for place, document in _documents(uri):
+    of_set, labels = rule(uri, config), dict[str, Labelled]()
+    for place, document in _documents(uri, of_set.fields[0]):
         if document.text.strip() and text_id(document.text) not in labels:
-            value = _number(document.fields.get(label_field), label_field, f"{uri}, {place}")
-            name = text_id(document.text)
-            group = _group(document, group_field, f"{uri}, {place}") if group_field else name
-            labels[name] = Labelled(name, document.text, int(value >= config.label_threshold), group)
+            where, name = f"{uri}, {place}", text_id(document.text)
+            group = _group(document, group_field, where) if group_field else name
+            labels[name] = Labelled(name, document.text, of_set.label(document.fields, where), group)
     rows = sorted(labels.values())
     order = randomness.shuffled([row.group for row in rows], "probes", config.seed)  # groups are taken whole, but for the last
     return [rows[i] for i in order[: config.n_probes]]
 
 
-def _label_field(uri: str) -> str:
-    return corpora.expand([uri])[0].label_field or "label"
-
-
-def _label_rule(uri: str, config: EvalConfig) -> str:
-    return f"{_label_field(uri)} ≥ {config.label_threshold:g}"
+def rule(uri: str, config: EvalConfig) -> Rule:
+    """What makes a row of this set toxic (labels.py)."""
+    return parse(corpora.expand([uri])[0].label_field or "label", config.label_threshold)
 
 
 def _group(document: corpora.Document, name: str, where: str) -> str:
@@ -111,28 +105,15 @@ def _sampled(uri: str, seed: int) -> list[Prompt]:
     return _first([Prompt(*item) for item in texts.items()], "prompts", seed)
 
 
-def _documents(uri: str) -> Iterator[tuple[str, corpora.Document]]:
+def _documents(uri: str, label_field: str | None = None) -> Iterator[tuple[str, corpora.Document]]:
     """(place, document) of every row."""
     for source in corpora.expand([uri]):
-        for document in corpora.read(source):
+        for document in corpora.read(source._replace(label_field=label_field)):
             yield f"{source.uri} row {document.row}", document
 
 
 def _first(rows: list[R], purpose: str, seed: int) -> list[R]:
     return [rows[i] for i in randomness.shuffled([row.id for row in rows], purpose, seed)]
-
-
-def _number(value: Any, name: str, where: str) -> float:
-    """A label as a number: 0/1, false/true, or a score."""
-    try:
-        number = float(WORDS.get(str(value).lower(), value))
-    except (TypeError, ValueError):
-        number = math.nan
-    if math.isnan(number):
-        raise ConfigurationError(
-            f"{where}: the label in field {name!r} is {value!r}, expected 0, 1 or a number; name the field with #label=FIELD"
-        )
-    return number
 
 
 def _held_out(config: EvalConfig, documents: ReadDocuments, decode: Callable[[np.ndarray], str]) -> Rows:

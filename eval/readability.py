@@ -8,7 +8,9 @@ the null's probe is the first Newton step of the logistic one from zero, a ridge
 Shapes: R rows, P probes, H features, B permutations.
 """
 
+import math
 from collections.abc import Sequence
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -75,8 +77,9 @@ def permuted(labels: Sequence[int], groups: Sequence[str], n: int, seed: int) ->
     return result
 
 
-def max_t(train_RPH: Tensor, train_BR: np.ndarray, test_RPH: Tensor, test_BR: np.ndarray, l2: float) -> Null:
-    """The null of every head at once. train_BR and test_BR: labels, row 0 the observed ones, the rest permuted."""
+def null_accuracy(train_RPH: Tensor, train_BR: np.ndarray, test_RPH: Tensor, test_BR: np.ndarray, l2: float) -> np.ndarray:
+    """Test accuracy of every head's one-step probe under every labelling, [P, B]; row 0 of train_BR and test_BR are the observed
+    labels, the others permuted."""
     n_problems, size = train_RPH.shape[1:]
     device = train_RPH.device
     sign_RB = (2.0 * torch.from_numpy(train_BR).to(device, torch.float32) - 1.0).T
@@ -97,12 +100,36 @@ def max_t(train_RPH: Tensor, train_BR: np.ndarray, test_RPH: Tensor, test_BR: np
             weight_HB = solve_PHR[i] @ sign_RB
             score_RB = test_PRH[i] @ weight_HB + centre_1B  # features are centred, so the intercept is the labels' mean
             accuracy_PB[at + i] = ((score_RB > 0) == truth_RB).float().mean(0)
-    accuracy_PB = accuracy_PB.cpu().numpy()
+    return accuracy_PB.cpu().numpy()
+
+
+def max_t(accuracy_PB: np.ndarray) -> Null:
+    """The null of every head at once, from null_accuracy of all of them."""
     best_B, mean_B = accuracy_PB[:, 1:].max(axis=0), accuracy_PB.mean(axis=0)
     at_least = (best_B[None] >= accuracy_PB[:, :1] - 1e-6).sum(axis=1)
     n = len(best_B)
     mean_p = float((1 + (mean_B[1:] >= mean_B[0] - 1e-6).sum()) / (1 + n))
     return Null(accuracy_PB[:, 0], best_B, (1 + at_least) / (1 + n), mean_p)
+
+
+def mean_auroc(scores_RP: Tensor, labels_R: Tensor, *, confidence: float) -> Estimate:
+    """The probes' mean AUROC with the interval of new rows, of either label (DeLong et al. 1988, on the logit scale)."""
+    toxic_R, score_PR = labels_R.bool(), scores_RP.double().T.contiguous()
+    placed = []
+    for of, others in ((toxic_R, ~toxic_R), (~toxic_R, toxic_R)):  # each row's share of the other kind that it outscores, ties half
+        sorted_PK = score_PR[:, others].sort(dim=1).values
+        below, through = (torch.searchsorted(sorted_PK, score_PR[:, of].contiguous(), right=right) for right in (False, True))
+        placed.append(((below + through).double() / (2 * sorted_PK.shape[1])).mean(0))
+    value, n_least = float(placed[0].mean()), min(map(len, placed))
+    low = high = value
+    if 0 < value < 1 and n_least > 1:
+        deviation = math.sqrt(sum(float(of.var()) / len(of) for of in placed))
+        half = NormalDist().inv_cdf((1 + confidence) / 2) * deviation / (value * (1 - value))
+        low, high = (1 / (1 + (1 - value) / value * math.exp(-side * half)) for side in (-1, 1))
+    else:
+        unseen = 1 - ((1 - confidence) / 2) ** (1 / n_least)  # as much of the rarer label may be otherwise, unseen
+        low, high = max(0.0, value - unseen), min(1.0, value + unseen)
+    return Estimate(value=value, low=low, high=high, n=len(labels_R), unit="ratio")
 
 
 def tail(accuracy_P: np.ndarray, threshold: float) -> float:

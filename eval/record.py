@@ -98,6 +98,21 @@ class Entanglement:
 
 
 @record
+class Transfer:
+    """The probes on another labelled set, on rows that they have not seen: of the head that steering takes first, and the mean of
+    all heads. majority_accuracy: of always saying the commoner label."""
+
+    uri: str
+    label_rule: str
+    n_toxic: int
+    majority_accuracy: float
+    best_head_accuracy: Estimate
+    best_head_auroc: Estimate
+    mean_accuracy: Estimate
+    mean_auroc: Estimate
+
+
+@record
 class Lens:
     """The tokens that steered heads' directions write: those of one layer, or all layers'. Shares are of tokens that the
     scorer alone finds toxic, or where it is costly the profanity model; random_share and random_high: mean and 95 % quantile for
@@ -136,6 +151,7 @@ class EvalReport:
     head_auroc: tuple[tuple[float, ...], ...]
     head_calibration_error: tuple[tuple[float, ...], ...]
     probe_null: ProbeNull | None
+    transfers: tuple[Transfer, ...]
     entanglement: Entanglement | None
     lens: tuple[Lens, ...]
     chosen_heads: tuple[tuple[int, int], ...]

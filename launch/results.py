@@ -90,6 +90,7 @@ def _numbers(record: RunRecord, report: EvalReport) -> dict[str, Any]:
         "head_auroc": to_dict(report.head_auroc),
         "head_calibration_error": to_dict(report.head_calibration_error),
         "probe_null": to_dict(report.probe_null) if report.probe_null else None,
+        "transfers": to_dict(report.transfers),
         "entanglement": to_dict(report.entanglement) if report.entanglement else None,
         "chosen_heads": to_dict(report.chosen_heads),
         "steered": to_dict(report.steered),

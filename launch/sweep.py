@@ -75,8 +75,16 @@ def _decontaminated(experiment: Experiment) -> Experiment:
     own; any other rows are looked for, so to name others is to ask for other streams."""
     data, settings = experiment.data, experiment.eval
     texts = (text.partition("=")[2] for text in settings.held_out)
-    rows = [uri for uri in (settings.probes, settings.prompts, *settings.attributes, *texts) if uri != "held_out"]
+    sets = (settings.probes, settings.prompts, *settings.attributes, *settings.probe_transfer)
+    rows = [uri for uri in (*map(_unlabelled, sets), *texts) if uri != "held_out"]
     return replace(experiment, data=replace(data, decontaminate=tuple(dict.fromkeys([*data.decontaminate, *rows]))))
+
+
+def _unlabelled(uri: str) -> str:
+    """The URI without the rule behind `label=`, which is no field of the file."""
+    name, _, fragment = uri.partition("#")
+    kept = "&".join(item for item in fragment.split("&") if not item.startswith("label="))
+    return f"{name}#{kept}" if kept else name
 
 
 def _readable_anywhere(experiment: Experiment) -> Experiment:
@@ -85,7 +93,7 @@ def _readable_anywhere(experiment: Experiment) -> Experiment:
     corpora = {name: tuple(map(storage.absolute, getattr(data, name))) for name in ("clean", "toxic", "decontaminate")}
     rows = {name: getattr(settings, name) for name in ("probes", "prompts")}
     rows = {name: uri if uri == "held_out" else storage.absolute(uri) for name, uri in rows.items()}
-    attributes = tuple(map(storage.absolute, settings.attributes))
+    sets = {name: tuple(map(storage.absolute, getattr(settings, name))) for name in ("attributes", "probe_transfer")}
     named = (text.partition("=") for text in settings.held_out)
     held_out = tuple(f"{name}={storage.absolute(uri)}" for name, _, uri in named)
     if data.annotation:
@@ -93,7 +101,7 @@ def _readable_anywhere(experiment: Experiment) -> Experiment:
     scorer = _absolute_scorer(settings.scorer)
     judge = settings.fluency_model
     judge = judge if judge in ("", "unsteered") or judge.startswith("run:") else storage.absolute(judge)
-    settings = replace(settings, **rows, attributes=attributes, held_out=held_out, scorer=scorer, fluency_model=judge)
+    settings = replace(settings, **rows, **sets, held_out=held_out, scorer=scorer, fluency_model=judge)
     return replace(experiment, data=replace(data, **corpora), eval=settings)
 
 

@@ -56,7 +56,7 @@ def _probes() -> None:
         np.vstack([part.numpy(), readability.permuted(part.tolist(), names[: len(part)], N_PERMUTATIONS, 0)])
         for part in (train[1], test[1])
     ]
-    null_seconds, null = _timed(lambda: readability.max_t(train[0], parts[0], test[0], parts[1], 1.0))
+    null_seconds, null = _timed(lambda: readability.max_t(readability.null_accuracy(train[0], parts[0], test[0], parts[1], 1.0)))
     print(f"label permutations: {N_PERMUTATIONS:,} × {N_HEADS} heads in {null_seconds:.1f} s")
     print(f"  ours, one factor a head              {N_PERMUTATIONS * N_HEADS / null_seconds:8,.0f} probes/s")
     ratio = N_PERMUTATIONS * theirs / null_seconds

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from data_prep import manifest, storage, telemetry, toxicity
 from data_prep.reader import SequenceReader
 from data_prep.records import ArtefactCorrupt, ArtefactMissing, ConfigurationError, digest, from_json, to_json
-from eval import baking, generation, items, steering
+from eval import baking, generation, items, probes, prompts, steering
 from eval.config import EvalConfig
 from eval.directions import Directions
 from eval.evaluation import evaluate, evaluate_folder
@@ -46,6 +46,7 @@ CONFIG = EvalConfig(
     n_resamples=200,
     n_permutations=50,
     controls=("random_heads", "flipped"),
+    probe_transfer=("synthetic:probes?documents=150#label=label>0.5",),
     attributes=("synthetic:clean?documents=60#label=gloomy", "synthetic:clean?documents=60#label=casual"),
 )
 MODEL = ModelConfig(d_model=32, n_layers=2, n_heads=4, d_mlp=48, vocab_size=400, max_sequence_length=96)
@@ -176,6 +177,32 @@ def test_the_probes_are_judged_beyond_accuracy(root):
     assert (null.n_above > 0) == (null.best_p <= 0.05)
 
 
+def test_the_probes_are_tested_on_another_set_less_the_rows_they_have_seen(root):
+    report = report_of(root)
+    (found,) = report.transfers
+    assert found.label_rule == "label > 0.5" and found.uri == CONFIG.probe_transfer[0]
+    rows = prompts.labelled(CONFIG.probes, CONFIG, CONFIG.group_field), prompts.labelled(found.uri, CONFIG)
+    split = probes.split([row.group for row in rows[0]], prompts.labels_of(rows[0]), CONFIG.seed)
+    seen = {rows[0][i].id for i in split.train + split.validation}
+    fresh = [row for row in rows[1] if row.id not in seen]
+    assert seen & {row.id for row in rows[1]} and (found.n_toxic, found.mean_accuracy.n) == (
+        sum(prompts.labels_of(fresh)),
+        len(fresh),
+    )
+    for estimate in (found.best_head_accuracy, found.best_head_auroc, found.mean_accuracy, found.mean_auroc):
+        assert 0 < estimate.low < estimate.value < estimate.high < 1 and estimate.n == len(fresh)
+
+
+def test_activations_on_disk_in_half_precision_probe_alike(root, copy):
+    config = replace(CONFIG, activation_bytes=0, n_prompts=1, controls=(), strengths=(0.0,), samples_per_prompt=1)
+    one, two = report_of(root), evaluate(copy, RUN_ID, config)
+    assert np.allclose(one.head_accuracy, two.head_accuracy, atol=0.06) and one.chosen_heads == two.chosen_heads
+    assert two.probe_accuracy.value == pytest.approx(one.probe_accuracy.value, abs=0.01)
+    assert np.allclose(one.head_auroc, two.head_auroc, atol=0.01)
+    assert two.transfers[0].mean_auroc.value == pytest.approx(one.transfers[0].mean_auroc.value, abs=0.005)
+    assert two.entanglement.maximum == pytest.approx(one.entanglement.maximum, abs=0.005)
+
+
 def test_the_directions_are_compared_with_other_attributes_and_with_the_vocabulary(root):
     report = report_of(root)
     assert set(report.entanglement.cosine) == set(CONFIG.attributes) == set(report.entanglement.n_rows)
@@ -188,7 +215,7 @@ def test_the_directions_are_compared_with_other_attributes_and_with_the_vocabula
 
 @pytest.mark.parametrize("changes", [{"site": "mlp"}, {"site": "residual", "direction": "lda"}, {"positions": "all"}])
 def test_other_sites_directions_and_positions_are_evaluated_the_same_way(root, changes, monkeypatch):
-    config = replace(CONFIG, controls=(), attributes=(), n_permutations=0, **changes)
+    config = replace(CONFIG, controls=(), attributes=(), probe_transfer=(), n_permutations=0, **changes)
     steer, where = steering.steered, set()
     monkeypatch.setattr(steering, "steered", lambda *how: where.add(how[3:]) or steer(*how))
     report = evaluate(root, RUN_ID, config)
@@ -221,7 +248,7 @@ def test_any_hugging_face_folder_is_evaluated_like_a_run_and_costs_what_transfor
     theirs.save_pretrained(tmp_path / "model", max_shard_size="50KB")  # in shards, and with a config of its own
     shutil.copy(Path(run_uri(root, RUN_ID)) / "export" / "tokenizer.json", tmp_path / "model")
     texts = tuple(f"{name}=synthetic:{name}?documents=40&seed=1" for name in ("clean", "toxic"))
-    few = {"n_prompts": 2, "samples_per_prompt": 1, "controls": (), "attributes": (), "n_permutations": 0}
+    few = {"n_prompts": 2, "samples_per_prompt": 1, "controls": (), "attributes": (), "probe_transfer": (), "n_permutations": 0}
     config = replace(CONFIG, held_out=texts, cross_entropy_sequences=3, **few)
     found = evaluate_folder(str(tmp_path), tmp_path / "model", config, toxic_ratio=0.5)
     run = report_of(root)

@@ -91,6 +91,13 @@ def test_labelled_rows_come_from_a_file_with_the_rule_named(table):
     assert rows.label_rule == "score ≥ 2.5"
 
 
+def test_a_set_carries_its_own_rule(table):
+    uri = table([{"text": f"text {i}", "toxicity_ai": 1 + i % 5, "toxicity_human": 3.0} for i in range(30)])
+    rows = choose(replace(HELD_OUT, probes=f"{uri}#label=toxigen", label_threshold=9.0))
+    assert {row.text: row.label for row in rows.probes} == {f"text {i}": int(i % 5 >= 2) for i in range(30)}
+    assert rows.label_rule == "toxigen: toxicity_ai + toxicity_human > 5.5"
+
+
 def test_rows_are_grouped_by_the_field_asked_for(table):
     uri = table([{"text": f"text {i}", "label": i % 2, "pair": i // 2} for i in range(30)])
     rows = choose(replace(HELD_OUT, probes=uri, group_field="pair")).probes

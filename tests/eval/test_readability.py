@@ -1,3 +1,5 @@
+from statistics import NormalDist
+
 import numpy as np
 import pytest
 import torch
@@ -23,6 +25,26 @@ def test_auroc_is_scikit_learns_with_ties_too():
     found = readability.auroc(scores, labels)
     assert found.tolist() == pytest.approx([roc_auc_score(labels, scores[:, p]) for p in range(3)])
     assert found[2] == 0.5
+
+
+def test_the_interval_of_an_auroc_covers_the_truth_for_one_probe_and_for_the_mean_of_several():
+    generator, covered = torch.Generator().manual_seed(0), []
+    shifts = torch.tensor([1.0, 1.5])
+    truth = [NormalDist().cdf(float(shift) / 2**0.5) for shift in shifts]
+    labels = torch.arange(60) % 3 == 0
+    for _ in range(500):
+        scores = torch.randn(60, 1, generator=generator) / 2**0.5 + torch.randn(60, 2, generator=generator) / 2**0.5
+        scores += labels[:, None] * shifts
+        one = readability.mean_auroc(scores[:, :1], labels, confidence=0.95)
+        both = readability.mean_auroc(scores, labels, confidence=0.95)
+        covered.append((one.low <= truth[0] <= one.high, both.low <= sum(truth) / 2 <= both.high))
+    assert all(0.93 <= share <= 0.97 for share in np.mean(covered, axis=0)), np.mean(covered, axis=0)
+    assert both.value == pytest.approx(readability.auroc(scores, labels).mean().item()) and both.n == 60
+
+
+def test_an_auroc_of_one_has_an_interval_that_a_few_unseen_rows_could_make():
+    found = readability.mean_auroc(torch.arange(20.0)[:, None], torch.arange(20) >= 15, confidence=0.95)
+    assert (found.value, found.high) == (1.0, 1.0) and found.low == pytest.approx(0.025**0.2)
 
 
 def test_a_probe_that_says_its_odds_is_calibrated_and_one_that_exaggerates_is_not():
@@ -53,7 +75,7 @@ def null_of(seed, signal, n_permutations=99, problems=6):
         np.vstack([labels[rows].numpy(), readability.permuted(labels[rows].tolist(), names[rows], n_permutations, seed)])
         for rows in (slice(0, 90), slice(90, 150))
     ]
-    return readability.max_t(x[:90], parts[0], x[90:], parts[1], 1.0)
+    return readability.max_t(readability.null_accuracy(x[:90], parts[0], x[90:], parts[1], 1.0))
 
 
 def test_the_best_of_many_useless_heads_is_called_significant_in_five_percent_of_models():
@@ -74,7 +96,7 @@ def test_the_nulls_probe_reads_as_well_as_the_logistic_one():
     x = features(600, 4, 8, labels, signal=0.7, generator=generator) * torch.logspace(-2, 2, 8) + 3
     logistic = probes.fit(x[:400], labels[:400], 1.0).correct(x[400:], labels[400:]).double().mean(0)
     both = np.vstack([labels.numpy(), labels.numpy()[::-1]])
-    null = readability.max_t(x[:400], both[:, :400], x[400:], both[:, 400:], 1.0)
+    null = readability.max_t(readability.null_accuracy(x[:400], both[:, :400], x[400:], both[:, 400:], 1.0))
     assert null.accuracy_P == pytest.approx(logistic.numpy(), abs=0.015)
 
 

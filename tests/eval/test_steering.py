@@ -96,13 +96,13 @@ def test_other_sites_are_steered_and_read_where_they_are(model, shift, tokens, s
     ids, rows = [str(i) for i in range(4)], tokens.tolist()
 
     def read():
-        return activations.collect(model, ids, rows, batch_size=4, advance=lambda n: None, site=site).values_RLNH[:, :, 0]
+        return activations.collect(model, ids, rows, batch_size=4, advance=lambda n: None, site=site).values_LRNH[:, :, 0]
 
     plain, logits = read(), model(tokens)
     first = torch.cat([shift[:1], torch.zeros_like(shift[:1])])  # layer 0 alone, so that layer 0's reading is all it changes there
     with steering.steered(model, first, torch.tensor([0.0, 2.0, 0.0, -1.0]), "all", site):
         changed, steered = read(), model(tokens)
-    assert torch.allclose(changed[:, 0] - plain[:, 0], torch.tensor([0.0, 2.0, 0.0, -1.0])[:, None] * shift[0], atol=1e-5)
+    assert torch.allclose(changed[0] - plain[0], torch.tensor([0.0, 2.0, 0.0, -1.0])[:, None] * shift[0], atol=1e-5)
     assert torch.equal(steered[[0, 2]], logits[[0, 2]]) and not torch.allclose(steered[1], logits[1], atol=1e-3)
     assert torch.equal(model(tokens), logits)
 
@@ -110,11 +110,11 @@ def test_other_sites_are_steered_and_read_where_they_are(model, shift, tokens, s
 def test_the_residual_stream_leaves_a_block_as_its_mlp_and_its_heads_make_it(model, token_rows):
     def read(site):
         ids = [str(i) for i in range(len(token_rows))]
-        return activations.collect(model, ids, token_rows, batch_size=9, advance=lambda n: None, site=site).values_RLNH.flatten(2)
+        return activations.collect(model, ids, token_rows, batch_size=9, advance=lambda n: None, site=site).values_LRNH.flatten(2)
 
     heads, mlp, residual = read("heads"), read("mlp"), read("residual")
-    written = heads[:, 1] @ model.blocks[1].attention.out.weight.T + mlp[:, 1]
-    assert torch.allclose(residual[:, 1] - residual[:, 0], written, atol=1e-4)
+    written = heads[1] @ model.blocks[1].attention.out.weight.T + mlp[1]
+    assert torch.allclose(residual[1] - residual[0], written, atol=1e-4)
 
 
 def test_the_controls_shift_as_far_as_the_steering_they_control(tiny):

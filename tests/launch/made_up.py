@@ -12,7 +12,7 @@ from data_prep.config import CleaningConfig, DataConfig, StreamName, TokenizerCo
 from data_prep.mixture import Mixture, sequences_for
 from eval import items
 from eval.config import EvalConfig
-from eval.record import Estimate, EvalReport, ProbeNull, Sample, Steered, eval_uri
+from eval.record import Estimate, EvalReport, ProbeNull, Sample, Steered, Transfer, eval_uri
 from launch import report
 from launch.experiment import Experiment
 from training.config import ModelConfig, RunConfig, TrainConfig
@@ -131,6 +131,18 @@ def run(ratio: float, seed: int = 0, strengths=STRENGTHS) -> tuple[RunRecord, Ev
         head_auroc=tuple(map(tuple, heads)),
         head_calibration_error=tuple(map(tuple, heads)),
         probe_null=ProbeNull(n_permutations=1000, best_accuracy=0.58, n_above=11, best_p=0.001, mean_p=0.001),
+        transfers=(
+            Transfer(
+                uri="other.csv#label=hate",
+                label_rule="hate ≥ 0.5",
+                n_toxic=40,
+                majority_accuracy=0.6,
+                best_head_accuracy=estimate(0.7 + ratio / 10, 0.05),
+                best_head_auroc=estimate(0.75 + ratio / 10, 0.05),
+                mean_accuracy=estimate(0.6 + ratio / 10, 0.05),
+                mean_auroc=estimate(0.62 + ratio / 10, 0.05),
+            ),
+        ),
         entanglement=None,
         lens=(),
         chosen_heads=tuple(best),

@@ -20,6 +20,9 @@ def test_local_paths_are_made_absolute_and_nothing_else(monkeypatch: pytest.Monk
     assert (experiment.eval.probes, experiment.eval.scorer) == ("held_out", f"lexicon:{tmp_path}/w.csv")
     costs = asked("--set", 'eval.held_out=["owt=d.jsonl"]')
     assert costs.eval.held_out == (f"owt={tmp_path}/d.jsonl",) and costs.data.decontaminate[-1] == f"{tmp_path}/d.jsonl"
+    sets = asked("--set", 'eval.probe_transfer=["t.csv#text=t&label=toxigen", "s3://b/u.csv#label=x>1"]')
+    assert sets.eval.probe_transfer == (f"{tmp_path}/t.csv#text=t&label=toxigen", "s3://b/u.csv#label=x>1")
+    assert sets.data.decontaminate[-2:] == (f"{tmp_path}/t.csv#text=t", "s3://b/u.csv")
     annotated = asked("--set", 'data.annotation={"kind": "meda", "scorer": "lexicon:w.csv"}')
     assert annotated.data.annotation.scorer == f"lexicon:{tmp_path}/w.csv"
     assert (
@@ -53,4 +56,5 @@ def test_streams_share_no_run_of_words_with_what_the_sweep_is_evaluated_on(monke
     named = asked("--clean", "/a", "--toxic", "/b", "--set", "eval.prompts=p.jsonl", 'data.decontaminate=["/mmlu.jsonl", "/p"]')
     assert named.data.decontaminate == ("/mmlu.jsonl", "/p", f"{tmp_path}/p.jsonl")
     other = asked("--clean", "/a", "--toxic", "/b", "--set", 'eval.attributes=["tone.jsonl#label=tone"]')
-    assert other.eval.attributes == other.data.decontaminate == (f"{tmp_path}/tone.jsonl#label=tone",)
+    assert other.eval.attributes == (f"{tmp_path}/tone.jsonl#label=tone",)
+    assert other.data.decontaminate == (f"{tmp_path}/tone.jsonl",)  # what makes a row positive is no field to read

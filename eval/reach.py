@@ -1,0 +1,107 @@
+"""how far what the probes found reaches: to other labelled sets, to other attributes' directions, to the vocabulary
+
+Probes that know toxicity, and not the habits of one data set, are right on sets they never saw; a direction of toxicity alone
+lies apart from those of other attributes; and what steering writes are words.
+
+Shapes: R rows, A attributes, L layer, N head, H head dim, P = L·N probes, V vocab.
+"""
+
+import numpy as np
+import torch
+
+from data_prep.records import ConfigurationError
+from eval import directions, geometry, intervals, outcome, probes, prompts, readability
+from eval.config import EvalConfig
+from eval.heads import Heads, read
+from eval.record import Entanglement, Lens, Transfer
+from eval.subject import Subject
+
+N_RANDOM = 200  # random directions beside a measured one
+
+
+def transfers(subject: Subject, heads: Heads, config: EvalConfig) -> tuple[Transfer, ...]:
+    """The probes on each set of config.probe_transfer, less the rows that the probes or the choice of heads have seen."""
+    return tuple(_transfer(uri, subject, heads, config) for uri in config.probe_transfer)
+
+
+def entangled(subject: Subject, heads: Heads, config: EvalConfig) -> Entanglement | None:
+    """The toxicity direction of each head beside those of config.attributes, from all rows of each; None where there are none."""
+    thetas, n_rows = [], {}
+    for uri in config.attributes:
+        rows = prompts.labelled(uri, config)
+        found, labels_R = read(subject, rows, config, lambda n: None), torch.tensor(prompts.labels_of(rows))
+        of_layers = (found.of(layer, [row.id for row in rows]) for layer in range(len(found.values_LRNH)))
+        thetas.append(torch.cat([directions.class_means(x[:, None], labels_R.to(x.device)).theta_LNH for x in of_layers]))
+        n_rows[uri] = len(rows)
+    if not thetas:
+        return None
+    cosine_ALN = geometry.cosines(heads.directions.theta_LNH, thetas)
+    size = thetas[0].shape[-1]
+    return Entanglement(
+        n_rows=n_rows,
+        cosine={uri: float(of_one.mean()) for uri, of_one in zip(n_rows, cosine_ALN, strict=True)},
+        maximum=float(cosine_ALN.max(dim=0).values.mean()),
+        random=float(geometry.random_entanglement(len(thetas) + 1, size, N_RANDOM, config.seed).mean()),
+        welch=geometry.welch_bound(len(thetas) + 1, size),
+    )
+
+
+def lenses(subject: Subject, heads: Heads, listed_V: np.ndarray, config: EvalConfig) -> tuple[Lens, ...]:
+    """What the chosen heads write, together and layer by layer; nothing at other sites, whose shifts are no writing of heads."""
+    if config.site != "heads":
+        return ()
+    groups = {"all steered heads": heads.chosen}
+    groups |= {
+        f"layer {layer + 1}": [at for at in heads.chosen if at[0] == layer] for layer in sorted({at[0] for at in heads.chosen})
+    }
+    return tuple(_lens(subject, heads.directions, name, group, listed_V, config) for name, group in groups.items())
+
+
+def _transfer(uri: str, subject: Subject, heads: Heads, config: EvalConfig) -> Transfer:
+    rows = [row for row in prompts.labelled(uri, config) if row.id not in heads.trained_ids]
+    labels = prompts.labels_of(rows)
+    if len(set(labels)) < 2:
+        raise ConfigurationError(
+            f"eval.probe_transfer {uri}: {sum(labels)} of its {len(rows)} rows are toxic; expected both kinds; check its #label="
+        )
+    labels_R, found = torch.tensor(labels), read(subject, rows, config, lambda n: None)
+    scores_RLN, n_heads = [], found.values_LRNH.shape[2]
+    for layer in range(len(found.values_LRNH)):
+        of_layer = probes.Probes(*(tensor[layer * n_heads : (layer + 1) * n_heads] for tensor in heads.fitted))
+        scores_RLN.append(of_layer.scores(found.of(layer, [row.id for row in rows])).cpu())
+    scores_RLN = torch.stack(scores_RLN, dim=1)
+    correct_RLN = (scores_RLN > 0) == labels_R.bool()[:, None, None]
+    layer, head = heads.chosen[0]
+    return Transfer(
+        uri=uri,
+        label_rule=prompts.rule(uri, config).name,
+        n_toxic=sum(labels),
+        majority_accuracy=max(sum(labels), len(labels) - sum(labels)) / len(labels),
+        best_head_accuracy=intervals.wilson(
+            int(correct_RLN[:, layer, head].sum()), len(rows), "ratio", confidence=config.confidence
+        ),
+        best_head_auroc=readability.mean_auroc(scores_RLN[:, layer, head, None], labels_R, confidence=config.confidence),
+        mean_accuracy=outcome.mean(correct_RLN.flatten(1).double().mean(1).tolist(), "ratio", config),
+        mean_auroc=readability.mean_auroc(scores_RLN.flatten(1), labels_R, confidence=config.confidence),
+    )
+
+
+def _lens(
+    subject: Subject,
+    found: directions.Directions,
+    name: str,
+    group: list[tuple[int, int]],
+    listed_V: np.ndarray,
+    config: EvalConfig,
+) -> Lens:
+    seen = geometry.lens(subject.model, found, group, listed_V, n_random=N_RANDOM, seed=config.seed)
+    toxic, benign = (tuple(subject.tokenizer.decode([i]) for i in ids) for ids in (seen.toxic_ids, seen.benign_ids))
+    return Lens(
+        group=name,
+        toxic_tokens=toxic,
+        benign_tokens=benign,
+        toxic_share=seen.toxic_share,
+        benign_share=seen.benign_share,
+        random_share=float(seen.random_shares_B.mean()),
+        random_high=float(np.quantile(seen.random_shares_B, 0.95)),
+    )
