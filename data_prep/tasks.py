@@ -23,6 +23,7 @@ ENVIRONMENT = {  # read by Ray when it is imported; the caller's own settings wi
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # trainings show in the dashboard
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # an actor a run; a lost node restarts the gang anyway
+    "RAY_num_workers_soft_limit": "8",  # in a cluster of our own: a worker that waits keeps its imports, seconds an evaluation
     "PYTHONWARNINGS": "ignore",  # else each worker repeats Ray's and torch's own deprecations
 }
 
