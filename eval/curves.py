@@ -114,11 +114,11 @@ def minimum_at(x_R: np.ndarray, y_BR: np.ndarray) -> np.ndarray:
     return np.where(lowest_B == middle_B, vertex_B, x_R[lowest_B])
 
 
-def shared_level(paths: Sequence[Path]) -> float | None:
-    """The middle of the cross-entropies that every path reaches, or None where there are none."""
+def shared_level(paths: Sequence[Path], share: float = 0.5) -> float | None:
+    """The middle of the cross-entropies that every path reaches, or as far into them as `share`; None where there are none."""
     costs_RK = [path.cost_QK.mean(axis=0) for path in paths]
     low, high = max(cost_K.min() for cost_K in costs_RK), min(cost_K.max() for cost_K in costs_RK)
-    return float((low + high) / 2) if low <= high else None
+    return float(low + share * (high - low)) if low <= high else None
 
 
 def at_cross_entropy(cost_BK: np.ndarray, toxicity_BK: np.ndarray, level: float) -> np.ndarray:

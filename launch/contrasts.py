@@ -22,6 +22,7 @@ from launch.tails import TailDifference
 MIDDLE_RATIO = 0.10
 COST = "cross_entropy/clean"
 N_PERMUTATIONS = 9999
+MIDDLE_SHARE, ELSEWHERE = 0.5, (0.25, 0.75)  # of the costs that two ratios both reach: where they are compared
 POWER_DIFFERENCES = (0.5, 1.0, 2.0, 5.0)  # score × 100
 POWER = 0.8
 
@@ -51,9 +52,11 @@ class Smile:
 
 @record
 class Matched:
-    """Toxicity of `ratio` − of the first ratio where both cost `cross_entropy`; None where they never cost the same."""
+    """Toxicity of `ratio` − of the first ratio where both cost `cross_entropy`, `share` into the costs that both reach; None where
+    they never cost the same."""
 
     ratio: float
+    share: float
     cross_entropy: float | None
     difference: Estimate | None
 
@@ -81,6 +84,7 @@ class Comparisons:
     planned: tuple[Planned, ...]
     smiles: tuple[Smile, ...]
     matched: tuple[Matched, ...]
+    matched_elsewhere: tuple[Matched, ...]
     hypervolume: dict[str, Estimate]
     front: tuple[tuple[float, float], ...]
     probes: ProbeDifference | None
@@ -111,6 +115,10 @@ def compare(
     planned = _planned({strength: of for strength, of in by_strength.items() if strength}, config)
     smiles = {strength: curves.smile(of, confidence=config.confidence) for strength, of in by_strength.items()}
     paths = [Path(t.mean(axis=0), c.mean(axis=0)) for t, c in zip(measured.toxicity, measured.cost, strict=True)]
+    at_share = {
+        share: tuple(_matched(measured.ratios[i], paths[0], paths[i], share, config) for i in range(1, len(paths)))
+        for share in (MIDDLE_SHARE, *ELSEWHERE)
+    }
     volumes, front = _hypervolumes(measured, paths, config)
     some = by_strength[0.0]
     return Comparisons(
@@ -123,7 +131,8 @@ def compare(
             for strength, of in smiles.items()
             if of
         ),
-        matched=tuple(_matched(measured.ratios[i], paths[0], paths[i], config) for i in range(1, len(paths))),
+        matched=at_share[MIDDLE_SHARE],
+        matched_elsewhere=tuple(one for share in ELSEWHERE for one in at_share[share]),
         hypervolume=volumes,
         front=front,
         probes=_probes(reports, tables, config),
@@ -168,12 +177,13 @@ def _planned(by_strength: dict[float, curves.Curve], config: EvalConfig) -> list
     ]
 
 
-def _matched(ratio: float, first: Path, second: Path, config: EvalConfig) -> Matched:
-    level = curves.shared_level([first, second])
+def _matched(ratio: float, first: Path, second: Path, share: float, config: EvalConfig) -> Matched:
+    level = curves.shared_level([first, second], share)
     if level is None:
-        return Matched(ratio=ratio, cross_entropy=None, difference=None)
+        return Matched(ratio=ratio, share=share, cross_entropy=None, difference=None)
     how = {"confidence": config.confidence, "n_resamples": config.n_resamples, "seed": config.seed}
-    return Matched(ratio=ratio, cross_entropy=level, difference=curves.matched(first, second, level, "score × 100", **how))
+    difference = curves.matched(first, second, level, "score × 100", **how)
+    return Matched(ratio=ratio, share=share, cross_entropy=level, difference=difference)
 
 
 def _hypervolumes(

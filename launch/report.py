@@ -94,6 +94,7 @@ def page(
         rows=rows,
         planned=next((row.planned for row in rows if row.planned), []),
         comparisons=compared,
+        at_costs=verdicts.at_costs(compared) if compared else [],
         paired=verdicts.sentences(compared) if compared else [],
         level_of_cost=figures.Curves(reports, compared).level,
         hypervolumes=figures.hypervolumes(compared),

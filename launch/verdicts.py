@@ -77,14 +77,13 @@ def smile(of: Comparisons) -> str:
 
 
 def sentences(of: Comparisons) -> list[str]:
-    """What the table of strengths does not hold: each ratio at equal cost, the probes, and how many prompts would be needed."""
+    """What the tables do not hold: what the comparisons cover, the probes, and how many prompts would be needed."""
     over = (
         "prompts and seeds; at equal cost, prompts and held-out sequences for the seeds' mean"
         if of.seeds_df
         else "prompts, for these models only: with one seed a ratio the spread between models is unknown"
     )
     found = [f"Compared on the same {of.n_prompts:,} prompts; intervals and p cover {over}."]
-    found += [_matched_sentence(one, of.first) for one in of.matched]
     if of.probes:
         found.append(f"{probes(of)}; p cannot be less than {of.probes.p_floor:.2g}.")
     needed = [f"{points} points would take {n:,} prompts" for points, n in of.prompts_needed.items()]
@@ -130,10 +129,7 @@ def _falls(one: Planned, *, rises: bool = False) -> bool:
     return one.p_holm <= LEVEL and (value > 0 if rises else value < 0)
 
 
-def _matched_sentence(one: Matched, first: float) -> str:
-    what = f"At equal cross-entropy, {percent(one.ratio)} against {percent(first)} toxic text"
-    if one.cross_entropy is None:
-        return f"{what}: their curves do not overlap, so they cannot be compared at equal cost."
-    if one.difference is None:
-        return f"{what}: their curves meet in too few resamples to compare."
-    return f"{what} ({one.cross_entropy:.3f} nats per token): a difference of {show(one.difference, sign=True)}."
+def at_costs(of: Comparisons) -> list[tuple[float, list[Matched]]]:
+    """Each ratio with its comparisons at equal cost, cheapest first: whether the first claim hangs on the cost chosen."""
+    every = sorted([*of.matched, *of.matched_elsewhere], key=lambda one: one.share)
+    return [(ratio, [one for one in every if one.ratio == ratio]) for ratio in sorted({one.ratio for one in every})]

@@ -69,6 +69,17 @@ def test_the_first_claim_is_at_equal_cost_and_the_second_is_the_smile_beside_cha
     assert verdicts.smile(compared((0.0, 0.1))) == "" and verdicts.lead(None) == []
 
 
+def test_the_first_claim_is_repeated_at_a_lower_and_a_higher_cost():
+    rows = dict(verdicts.at_costs(compared()))
+    assert list(rows) == list(RATIOS[1:])
+    for ratio, cells in rows.items():
+        assert [one.share for one in cells] == [0.25, 0.5, 0.75] and {one.ratio for one in cells} == {ratio}
+        low, middle, high = (one.cross_entropy for one in cells)
+        assert low < middle < high and middle == pytest.approx((low + high) / 2)
+    assert rows[0.10][1] == next(one for one in compared().matched if one.ratio == 0.10)
+    assert all(one.difference.high < 0 for one in rows[0.10][1:])  # the planted smile deepens with the strength
+
+
 def test_the_table_has_a_row_a_strength_with_its_contrasts_and_its_lowest_point():
     reports, found = [made_up.run(ratio)[1] for ratio in RATIOS], compared()
     rows = verdicts.rows(reports, found)
@@ -85,7 +96,6 @@ def test_the_table_has_a_row_a_strength_with_its_contrasts_and_its_lowest_point(
 def test_the_sentences_name_what_the_intervals_cover_and_every_p():
     text = [sentence.replace("\u00a0", " ") for sentence in verdicts.sentences(compared())]
     assert text[0].startswith("Compared on the same 150 prompts; intervals and p cover prompts, for these models only")
-    assert text[1].startswith("At equal cross-entropy, 5 % against 0 % toxic text (")
     assert "points on the same test rows, p = 0.0001; p cannot be less than 0.0001." in text[-2]
     assert text[-1].startswith("With the spread seen here")
     both = verdicts.sentences(compared(seeds=(0, 1)))[0]
@@ -105,7 +115,7 @@ def test_a_ratio_that_costs_too_much_cannot_be_matched():
     dear = {k: ({i: v + 9 for i, v in of.items()} if k[0] == "cross_entropy/clean" else of) for k, of in tables[1].items()}
     (one,) = contrasts.compare(reports, [tables[0], dear]).matched
     assert one.cross_entropy is None and one.difference is None
-    assert "do not overlap" in verdicts.sentences(contrasts.compare(reports, [tables[0], dear]))[-3]
+    assert "nothing can be compared" in verdicts.at_equal_cost(contrasts.compare(reports, [tables[0], dear]))
 
 
 def test_no_comparison_is_made_of_two_kinds_of_prompts():
