@@ -34,6 +34,7 @@ def template(name: str) -> Template:
         "plain": words.plain,
         "benchmark": words.benchmark,
         "source": words.source,
+        "setting": words.setting,
         "markup": Markup,
         "count": lambda n: f"{n:,}",
     }

@@ -86,11 +86,10 @@ def sentences(of: Comparisons) -> list[str]:
     found = [f"Compared on the same {of.n_prompts:,} prompts; intervals and p cover {over}."]
     if of.probes:
         found.append(f"{probes(of)}; p cannot be less than {of.probes.p_floor:.2g}.")
-    needed = [f"{points} points would take {n:,} prompts" for points, n in of.prompts_needed.items()]
+    needed = [f"{points} takes {n:,} prompts" for points, n in of.prompts_needed.items()]
     if needed:
-        found.append(
-            f"With the spread seen here, showing a difference of {'; of '.join(needed)} (power 80\u00a0%, two-sided 5\u00a0%)."
-        )
+        how = "with the spread seen here, a power of 80\u00a0% and a two-sided 5\u00a0%"
+        found.append(f"To show a difference of {', of '.join(needed)}: {how}.")
     return found
 
 

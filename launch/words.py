@@ -24,6 +24,17 @@ def scorer(asked: str) -> str:
     return f"the classifier {name}" if kind == "classifier" else SCORERS.get(kind, asked)
 
 
+def setting(name: str, value: object) -> str:
+    """'mask_personal', True → 'mask personal: yes'."""
+    if isinstance(value, bool):
+        shown = "yes" if value else "no"
+    elif isinstance(value, int):
+        shown = f"{value:,}"
+    else:
+        shown = str(value) if value or value == 0 else "none"
+    return f"{plain(name)}: {shown}"
+
+
 def judge(fluency_id: str) -> str:
     """The model behind a perplexity; '' where there was none."""
     return "the run's own unsteered model" if fluency_id == "unsteered" else fluency_id

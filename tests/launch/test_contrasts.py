@@ -97,7 +97,7 @@ def test_the_sentences_name_what_the_intervals_cover_and_every_p():
     text = [sentence.replace("\u00a0", " ") for sentence in verdicts.sentences(compared())]
     assert text[0].startswith("Compared on the same 150 prompts; intervals and p cover prompts, for these models only")
     assert "points on the same test rows, p = 0.0001; p cannot be less than 0.0001." in text[-2]
-    assert text[-1].startswith("With the spread seen here")
+    assert text[-1].startswith("To show a difference of 0.5 takes ") and text[-1].endswith("and a two-sided 5 %.")
     both = verdicts.sentences(compared(seeds=(0, 1)))[0]
     assert "cover prompts and seeds; at equal cost, prompts and held-out sequences" in both
 

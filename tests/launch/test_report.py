@@ -75,6 +75,7 @@ def test_the_data_page_shows_both_cards_and_masks_what_they_quote(whole):
         for number in (one.n_documents, one.n_tokens, one.tokens_per_document.median, one.tokens_per_document.p99):
             assert f"<td>{number:,}</td>" in text
         assert records.to_json(one) == (whole.parent / f"{one.stream}.card.json").read_text()
+    assert "mask personal: yes; " in text and "mask_personal" not in text
     assert "site-15.example" in text and "site-16.example" not in text and "412 domains" in text
     assert "0.310<small>20.0&nbsp;% ≥ 0.5</small>" in text and "Its documents carry no URL" in text
     assert "<script" not in text and "c*** about &lt;script&gt;" in text and "crap" not in text
@@ -160,6 +161,11 @@ def test_entanglement_stands_in_a_table_where_it_was_measured(whole):
 def test_sources_and_scorers_have_names_for_readers():
     assert words.source("s3://b/data/tone.jsonl.gz#text=t&label=l") == "tone.jsonl.gz"
     assert words.source("synthetic:probes?documents=9") == "the embedded corpus (probes)"
+    assert (
+        words.setting("mask_personal", True) == "mask personal: yes"
+        and words.setting("max_chars", 1_000_000) == "max chars: 1,000,000"
+    )
+    assert (words.setting("languages", []), words.setting("min_chars", 0)) == ("languages: none", "min chars: 0")
     assert words.scorer("classifier:org/name") == "the classifier org/name"
     assert words.scorer("lexicon:mine.csv").startswith("a list of words") and words.scorer("unheard") == "unheard"
 
