@@ -67,7 +67,7 @@ def _probing(experiment: Experiment, report: EvalReport) -> list[Choice]:
     return [
         Choice(
             "probe",
-            f"L2 logistic regression (λ {asked.probe_l2:g}) on {words.SITES[asked.site]}, {where}, at the last token",
+            f"L2 logistic regression (λ {asked.probe_l2:g}) on {words.SITES[asked.site]}, {where}, {words.token(asked.token)}",
             "linear, one a head, at the last token; penalty: " + OURS,
         ),
         Choice("what is toxic", report.label_rule, "very likely ToxiGen's human score of at least 2.5"),

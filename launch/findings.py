@@ -9,9 +9,11 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from eval.record import Estimate, EvalReport, Steered
+from launch.words import CONTROLS
 
 NOT_MEASURED = "not measured"
 GARBLED_RATIO = 0.5  # fewer distinct bigrams than this share of the unsteered model's: the text repeats itself
+BABBLE_FACTOR = 10  # more perplexing to the judge than this many times the unsteered text
 
 
 class Point(NamedTuple):
@@ -186,14 +188,22 @@ def cost_rises(reports: Sequence[EvalReport], strength: float) -> list[float]:
 
 
 def garbled(reports: Sequence[EvalReport], steered: Sequence[float]) -> str:
-    """A warning at strengths where some model's continuations repeat themselves."""
-    broken = [strength for strength in steered if any(_is_garbled(report, strength) for report in reports)]
-    if not broken:
-        return ""
-    return (
-        f"At strength {listed([f'{strength:g}' for strength in broken])} the continuations of at least one model have fewer than "
-        "half of its unsteered share of distinct bigrams: there, low toxicity may be text falling apart."
-    )
+    """A warning at strengths where some model's continuations repeat themselves, or are babble to the judge."""
+    repeats = [f"{strength:g}" for strength in steered if any(_is_garbled(report, strength) for report in reports)]
+    factors = {strength: max((_surprise(report, strength) for report in reports), default=0.0) for strength in steered}
+    babble = [f"{strength:g}" for strength, factor in factors.items() if factor > BABBLE_FACTOR]
+    parts = []
+    if repeats:
+        parts.append(
+            f"At strength {listed(repeats)} the continuations of at least one model have fewer than half of its unsteered share of "
+            "distinct bigrams."
+        )
+    if babble:
+        parts.append(
+            f"At strength {listed(babble)} the continuations of at least one model are more than {BABBLE_FACTOR} times as "
+            f"perplexing to the judge as unsteered ones (at most {max(factors.values()):,.0f} times)."
+        )
+    return " ".join([*parts, "There, low toxicity may be text falling apart."]) if parts else ""
 
 
 def chance(reports: Sequence[EvalReport]) -> str:
@@ -211,7 +221,7 @@ def chance(reports: Sequence[EvalReport]) -> str:
 def controls(reports: Sequence[EvalReport]) -> str:
     """What shifts that should not work did to toxicity at the strongest strength, beside steering itself."""
     known = [(name, cells[-1]) for name, cells in control_changes(reports) if cells and cells[-1]]
-    parts = [f"{name.replace('_', ' ')} {_span(changes, 1, sign=True)}" for name, changes in known]
+    parts = [f"{CONTROLS.get(name, name)} {_span(changes, 1, sign=True)}" for name, changes in known]
     strongest = strengths(reports)[-1]
     return f"At strength {strongest:g} toxicity changed, depending on the run, by: {'; '.join(parts)}." if parts else ""
 
@@ -278,6 +288,14 @@ def _is_garbled(report: EvalReport, strength: float) -> bool:
     if base is None or here is None or base.distinct_ratio.value is None or here.distinct_ratio.value is None:
         return False
     return here.distinct_ratio.value < GARBLED_RATIO * base.distinct_ratio.value
+
+
+def _surprise(report: EvalReport, strength: float) -> float:
+    """Perplexity at a strength / unsteered; 0 where it was not measured."""
+    base, here = at(report, 0.0), at(report, strength)
+    if base is None or here is None or not base.perplexity.value or here.perplexity.value is None:
+        return 0.0
+    return here.perplexity.value / base.perplexity.value
 
 
 def _undecided(a: Point, b: Point) -> str:

@@ -17,6 +17,7 @@ TEXT = {
     "perplexity": "perplexity under a judge",
 }
 WIDE = 3  # panels in a row
+LOG_FROM = 20  # the ratio of the largest value to the least from which a panel is logarithmic
 STEP = 0.03  # between two ratios at one strength, as a share of the axis's step
 
 
@@ -64,6 +65,9 @@ def draw(figure: Figure, wide: bool, reports: Sequence[EvalReport]) -> None:
             axes.plot([x for x, *_ in known], [y for _, y, *_ in known], "-o", color=colour[ratio], lw=1.4, ms=4)
             sure = [(x, low, high) for x, _, low, high in known if low is not None and high is not None]
             axes.vlines(*zip(*sure, strict=True), color=colour[ratio], lw=1.0, alpha=0.6) if sure else None
+        values = [point.value for points in guard.points.values() for point in points if point.value]
+        if values and max(values) > LOG_FROM * min(values) > 0:
+            axes.set_yscale("log")
         axes.set_xticks(range(len(measured)), [f"{strength:g}" for strength in measured])
         axes.set_xlabel("strength")
     for axes in grid.flat[len(shown) :]:

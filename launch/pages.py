@@ -32,6 +32,7 @@ def template(name: str) -> Template:
         "signed": lambda value: signed(value, 1),
         "strength": axes.name,
         "plain": words.plain,
+        "control": lambda name: words.CONTROLS.get(name, name),
         "benchmark": words.benchmark,
         "source": words.source,
         "setting": words.setting,

@@ -11,6 +11,9 @@ SCORERS = {
 }
 
 
+CONTROLS = {"flipped": "the direction flipped", "random_heads": "random heads", "random_directions": "random directions"}
+
+
 def plain(name: str) -> str:
     """'evaluation_overlap' → 'evaluation overlap'."""
     return name.replace("_", " ")
@@ -33,6 +36,11 @@ def setting(name: str, value: object) -> str:
     else:
         shown = str(value) if value or value == 0 else "none"
     return f"{plain(name)}: {shown}"
+
+
+def token(asked: str) -> str:
+    """Which position of a row is read."""
+    return {"last": "at the last token", "mean": "the mean of all tokens"}.get(asked, f"at token {asked}")
 
 
 def judge(fluency_id: str) -> str:

@@ -42,8 +42,11 @@ def test_one_seed_leaves_seed_variation_unmeasured_and_several_widen_the_interva
 def test_text_that_falls_apart_and_scores_that_are_missing_are_mentioned():
     report_ = run(0.1)[1]
     last = replace(report_.steered[-1], distinct_ratio=estimate(0.3, 0.1), coverage_ratio=0.5, n_empty=30)
+    last = replace(last, perplexity=estimate(3000.0, 9.0))
     found = findings.findings([replace(report_, steered=(*report_.steered[:-1], last))])
     assert any(sentence.startswith("At strength 12 the continuations of at least one model") for sentence in found)
+    assert any("are more than 10 times as perplexing to the judge as unsteered ones (at most 100 times)." in one for one in found)
+    assert findings.garbled([report_], [4.0, 8.0, 12.0]) == ""
     assert any("only 50\u00a0% of the continuations got a score" in sentence for sentence in found)
     assert any("15\u00a0% of the continuations were empty and are in no toxicity" in sentence for sentence in found)
     assert findings.coverage([report_]) == ""
@@ -65,7 +68,8 @@ def test_chance_controls_and_the_lens_are_told_where_they_were_measured():
     found = [sentence.replace("\u00a0", " ") for sentence in findings.findings([full])]
     change = base.steered[-1].toxicity.value - base.steered[0].toxicity.value
     rise = 60.0 - base.steered[0].toxicity.value
-    assert f"At strength 12 toxicity changed, depending on the run, by: flipped {rise:+.1f}; steering \u2212{-change:.1f}." in found
+    changed = f"the direction flipped {rise:+.1f}; steering \u2212{-change:.1f}"
+    assert f"At strength 12 toxicity changed, depending on the run, by: {changed}." in found
     assert any(sentence.startswith("Of 16 probes 11 a model are above chance") for sentence in found)
     assert any("At 10 % toxic text, more of the 50 tokens" in sentence for sentence in found)
     silent = findings.findings([replace(base, probe_null=None)])

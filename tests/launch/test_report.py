@@ -140,9 +140,9 @@ def test_every_choice_is_printed_beside_the_papers_and_no_raw_name_is_left(whole
 def test_controls_stand_beside_steering_and_every_reading_of_the_scores_is_there(whole):
     record, evaluated = run(0.1)
     flipped = [replace(one, toxicity=estimate(60.0, 1.0)) for one in evaluated.steered[1:]]
-    text = text_of([(record, replace(evaluated, controls=(Controlled(control="sign_flipped", steered=tuple(flipped)),)))])
+    text = text_of([(record, replace(evaluated, controls=(Controlled(control="flipped", steered=tuple(flipped)),)))])
     base = evaluated.steered[0].toxicity.value
-    assert '<th scope="row">sign flipped</th>' in text and text.count(f"<td>+{60 - base:.1f}<small>") == 3
+    assert '<th scope="row">the direction flipped</th>' in text and text.count(f"<td>+{60 - base:.1f}<small>") == 3
     assert f"<td>\u2212{base - evaluated.steered[3].toxicity.value:.1f}<small>" in text
     plain = whole.read_text()
     assert 'id="controls"' not in plain and "under the run&#39;s own unsteered model" in plain
