@@ -13,7 +13,7 @@ Shapes: R rows, B batch, T position, L layer, N head, H head dim, D = N·H.
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from tempfile import NamedTemporaryFile
 from typing import NamedTuple
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from data_prep.records import ArtefactCorrupt, ConfigurationError, StorageError
 from eval import sites
+from eval.batching import BatchSize
 from eval.config import Site
 from training.model import OLMo
 
@@ -45,7 +46,7 @@ def collect(
     ids: Sequence[str],
     rows: Sequence[Sequence[int]],
     *,
-    batch_size: int,
+    batch: BatchSize,
     advance: Callable[[int], object],
     site: Site = "heads",
     token: str = "last",
@@ -56,17 +57,21 @@ def collect(
     config, device = model.config, model.embedding.weight.device
     shape = (config.n_layers, len(rows), *sites.units(site, config))
     values_LRNH = torch.empty(shape, device=device) if 4 * math.prod(shape) <= memory_bytes else _on_disk(shape)
-    n_bad = 0
-    for batch in same_length_batches(rows, batch_size):
+    bad = torch.zeros(len(rows), dtype=torch.bool)
+
+    def work(members: Sequence[int]) -> None:
         read: list[Tensor] = []
-        at = _position(token, len(rows[batch[0]]))
-        visit = partial(_keep, at, read)
+        visit = partial(_keep, _position(token, len(rows[members[0]])), read)
         with sites.visited(model, site, dict.fromkeys(range(config.n_layers), visit)):
-            model.hidden(torch.tensor([rows[r] for r in batch], device=device))
+            model.hidden(torch.tensor([rows[r] for r in members], device=device))
         values_LBNH = torch.stack(read).unflatten(-1, sites.units(site, config)).to(values_LRNH)
-        n_bad += int((~torch.isfinite(values_LBNH)).any(0).flatten(1).any(1).sum())
-        values_LRNH[:, batch] = values_LBNH
-        advance(len(batch))
+        bad[members] = (~torch.isfinite(values_LBNH)).any(0).flatten(1).any(1).cpu()
+        values_LRNH[:, members] = values_LBNH
+        advance(len(members))
+
+    for members in of_one_length(rows):
+        batch.each(members, work)
+    n_bad = int(bad.sum())
     if n_bad:
         raise ArtefactCorrupt(
             f"{n_bad} of {len(rows)} rows have activations that are not finite; the model's weights or training broke"
@@ -75,14 +80,12 @@ def collect(
     return Activations({name: r for r, name in enumerate(ids)}, values_LRNH, device)
 
 
-def same_length_batches(rows: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:
-    """Positions of `rows`, at most `batch_size` together, all of one length, shortest first."""
+def of_one_length(rows: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Positions of `rows` by their length, shortest first."""
     by_length: dict[int, list[int]] = {}
     for r, row in enumerate(rows):
         by_length.setdefault(len(row), []).append(r)
-    for _, members in sorted(by_length.items()):
-        for at in range(0, len(members), batch_size):
-            yield members[at : at + batch_size]
+    return [members for _, members in sorted(by_length.items())]
 
 
 def _position(token: str, length: int) -> int | None:

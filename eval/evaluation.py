@@ -3,8 +3,8 @@
     probe rows ─▶ heads.py: which heads know, θ and σ ─▶ the shift, and controls that should not work
     each shift ─▶ measuring.py: continuations, cross-entropy, answers ─▶ outcome.py: numbers and items
 
-The report is written last: while it is missing the evaluation is not done, and repeating it measures the same, for every draw
-is keyed by what it is for. Nothing here knows what a corpus holds; it sees rows.
+The report is written last: while it is missing the evaluation is not done. Repeating it goes on from the parts that are (parts.py)
+and measures the same, for every draw is keyed by what it is for. Nothing here knows what a corpus holds; it sees rows.
 
 Shapes: R rows, L layer, N head, V vocab.
 """
@@ -28,7 +28,8 @@ from eval.config import EvalConfig
 from eval.fluency import Judge
 from eval.heads import Heads
 from eval.items import Item
-from eval.measuring import Asked, Continuation
+from eval.measuring import Asked, Continuation, Shift
+from eval.parts import Parts
 from eval.record import FORMAT_VERSION, Controlled, Estimate, EvalReport, Sample, eval_uri, find
 from eval.subject import Subject, folder_digest, load_folder, load_subject
 from training import record
@@ -87,6 +88,7 @@ def _evaluate(load: Callable[[], Subject], which: Evaluated, config: EvalConfig,
     finally:
         torch.set_num_threads(threads)
     storage.save(report, storage.join(folder, "report.json"))
+    Parts(folder, "").forget()
     telemetry.emit("hormesis_evaluations", 1, run=which.id)
     return report
 
@@ -100,6 +102,7 @@ def _measure(
     folder: str,
     started: float,
 ) -> EvalReport:
+    parts = Parts(folder, subject.weights)
     rows = prompts.choose(config, subject.held_out_documents, subject.tokenizer.decode)
     asked = Asked(
         rows.prompts,
@@ -110,16 +113,17 @@ def _measure(
     strengths, positive = config.strengths, tuple(strength for strength in config.strengths if strength)
     n_units = len(rows.probes) + asked.n_rows(config) * (len(strengths) + len(config.controls) * len(positive))
     with closing(telemetry.progress(n_units, f"evaluate {which.id}: probes", "rows")) as bar:
-        heads = probing.probe(subject, rows.probes, config, bar.update)
-        entangled = reach.entangled(subject, heads, config)
-        transfers = reach.transfers(subject, heads, config)
+        heads = probing.probe(subject, rows.probes, config, parts, bar.update)
+        entangled = reach.entangled(subject, heads, config, parts)
+        transfers = reach.transfers(subject, heads, config, parts)
         bar.set_description(f"evaluate {which.id}: steering")
-        steered = measuring.measure(subject, asked, heads.shift_LD, strengths, config, scorer, bar.update)
+        shift = Shift("steered", heads.shift_LD, strengths)
+        steered = measuring.measure(subject, asked, shift, config, scorer, parts, bar.update)
         controls = {}
         for name in config.controls:
             bar.set_description(f"evaluate {which.id}: {name}")
-            shift_LD = steering.control_shift(name, heads.directions, heads.chosen, config.seed)
-            controls[name] = measuring.measure(subject, asked, shift_LD, positive, config, scorer, bar.update)
+            shift = Shift(name, steering.control_shift(name, heads.directions, heads.chosen, config.seed), positive)
+            controls[name] = measuring.measure(subject, asked, shift, config, scorer, parts, bar.update)
     storage.write(storage.join(folder, "heads.safetensors"), probing.to_bytes(heads))
     storage.write(storage.join(folder, "generations.parquet"), outcome.generations_file(steered.continuations))
     items.write([*outcome.items(steered), *_probe_items(heads)], folder)

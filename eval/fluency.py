@@ -50,7 +50,7 @@ def load(root: str, subject: Subject, config: EvalConfig) -> Judge | None:
         return Judge(f"{run_id}-{folder_digest(Path(scratch))[:8]}", load_folder(Path(scratch), alone))
 
 
-def surprises(judge: Judge, prompts: Sequence[str], continuations: Sequence[str], config: EvalConfig) -> list[float | None]:
+def surprises(judge: Judge, prompts: Sequence[str], continuations: Sequence[str]) -> list[float | None]:
     """Nats per token of each continuation after its prompt; None where it is empty."""
     model = judge.subject.model
     whole = [i for i, text in enumerate(continuations) if text.strip()]
@@ -60,7 +60,7 @@ def surprises(judge: Judge, prompts: Sequence[str], continuations: Sequence[str]
     ends = judge.subject.encode([continuations[i] for i in whole])
     rows = [likelihood.row(context, end, model) for context, end in zip(contexts, ends, strict=True)]
     no_shift_LD = torch.zeros(model.config.n_layers, model.config.d_model)
-    found = likelihood.likelihoods(model, rows, no_shift_LD, config, lambda n: None)
+    found = likelihood.likelihoods(model, rows, no_shift_LD, "heads", judge.subject.batch, lambda n: None)
     result: list[float | None] = [None] * len(continuations)
     for i, row, of in zip(whole, rows, found, strict=True):
         result[i] = -of.log / row.n_end

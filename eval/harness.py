@@ -75,21 +75,24 @@ class Harness(TemplateLM):
 
     def _continued(self, contexts: list[str], n_new: int) -> list[str]:
         """In batches of like length: the padding is at the left, so no row feels its neighbours."""
-        subject, size = self._subject, self._config.batch_size
+        subject = self._subject
         sampling = generation.Sampling(n_new, "greedy", 1.0, subject.tokenizer.eos_id, subject.tokenizer.n_ids)
-        rows, texts = subject.encode(contexts), [""] * len(contexts)
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-        for batch in (order[at : at + size] for at in range(0, len(order), size)):
+        rows, texts = subject.encode(contexts), dict[int, str]()
+
+        def work(batch: Sequence[int]) -> None:
             strength_B = torch.full((len(batch),), self._strength)
             with steering.steered(subject.model, self._shift_LD, strength_B, "all", self._config.site):
                 drawn = generation.sample(subject.model, [rows[i] for i in batch], batch, sampling)
-            for i, ids in zip(batch, drawn, strict=True):
-                texts[i] = subject.tokenizer.decode(ids)
-        return texts
+            texts.update(zip(batch, map(subject.tokenizer.decode, drawn), strict=True))
+
+        subject.batch.each(sorted(range(len(rows)), key=lambda i: len(rows[i])), work)
+        return [texts[i] for i in range(len(rows))]
 
     def _likelihoods(self, rows: list[Row]) -> list[likelihood.Likelihood]:
         with telemetry.progress(len(rows), f"α = {self._strength:g}", "rows") as bar:
-            return likelihood.likelihoods(self._subject.model, rows, self._shift_LD, self._config, bar.update)
+            return likelihood.likelihoods(
+                self._subject.model, rows, self._shift_LD, self._config.site, self._subject.batch, bar.update
+            )
 
 
 def _until(text: str, until: str | Sequence[str]) -> str:

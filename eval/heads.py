@@ -10,6 +10,7 @@ Shapes: R rows, L layer, N head, H head dim, P = L·N problems, D = N·H, B labe
 
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch import Tensor
 from data_prep import randomness
 from eval import activations, directions, probes, prompts, readability, steering
 from eval.config import EvalConfig
+from eval.parts import Arrays, Parts
 from eval.record import ProbeNull
 from eval.subject import Subject
 
@@ -46,19 +48,6 @@ class Heads(NamedTuple):
     shift_LD: Tensor
 
 
-class _Layer(NamedTuple):
-    """One layer's part of it."""
-
-    fitted: probes.Probes
-    theta_NH: Tensor
-    sigma_N: Tensor
-    validation_N: Tensor
-    correct_RN: Tensor
-    auroc_N: Tensor
-    calibration_error_N: Tensor
-    null_accuracy_NB: np.ndarray | None
-
-
 class _Part(NamedTuple):
     """Rows of the split: their ids and labels; labellings_BR as the null has them."""
 
@@ -67,27 +56,26 @@ class _Part(NamedTuple):
     labellings_BR: np.ndarray | None
 
 
-def probe(subject: Subject, rows: list[prompts.Labelled], config: EvalConfig, advance: Advance) -> Heads:
+def probe(subject: Subject, rows: list[prompts.Labelled], config: EvalConfig, parts: Parts, advance: Advance) -> Heads:
     """Probe every head: fitted and directed on train rows, chosen on validation rows, judged on test rows."""
     split = probes.split([row.group for row in rows], prompts.labels_of(rows), config.seed)
-    parts = {name: _part([rows[i] for i in of], name, config) for name, of in split._asdict().items()}
-    found = read(subject, rows, config, advance)
-    layers = [_layer(found, layer, parts, config) for layer in range(len(found.values_LRNH))]
-    theta_sigma = directions.Directions(torch.stack([of.theta_NH for of in layers]), torch.stack([of.sigma_N for of in layers]))
-    validation_LN = torch.stack([of.validation_N for of in layers])
-    chosen = directions.choose(validation_LN, config.top_heads)
+    of_split = {name: _part([rows[i] for i in of], name, config) for name, of in split._asdict().items()}
+    made = parts.once("probes", partial(_probed, subject, rows, of_split, config, advance), partial(advance, len(rows)))
+    found = {name: torch.from_numpy(array) for name, array in made.items()}
+    theta_sigma = directions.Directions(found["theta_LNH"], found["sigma_LN"])
+    chosen = directions.choose(found["validation_LN"], config.top_heads)
     return Heads(
         split=split,
-        trained_ids=frozenset(parts["train"].ids + parts["validation"].ids),
-        test_ids=parts["test"].ids,
-        test_labels_R=parts["test"].labels_R,
-        fitted=probes.Probes(*(torch.cat(tensors) for tensors in zip(*(of.fitted for of in layers), strict=True))),
+        trained_ids=frozenset(of_split["train"].ids + of_split["validation"].ids),
+        test_ids=of_split["test"].ids,
+        test_labels_R=of_split["test"].labels_R,
+        fitted=probes.Probes(*(found[name] for name in probes.Probes._fields)),
         directions=theta_sigma,
-        validation_LN=validation_LN,
-        correct_RLN=torch.stack([of.correct_RN for of in layers], dim=1),
-        auroc_LN=torch.stack([of.auroc_N for of in layers]),
-        calibration_error_LN=torch.stack([of.calibration_error_N for of in layers]),
-        null=_null([of.null_accuracy_NB for of in layers if of.null_accuracy_NB is not None]),
+        validation_LN=found["validation_LN"],
+        correct_RLN=found["correct_RLN"],
+        auroc_LN=found["auroc_LN"],
+        calibration_error_LN=found["calibration_error_LN"],
+        null=_null(made["null_accuracy_PB"]) if config.n_permutations else None,
         chosen=chosen,
         shift_LD=steering.unit_shift(theta_sigma, chosen),
     )
@@ -99,7 +87,7 @@ def read(subject: Subject, rows: Sequence[prompts.Labelled], config: EvalConfig,
         subject.model,
         [row.id for row in rows],
         subject.encode([row.text for row in rows]),
-        batch_size=config.batch_size,
+        batch=subject.batch,
         advance=advance,
         site=config.site,
         token=config.token,
@@ -133,33 +121,44 @@ def _part(rows: list[prompts.Labelled], name: str, config: EvalConfig) -> _Part:
     return _Part([row.id for row in rows], torch.tensor(labels), labellings)
 
 
-def _layer(found: activations.Activations, layer: int, parts: dict[str, _Part], config: EvalConfig) -> _Layer:
+def _probed(
+    subject: Subject, rows: list[prompts.Labelled], parts: dict[str, _Part], config: EvalConfig, advance: Advance
+) -> Arrays:
+    """What is measured, and costs time: the fields of Heads that are tensors, and the null's accuracies."""
+    found = read(subject, rows, config, advance)
+    layers = [_layer(found, layer, parts, config) for layer in range(len(found.values_LRNH))]
+    made = {name: torch.cat([of[name] for of in layers]) for name in (*probes.Probes._fields, "theta_LNH", "sigma_LN")}
+    made |= {name: torch.stack([of[name] for of in layers]) for name in ("validation_LN", "auroc_LN", "calibration_error_LN")}
+    made["correct_RLN"] = torch.stack([of["correct_RLN"] for of in layers], dim=1)
+    if config.n_permutations:
+        made["null_accuracy_PB"] = torch.cat([of["null_accuracy_PB"] for of in layers])
+    return {name: tensor.cpu().numpy() for name, tensor in made.items()}
+
+
+def _layer(found: activations.Activations, layer: int, parts: dict[str, _Part], config: EvalConfig) -> dict[str, Tensor]:
+    """One layer's part of it."""
     train, validation, test = (
         (found.of(layer, part.ids), part.labels_R.to(found.device)) for part in (parts[name] for name in probes.Split._fields)
     )
     fitted = probes.fit(*train, config.probe_l2)
     scores_RN = fitted.scores(test[0])
     theta_sigma = directions.find(config.direction, train[0][:, None], train[1], fitted)
+    made = fitted._asdict() | theta_sigma._asdict()
+    made |= {
+        "validation_LN": fitted.correct(*validation).double().mean(0),
+        "correct_RLN": fitted.correct(*test),
+        "auroc_LN": readability.auroc(scores_RN, test[1]),
+        "calibration_error_LN": readability.calibration_error(scores_RN, test[1]),
+    }
     labellings = parts["train"].labellings_BR, parts["test"].labellings_BR
-    null = None
     if labellings[0] is not None and labellings[1] is not None:
         null = readability.null_accuracy(train[0], labellings[0], test[0], labellings[1], config.probe_l2)
-    return _Layer(
-        fitted=fitted,
-        theta_NH=theta_sigma.theta_LNH[0],
-        sigma_N=theta_sigma.sigma_LN[0],
-        validation_N=fitted.correct(*validation).double().mean(0).cpu(),
-        correct_RN=fitted.correct(*test).cpu(),
-        auroc_N=readability.auroc(scores_RN, test[1]).cpu(),
-        calibration_error_N=readability.calibration_error(scores_RN, test[1]).cpu(),
-        null_accuracy_NB=null,
-    )
+        made["null_accuracy_PB"] = torch.from_numpy(null)
+    return made
 
 
-def _null(accuracy: list[np.ndarray]) -> ProbeNull | None:
-    if not accuracy:
-        return None
-    null = readability.max_t(np.concatenate(accuracy))
+def _null(accuracy_PB: np.ndarray) -> ProbeNull:
+    null = readability.max_t(accuracy_PB)
     return ProbeNull(
         n_permutations=len(null.best_B),
         best_accuracy=float(np.quantile(null.best_B, 1 - CHANCE)),

@@ -3,15 +3,16 @@
 Nothing is padded, so no batch changes what a row gets. Shapes: B batch, T position, V vocab.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from eval import steering
-from eval.config import EvalConfig
+from eval.activations import of_one_length
+from eval.batching import BatchSize
+from eval.config import Site
 from training.model import OLMo
 
 
@@ -37,24 +38,20 @@ def row(context: Sequence[int], end: Sequence[int], model: OLMo, strength: float
 
 
 def likelihoods(
-    model: OLMo, rows: Sequence[Row], shift_LD: Tensor, config: EvalConfig, advance: Callable[[int], object]
+    model: OLMo, rows: Sequence[Row], shift_LD: Tensor, site: Site, batch: BatchSize, advance: Callable[[int], object]
 ) -> list[Likelihood]:
     """Of every row, in their order, with the shift at all positions; advance is told how many rows are done."""
     found: dict[int, Likelihood] = {}
-    for batch in _batches(rows, config.batch_size):
-        strength_B = torch.tensor([rows[i].strength for i in batch])
-        with steering.steered(model, shift_LD, strength_B, "all", config.site):
-            found |= dict(zip(batch, _of_batch(model, [rows[i] for i in batch]), strict=True))
-        advance(len(batch))
+
+    def work(members: Sequence[int]) -> None:
+        strength_B = torch.tensor([rows[i].strength for i in members])
+        with steering.steered(model, shift_LD, strength_B, "all", site):
+            found.update(zip(members, _of_batch(model, [rows[i] for i in members]), strict=True))
+        advance(len(members))
+
+    for members in reversed(of_one_length([row.tokens for row in rows])):  # the longest first: memory fails at once or never
+        batch.each(members, work)
     return [found[i] for i in range(len(rows))]
-
-
-def _batches(rows: Sequence[Row], size: int) -> Iterator[list[int]]:
-    """Numbers of rows of one length, at most `size` of them; the longest first, so that memory fails at once or never."""
-    order = sorted(range(len(rows)), key=lambda i: -len(rows[i].tokens))
-    for _, equal in groupby(order, key=lambda i: len(rows[i].tokens)):
-        of_length = list(equal)
-        yield from (of_length[at : at + size] for at in range(0, len(of_length), size))
 
 
 @torch.inference_mode()

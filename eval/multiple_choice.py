@@ -73,7 +73,7 @@ def answer(
     """Answer every question at every strength; advance counts what is read (choices × strengths)."""
     n_choices = [len(each.choices) for each in questions]
     rows = [row._replace(strength=strength) for row in _rows(subject, questions) for strength in strengths]
-    found = likelihoods(subject.model, rows, shift_LD, config, advance)
+    found = likelihoods(subject.model, rows, shift_LD, config.site, subject.batch, advance)
     logs = np.full((len(questions), max(n_choices), len(strengths)), -np.inf)
     logs[np.arange(max(n_choices)) < np.array(n_choices)[:, None]] = np.reshape([each.log for each in found], (-1, len(strengths)))
     lengths = np.ones(logs.shape[:2])

@@ -6,32 +6,34 @@ lies apart from those of other attributes; and what steering writes are words.
 Shapes: R rows, A attributes, L layer, N head, H head dim, P = L·N probes, V vocab.
 """
 
+from functools import partial
+
 import numpy as np
 import torch
 
-from data_prep.records import ConfigurationError
+from data_prep.records import ConfigurationError, digest
 from eval import directions, geometry, intervals, outcome, probes, prompts, readability
 from eval.config import EvalConfig
 from eval.heads import Heads, read
+from eval.parts import Arrays, Parts
 from eval.record import Entanglement, Lens, Transfer
 from eval.subject import Subject
 
 N_RANDOM = 200  # random directions beside a measured one
 
 
-def transfers(subject: Subject, heads: Heads, config: EvalConfig) -> tuple[Transfer, ...]:
+def transfers(subject: Subject, heads: Heads, config: EvalConfig, parts: Parts) -> tuple[Transfer, ...]:
     """The probes on each set of config.probe_transfer, less the rows that the probes or the choice of heads have seen."""
-    return tuple(_transfer(uri, subject, heads, config) for uri in config.probe_transfer)
+    return tuple(_transfer(uri, subject, heads, config, parts) for uri in config.probe_transfer)
 
 
-def entangled(subject: Subject, heads: Heads, config: EvalConfig) -> Entanglement | None:
+def entangled(subject: Subject, heads: Heads, config: EvalConfig, parts: Parts) -> Entanglement | None:
     """The toxicity direction of each head beside those of config.attributes, from all rows of each; None where there are none."""
     thetas, n_rows = [], {}
     for uri in config.attributes:
         rows = prompts.labelled(uri, config)
-        found, labels_R = read(subject, rows, config, lambda n: None), torch.tensor(prompts.labels_of(rows))
-        of_layers = (found.of(layer, [row.id for row in rows]) for layer in range(len(found.values_LRNH)))
-        thetas.append(torch.cat([directions.class_means(x[:, None], labels_R.to(x.device)).theta_LNH for x in of_layers]))
+        made = parts.once(f"attribute-{digest(uri)[:8]}", partial(_attribute, subject, rows, config))
+        thetas.append(torch.from_numpy(made["theta_LNH"]))
         n_rows[uri] = len(rows)
     if not thetas:
         return None
@@ -57,19 +59,23 @@ def lenses(subject: Subject, heads: Heads, listed_V: np.ndarray, config: EvalCon
     return tuple(_lens(subject, heads.directions, name, group, listed_V, config) for name, group in groups.items())
 
 
-def _transfer(uri: str, subject: Subject, heads: Heads, config: EvalConfig) -> Transfer:
+def _attribute(subject: Subject, rows: list[prompts.Labelled], config: EvalConfig) -> Arrays:
+    found, labels_R = read(subject, rows, config, lambda n: None), torch.tensor(prompts.labels_of(rows))
+    of_layers = (found.of(layer, [row.id for row in rows]) for layer in range(len(found.values_LRNH)))
+    thetas = [directions.class_means(x[:, None], labels_R.to(x.device)).theta_LNH for x in of_layers]
+    return {"theta_LNH": torch.cat(thetas).cpu().numpy()}
+
+
+def _transfer(uri: str, subject: Subject, heads: Heads, config: EvalConfig, parts: Parts) -> Transfer:
     rows = [row for row in prompts.labelled(uri, config) if row.id not in heads.trained_ids]
     labels = prompts.labels_of(rows)
     if len(set(labels)) < 2:
         raise ConfigurationError(
             f"eval.probe_transfer {uri}: {sum(labels)} of its {len(rows)} rows are toxic; expected both kinds; check its #label="
         )
-    labels_R, found = torch.tensor(labels), read(subject, rows, config, lambda n: None)
-    scores_RLN, n_heads = [], found.values_LRNH.shape[2]
-    for layer in range(len(found.values_LRNH)):
-        of_layer = probes.Probes(*(tensor[layer * n_heads : (layer + 1) * n_heads] for tensor in heads.fitted))
-        scores_RLN.append(of_layer.scores(found.of(layer, [row.id for row in rows])).cpu())
-    scores_RLN = torch.stack(scores_RLN, dim=1)
+    labels_R = torch.tensor(labels)
+    made = parts.once(f"transfer-{digest(uri)[:8]}", partial(_scores, subject, rows, heads, config))
+    scores_RLN = torch.from_numpy(made["scores_RLN"])
     correct_RLN = (scores_RLN > 0) == labels_R.bool()[:, None, None]
     layer, head = heads.chosen[0]
     return Transfer(
@@ -84,6 +90,15 @@ def _transfer(uri: str, subject: Subject, heads: Heads, config: EvalConfig) -> T
         mean_accuracy=outcome.mean(correct_RLN.flatten(1).double().mean(1).tolist(), "ratio", config),
         mean_auroc=readability.mean_auroc(scores_RLN.flatten(1), labels_R, confidence=config.confidence),
     )
+
+
+def _scores(subject: Subject, rows: list[prompts.Labelled], heads: Heads, config: EvalConfig) -> Arrays:
+    found, made = read(subject, rows, config, lambda n: None), []
+    n_heads = found.values_LRNH.shape[2]
+    for layer in range(len(found.values_LRNH)):
+        of_layer = (tensor[layer * n_heads : (layer + 1) * n_heads].to(found.device) for tensor in heads.fitted)
+        made.append(probes.Probes(*of_layer).scores(found.of(layer, [row.id for row in rows])).cpu())
+    return {"scores_RLN": torch.stack(made, dim=1).numpy()}
 
 
 def _lens(

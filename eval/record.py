@@ -5,6 +5,7 @@ Layout below the run's folder (training/record.py):
     eval-<digest of the settings>/heads.safetensors     per-head directions, σ, accuracies; which test rows each has right
                                   generations.parquet                  prompt id, strength, continuation, score
                                   items.parquet                        the values behind the means, by item (eval/items.py)
+                                  parts/                               what is done so far (eval/parts.py); gone afterwards
                                   report.json                          this record, written last
 """
 

@@ -15,8 +15,9 @@ import torch
 
 from data_prep import manifest, storage
 from data_prep.config import StreamName
-from data_prep.records import ArtefactCorrupt, ArtefactMissing, ConfigurationError
+from data_prep.records import ArtefactCorrupt, ArtefactMissing, ConfigurationError, digest
 from data_prep.tokenizer import Tokenizer
+from eval.batching import BatchSize
 from eval.config import EvalConfig
 from eval.texts import Files, HeldOut, Stream
 from training.export import load_export
@@ -25,12 +26,15 @@ from training.record import RunRecord, run_uri
 
 
 class Subject(NamedTuple):
-    """A loaded model. held_out: text it was not trained on, by name. sequence_length: of the windows its cost is measured on."""
+    """A loaded model. held_out: text it was not trained on, by name. sequence_length: of the windows its cost is measured on.
+    batch: how many rows fit. weights: a name of its bytes."""
 
     model: OLMo
     tokenizer: Tokenizer
     held_out: dict[str, HeldOut]
     sequence_length: int
+    batch: BatchSize
+    weights: str
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text, no end-of-document id; of a text longer than the model's positions, the end."""
@@ -62,7 +66,12 @@ def load_subject(root: str, run: RunRecord, folder: Path, config: EvalConfig) ->
         "toxic": _stream(storage.join(root, run.config.toxic), tokenizer),
     }
     return Subject(
-        _loaded(folder, config.precision), tokenizer, streams | _files(config, tokenizer), run.config.train.sequence_length
+        _loaded(folder, config.precision),
+        tokenizer,
+        streams | _files(config, tokenizer),
+        run.config.train.sequence_length,
+        BatchSize(config.batch_size),
+        digest(run.export_sha256),
     )
 
 
@@ -73,7 +82,8 @@ def load_folder(folder: Path, config: EvalConfig) -> Subject:
         raise ArtefactMissing(f"{path}: no such file; the tokenizer must be a tokenizers JSON beside the weights")
     tokenizer = Tokenizer(path.read_text(encoding="utf-8"), _eos(folder), str(path))
     model = _loaded(folder, config.precision)
-    return Subject(model, tokenizer, _files(config, tokenizer), model.config.max_sequence_length)
+    batch = BatchSize(config.batch_size)
+    return Subject(model, tokenizer, _files(config, tokenizer), model.config.max_sequence_length, batch, folder_digest(folder))
 
 
 def folder_digest(folder: Path) -> str:

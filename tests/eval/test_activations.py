@@ -6,13 +6,14 @@ import torch
 
 from data_prep.records import ArtefactCorrupt, ConfigurationError, StorageError
 from eval import activations
+from eval.batching import BatchSize
 from training.export import hugging_face_config, load_export, to_hugging_face
 
 IDS = tuple("abcdefghi")
 
 
 def collect(model, rows, batch_size, **how):
-    return activations.collect(model, IDS, rows, batch_size=batch_size, advance=lambda n: None, **how)
+    return activations.collect(model, IDS, rows, batch=BatchSize(batch_size), advance=lambda n: None, **how)
 
 
 def test_a_row_reads_the_same_alone_and_in_any_batch(model, token_rows):
@@ -82,6 +83,5 @@ def test_a_broken_model_is_named(model, token_rows):
         collect(model, token_rows, 4)
 
 
-def test_batches_hold_one_length_and_every_row_once():
-    rows = [[0] * n for n in (2, 3, 2, 2, 3)]
-    assert list(activations.same_length_batches(rows, 2)) == [[0, 2], [3], [1, 4]]
+def test_rows_are_put_together_by_their_length():
+    assert activations.of_one_length([[0] * n for n in (2, 3, 2, 2, 3)]) == [[0, 2, 3], [1, 4]]

@@ -40,7 +40,7 @@ def subject(export):
 def test_a_surprise_is_the_mean_cross_entropy_of_the_continuation_alone(root, subject):
     judge = fluency.load(root, subject, CONFIG)
     assert judge.id == "unsteered"
-    found = fluency.surprises(judge, PROMPTS, TEXTS, CONFIG)
+    found = fluency.surprises(judge, PROMPTS, TEXTS)
     assert found[1] is None
     context, end = subject.encode([PROMPTS[0], TEXTS[0]])
     logits = subject.model(torch.tensor([context + end]))[0, len(context) - 1 : -1]
@@ -52,8 +52,8 @@ def test_a_run_and_its_folder_are_the_same_judge(root, export, subject):
     by_name = {name: fluency.load(root, subject, replace(CONFIG, fluency_model=name)) for name in (f"run:{RUN_ID}", str(export))}
     assert [judge.id.rpartition("-")[0] for judge in by_name.values()] == [RUN_ID, "export"]
     assert len({judge.id.rpartition("-")[2] for judge in by_name.values()}) == 1  # the digest of the weights
-    texts = [fluency.surprises(judge, PROMPTS, TEXTS, CONFIG) for judge in by_name.values()]
-    assert texts[0] == texts[1] == fluency.surprises(fluency.Judge("", subject), PROMPTS, TEXTS, CONFIG)
+    texts = [fluency.surprises(judge, PROMPTS, TEXTS) for judge in by_name.values()]
+    assert texts[0] == texts[1] == fluency.surprises(fluency.Judge("", subject), PROMPTS, TEXTS)
 
 
 def test_no_judge_where_none_is_asked_for_and_an_error_where_there_is_none(root, subject):

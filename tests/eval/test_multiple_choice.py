@@ -92,7 +92,7 @@ def test_a_likelihood_is_the_plain_sum_whatever_the_batch_and_too_long_a_context
     draw, room = np.random.default_rng(0), MODEL.max_sequence_length
     texts = [draw.integers(1, 300, n).tolist() for n in (9, 9, 20, 9, room + 30)]
     rows = [likelihood.row(text[:-4], text[-4:], subject.model, strength) for text in texts for strength in (0.0, 3.0)]
-    found = likelihood.likelihoods(subject.model, rows, shift, CONFIG, lambda n: None)
+    found = likelihood.likelihoods(subject.model, rows, shift, "heads", subject.batch, lambda n: None)
     for row, one in zip(rows, found, strict=True):
         assert len(row.tokens) <= room + 1
         with torch.no_grad(), steering.steered(subject.model, shift, torch.tensor([row.strength]), "all"):

@@ -6,6 +6,7 @@ from torch import nn
 
 from data_prep.records import ConfigurationError
 from eval import activations, steering
+from eval.batching import BatchSize
 from eval.config import Control
 from eval.directions import Directions
 
@@ -96,7 +97,7 @@ def test_other_sites_are_steered_and_read_where_they_are(model, shift, tokens, s
     ids, rows = [str(i) for i in range(4)], tokens.tolist()
 
     def read():
-        return activations.collect(model, ids, rows, batch_size=4, advance=lambda n: None, site=site).values_LRNH[:, :, 0]
+        return activations.collect(model, ids, rows, batch=BatchSize(4), advance=lambda n: None, site=site).values_LRNH[:, :, 0]
 
     plain, logits = read(), model(tokens)
     first = torch.cat([shift[:1], torch.zeros_like(shift[:1])])  # layer 0 alone, so that layer 0's reading is all it changes there
@@ -110,7 +111,9 @@ def test_other_sites_are_steered_and_read_where_they_are(model, shift, tokens, s
 def test_the_residual_stream_leaves_a_block_as_its_mlp_and_its_heads_make_it(model, token_rows):
     def read(site):
         ids = [str(i) for i in range(len(token_rows))]
-        return activations.collect(model, ids, token_rows, batch_size=9, advance=lambda n: None, site=site).values_LRNH.flatten(2)
+        return activations.collect(
+            model, ids, token_rows, batch=BatchSize(9), advance=lambda n: None, site=site
+        ).values_LRNH.flatten(2)
 
     heads, mlp, residual = read("heads"), read("mlp"), read("residual")
     written = heads[1] @ model.blocks[1].attention.out.weight.T + mlp[1]
