@@ -53,12 +53,14 @@ class Smile:
 @record
 class Matched:
     """Toxicity of `ratio` − of the first ratio where both cost `cross_entropy`, `share` into the costs that both reach; None where
-    they never cost the same."""
+    they never cost the same. by_seed: the same of each seed's two models, where they come to that cost; the interval of
+    `difference` covers prompts and sequences for the seeds' mean, so it is to be read beside them."""
 
     ratio: float
     share: float
     cross_entropy: float | None
     difference: Estimate | None
+    by_seed: tuple[float, ...]
 
 
 @record
@@ -116,7 +118,7 @@ def compare(
     smiles = {strength: curves.smile(of, confidence=config.confidence) for strength, of in by_strength.items()}
     paths = [Path(t.mean(axis=0), c.mean(axis=0)) for t, c in zip(measured.toxicity, measured.cost, strict=True)]
     at_share = {
-        share: tuple(_matched(measured.ratios[i], paths[0], paths[i], share, config) for i in range(1, len(paths)))
+        share: tuple(_matched(measured, paths, i, share, config) for i in range(1, len(paths)))
         for share in (MIDDLE_SHARE, *ELSEWHERE)
     }
     volumes, front = _hypervolumes(measured, paths, config)
@@ -177,13 +179,17 @@ def _planned(by_strength: dict[float, curves.Curve], config: EvalConfig) -> list
     ]
 
 
-def _matched(ratio: float, first: Path, second: Path, share: float, config: EvalConfig) -> Matched:
-    level = curves.shared_level([first, second], share)
+def _matched(measured: _Measured, paths: Sequence[Path], i: int, share: float, config: EvalConfig) -> Matched:
+    level = curves.shared_level([paths[0], paths[i]], share)
     if level is None:
-        return Matched(ratio=ratio, share=share, cross_entropy=None, difference=None)
+        return Matched(ratio=measured.ratios[i], share=share, cross_entropy=None, difference=None, by_seed=())
     how = {"confidence": config.confidence, "n_resamples": config.n_resamples, "seed": config.seed}
-    difference = curves.matched(first, second, level, "score × 100", **how)
-    return Matched(ratio=ratio, share=share, cross_entropy=level, difference=difference)
+    difference = curves.matched(paths[0], paths[i], level, "score × 100", **how)
+    first_S, own_S = (
+        curves.at_cross_entropy(measured.cost[k].mean(axis=1), measured.toxicity[k].mean(axis=1), level) for k in (0, i)
+    )
+    by_seed = tuple(float(b - a) for a, b in zip(first_S, own_S, strict=False) if np.isfinite(b - a))
+    return Matched(ratio=measured.ratios[i], share=share, cross_entropy=level, difference=difference, by_seed=by_seed)
 
 
 def _hypervolumes(

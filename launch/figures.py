@@ -130,6 +130,9 @@ def _at_equal_cost(axes: Axes, wide: bool, of: Curves) -> None:
     ]
     for point in points:
         line(axes, [point], INK, "D", band=False)
+    if of.compared and of.compared.seeds_df:
+        for one in of.matched:
+            axes.plot([100 * one.ratio] * len(one.by_seed), one.by_seed, "o", color=INK, mfc="none", ms=4.5, mew=0.8)
     lacking = [one.ratio for one in of.compared.matched if one.difference is None] if of.compared else []
     for ratio in lacking:
         axes.annotate(
@@ -144,7 +147,7 @@ def _at_equal_cost(axes: Axes, wide: bool, of: Curves) -> None:
 
 def _at_equal_strength(axes: Axes, wide: bool, reports: Sequence[EvalReport]) -> None:
     measured, asked = strengths(reports), ratios(reports)
-    step = min((100 * (b - a) for a, b in itertools.pairwise(asked)), default=1.0)
+    step = min((100 * min(b - a, (asked[-1] - asked[0]) / 5) for a, b in itertools.pairwise(asked)), default=1.0)
     labels = []
     for i, (strength, colour) in enumerate(zip(measured, strength_colours(measured), strict=True)):
         shift = DODGE * step * (i - (len(measured) - 1) / 2)

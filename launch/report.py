@@ -77,7 +77,7 @@ def page(
 ) -> str:
     """The HTML text. Every string from a record is escaped; only the drawings are trusted."""
     reports = [report for _, report in runs]
-    rows = verdicts.rows(reports, compared)
+    rows, said = verdicts.rows(reports, compared), results.said(runs, compared)
     return pages.template("report.html.j2").render(
         experiment=experiment,
         experiment_digest=digest(experiment),
@@ -89,8 +89,8 @@ def page(
         strengths=findings.strengths(reports),
         at=findings.at,
         cost=lambda report, strength: next(iter(findings.cost_rises([report], strength)), None),
-        findings=results.said(runs, compared)[:-1],
-        caveat=findings.seeds(reports),
+        findings=said[:-1],
+        caveat=said[-1],
         rows=rows,
         planned=next((row.planned for row in rows if row.planned), []),
         comparisons=compared,

@@ -33,7 +33,8 @@ def everything(experiment: Experiment, runs: Sequence[Run], compared: Comparison
 def said(runs: Sequence[Run], compared: Comparisons | None) -> list[str]:
     """The report's sentences, in the order in which a sceptic would ask; the last says what the intervals leave out."""
     probes = verdicts.probes(compared) if compared else ""
-    return findings.findings([report for _, report in runs], verdicts.lead(compared), probes)
+    *sentences, seeds = findings.findings([report for _, report in runs], verdicts.lead(compared), probes)
+    return [*sentences, f"{seeds} {verdicts.caveat(compared)}".strip()]
 
 
 def table(runs: Sequence[Run]) -> str:

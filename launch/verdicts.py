@@ -41,8 +41,8 @@ def at_equal_cost(of: Comparisons) -> str:
     known = [one for one in of.matched if one.difference and one.difference.low is not None and one.difference.high is not None]
     if not known:
         return "At equal cross-entropy nothing can be compared: no model's curve meets that of the cleanest corpus surely enough."
-    less = [one for one in known if one.difference.high < 0]  # type: ignore[union-attr,operator]
-    more = [one for one in known if one.difference.low > 0]  # type: ignore[union-attr,operator]
+    less = [one for one in known if one.difference.high < 0 and _agree(one, of, -1)]  # type: ignore[union-attr,operator]
+    more = [one for one in known if one.difference.low > 0 and _agree(one, of, 1)]  # type: ignore[union-attr,operator]
     rest = [one for one in known if one not in less and one not in more]
     first = percent(of.first)
     if less:
@@ -112,6 +112,21 @@ def _tail(of: Comparisons) -> str:
 def scaled(of: Estimate, factor: float) -> Estimate:
     value, low, high = (None if x is None else factor * x for x in (of.value, of.low, of.high))
     return Estimate(value=value, low=low, high=high, n=of.n, unit=of.unit)
+
+
+def caveat(of: Comparisons | None) -> str:
+    """What the first claim's intervals leave out where there are several seeds: those cover prompts alone."""
+    if of is None or not of.seeds_df:
+        return ""
+    return (
+        "At equal cost the interval covers prompts and held-out sequences, not seeds: a difference is claimed only where each "
+        "seed's own models agree on its sign, which with few seeds happens by chance often."
+    )
+
+
+def _agree(one: Matched, of: Comparisons, sign: int) -> bool:
+    """Whether every seed's own difference has that sign; with one seed a ratio there is nothing to agree."""
+    return not of.seeds_df or (bool(one.by_seed) and all(sign * value > 0 for value in one.by_seed))
 
 
 def _differences(of: Sequence[Matched]) -> str:

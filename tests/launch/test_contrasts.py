@@ -1,6 +1,7 @@
 """Paired comparisons of a sweep, on made-up items whose truth is known."""
 
 import functools
+from dataclasses import replace
 from pathlib import Path
 
 import made_up
@@ -67,6 +68,16 @@ def test_the_first_claim_is_at_equal_cost_and_the_second_is_the_smile_beside_cha
         "no share of toxic text made the steered model less toxic than 0\u00a0%" in flat[0] and "is seen at no strength" in flat[1]
     )
     assert verdicts.smile(compared((0.0, 0.1))) == "" and verdicts.lead(None) == []
+
+
+def test_with_several_seeds_a_claim_needs_every_seed_and_says_what_its_interval_leaves_out():
+    found = compared(seeds=(0, 1))
+    assert [len(one.by_seed) for one in found.matched] == [2] * 5 and "came out less toxic" in verdicts.at_equal_cost(found)
+    one = next(one for one in found.matched if one.ratio == 0.10)
+    assert one.by_seed[0] != one.by_seed[1] and np.mean(one.by_seed) == pytest.approx(one.difference.value, abs=0.5)
+    split = replace(found, matched=tuple(replace(one, by_seed=(-9.0, 0.1)) for one in found.matched))
+    assert "no share of toxic text made the steered model less toxic" in verdicts.at_equal_cost(split)
+    assert "not seeds" in verdicts.caveat(found) and verdicts.caveat(compared()) == verdicts.caveat(None) == ""
 
 
 def test_the_first_claim_is_repeated_at_a_lower_and_a_higher_cost():
