@@ -125,7 +125,7 @@ def label_ends(axes: Axes, labels: Sequence[Label]) -> None:
     """Name the lines at their right ends; labels that would collide are moved apart."""
     ordered = sorted(labels)
     low, high = axes.get_ylim()
-    gap = (high - low) * LINE_INCHES / (0.75 * axes.get_figure(root=True).get_figheight())  # type: ignore[union-attr]
+    gap = (high - low) * LINE_INCHES / (axes.get_position().height * axes.get_figure(root=True).get_figheight())  # type: ignore[union-attr]
     heights = [label.height for label in ordered]
     for _ in range(200):
         for i in range(len(heights) - 1):
