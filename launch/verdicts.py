@@ -119,14 +119,14 @@ def caveat(of: Comparisons | None) -> str:
     if of is None or not of.seeds_df:
         return ""
     return (
-        "At equal cost the interval covers prompts and held-out sequences, not seeds: a difference is claimed only where each "
-        "seed's own models agree on its sign, which with few seeds happens by chance often."
+        "At equal cost the interval covers prompts and held-out sequences, not seeds: a difference is claimed only where at least "
+        "two seeds' own models come to that cost and all agree on its sign, which with few seeds happens by chance often."
     )
 
 
 def _agree(one: Matched, of: Comparisons, sign: int) -> bool:
-    """Whether every seed's own difference has that sign; with one seed a ratio there is nothing to agree."""
-    return not of.seeds_df or (bool(one.by_seed) and all(sign * value > 0 for value in one.by_seed))
+    """Whether two seeds or more have a difference of their own, all with that sign; one seed a ratio has nothing to agree with."""
+    return not of.seeds_df or (len(one.by_seed) > 1 and all(sign * value > 0 for value in one.by_seed))
 
 
 def _differences(of: Sequence[Matched]) -> str:

@@ -75,8 +75,9 @@ def test_with_several_seeds_a_claim_needs_every_seed_and_says_what_its_interval_
     assert [len(one.by_seed) for one in found.matched] == [2] * 5 and "came out less toxic" in verdicts.at_equal_cost(found)
     one = next(one for one in found.matched if one.ratio == 0.10)
     assert one.by_seed[0] != one.by_seed[1] and np.mean(one.by_seed) == pytest.approx(one.difference.value, abs=0.5)
-    split = replace(found, matched=tuple(replace(one, by_seed=(-9.0, 0.1)) for one in found.matched))
-    assert "no share of toxic text made the steered model less toxic" in verdicts.at_equal_cost(split)
+    for by_seed in ((-9.0, 0.1), (-9.0,)):
+        split = replace(found, matched=tuple(replace(one, by_seed=by_seed) for one in found.matched))
+        assert "no share of toxic text made the steered model less toxic" in verdicts.at_equal_cost(split)
     assert "not seeds" in verdicts.caveat(found) and verdicts.caveat(compared()) == verdicts.caveat(None) == ""
 
 
