@@ -76,16 +76,16 @@ def load(name: str) -> Scorer:
 
 
 def _read_lexicon(uri: str) -> dict[str, float]:
-    """Entry → weight; a plain list of words, one a document, has no weights, and there each counts 1."""
+    """Entry → weight; a plain list of words, one a line, has no weights, and there each counts 1."""
     weights: dict[str, float] = {}
     for source in corpora.expand([uri]):
         for document in corpora.read(source):
-            entry, weight = document.text.strip(), document.fields.get("weight", 1.0)
+            weight = document.fields.get("weight", 1.0)
             try:
-                weights[entry] = float(weight)
+                weights |= dict.fromkeys(filter(None, map(str.strip, document.text.splitlines())), float(weight))
             except (TypeError, ValueError):
                 raise ConfigurationError(
-                    f"{source.uri} row {document.row}: the weight of {entry!r} is {weight!r}; expected a number in [0, 1]"
+                    f"{source.uri} row {document.row}: the weight of {document.text!r} is {weight!r}; expected a number in [0, 1]"
                 ) from None
     return weights
 

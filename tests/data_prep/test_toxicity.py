@@ -45,6 +45,8 @@ def test_a_lexicon_is_read_from_a_table_with_weights_or_a_list_without(tmp_path)
     words.write_text("word\nsnark\n")
     assert toxicity.load(f"lexicon:{table}").score(["snark", "boojum"]) == [0.5, 1.0]
     assert toxicity.load(f"lexicon:{words}#text=word").score(["snark"]) == [1.0]
+    (tmp_path / "en.txt").write_text("snark\nbandersnatch folk\n\n")
+    assert toxicity.load(f"lexicon:{tmp_path / 'en.txt'}").score(["a snark", "bandersnatch folk", "folk"]) == [1.0, 1.0, 0.0]
 
 
 def test_a_weight_that_is_no_share_is_refused():
