@@ -101,8 +101,13 @@ def _group(document: corpora.Document, name: str, where: str) -> str:
 
 
 def _sampled(uri: str, seed: int) -> list[Prompt]:
-    texts = {text_id(document.text): document.text for _, document in _documents(uri) if document.text.strip()}
+    texts = {text_id(text): text for _, document in _documents(uri) if (text := _with_lines(document.text)).strip()}
     return _first([Prompt(*item) for item in texts.items()], "prompts", seed)
+
+
+def _with_lines(text: str) -> str:
+    r"""ToxiGen's prompts are lists of examples, "- a\n- b\n-", with the two characters \n where their lines end: those end here."""
+    return text.replace("\\n", "\n") if text.startswith("- ") and "\\n-" in text else text
 
 
 def _documents(uri: str, label_field: str | None = None) -> Iterator[tuple[str, corpora.Document]]:

@@ -1,10 +1,11 @@
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from data_prep.records import ConfigurationError
+from data_prep.records import ArtefactCorrupt, ConfigurationError
 from eval import prompts
 from eval.config import EvalConfig
 
@@ -139,3 +140,45 @@ def test_a_text_twice_in_a_file_is_one_row_and_no_probe_row_is_a_prompt(table):
     assert {row.label for row in rows.probes} == {1}  # the first of two labels stands
     assert len({row.id for row in rows.probes}) == 40 and len(rows.prompts) == 10
     assert not {row.text for row in rows.probes} & {prompt.text for prompt in rows.prompts}
+
+
+def prompts_of(uri, **settings):
+    return {prompt.text for prompt in choose(replace(HELD_OUT, prompts=uri, **settings)).prompts}
+
+
+def test_prompts_reach_into_objects_and_empty_ones_are_passed_over(table):
+    uri = table(
+        [{"prompt": {"text": text, "toxicity": 0.5}, "continuation": {"text": "no"}} for text in ("So the", "", " ", "Then a")]
+    )
+    assert prompts_of(f"{uri}#text=prompt.text") == {"So the", "Then a"}
+    with pytest.raises(ConfigurationError, match=r"rows.jsonl#text=prompt.text' gives no prompt \(0 texts"):
+        prompts_of(f"{table([{'prompt': {'text': ' '}}])}#text=prompt.text")
+
+
+def test_a_list_of_examples_gets_its_lines_and_other_text_keeps_its_backslashes(table):
+    listed, plain = r"- tea is hot\n- ice is cold\n-", r"the path C:\new\n-folder"
+    assert prompts_of(table([{"text": listed}, {"text": plain}])) == {"- tea is hot\n- ice is cold\n-", plain}
+
+
+def test_prompts_come_from_the_hub_as_from_a_file(table, tmp_path):
+    pytest.importorskip("datasets", reason="the extra hub is not installed")
+    table([{"prompt": {"text": f"So the {i}", "toxicity": 0.5}} for i in range(5)])
+    assert prompts_of(f"hub:{tmp_path}?split=train#text=prompt.text") == {f"So the {i}" for i in range(5)}
+
+
+def test_bytes_that_are_no_text_are_named_with_their_place(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"text": "fine"}\n{"text": "caf\xe9"}\n')
+    with pytest.raises(ArtefactCorrupt, match=r"rows.jsonl: 1 of the first 2 rows cannot be used: .*rows.jsonl:2 is not JSON"):
+        prompts_of(str(path))
+
+
+def test_the_real_sets_give_the_paper_its_prompts():
+    data = Path(__file__).parents[3] / "shared" / "data"
+    if not data.is_dir():
+        pytest.skip("the real sets are not beside this checkout")
+    toxigen = prompts_of(f"{data}/toxigen_prompts/toxigen_prompts.jsonl.gz", n_prompts=3000)
+    assert len(toxigen) == 3000 and sum(text.startswith("- ") and text.count("\n- ") > 3 for text in toxigen) > 2800
+    assert not any("\\n" in text for text in toxigen if text.startswith("- "))
+    rtp = prompts_of(f"{data}/rtp_decodingtrust/*.jsonl.gz#text=prompt.text", n_prompts=3000)
+    assert len(rtp) == 519 + 586
