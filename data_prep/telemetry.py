@@ -42,6 +42,9 @@ METRICS: dict[str, Metric] = {
     "hormesis_grad_norm": Metric("gauge", "1", "global gradient norm before clipping", ("run",)),
     "hormesis_block_grad_norm": Metric("gauge", "1", "gradient norm of one block before clipping", ("run", "block")),
     "hormesis_residual_rms": Metric("gauge", "1", "root mean square of the residual stream after a layer", ("run", "layer")),
+    "hormesis_attention_logit_max": Metric(
+        "gauge", "1", "largest attention logit of a layer, in the first row of a logged step", ("run", "layer")
+    ),
     "hormesis_memory_bytes": Metric("gauge", "bytes", "memory of rank 0: of its card, or of the host", ("run", "kind")),
     "hormesis_skipped_steps": Metric("gauge", "steps", "steps not finite, spikes, or left out by a rewind", ("run",)),
     "hormesis_rewinds": Metric("gauge", "times", "times training went back to a checkpoint and left batches out", ("run",)),

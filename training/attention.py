@@ -17,6 +17,7 @@ from torch import Tensor
 from training.documents import Documents
 
 Mask = Tensor | Documents | None
+QUERIES = 512  # times 16 heads and 2,048 keys in fp32: 64 MiB
 
 
 def attend(q_BTNH: Tensor, k_BSNH: Tensor, v_BSNH: Tensor, *, mask_BTS: Mask = None) -> Tensor:
@@ -41,6 +42,18 @@ def attend(q_BTNH: Tensor, k_BSNH: Tensor, v_BSNH: Tensor, *, mask_BTS: Mask = N
         is_causal=mask_BTS is None and T == S,
     )
     return out_BNTH.transpose(1, 2).to(q_BTNH.dtype)
+
+
+def largest_logit(q_BTNH: Tensor, k_BTNH: Tensor, *, mask_BTS: Tensor | None = None) -> Tensor:
+    """The largest q·k / √H that `attend` puts into a softmax, a scalar in fp32; made QUERIES at a time, for no kernel shows it."""
+    T, scale = q_BTNH.shape[1], q_BTNH.shape[-1] ** -0.5
+    mask_BTS = causal_mask(T, T, device=q_BTNH.device) if mask_BTS is None else mask_BTS
+    found = []
+    for start in range(0, T, QUERIES):
+        part = slice(start, start + QUERIES)
+        logits_BNTS = torch.einsum("btnh,bsnh->bnts", q_BTNH[:, part].float(), k_BTNH.float()) * scale
+        found.append(logits_BNTS.masked_fill(~mask_BTS[:, None, part], -torch.inf).max())
+    return torch.stack(found).max()
 
 
 def causal_mask(T: int, S: int, *, padding_B: Tensor | None = None, device: torch.device | None = None) -> Tensor:

@@ -148,10 +148,14 @@ class Attention(nn.Module):
         self.out = Linear(config.d_model, config.d_model)
 
     def forward(self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor], mask_BTS: Mask, cache: KVCache | None) -> Tensor:
-        q_BTNH, k_BTNH, v_BTNH = (part.unflatten(-1, (self.n_heads, -1)) for part in self.qkv(x_BTD).chunk(3, dim=-1))
-        q_BTNH, k_BTNH = rotate(q_BTNH, *rotation), rotate(k_BTNH, *rotation)
+        q_BTNH, k_BTNH, v_BTNH = self.heads(x_BTD, rotation)
         k_BSNH, v_BSNH = cache.append(self.layer, k_BTNH, v_BTNH) if cache else (k_BTNH, v_BTNH)
         return self.out(attend(q_BTNH, k_BSNH, v_BSNH, mask_BTS=mask_BTS).flatten(2))
+
+    def heads(self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Each head's queries and keys, turned by their positions, and values."""
+        q_BTNH, k_BTNH, v_BTNH = (part.unflatten(-1, (self.n_heads, -1)) for part in self.qkv(x_BTD).chunk(3, dim=-1))
+        return rotate(q_BTNH, *rotation), rotate(k_BTNH, *rotation), v_BTNH
 
 
 class MLP(nn.Module):

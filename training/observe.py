@@ -1,8 +1,12 @@
-"""what a logged step shows of the model: gradient norm of each block, size of the residual stream after each, memory
+"""what a logged step shows of the model: gradient norm of each block, residual stream, attention logits, memory
 
 Other steps pay nothing: no hook of a module is set, and what is computed stays on the device until the one exchange and host sync
 of a logged step. The gradient is read where AdamW is about to be run, reduced over all ranks and not yet clipped, each rank adding
-up what it alone saves (zero_state.py); so no parameter is gathered. Attention logits are not watched: no fast kernel shows them.
+up what it alone saves (zero_state.py); so no parameter is gathered.
+
+The largest attention logit of each layer tells of attention that hardens, which comes before many a divergence. No fast kernel
+shows it, so it is made again, exactly, for a sample: the first row of the step, on the ranks that have it. Queries and keys of a
+row cost a thousandth of a step of the 1B.
 """
 
 import resource
@@ -12,21 +16,28 @@ import torch
 from torch import Tensor
 
 from training import zero, zero_state
+from training.attention import largest_logit
+from training.documents import Documents
 from training.job import Job
+from training.model import Block
 
 EMBEDDING = "embedding"
 
 
 class Observer:
-    """Of one run. Sums are of this rank, to be added up over ranks: [1 + L] squared gradients, [L] mean squares of activations."""
+    """Of one run. Sums are of this rank, to be added up over ranks: [1 + L] squared gradients, [L] mean squares of activations, and
+    [P, L] largest logits, of each of P tensor-parallel ranks in its own row, 0 from those that have another row of the batch."""
 
     def __init__(self, job: Job, engine: Any) -> None:
         self._place, self._model = job.place, engine.module
         n_layers = job.run.train.model.n_layers
         self._blocks = [EMBEDDING, *map(str, range(n_layers))]
-        self._looks, self._passes, self._layer = False, 0, 0
-        self.sums = torch.zeros(1 + 2 * n_layers, dtype=torch.float64, device=job.place.device)
-        self._gradient_L, self._residual_L = self.sums[: 1 + n_layers], self.sums[1 + n_layers :]
+        self._looks, self._passes, self._unseen = False, 0, set[int]()
+        self._n_parts, self._n_layers = job.run.train.tensor_parallel, n_layers
+        self.sums = torch.zeros(1 + (2 + self._n_parts) * n_layers, dtype=torch.float64, device=job.place.device)
+        self._gradient_L, self._residual_L, logits = self.sums.split([1 + n_layers, n_layers, self._n_parts * n_layers])
+        self._logit_L = logits.view(self._n_parts, n_layers)[job.place.rank % self._n_parts]
+        self._hooks: list[Any] = []
         index = {name: i for i, name in enumerate(self._blocks)}
         self._fragments = [(index[_block(fragment.name)], fragment) for fragment in zero_state.fragments(engine)]
         zero.before_optimizer(engine, self._see_gradient)
@@ -35,23 +46,44 @@ class Observer:
         """Whether what comes now is a step that will be logged."""
         self._looks = closely
         self._model.observe = self._see_residual if closely else None
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
         if closely:
             self._passes = 0
             self.sums.zero_()
+        if closely and self._place.data_rank == 0:
+            self._unseen = set(range(self._n_layers))
+            self._hooks = [block.register_forward_pre_hook(self._see_logits) for block in self._model.blocks]
 
     def line(self, sums: list[float]) -> dict[str, Any]:
         """Fields of the journal's line, from `sums` over all ranks; the gradient's are absent if the step was refused."""
-        n = len(self._blocks)
-        rms = [(square / self._place.world_size / max(1, self._passes)) ** 0.5 for square in sums[n:]]
-        gradient = {"block_grad_norm": {name: square**0.5 for name, square in zip(self._blocks, sums[:n], strict=True)}}
-        return {"residual_rms": dict(zip(self._blocks[1:], rms, strict=True)), "memory_bytes": memory_bytes(self._place.device)} | (
-            gradient if 0 < sum(sums[:n]) < float("inf") else {}
-        )
+        layers, n = self._blocks[1:], self._n_layers
+        gradient, residual, logits = sums[: 1 + n], sums[1 + n : 1 + 2 * n], sums[1 + 2 * n :]
+        rms = [(square / self._place.world_size / max(1, self._passes)) ** 0.5 for square in residual]
+        largest = [max(logits[layer::n]) for layer in range(n)]
+        norms = {name: square**0.5 for name, square in zip(self._blocks, gradient, strict=True)}
+        return {
+            "residual_rms": dict(zip(layers, rms, strict=True)),
+            "attention_logit_max": dict(zip(layers, largest, strict=True)),
+            "memory_bytes": memory_bytes(self._place.device),
+        } | ({"block_grad_norm": norms} if 0 < sum(gradient) < float("inf") else {})
 
     @torch.no_grad()
     def _see_residual(self, layer: int, x_BTD: Tensor) -> None:
         self._passes += layer == 0
         self._residual_L[layer] += x_BTD.float().square().mean()
+
+    @torch.no_grad()
+    def _see_logits(self, block: Block, arguments: tuple[Any, ...]) -> None:
+        """Before a block runs, when its weights are here in any case."""
+        if block.layer not in self._unseen:  # the passes after the first
+            return
+        self._unseen.discard(block.layer)
+        x_BTD, (cos, sin), mask, _ = arguments
+        q_BTNH, k_BTNH, _ = block.attention.heads(block.attention_norm(x_BTD[:1]), (cos[:1], sin[:1]))
+        mask_BTS = mask.mask() if isinstance(mask, Documents) else mask
+        self._logit_L[block.layer] = largest_logit(q_BTNH, k_BTNH, mask_BTS=None if mask_BTS is None else mask_BTS[:1])
 
     def _see_gradient(self, optimizer: torch.optim.Optimizer) -> None:
         if not self._looks:

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ import torch
 from data_prep import manifest
 from data_prep.reader import SequenceReader
 from data_prep.records import ConfigurationError
-from training import loop, sinks
+from training import attention, documents, loop, sinks
 from training.config import RunConfig
 from training.loss import next_token_loss
-from training.model import OLMo
+from training.model import OLMo, rotary, rotate
 
 Plan = Callable[..., RunConfig]
 
@@ -53,10 +54,40 @@ def test_the_norm_of_each_blocks_gradient_and_the_size_of_the_residual_stream_ar
     assert 1e6 < first["memory_bytes"]["resident"] <= first["memory_bytes"]["peak"]
 
 
+@pytest.mark.parametrize(("stage", "document_mask"), [(1, False), (3, True)])
+def test_the_largest_attention_logit_is_that_of_the_first_row_whole(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: Any, document_mask: bool
+):
+    monkeypatch.setattr(attention, "QUERIES", 5)
+    settings: dict[str, Any] = {"n_clean": 8, "n_toxic": 2, "sequence_length": 32}  # two documents a row
+    run = plan(zero_stage=stage, micro_batch=1, document_mask=document_mask, **settings)
+    run = replace(run, seed=5)  # with which both layers' largest logits lie across documents, if that is allowed
+    loop.train(str(tmp_path), run)
+    model, tokens_BT, expected = OLMo(run.train.model), first_batch(tmp_path, run)[:1], {}
+    model.initialise(run.seed)
+    starts_K = documents.starts(tokens_BT, 0) if document_mask else None
+    positions_T = torch.arange(32) % 16 if document_mask else torch.arange(32)
+    for layer, block in enumerate(model.blocks):
+
+        def see(_: Any, args: Any, layer: int = layer, block: Any = block) -> None:
+            q, k, _ = block.attention.qkv(block.attention_norm(args[0])).view(32, 3, 2, 16).unbind(1)
+            q, k = (rotate(x[None], *rotary(positions_T[None], 16, 10_000.0))[0] for x in (q, k))
+            allowed = [(t, s) for t in range(32) for s in range(t + 1) if not document_mask or t // 16 == s // 16]
+            expected[str(layer)] = max(float((q[t] * k[s]).sum(-1).max()) / 4 for t, s in allowed)
+
+        block.register_forward_pre_hook(see)
+    with torch.no_grad():
+        model.hidden(tokens_BT, starts_K=starts_K)
+    first, *_ = logged(tmp_path, run)
+    assert first["attention_logit_max"] == pytest.approx(expected, rel=1e-5)
+
+
 def test_a_step_that_is_not_logged_is_not_looked_at(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     seen, plain = [], loop.take_step
 
     def watched(job: Any, engine: Any, guard: Any, batch: Any) -> Any:
+        hooks = [block._forward_pre_hooks for block in engine.module.blocks]
+        assert len({engine.module.observe is not None, *map(bool, hooks)}) == 1
         seen.append(engine.module.observe is not None)
         return plain(job, engine, guard, batch)
 
