@@ -13,7 +13,7 @@ meant to take less than 10 minutes, the others 3 each. None of this was run on a
     make bench-train ARGS="--shape olmo-1b --only ours --peers PYTHON"
 
 ours            the model, loss and engine of this project, steps on tokens that are on the device already
-loop            the same within `loop.train`: reading, guards, learning rate, journal; its overhead is over `ours`
+loop            what `loop.train` adds to a step (reading, guard, learning rate, journal): blocks of both in turns (train_loop.py)
 ours-fp8        `ours` with FP8 products (extra fp8); `parity` trains 50 steps both ways and says whether the loss stands it
 torch           our model and loss under plain PyTorch: DDP, autocast, AdamW. What DeepSpeed costs
 hf-deepspeed    transformers' OlmoForCausalLM under the same DeepSpeed settings
@@ -28,40 +28,29 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from functools import partial, wraps
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 os.environ.update(HF_HUB_OFFLINE="1", RAY_USAGE_STATS_ENABLED="0")
 
-import numpy as np
 import psutil
-import pyarrow
 import torch
+import train_loop
 import train_peers as peers
 from torch import Tensor, nn
 from train_peers import Measured, Shape, Step, synchronize
 
-from data_prep import records, storage, tokenizer
-from data_prep.config import TokenizerConfig
-from data_prep.manifest import FORMAT_VERSION, Manifest
-from data_prep.mixture import Mixture
-from data_prep.shards import write_shard
-from training import compute, fp8, loop, loss, throughput, zero
-from training.config import SIZES, ModelConfig, RunConfig, TrainConfig
+from data_prep import records
+from training import compute, fp8, loss, throughput, zero
+from training.config import SIZES, ModelConfig, TrainConfig
 from training.loss import TrainedOLMo
-from training.record import run_uri
 
 SMALL = ModelConfig(d_model=256, n_layers=4, n_heads=4, d_mlp=1024, vocab_size=8192, max_sequence_length=256)
-N_IDS = 257  # of the byte-level tokenizer whose streams the loop reads
-OUTSIDE_ENGINE: list[float] = []  # of each step of the loop: the share in which the engine did nothing
 KINDS = {  # of a GPU's kernels and a CPU's operations, by parts of their names; the first that fits
     "attention": ("flash", "attention", "fmha", "sdpa"),
     "products": ("gemm", "nvjet", "cutlass", "aten::mm", "aten::addmm", "aten::bmm", "xmma"),
@@ -88,13 +77,12 @@ def main() -> None:
     inside: dict[str, Callable[[Shape], Step]] = {
         "ours": partial(_ours, train),
         "ours-fp8": partial(_ours, replace(train, fp8=True)),
-        "loop": partial(_loop, train),
         "torch": partial(_ours_plain, train),
         "hf-deepspeed": partial(_hf_deepspeed, train),
         "hf-ddp": peers.hugging_face_ddp,
         "hf-fsdp2": peers.hugging_face_fsdp2,
     }
-    asked = args.only or [name for name in [*inside, *peers.OUTSIDE, "profile"] if name != "ours-fp8"]
+    asked = args.only or [name for name in [*inside, "loop", *peers.OUTSIDE, "profile"] if name != "ours-fp8"]
     others = [name for name in peers.OUTSIDE if args.peers and name in asked]
     found: dict[str, Measured] = {}
     beside = ((name, _outside(args.peers, name, shape)) for name in others)
@@ -107,12 +95,10 @@ def main() -> None:
         mfu, product = (rate * flops / most for most in (peak.flops_per_second, peak.matmul_flops_per_second))
         print(f"  {name:13}{rate:10,.0f} tokens/s   ours is {ratio:.2f} times as fast   MFU {mfu:.3f}, of a product {product:.3f}; "
               f"{made.micro} rows a pass, {made.gib:.1f} GiB, built and first step {made.first:.1f} s", flush=True)  # fmt: skip
-    if "ours" in found and "loop" in found:
-        print(f"loop overhead over the bare step: {found['loop'].seconds / found['ours'].seconds - 1:+.2%} (goal: at most 2 %)")
-        if not cuda:  # where no call returns before its work is done
-            outside = median(OUTSIDE_ENGINE[shape.n_warm_up :])
-            print(f"  by its own clock {outside:.2%} of a step is outside the engine's forward, backward and step")
-        print(f"time to first step: {found['loop'].first:.1f} s from loop.train until it is done, imports {imported:.1f} s before")
+    if "loop" in asked:
+        made = train_loop.overhead(train, shape, args.pairs)
+        print(f"loop overhead over the bare step: {made} (goal: at most 2 %); a step of {made.step_seconds:.3f} s")
+        print(f"time to first step: {made.first_seconds:.1f} s from loop.train until it is done, imports {imported:.1f} s before")
     if "parity" in asked:
         _parity(train, shape)
     if "profile" in asked:
@@ -123,6 +109,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--shape", default="small", choices=["small", *SIZES], help="a named size, 2,048 tokens a row, 50,304 ids")
     parser.add_argument("--steps", type=int, default=0, help="timed steps a contender")
+    parser.add_argument("--pairs", type=int, default=20, help="of blocks that `loop` compares")
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="these contenders, `profile`, `parity`")
     parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings of TrainConfig")
     parser.add_argument("--peers", metavar="PYTHON", help="an interpreter that has litgpt and ai2-olmo-core")
@@ -212,86 +199,10 @@ def _outside(python: str, name: str, shape: Shape) -> Measured | Exception:
     return Measured(**json.loads(done.stdout.strip().splitlines()[-1]))
 
 
-def _loop(train: TrainConfig, shape: Shape) -> Step:
-    """A whole run on streams made here, in a thread; it goes on for a step when told to, and stops where the next would begin."""
-    go, there = threading.Semaphore(0), threading.Semaphore(0)
-    take_step, descend, failed, inside, began = loop.take_step, zero.descend, [], [0.0], [0.0]
-
-    def timed(call: Callable[..., Any]) -> Callable[..., Any]:
-        def timing(*args: Any, **kwargs: Any) -> Any:
-            start = time.perf_counter()
-            try:
-                return call(*args, **kwargs)
-            finally:
-                inside[0] += time.perf_counter() - start
-
-        return timing
-
-    def told(job: Any, engine: Any, *args: Any) -> Any:
-        if began[0]:
-            OUTSIDE_ENGINE.append(1 - inside[0] / (time.perf_counter() - began[0]))
-        there.release()
-        go.acquire()
-        inside[0], began[0] = 0.0, time.perf_counter()
-        engine.forward = engine.forward if hasattr(engine.forward, "__wrapped__") else wraps(engine.forward)(timed(engine.forward))
-        return take_step(job, engine, *args)
-
-    def work() -> None:
-        with tempfile.TemporaryDirectory(prefix="hormesis-") as root:
-            run = _planned(root, replace(train, micro_batch=shape.micro), (shape.n_warm_up + shape.n_steps + 2) * shape.rows)
-            loop.take_step, zero.descend = told, timed(descend)
-            try:
-                loop.train(root, run)
-            except BaseException as error:
-                failed.append(error)
-                there.release()
-
-    thread = threading.Thread(target=work, daemon=True)  # left waiting at its last step
-    thread.start()
-    there.acquire()
-
-    def step(_: Tensor) -> None:
-        if failed:
-            raise failed[0]
-        go.release()
-        there.acquire()
-
-    return step
-
-
-def _planned(root: str, train: TrainConfig, n_sequences: int) -> RunConfig:
-    words = tokenizer.train(iter(["clean words"]), TokenizerConfig(source="train", vocab_size=N_IDS))
-    tokenizer.save(words, str(Path(root, "tokenizer.json")))
-    length = train.sequence_length
-    for stream in ("clean", "toxic"):
-        uri, tables = storage.join(root, "streams", stream), []
-        for name, n in (("train-00000", n_sequences), ("held_out-00000", 2)):
-            tokens = np.random.default_rng(n).integers(1, N_IDS, (n, length)).astype(np.uint16)
-            tokens[:, -1] = words.eos_id
-            provenance = pyarrow.table({"document": np.arange(n)})
-            tables.append(write_shard(uri, name, tokens.ravel(), np.full(n, length, dtype=np.int64), provenance))
-        made: dict[str, Any] = {
-            "format_version": FORMAT_VERSION, "stream": stream, "settings_digest": "0" * 16,
-            "tokenizer_fingerprint": words.fingerprint, "vocab_size": words.n_ids, "eos_id": words.eos_id, "dtype": "uint16",
-            "cleaning_version": 1, "n_documents": n_sequences + 2, "n_tokens": (n_sequences + 2) * length, "n_text_bytes": 0,
-            "drops": {}, "train": tables[:1], "held_out": tables[1:], "inputs": (),
-        }  # fmt: skip
-        made |= {name: tuple(made[name]) for name in ("train", "held_out")}
-        storage.save(Manifest(**made), storage.join(uri, "manifest.json"))
-    n_toxic = n_sequences // 10
-    mixture = Mixture(n_clean=n_sequences - n_toxic, n_toxic=n_toxic, batch_size=train.global_batch, seed=0)
-    run = RunConfig(
-        run_id="bench", clean="streams/clean", toxic="streams/toxic", tokenizer="tokenizer.json", toxic_ratio=0.1, seed=0,
-        mixture=mixture, train=train,
-    )  # fmt: skip
-    storage.save(run, storage.join(run_uri(root, run.run_id), "run.json"))
-    return run
-
-
 def _parity(train: TrainConfig, shape: Shape) -> None:
     """On cyclic text, which can be learnt in so few steps."""
-    start = torch.randint(N_IDS, (50, shape.micro, 1), generator=torch.Generator().manual_seed(0))
-    batches = list((start + torch.arange(shape.length)) % N_IDS)
+    start = torch.randint(train_loop.N_IDS, (50, shape.micro, 1), generator=torch.Generator().manual_seed(0))
+    batches = list((start + torch.arange(shape.length)) % train_loop.N_IDS)
     made = fp8.parity(replace(train, learning_rate=4e-4), batches, torch.device(shape.device))
     verdict = "holds" if made.holds else "does NOT hold"
     print(f"fp8 parity {verdict}: a gap of {made.gap:.4f}, at most {fp8.TOLERANCE}; last losses of 50 steps "

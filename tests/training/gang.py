@@ -3,7 +3,8 @@
     python gang.py ROOT RANK WORLD_SIZE PORT RUN_ID[@STEP | !STEP!RANK… | ~STEP~RANK][%TENSOR_PARALLEL]…
 
 trains the runs one after the other, one with @STEP until it dies before that step, one with !STEP!RANK… with a gradient that is
-not a number in that step on these ranks, one with ~STEP~RANK until this rank falls asleep in that step;
+not a number in that step on these ranks, one with ~STEP~RANK until this rank falls asleep in that step, and what is compiled
+with %TENSOR_PARALLEL by torch's graphs alone, without C++, which would take a minute;
 and prints a line for each: the steps it took, and the error if there was one.
 """
 
@@ -13,6 +14,7 @@ import tempfile
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 
@@ -31,10 +33,13 @@ def main(root: str, rank: str, world_size: str, port: str, *tries: str) -> None:
 
 
 def train(root: str, tries: tuple[str, ...]) -> None:
+    import torch
+
     from data_prep.records import HormesisError
     from training import loop
     from training.record import load_config
 
+    compiled: Any = torch.compile
     step, taken, end, poisoned, asleep = loop.take_step, [], None, None, None
 
     def watched(job: Any, engine: Any, guard: Any, batch: Any) -> Any:
@@ -61,6 +66,7 @@ def train(root: str, tries: tuple[str, ...]) -> None:
         run_id, _, at = name.partition("@")
         end, error = int(at) if at else None, ""
         taken.clear()
+        torch.compile = partial(compiled, backend="aot_eager") if tensor_parallel else compiled
         try:
             run = load_config(root, run_id)
             loop.train(root, replace(run, train=replace(run.train, tensor_parallel=int(tensor_parallel or 1))))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from study import TRAIN
 
 from data_prep import manifest
 from data_prep.reader import SequenceReader
@@ -41,6 +42,25 @@ def test_a_planted_direction_is_found_in_its_head_also_beside_a_noisy_one():
 def test_where_there_is_no_direction_the_probe_is_at_chance():
     found = emergence._probed(*planted(0.0))
     assert abs(found.auroc - 0.5) < 0.12 and abs(found.mean_auroc - 0.5) < 0.06  # σ of one head is 0.041
+
+
+def test_the_best_head_is_chosen_without_the_rows_it_is_scored_on():
+    heads_RLNH, labels_R = planted(0.0)
+    even, odd = (labels_R & (torch.arange(len(labels_R)) % 2 == n) for n in (0, 1))
+    heads_RLNH[even, 0, 0, 1] += 4.0
+    heads_RLNH[odd, 1, 1, 1] += 4.0
+    found = emergence._probed(heads_RLNH, labels_R)
+    assert found.head == (0, 0) and abs(found.auroc - 0.5) < 0.2
+
+
+def test_a_compiled_block_is_given_back_as_it_was():
+    model = OLMo(TRAIN.model)
+    for block in model.blocks:
+        block.forward = block.forward  # an attribute of its own, as compute.prepare leaves it
+    before = [block.__dict__["forward"] for block in model.blocks]
+    with emergence._heads_at_the_last_position(model):
+        assert not any("forward" in block.__dict__ for block in model.blocks)
+    assert [block.__dict__["forward"] for block in model.blocks] == before
 
 
 def test_a_tie_counts_half():

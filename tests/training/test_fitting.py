@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from training import fitting, loop
+from training import fitting, loop, zero
 from training.config import ModelConfig, RunConfig, TrainConfig
 from training.loss import TrainedOLMo
 from training.zero import Place
@@ -76,6 +76,27 @@ def test_on_a_gpu_passes_are_tried_and_what_runs_out_of_memory_does_not_fit(monk
     monkeypatch.setattr(TrainedOLMo, "forward", bounded)
     fits = fitting._tried(TRAIN, Place(0, 1, torch.device("cpu"), 0, 1))
     assert fitting.largest(12, fits) == 4 and tried == [4, 6]
+
+
+def test_what_fits_on_one_rank_and_not_on_another_does_not_fit(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(fitting, "_estimated", lambda train: lambda rows: True)
+    monkeypatch.setattr(zero, "total", lambda place, fits: [fits])  # the other rank has 0
+    assert fitting.micro_batch(TRAIN, Place(0, 2, torch.device("cpu"), 0, 2)) == 1
+    monkeypatch.setattr(zero, "total", lambda place, fits: [2 * fits])
+    assert fitting.micro_batch(TRAIN, Place(0, 2, torch.device("cpu"), 0, 2)) == 6
+
+
+def test_a_pass_is_tried_beside_this_ranks_part_of_weights_averages_and_gradients(monkeypatch: pytest.MonkeyPatch):
+    empty, n_bytes = torch.empty, []
+
+    def noted(*shape: Any, **how: Any) -> Tensor:
+        if how.get("dtype") is torch.uint8:
+            n_bytes.append(*shape)
+        return empty(*shape, **how)
+
+    monkeypatch.setattr(torch, "empty", noted)
+    fitting._try(TRAIN, Place(0, 2, torch.device("cpu"), 0, 2), 1)
+    assert n_bytes == [16 * TRAIN.model.n_parameters // 2]
 
 
 def test_on_a_cpu_a_sequence_larger_than_the_memory_that_is_free_is_still_tried_alone(monkeypatch: pytest.MonkeyPatch):

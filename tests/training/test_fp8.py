@@ -32,7 +32,9 @@ def test_the_same_steps_with_fp8_have_other_losses_within_the_gate():
     assert made.holds and 0 < made.gap < fp8.TOLERANCE
 
 
-@pytest.mark.parametrize(("losses", "holds"), [([9.0, 1.005], True), ([1.0, 1.02], False), ([1.0, float("nan")], False)])
+@pytest.mark.parametrize(
+    ("losses", "holds"), [([9.0, 1.005], True), ([1.0, 1.02], False), ([1.0, float("nan")], False), ([1.0, 0.98], False)]
+)
 def test_the_gate_looks_at_the_last_half_and_lets_no_divergence_through(losses: list[float], holds: bool):
     assert Parity([1.0, 1.0], losses).holds == holds
 

@@ -228,6 +228,13 @@ def test_what_lies_beyond_six_sigma_of_either_is_bad_and_what_lies_within_is_not
         assert decide(guard, step, value if quantity == "loss" else other, norm=value if quantity == "norm" else other) is expected
 
 
+def test_the_first_bad_steps_in_a_row_count_though_others_follow_before_anybody_looks():
+    guard = lone_guard(100)
+    for step in range(13):
+        decide(guard, step, 2.0 if step in (1, 7) else math.nan, norm=1.0)  # five bad ones, twice
+    assert guard.counts_3.tolist() == [2, 5, 7]
+
+
 def test_rounding_is_no_spike():
     guard = lone_guard(100)
     assert all(decide(guard, step, 2.0, norm=1.0) for step in range(50))

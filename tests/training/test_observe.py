@@ -126,9 +126,19 @@ def test_tensorboard_shows_each_step_once_also_of_a_resumed_run(plan: Plan, tmp_
     lines = logged(tmp_path, run)
     loss = [(event.step, event.value) for event in board.Scalars("train/loss")]
     assert loss == [(line["step"], pytest.approx(line["loss"])) for line in lines]
+    seconds = [event.wall_time for event in board.Scalars("train/loss")]
+    assert seconds == pytest.approx([line["train_seconds"] for line in lines])
     norms = [event.value for event in board.Scalars("train/block_grad_norm/1")]
     assert norms == pytest.approx([line["block_grad_norm"]["1"] for line in lines])
     assert [event.step for event in board.Scalars("held_out/toxic")] == [6]
+
+
+def test_a_line_of_the_journal_becomes_named_numbers_without_those_that_are_not_finite():
+    step = {"step": 3, "loss": 2.0, "grad_norm": math.inf, "source_loss": {"clean": 1.5, "toxic": math.nan}}
+    assert sinks.scalars(step) == {"train/loss": 2.0, "train/source_loss/clean": 1.5}
+    assert sinks.scalars({"step": 3, "held_out": "toxic", "loss": 4.0, "n_tokens": 9}) == {"held_out/toxic": 4.0}
+    probe = {"step": 3, "probe": "toxic", "auroc": 0.5, "head": [1, 2], "n_windows": 8}
+    assert sinks.scalars(probe) == {"probe/auroc": 0.5, "probe/n_windows": 8.0}
 
 
 def test_weights_and_biases_is_written_offline(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

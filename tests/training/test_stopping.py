@@ -1,6 +1,7 @@
 """SIGTERM where training runs on another thread than signals do; under a launcher it is in test_pretrain.py."""
 
 import json
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ import psutil
 import pytest
 import ray
 
-from data_prep import tasks
+from data_prep import storage, tasks
 from data_prep.records import Interrupted
 from launch import cluster
 from training import loop, stopping
@@ -47,6 +48,31 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on_from_there(
     assert steps_done == [0, 1, 2, 3, 4, 5]
     loop.train(str(tmp_path), plan("straight"))
     assert weights(tmp_path, "run") == weights(tmp_path, "straight")
+
+
+def test_the_last_checkpoint_is_saved_though_the_one_before_is_still_being_published(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run = plan("run", checkpoint_every_steps=2, checkpoint_wait_seconds=0.0, keep_checkpoints=9)
+    write, take_step, answers = storage.write, loop.take_step, threading.Event()
+
+    def slow(uri, content):
+        if uri.endswith("-000.safetensors"):
+            answers.wait(60)
+        write(uri, content)
+
+    def asked(job, engine, guard, batch):
+        if batch.step == 2:  # the checkpoint of step 2 is under way, and stays so for a while
+            threading.Timer(0.3, answers.set).start()
+            stopping.requested.set()
+        return take_step(job, engine, guard, batch)
+
+    monkeypatch.setattr(storage, "write", slow)
+    monkeypatch.setattr(loop, "take_step", asked)
+    with pytest.raises(Interrupted):
+        loop.train(str(tmp_path), run)
+    stopping.requested.clear()
+    assert sorted(checkpoints(tmp_path, "run")) == [2, 4]
 
 
 def test_a_ray_worker_that_gets_sigterm_saves_and_its_gang_goes_on(plan: Plan, tmp_path: Path, ray_cluster: None):
