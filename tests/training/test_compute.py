@@ -18,6 +18,7 @@ from training.loss import TrainedOLMo
 
 Plan = Callable[..., RunConfig]
 CPU = torch.device("cpu")
+WARM_UP_STEPS = compute.WARM_UP_STEPS  # which conftest.py changes for the runs of the tests
 TRAIN = TrainConfig(
     model=ModelConfig(d_model=16, n_layers=2, n_heads=2, d_mlp=24, vocab_size=32),
     sequence_length=8,
@@ -89,7 +90,7 @@ def test_auto_compiles_on_cuda_alone():
 
 @pytest.fixture
 def two_steps_of_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compute, "WARM_UP_STEPS", 2)
+    monkeypatch.setattr(compute, "WARM_UP_STEPS", WARM_UP_STEPS)
 
 
 def test_garbage_is_not_collected_in_the_steps_and_again_after_them(two_steps_of_warm_up: None):
