@@ -1,6 +1,7 @@
 """How long training stands still for a checkpoint: saved beside training, and at once, into a slow store.
 
     python tests/benchmarks/bench_checkpoint.py [--width D] [--layers L] [--rows B] [--latency SECONDS] [--folder]
+                                                 [--steps N] [--saves N]
 
 A model of some millions of parameters trains in this process, and saves into an S3 server on loopback whose answers come late
 (or with --folder into a folder). Printed: a step without a save, what a save adds to its step ("stall"), publishing, and the
@@ -30,7 +31,6 @@ from training.config import ModelConfig, TrainConfig  # noqa: E402
 from training.loss import TrainedOLMo  # noqa: E402
 
 BUCKET = "s3://bench"
-SAVES = 3
 
 
 def main() -> None:
@@ -38,6 +38,8 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--rows", type=int, default=4, help="of 256 tokens, in a batch")
+    parser.add_argument("--steps", type=int, default=8, help="timed without a save")
+    parser.add_argument("--saves", type=int, default=3, help="timed after the first")
     parser.add_argument("--latency", type=float, default=0.2, help="seconds that each answer of the store comes late")
     parser.add_argument("--folder", action="store_true", help="save into a folder instead")
     asked = parser.parse_args()
@@ -61,12 +63,12 @@ def measure(asked: argparse.Namespace, store: str) -> None:
     tokens_BT = torch.randint(0, 8192, (asked.rows, 256))
     step(engine, tokens_BT)
     n_bytes = sum(4 * piece.count for piece, _ in zero_state.pieces(engine))
-    steps = [seconds_of(lambda: step(engine, tokens_BT)) for _ in range(8)]
+    steps = [seconds_of(lambda: step(engine, tokens_BT)) for _ in range(asked.steps)]
     first = seconds_of(lambda: checkpoints.save(engine, 1, 0.0, {}))
     during = [seconds_of(lambda: step(engine, tokens_BT))]
     checkpoints.finish()
     stalls, publishings, after = [], [], []
-    for number in range(SAVES):
+    for number in range(asked.saves):
         start = time.perf_counter()
         stalls.append(seconds_of(lambda number=number: checkpoints.save(engine, 2 + number, 0.0, {})))
         after.append(seconds_of(lambda: step(engine, tokens_BT)))  # shares the processor with the upload
