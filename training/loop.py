@@ -210,7 +210,11 @@ def _due(done: int, every: int, n_steps: int) -> bool:
 
 
 def _be_deterministic(run: RunConfig) -> None:
-    """The same numbers each time on the same number of ranks, whatever the launcher left in the environment."""
+    """The same numbers each time on the same number of ranks, whatever the launcher left in the environment.
+
+    Tested on CPUs. On a GPU, what has no deterministic kernel warns and runs; the backward pass of torch's own attention may be
+    such a one, flash-attn's is not (attention.py).
+    """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]  # costs a pass over every new tensor, and we read none

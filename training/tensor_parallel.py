@@ -15,7 +15,8 @@ matrix; a parameter's `cut` says which part, and is all that the init, checkpoin
 
 Between blocks every rank has the same x; norms have no weights. So every parameter has a cut, and no gradient needs a sum over
 the P ranks. The loss is taken over the parts of the vocabulary (megatron's vocab_parallel_cross_entropy); a rank's logits are
-made as a whole, V/P wide, in fp32, and not in chunks as loss.py does.
+made as a whole, V/P wide, in fp32, and not in chunks as loss.py does: the sums over ranks of each chunk would be in the way of the
+gradient that loss.py makes beside its forward pass. A micro-batch is to be chosen with them in mind.
 """
 
 import warnings
