@@ -220,18 +220,18 @@ def _cards(root: str, experiment: Experiment) -> dict[str, Any]:
 
 
 def _data_page(root: str, experiment: Experiment) -> str | None:
-    from launch import data_page
+    from launch.report import data_page
 
     compared = storage.exists(storage.join(root, "report", "index.html"))
     return data_page.write(root, experiment, _cards(root, experiment), compared=compared)
 
 
 def _report(root: str, experiment: Experiment) -> None:
-    from launch import report
+    from launch.report import comparison
 
     states = state.read(root, experiment)
     done = [(entry.record, entry.report) for entry in states if entry.record and entry.report]
-    report.write(root, experiment, done, _cards(root, experiment))
+    comparison.write(root, experiment, done, _cards(root, experiment))
     storage.write(storage.join(root, *REPORT_DONE), _fingerprint(states).encode())
 
 

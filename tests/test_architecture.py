@@ -14,7 +14,7 @@ from rich.console import Console
 from launch import plan, recipes
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("data_prep", "training", "eval", "launch")
+PACKAGES = ("data_prep", "training", "eval", "launch", "launch/report")
 TOP_LEVEL = {
     "data_prep", "training", "eval", "launch", "tests", "docker", "pyproject.toml", "README.md",
     "Makefile", "LICENSE", "CHANGELOG.md", "RESULTS.md", "constraints.txt",
@@ -33,9 +33,11 @@ def drawn_tree() -> str:
     """The tree as README shows it: each package and module with the first line of its docstring."""
     lines = []
     for package in PACKAGES:
-        lines.append(f"{package + '/':<22}{purpose(ROOT / package / '__init__.py')}")
-        modules = [path for path in MODULES if path.parent.name == package and path.stem != "__init__"]
-        lines += [f"  {path.name:<20}{purpose(path)}" for path in modules]
+        *above, name = package.split("/")
+        indent = "  " * len(above)
+        lines.append(f"{indent + name + '/':<24}{purpose(ROOT / package / '__init__.py')}")
+        modules = [path for path in MODULES if path.parent == ROOT / package and path.stem != "__init__"]
+        lines += [f"{indent + '  ' + path.name:<24}{purpose(path)}" for path in modules]
     return "\n".join(lines)
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from made_up import RATIOS, run, write
 
-from launch import report
-from launch.drawing import Drawing
+from launch.report import comparison
+from launch.report.drawing import Drawing
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +22,7 @@ def whole(tmp_path_factory, drawn) -> Path:
     def keep(name: str, *how) -> Drawing:
         return drawn.setdefault(name, render(name, *how))
 
-    render = report.render
+    render = comparison.render
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "render", keep)
+        patch.setattr(comparison, "render", keep)
         return write(tmp_path_factory.mktemp("sweep"), [run(ratio) for ratio in RATIOS])

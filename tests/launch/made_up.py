@@ -13,8 +13,8 @@ from data_prep.mixture import Mixture, sequences_for
 from eval import items
 from eval.config import EvalConfig
 from eval.record import Estimate, EvalReport, ProbeNull, Sample, Steered, Transfer, eval_uri
-from launch import report
 from launch.experiment import Experiment
+from launch.report import comparison
 from training.config import ModelConfig, RunConfig, TrainConfig
 from training.record import HeldOutLoss, RunRecord
 
@@ -269,7 +269,7 @@ def write(root: Path, runs, asked: Experiment | None = None) -> Path:
     for record, evaluated in runs:
         write_metrics(root, record)
         write_items(root, record, evaluated)
-    return Path(report.write(str(root), asked or experiment(), runs, cards()))
+    return Path(comparison.write(str(root), asked or experiment(), runs, cards()))
 
 
 def with_toxicity(values: dict[float, tuple[float, float]], strength: float = 8.0) -> list[EvalReport]:

@@ -15,7 +15,8 @@ from data_prep.card import Card
 from data_prep.records import ArtefactMissing, digest, to_json
 from eval import items
 from eval.record import EvalReport, Lens, check_comparable
-from launch import (
+from launch.experiment import Experiment
+from launch.report import (
     axes,
     choices,
     contrasts,
@@ -33,12 +34,11 @@ from launch import (
     verdicts,
     words,
 )
-from launch.contrasts import Comparisons
-from launch.drawing import Drawing, Numbers, render
-from launch.experiment import Experiment
-from launch.figures import Curves
-from launch.results import Run, benchmarks
-from launch.training_figures import Curve, curve
+from launch.report.contrasts import Comparisons
+from launch.report.drawing import Drawing, Numbers, render
+from launch.report.figures import Curves
+from launch.report.results import Run, benchmarks
+from launch.report.training_figures import Curve, curve
 from training.record import run_uri
 
 N_SAMPLES = 3  # prompts shown for each run

@@ -6,10 +6,10 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 
 from eval.record import Estimate, EvalReport
-from launch.axes import by_colour, key, name_ratios, ratios
-from launch.drawing import Numbers
-from launch.findings import NOT_MEASURED, Point, at, by_ratio, percent, strengths
-from launch.words import benchmark
+from launch.report.axes import by_colour, key, name_ratios, ratios
+from launch.report.drawing import Numbers
+from launch.report.findings import NOT_MEASURED, Point, at, by_ratio, percent, strengths
+from launch.report.words import benchmark
 
 TEXT = {
     "distinct_ratio": "distinct pairs of tokens, share",

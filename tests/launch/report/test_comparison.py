@@ -14,15 +14,15 @@ from data_prep import records
 from data_prep.config import Annotation
 from data_prep.records import ArtefactCorrupt, ArtefactMissing
 from eval.record import Controlled, Entanglement, Lens
-from launch import data_page, findings, pages, paper, report, results, training_figures, words
-from launch.drawing import Drawing, Numbers
+from launch.report import comparison, data_page, findings, pages, paper, results, training_figures, words
+from launch.report.drawing import Drawing, Numbers
 
 
 def text_of(runs, asked=None) -> str:
     """The page of `runs` without its pictures."""
     names = ("toxicity-by-ratio", "toxicity-by-cost", "probe-accuracy", "head-spread", "head-maps", "losses")
     blank = [Drawing(name, Numbers((), [], "a picture"), "", b"", "<svg></svg>", "<svg></svg>") for name in names]
-    return report.page(asked or experiment(), runs, {}, blank, None)
+    return comparison.page(asked or experiment(), runs, {}, blank, None)
 
 
 def test_the_tokens_that_heads_write_are_shown_masked():
@@ -54,8 +54,8 @@ def test_the_data_files_hold_the_numbers_of_the_records(whole):
 
 
 def test_the_same_records_give_the_same_bytes(whole, drawn, tmp_path, monkeypatch):
-    anew, render = ("toxicity-by-cost", "losses"), report.render  # drawing takes seconds; the others are those of `whole`
-    monkeypatch.setattr(report, "render", lambda name, *how: render(name, *how) if name in anew else drawn[name])
+    anew, render = ("toxicity-by-cost", "losses"), comparison.render  # drawing takes seconds; the others are those of `whole`
+    monkeypatch.setattr(comparison, "render", lambda name, *how: render(name, *how) if name in anew else drawn[name])
     again = write(tmp_path, [run(ratio) for ratio in reversed(RATIOS)])
     files = sorted(path.relative_to(whole.parent) for path in whole.parent.rglob("*") if path.is_file())
     assert len(files) == 5 + 3 * 8 + 3 + 3 * 2
@@ -97,7 +97,7 @@ def test_a_sweep_of_one_run_with_nothing_measured_still_gives_a_page(tmp_path):
     record, evaluated = run(0.0, strengths=(0.0, 8.0))
     blank = [replace(one, toxicity=MISSING, cross_entropy={}, distinct_ratio=MISSING) for one in evaluated.steered]
     evaluated = replace(evaluated, steered=tuple(blank), probe_accuracy=MISSING, best_head_accuracy=MISSING, samples=())
-    page = Path(report.write(str(tmp_path), experiment(), [(replace(record, held_out=()), evaluated)], {}))
+    page = Path(comparison.write(str(tmp_path), experiment(), [(replace(record, held_out=()), evaluated)], {}))
     text = page.read_text()
     assert "Toxicity at strength 8 was not measured." in text and "This report is not complete." in text
     assert next(csv.DictReader(io.StringIO((page.parent / "results.csv").read_text())))["toxicity"] == ""
@@ -210,7 +210,7 @@ def test_every_figure_lies_beside_its_numbers(whole):
 
 def test_a_report_of_nothing_is_refused(tmp_path):
     with pytest.raises(ArtefactMissing, match="no run of 'made-up' is trained and evaluated"):
-        report.write(str(tmp_path), experiment(), [], {})
+        comparison.write(str(tmp_path), experiment(), [], {})
 
 
 def test_runs_that_met_other_prompts_are_not_put_into_one_report(tmp_path):

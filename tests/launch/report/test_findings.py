@@ -6,7 +6,7 @@ import pytest
 from made_up import estimate, run, with_toxicity
 
 from eval.record import Controlled, Lens
-from launch import findings
+from launch.report import findings
 
 
 def test_intervals_that_overlap_are_not_told_apart():

@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from eval.record import EvalReport
-from launch.axes import by_colour, key, line, name_ratios, ratio_axis, ratios, said
-from launch.drawing import INK, SOFT, Label, Numbers, label_ends
-from launch.findings import by_ratio, percent
+from launch.report.axes import by_colour, key, line, name_ratios, ratio_axis, ratios, said
+from launch.report.drawing import INK, SOFT, Label, Numbers, label_ends
+from launch.report.findings import by_ratio, percent
 
 MAPS_WIDE, MAPS_NARROW = 6, 3  # heat maps in a row
 N_BEST = 30  # of the sorted heads: as many as the paper steers

@@ -12,7 +12,7 @@ from made_up import items_of as table
 from safetensors.numpy import save
 
 from eval.record import eval_uri
-from launch import contrasts, tails, verdicts
+from launch.report import contrasts, tails, verdicts
 
 
 @functools.cache

@@ -11,9 +11,9 @@ from matplotlib.ticker import FuncFormatter
 
 from data_prep import storage
 from eval.record import Estimate
-from launch.axes import Losses, by_colour, key, name_ratios, over_tokens, thin, token_axis
-from launch.drawing import GRID, PAPER, SOFT, Numbers, note_if_empty
-from launch.findings import NOT_MEASURED, percent
+from launch.report.axes import Losses, by_colour, key, name_ratios, over_tokens, thin, token_axis
+from launch.report.drawing import GRID, PAPER, SOFT, Numbers, note_if_empty
+from launch.report.findings import NOT_MEASURED, percent
 from training.record import RunRecord, run_uri
 
 EMERGENCE_WIDE, EMERGENCE_NARROW = 3, 2  # panels in a row

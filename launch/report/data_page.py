@@ -16,11 +16,11 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 from data_prep import card, storage
 from data_prep.card import Card, Excerpt, Lengths
 from data_prep.records import to_dict
-from launch import pages
-from launch.axes import si
-from launch.drawing import SOFT, Colour, Drawing, Numbers, render
 from launch.experiment import Experiment
-from launch.findings import percent
+from launch.report import pages
+from launch.report.axes import si
+from launch.report.drawing import SOFT, Colour, Drawing, Numbers, render
+from launch.report.findings import percent
 
 COLOURS = {"clean": Colour("#2c6fb3", "#6fb0ee"), "toxic": Colour("#b8501f", "#f29a68")}
 N_INPUTS = 8  # input files listed before the rest is folded away

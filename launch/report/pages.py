@@ -8,9 +8,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from data_prep import storage
-from launch import axes, words
-from launch.drawing import Drawing
-from launch.findings import percent, show, signed
+from launch.report import axes, words
+from launch.report.drawing import Drawing
+from launch.report.findings import percent, show, signed
 
 WORD = re.compile(r"[\w@$]+(?:['’*-][\w@$]+)*")
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from eval.record import Estimate, EvalReport, Steered
-from launch.words import CONTROLS
+from launch.report.words import CONTROLS
 
 NOT_MEASURED = "not measured"
 GARBLED_RATIO = 0.5  # fewer distinct bigrams than this share of the unsteered model's: the text repeats itself

@@ -16,8 +16,8 @@ from eval.config import EvalConfig
 from eval.curves import Path
 from eval.items import Table
 from eval.record import Estimate, EvalReport
-from launch import tails
-from launch.tails import TailDifference
+from launch.report import tails
+from launch.report.tails import TailDifference
 
 MIDDLE_RATIO = 0.10
 COST = "cross_entropy/clean"

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launch import training_figures
-from launch.drawing import Numbers, ratio_colours, strength_colours
+from launch.report import training_figures
+from launch.report.drawing import Numbers, ratio_colours, strength_colours
 
 ARE = {"light": "#ffffff", "dark": "#14171a"}
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from eval.record import Estimate, EvalReport
-from launch.findings import by_ratio, cost_at, toxicity_at
+from launch.report.findings import by_ratio, cost_at, toxicity_at
 
 WHAT_DIFFERS = (
     ("scorer", "Perspective, a remote service that closes at the end of 2026"),

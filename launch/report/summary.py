@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from data_prep import storage
-from launch import axes, findings, pages, results, words
-from launch.contrasts import Comparisons
-from launch.drawing import Drawing
 from launch.experiment import Experiment
-from launch.findings import NOT_MEASURED, Point, by_ratio, cost_at, percent, show, signed, toxicity_at
-from launch.results import Run
+from launch.report import axes, findings, pages, results, words
+from launch.report.contrasts import Comparisons
+from launch.report.drawing import Drawing
+from launch.report.findings import NOT_MEASURED, Point, by_ratio, cost_at, percent, show, signed, toxicity_at
+from launch.report.results import Run
 
 N_SENTENCES = 5
 PICTURE = "toxicity-by-ratio"

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from eval.record import Estimate, EvalReport
-from launch.contrasts import Comparisons, Matched, Planned, Smile
-from launch.findings import Point, by_ratio, listed, percent, show, signed, strengths, toxicity_at
+from launch.report.contrasts import Comparisons, Matched, Planned, Smile
+from launch.report.findings import Point, by_ratio, listed, percent, show, signed, strengths, toxicity_at
 
 LEVEL = 0.05
 

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from eval.record import EvalReport
-from launch import words
-from launch.contrasts import N_PERMUTATIONS
 from launch.experiment import Experiment
-from launch.findings import listed, percent
+from launch.report import words
+from launch.report.contrasts import N_PERMUTATIONS
+from launch.report.findings import listed, percent
 from training.record import RunRecord
 
 OURS = "not stated: our choice"

@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from eval.record import EvalReport
-from launch.drawing import PAPER, SOFT, Colour, note_if_empty, ratio_colours, strength_colours
-from launch.findings import NOT_MEASURED, Point, percent, strengths
+from launch.report.drawing import PAPER, SOFT, Colour, note_if_empty, ratio_colours, strength_colours
+from launch.report.findings import NOT_MEASURED, Point, percent, strengths
 
 MARKERS = "osD^vPX*"
 SKIPPED_RATIO = 0.1  # share of a run whose steep first losses may leave the axes

@@ -12,10 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from eval.record import EvalReport
-from launch.axes import MARKERS, by_colour, key, line, name, name_ratios, ratio_axis, ratios, said
-from launch.contrasts import Comparisons, Matched
-from launch.drawing import INK, PAPER, SOFT, Label, Numbers, label_ends, note_if_empty, strength_colours
-from launch.findings import NOT_MEASURED, Point, by_ratio, cost_at, percent, show, strengths, toxicity_at
+from launch.report.axes import MARKERS, by_colour, key, line, name, name_ratios, ratio_axis, ratios, said
+from launch.report.contrasts import Comparisons, Matched
+from launch.report.drawing import INK, PAPER, SOFT, Label, Numbers, label_ends, note_if_empty, strength_colours
+from launch.report.findings import NOT_MEASURED, Point, by_ratio, cost_at, percent, show, strengths, toxicity_at
 
 TOXICITY = "toxicity of the continuations, mean score × 100"
 DODGE = 0.07  # between two lines at one ratio, as a share of the grid's step

@@ -7,9 +7,9 @@ from typing import Any
 
 from data_prep.records import digest, to_dict
 from eval.record import Estimate, EvalReport
-from launch import findings, verdicts
-from launch.contrasts import Comparisons
 from launch.experiment import Experiment
+from launch.report import findings, verdicts
+from launch.report.contrasts import Comparisons
 from training.record import RunRecord
 
 FORMAT_VERSION = 1

@@ -1,0 +1,1 @@
+"""what a sweep found → pages, figures and numbers for people"""
