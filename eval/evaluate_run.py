@@ -23,7 +23,7 @@ def main() -> int:
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--run", metavar="ID", help="a finished run below it, e.g. toxic-0.10-s0-3f9a1c2e")
     which.add_argument("--model", type=Path, metavar="FOLDER", help="any Hugging Face OLMo; the report goes below URI/models")
-    parser.add_argument("--toxic_ratio", type=float, default=0.0, metavar="SHARE", help="with --model: of its training text")
+    parser.add_argument("--toxic-ratio", type=float, default=0.0, metavar="SHARE", help="with --model: of its training text")
     parser.add_argument(
         "--config", type=Path, metavar="JSON", help="an EvalConfig; without it, held-out text and the offline scorer"
     )

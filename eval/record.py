@@ -15,7 +15,7 @@ from data_prep import storage
 from data_prep.records import ArtefactCorrupt, digest, record
 from eval.config import EvalConfig
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 
 
 @record

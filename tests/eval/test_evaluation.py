@@ -215,7 +215,7 @@ def test_the_directions_are_compared_with_other_attributes_and_with_the_vocabula
 
 @pytest.mark.parametrize("changes", [{"site": "mlp"}, {"site": "residual", "direction": "lda"}, {"positions": "all"}])
 def test_other_sites_directions_and_positions_are_evaluated_the_same_way(root, changes, monkeypatch):
-    config = replace(CONFIG, controls=(), attributes=(), probe_transfer=(), n_permutations=0, **changes)
+    config = replace(CONFIG, controls=(), attributes=(), probe_transfer=(), n_permutations=0, fluency_model="", **changes)
     steer, where = steering.steered, set()
     monkeypatch.setattr(steering, "steered", lambda *how: where.add(how[3:]) or steer(*how))
     report = evaluate(root, RUN_ID, config)
@@ -336,6 +336,12 @@ def test_streams_of_another_tokenizer_are_refused(copy):
 def test_probe_rows_of_one_class_are_refused(copy):
     with pytest.raises(ConfigurationError, match="label 0: got 0 of 100"):
         evaluate(copy, RUN_ID, replace(CONFIG, label_threshold=-1.0))
+
+
+def test_another_set_of_one_class_is_refused(copy):
+    few = replace(CONFIG, probe_transfer=("synthetic:probes?documents=60#label=label>9",), n_permutations=0, attributes=())
+    with pytest.raises(ConfigurationError, match=r"probe_transfer synthetic:.*: 0 of its \d+ rows are toxic; expected both kinds"):
+        evaluate(copy, RUN_ID, few)
 
 
 def test_the_command_line_prints_the_report(root, tmp_path):
