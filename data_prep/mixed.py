@@ -21,7 +21,7 @@ from data_prep.records import ArtefactCorrupt, ArtefactMissing, ConfigurationErr
 from data_prep.shards import TokenDtype
 
 FORMAT_VERSION = 1
-SHARD_TOKENS = 128 << 20
+SHARD_TOKENS = 64 << 20
 
 
 @record
