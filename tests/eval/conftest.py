@@ -1,5 +1,9 @@
 """A tiny model for the tests of reading, steering and sampling."""
 
+import json
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -31,3 +35,15 @@ def token_rows(tiny: ModelConfig) -> list[list[int]]:
     generator = torch.Generator().manual_seed(0)
     lengths = (3, 7, 7, 5, 3, 12, 7, 5, 3)
     return [torch.randint(1, tiny.vocab_size, (n,), generator=generator).tolist() for n in lengths]
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Callable[[list[dict]], str]:
+    """Writes rows as JSON lines and says where."""
+
+    def write(rows: list[dict]) -> str:
+        path = tmp_path / "rows.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return str(path)
+
+    return write

@@ -1,4 +1,3 @@
-import json
 import math
 import runpy
 import sys
@@ -79,16 +78,6 @@ def test_a_scorer_that_says_the_same_of_all_is_at_chance_and_has_no_interval():
 def test_references_of_one_class_are_refused(pairs):
     with pytest.raises(ConfigurationError, match=r"rows.jsonl: \d of the \d texts with a score are toxic .*some of both kinds"):
         calibrate(pairs)
-
-
-@pytest.fixture
-def table(tmp_path):
-    def write(rows):
-        path = tmp_path / "rows.jsonl"
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return str(path)
-
-    return write
 
 
 def test_references_are_read_from_nested_fields_and_rows_without_one_are_counted(table):

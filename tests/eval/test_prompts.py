@@ -1,4 +1,3 @@
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,16 +35,6 @@ def numbers(text):
 
 def document_of(text):
     return np.sign(numbers(text)[0]) * (abs(numbers(text)[0]) // 1000)
-
-
-@pytest.fixture
-def table(tmp_path):
-    def write(rows):
-        path = tmp_path / "rows.jsonl"
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return str(path)
-
-    return write
 
 
 def test_held_out_rows_are_the_beginnings_of_documents_half_from_each_stream():
