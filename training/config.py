@@ -98,7 +98,7 @@ class TrainConfig:
     0: never.
     compile: blocks and loss by torch.compile: "auto" on CUDA only, where it pays (training/compute.py).
     activation_checkpointing: what of a block's activations is computed again in the backward pass (training/compute.py).
-    sinks: where the run can be followed beside its journal: tensorboard, wandb (sinks.py).
+    sinks: where the run can be followed beside its journal: tensorboard, trackio, wandb (sinks.py).
     held_out_sequences: how many of each stream the held-out loss reads at most.
     cache_gib: bound of the node's cache of remote blocks (half the room on its disk is another), 0 for none; cache_folder: where,
     by default below the system's temporary folder. A cache as large as the streams spares the next runs of a node the store.

@@ -1,22 +1,23 @@
-"""where a run can be followed beside its journal: TensorBoard and Weights & Biases, fed with the journal's lines
+"""where a run can be followed beside its journal: TensorBoard, trackio, Weights & Biases, fed with the journal's lines
 
-A sink keeps its files in a scratch folder, from where they go to runs/<run>/<sink>/: TensorBoard's whenever the journal is
+A sink keeps its files in a scratch folder, from where they go to runs/<run>/<sink>/: those of a live one whenever the journal is
 published, so that a board over the store is live; others' at the end. Sinks of a resumed run are given the lines before, so a
-board has each step once, without a gap. Weights & Biases works offline (`wandb sync` sends what it wrote) unless WANDB_MODE says
-otherwise. trackio is no sink yet: its 0.43 wants pillow below 13, its older versions huggingface_hub below 2, and we have 13 and
-2; and it takes its folder from the environment once a process, which may train several runs.
+board has each step once, without a gap. Nothing is sent anywhere; only Weights & Biases sends, if WANDB_MODE says so (`wandb sync`
+sends what it wrote).
 """
 
 import math
 import os
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
 from data_prep.records import ConfigurationError
 
-PACKAGES = {"tensorboard": ("tensorboard", ""), "wandb": ("wandb", "wandb")}  # sink → (package, the extra that brings it)
+PROJECT = "hormesis"  # of all runs, to be compared
+EXTRAS = {"tensorboard": "", "trackio": "trackio", "wandb": "wandb"}  # sink, called like its package → the extra that brings it
 
 
 class Sink(Protocol):
@@ -32,18 +33,17 @@ class Sink(Protocol):
 def check(names: Sequence[str]) -> None:
     """Raise ConfigurationError unless all of these sinks can be had here."""
     for name in names:
-        if name not in PACKAGES:
-            raise ConfigurationError(f"train.sinks: there is no sink {name!r}; there are {', '.join(PACKAGES)}")
-        package, extra = PACKAGES[name]
-        if not find_spec(package):
+        if name not in EXTRAS:
+            raise ConfigurationError(f"train.sinks: there is no sink {name!r}; there are {', '.join(EXTRAS)}")
+        if not find_spec(name):
             raise ConfigurationError(
-                f"train.sinks asks for {name!r}, and the package {package} is not installed; pip install 'hormesis[{extra}]', "
-                "or leave it out of train.sinks"
+                f"train.sinks asks for {name!r}, and the package {name} is not installed; "
+                f"pip install 'hormesis[{EXTRAS[name]}]', or leave it out of train.sinks"
             )
 
 
 def opened(name: str, run_id: str, folder: Path) -> Sink:
-    return {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}[name](run_id, folder)
+    return {"tensorboard": TensorBoard, "trackio": Trackio, "wandb": WeightsAndBiases}[name](run_id, folder)
 
 
 def scalars(line: dict[str, Any]) -> dict[str, float]:
@@ -81,6 +81,35 @@ class TensorBoard:
         self._writer.close()
 
 
+class Trackio:
+    """A file for the inbox of its dashboard, which fills its database from it, each record once by its id. `trackio.init` is no use
+    here: it takes its folder from the environment once a process, which may train several runs, and asks the hub who we are.
+
+        mkdir -p board/inbox && cp -r OUT/runs/*/trackio/* board/inbox        any number of runs, again at any time
+        TRACKIO_DIR=board trackio show --project hormesis
+    """
+
+    live = True
+
+    def __init__(self, run_id: str, folder: Path) -> None:
+        from trackio import fragments
+
+        self._fragments, self._run_id, self._folder = fragments, run_id, folder
+        self._records: list[dict[str, Any]] = []
+
+    def write(self, step: int, seconds: float, scalars: dict[str, float]) -> None:
+        line: dict[str, Any] = {"project": PROJECT, "run": self._run_id, "run_id": self._run_id, "step": step, "metrics": scalars}
+        line["log_id"] = f"{self._run_id} {len(self._records)}"
+        line["timestamp"] = datetime.fromtimestamp(seconds, UTC).isoformat()  # of training, as TensorBoard's
+        self._records.append(self._fragments.metric_record(line))
+
+    def flush(self) -> None:
+        self._fragments.FragmentWriter(self._run_id).write_local(list(self._records), self._folder)
+
+    def close(self) -> None:
+        pass
+
+
 class WeightsAndBiases:
     live = False
 
@@ -89,7 +118,7 @@ class WeightsAndBiases:
 
         settings = wandb.Settings(silent=True, console="off", x_disable_stats=True, disable_git=True, save_code=False)
         mode: Any = os.environ.get("WANDB_MODE", "offline")
-        self._run = wandb.init(project="hormesis", id=run_id, name=run_id, dir=str(folder), mode=mode, settings=settings)
+        self._run = wandb.init(project=PROJECT, id=run_id, name=run_id, dir=str(folder), mode=mode, settings=settings)
 
     def write(self, step: int, seconds: float, scalars: dict[str, float]) -> None:
         self._run.log({"train_seconds": seconds} | scalars, step=step)

@@ -2,6 +2,8 @@
 
 import json
 import math
+import shutil
+import socket
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -141,6 +143,33 @@ def test_a_line_of_the_journal_becomes_named_numbers_without_those_that_are_not_
     assert sinks.scalars(probe) == {"probe/auroc": 0.5, "probe/n_windows": 8.0}
 
 
+def test_trackio_shows_each_step_once_also_of_a_resumed_run_and_connects_nowhere(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    pytest.importorskip("trackio", reason="the extra trackio is not installed")
+    from trackio import fragments, sqlite_storage
+
+    monkeypatch.setattr(socket.socket, "connect", None)
+    monkeypatch.setattr(sqlite_storage, "TRACKIO_DIR", tmp_path / "board")  # what TRACKIO_DIR says to a process that shows it
+    run = plan(sinks=("trackio",), checkpoint_every_steps=3)
+    for _ in range(2):
+        loop.train(str(tmp_path), run)
+        shutil.copytree(tmp_path / "runs" / "run" / "trackio", tmp_path / "board" / "inbox")
+        assert (
+            fragments.import_inbox_dir(tmp_path / "board" / "inbox") == 8
+        )  # as its dashboard does: six steps, two held-out losses
+        (tmp_path / "board" / "inbox").rmdir()
+        (tmp_path / "runs" / "run" / "record.json").unlink()
+    board = sqlite_storage.SQLiteStorage.get_logs("hormesis", "run")
+    lines = logged(tmp_path, run)
+    assert [(seen["step"], seen["train/loss"]) for seen in board if "train/loss" in seen] == [
+        (line["step"], line["loss"]) for line in lines
+    ]
+    norms = [seen["train/block_grad_norm/1"] for seen in board if "train/loss" in seen]
+    assert norms == [line["block_grad_norm"]["1"] for line in lines]
+    assert [seen["step"] for seen in board if "held_out/toxic" in seen] == [6]
+
+
 def test_weights_and_biases_is_written_offline(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     pytest.importorskip("wandb", reason="the extra wandb is not installed")
     monkeypatch.delenv("WANDB_MODE", raising=False)
@@ -154,7 +183,7 @@ def test_weights_and_biases_is_written_offline(plan: Plan, tmp_path: Path, monke
 
 
 def test_a_sink_that_cannot_be_had_is_refused_before_training(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    with pytest.raises(ConfigurationError, match=r"there is no sink 'paper'; there are tensorboard, wandb"):
+    with pytest.raises(ConfigurationError, match=r"there is no sink 'paper'; there are tensorboard, trackio, wandb"):
         loop.train(str(tmp_path), plan(sinks=("paper",)))
     monkeypatch.setattr(sinks, "find_spec", lambda name: None)
     with pytest.raises(ConfigurationError, match=r"wandb is not installed; pip install 'hormesis\[wandb\]'"):
