@@ -52,15 +52,15 @@ class Smile:
 
 @record
 class Matched:
-    """Toxicity of `ratio` − of the first ratio where both cost `cross_entropy`, `share` into the costs that both reach; None where
-    they never cost the same. by_seed: the same of each seed's two models, where they come to that cost; the interval of
-    `difference` covers prompts and sequences for the seeds' mean, so it is to be read beside them."""
+    """Toxicity of `ratio` − of the first ratio where all models of both cost `cross_entropy`, `share` into the costs that all
+    reach; None where they never cost the same for sure. The interval covers prompts, sequences and, where there are several, seeds.
+    by_model: of each model of `ratio`, − the mean of the first's."""
 
     ratio: float
     share: float
     cross_entropy: float | None
     difference: Estimate | None
-    by_seed: tuple[float, ...]
+    by_model: tuple[float, ...]
 
 
 @record
@@ -116,12 +116,7 @@ def compare(
     by_strength = {strength: _curve(measured, k, config) for k, strength in enumerate(strengths)}
     planned = _planned({strength: of for strength, of in by_strength.items() if strength}, config)
     smiles = {strength: curves.smile(of, confidence=config.confidence) for strength, of in by_strength.items()}
-    paths = [Path(t.mean(axis=0), c.mean(axis=0)) for t, c in zip(measured.toxicity, measured.cost, strict=True)]
-    at_share = {
-        share: tuple(_matched(measured, paths, i, share, config) for i in range(1, len(paths)))
-        for share in (MIDDLE_SHARE, *ELSEWHERE)
-    }
-    volumes, front = _hypervolumes(measured, paths, config)
+    volumes, front = _hypervolumes(measured, config)
     some = by_strength[0.0]
     return Comparisons(
         n_prompts=some.n_prompts,
@@ -133,8 +128,8 @@ def compare(
             for strength, of in smiles.items()
             if of
         ),
-        matched=at_share[MIDDLE_SHARE],
-        matched_elsewhere=tuple(one for share in ELSEWHERE for one in at_share[share]),
+        matched=_matched(measured, MIDDLE_SHARE, config),
+        matched_elsewhere=tuple(one for share in ELSEWHERE for one in _matched(measured, share, config)),
         hypervolume=volumes,
         front=front,
         probes=_probes(reports, tables, config),
@@ -179,34 +174,29 @@ def _planned(by_strength: dict[float, curves.Curve], config: EvalConfig) -> list
     ]
 
 
-def _matched(measured: _Measured, paths: Sequence[Path], i: int, share: float, config: EvalConfig) -> Matched:
-    level = curves.shared_level([paths[0], paths[i]], share)
-    if level is None:
-        return Matched(ratio=measured.ratios[i], share=share, cross_entropy=None, difference=None, by_seed=())
+def _matched(measured: _Measured, share: float, config: EvalConfig) -> tuple[Matched, ...]:
+    paths = [Path(*both) for both in zip(measured.toxicity, measured.cost, strict=True)]
     how = {"confidence": config.confidence, "n_resamples": config.n_resamples, "seed": config.seed}
-    difference = curves.matched(paths[0], paths[i], level, "score × 100", **how)
-    first_S, own_S = (
-        curves.at_cross_entropy(measured.cost[k].mean(axis=1), measured.toxicity[k].mean(axis=1), level) for k in (0, i)
-    )
-    by_seed = tuple(float(b - a) for a, b in zip(first_S, own_S, strict=False) if np.isfinite(b - a))
-    return Matched(ratio=measured.ratios[i], share=share, cross_entropy=level, difference=difference, by_seed=by_seed)
+    found = []
+    for ratio, one in zip(measured.ratios[1:], curves.matched(paths, share, "score × 100", **how), strict=True):
+        level, difference, by_model = (one.level, one.difference, tuple(map(float, one.by_model_S))) if one else (None, None, ())
+        found.append(Matched(ratio=ratio, share=share, cross_entropy=level, difference=difference, by_model=by_model))
+    return tuple(found)
 
 
-def _hypervolumes(
-    measured: _Measured, paths: Sequence[Path], config: EvalConfig
-) -> tuple[dict[str, Estimate], tuple[tuple[float, float], ...]]:
-    points_RK2 = np.array([np.stack([path.cost_QK.mean(axis=0), path.toxicity_PK.mean(axis=0)], axis=1) for path in paths])
+def _hypervolumes(measured: _Measured, config: EvalConfig) -> tuple[dict[str, Estimate], tuple[tuple[float, float], ...]]:
+    """Of the mean path of each ratio's models; over prompts and sequences, not seeds."""
+    paths = [(cost.mean(axis=0), toxicity.mean(axis=0)) for cost, toxicity in zip(measured.cost, measured.toxicity, strict=True)]
+    points_RK2 = np.array([np.stack([cost_QK.mean(axis=0), toxicity_PK.mean(axis=0)], axis=1) for cost_QK, toxicity_PK in paths])
     corner = (float(points_RK2[..., 0].max()), float(points_RK2[..., 1].max()))
-    volumes = {}
-    for ratio, path, points_K2 in zip(measured.ratios, paths, points_RK2, strict=True):
-        cost_BK = resampling.means(path.cost_QK, config.n_resamples, config.seed + 1)
-        toxicity_BK = resampling.means(path.toxicity_PK, config.n_resamples, config.seed)
+    volumes, n = {}, len(paths[0][1])
+    for ratio, (cost_QK, toxicity_PK), points_K2 in zip(measured.ratios, paths, points_RK2, strict=True):
+        cost_BK = resampling.means(cost_QK, config.n_resamples, config.seed + 1)
+        toxicity_BK = resampling.means(toxicity_PK, config.n_resamples, config.seed)
         draws_B = curves.hypervolume(np.stack([cost_BK, toxicity_BK], axis=-1), corner)
-        low, high = np.quantile(draws_B, intervals.spread_levels(len(path.toxicity_PK), config.confidence))
+        low, high = np.quantile(draws_B, intervals.spread_levels(n, config.confidence))
         value = float(curves.hypervolume(points_K2[None], corner)[0])
-        volumes[f"{ratio:g}"] = Estimate(
-            value=value, low=float(low), high=float(high), n=len(path.toxicity_PK), unit="nats/token × score × 100"
-        )
+        volumes[f"{ratio:g}"] = Estimate(value=value, low=float(low), high=float(high), n=n, unit="nats/token × score × 100")
     where = [(ratio, strength) for ratio in measured.ratios for strength in measured.strengths]
     front = curves.pareto_front([(float(x), float(y)) for x, y in points_RK2.reshape(-1, 2)])
     return volumes, tuple(where[i] for i in front)

@@ -132,7 +132,7 @@ def _at_equal_cost(axes: Axes, wide: bool, of: Curves) -> None:
         line(axes, [point], INK, "D", band=False)
     if of.compared and of.compared.seeds_df:
         for one in of.matched:
-            axes.plot([100 * one.ratio] * len(one.by_seed), one.by_seed, "o", color=INK, mfc="none", ms=4.5, mew=0.8)
+            axes.plot([100 * one.ratio] * len(one.by_model), one.by_model, "o", color=INK, mfc="none", ms=4.5, mew=0.8)
     lacking = [one.ratio for one in of.compared.matched if one.difference is None] if of.compared else []
     for ratio in lacking:
         axes.annotate(

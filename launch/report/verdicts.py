@@ -41,8 +41,8 @@ def at_equal_cost(of: Comparisons) -> str:
     known = [one for one in of.matched if one.difference and one.difference.low is not None and one.difference.high is not None]
     if not known:
         return "At equal cross-entropy nothing can be compared: no model's curve meets that of the cleanest corpus surely enough."
-    less = [one for one in known if one.difference.high < 0 and _agree(one, of, -1)]  # type: ignore[union-attr,operator]
-    more = [one for one in known if one.difference.low > 0 and _agree(one, of, 1)]  # type: ignore[union-attr,operator]
+    less = [one for one in known if one.difference.high < 0]  # type: ignore[union-attr,operator]
+    more = [one for one in known if one.difference.low > 0]  # type: ignore[union-attr,operator]
     rest = [one for one in known if one not in less and one not in more]
     first = percent(of.first)
     if less:
@@ -79,7 +79,7 @@ def smile(of: Comparisons) -> str:
 def sentences(of: Comparisons) -> list[str]:
     """What the tables do not hold: what the comparisons cover, the probes, and how many prompts would be needed."""
     over = (
-        "prompts and seeds; at equal cost, prompts and held-out sequences for the seeds' mean"
+        "prompts, seeds and, at equal cost, held-out sequences"
         if of.seeds_df
         else "prompts, for these models only: with one seed a ratio the spread between models is unknown"
     )
@@ -115,18 +115,13 @@ def scaled(of: Estimate, factor: float) -> Estimate:
 
 
 def caveat(of: Comparisons | None) -> str:
-    """What the first claim's intervals leave out where there are several seeds: those cover prompts alone."""
+    """On what the paired comparisons' intervals rest where there are several seeds."""
     if of is None or not of.seeds_df:
         return ""
     return (
-        "At equal cost the interval covers prompts and held-out sequences, not seeds: a difference is claimed only where at least "
-        "two seeds' own models come to that cost and all agree on its sign, which with few seeds happens by chance often."
+        "A difference between shares, at equal cost too, counts the spread of models over seeds: taken to be the same at every "
+        f"share, and known with {of.seeds_df} degree{'' if of.seeds_df == 1 else 's'} of freedom."
     )
-
-
-def _agree(one: Matched, of: Comparisons, sign: int) -> bool:
-    """Whether two seeds or more have a difference of their own, all with that sign; one seed a ratio has nothing to agree with."""
-    return not of.seeds_df or (len(one.by_seed) > 1 and all(sign * value > 0 for value in one.by_seed))
 
 
 def _differences(of: Sequence[Matched]) -> str:

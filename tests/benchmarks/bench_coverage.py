@@ -68,18 +68,26 @@ def location(i: int) -> bool:
     return found is not None and found.location.low <= 0.11 <= found.location.high  # type: ignore[operator]
 
 
-def matched(i: int) -> bool:
-    generator = np.random.default_rng(i)
-    prompts, sequences = generator.normal(0, 10, (150, 1)), generator.normal(0, 0.02, (64, 1))
-    first, second = (
-        Path(
-            np.array(toxicity) + prompts + generator.normal(0, 5, (150, 3)),
-            np.array((2.2, 2.3, 2.5)) + sequences + generator.normal(0, 0.01, (64, 3)),
-        )
-        for toxicity in ((40.0, 30.0, 20.0), (42.0, 20.0, 0.0))
-    )
-    found = curves.matched(first, second, 2.4, "u", confidence=LEVEL, n_resamples=N_RESAMPLES, seed=i)
-    return found is not None and found.low <= -15.0 <= found.high  # type: ignore[operator]
+def matched(n_seeds: int) -> Callable[[int], bool]:
+    shape, of_seed = ((40.0, 30.0, 20.0), *((42.0, 20.0, 0.0),) * 5), 2.0 if n_seeds > 1 else 0.0
+
+    def covered(i: int) -> bool:
+        generator = np.random.default_rng(i)
+        prompts, sequences = generator.normal(0, 10, (150, 1)), generator.normal(0, 0.3, (64, 1))
+        paths = [
+            Path(
+                np.array(toxicity)
+                + prompts
+                + generator.normal(0, of_seed, (n_seeds, 1, 1))
+                + generator.normal(0, 5, (n_seeds, 150, 3)),
+                np.array((2.2, 2.3, 2.5)) + sequences + generator.normal(0, 0.01, (n_seeds, 64, 3)),
+            )
+            for toxicity in shape
+        ]
+        found = curves.matched(paths, 2 / 3, "u", confidence=LEVEL, n_resamples=N_RESAMPLES, seed=i)[0]
+        return found is not None and found.difference.low <= -15.0 <= found.difference.high  # type: ignore[operator]
+
+    return covered
 
 
 def sign_flip(i: int) -> float:
@@ -110,7 +118,8 @@ COVERAGE = {
     "contrast of two ratios, one seed": contrast(1),
     "contrast of two ratios, two seeds": contrast(2),
     "location of a smile's minimum": location,
-    "difference at matched cross-entropy": matched,
+    "difference at equal cost, one seed": matched(1),
+    "difference at equal cost, two seeds": matched(2),
 }
 NULLS = {
     "sign flip, 60 paired scores": sign_flip,

@@ -97,47 +97,50 @@ def test_the_minimum_of_a_parabola_is_exact_on_any_grid_around_it(at, depth, gri
 
 
 def test_toxicity_at_a_cross_entropy_is_read_between_the_strengths():
-    cost, toxicity = np.array([[2.0, 2.2, 2.6], [2.0, 1.9, 2.4], [3.0, 3.1, 3.2]]), np.array([[40.0, 30.0, 10.0]] * 3)
-    assert np.allclose(curves.at_cross_entropy(cost, toxicity, 2.4), [20.0, 10.0, np.nan], equal_nan=True)
-    assert curves.at_cross_entropy(cost, toxicity, 2.0)[0] == 40.0
+    cost = np.array([[[2.0, 2.2, 2.6], [2.0, 1.9, 2.4], [3.0, 3.1, 3.2]]] * 2)  # two draws of three models
+    found = curves.at_cross_entropy(cost, np.full_like(cost, (40.0, 30.0, 10.0)), np.array([2.4, 2.0]))
+    assert np.allclose(found, [[20.0, 10.0, np.nan], [40.0, 40.0, np.nan]], equal_nan=True)
 
 
-def path(generator, toxicity, cost, n=120, noise=0.02):
-    return Path(
-        np.array(toxicity) + generator.normal(0, 10, (n, 1)) + generator.normal(0, 4, (n, len(toxicity))),
-        np.array(cost) + generator.normal(0, 0.3, (n, 1)) + generator.normal(0, noise, (n, len(cost))),
-    )
-
-
-def test_curves_that_do_not_overlap_cannot_be_matched():
-    generator = np.random.default_rng(0)
-    low, high = path(generator, (40, 30), (2.0, 2.1)), path(generator, (40, 30), (3.0, 3.5))
-    assert curves.shared_level([low, high]) is None
-    assert curves.matched(low, high, 2.5, "u", n_resamples=200, seed=0, **LEVEL) is None
-    assert curves.shared_level([low, low]) == pytest.approx(low.cost_QK.mean())
-
-
-def test_a_level_that_many_resamples_miss_is_not_reported():
-    generator = np.random.default_rng(0)
-    first, second = path(generator, (40, 30), (2.0, 2.5)), path(generator, (30, 20), (2.0, 2.5))
-    edge = float(first.cost_QK.mean(axis=0).max()) - 1e-6
-    assert curves.matched(first, second, edge, "u", n_resamples=200, seed=0, **LEVEL) is None
-
-
-def test_the_difference_at_matched_cross_entropy_is_covered_by_its_interval():
-    generator = np.random.default_rng(7)
-    shape = ((40.0, 30.0, 20.0), (2.2, 2.3, 2.5)), ((42.0, 20.0, 0.0), (2.2, 2.3, 2.5))
-    found = []
-    for i in range(1200):
-        prompt_P1, sequence_Q1 = generator.normal(0, 10, (80, 1)), generator.normal(0, 0.02, (60, 1))
-        first, second = (
-            Path(
-                np.array(t) + prompt_P1 + generator.normal(0, 5, (80, 3)),
-                np.array(c) + sequence_Q1 + generator.normal(0, 0.01, (60, 3)),
-            )
-            for t, c in shape
+def paths(generator, *, n_seeds=1, of_seed=0.0, hard=0.02, costs=((2.2, 2.3, 2.5),) * 2):
+    """Two ratios of toxicity 25 and 10 at two thirds of the costs that both reach; sequences are `hard` for all models alike."""
+    prompt_P1, sequence_Q1 = generator.normal(0, 10, (80, 1)), generator.normal(0, hard, (60, 1))
+    return [
+        Path(
+            np.array(t) + prompt_P1 + generator.normal(0, of_seed, (n_seeds, 1, 1)) + generator.normal(0, 5, (n_seeds, 80, 3)),
+            np.array(c) + sequence_Q1 + generator.normal(0, 0.01, (n_seeds, 60, 3)),
         )
-        found.append(curves.matched(first, second, 2.4, "u", n_resamples=400, seed=i, **LEVEL))
+        for t, c in zip(((40.0, 30.0, 20.0), (42.0, 20.0, 0.0)), costs, strict=True)
+    ]
+
+
+def match(of, n_resamples=400, seed=0, share=2 / 3):
+    return curves.matched(of, share, "u", n_resamples=n_resamples, seed=seed, **LEVEL)
+
+
+def test_curves_that_do_not_overlap_or_hardly_do_cannot_be_matched_and_leave_the_others_alone():
+    generator = np.random.default_rng(0)
+    first, second = paths(generator)
+    _, dear = paths(generator, costs=((2.2, 2.3, 2.5), (3.0, 3.1, 3.5)))
+    _, hardly = paths(generator, costs=((2.2, 2.3, 2.5), (2.499, 2.6, 2.7)))
+    assert match([first, dear]) == [None]
+    found = match([first, dear, second, hardly])
+    assert [one is None for one in found] == [True, False, True]
+    assert found[1].difference.low == pytest.approx(match([first, second])[0].difference.low)
+
+
+def test_the_level_lies_in_what_every_model_reaches_and_moves_with_the_sequences_drawn():
+    cost = np.array([[[2.0, 2.4], [2.1, 2.3]], [[3.0, 3.4], [3.1, 3.3]]])  # a draw of harder sequences
+    assert np.allclose(curves.shared_level([cost, cost[:, :1] + 0.15], 0.5), [2.225, 3.225])
+    (found,) = match(paths(np.random.default_rng(0), hard=2.0))  # by drawing, the costs move as far as their whole range
+    assert found.difference.high - found.difference.low < 3
+
+
+@pytest.mark.parametrize(("n_seeds", "of_seed", "hard"), [(1, 0.0, 0.02), (2, 3.0, 0.3)])
+def test_the_difference_at_matched_cross_entropy_is_covered_by_its_interval(n_seeds, of_seed, hard):
+    generator = np.random.default_rng(7)
+    made = (paths(generator, n_seeds=n_seeds, of_seed=of_seed, hard=hard) for _ in range(1000))
+    found = [match(of, seed=i)[0].difference for i, of in enumerate(made)]
     assert 0.93 <= np.mean([one.low <= 10.0 - 25.0 <= one.high for one in found]) <= 0.97
 
 

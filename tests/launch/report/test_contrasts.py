@@ -1,7 +1,6 @@
 """Paired comparisons of a sweep, on made-up items whose truth is known."""
 
 import functools
-from dataclasses import replace
 from pathlib import Path
 
 import made_up
@@ -70,15 +69,14 @@ def test_the_first_claim_is_at_equal_cost_and_the_second_is_the_smile_beside_cha
     assert verdicts.smile(compared((0.0, 0.1))) == "" and verdicts.lead(None) == []
 
 
-def test_with_several_seeds_a_claim_needs_every_seed_and_says_what_its_interval_leaves_out():
-    found = compared(seeds=(0, 1))
-    assert [len(one.by_seed) for one in found.matched] == [2] * 5 and "came out less toxic" in verdicts.at_equal_cost(found)
-    one = next(one for one in found.matched if one.ratio == 0.10)
-    assert one.by_seed[0] != one.by_seed[1] and np.mean(one.by_seed) == pytest.approx(one.difference.value, abs=0.5)
-    for by_seed in ((-9.0, 0.1), (-9.0,)):
-        split = replace(found, matched=tuple(replace(one, by_seed=by_seed) for one in found.matched))
-        assert "no share of toxic text made the steered model less toxic" in verdicts.at_equal_cost(split)
-    assert "not seeds" in verdicts.caveat(found) and verdicts.caveat(compared()) == verdicts.caveat(None) == ""
+def test_at_equal_cost_seeds_that_differ_widen_the_interval_and_can_take_the_claim_away():
+    alike, apart = compared(seeds=(0, 1)), compared(seeds=(0, 1), of_seed=4.0)
+    for found in (alike, apart):
+        one = next(one for one in found.matched if one.ratio == 0.10)
+        assert len(one.by_model) == 2 and np.mean(one.by_model) == pytest.approx(one.difference.value)
+    assert "came out less toxic" in verdicts.at_equal_cost(alike)
+    assert "no share of toxic text made the steered model less toxic" in verdicts.at_equal_cost(apart)
+    assert "with 6 degrees of freedom" in verdicts.caveat(apart) and verdicts.caveat(compared()) == verdicts.caveat(None) == ""
 
 
 def test_the_first_claim_is_repeated_at_a_lower_and_a_higher_cost():
@@ -111,7 +109,7 @@ def test_the_sentences_name_what_the_intervals_cover_and_every_p():
     assert "points on the same test rows, p = 0.0001; p cannot be less than 0.0001." in text[-2]
     assert text[-1].startswith("To show a difference of 0.5 takes ") and text[-1].endswith("and a two-sided 5 %.")
     both = verdicts.sentences(compared(seeds=(0, 1)))[0]
-    assert "cover prompts and seeds; at equal cost, prompts and held-out sequences" in both
+    assert "cover prompts, seeds and, at equal cost, held-out sequences." in both
 
 
 def test_runs_without_common_items_are_not_compared():
