@@ -64,12 +64,10 @@ def control_shift(control: Control, directions: Directions, heads: Sequence[tupl
 def steered(model: OLMo, shift_LD: Tensor, strength_B: Tensor, positions: Positions, site: Site = "heads") -> Iterator[None]:
     """Steer every forward pass within: row b of the batch by strength_B[b] · shift_LD. The hooks go, whatever happens within."""
     assert shift_LD.shape == (model.config.n_layers, model.config.d_model), (shift_LD.shape, model.config)
-    device = model.embedding.weight.device
-    strength_B, shift_LD = strength_B.to(device), shift_LD.to(device)
+    weight = model.embedding.weight
+    offset_LBD = strength_B.to(weight.device)[None, :, None] * shift_LD.to(weight.device)[:, None]
     visits = {
-        layer: _adding(strength_B[:, None] * shift_LD[layer], strength_B != 0, positions)
-        for layer in range(len(shift_LD))
-        if shift_LD[layer].any()
+        layer: _adding(offset_LBD[layer].to(weight.dtype), positions) for layer in range(len(shift_LD)) if shift_LD[layer].any()
     }
     with sites.visited(model, site, visits):
         yield
@@ -81,12 +79,14 @@ def output_bias(model: OLMo, shift_LD: Tensor, strength: float) -> Tensor:
     return torch.einsum("lod,ld->lo", weights_LDD, strength * shift_LD.to(weights_LDD))
 
 
-def _adding(offset_BD: Tensor, steered_B: Tensor, positions: Positions) -> sites.Visit:
+def _adding(offset_BD: Tensor, positions: Positions) -> sites.Visit:
+    # −0.0 and not +0.0: x − 0.0 is x to the bit, whatever x is, but −0.0 + 0.0 is +0.0, and α = 0 promises the same bits
+    offset_B1D = torch.where(offset_BD == 0, -0.0, offset_BD)[:, None]
+
     def visit(x_BTD: Tensor) -> Tensor:
-        assert x_BTD.shape[0] == offset_BD.shape[0], (x_BTD.shape, offset_BD.shape)
-        edited_BTD = x_BTD if positions == "all" else x_BTD[:, -1:]
-        # where, not a bare sum: −0.0 + 0.0 is +0.0, and α = 0 promises the same bits
-        edited_BTD = torch.where(steered_B[:, None, None], edited_BTD + offset_BD[:, None].to(x_BTD.dtype), edited_BTD)
-        return edited_BTD if positions == "all" else torch.cat([x_BTD[:, :-1], edited_BTD], dim=1)
+        assert x_BTD.shape[0] == offset_B1D.shape[0], (x_BTD.shape, offset_B1D.shape)
+        if positions == "all" or x_BTD.shape[1] == 1:
+            return x_BTD + offset_B1D
+        return torch.cat([x_BTD[:, :-1], x_BTD[:, -1:] + offset_B1D], dim=1)
 
     return visit

@@ -7,7 +7,7 @@ One thread for all: with more, scikit-learn's many small products spend most of 
 import os
 import time
 from collections.abc import Callable
-from statistics import median
+from statistics import median, quantiles
 
 os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
 
@@ -29,6 +29,7 @@ N_PERMUTATIONS = 1000
 MODEL = ModelConfig(d_model=256, n_layers=8, n_heads=8, d_mlp=1024, vocab_size=8192, max_sequence_length=256)
 MODEL_1B = ModelConfig(**SIZES["olmo-1b"]._asdict(), vocab_size=50_304)
 N_PROMPTS, PROMPT_TOKENS, NEW_TOKENS = 32, 24, 32
+N_ROUNDS = 12
 N_ROWS = 500
 
 
@@ -119,15 +120,17 @@ def _generation() -> float:
         return made[:, PROMPT_TOKENS:].tolist()
 
     same = np.mean([a == b for a, b in zip(steered(), theirs(), strict=True)])
-    seconds = {name: [] for name in ("plain", "steered", "generate")}
-    for _ in range(4):
-        for name, run in (("plain", plain), ("steered", steered), ("generate", theirs)):
-            seconds[name].append(_timed(run)[0])
+    runs = [("plain", plain), ("steered", steered), ("generate", theirs)]
+    seconds = {name: [] for name, _ in runs}
+    for round_ in range(N_ROUNDS):
+        for name, run in runs if round_ % 2 else reversed(runs):
+            seconds[name].append(_timed(run, time.process_time)[0])
     rate = {name: N_PROMPTS * NEW_TOKENS / median(of) for name, of in seconds.items()}
     print(f"generation: {MODEL.n_parameters:,} parameters, {N_PROMPTS} prompts × {NEW_TOKENS} new tokens, greedy; {same:.0%} alike")
     print(f"  ours, unsteered                      {rate['plain']:8,.0f} tokens/s")
-    overhead = rate["plain"] / rate["steered"] - 1
-    print(f"  ours, all heads steered              {rate['steered']:8,.0f} tokens/s   overhead {overhead:+.1%}")
+    low, overhead, high = quantiles([b / a - 1 for a, b in zip(seconds["plain"], seconds["steered"], strict=True)], n=4)
+    print(f"  ours, all heads steered              {rate['steered']:8,.0f} tokens/s   overhead {overhead:+.1%} of CPU time "
+          f"(median of {N_ROUNDS} pairs, quartiles {low:+.1%} {high:+.1%})")  # fmt: skip
     print(
         f"  hooks on transformers' generate      {rate['generate']:8,.0f} tokens/s   ratio {rate['steered'] / rate['generate']:.2f}"
     )
@@ -198,10 +201,10 @@ def _project(heads: float, permutations: float, rows: float, tokens: float) -> N
           f"{flops / 0.3 / 989e12:.0f} s of an H100 at 30 % (computed, not measured)")  # fmt: skip
 
 
-def _timed(run: Callable[[], object]) -> tuple[float, object]:
-    start = time.perf_counter()
+def _timed(run: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> tuple[float, object]:
+    start = clock()
     result = run()
-    return time.perf_counter() - start, result
+    return clock() - start, result
 
 
 if __name__ == "__main__":

@@ -43,9 +43,9 @@ def test_a_row_with_strength_zero_keeps_its_bits_beside_steered_rows(model, shif
 
 
 def test_strength_zero_keeps_even_negative_zeros():
-    x = torch.tensor([[[-0.0, 1.0]]])
-    out = steering._adding(torch.zeros(1, 2), torch.tensor([False]), "all")(x)
-    assert torch.signbit(out[0, 0, 0])
+    x = torch.tensor([[[-0.0, 0.0, 1.0]]])
+    out = steering._adding(torch.zeros(1, 3), "all")(x)
+    assert torch.signbit(out[0, 0]).tolist() == [True, False, False]
 
 
 def test_each_row_has_its_own_strength(model, shift, tokens):
