@@ -16,7 +16,7 @@ import torch
 from data_prep import manifest
 from data_prep.reader import SequenceReader
 from data_prep.records import ConfigurationError
-from training import attention, documents, loop, sinks
+from training import attention, documents, loop, observe, sinks
 from training.config import RunConfig
 from training.loss import next_token_loss
 from training.model import OLMo, rotary, rotate
@@ -38,8 +38,9 @@ def first_batch(root: Path, run: RunConfig) -> torch.Tensor:
 
 @pytest.mark.parametrize(("stage", "micro_batch"), [(1, 0), (2, 1), (3, 2)])
 def test_the_norm_of_each_blocks_gradient_and_the_size_of_the_residual_stream_are_plain_pytorchs(
-    plan: Plan, tmp_path: Path, stage: Any, micro_batch: int
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: Any, micro_batch: int
 ):
+    monkeypatch.setattr(observe, "PIECE", 100)
     run = plan(zero_stage=stage, micro_batch=micro_batch, gradient_clip=0.5)
     loop.train(str(tmp_path), run)
     model, tokens_BT, squares = OLMo(run.train.model), first_batch(tmp_path, run), []
