@@ -1,44 +1,45 @@
-"""ENTRY: one evaluated run → its steered model as a Hugging Face folder"""
+"""ENTRY: one evaluated run, or any Hugging Face OLMo → its steered model as a Hugging Face folder
+
+    python eval/bake_run.py --out s3://bucket/study --run ID --eval eval-1f3c9a20 --strength 8 --to FOLDER
+    python eval/bake_run.py --out out --model OLMo-1B-hf --eval eval-1f3c9a20 --strength 8 --to FOLDER
+
+The evaluation (eval/evaluate_run.py) has found the heads to steer; a shift of heads at all positions is a bias (baking.py).
+"""
 
 import argparse
 import sys
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from data_prep import telemetry
 from data_prep.records import ConfigurationError, HormesisError
-from eval import baking
-from eval.found import load_found
-from eval.subject import fetch_export
+from eval import baking, found
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", required=True, metavar="URI", help="object root: a folder or s3://bucket/prefix")
-    parser.add_argument("--run", required=True, metavar="ID", help="the finished run, e.g. toxic-0.10-s0-3f9a1c2e")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
+    found.add_arguments(parser)
     parser.add_argument("--eval", required=True, metavar="NAME", help="its evaluation that found the heads, e.g. eval-1f3c9a20")
     parser.add_argument("--strength", required=True, type=float, metavar="ALPHA", help="α of the shift α·σ·θ at all positions")
     parser.add_argument("--to", required=True, type=Path, metavar="FOLDER", help="where the model goes; made if absent")
-    arguments = parser.parse_args()
+    asked = parser.parse_args()
     telemetry.configure()
     try:
-        _bake(arguments.out, arguments.run, arguments.eval, arguments.strength, arguments.to)
+        _bake(found.named(asked), asked.eval, asked.strength, asked.to)
     except (HormesisError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(arguments.to)
+    print(asked.to)
     return 0
 
 
-def _bake(root: str, run_id: str, evaluation: str, strength: float, to: Path) -> None:
-    found = load_found(root, run_id, evaluation)
-    if found.report.config.site != "heads":
+def _bake(model: found.Named, evaluation: str, strength: float, to: Path) -> None:
+    of = found.load_found(model, evaluation)
+    if of.report.config.site != "heads":
         raise ConfigurationError(
-            f"{found.uri}: it steers {found.report.config.site}; only a shift of heads is a bias, evaluate with site heads"
+            f"{of.uri}: it steers {of.report.config.site}; only a shift of heads is a bias, evaluate with site heads"
         )
-    with TemporaryDirectory(prefix="hormesis-bake-") as scratch:
-        fetch_export(root, found.run, Path(scratch))
-        baking.bake(Path(scratch), found.shift_LD, strength, to)
+    with model.files() as folder:
+        baking.bake(folder, of.shift_LD, strength, to)
 
 
 if __name__ == "__main__":

@@ -44,9 +44,9 @@ class EvalConfig:
     threads: of torch on a CPU; 0 leaves it as it is.
     """
 
-    probes: str
-    prompts: str
-    scorer: str
+    probes: str = "held_out"
+    prompts: str = "held_out"
+    scorer: str = "profanity"
     label_threshold: float = 0.5
     group_field: str = ""
     n_probes: int = 1000

@@ -13,16 +13,14 @@ from pathlib import Path
 
 from data_prep import telemetry
 from data_prep.records import HormesisError, from_json, override, to_json
+from eval import found
 from eval.config import EvalConfig
 from eval.evaluation import evaluate, evaluate_folder
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
-    parser.add_argument("--out", required=True, metavar="URI", help="object root: a folder or s3://bucket/prefix")
-    which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--run", metavar="ID", help="a finished run below it, e.g. toxic-0.10-s0-3f9a1c2e")
-    which.add_argument("--model", type=Path, metavar="FOLDER", help="any Hugging Face OLMo; the report goes below URI/models")
+    found.add_arguments(parser)
     parser.add_argument("--toxic-ratio", type=float, default=0.0, metavar="SHARE", help="with --model: of its training text")
     parser.add_argument(
         "--config", type=Path, metavar="JSON", help="an EvalConfig; without it, held-out text and the offline scorer"
@@ -30,7 +28,7 @@ def main() -> int:
     parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="change any setting, e.g. n_probes=500")
     arguments = parser.parse_args()
     telemetry.configure()
-    config = EvalConfig(probes="held_out", prompts="held_out", scorer="profanity")
+    config = EvalConfig()
     try:
         if arguments.config:
             config = from_json(EvalConfig, arguments.config.read_bytes(), str(arguments.config))

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor
 
 from data_prep import storage, telemetry, toxicity
-from data_prep.records import ArtefactMissing, digest
+from data_prep.records import digest
 from eval import fluency, intervals, items, measuring, multiple_choice, outcome, prompts, reach, scores, steering
 from eval import heads as probing
 from eval.config import EvalConfig
@@ -31,7 +30,7 @@ from eval.items import Item
 from eval.measuring import Asked, Continuation, Shift
 from eval.parts import Parts
 from eval.record import FORMAT_VERSION, Controlled, Estimate, EvalReport, Sample, eval_uri, find
-from eval.subject import Subject, folder_digest, load_folder, load_subject
+from eval.subject import Subject, finished_run, folder_name, load_folder, load_run
 from training import record
 
 SHOWN_PROMPTS = 12
@@ -54,12 +53,9 @@ def evaluate(root: str, run_id: str, config: EvalConfig) -> EvalReport:
     run_uri = record.run_uri(root, run_id)
     if (done := find(run_uri, config)) is not None:
         return done
-    run = record.find(root, run_id)
-    if run is None:
-        raise ArtefactMissing(f"{run_uri}/record.json: the run is not finished, so there is nothing to evaluate; train it first")
+    run = finished_run(root, run_id)
     which = Evaluated(run_id, run.config.toxic_ratio, run.realised_toxic_ratio, run.config.seed)
-    with TemporaryDirectory(prefix="hormesis-eval-") as folder:
-        return _evaluate(lambda: load_subject(root, run, Path(folder), config), which, config, root, run_uri)
+    return _evaluate(lambda: load_run(root, run, config), which, config, root, run_uri)
 
 
 def evaluate_folder(root: str, folder: Path, config: EvalConfig, *, toxic_ratio: float = 0.0) -> EvalReport:
@@ -67,7 +63,7 @@ def evaluate_folder(root: str, folder: Path, config: EvalConfig, *, toxic_ratio:
 
     toxic_ratio: the share of toxic text it was trained on, 0 where none was added on purpose.
     """
-    name = f"{folder.resolve().name}-{folder_digest(folder)[:8]}"
+    name = folder_name(folder)
     model_uri = storage.join(root, "models", name)
     if (done := find(model_uri, config)) is not None:
         return done

@@ -19,7 +19,7 @@ import torch
 from data_prep.records import ArtefactMissing
 from eval import likelihood
 from eval.config import EvalConfig
-from eval.subject import Subject, fetch_export, folder_digest, load_folder
+from eval.subject import Subject, fetch_export, folder_digest, folder_name, load_folder
 from training import record
 
 
@@ -36,8 +36,7 @@ def load(root: str, subject: Subject, config: EvalConfig) -> Judge | None:
     if name in ("", "unsteered"):
         return Judge(name, subject) if name else None
     if not name.startswith("run:"):
-        folder = Path(name)
-        return Judge(f"{folder.resolve().name}-{folder_digest(folder)[:8]}", load_folder(folder, alone))
+        return Judge(folder_name(Path(name)), load_folder(Path(name), alone))
     run_id = name.removeprefix("run:")
     run = record.find(root, run_id)
     if run is None:

@@ -8,6 +8,7 @@ import json
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ from data_prep.tokenizer import Tokenizer
 from eval.batching import BatchSize
 from eval.config import EvalConfig
 from eval.texts import Files, HeldOut, Stream
+from training import record
 from training.export import load_export
 from training.model import OLMo
 from training.record import RunRecord, run_uri
@@ -56,17 +58,27 @@ class Subject(NamedTuple):
         return {name: text.windows(self.sequence_length, limit) for name, text in self.held_out.items()}
 
 
-def load_subject(root: str, run: RunRecord, folder: Path, config: EvalConfig) -> Subject:
-    """The run's exported model on the best device present; `folder` is scratch space, free again afterwards."""
-    uri = fetch_export(root, run, folder)
-    eos = json.loads((folder / "tokenizer_config.json").read_bytes())["eos_token"]
-    tokenizer = Tokenizer((folder / "tokenizer.json").read_text(encoding="utf-8"), eos, storage.join(uri, "tokenizer.json"))
+def finished_run(root: str, run_id: str) -> RunRecord:
+    run = record.find(root, run_id)
+    if run is None:
+        raise ArtefactMissing(f"{run_uri(root, run_id)}/record.json: the run is not finished; train it first, or name another")
+    return run
+
+
+def load_run(root: str, run: RunRecord, config: EvalConfig) -> Subject:
+    """The run's exported model on the best device present."""
+    with TemporaryDirectory(prefix="hormesis-export-") as scratch:
+        folder = Path(scratch)
+        uri = fetch_export(root, run, folder)
+        eos = json.loads((folder / "tokenizer_config.json").read_bytes())["eos_token"]
+        tokenizer = Tokenizer((folder / "tokenizer.json").read_text(encoding="utf-8"), eos, storage.join(uri, "tokenizer.json"))
+        model = _loaded(folder, config.precision)
     streams: dict[str, HeldOut] = {
         "clean": _stream(storage.join(root, run.config.clean), tokenizer),
         "toxic": _stream(storage.join(root, run.config.toxic), tokenizer),
     }
     return Subject(
-        _loaded(folder, config.precision),
+        model,
         tokenizer,
         streams | _files(config, tokenizer),
         run.config.train.sequence_length,
@@ -84,6 +96,18 @@ def load_folder(folder: Path, config: EvalConfig) -> Subject:
     model = _loaded(folder, config.precision)
     batch = BatchSize(config.batch_size)
     return Subject(model, tokenizer, _files(config, tokenizer), model.config.max_sequence_length, batch, folder_digest(folder))
+
+
+def folder_name(folder: Path) -> str:
+    """NAME-DIGEST of a folder with a Hugging Face OLMo: another digest is another model."""
+    if not (folder / "config.json").is_file():
+        raise ArtefactMissing(f"{folder}/config.json: no such file; name a folder that holds a Hugging Face OLMo")
+    return f"{folder.resolve().name}-{folder_digest(folder)[:8]}"
+
+
+def folder_home(root: str, folder: Path) -> str:
+    """Where what is measured of a folder's model goes."""
+    return storage.join(root, "models", folder_name(folder))
 
 
 def folder_digest(folder: Path) -> str:

@@ -128,7 +128,7 @@ def load_export(folder: Path, dtype: torch.dtype) -> tuple[OLMo, ModelConfig]:
     if not path.is_file():
         raise ArtefactMissing(f"{path}: no such file; name a folder that holds a Hugging Face {ARCHITECTURE}")
     config = _our_config(_read_json(path), path)
-    state = _load_weights(folder)
+    state = load_weights(folder)
     state.pop("lm_head.weight", None)  # tied: the embedding again
     _check_tensors(state, config, str(folder))
     with torch.device("meta"):
@@ -155,7 +155,8 @@ def _check_tensors(state: dict[str, Tensor], config: ModelConfig, where: str) ->
             )
 
 
-def _load_weights(folder: Path) -> dict[str, Tensor]:
+def load_weights(folder: Path) -> dict[str, Tensor]:
+    """The tensors of a Hugging Face folder, under its names."""
     index = folder / "model.safetensors.index.json"
     names = sorted(set(_read_json(index)["weight_map"].values())) if index.is_file() else ["model.safetensors"]
     state: dict[str, Tensor] = {}

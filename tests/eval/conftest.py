@@ -1,14 +1,27 @@
-"""A tiny model for the tests of reading, steering and sampling."""
+"""What the tests of eval share: a tiny model, a finished run, rows in a file, an entry's command line."""
 
 import json
-from collections.abc import Callable
+import runpy
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import finished_run
 import pytest
 import torch
 
+from data_prep import telemetry
 from training.config import ModelConfig
 from training.model import OLMo
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """A tiny model's products are too small to share out: on a busy machine its threads wait for each other, five times as long."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -35,6 +48,31 @@ def token_rows(tiny: ModelConfig) -> list[list[int]]:
     generator = torch.Generator().manual_seed(0)
     lengths = (3, 7, 7, 5, 3, 12, 7, 5, 3)
     return [torch.randint(1, tiny.vocab_size, (n,), generator=generator).tolist() for n in lengths]
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> str:
+    """An object root with a finished run. Tests add to it and change nothing that is there."""
+    root = str(tmp_path_factory.mktemp("root"))
+    finished_run.make(root, finished_run.MODEL)
+    return root
+
+
+@pytest.fixture
+def entry(monkeypatch, capsys) -> Callable[..., tuple[object, str, str]]:
+    """Runs an entry of eval/ in this process, as its command line does: (exit status, stdout, stderr)."""
+
+    def run(name: str, *arguments: str) -> tuple[object, str, str]:
+        path = str(Path(__file__).parents[2] / "eval" / name)
+        with monkeypatch.context() as patch:
+            patch.setattr(telemetry.logger, "propagate", True)  # undo what the entry does to this process
+            patch.setattr(telemetry.logger, "handlers", [])
+            patch.setattr(sys, "argv", [path, *arguments])
+            with pytest.raises(SystemExit) as ended:
+                runpy.run_path(path, run_name="__main__")
+        return ended.value.code, *capsys.readouterr()
+
+    return run
 
 
 @pytest.fixture

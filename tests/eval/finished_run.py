@@ -16,6 +16,7 @@ from training.export import write_export
 from training.model import OLMo
 
 RUN_ID = "toxic-0.10-s0-00000000"
+MODEL = ModelConfig(d_model=32, n_layers=2, n_heads=4, d_mlp=48, vocab_size=400, max_sequence_length=96)
 
 
 def make(root: str, config: ModelConfig, *, documents: int = 60, sequence_length: int = 32) -> None:

@@ -5,24 +5,19 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
 import torch
-from finished_run import RUN_ID, make
+from finished_run import RUN_ID
 from torch import nn
 
 from data_prep.records import ArtefactMissing, ConfigurationError
 from eval import baking, steering
 from eval.directions import Directions
-from training.config import ModelConfig
 from training.export import load_export
 from training.record import run_uri
 
-MODEL = ModelConfig(d_model=32, n_layers=2, n_heads=4, d_mlp=48, vocab_size=400, max_sequence_length=96)
-
 
 @pytest.fixture(scope="module")
-def export(tmp_path_factory):
-    root = str(tmp_path_factory.mktemp("root"))
-    make(root, MODEL)
-    return Path(run_uri(root, RUN_ID)) / "export"
+def export(finished):
+    return Path(run_uri(finished, RUN_ID)) / "export"
 
 
 @pytest.fixture
@@ -55,10 +50,22 @@ def test_the_tokenizer_comes_along(export, shift, tmp_path):
     assert after("The baker said")["input_ids"] == before("The baker said")["input_ids"]
 
 
+def test_a_model_in_shards_is_baked_alike_and_never_over_itself(export, shift, tmp_path):
+    transformers = pytest.importorskip("transformers", reason="the parity oracle is not installed")
+    model = transformers.OlmoForCausalLM.from_pretrained(export)
+    model.save_pretrained(tmp_path / "sharded", max_shard_size="50KB")  # without a tokenizer's settings
+    assert len(list((tmp_path / "sharded").glob("*.safetensors"))) > 1
+    for name, of in (("one", tmp_path / "sharded"), ("two", export)):
+        baking.bake(of, shift, 4.0, tmp_path / name)
+    assert (tmp_path / "one" / "model.safetensors").read_bytes() == (tmp_path / "two" / "model.safetensors").read_bytes()
+    with pytest.raises(ConfigurationError, match="export is the model itself"):
+        baking.bake(export, shift, 4.0, export)
+
+
 def test_directions_of_another_model_are_refused(export, shift, tmp_path):
     with pytest.raises(ConfigurationError, match=r"the shift is \[2, 16\], .* has 2 layers of 32"):
         baking.bake(export, shift[:, :16], 4.0, tmp_path)
-    with pytest.raises(ArtefactMissing, match=r"model.safetensors: no such file"):
+    with pytest.raises(ArtefactMissing, match=r"config.json: no such file"):
         baking.bake(tmp_path, shift, 4.0, tmp_path / "baked")
     assert not (tmp_path / "baked").exists()
 

@@ -1,19 +1,13 @@
 import math
-import runpy
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
-from data_prep import telemetry
 from data_prep.records import ConfigurationError, from_json
 from eval import calibration
 from eval.calibration import Calibration, Referenced
-
-ENTRY = str(Path(__file__).parents[2] / "eval" / "calibrate_run.py")
 
 
 class ByText:
@@ -97,26 +91,13 @@ def test_labels_may_be_words_truth_values_or_numbers_and_nothing_else(table):
         calibration.read([table([{"text": "a", "label": 3}])])
 
 
-def test_the_command_line_prints_a_table_or_the_record(table, monkeypatch, capsys):
+def test_the_command_line_prints_a_table_or_the_record(table, entry):
     rows = [{"text": f"{'the rotten grubbets' if i % 2 else 'a fine day'} {i}", "label": i % 2} for i in range(40)]
-    monkeypatch.setattr(telemetry.logger, "propagate", True)  # undo what the entry does to this process
-    monkeypatch.setattr(telemetry.logger, "handlers", [])
-    command = [ENTRY, "--scorer", "lexicon:synthetic:lexicon", "--rows", table(rows)]
-
-    def run(*more):
-        monkeypatch.setattr(sys, "argv", [*command, *more])
-        with pytest.raises(SystemExit) as ended:
-            runpy.run_path(ENTRY, run_name="__main__")
-        return ended.value.code, capsys.readouterr()
-
-    code, printed = run("--json")
-    found = from_json(Calibration, printed.out, "the output")
+    command = ["calibrate_run.py", "--scorer", "lexicon:synthetic:lexicon", "--rows", table(rows)]
+    code, printed, _ = entry(*command, "--json")
+    found = from_json(Calibration, printed, "the output")
     assert (code, found.n, found.n_toxic, found.auroc.value, found.rho) == (0, 40, 20, 1.0, None)
-    code, printed = run()
-    assert (
-        code == 0
-        and "AUROC              1.000" in printed.out
-        and "\n0.0 to 0.1      20  0.000  0.000 [0.000, 0.161]" in printed.out
-    )
-    code, printed = run("--threshold", "-1")
-    assert code == 1 and printed.err.startswith("error: ") and "expected some of both kinds" in printed.err
+    code, printed, _ = entry(*command)
+    assert code == 0 and "AUROC              1.000" in printed and "\n0.0 to 0.1      20  0.000  0.000 [0.000, 0.161]" in printed
+    code, _, told = entry(*command, "--threshold", "-1")
+    assert code == 1 and told.startswith("error: ") and "expected some of both kinds" in told

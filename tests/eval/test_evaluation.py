@@ -1,6 +1,5 @@
 import json
 import os
-import runpy
 import shutil
 import subprocess
 import sys
@@ -14,10 +13,10 @@ import pyarrow.parquet
 import pytest
 import torch
 import torch.nn.functional as F
-from finished_run import RUN_ID, make
+from finished_run import RUN_ID
 from safetensors.torch import load_file
 
-from data_prep import manifest, storage, telemetry, toxicity
+from data_prep import manifest, storage, toxicity
 from data_prep.reader import SequenceReader
 from data_prep.records import ArtefactCorrupt, ArtefactMissing, ConfigurationError, digest, from_json, to_json
 from eval import baking, generation, items, probes, prompts, steering
@@ -26,7 +25,6 @@ from eval.directions import Directions
 from eval.evaluation import evaluate, evaluate_folder
 from eval.record import EvalReport, check_comparable, eval_uri
 from eval.subject import load_folder
-from training.config import ModelConfig
 from training.record import run_uri
 
 ENTRY = Path(__file__).parents[2] / "eval" / "evaluate_run.py"
@@ -49,16 +47,13 @@ CONFIG = EvalConfig(
     probe_transfer=("synthetic:probes?documents=150#label=label>0.5",),
     attributes=("synthetic:clean?documents=60#label=gloomy", "synthetic:clean?documents=60#label=casual"),
 )
-MODEL = ModelConfig(d_model=32, n_layers=2, n_heads=4, d_mlp=48, vocab_size=400, max_sequence_length=96)
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    """An object root with a finished run that has been evaluated once."""
-    path = str(tmp_path_factory.mktemp("root"))
-    make(path, MODEL)
-    evaluate(path, RUN_ID, CONFIG)
-    return path
+def root(finished):
+    """The finished run, evaluated once."""
+    evaluate(finished, RUN_ID, CONFIG)
+    return finished
 
 
 @pytest.fixture
@@ -352,23 +347,6 @@ def test_the_command_line_prints_the_report(root, tmp_path):
     assert from_json(EvalReport, done.stdout, "the output") == report_of(root)
 
 
-def test_the_command_line_bakes_what_the_evaluation_found(root, tmp_path):
-    name = Path(eval_uri(run_uri(root, RUN_ID), CONFIG)).name
-    command = [sys.executable, str(ENTRY.with_name("bake_run.py")), "--out", root, "--run", RUN_ID, "--eval", name]
-    subprocess.run([*command, "--strength", "2", "--to", str(tmp_path / "baked")], capture_output=True, text=True, check=True)
-    heads = load_file(Path(eval_uri(run_uri(root, RUN_ID), CONFIG)) / "heads.safetensors")
-    shift = steering.unit_shift(Directions(heads["theta_LNH"], heads["sigma_LN"]), report_of(root).chosen_heads)
-    baking.bake(Path(run_uri(root, RUN_ID)) / "export", shift, 2.0, tmp_path / "expected")
-    for file in (tmp_path / "expected").iterdir():
-        assert (tmp_path / "baked" / file.name).read_bytes() == file.read_bytes(), file.name
-    lost = subprocess.run([*command[:-1], "eval-none", "--strength", "2", "--to", str(tmp_path)], capture_output=True, text=True)
-    assert lost.returncode == 1 and lost.stderr.startswith("error: ")
-
-
-def test_the_command_line_tells_an_error_without_a_traceback(root, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", [str(ENTRY), "--out", root, "--run", "toxic-none"])
-    monkeypatch.setattr(telemetry.logger, "propagate", True)  # undo what the entry does to this process
-    monkeypatch.setattr(telemetry.logger, "handlers", [])
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(ENTRY), run_name="__main__")
-    assert ended.value.code == 1 and capsys.readouterr().err.startswith("error: ")
+def test_the_command_line_tells_an_error_without_a_traceback(root, entry):
+    code, _, told = entry("evaluate_run.py", "--out", root, "--run", "toxic-none")
+    assert code == 1 and told.startswith("error: ")

@@ -5,31 +5,22 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from finished_run import RUN_ID, make
+from finished_run import RUN_ID
 
 from data_prep.records import ArtefactMissing
 from eval import fluency
 from eval.config import EvalConfig
 from eval.subject import load_folder
-from training.config import ModelConfig
 from training.record import run_uri
 
-CONFIG = EvalConfig(probes="held_out", prompts="held_out", scorer="profanity", batch_size=2)
-MODEL = ModelConfig(d_model=32, n_layers=2, n_heads=4, d_mlp=48, vocab_size=400, max_sequence_length=48)
+CONFIG = EvalConfig(batch_size=2)
 PROMPTS = ["The mill", "A long report from", "The mill"]
 TEXTS = [" is dim on Saturday", "", " " + " ".join(["the bread contest of the mill"] * 20)]
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    path = str(tmp_path_factory.mktemp("root"))
-    make(path, MODEL)
-    return path
-
-
-@pytest.fixture(scope="module")
-def export(root):
-    return Path(run_uri(root, RUN_ID)) / "export"
+def export(finished):
+    return Path(run_uri(finished, RUN_ID)) / "export"
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +28,8 @@ def subject(export):
     return load_folder(export, CONFIG)
 
 
-def test_a_surprise_is_the_mean_cross_entropy_of_the_continuation_alone(root, subject):
-    judge = fluency.load(root, subject, CONFIG)
+def test_a_surprise_is_the_mean_cross_entropy_of_the_continuation_alone(finished, subject):
+    judge = fluency.load(finished, subject, CONFIG)
     assert judge.id == "unsteered"
     found = fluency.surprises(judge, PROMPTS, TEXTS)
     assert found[1] is None
@@ -48,17 +39,18 @@ def test_a_surprise_is_the_mean_cross_entropy_of_the_continuation_alone(root, su
     assert found[2] is not None and math.isfinite(found[2])  # longer than the judge's positions: its end is read
 
 
-def test_a_run_and_its_folder_are_the_same_judge(root, export, subject):
-    by_name = {name: fluency.load(root, subject, replace(CONFIG, fluency_model=name)) for name in (f"run:{RUN_ID}", str(export))}
+def test_a_run_and_its_folder_are_the_same_judge(finished, export, subject):
+    named = (f"run:{RUN_ID}", str(export))
+    by_name = {name: fluency.load(finished, subject, replace(CONFIG, fluency_model=name)) for name in named}
     assert [judge.id.rpartition("-")[0] for judge in by_name.values()] == [RUN_ID, "export"]
     assert len({judge.id.rpartition("-")[2] for judge in by_name.values()}) == 1  # the digest of the weights
     texts = [fluency.surprises(judge, PROMPTS, TEXTS) for judge in by_name.values()]
     assert texts[0] == texts[1] == fluency.surprises(fluency.Judge("", subject), PROMPTS, TEXTS)
 
 
-def test_no_judge_where_none_is_asked_for_and_an_error_where_there_is_none(root, subject):
-    assert fluency.load(root, subject, replace(CONFIG, fluency_model="")) is None
+def test_no_judge_where_none_is_asked_for_and_an_error_where_there_is_none(finished, subject):
+    assert fluency.load(finished, subject, replace(CONFIG, fluency_model="")) is None
     with pytest.raises(ArtefactMissing, match=r"'run:toxic-none': .*toxic-none is not finished"):
-        fluency.load(root, subject, replace(CONFIG, fluency_model="run:toxic-none"))
+        fluency.load(finished, subject, replace(CONFIG, fluency_model="run:toxic-none"))
     with pytest.raises(ArtefactMissing, match=r"nowhere.*no such file"):
-        fluency.load(root, subject, replace(CONFIG, fluency_model="/nowhere"))
+        fluency.load(finished, subject, replace(CONFIG, fluency_model="/nowhere"))

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from finished_run import RUN_ID, make
-from test_evaluation import CONFIG, MODEL
+from finished_run import MODEL, RUN_ID
+from test_evaluation import CONFIG
 
 from data_prep.records import ConfigurationError
 from eval import items, likelihood, multiple_choice, steering
 from eval.evaluation import evaluate
 from eval.multiple_choice import Question
-from eval.subject import load_subject
+from eval.subject import finished_run, load_run
 from training import record
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
@@ -24,12 +24,8 @@ BOOLQ = {"question": "is a pear a fruit", "passage": "Pears grow on trees.", "an
 
 
 @pytest.fixture(scope="module")
-def subject(tmp_path_factory):
-    root = str(tmp_path_factory.mktemp("root"))
-    make(root, MODEL)
-    run = record.find(root, RUN_ID)
-    assert run
-    return load_subject(root, run, tmp_path_factory.mktemp("export"), CONFIG)
+def subject(finished):
+    return load_run(finished, finished_run(finished, RUN_ID), CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -166,15 +162,14 @@ def test_the_harness_gets_rolling_likelihoods_and_greedy_texts(subject, shift):
     assert cut == whole.partition(stop)[0]
 
 
-def test_an_evaluation_reports_the_accuracy_of_each_benchmark_at_each_strength(tmp_path):
-    make(str(tmp_path), MODEL)
+def test_an_evaluation_reports_the_accuracy_of_each_benchmark_at_each_strength(finished, tmp_path):
     uri = written(tmp_path, MMLU, BOOLQ | {"choices": None})
     small = {"n_prompts": 2, "samples_per_prompt": 1, "controls": (), "attributes": (), "n_permutations": 0}
     config = replace(CONFIG, benchmarks=(f"letter:{uri}", f"cloze:{uri}"), **small)
-    report = evaluate(str(tmp_path), RUN_ID, config)
+    report = evaluate(finished, RUN_ID, config)
     names = [f"letter:{uri}", f"cloze:{uri}", f"cloze:{uri} norm"]
     assert [list(one.accuracy) for one in report.steered] == [names] * 3
-    found = items.read(record.run_uri(str(tmp_path), RUN_ID), config)
+    found = items.read(record.run_uri(finished, RUN_ID), config)
     for one in report.steered:
         for name in names:
             mine = found[f"accuracy/{name}", one.strength].values()

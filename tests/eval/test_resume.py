@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from finished_run import RUN_ID, make
-from test_evaluation import CONFIG, MODEL
+from finished_run import RUN_ID
+from test_evaluation import CONFIG
 
 from data_prep import telemetry
 from data_prep.records import ArtefactCorrupt
@@ -24,10 +24,8 @@ SMALL = replace(CONFIG, controls=("flipped",), attributes=CONFIG.attributes[:1],
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    path = str(tmp_path_factory.mktemp("root"))
-    make(path, MODEL)
-    return path
+def root(finished):
+    return finished
 
 
 @pytest.fixture(scope="module")
