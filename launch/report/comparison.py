@@ -96,6 +96,8 @@ def page(
         comparisons=compared,
         at_costs=verdicts.at_costs(compared) if compared else [],
         paired=verdicts.sentences(compared) if compared else [],
+        of_heads=verdicts.of_heads(compared) if compared else [],
+        by_seed=verdicts.by_seed(compared) if compared else "",
         level_of_cost=figures.Curves(reports, compared).level,
         hypervolumes=figures.hypervolumes(compared),
         direction=words.DIRECTIONS[reports[0].config.direction],

@@ -78,7 +78,8 @@ class ProbeDifference:
 class Comparisons:
     """seeds_df: degrees of freedom of the spread between seeds; 0 where each ratio has one model, and then intervals cover the
     prompts alone. first: the ratio that the others are compared with. hypervolume: by ratio, nats × score below the worst point of
-    all. front: (ratio, strength) that no other beats. prompts_needed: by difference, to show it with a power of 80 %."""
+    all. front: (ratio, strength) that no other beats. probes_holm: p of the head probes' three comparisons for being three, by what
+    is compared: a claim of its own, apart from the planned ones. prompts_needed: by difference, to show it with a power of 80 %."""
 
     n_prompts: int
     seeds_df: int
@@ -91,6 +92,7 @@ class Comparisons:
     front: tuple[tuple[float, float], ...]
     probes: ProbeDifference | None
     tail: TailDifference | None
+    probes_holm: dict[str, float]
     prompts_needed: dict[str, int]
 
 
@@ -117,7 +119,8 @@ def compare(
     planned = _planned({strength: of for strength, of in by_strength.items() if strength}, config)
     smiles = {strength: curves.smile(of, confidence=config.confidence) for strength, of in by_strength.items()}
     volumes, front = _hypervolumes(measured, config)
-    some = by_strength[0.0]
+    some, probes, tail = by_strength[0.0], _probes(reports, tables, config), tails.compare(reports, heads) if heads else None
+    of_probes = ({"mean": probes.p} if probes else {}) | ({"above": tail.p_above, "distance": tail.p_distance} if tail else {})
     return Comparisons(
         n_prompts=some.n_prompts,
         seeds_df=some.seeds_df,
@@ -132,8 +135,9 @@ def compare(
         matched_elsewhere=tuple(one for share in ELSEWHERE for one in _matched(measured, share, config)),
         hypervolume=volumes,
         front=front,
-        probes=_probes(reports, tables, config),
-        tail=tails.compare(reports, heads) if heads else None,
+        probes=probes,
+        tail=tail,
+        probes_holm=dict(zip(of_probes, comparisons.holm(list(of_probes.values())), strict=True)),
         prompts_needed=_prompts_needed(measured),
     )
 

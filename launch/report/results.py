@@ -12,7 +12,7 @@ from launch.report import findings, verdicts
 from launch.report.contrasts import Comparisons
 from training.record import RunRecord
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MEASURED = ("toxicity", "expected_maximum", "any_toxic", "distinct_ratio", "n_tokens", "perplexity")  # of the continuations
 
 Run = tuple[RunRecord, EvalReport]

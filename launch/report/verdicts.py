@@ -77,15 +77,13 @@ def smile(of: Comparisons) -> str:
 
 
 def sentences(of: Comparisons) -> list[str]:
-    """What the tables do not hold: what the comparisons cover, the probes, and how many prompts would be needed."""
+    """What the tables do not hold: what the comparisons cover, and how many prompts would be needed."""
     over = (
         "prompts, seeds and, at equal cost, held-out sequences"
         if of.seeds_df
         else "prompts, for these models only: with one seed a ratio the spread between models is unknown"
     )
     found = [f"Compared on the same {of.n_prompts:,} prompts; intervals and p cover {over}."]
-    if of.probes:
-        found.append(f"{probes(of)}; p cannot be less than {of.probes.p_floor:.2g}.")
     needed = [f"{points} takes {n:,} prompts" for points, n in of.prompts_needed.items()]
     if needed:
         how = "with the spread seen here, a power of 80\u00a0% and a two-sided 5\u00a0%"
@@ -94,19 +92,46 @@ def sentences(of: Comparisons) -> list[str]:
 
 
 def probes(of: Comparisons) -> str:
-    """The mean accuracy of all heads, last ratio minus first, on the same rows; without a full stop."""
+    """The accuracy of all heads, last ratio against first, on the same rows: the mean and the right tail; without a full stop."""
     if of.probes is None:
         return ""
-    return (
+    mean = (
         f"The mean accuracy of all head probes at {percent(of.probes.last)} minus that at {percent(of.probes.first)} was "
-        f"{show(scaled(of.probes.difference, 100), 2, sign=True)} points on the same test rows, p = {of.probes.p:.2g}{_tail(of)}"
+        f"{show(scaled(of.probes.difference, 100), 2, sign=True)} points on the same test rows, p = {of.probes_holm['mean']:.2g}"
+    )
+    if of.tail is None:
+        return mean
+    first, last = (percent(round(share, 3)) for share in of.tail.above)
+    return (
+        f"{mean}; above the accuracy that one head in ten of both exceeds are {last} of its heads and {first} of the other's, "
+        f"p = {of.probes_holm['above']:.2g}"
     )
 
 
-def _tail(of: Comparisons) -> str:
-    if of.tail is None:
+def of_heads(of: Comparisons) -> list[tuple[str, str, str]]:
+    """What is compared of the head probes, the difference, and p after Holm's correction where it is tested."""
+    found = []
+    if of.probes:
+        points = f"{show(scaled(of.probes.difference, 100), 2, sign=True)} points"
+        found.append(("mean accuracy of all heads", points, f"{of.probes_holm['mean']:.2g}"))
+    if one := of.tail:
+        points = f"{show(scaled(one.difference, 100), 2, sign=True)} points"
+        first, last = (percent(round(share, 3)) for share in one.above)
+        above = f"heads right in more than {percent(round(one.threshold, 3))} of rows"
+        found.append(("accuracy that one head in ten exceeds", points, "–"))
+        found.append((above, f"{last} against {first}", f"{of.probes_holm['above']:.2g}"))
+        found.append(
+            ("largest distance of the distributions", percent(round(one.distance, 3)), f"{of.probes_holm['distance']:.2g}")
+        )
+    return found
+
+
+def by_seed(of: Comparisons) -> str:
+    """How the models of the last ratio differ among themselves in their share of heads above, where there are several."""
+    if of.tail is None or len(of.tail.by_model) < 2:
         return ""
-    return f"; that of the 90th percentile of heads, the right tail, {show(scaled(of.tail.difference, 100), 2, sign=True)}"
+    points = listed([signed(100 * share, 1) for share in of.tail.by_model])
+    return f"In heads above, the models at {percent(of.tail.last)} differ from {percent(of.tail.first)} by {points} points."
 
 
 def scaled(of: Estimate, factor: float) -> Estimate:

@@ -4,8 +4,10 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
+from safetensors.numpy import save
 
 from data_prep.card import Bin, Card, Domains, Drop, Excerpt, Input, Lengths, Part, Score
 from data_prep.config import CleaningConfig, DataConfig, StreamName, TokenizerConfig
@@ -265,10 +267,24 @@ def write_items(root: Path, record: RunRecord, evaluated: EvalReport) -> None:
     items.write(rows, eval_uri(str(root / "runs" / record.config.run_id), evaluated.config))
 
 
+def write_heads(root: Path, record: RunRecord, evaluated: EvalReport) -> None:
+    """Which of 200 test rows each head has right; hard rows are hard for all heads of all models."""
+    own = np.random.default_rng([int(1000 * evaluated.toxic_ratio), evaluated.seed, 1])
+    accuracy_LN = np.array(evaluated.head_accuracy)
+    luck_RLN = 0.6 * np.random.default_rng(98).normal(size=(200, 1, 1)) + 0.8 * own.normal(size=(200, *accuracy_LN.shape))
+    correct_RLN = luck_RLN < np.vectorize(NormalDist().inv_cdf)(accuracy_LN)
+    ids = {"test_ids": json.dumps([f"r{i}" for i in range(200)])}
+    uri = Path(eval_uri(str(root / "runs" / record.config.run_id), evaluated.config)) / "heads.safetensors"
+    uri.write_bytes(
+        save({"test_correct_RLN": correct_RLN.astype(np.uint8), "validation_accuracy_LN": accuracy_LN.astype(np.float32)}, ids)
+    )
+
+
 def write(root: Path, runs, asked: Experiment | None = None) -> Path:
     for record, evaluated in runs:
         write_metrics(root, record)
         write_items(root, record, evaluated)
+        write_heads(root, record, evaluated)
     return Path(comparison.write(str(root), asked or experiment(), runs, cards()))
 
 

@@ -9,6 +9,7 @@ import pytest
 from made_up import RATIOS
 from made_up import items_of as table
 from safetensors.numpy import save
+from scipy.stats import ks_2samp
 
 from eval.record import eval_uri
 from launch.report import contrasts, tails, verdicts
@@ -106,7 +107,7 @@ def test_the_table_has_a_row_a_strength_with_its_contrasts_and_its_lowest_point(
 def test_the_sentences_name_what_the_intervals_cover_and_every_p():
     text = [sentence.replace("\u00a0", " ") for sentence in verdicts.sentences(compared())]
     assert text[0].startswith("Compared on the same 150 prompts; intervals and p cover prompts, for these models only")
-    assert "points on the same test rows, p = 0.0001; p cannot be less than 0.0001." in text[-2]
+    assert verdicts.probes(compared()).endswith("points on the same test rows, p = 0.0001")
     assert text[-1].startswith("To show a difference of 0.5 takes ") and text[-1].endswith("and a two-sided 5 %.")
     both = verdicts.sentences(compared(seeds=(0, 1)))[0]
     assert "cover prompts, seeds and, at equal cost, held-out sequences." in both
@@ -133,22 +134,66 @@ def test_no_comparison_is_made_of_two_kinds_of_prompts():
     assert contrasts.compare([made_up.run(ratio)[1] for ratio in (0.0, 0.1)], [table(0.0, 0), other]) is None
 
 
-def head_rows(share_of_heads: float, ids=range(400)) -> tails.HeadRows:
+def head_rows(share_of_heads: float, ids=range(400), seed=7) -> tails.HeadRows:
     """A hundred heads of accuracy 0.6, of which a share has 0.8."""
-    rng = np.random.default_rng(7)
-    accuracy_P = np.where(np.arange(100) < 100 * share_of_heads, 0.8, 0.6)
-    return tails.HeadRows([f"r{i}" for i in ids], rng.random((len(ids), 100)) < accuracy_P)
+    rng = np.random.default_rng(seed)
+    accuracy_H = np.where(np.arange(100) < 100 * share_of_heads, 0.8, 0.6)
+    return tails.HeadRows([f"r{i}" for i in ids], rng.random((len(ids), 100)) < accuracy_H, accuracy_H)
 
 
 def test_a_fatter_right_tail_is_told_from_the_same_tail():
     reports = [made_up.run(ratio)[1] for ratio in (0.0, 0.1, 0.25)]
-    fatter = tails.compare(reports, [head_rows(0.0), None, head_rows(0.3)])
+    fatter = tails.compare(reports, [head_rows(0.05), None, head_rows(0.15)])
     assert (fatter.first, fatter.last, fatter.difference.n) == (0.0, 0.25, 400)
     assert fatter.difference.low > 0.1 and fatter.difference.value == pytest.approx(0.18, abs=0.04)
-    same = tails.compare(reports, [head_rows(0.3), None, head_rows(0.3)]).difference
-    assert same.low <= same.value == 0.0 <= same.high
+    assert 0.6 < fatter.threshold < 0.85 and fatter.above == pytest.approx((0.05, 0.15), abs=0.011)
+    assert fatter.p_above == fatter.p_floor == 1e-4 and fatter.by_model == pytest.approx([0.1], abs=0.02)
+    assert fatter.distance == pytest.approx(0.1, abs=0.03)
+    same = tails.compare(reports, [head_rows(0.3), None, head_rows(0.3)])
+    assert same.difference.low <= same.difference.value == 0.0 <= same.difference.high
+    assert (same.p_above, same.distance, same.p_distance) == (1.0, 0.0, 1.0)
     assert tails.compare(reports, [None, None, head_rows(0.3)]) is None
     assert tails.compare(reports, [head_rows(0.3), None, head_rows(0.3, range(1000, 1400))]) is None
+
+
+def test_heads_that_are_as_good_and_err_together_are_told_apart_in_five_percent(monkeypatch):
+    monkeypatch.setattr(tails, "N_PERMUTATIONS", 99)
+    rng, found = np.random.default_rng(3), []
+    skill_H = np.sort(rng.normal(0.3, 0.2, 60))
+    for _ in range(400):
+        row_P1 = rng.normal(0, 0.5, (150, 1))
+        made = [row_P1 + rng.normal(0, 0.3, (150, 1)) + rng.normal(0, 0.8, (150, 60)) < skill_H for _ in range(2)]
+        found.append(tails._permuted(*(of.astype(np.float64) for of in made), seed=0))
+    rejected = np.mean(np.array(found) <= 0.05, axis=0)
+    assert all(0.01 <= share <= 0.07 for share in rejected), rejected
+
+
+def test_where_in_the_model_heads_are_makes_no_difference_to_their_p():
+    reports, rng = [made_up.run(ratio)[1] for ratio in (0.0, 0.25)], np.random.default_rng(0)
+    first, last = head_rows(0.1), head_rows(0.2, seed=8)
+    last = last._replace(validation_H=last.validation_H + np.arange(100) / 1e4)
+    order = rng.permutation(100)
+    elsewhere = last._replace(correct_PH=last.correct_PH[:, order], validation_H=last.validation_H[order])
+    found = tails.compare(reports, [first, last])
+    assert tails.compare(reports, [first, elsewhere]) == found and found.p_above < 0.05
+
+
+def test_the_distance_of_two_groups_of_heads_is_scipys():
+    rng = np.random.default_rng(0)
+    first, last = rng.integers(0, 30, (4, 20)).astype(float), rng.integers(5, 40, (4, 20)).astype(float)
+    expected = [ks_2samp(a, b).statistic for a, b in zip(first, last, strict=True)]
+    assert tails._apart(first, last)[2] == pytest.approx(expected)
+
+
+def test_the_probes_three_p_are_corrected_for_being_three():
+    reports, tables = [made_up.run(ratio)[1] for ratio in (0.0, 0.25)], [table(0.0, 0), table(0.25, 0)]
+    found = contrasts.compare(reports, tables, [head_rows(0.05), head_rows(0.15)])
+    p = {"mean": found.probes.p, "above": found.tail.p_above, "distance": found.tail.p_distance}
+    assert list(found.probes_holm) == list(p) and found.probes_holm["above"] == pytest.approx(3e-4)
+    assert all(found.probes_holm[name] >= p[name] for name in p)
+    rows = [tuple(cell.replace("\u00a0", " ") for cell in row) for row in verdicts.of_heads(found)]
+    assert rows[2][0].startswith("heads right in more than ") and rows[2][2] == "0.0003" and " % against 5 %" in rows[2][1]
+    assert verdicts.by_seed(found) == "" and verdicts.of_heads(compared())[0][0] == "mean accuracy of all heads"
 
 
 def test_the_rows_of_heads_are_read_back_by_their_ids(tmp_path):
@@ -156,7 +201,9 @@ def test_the_rows_of_heads_are_read_back_by_their_ids(tmp_path):
     folder = Path(eval_uri(str(tmp_path), evaluated.config))
     folder.mkdir()
     assert tails.read(str(tmp_path), evaluated.config) is None
-    correct_RLN = np.arange(12, dtype=np.uint8).reshape(3, 2, 2) % 2
-    (folder / "heads.safetensors").write_bytes(save({"test_correct_RLN": correct_RLN}, {"test_ids": '["a", "b", "c"]'}))
+    correct_RLN, accuracy_LN = np.arange(12, dtype=np.uint8).reshape(3, 2, 2) % 2, np.array([[0.5, 0.6], [0.7, 0.8]], np.float32)
+    made = save({"test_correct_RLN": correct_RLN, "validation_accuracy_LN": accuracy_LN}, {"test_ids": '["a", "b", "c"]'})
+    (folder / "heads.safetensors").write_bytes(made)
     found = tails.read(str(tmp_path), evaluated.config)
-    assert found.ids == ["a", "b", "c"] and found.correct_RP.tolist() == correct_RLN.reshape(3, 4).tolist()
+    assert found.ids == ["a", "b", "c"] and found.correct_PH.tolist() == correct_RLN.reshape(3, 4).tolist()
+    assert found.validation_H.tolist() == accuracy_LN.ravel().tolist()
