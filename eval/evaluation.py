@@ -12,6 +12,7 @@ Shapes: R rows, L layer, N head, V vocab.
 import time
 from collections.abc import Callable
 from contextlib import closing
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,13 +22,14 @@ from torch import Tensor
 
 from data_prep import storage, telemetry, toxicity
 from data_prep.records import digest
-from eval import fluency, intervals, items, measuring, multiple_choice, outcome, prompts, reach, scores, steering
+from eval import fluency, intervals, items, measuring, multiple_choice, outcome, probes, prompts, reach, scores, steering
 from eval import heads as probing
 from eval.config import EvalConfig
 from eval.fluency import Judge
 from eval.heads import Heads
 from eval.items import Item
 from eval.measuring import Asked, Continuation, Shift
+from eval.multiple_choice import Question
 from eval.parts import Parts
 from eval.record import FORMAT_VERSION, Controlled, Estimate, EvalReport, Sample, eval_uri, find
 from eval.subject import Subject, finished_run, folder_name, load_folder, load_run
@@ -43,6 +45,15 @@ class Evaluated(NamedTuple):
     toxic_ratio: float
     realised_toxic_ratio: float
     seed: int
+
+
+class Inputs(NamedTuple):
+    """The texts that an evaluation reads, checked: probe rows with their split, prompts, other labelled sets, benchmarks."""
+
+    rows: prompts.Rows
+    split: probes.Split
+    others: reach.Others
+    benchmarks: dict[str, list[Question]]
 
 
 def evaluate(root: str, run_id: str, config: EvalConfig) -> EvalReport:
@@ -75,12 +86,13 @@ def _evaluate(load: Callable[[], Subject], which: Evaluated, config: EvalConfig,
     """home: the run's or model's folder."""
     started = time.perf_counter()
     scorer, folder = scores.kept(toxicity.load(config.scorer), home), eval_uri(home, config)
-    threads = torch.get_num_threads()
+    load, threads = cache(load), torch.get_num_threads()
     torch.set_num_threads(config.threads or threads)
     try:
+        inputs = _read(config, load)
         subject = load()
         judge = fluency.load(root, subject, config)
-        report = _measure(subject, which, config, scorer, judge, folder, started)
+        report = _measure(subject, inputs, which, config, scorer, judge, folder, started)
     finally:
         torch.set_num_threads(threads)
     storage.save(report, storage.join(folder, "report.json"))
@@ -89,8 +101,19 @@ def _evaluate(load: Callable[[], Subject], which: Evaluated, config: EvalConfig,
     return report
 
 
+def _read(config: EvalConfig, load: Callable[[], Subject]) -> Inputs:
+    """Files first, for what is wrong with them should be told before a model is at work; held-out text is the subject's."""
+    others = reach.others(config)
+    benchmarks = {name: multiple_choice.read(name, config) for name in config.benchmarks}
+    rows = prompts.choose(config, lambda *asked: load().held_out_documents(*asked), lambda ids: load().tokenizer.decode(ids))
+    split = probes.split([row.group for row in rows.probes], prompts.labels_of(rows.probes), config.seed)
+    seen = {rows.probes[i].id for i in split.train + split.validation}
+    return Inputs(rows, split, reach.unseen(others, seen), benchmarks)
+
+
 def _measure(
     subject: Subject,
+    inputs: Inputs,
     which: Evaluated,
     config: EvalConfig,
     scorer: toxicity.Scorer,
@@ -98,20 +121,14 @@ def _measure(
     folder: str,
     started: float,
 ) -> EvalReport:
-    parts = Parts(folder, subject.weights)
-    rows = prompts.choose(config, subject.held_out_documents, subject.tokenizer.decode)
-    asked = Asked(
-        rows.prompts,
-        subject.held_out_sequences(config.cross_entropy_sequences),
-        {name: multiple_choice.read(name, config) for name in config.benchmarks},
-        judge,
-    )
+    parts, rows = Parts(folder, subject.weights), inputs.rows
+    asked = Asked(rows.prompts, subject.held_out_sequences(config.cross_entropy_sequences), inputs.benchmarks, judge)
     strengths, positive = config.strengths, tuple(strength for strength in config.strengths if strength)
     n_units = len(rows.probes) + asked.n_rows(config) * (len(strengths) + len(config.controls) * len(positive))
     with closing(telemetry.progress(n_units, f"evaluate {which.id}: probes", "rows")) as bar:
-        heads = probing.probe(subject, rows.probes, config, parts, bar.update)
-        entangled = reach.entangled(subject, heads, config, parts)
-        transfers = reach.transfers(subject, heads, config, parts)
+        heads = probing.probe(subject, rows.probes, inputs.split, config, parts, bar.update)
+        entangled = reach.entangled(subject, heads, inputs.others, config, parts)
+        transfers = reach.transfers(subject, heads, inputs.others, config, parts)
         bar.set_description(f"evaluate {which.id}: steering")
         shift = Shift("steered", heads.shift_LD, strengths)
         steered = measuring.measure(subject, asked, shift, config, scorer, parts, bar.update)

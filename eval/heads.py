@@ -30,11 +30,9 @@ Advance = Callable[[int], object]
 
 
 class Heads(NamedTuple):
-    """What the probes found. Test rows carry ids; tables are [L, N]; shift_LD is σθ of the chosen heads. trained_ids: rows that
-    the probes and the choice of heads have seen."""
+    """What the probes found. Test rows carry ids; tables are [L, N]; shift_LD is σθ of the chosen heads."""
 
     split: probes.Split
-    trained_ids: frozenset[str]
     test_ids: list[str]
     test_labels_R: Tensor
     fitted: probes.Probes
@@ -56,9 +54,10 @@ class _Part(NamedTuple):
     labellings_BR: np.ndarray | None
 
 
-def probe(subject: Subject, rows: list[prompts.Labelled], config: EvalConfig, parts: Parts, advance: Advance) -> Heads:
+def probe(
+    subject: Subject, rows: list[prompts.Labelled], split: probes.Split, config: EvalConfig, parts: Parts, advance: Advance
+) -> Heads:
     """Probe every head: fitted and directed on train rows, chosen on validation rows, judged on test rows."""
-    split = probes.split([row.group for row in rows], prompts.labels_of(rows), config.seed)
     of_split = {name: _part([rows[i] for i in of], name, config) for name, of in split._asdict().items()}
     made = parts.once("probes", partial(_probed, subject, rows, of_split, config, advance), partial(advance, len(rows)))
     found = {name: torch.from_numpy(array) for name, array in made.items()}
@@ -66,7 +65,6 @@ def probe(subject: Subject, rows: list[prompts.Labelled], config: EvalConfig, pa
     chosen = directions.choose(found["validation_LN"], config.top_heads)
     return Heads(
         split=split,
-        trained_ids=frozenset(of_split["train"].ids + of_split["validation"].ids),
         test_ids=of_split["test"].ids,
         test_labels_R=of_split["test"].labels_R,
         fitted=probes.Probes(*(found[name] for name in probes.Probes._fields)),

@@ -6,7 +6,9 @@ lies apart from those of other attributes; and what steering writes are words.
 Shapes: R rows, A attributes, L layer, N head, H head dim, P = L·N probes, V vocab.
 """
 
+from collections.abc import Set
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,22 +18,46 @@ from eval import directions, geometry, intervals, outcome, probes, prompts, read
 from eval.config import EvalConfig
 from eval.heads import Heads, read
 from eval.parts import Arrays, Parts
+from eval.prompts import Labelled
 from eval.record import Entanglement, Lens, Transfer
 from eval.subject import Subject
 
 N_RANDOM = 200  # random directions beside a measured one
 
 
-def transfers(subject: Subject, heads: Heads, config: EvalConfig, parts: Parts) -> tuple[Transfer, ...]:
-    """The probes on each set of config.probe_transfer, less the rows that the probes or the choice of heads have seen."""
-    return tuple(_transfer(uri, subject, heads, config, parts) for uri in config.probe_transfer)
+class Others(NamedTuple):
+    """The rows of each set of config.probe_transfer and config.attributes."""
+
+    transfers: dict[str, list[Labelled]]
+    attributes: dict[str, list[Labelled]]
 
 
-def entangled(subject: Subject, heads: Heads, config: EvalConfig, parts: Parts) -> Entanglement | None:
-    """The toxicity direction of each head beside those of config.attributes, from all rows of each; None where there are none."""
+def others(config: EvalConfig) -> Others:
+    """Read them; ConfigurationError where one has rows of one kind only."""
+    found = Others(*({uri: prompts.labelled(uri, config) for uri in uris} for uris in (config.probe_transfer, config.attributes)))
+    for name, sets in (("probe_transfer", found.transfers), ("attributes", found.attributes)):
+        for uri, rows in sets.items():
+            _expect_both_kinds(rows, f"eval.{name} {uri}", "rows")
+    return found
+
+
+def unseen(given: Others, seen: Set[str]) -> Others:
+    """The same, their transfers without the rows that the probes or the choice of heads will have seen."""
+    fresh = {uri: [row for row in rows if row.id not in seen] for uri, rows in given.transfers.items()}
+    for uri, rows in fresh.items():
+        _expect_both_kinds(rows, f"eval.probe_transfer {uri}", "rows that no probe has seen")
+    return given._replace(transfers=fresh)
+
+
+def transfers(subject: Subject, heads: Heads, sets: Others, config: EvalConfig, parts: Parts) -> tuple[Transfer, ...]:
+    """The probes on each other labelled set."""
+    return tuple(_transfer(uri, rows, subject, heads, config, parts) for uri, rows in sets.transfers.items())
+
+
+def entangled(subject: Subject, heads: Heads, sets: Others, config: EvalConfig, parts: Parts) -> Entanglement | None:
+    """The toxicity direction of each head beside those of other attributes, from all rows of each; None where there are none."""
     thetas, n_rows = [], {}
-    for uri in config.attributes:
-        rows = prompts.labelled(uri, config)
+    for uri, rows in sets.attributes.items():
         made = parts.once(f"attribute-{digest(uri)[:8]}", partial(_attribute, subject, rows, config))
         thetas.append(torch.from_numpy(made["theta_LNH"]))
         n_rows[uri] = len(rows)
@@ -59,20 +85,21 @@ def lenses(subject: Subject, heads: Heads, listed_V: np.ndarray, config: EvalCon
     return tuple(_lens(subject, heads.directions, name, group, listed_V, config) for name, group in groups.items())
 
 
-def _attribute(subject: Subject, rows: list[prompts.Labelled], config: EvalConfig) -> Arrays:
+def _expect_both_kinds(rows: list[Labelled], what: str, which: str) -> None:
+    n_toxic = sum(prompts.labels_of(rows))
+    if not 0 < n_toxic < len(rows):
+        raise ConfigurationError(f"{what}: {n_toxic} of its {len(rows)} {which} are toxic; expected both kinds; check its #label=")
+
+
+def _attribute(subject: Subject, rows: list[Labelled], config: EvalConfig) -> Arrays:
     found, labels_R = read(subject, rows, config, lambda n: None), torch.tensor(prompts.labels_of(rows))
     of_layers = (found.of(layer, [row.id for row in rows]) for layer in range(len(found.values_LRNH)))
     thetas = [directions.class_means(x[:, None], labels_R.to(x.device)).theta_LNH for x in of_layers]
     return {"theta_LNH": torch.cat(thetas).cpu().numpy()}
 
 
-def _transfer(uri: str, subject: Subject, heads: Heads, config: EvalConfig, parts: Parts) -> Transfer:
-    rows = [row for row in prompts.labelled(uri, config) if row.id not in heads.trained_ids]
+def _transfer(uri: str, rows: list[Labelled], subject: Subject, heads: Heads, config: EvalConfig, parts: Parts) -> Transfer:
     labels = prompts.labels_of(rows)
-    if len(set(labels)) < 2:
-        raise ConfigurationError(
-            f"eval.probe_transfer {uri}: {sum(labels)} of its {len(rows)} rows are toxic; expected both kinds; check its #label="
-        )
     labels_R = torch.tensor(labels)
     made = parts.once(f"transfer-{digest(uri)[:8]}", partial(_scores, subject, rows, heads, config))
     scores_RLN = torch.from_numpy(made["scores_RLN"])
@@ -92,7 +119,7 @@ def _transfer(uri: str, subject: Subject, heads: Heads, config: EvalConfig, part
     )
 
 
-def _scores(subject: Subject, rows: list[prompts.Labelled], heads: Heads, config: EvalConfig) -> Arrays:
+def _scores(subject: Subject, rows: list[Labelled], heads: Heads, config: EvalConfig) -> Arrays:
     found, made = read(subject, rows, config, lambda n: None), []
     n_heads = found.values_LRNH.shape[2]
     for layer in range(len(found.values_LRNH)):

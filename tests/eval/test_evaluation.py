@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 
 from data_prep import manifest, storage, toxicity
 from data_prep.reader import SequenceReader
-from data_prep.records import ArtefactCorrupt, ArtefactMissing, ConfigurationError, digest, from_json, to_json
-from eval import baking, generation, items, probes, prompts, steering
+from data_prep.records import ArtefactCorrupt, ArtefactMissing, ConfigurationError, HormesisError, digest, from_json, to_json
+from eval import baking, evaluation, generation, heads, items, probes, prompts, steering
 from eval.config import EvalConfig
 from eval.directions import Directions
 from eval.evaluation import evaluate, evaluate_folder
@@ -328,15 +328,35 @@ def test_streams_of_another_tokenizer_are_refused(copy):
         evaluate(copy, RUN_ID, CONFIG)
 
 
-def test_probe_rows_of_one_class_are_refused(copy):
-    with pytest.raises(ConfigurationError, match="label 0: got 0 of 100"):
-        evaluate(copy, RUN_ID, replace(CONFIG, label_threshold=-1.0))
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"probe_transfer": ("synthetic:probes?documents=60#label=label>9",)},
+            r"probe_transfer synth.*: 0 of its \d+ rows are toxic",
+        ),
+        ({"attributes": ("synthetic:clean?documents=60#label=gloomy>=0",)}, r"attributes synth.*: 60 of its 60 rows are toxic"),
+        ({"attributes": ("synthetic:clean?documents=60#label=none",)}, "label in field 'none'"),
+        ({"probe_transfer": ("nowhere.jsonl",)}, "nowhere.jsonl"),
+        ({"probe_transfer": ("/dev/null",)}, "/dev/null"),
+        ({"label_threshold": -1.0, "attributes": ()}, "label 0: got 0 of 100"),
+        ({"benchmarks": ("cloze:nowhere.jsonl",)}, "nowhere.jsonl"),
+    ],
+)
+def test_an_input_that_is_wrong_is_refused_before_the_model_is_loaded(root, monkeypatch, changes, message):
+    monkeypatch.setattr(evaluation, "load_run", lambda *_: pytest.fail("the model was loaded first"))
+    with pytest.raises(HormesisError, match=message):
+        evaluate(root, RUN_ID, replace(CONFIG, prompts="synthetic:clean?documents=20", **changes))
 
 
-def test_another_set_of_one_class_is_refused(copy):
-    few = replace(CONFIG, probe_transfer=("synthetic:probes?documents=60#label=label>9",), n_permutations=0, attributes=())
-    with pytest.raises(ConfigurationError, match=r"probe_transfer synthetic:.*: 0 of its \d+ rows are toxic; expected both kinds"):
-        evaluate(copy, RUN_ID, few)
+def test_another_set_that_has_both_kinds_only_among_rows_the_probes_have_seen_is_refused(root, table, monkeypatch):
+    rows = prompts.labelled(CONFIG.probes, CONFIG, CONFIG.group_field)
+    split = probes.split([row.group for row in rows], prompts.labels_of(rows), CONFIG.seed)
+    seen = [{"text": rows[i].text, "label": rows[i].label} for i in split.train]
+    monkeypatch.setattr(heads, "read", lambda *_: pytest.fail("the model was at work first"))
+    few = replace(CONFIG, probe_transfer=(table([*seen, {"text": "a fine day", "label": 0}]),))
+    with pytest.raises(ConfigurationError, match=r"0 of its 1 rows that no probe has seen are toxic; expected both kinds"):
+        evaluate(root, RUN_ID, few)
 
 
 def test_the_command_line_prints_the_report(root, tmp_path):
