@@ -51,16 +51,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="matrix.py", description="Break builds, reads and trainings, and look at what is left.")
     parser.add_argument("--trials", type=int, default=3, help="of each fault")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="these rows of the table, or all that begin like this")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="the rows of the table that begin like this")
     parser.add_argument("--json", action="store_true", help="one result a line instead of the table")
     asked = parser.parse_args()
+    parts = ((builds, rows_of_builds()), (trainings, trainings.TRIALS))
+    for name in asked.only or []:
+        if not any(row.startswith(name) for _, rows in parts for row in rows):
+            parser.error(
+                f"--only {name!r}: no row begins like this; there are {', '.join(row for _, rows in parts for row in rows)}"
+            )
     os.environ.pop("RAY_ADDRESS", None)
     os.environ |= AWS | RAY
     results, work = [], Path(tempfile.mkdtemp(prefix="faults-"))
     try:
         with store_behind_proxy(builds.BUCKET, trainings.BUCKET) as proxy:
-            for part, rows in ((builds, rows_of_builds()), (trainings, trainings.TRIALS)):
-                chosen = {name: trial for name, trial in rows.items() if _is_asked(name, asked.only)}
+            for part, rows in parts:
+                chosen = {name: trial for name, trial in rows.items() if not asked.only or name.startswith(tuple(asked.only))}
                 if chosen:
                     with part.undisturbed(proxy, work) as world:
                         for name, trial in chosen.items():
@@ -70,10 +76,6 @@ def main() -> int:
     if not asked.json:
         print(table(results))
     return int(any(result.outcome == BAD for result in results))
-
-
-def _is_asked(name: str, only: list[str] | None) -> bool:
-    return only is None or any(name == each or name.startswith(f"{each}: ") for each in only)
 
 
 def _told(trial: Any, number: int, seed: int, world: Any, name: str, as_json: bool) -> Result:
