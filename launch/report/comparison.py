@@ -134,11 +134,11 @@ def drawings(runs: Sequence[Run], curves: Sequence[Curve], compared: Comparisons
     maps = -(-n // head_figures.MAPS_WIDE), -(-n // head_figures.MAPS_NARROW)
     panels = -(-n // training_figures.EMERGENCE_WIDE), -(-n // training_figures.EMERGENCE_NARROW)
     guards = guard_figures.guards(reports)
-    heights = (0.7 + 2.2 * -(-len(guards) // guard_figures.WIDE), 0.7 + 2.0 * len(guards))
+    heights = (0.7 + 2.2 * -(-len(guards) // guard_figures.in_a_row(len(guards) or 1)), 0.7 + 2.0 * len(guards))
     guarded = ("guards", guard_figures.draw, guard_figures.numbers(reports), reports, heights)
     plan: list[tuple[str, Callable[..., None], Numbers, Any, tuple[float, float]]] = [
         ("toxicity-by-ratio", figures.toxicity_by_ratio, figures.by_ratio_numbers(both), both, (3.9 + taller, 3.7 + taller)),
-        ("toxicity-by-cost", figures.toxicity_by_cost, figures.by_cost_numbers(both), both, (3.9, 6.6 if both.matched else 4.2)),
+        ("toxicity-by-cost", figures.toxicity_by_cost, figures.by_cost_numbers(both), both, (4.1, 7.0 if both.zoomed else 4.6)),
         *([guarded] if guards else []),
         ("probe-accuracy", head_figures.probe_accuracy, head_figures.accuracy_numbers(reports), reports, (3.4, 3.2)),
         ("head-spread", head_figures.head_spread, head_figures.head_numbers(reports), reports, (3.1, 7.4)),

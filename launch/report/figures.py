@@ -38,6 +38,18 @@ class Curves(NamedTuple):
         levels = sorted(one.cross_entropy for one in self.matched if one.cross_entropy is not None)
         return levels[len(levels) // 2] if levels else None
 
+    @property
+    def costs(self) -> list[float]:
+        points = (by_ratio(self.reports, cost_at(strength)) for strength in strengths(self.reports))
+        return [point.value for of_strength in points for point in of_strength if point.value is not None]
+
+    @property
+    def zoomed(self) -> bool:
+        """Whether the cost at which most are compared lies so near to the least that the paths are to be seen there larger."""
+        if self.level is None or not self.costs:
+            return False
+        return max(self.costs) - min(self.costs) > ZOOM * 2 * (self.level - min(self.costs)) > 0
+
 
 def toxicity_by_ratio(figure: Figure, wide: bool, of: Curves) -> None:
     """At equal cost: toxicity minus that of the first ratio. At equal strength: the curve, one line a strength."""
@@ -67,15 +79,14 @@ def toxicity_by_cost(figure: Figure, wide: bool, of: Curves) -> None:
     """Toxicity against cross-entropy on clean held-out text: one path a ratio, from unsteered to the strongest steering, and
     the front that no point beats. Again, larger, around the cost at which the ratios are compared."""
     paths = {ratio: _path([r for r in of.reports if r.toxic_ratio == ratio], of.reports) for ratio in ratios(of.reports)}
-    costs = [x.value for path in paths.values() for x, _, _ in path if x.value is not None]
-    zoomed = of.level is not None and max(costs) - min(costs) > ZOOM * 2 * (of.level - min(costs))
+    zoomed = of.zoomed
     panels = figure.subplots(1 if wide else 1 + zoomed, 1 + zoomed if wide else 1, squeeze=False).flat
     for axes in panels:
         _paths(axes, paths, of)
     first = panels[0]
     first.set_title(TOXICITY)
     if zoomed and of.level is not None:
-        _zoom(panels[1], paths, min(costs), of.level)
+        _zoom(panels[1], paths, min(of.costs), of.level)
     for axes in panels:
         axes.set_xlabel(
             "cross-entropy on clean held-out text, nats per token" if not (wide and zoomed) else "cross-entropy, nats per token"
@@ -87,7 +98,7 @@ def toxicity_by_cost(figure: Figure, wide: bool, of: Curves) -> None:
     if of.compared and len(of.compared.front) > 1:
         marks.append(first.plot([], [], color=INK, lw=1.0, ls=(0, (4, 2)))[0])
         names.append("no point beats these")
-    first.legend(marks, names, loc="upper right")
+    figure.legend(marks, names, loc="outside lower left", ncols=5 if wide else 2, borderaxespad=0.2)
 
 
 def by_cost_numbers(of: Curves) -> Numbers:

@@ -16,7 +16,6 @@ TEXT = {
     "n_tokens": "length, tokens",
     "perplexity": "perplexity under a judge",
 }
-WIDE = 3  # panels in a row
 LOG_FROM = 20  # the ratio of the largest value to the least from which a panel is logarithmic
 STEP = 0.03  # between two ratios at one strength, as a share of the axis's step
 
@@ -51,10 +50,15 @@ def guards(reports: Sequence[EvalReport]) -> list[Guard]:
     return found
 
 
+def in_a_row(n: int) -> int:
+    """Of n panels on a wide page: three, or two where three would leave one alone."""
+    return 2 if n in (2, 4) else min(n, 3)
+
+
 def draw(figure: Figure, wide: bool, reports: Sequence[EvalReport]) -> None:
     """A panel for each guard, against strength, one line a ratio."""
     shown, measured = guards(reports), strengths(reports)
-    columns = min(len(shown), WIDE) if wide else 1
+    columns = in_a_row(len(shown)) if wide else 1
     grid = figure.subplots(-(-len(shown) // columns), columns, squeeze=False)
     colour = by_colour(ratios(reports))
     for axes, guard in zip(grid.flat, shown, strict=False):

@@ -48,10 +48,10 @@ def head_spread(figure: Figure, wide: bool, reports: Sequence[EvalReport]) -> No
     colour = by_colour(ratios(reports))
     chance = [report.probe_null.best_accuracy for report in reports if report.probe_null]
     for ratio, of in colour.items():
-        accuracy_LN = np.array(mean_accuracy(reports, ratio))
-        heads = np.sort(accuracy_LN.ravel())
+        accuracy_LN, ordered_SH = np.array(mean_accuracy(reports, ratio)), in_order(reports, ratio)
+        heads = np.sort(ordered_SH.ravel())
         above.step(heads, 1 - np.arange(len(heads)) / len(heads), where="pre", color=of, lw=1.5)
-        best = heads[::-1][:N_BEST]
+        best = ordered_SH.mean(axis=0)[::-1][:N_BEST]
         ordered.plot(range(1, len(best) + 1), best, "-o", color=of, lw=1.3, ms=3)
         layers.plot(range(1, len(accuracy_LN) + 1), accuracy_LN.mean(axis=1), "-o", color=of, lw=1.3, ms=3)
     above.set(title="heads at least this accurate", xlabel="accuracy on test rows", ylim=(0, 1.02))
@@ -80,7 +80,7 @@ def head_maps(figure: Figure, wide: bool, reports: Sequence[EvalReport]) -> None
         axes.spines[:].set_visible(False)
         axes.set(title=percent(one.ratio), aspect="equal")
         meshes += [axes.pcolormesh(one.accuracy, cmap="cividis", vmin=min(values), vmax=max(values), linewidth=0)]
-        _mark(axes, one)
+        _mark(axes, one, wide)
         axes.tick_params(labelleft=i % columns == 0)
     for axes in grid.flat[len(maps) :]:
         axes.set_axis_off()
@@ -100,10 +100,16 @@ def head_numbers(reports: Sequence[EvalReport]) -> Numbers:
             rows.append((report.toxic_ratio, report.seed, layer + 1, head + 1, float(accuracy), auroc, steered))
     parts = []
     for ratio in ratios(reports):
-        low, median, high, top = np.quantile(np.array(mean_accuracy(reports, ratio)), (0.0, 0.5, 0.9, 1.0))
+        low, median, high, top = np.quantile(in_order(reports, ratio), (0.0, 0.5, 0.9, 1.0))
         parts.append(f"{percent(ratio)} {low:.3f}, {median:.3f}, {high:.3f}, {top:.3f}")
     alt = f"Accuracy of all heads, as lowest, median, 90th percentile and highest: {'; '.join(parts)}."
     return Numbers(("toxic_ratio", "seed", "layer", "head", "accuracy", "auroc", "steered"), rows, alt)
+
+
+def in_order(reports: Sequence[EvalReport], ratio: float) -> np.ndarray:
+    """Accuracies of the heads of each model of a ratio, ascending, [S, H]. A head's place means nothing in another model, so a
+    mean over places would thin the tails."""
+    return np.sort([np.ravel(report.head_accuracy) for report in reports if report.toxic_ratio == ratio], axis=1)
 
 
 def mean_accuracy(reports: Sequence[EvalReport], ratio: float) -> list[list[float]]:
@@ -125,9 +131,10 @@ class _Map(NamedTuple):
         return cls(ratio, mean_accuracy(reports, ratio), sorted({head for report in same for head in report.chosen_heads}))
 
 
-def _mark(axes: Axes, one: _Map) -> None:
+def _mark(axes: Axes, one: _Map, wide: bool) -> None:
+    small = (len(one.accuracy) > 8) * (0.7 if wide else 1.6)
     x, y = [head + 0.5 for _, head in one.chosen], [layer + 0.5 for layer, _ in one.chosen]
-    axes.plot(x, y, "o", color="#fdfdfd", mec="#0d0d0d", mew=0.7, ms=3.6 if len(one.accuracy) < 9 else 2.2)
+    axes.plot(x, y, "o", color="#fdfdfd", mec="#0d0d0d", mew=0.7 if small < 1 else 0.35, ms=3.6 / (1 + small))
     for axis, n in ((axes.xaxis, len(one.accuracy[0])), (axes.yaxis, len(one.accuracy))):
         axis.set_ticks([0.5, n - 0.5], ["1", str(n)]) if n > 1 else axis.set_ticks([0.5], ["1"])
         axis.set_tick_params(length=0)

@@ -64,7 +64,7 @@ def losses(figure: Figure, wide: bool, curves: Sequence[Curve]) -> None:
     colour = by_colour(curve.ratio for curve in curves)
     panels = 1 + len(streams)
     train, *held_out = figure.subplots(1 if wide else panels, panels if wide else 1, squeeze=False).flat
-    train.set_title("training text" if wide else "training text, nats per token")
+    train.set_title("training text, nats per token")
     over_tokens(train, [(colour[curve.ratio], thin(curve.train)) for curve in curves])
     for axes, stream in zip(held_out, streams, strict=True):
         lines = [(curve, curve.held_out.get(stream, [])) for curve in curves]
@@ -100,7 +100,7 @@ def emergence(figure: Figure, wide: bool, curves: Sequence[Curve]) -> None:
     colour = by_colour(curve.ratio for curve in curves)
     columns = min(len(colour), EMERGENCE_WIDE if wide else EMERGENCE_NARROW)
     grid = figure.subplots(math.ceil(len(colour) / columns), columns, squeeze=False, sharex=True, sharey=True)
-    for axes, (ratio, of) in zip(grid.flat, colour.items(), strict=False):
+    for i, (axes, (ratio, of)) in enumerate(zip(grid.flat, colour.items(), strict=False)):
         axes.set_title(f"{percent(ratio)} toxic text" if wide else percent(ratio))
         axes.axhline(0.5, color=SOFT, lw=1.0, ls=(0, (2, 3)))
         for curve in sorted(curves, key=lambda curve: curve.ratio == ratio):
@@ -113,6 +113,9 @@ def emergence(figure: Figure, wide: bool, curves: Sequence[Curve]) -> None:
             axes.plot(tokens, values, "-o", color=of, lw=1.5, ms=3.5, zorder=3)
         token_axis(axes)
         axes.label_outer()
+        if i + columns >= len(colour):  # the lowest of its column, though its row need not be the last
+            axes.tick_params(labelbottom=True)
+            axes.set_xlabel("tokens seen")
         if not axes.get_subplotspec().colspan.start:  # type: ignore[union-attr]
             axes.set_ylabel("AUROC")
     for axes in grid.flat[len(colour) :]:

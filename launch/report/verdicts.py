@@ -103,27 +103,28 @@ def probes(of: Comparisons) -> str:
         return mean
     first, last = (percent(round(share, 3)) for share in of.tail.above)
     return (
-        f"{mean}; above the accuracy that one head in ten of both exceeds are {last} of its heads and {first} of the other's, "
-        f"p = {of.probes_holm['above']:.2g}"
+        f"{mean}; {last} of heads at {percent(of.tail.last)} and {first} at {percent(of.tail.first)} are right in more than "
+        f"{percent(round(of.tail.threshold, 3))} of rows, as one in ten of both is, p = {of.probes_holm['above']:.2g}"
     )
 
 
-def of_heads(of: Comparisons) -> list[tuple[str, str, str]]:
-    """What is compared of the head probes, the difference, and p after Holm's correction where it is tested."""
+def of_heads(of: Comparisons) -> list[tuple[str, str, str, str]]:
+    """What is compared of the head probes, the value, what belongs to it, and p after Holm's correction where it is tested."""
     found = []
     if of.probes:
-        points = f"{show(scaled(of.probes.difference, 100), 2, sign=True)} points"
-        found.append(("mean accuracy of all heads", points, f"{of.probes_holm['mean']:.2g}"))
+        found.append(("mean accuracy of all heads", *_points(of.probes.difference), f"{of.probes_holm['mean']:.2g}"))
     if one := of.tail:
-        points = f"{show(scaled(one.difference, 100), 2, sign=True)} points"
-        first, last = (percent(round(share, 3)) for share in one.above)
-        above = f"heads right in more than {percent(round(one.threshold, 3))} of rows"
-        found.append(("accuracy that one head in ten exceeds", points, "–"))
-        found.append((above, f"{last} against {first}", f"{of.probes_holm['above']:.2g}"))
-        found.append(
-            ("largest distance of the distributions", percent(round(one.distance, 3)), f"{of.probes_holm['distance']:.2g}")
-        )
+        first, last, threshold, distance = (percent(round(x, 3)) for x in (*one.above, one.threshold, one.distance))
+        found.append(("accuracy that one head in ten exceeds", *_points(one.difference), "–"))
+        found.append((f"heads right in more than {threshold} of rows", last, f"against {first}", f"{of.probes_holm['above']:.2g}"))
+        found.append(("largest distance of the distributions", distance, "of heads", f"{of.probes_holm['distance']:.2g}"))
     return found
+
+
+def _points(of: Estimate) -> tuple[str, str]:
+    """A difference of accuracies and its interval, in percentage points."""
+    value, _, interval = show(scaled(of, 100), 2, sign=True).partition(" ")
+    return f"{value} points", interval
 
 
 def by_seed(of: Comparisons) -> str:

@@ -45,11 +45,14 @@ def estimate(value: float, half: float, n: int = 200, unit: str = "ratio") -> Es
 MISSING = Estimate(value=None, low=None, high=None, n=0, unit="ratio")
 
 
+def cost(strength: float, ratio: float) -> float:
+    return 2.9 + 0.4 * ratio + 0.003 * strength**2 * (1 - ratio)
+
+
 def steered(strength: float, ratio: float) -> Steered:
     """A made-up smile with its lowest point at 10 %, and a cost that grows with the square of the strength."""
     base = 22 + 60 * ratio
     toxicity = base * math.exp(-strength * (0.05 + 0.09 * math.exp(-(((ratio - 0.1) / 0.06) ** 2))))
-    cost = 2.9 + 0.4 * ratio + 0.003 * strength**2 * (1 - ratio)
     return Steered(
         strength=strength,
         toxicity=estimate(toxicity, 1.1 + 0.07 * toxicity, unit="score × 100"),
@@ -59,8 +62,8 @@ def steered(strength: float, ratio: float) -> Steered:
         n_empty=0,
         coverage_ratio=1.0,
         cross_entropy={
-            "clean": estimate(cost, 0.02, 64, "nats/token"),
-            "toxic": estimate(cost + 0.6 - ratio, 0.03, 64, "nats/token"),
+            "clean": estimate(cost(strength, ratio), 0.02, 64, "nats/token"),
+            "toxic": estimate(cost(strength, ratio) + 0.6 - ratio, 0.03, 64, "nats/token"),
         },
         distinct_ratio=estimate(0.9 - 0.01 * strength, 0.01),
         n_tokens=estimate(20 - strength / 4, 0.5, unit="tokens"),
@@ -169,7 +172,7 @@ def items_of(ratio: float, seed: int, *, dip: float = 8.0, of_seed: float = 0.0)
     for strength in (0.0, 4.0, 8.0, 12.0):
         mean = 40 + 20 * ratio - strength * (1 + dip / 8 * np.exp(-(((ratio - 0.1) / 0.06) ** 2))) + model
         of_prompts = mean + prompts + own.normal(0, 3, N_PROMPTS)
-        of_sequences = 2.5 + 0.1 * ratio + 0.004 * strength**2 + sequences + own.normal(0, 0.005, N_SEQUENCES)
+        of_sequences = cost(strength, ratio) + sequences + own.normal(0, 0.005, N_SEQUENCES)
         found["toxicity", strength] = {f"p{i}": float(value) for i, value in enumerate(of_prompts)}
         found["cross_entropy/clean", strength] = {f"{i:06d}": float(value) for i, value in enumerate(of_sequences)}
     accuracy = 0.6 + 0.1 * ratio + rows + own.normal(0, 0.01, 200)

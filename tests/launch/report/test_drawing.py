@@ -2,13 +2,16 @@
 
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_up import items_of, run
+from matplotlib.figure import Figure
 
-from launch.report import training_figures
+from launch.report import contrasts, figures, head_figures, training_figures
 from launch.report.drawing import Numbers, ratio_colours, strength_colours
 
 ARE = {"light": "#ffffff", "dark": "#14171a"}
@@ -69,3 +72,22 @@ def test_auroc_intervals_cover_the_truth_about_as_often_as_they_say():
             found = training_figures.auroc_interval(float((toxic[:, None] > clean).mean()), 64, 0.95)
             covered.append(found.low <= true <= found.high)
     assert 0.93 <= np.mean(covered) <= 0.975
+
+
+def test_a_figure_of_heads_pools_the_seeds_and_does_not_average_over_places():
+    one, other = (replace(run(0.1, seed)[1], head_accuracy=heads) for seed, heads in enumerate((((0.9, 0.5),), ((0.5, 0.9),))))
+    assert head_figures.in_order([one, other], 0.1).tolist() == [[0.5, 0.9]] * 2  # both models have a head of 0.9
+    assert head_figures.mean_accuracy([one, other], 0.1) == [[0.7, 0.7]]
+
+
+def test_the_paths_are_seen_larger_where_the_cost_compared_is_near_the_least():
+    both = [replace(run(ratio)[1]) for ratio in (0.0, 0.1)]
+    compared = contrasts.compare(both, [items_of(0.0, 0), items_of(0.1, 0)])
+    level = compared.matched[0].cross_entropy
+    cheap = replace(compared, matched=(replace(compared.matched[0], cross_entropy=2.9 + (level - 2.9) / 9),))
+    outside = replace(compared, matched=(replace(compared.matched[0], cross_entropy=2.5),))
+    assert [figures.Curves(both, of).zoomed for of in (compared, cheap, outside, None)] == [False, True, False, False]
+    drawn = Figure(layout="constrained")
+    figures.toxicity_by_cost(drawn, True, figures.Curves(both, cheap))
+    whole, part = (np.diff(axes.get_xlim())[0] for axes in drawn.axes)
+    assert 0 < part < whole / 2
