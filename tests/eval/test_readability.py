@@ -25,6 +25,7 @@ def test_auroc_is_scikit_learns_with_ties_too():
     found = readability.auroc(scores, labels)
     assert found.tolist() == pytest.approx([roc_auc_score(labels, scores[:, p]) for p in range(3)])
     assert found[2] == 0.5
+    assert readability.mean_auroc(scores, labels, confidence=0.95).value == pytest.approx(float(found.mean()))
 
 
 def test_the_interval_of_an_auroc_covers_the_truth_for_one_probe_and_for_the_mean_of_several():
