@@ -93,9 +93,24 @@ def two_steps_of_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compute, "WARM_UP_STEPS", WARM_UP_STEPS)
 
 
-def test_garbage_is_not_collected_in_the_steps_and_again_after_them(two_steps_of_warm_up: None):
-    seen = [(gc.isenabled(), gc.get_freeze_count() > 0) for _ in compute.uncollected(range(5))]
-    assert seen == [(True, False)] * 2 + [(False, True)] * 3
+def test_garbage_is_collected_after_the_warm_up_then_seldom_and_by_itself_again_after_the_steps(
+    two_steps_of_warm_up: None, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(compute, "COLLECT_EVERY_STEPS", 4)
+    seen, collected = [], []
+
+    def note(phase: str, info: dict[str, int]) -> None:
+        if phase == "start" and info["generation"] == 2:
+            collected.append(len(seen))
+
+    gc.callbacks.append(note)
+    try:
+        for _ in compute.uncollected(range(10)):
+            seen.append((gc.isenabled(), gc.get_freeze_count() > 0))
+    finally:
+        gc.callbacks.remove(note)
+    assert seen == [(True, False)] * 2 + [(False, True)] * 8
+    assert collected == [2, 4, 8]
     assert gc.isenabled() and gc.get_freeze_count() == 0
 
 
