@@ -2,7 +2,8 @@
 
 A head's output is its slice of the input of the attention's output projection: what a head says before the projection mixes
 it with the others (Li et al. 2023; ITI reads and edits the same place; sites.py knows it and the others). Rows are batched
-with rows of the same length only, so there is no padding that could leak into a reading, and values are joined to labels by
+with rows of the same length only, so there is no padding that could leak into a reading: padded at the left, rows of like length
+read 1e-6 otherwise than alone, and no faster (200 rows of 70 to 128 tokens, the laptop's model). Values are joined to labels by
 id, never by order.
 
 Values are read back a layer at a time: OLMo-1B's 256 heads on 8,960 rows are 1.2 GB in fp32, one layer's 73 MB. Where they

@@ -1,4 +1,4 @@
-"""how readable an attribute is: AUROC and calibration of each probe, the best head's chance level, the right tail
+"""how readable an attribute is: AUROC and calibration of each probe, the best head's chance level
 
 The best of 256 heads beats chance by luck alone. The max-T null (Westfall and Young 1993) says by how much: labels are permuted
 1,000 times, every head is probed anew with each, and the best accuracy of each permutation is what the best head must beat. All
@@ -19,7 +19,6 @@ from torch import Tensor
 
 from data_prep import randomness
 from eval import resampling
-from eval.intervals import bootstrap_mean, spread_levels
 from eval.record import Estimate
 
 N_BINS = 10
@@ -130,36 +129,3 @@ def mean_auroc(scores_RP: Tensor, labels_R: Tensor, *, confidence: float) -> Est
         unseen = 1 - ((1 - confidence) / 2) ** (1 / n_least)  # as much of the rarer label may be otherwise, unseen
         low, high = max(0.0, value - unseen), min(1.0, value + unseen)
     return Estimate(value=value, low=low, high=high, n=len(labels_R), unit="ratio")
-
-
-def tail(accuracy_P: np.ndarray, threshold: float) -> float:
-    """Share of heads at least this accurate."""
-    return float((np.asarray(accuracy_P) >= threshold).mean())
-
-
-def ecdf(accuracy_P: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(accuracies ascending, share of heads at or below each)."""
-    ordered = np.sort(np.asarray(accuracy_P, dtype=np.float64))
-    return ordered, np.arange(1, len(ordered) + 1) / len(ordered)
-
-
-def mean_difference(first_RP: np.ndarray, second_RP: np.ndarray, *, confidence: float, n_resamples: int, seed: int) -> Estimate:
-    """Mean accuracy of the second model's heads − the first's, on the same test rows; the interval is over rows."""
-    differences = np.asarray(second_RP, dtype=np.float64).mean(axis=1) - np.asarray(first_RP, dtype=np.float64).mean(axis=1)
-    return bootstrap_mean(differences, "ratio", confidence=confidence, n_resamples=n_resamples, seed=seed)
-
-
-def tail_difference(
-    first_RP: np.ndarray, second_RP: np.ndarray, threshold: float, *, confidence: float, n_resamples: int, seed: int
-) -> Estimate:
-    """Share of heads at least this accurate, second − first, on the same test rows; the interval is over rows.
-
-    Rows drawn with replacement spread the heads' accuracies, and with them both tails, a little more than new rows would.
-    """
-    n_first = first_RP.shape[1]
-    both = np.concatenate([first_RP, second_RP], axis=1).astype(np.float64)
-    draws_BP = resampling.means(both, n_resamples, seed)
-    value = tail(both[:, n_first:].mean(axis=0), threshold) - tail(both[:, :n_first].mean(axis=0), threshold)
-    draws_B = (draws_BP[:, n_first:] >= threshold).mean(axis=1) - (draws_BP[:, :n_first] >= threshold).mean(axis=1)
-    low, high = np.quantile(draws_B, spread_levels(len(both), confidence))
-    return Estimate(value=value, low=float(low), high=float(high), n=len(both), unit="ratio")

@@ -7,8 +7,6 @@ from sklearn.metrics import roc_auc_score
 
 from eval import probes, readability
 
-HOW = {"confidence": 0.95, "n_resamples": 500, "seed": 0}
-
 
 def features(n, problems, size, labels, *, signal, generator):
     """Noise, and in problem 0 the label along the first feature."""
@@ -99,23 +97,3 @@ def test_the_nulls_probe_reads_as_well_as_the_logistic_one():
     both = np.vstack([labels.numpy(), labels.numpy()[::-1]])
     null = readability.max_t(readability.null_accuracy(x[:400], both[:, :400], x[400:], both[:, 400:], 1.0))
     assert null.accuracy_P == pytest.approx(logistic.numpy(), abs=0.015)
-
-
-def test_the_share_of_heads_above_a_line_is_what_the_ecdf_leaves():
-    accuracy = np.array([0.5, 0.7, 0.9, 0.6])
-    x, share = readability.ecdf(accuracy)
-    assert x.tolist() == [0.5, 0.6, 0.7, 0.9] and share.tolist() == [0.25, 0.5, 0.75, 1.0]
-    assert readability.tail(accuracy, 0.7) == 0.5
-
-
-def test_a_model_that_reads_better_has_a_higher_mean_and_a_fatter_tail():
-    generator = np.random.default_rng(0)
-    rows = generator.normal(size=(400, 1))  # hard rows are hard for both models
-    p = {0: np.linspace(0, 0.6, 16), 1: np.linspace(0, 1.4, 16)}
-    first, second = ((rows + p[k] + generator.normal(size=(400, 16))) > 0 for k in (0, 1))
-    mean = readability.mean_difference(first, second, **HOW)
-    tail = readability.tail_difference(first, second, 0.75, **HOW)
-    assert 0 < mean.low < mean.value < mean.high and mean.n == 400
-    assert tail.value == pytest.approx(readability.tail(second.mean(0), 0.75) - readability.tail(first.mean(0), 0.75))
-    assert tail.low > 0
-    assert readability.mean_difference(first, first, **HOW).high == 0.0
