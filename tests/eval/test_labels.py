@@ -15,6 +15,9 @@ from eval import labels
         ("prompt.toxicity>=-1e1", "prompt.toxicity ≥ -10", {"prompt.toxicity": "-10"}, 1),
         ("toxigen", "toxigen: toxicity_ai + toxicity_human > 5.5", {"toxicity_ai": 3.5, "toxicity_human": 2.0}, 0),
         ("toxigen", "toxigen: toxicity_ai + toxicity_human > 5.5", {"toxicity_ai": "3.6", "toxicity_human": 2}, 1),
+        ("is_toxic=Toxic", "is_toxic is Toxic", {"is_toxic": "Toxic"}, 1),
+        ("is_toxic=Toxic", "is_toxic is Toxic", {"is_toxic": "Not Toxic"}, 0),
+        ("class=0", "class is 0", {"class": 0}, 1),
         ("toxigen_human", "toxigen_human: toxicity_human ≥ 2.5", {"toxicity_human": 2.67}, 1),
     ],
 )
@@ -28,3 +31,7 @@ def test_a_rule_that_is_none_and_a_field_that_is_missing_are_named():
         labels.parse("a>=1e", 0.5)
     with pytest.raises(ConfigurationError, match="row 1: the label in field 'toxicity_human' is None, expected 0, 1 or a number"):
         labels.parse("toxigen", 0.5).label({"toxicity_ai": 3}, "row 1")
+    with pytest.raises(ConfigurationError, match="row 1: there is no field 'is_toxic'"):
+        labels.parse("is_toxic=Toxic", 0.5).label({"text": ""}, "row 1")
+    with pytest.raises(ConfigurationError, match=r"is 'Toxic', expected 0, 1 or a number.*#label=is_toxic=WORD"):
+        labels.parse("is_toxic", 0.5).label({"is_toxic": "Toxic"}, "row 1")
