@@ -74,20 +74,16 @@ def _megatron(corpus: list[str], words: str, out: str) -> Callable[[], None]:
 
 
 def _megatron_tool(checkout: str, corpus: list[str], words: str, out: str) -> Callable[[], None]:
-    tool = _tool(checkout, "preprocess_data.py", words, out)
-
-    def work() -> None:
-        for number, file in enumerate(corpus):
-            paths = ["--input", file, "--output-prefix", f"{out}/{number:05}"]
-            subprocess.run([*tool, *paths, "--workers", "1"], check=True, stdout=sys.stderr)
-
-    return work
+    return _on_plain_lines([*_tool(checkout, "preprocess_data.py", words, out), "--workers", "1"], corpus, out)
 
 
 def _megatron_gigatoken(corpus: list[str], words: str, out: str) -> Callable[[], None]:
-    """Reads no gzip, so that is undone first."""
     checkout = os.environ.get("MEGATRON_LM") or sys.exit("MEGATRON_LM=<a checkout of Megatron-LM> has the tool")
-    tool = [*_tool(checkout, "preprocess_data_fast.py", words, out), "--use-gigatoken"]
+    return _on_plain_lines([*_tool(checkout, "preprocess_data_fast.py", words, out), "--use-gigatoken"], corpus, out)
+
+
+def _on_plain_lines(tool: list[str], corpus: list[str], out: str) -> Callable[[], None]:
+    """One call a file. Megatron's tools read no gzip (the first waits for ever), so that is undone before."""
 
     def work() -> None:
         for number, file in enumerate(corpus):
