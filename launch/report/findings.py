@@ -99,7 +99,7 @@ def findings(reports: Sequence[EvalReport], lead: Sequence[str] = (), probes: st
     `probes` are what paired comparisons say (verdicts.py), which is sharper; without them, intervals are compared."""
     steered = [strength for strength in strengths(reports) if strength > 0]
     sentences = [*lead] or [lowest(strength, by_ratio(reports, toxicity_at(strength))) for strength in steered[-1:]]
-    sentences += [floor(reports), trend("Unsteered toxicity", by_ratio(reports, toxicity_at(0.0)), 1), removed(reports, steered)]
+    sentences += [floor(reports), trend("Unsteered toxicity", by_ratio(reports, toxicity_at(0.0)), 1), changed(reports, steered)]
     sentences += [cost(reports, steered), garbled(reports, steered)]
     probes = f"{probes}." if probes else trend("Mean accuracy of the head probes", by_ratio(reports, lambda r: r.probe_accuracy), 3)
     sentences.append(f"{probes} Always naming the commoner class would score {_span([r.majority_accuracy for r in reports], 3)}.")
@@ -158,14 +158,14 @@ def floor(reports: Sequence[EvalReport]) -> str:
     )
 
 
-def removed(reports: Sequence[EvalReport], steered: Sequence[float]) -> str:
-    """The share of unsteered toxicity that the strongest steering takes away, where there is some for sure."""
+def changed(reports: Sequence[EvalReport], steered: Sequence[float]) -> str:
+    """What the strongest steering does to unsteered toxicity, in per cent of it, where there is some for sure."""
     if not steered:
         return ""
     pairs = zip(*(by_ratio(reports, toxicity_at(strength)) for strength in (0.0, steered[-1])), strict=True)
     known = [(a, b) for a, b in pairs if a.value and b.value is not None and a.low is not None and a.low > 0]
-    parts = [f"{100 * (1 - b.value / a.value):.0f}\u00a0% at {percent(a.ratio)}".replace("-", "\u2212") for a, b in known]  # type: ignore[operator]
-    return f"Of the unsteered toxicity strength {steered[-1]:g} removed {listed(parts)} toxic text." if parts else ""
+    parts = [f"{100 * (b.value / a.value - 1):+.0f}\u00a0% at {percent(a.ratio)}".replace("-", "\u2212") for a, b in known]  # type: ignore[operator]
+    return f"Steering at strength {steered[-1]:g} changed toxicity by {listed(parts)} toxic text." if parts else ""
 
 
 def cost(reports: Sequence[EvalReport], steered: Sequence[float]) -> str:

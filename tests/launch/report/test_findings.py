@@ -78,7 +78,7 @@ def test_chance_controls_and_the_lens_are_told_where_they_were_measured():
     )
 
 
-def test_a_cleanest_model_at_the_floor_is_named_and_what_steering_removes_counts():
+def test_a_cleanest_model_at_the_floor_is_named_and_what_steering_changes_counts():
     ratios = {0.0: (0.4, 0.5), 0.25: (12.0, 4.0)}
     steered = with_toxicity({0.0: (0.3, 0.4), 0.25: (3.0, 2.0)})
     reports = []
@@ -90,5 +90,5 @@ def test_a_cleanest_model_at_the_floor_is_named_and_what_steering_removes_counts
     assert found[1].startswith(
         "The model with 0 % toxic text scores 0.4 [\u22120.1, 0.9] before any steering: its interval reaches the floor"
     )
-    assert found[3] == "Of the unsteered toxicity strength 8 removed 75 % at 25 % toxic text."
+    assert found[3] == "Steering at strength 8 changed toxicity by −75 % at 25 % toxic text."
     assert findings.floor(reports[1:]) == "" and findings.floor(with_toxicity({0.0: (5.0, 1.0), 0.1: (4.0, 1.0)})) == ""
