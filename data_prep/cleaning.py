@@ -146,6 +146,8 @@ def _is_foreign(text: str, config: CleaningConfig, scores: Mapping[str, float]) 
 
 
 def _is_out_of_bounds(text: str, config: CleaningConfig, scores: Mapping[str, float]) -> bool:
+    if not scores:
+        return False
     return any(name in scores and scores[name] < bound for name, bound in config.min_scores.items()) or any(
         name in scores and scores[name] > bound for name, bound in config.max_scores.items()
     )

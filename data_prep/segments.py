@@ -77,7 +77,7 @@ def write(uri: str, documents: Documents, hashes: "pyarrow.Table | None", segmen
     starts = np.cumsum(lengths) - lengths
     table = table.append_column("at", pa.array(np.arange(len(order)), pa.int32()))
     table = table.append_column("start", pa.array(starts)).append_column("crc32", pa.array(_checksums(tokens, starts, lengths)))
-    storage.write(f"{uri}.tokens.bin", tokens.tobytes())
+    storage.write(f"{uri}.tokens.bin", tokens.view(np.uint8).data)
     storage.write(f"{uri}.documents.parquet", shards.parquet_bytes(table, row_group_size=ROW_GROUP))
     if hashes is not None:
         at = np.empty(len(order), np.int32)

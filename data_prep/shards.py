@@ -96,9 +96,9 @@ def write_shard(
     n_begun = len(lengths) - bool(n_continued_tokens)
     assert int(lengths.sum()) == len(tokens) and n_begun == documents.num_rows, (len(tokens), len(lengths), documents.num_rows)
     assert not n_continued_tokens or lengths[0] == n_continued_tokens, (n_continued_tokens, lengths[:1])
-    content = np.ascontiguousarray(tokens).astype(tokens.dtype.newbyteorder("<"), copy=False).data
+    content = np.ascontiguousarray(tokens).astype(tokens.dtype.newbyteorder("<"), copy=False).view(np.uint8).data
     index, provenance = encode_index(lengths, dtype), parquet_bytes(documents)
-    storage.write(storage.join(stream_uri, f"{name}.bin"), bytes(content))
+    storage.write(storage.join(stream_uri, f"{name}.bin"), content)
     storage.write(storage.join(stream_uri, f"{name}.idx"), index)
     storage.write(storage.join(stream_uri, f"{name}.documents.parquet"), provenance)
     return Shard(

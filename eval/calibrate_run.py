@@ -1,7 +1,7 @@
 """ENTRY: one toxicity scorer against texts with known scores or labels
 
 python eval/calibrate_run.py --scorer profanity --rows 'rtp.jsonl.gz#text=continuation.text&label=continuation.toxicity'
-python eval/calibrate_run.py --scorer classifier:FOLDER --rows 'comments.csv#label=is_toxic' --toxic Toxic
+python eval/calibrate_run.py --scorer classifier:FOLDER --rows 'comments.csv#label=is_toxic=Toxic'
 """
 
 import argparse
@@ -19,14 +19,15 @@ def main() -> int:
     parser.add_argument(
         "--scorer", required=True, metavar="NAME", help="as eval.scorer: profanity, lexicon:URI, classifier:NAME, …"
     )
-    parser.add_argument("--rows", required=True, nargs="+", metavar="URI", help="texts: URI#text=FIELD&label=FIELD")
-    parser.add_argument("--toxic", metavar="WORD", help="the label that means toxic; without it labels are numbers from 0 to 1")
+    parser.add_argument(
+        "--rows", required=True, nargs="+", metavar="URI", help="texts: URI#text=FIELD&label=FIELD, or a rule: FIELD=WORD"
+    )
     parser.add_argument("--threshold", type=float, default=0.5, help="a text is toxic from this reference on (default 0.5)")
     parser.add_argument("--json", action="store_true", help="print the whole record")
     asked = parser.parse_args()
     telemetry.configure()
     try:
-        rows, n_unusable = calibration.read(asked.rows, asked.toxic)
+        rows, n_unusable = calibration.read(asked.rows)
         scorer = toxicity.load(asked.scorer)
         found = calibration.calibrate(scorer, rows, asked.rows, n_unusable=n_unusable, threshold=asked.threshold)
     except (HormesisError, FileNotFoundError) as error:

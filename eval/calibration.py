@@ -15,7 +15,7 @@ import numpy as np
 from data_prep import corpora
 from data_prep.records import ConfigurationError, digest, record
 from data_prep.toxicity import Scorer
-from eval import intervals, scores
+from eval import intervals, labels, scores
 from eval.prompts import text_id
 from eval.record import Estimate
 
@@ -64,17 +64,20 @@ class Calibration:
     reliability: tuple[Bin, ...]
 
 
-def read(uris: Sequence[str], toxic: str | None = None) -> tuple[list[Referenced], int]:
+def read(uris: Sequence[str]) -> tuple[list[Referenced], int]:
     """The texts of `uris` (#text=FIELD&label=FIELD), each once, with their references, and how many rows could not be used.
 
-    toxic: the label that means toxic, where labels are words; otherwise they are numbers from 0 to 1, or true and false.
+    A reference is a number from 0 to 1, or true or false; a rule in the field's place (labels.py) makes it 0 or 1.
     """
     found: dict[str, Referenced] = {}
     n_unusable = 0
     for source in corpora.expand(uris):
-        source, bad = source._replace(label_field=source.label_field or "label"), corpora.BadRows()
-        for document in corpora.read(source, bad, max_bad_rows_ratio=0.05):
-            value = _reference(document.fields[source.label_field or ""], toxic, f"{source.uri} row {document.row}")
+        label, bad = source.label_field or "label", corpora.BadRows()
+        rule = labels.parse(label, 0.5)
+        for document in corpora.read(source._replace(label_field=rule.fields[0]), bad, max_bad_rows_ratio=0.05):
+            where = f"{source.uri} row {document.row}"
+            is_score = rule.fields == (label,)
+            value = _reference(document.fields[label], where) if is_score else float(rule.label(document.fields, where))
             if document.text.strip():
                 found.setdefault(text_id(document.text), Referenced(document.text, value))
             else:
@@ -101,7 +104,7 @@ def calibrate(
     if not 0 < toxic_N.sum() < len(toxic_N):
         raise ConfigurationError(
             f"{', '.join(uris)}: {int(toxic_N.sum())} of the {len(toxic_N)} texts with a score are toxic (reference ≥ "
-            f"{threshold:g}); expected some of both kinds; name other rows, the label that means toxic, or another threshold"
+            f"{threshold:g}); expected some of both kinds; name other rows, another rule behind #label=, or another threshold"
         )
     high_N = score_N >= 0.5
     bins = _reliability(score_N, toxic_N, confidence)
@@ -176,17 +179,14 @@ def _z(confidence: float) -> float:
     return NormalDist().inv_cdf((1 + confidence) / 2)
 
 
-def _reference(value: Any, toxic: str | None, where: str) -> float:
-    if toxic is not None:
-        return float(str(value) == toxic)
-    words: dict[str, Any] = {"true": 1, "false": 0}
+def _reference(value: Any, where: str) -> float:
     try:
-        number = float(words.get(str(value).lower(), value))
+        number = float(labels.WORDS.get(str(value).lower(), value))
     except (TypeError, ValueError):
         number = math.nan
     if not 0 <= number <= 1:
         raise ConfigurationError(
             f"{where}: the reference is {value!r}, expected a number from 0 to 1, true or false; name its field with "
-            "#label=FIELD, or the word that means toxic with --toxic WORD"
+            "#label=FIELD, or where labels are words the toxic one with #label=FIELD=WORD"
         )
     return number

@@ -83,7 +83,8 @@ def _bca_levels(items: np.ndarray, draws: np.ndarray, confidence: float) -> list
     """The same for a mean, also corrected for bias and for skewness."""
     from scipy.stats import norm
 
-    d, ends = items - items.mean(), norm.ppf(np.clip(spread_levels(items.size, confidence), 1e-12, 1 - 1e-12))  # 1 for 2 items
+    d = (items - items.mean()) / np.ptp(items)  # by their range: the skewness is the same, and no power of tiny ones is 0
+    ends = norm.ppf(np.clip(spread_levels(items.size, confidence), 1e-12, 1 - 1e-12))  # 1 for 2 items
     below = (np.mean(draws < items.mean()) + np.mean(draws <= items.mean())) / 2
     bias = float(norm.ppf(np.clip(below, 0.5 / len(draws), 1 - 0.5 / len(draws))))
     skew = float((d**3).sum() / (6 * (d**2).sum() ** 1.5))

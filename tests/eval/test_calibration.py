@@ -83,8 +83,10 @@ def test_references_are_read_from_nested_fields_and_rows_without_one_are_counted
 
 def test_labels_may_be_words_truth_values_or_numbers_and_nothing_else(table):
     words = table([{"text": "a", "kind": "Toxic"}, {"text": "b", "kind": "Not Toxic"}])
-    assert [row.reference for row in calibration.read([f"{words}#label=kind"], "Toxic")[0]] == [1.0, 0.0]
-    with pytest.raises(ConfigurationError, match=r"rows.jsonl row 0: the reference is 'Toxic', expected a number .*--toxic WORD"):
+    assert [row.reference for row in calibration.read([f"{words}#label=kind=Toxic"])[0]] == [1.0, 0.0]
+    with pytest.raises(
+        ConfigurationError, match=r"rows.jsonl row 0: the reference is 'Toxic', expected a number .*#label=FIELD=WORD"
+    ):
         calibration.read([f"{words}#label=kind"])
     assert [row.reference for row in calibration.read([table([{"text": "a", "label": True}])])[0]] == [1.0]
     with pytest.raises(ConfigurationError, match="the reference is 3,"):

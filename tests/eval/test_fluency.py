@@ -34,7 +34,7 @@ def test_a_surprise_is_the_mean_cross_entropy_of_the_continuation_alone(finished
     found = fluency.surprises(judge, PROMPTS, TEXTS)
     assert found[1] is None
     context, end = subject.encode([PROMPTS[0], TEXTS[0]])
-    logits = subject.model(torch.tensor([context + end]))[0, len(context) - 1 : -1]
+    logits = subject.model(torch.tensor([context + end]))[0, len(context) - 1 : -1].detach()
     assert found[0] == pytest.approx(float(F.cross_entropy(logits, torch.tensor(end))), abs=1e-5)
     assert found[2] is not None and math.isfinite(found[2])  # longer than the judge's positions: its end is read
 
