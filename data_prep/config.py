@@ -94,7 +94,7 @@ class DataConfig:
     clean, toxic: document URIs with wildcards; `#text=field` names the text field. `synthetic:…` is the embedded corpus.
     held_out_ratio: share of documents, by keyed hash, kept out of training.
     shard_tokens: tokens of every shard but a split's last; a document that crosses a shard's end goes on in the next. A worker
-        takes about 0.9 GiB for shards of 64 Mi tokens and 2.1 GiB for twice that.
+        takes about 0.9 GiB for shards of 64 Mi tokens and 1.5 GiB for twice that.
     shuffle_seed: keys the hash that orders documents.
     duplicates: of documents with the same text ("exact") or nearly so ("near"), all but the first in the stream go.
     decontaminate: URIs of evaluation texts; documents that share a run of `ngram` words with one of them go (0: none do).

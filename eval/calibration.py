@@ -74,9 +74,9 @@ def read(uris: Sequence[str]) -> tuple[list[Referenced], int]:
     for source in corpora.expand(uris):
         label, bad = source.label_field or "label", corpora.BadRows()
         rule = labels.parse(label, 0.5)
+        is_score = rule.fields == (label,)
         for document in corpora.read(source._replace(label_field=rule.fields[0]), bad, max_bad_rows_ratio=0.05):
             where = f"{source.uri} row {document.row}"
-            is_score = rule.fields == (label,)
             value = _reference(document.fields[label], where) if is_score else float(rule.label(document.fields, where))
             if document.text.strip():
                 found.setdefault(text_id(document.text), Referenced(document.text, value))

@@ -141,7 +141,7 @@ def _own_peak_kib() -> int:
     return int(next(line.split()[1] for line in lines if line.startswith("VmHWM")))
 
 
-# Each chain: what it imports, its work, and the ids of its documents without eos, uint16, in the order of its output.
+# Our chain, in the manner of its peers (data_peers.py).
 
 
 def _ours(corpus: list[str], words: str, out: str) -> Callable[[], None]:

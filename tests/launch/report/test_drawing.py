@@ -81,7 +81,7 @@ def test_a_figure_of_heads_pools_the_seeds_and_does_not_average_over_places():
 
 
 def test_the_paths_are_seen_larger_where_the_cost_compared_is_near_the_least():
-    both = [replace(run(ratio)[1]) for ratio in (0.0, 0.1)]
+    both = [run(ratio)[1] for ratio in (0.0, 0.1)]
     compared = contrasts.compare(both, [items_of(0.0, 0), items_of(0.1, 0)])
     level = compared.matched[0].cross_entropy
     cheap = replace(compared, matched=(replace(compared.matched[0], cross_entropy=2.9 + (level - 2.9) / 9),))
