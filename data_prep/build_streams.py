@@ -13,10 +13,12 @@ from collections.abc import Sequence
 from rich.box import SIMPLE
 from rich.table import Table
 
-from data_prep import card, layout, records, shards, storage, streams, tasks, telemetry
-from data_prep.card import Card
+from data_prep.build import pipeline, stream_paths
 from data_prep.config import DataConfig, StreamName
-from data_prep.manifest import Manifest
+from data_prep.core import ray_tasks, records, storage, telemetry
+from data_prep.token_stream import data_card, megatron_shards
+from data_prep.token_stream.data_card import Card
+from data_prep.token_stream.manifest import Manifest
 
 N_SHOWN = 5  # domains and labels of a stream printed
 
@@ -37,18 +39,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except records.HormesisError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    telemetry.console().print(_cards([card.load(uri) for uri, _ in built]) if asked.card else _table(built))
+    telemetry.console().print(_cards([data_card.load(uri) for uri, _ in built]) if asked.card else _table(built))
     return 0
 
 
 def _build(config: DataConfig, names: list[StreamName], root: str, check: bool) -> list[tuple[str, Manifest]]:
     storage.check_writable(root)
     built = []
-    with tasks.session(n_cpus=1):
+    with ray_tasks.session(n_cpus=1):
         for name in names:
-            built.append((storage.join(root, layout.stream_uri(config, name)), streams.build(config, name, root)))
+            built.append((storage.join(root, stream_paths.stream_uri(config, name)), pipeline.build(config, name, root)))
             if check:
-                shards.verify(*built[-1])
+                megatron_shards.verify(*built[-1])
     return built
 
 
@@ -66,7 +68,7 @@ def _cards(cards: list[Card]) -> Table:
     table = Table("", *(one.stream for one in cards), box=SIMPLE)
     for column in table.columns[1:]:
         column.justify = "right"
-    for same in zip(*map(card.facts, cards), strict=True):
+    for same in zip(*map(data_card.facts, cards), strict=True):
         table.add_row(same[0].name, *(fact.value for fact in same))
     details = [_details(one) for one in cards]
     for name in sorted({name for one in details for name in one}):

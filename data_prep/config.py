@@ -3,7 +3,7 @@
 from dataclasses import field
 from typing import Literal
 
-from data_prep.records import ConfigurationError, operational, record
+from data_prep.core.records import ConfigurationError, operational, record
 
 StreamName = Literal["clean", "toxic"]
 BLOCK_TOKENS = 4 << 20  # 8 MiB of uint16, what readers fetch at once (storage.BLOCK_BYTES)
@@ -63,7 +63,7 @@ class Annotation:
     """Both streams with the documents' toxicity written on them: MEDA or INST (annotate.py).
 
     scorer: "corpus:NAME" takes the score NAME that the corpus carries, "label" its label, a number in [0, 1]; otherwise a local
-        scorer (toxicity.py): "profanity", "lexicon:URI" or "classifier:NAME".
+        scorer (registry.py): "profanity", "lexicon:URI" or "classifier:NAME".
     threshold: a document is called toxic from this score on (INST). tagged_ratio: share of documents that are annotated at all.
     meda_template: with {score}, to one decimal. inst_template: with {verdict}, which is "toxic" or "not toxic".
     """

@@ -13,8 +13,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any, get_args
 
-from data_prep import mixed, records, storage, tasks, telemetry
-from data_prep.mixture import Budget, Mixture, sequences_for
+from data_prep.core import ray_tasks, records, storage, telemetry
+from data_prep.token_stream import materialized
+from data_prep.token_stream.mixture import Budget, Mixture, sequences_for
 
 EXPLICIT = ("clean", "toxic", "ratio", "tokens", "sequence_length", "batch", "to")
 
@@ -31,8 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         to = storage.absolute(asked.to) if asked.to else storage.join(root, "materialized", asked.run)
         streams = {name: uri if "://" in uri else storage.join(root, uri) for name, uri in streams.items()}
         storage.check_writable(to)
-        with tasks.session(n_cpus=1):
-            made = mixed.write(mixture, length, streams, to)
+        with ray_tasks.session(n_cpus=1):
+            made = materialized.write(mixture, length, streams, to)
     except records.HormesisError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -29,8 +29,9 @@ from typing import IO, Any, NoReturn, cast
 
 import zstandard
 
-from data_prep import formats, records, storage, telemetry
-from data_prep.records import ArtefactCorrupt, ConfigurationError, record
+from data_prep.core import records, storage, telemetry
+from data_prep.core.records import ArtefactCorrupt, ConfigurationError, record
+from data_prep.sources import formats
 
 LINES = (".ndjson", ".jsonl", ".json")
 SHARD_BYTES = 256 << 20

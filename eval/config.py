@@ -2,12 +2,12 @@
 
 from typing import Literal
 
-from data_prep.records import ConfigurationError, operational, record
+from data_prep.core.records import ConfigurationError, operational, record
 
-Site = Literal["heads", "mlp", "residual"]  # eval/sites.py
+Site = Literal["heads", "mlp", "residual"]  # eval/model/hook_points.py
 Positions = Literal["last", "all"]
-Control = Literal["random_heads", "random_directions", "flipped"]  # eval/steering.py
-Direction = Literal["class_means", "probe", "lda"]  # eval/directions.py
+Control = Literal["random_heads", "random_directions", "flipped"]  # eval/steering/intervention.py
+Direction = Literal["class_means", "probe", "lda"]  # eval/probing/directions.py
 
 
 @record
@@ -17,11 +17,11 @@ class EvalConfig:
     probes, prompts: document URIs with `#text=field&label=field`, or "held_out": short pieces of the held-out documents of both
         streams, labelled by the stream they come from.
     label_threshold: a probe row whose label is a number is toxic from here on; `#label=toxigen` or another rule behind `label=`
-        says it for one set (eval/labels.py).
+        says it for one set (eval/inputs/label_rules.py).
     group_field: probe rows that share its value stay on one side of the split; "" takes each row for itself. Matched pairs need
         it: a probe that trained on one half has been taught the wrong answer to the other.
-    scorer: a toxicity scorer (data_prep/toxicity.py): "profanity" (offline lexical proxy), "lexicon:URI" (a table of words with
-        weights), "classifier:NAME" (of the hub, or a folder), "perspective" or "openai".
+    scorer: a toxicity scorer (data_prep/scorers/registry.py): "profanity" (offline lexical proxy), "lexicon:URI" (a table of words
+        with weights), "classifier:NAME" (of the hub, or a folder), "perspective" or "openai".
     strengths: α of the shift α·σ·θ; 0 is no steering and is always evaluated.
     site: what is probed and steered: attention heads as the paper does, or MLP outputs or the residual stream for comparison.
     token: at which token of a row the probes read: "last", "mean" of all, or its number, from 0, or below 0 from the end.
@@ -30,14 +30,15 @@ class EvalConfig:
     controls: steering that should not work, measured beside the real one at every strength; each costs as much as it.
     probe_transfer: document URIs like `probes`, of other labelled sets, on which the same probes are tested.
     attributes: document URIs like `probes`, of other attributes, whose directions the toxicity direction is compared with.
-    benchmarks: files of multiple-choice questions, "letter:URI#text=question" or "cloze:…" (eval/multiple_choice.py), answered at
+    benchmarks: files of multiple-choice questions, "letter:URI#text=question" or "cloze:…" (eval/steering/multiple_choice.py),
+    answered at
         every strength; n_questions: of each, at most.
     held_out: more held-out text, "NAME=URI", e.g. "openwebtext=owt.jsonl.gz": the cost of steering is measured on it, too. For a
         model that is no run it is all there is, and "clean" and "toxic" stand for the streams.
     n_permutations: of the probe labels, for the chance level of the best head; 0 leaves it out.
     min_coverage_ratio: at each strength, how many of the continuations that are not empty must have a score.
     fluency_model: the model that judges how likely continuations are: "unsteered", "run:RUN_ID" or the folder of a Hugging Face
-        OLMo (eval/fluency.py); "" leaves it out.
+        OLMo (eval/steering/perplexity.py); "" leaves it out.
     n_probes, n_prompts: at most. top_heads: how many heads, by validation accuracy, are steered.
     precision: the numbers the model computes in; fp32 everywhere, bf16 pays on a GPU.
     cross_entropy_sequences: held-out sequences of each stream on which the cost of steering is measured, at most.

@@ -11,16 +11,16 @@ import argparse
 import sys
 from pathlib import Path
 
-from data_prep import telemetry
-from data_prep.records import HormesisError, from_json, override, to_json
-from eval import found
+from data_prep.core import telemetry
+from data_prep.core.records import HormesisError, from_json, override, to_json
 from eval.config import EvalConfig
-from eval.evaluation import evaluate, evaluate_folder
+from eval.model import model_source
+from eval.pipeline import evaluate, evaluate_folder
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
-    found.add_arguments(parser)
+    model_source.add_arguments(parser)
     parser.add_argument("--toxic-ratio", type=float, default=0.0, metavar="SHARE", help="with --model: of its training text")
     parser.add_argument(
         "--config", type=Path, metavar="JSON", help="an EvalConfig; without it, held-out text and the offline scorer"

@@ -15,11 +15,11 @@ import os
 from dataclasses import replace
 from typing import Any
 
-from data_prep import records, storage, tasks, telemetry
-from data_prep.records import ArtefactCorrupt, ArtefactMissing, ConfigurationError, HormesisError, Interrupted
+from data_prep.core import ray_tasks, records, storage, telemetry
+from data_prep.core.records import ArtefactCorrupt, ArtefactMissing, ConfigurationError, HormesisError, Interrupted
 from eval.config import EvalConfig
 from training.config import RunConfig
-from training.record import run_uri
+from training.run_record import run_uri
 
 MAX_FAILURES = 3
 OUT_OF_MEMORY = ("out of memory", "outofmemory", "can't allocate memory")  # CUDA's and Ray's words, and those of torch on a CPU
@@ -62,7 +62,7 @@ def first_ended(started: list[Any]) -> Any:
     import ray
 
     (ended, *_), _ = ray.wait(started, num_returns=1)
-    tasks.outcome(ended)
+    ray_tasks.outcome(ended)
     return ended
 
 
@@ -168,15 +168,15 @@ def _stoppable() -> Any:
 
 
 def _install() -> None:
-    from training import stopping
+    from training.trainer import preemption
 
-    stopping.install()
+    preemption.install()
 
 
 def _rank(config: dict[str, str]) -> str | None:
     """One rank of a gang, on a worker's thread. A ConfigurationError is met by every rank alike, before any of them waits for
     another, so its text is returned and not tried again; whatever else one rank meets must end the others too."""
-    from training import loop
+    from training.trainer import loop
 
     telemetry.configure()
     try:
@@ -187,7 +187,7 @@ def _rank(config: dict[str, str]) -> str | None:
 
 
 def _evaluate(root: str, run_id: str, config: EvalConfig) -> None:
-    from eval import evaluation
+    from eval import pipeline
 
     telemetry.configure()
-    evaluation.evaluate(root, run_id, config)
+    pipeline.evaluate(root, run_id, config)

@@ -2,13 +2,14 @@
 
 from dataclasses import replace
 
-from data_prep import layout, storage
+from data_prep.build import stream_paths
 from data_prep.config import DataConfig
-from data_prep.mixture import Budget, Mixture, sequences_for
-from data_prep.records import ConfigurationError, digest, operational, record
+from data_prep.core import storage
+from data_prep.core.records import ConfigurationError, digest, operational, record
+from data_prep.token_stream.mixture import Budget, Mixture, sequences_for
 from eval.config import EvalConfig
-from training import branching
 from training.config import RunConfig, TrainConfig
+from training.run import branching
 
 NAME = "experiment.json"
 
@@ -63,9 +64,9 @@ class Experiment:
         n_clean, n_toxic = sequences_for(self.budget_tokens, ratio, self.train.sequence_length, self.budget)
         run = RunConfig(
             run_id="",
-            clean=layout.stream_uri(self.data, "clean"),
-            toxic=layout.stream_uri(self.data, "toxic"),
-            tokenizer=layout.tokenizer_uri(self.data),
+            clean=stream_paths.stream_uri(self.data, "clean"),
+            toxic=stream_paths.stream_uri(self.data, "toxic"),
+            tokenizer=stream_paths.tokenizer_uri(self.data),
             toxic_ratio=ratio,
             seed=seed,
             mixture=Mixture(

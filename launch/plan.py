@@ -15,11 +15,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from data_prep.config import Annotation
-from data_prep.records import ConfigurationError
-from data_prep.shards import dtype_for
+from data_prep.core.records import ConfigurationError
+from data_prep.token_stream.megatron_shards import dtype_for
 from launch.experiment import Experiment
 from training.config import RunConfig, TrainConfig
-from training.hardware import DEVICES, GIB, Device, known
+from training.engine.devices import DEVICES, GIB, Device, known
 
 ASSUMED_MFU = 0.40
 ASSUMED_DEVICE = "H100"

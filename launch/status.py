@@ -3,9 +3,9 @@
 import argparse
 import sys
 
-from data_prep import storage, telemetry
-from data_prep.records import HormesisError
-from launch import experiment, state
+from data_prep.core import storage, telemetry
+from data_prep.core.records import HormesisError
+from launch import experiment, run_states
 
 
 def main() -> int:
@@ -14,14 +14,14 @@ def main() -> int:
     root = storage.absolute(parser.parse_args().out)
     try:
         current = experiment.load(root)
-        states = state.read(root, current)
+        states = run_states.read(root, current)
     except HormesisError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     console = telemetry.console()
-    console.print(state.progress_table(root, current, states))
+    console.print(run_states.progress_table(root, current, states))
     if any(entry.report for entry in states):
-        console.print(state.result_table(current, states))
+        console.print(run_states.result_table(current, states))
     return 0
 
 

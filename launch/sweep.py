@@ -14,14 +14,14 @@ from typing import Any
 
 from rich.console import Console
 
-from data_prep import storage, telemetry
 from data_prep.config import StreamName
-from data_prep.mixture import check_supply
-from data_prep.records import HormesisError, digest, override
+from data_prep.core import storage, telemetry
+from data_prep.core.records import HormesisError, digest, override
+from data_prep.token_stream.mixture import check_supply
 from launch import experiment as experiments
-from launch import plan, recipes, state
+from launch import plan, recipes, run_states
 from launch.experiment import Experiment
-from launch.state import STAGES, RunState
+from launch.run_states import STAGES, RunState
 
 REPORT_DONE = ("report", "done.txt")
 
@@ -134,12 +134,13 @@ def run(experiment: Experiment, root: str, only: str | None, console: Console, *
         telemetry.logger.info("nothing to do: every run of this sweep is trained, evaluated and reported")
     else:
         storage.check_writable(root)
-        from data_prep import corpora, tasks
+        from data_prep.core import ray_tasks
+        from data_prep.sources import corpus_reader
 
         for uris in (experiment.data.clean, experiment.data.toxic):
-            corpora.expand(uris)  # a corpus that is not there is refused before a cluster starts
+            corpus_reader.expand(uris)  # a corpus that is not there is refused before a cluster starts
         storage.save(experiment, storage.join(root, experiments.NAME))
-        with tasks.session(experiment.n_ranks):
+        with ray_tasks.session(experiment.n_ranks):
             _build_streams(root, experiment)
             if materialize:
                 _materialize(root, experiment)
@@ -149,20 +150,20 @@ def run(experiment: Experiment, root: str, only: str | None, console: Console, *
             console.print(f"data card: {_data_page(root, experiment)}", soft_wrap=True)
         if only in (None, "report"):
             _report(root, experiment)
-    states = state.read(root, experiment)
+    states = run_states.read(root, experiment)
     if only is None or all(entry.report for entry in states):
-        console.print(state.result_table(experiment, states))
+        console.print(run_states.result_table(experiment, states))
         console.print(f"report: {storage.join(root, 'report', 'index.html')}", soft_wrap=True)
     else:
-        console.print(state.progress_table(root, experiment, states))
+        console.print(run_states.progress_table(root, experiment, states))
     telemetry.logger.info("finished in %.0f s", time.monotonic() - started)
 
 
 def _build_streams(root: str, experiment: Experiment) -> None:
     """Both token streams, and every run's settings beside them; too little text stops here, before any training."""
-    from data_prep import streams
+    from data_prep.build import pipeline
 
-    built = {name: streams.build(experiment.data, name, root) for name in ("clean", "toxic")}
+    built = {name: pipeline.build(experiment.data, name, root) for name in ("clean", "toxic")}
     length = experiment.train.sequence_length
     n_clean, n_toxic = (built[name].split_tokens("train") // length for name in ("clean", "toxic"))
     for run in experiment.runs():
@@ -174,19 +175,19 @@ def _build_streams(root: str, experiment: Experiment) -> None:
 
 def _materialize(root: str, experiment: Experiment) -> None:
     """What each run reads, as Megatron shards in the order of training; our own training does without."""
-    from data_prep import mixed
+    from data_prep.token_stream import materialized
 
     for run in experiment.runs():
         streams: dict[StreamName, str] = {"clean": storage.join(root, run.clean), "toxic": storage.join(root, run.toxic)}
         to = storage.join(root, "materialized", run.run_id)
-        mixed.write(run.mixture, run.train.sequence_length, streams, to, shard_tokens=experiment.data.shard_tokens)
+        materialized.write(run.mixture, run.train.sequence_length, streams, to, shard_tokens=experiment.data.shard_tokens)
 
 
 def _train_and_evaluate(root: str, experiment: Experiment, *, evaluate: bool) -> None:
     """Train every run without a record, as many at a time as the cluster holds; evaluate each as soon as it is trained."""
     from launch import cluster
 
-    states = state.read(root, experiment)
+    states = run_states.read(root, experiment)
     to_train = [entry.run for entry in states if not entry.record]
     to_evaluate = [entry.run for entry in states if evaluate and entry.record and not entry.report]
     slots = cluster.n_gangs(experiment.n_ranks, experiment.use_gpu)
@@ -213,10 +214,10 @@ def _train_and_evaluate(root: str, experiment: Experiment, *, evaluate: bool) ->
 
 def _cards(root: str, experiment: Experiment) -> dict[str, Any]:
     """The data card of each stream; `_build_streams` has seen to it that they are there."""
-    from data_prep import card
+    from data_prep.token_stream import data_card
 
     run = experiment.runs()[0]
-    return {name: card.load(storage.join(root, getattr(run, name))) for name in ("clean", "toxic")}
+    return {name: data_card.load(storage.join(root, getattr(run, name))) for name in ("clean", "toxic")}
 
 
 def _data_page(root: str, experiment: Experiment) -> str | None:
@@ -227,16 +228,16 @@ def _data_page(root: str, experiment: Experiment) -> str | None:
 
 
 def _report(root: str, experiment: Experiment) -> None:
-    from launch.report import comparison
+    from launch.report import index_page
 
-    states = state.read(root, experiment)
+    states = run_states.read(root, experiment)
     done = [(entry.record, entry.report) for entry in states if entry.record and entry.report]
-    comparison.write(root, experiment, done, _cards(root, experiment))
+    index_page.write(root, experiment, done, _cards(root, experiment))
     storage.write(storage.join(root, *REPORT_DONE), _fingerprint(states).encode())
 
 
 def _is_done(root: str, experiment: Experiment) -> bool:
-    states = state.read(root, experiment)
+    states = run_states.read(root, experiment)
     done = storage.join(root, *REPORT_DONE)
     return all(entry.report for entry in states) and storage.exists(done) and storage.read(done).decode() == _fingerprint(states)
 

@@ -14,12 +14,13 @@ from rich.console import Console
 from launch import plan, recipes
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("data_prep", "training", "eval", "launch", "launch/report")
+STAGES = ("data_prep", "training", "eval", "launch")
+PACKAGES = sorted(str(path.parent.relative_to(ROOT)) for stage in STAGES for path in (ROOT / stage).rglob("__init__.py"))
 TOP_LEVEL = {
     "data_prep", "training", "eval", "launch", "tests", "docker", "pyproject.toml", "README.md",
     "Makefile", "LICENSE", "CHANGELOG.md", "RESULTS.md", "constraints.txt",
 }  # fmt: skip
-MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).glob("*.py"))
+MODULES = sorted(path for stage in STAGES for path in (ROOT / stage).rglob("*.py"))
 
 
 def purpose(path: Path) -> str:
@@ -29,24 +30,32 @@ def purpose(path: Path) -> str:
     return docstring.splitlines()[0]
 
 
-def drawn_tree() -> str:
-    """The tree as README shows it: each package and module with the first line of its docstring."""
+def drawn_tree(folder: Path, indent: str = "") -> list[str]:
+    """A package as its README shows it: each module and subpackage with the first line of its docstring."""
     lines = []
-    for package in PACKAGES:
-        *above, name = package.split("/")
-        indent = "  " * len(above)
-        lines.append(f"{indent + name + '/':<24}{purpose(ROOT / package / '__init__.py')}")
-        modules = [path for path in MODULES if path.parent == ROOT / package and path.stem != "__init__"]
-        lines += [f"{indent + '  ' + path.name:<24}{purpose(path)}" for path in modules]
-    return "\n".join(lines)
+    for path in sorted(folder.iterdir(), key=lambda path: (path.is_dir(), path.name)):
+        if path.suffix == ".py" and path.stem != "__init__":
+            lines.append(f"{indent + path.name:<28}{purpose(path)}")
+        elif (path / "__init__.py").exists():
+            lines.append(f"{indent + path.name + '/':<28}{purpose(path / '__init__.py')}")
+            lines += drawn_tree(path, indent + "  ")
+    return lines
 
 
 def tracked() -> list[str]:
     return subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
-def test_the_readme_draws_the_tree_of_the_docstrings():
-    assert drawn_tree() in (ROOT / "README.md").read_text(), f"README's tree should be:\n\n{drawn_tree()}\n"
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_packages_readme_draws_its_tree(stage):
+    tree = "\n".join(drawn_tree(ROOT / stage))
+    assert tree in (ROOT / stage / "README.md").read_text(), f"the tree in {stage}/README.md should be:\n\n{tree}\n"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_holds_at_most_twelve_entries(package):
+    entries = [path.name for path in (ROOT / package).iterdir() if path.name not in ("__init__.py", "__pycache__", "README.md")]
+    assert len(entries) <= 12, sorted(entries)
 
 
 def test_the_top_level_holds_only_what_is_agreed():
@@ -67,7 +76,7 @@ def test_no_module_shadows_an_installed_one():
 
 
 def test_nobody_imports_an_entry_module():
-    entries = {f"{path.parent.name}.{path.stem}" for path in MODULES if purpose(path).startswith("ENTRY")}
+    entries = {str(path.relative_to(ROOT))[:-3].replace("/", ".") for path in MODULES if purpose(path).startswith("ENTRY")}
     assert entries >= {"data_prep.build_streams", "training.pretrain", "eval.evaluate_run", "launch.sweep", "launch.status"}
     for path in MODULES:
         for node in ast.walk(ast.parse(path.read_text())):

@@ -3,8 +3,8 @@
 from dataclasses import replace
 from typing import Literal, NamedTuple
 
-from data_prep.mixture import Mixture, check_growth
-from data_prep.records import ConfigurationError, operational, record
+from data_prep.core.records import ConfigurationError, operational, record
+from data_prep.token_stream.mixture import Mixture, check_growth
 
 
 class Size(NamedTuple):
@@ -77,32 +77,33 @@ class ModelConfig:
 class TrainConfig:
     """How one model is trained; what changes the result is in the digest, `operational` fields are not.
 
-    global_batch: sequences per optimizer step. micro_batch: sequences per forward pass and rank; 0 takes the fewest passes,
-    "auto" as many sequences as fit (fitting.py).
-    init_from: a Hugging Face OLMo folder (or URI) whose weights the run begins with (start.py); "" draws them from the seed.
+    global_batch: sequences per optimizer step. micro_batch: sequences per forward pass and rank; 0 takes the fewest passes, "auto"
+    as many sequences as fit (auto_micro_batch.py).
+    init_from: a Hugging Face OLMo folder (or URI) whose weights the run begins with (initial_weights.py); "" draws them from the
+    seed.
     first_batch, batch_warmup_steps: the batch grows from that many sequences (0: it does not) by whole multiples of it over these
     steps; the learning rate knows nothing of it.
-    schedule: see schedule.py. warmup_ratio: share of the steps spent warming up, at most max_warmup_steps. decay_ratio: share
+    schedule: see lr_schedule.py. warmup_ratio: share of the steps spent warming up, at most max_warmup_steps. decay_ratio: share
     spent decaying, for wsd. min_learning_rate_ratio: of the peak.
     optimizer: muon steps the blocks' matrices by Muon and the embedding by AdamW (muon.py), at the same learning rate.
-    zero_stage: what the ranks share out, see zero.py. offload_optimizer: the fp32 weights and averages lie in host memory, and
-    AdamW runs there: it saves 12 bytes a parameter on the device, and costs the time of their copies.
+    zero_stage: what the ranks share out, see deepspeed_engine.py. offload_optimizer: the fp32 weights and averages lie in host
+    memory, and AdamW runs there: it saves 12 bytes a parameter on the device, and costs the time of their copies.
     tensor_parallel: ranks that share every matrix and train on the same rows, see tensor_parallel.py.
     z_loss: ζ of the term ζ·log²Z in the objective (PaLM took 1e-4); the losses reported are without it.
     fp8: products of the blocks in 8-bit floats (fp8.py).
     document_mask: attention and positions stay within documents (documents.py); evaluation reads its windows whole all the same.
-    spike_sigma: a step whose loss or gradient norm is that many σ above the last ones' mean is skipped (guards.py); 0: only one
+    spike_sigma: a step whose loss or gradient norm is that many σ above the last ones' mean is skipped (step_guard.py); 0: only one
     that is not finite.
     max_bad_steps: after so many skipped in a row, training goes back to its last checkpoint and leaves out the batches since.
     watchdog_seconds: a rank in which nothing ends for this long, or for ten times as long as it used to, ends itself (watchdog.py);
     0: never.
-    compile: blocks and loss by torch.compile: "auto" on CUDA only, where it pays (training/compute.py).
-    activation_checkpointing: what of a block's activations is computed again in the backward pass (training/compute.py).
+    compile: blocks and loss by torch.compile: "auto" on CUDA only, where it pays (training/model/compilation.py).
+    activation_checkpointing: what of a block's activations is computed again in the backward pass (training/model/compilation.py).
     sinks: where the run can be followed beside its journal: tensorboard, trackio, wandb (sinks.py).
     held_out_sequences: how many of each stream the held-out loss reads at most.
     cache_gib: bound of the node's cache of remote blocks (half the room on its disk is another), 0 for none; cache_folder: where,
     by default below the system's temporary folder. A cache as large as the streams spares the next runs of a node the store.
-    probe_every_steps: how often the emergence curve gets a point (emergence.py), 0: it is not drawn; probe_windows: how many
+    probe_every_steps: how often the emergence curve gets a point (validation.py), 0: it is not drawn; probe_windows: how many
     held-out windows of each stream a point takes at most.
     *_every_steps: 0 means only at the end; a checkpoint is not needed there. A step with a checkpoint is logged, too.
     keep_checkpoints: how many of the last ones stay after the run; while it trains, at least one does. keep_every_steps: those at

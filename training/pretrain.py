@@ -21,19 +21,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from data_prep import telemetry
-from data_prep.records import (
-    ArtefactCorrupt,
-    ConfigurationError,
-    HormesisError,
-    Interrupted,
-    StorageError,
-    digest,
-    override,
-)
-from training import launcher
+from data_prep.core import telemetry
+from data_prep.core.records import ArtefactCorrupt, ConfigurationError, HormesisError, Interrupted, StorageError, digest, override
 from training.config import RunConfig
-from training.record import RunRecord, load_config, run_uri
+from training.engine import rank_env
+from training.run_record import RunRecord, load_config, run_uri
 
 INTERRUPTED = 75  # EX_TEMPFAIL: try again later
 
@@ -42,15 +34,16 @@ def main() -> int:
     args = _parse(sys.argv[1:])
     telemetry.configure()
     try:
-        os.environ.update(launcher.in_torchs_words(os.environ))
+        os.environ.update(rank_env.in_torchs_words(os.environ))
         run = _with_overrides(load_config(args.out, args.run), args.set)
         overlay = _overlay(args.deepspeed_config)
 
-        from training import loop, stopping, zero  # only now torch: --help and a bad flag answer at once
+        from training.engine import deepspeed_engine  # only now torch: --help and a bad flag answer at once
+        from training.trainer import loop, preemption
 
-        stopping.install()
+        preemption.install()
         status = _train(args.out, lambda: loop.train(args.out, run, deepspeed_overlay=overlay))
-        zero.disconnect()
+        deepspeed_engine.disconnect()
     except HormesisError as error:
         return _refuse(error)
     return status
@@ -130,7 +123,7 @@ def _report(root: str, made: RunRecord) -> None:
 
 def _refuse(error: HormesisError) -> int:
     """One line: from rank 0, and from another rank for what it may have met alone."""
-    rank, _ = launcher.world()
+    rank, _ = rank_env.world()
     if rank == 0 or isinstance(error, ArtefactCorrupt | StorageError):
         print(f"error: {f'rank {rank}: ' if rank else ''}{error}", file=sys.stderr)
     return 2

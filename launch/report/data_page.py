@@ -13,14 +13,15 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from data_prep import card, storage
-from data_prep.card import Card, Excerpt, Lengths
-from data_prep.records import to_dict
+from data_prep.core import storage
+from data_prep.core.records import to_dict
+from data_prep.token_stream import data_card
+from data_prep.token_stream.data_card import Card, Excerpt, Lengths
 from launch.experiment import Experiment
-from launch.report import pages
-from launch.report.axes import si
-from launch.report.drawing import SOFT, Colour, Drawing, Numbers, render
-from launch.report.findings import percent
+from launch.report import html_rendering
+from launch.report.figures.axes import si
+from launch.report.figures.svg_rendering import SOFT, Colour, Drawing, Numbers, render
+from launch.report.text.findings import percent
 
 COLOURS = {"clean": Colour("#2c6fb3", "#6fb0ee"), "toxic": Colour("#b8501f", "#f29a68")}
 N_INPUTS = 8  # input files listed before the rest is folded away
@@ -36,7 +37,7 @@ def write(root: str, experiment: Experiment, cards: Cards, *, compared: bool) ->
         return None
     folder = storage.join(root, "report")
     drawings = _figures(cards)
-    pages.save_figures(folder, drawings)
+    html_rendering.save_figures(folder, drawings)
     for name, one in cards.items():
         storage.save(one, storage.join(folder, f"{name}.card.json"))
     uri = storage.join(folder, "data.html")
@@ -46,18 +47,18 @@ def write(root: str, experiment: Experiment, cards: Cards, *, compared: bool) ->
 
 def page(experiment: Experiment, cards: Cards, drawings: Sequence[Drawing], *, compared: bool) -> str:
     """The HTML text."""
-    slurs = pages.slurs(text for one in cards.values() for text in _texts(one))
-    return pages.template("data.html.j2").render(
+    slurs = html_rendering.slurs(text for one in cards.values() for text in _texts(one))
+    return html_rendering.template("data.html.j2").render(
         experiment=experiment,
         cards=cards,
         compared=compared,
         colours=COLOURS,
         drawings={drawing.name: drawing for drawing in drawings},
-        facts=list(zip(*(card.facts(one) for one in cards.values()), strict=True)),
+        facts=list(zip(*(data_card.facts(one) for one in cards.values()), strict=True)),
         reasons=reasons(cards),
         dropped_samples=_dropped_samples,
         score_names=sorted({score.name for one in cards.values() for score in one.scores}),
-        hide=partial(pages.mask, is_slur=slurs.__contains__),
+        hide=partial(html_rendering.mask, is_slur=slurs.__contains__),
         cleaning={name: to_dict(one.cleaning) for name, one in cards.items()},
         n_inputs=N_INPUTS,
         n_domains=N_DOMAINS,

@@ -22,13 +22,13 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "faults")]
 
-from outcomes import AWS, store_behind_proxy  # noqa: E402
 from proxy import Fault  # noqa: E402
+from result_table import AWS, store_behind_proxy  # noqa: E402
 
-from training import zero, zero_state  # noqa: E402
-from training.checkpoint import Checkpoints, Identity  # noqa: E402
+from training.checkpoint.manager import Checkpoints, Identity  # noqa: E402
 from training.config import ModelConfig, TrainConfig  # noqa: E402
-from training.loss import TrainedOLMo  # noqa: E402
+from training.engine import deepspeed_engine, deepspeed_state  # noqa: E402
+from training.model.loss import TrainedOLMo  # noqa: E402
 
 BUCKET = "s3://bench"
 
@@ -57,12 +57,12 @@ def measure(asked: argparse.Namespace, store: str) -> None:
     train = TrainConfig(
         model=shape, sequence_length=256, global_batch=asked.rows, learning_rate=1e-4, checkpoint_wait_seconds=600.0
     )
-    place = zero.connect()
+    place = deepspeed_engine.connect()
     engine = made(train)
     checkpoints = Checkpoints(f"{store}/checkpoints", Identity("bench", "bench"), place, "bench", train)
     tokens_BT = torch.randint(0, 8192, (asked.rows, 256))
     step(engine, tokens_BT)
-    n_bytes = sum(4 * piece.count for piece, _ in zero_state.pieces(engine))
+    n_bytes = sum(4 * piece.count for piece, _ in deepspeed_state.pieces(engine))
     steps = [seconds_of(lambda: step(engine, tokens_BT)) for _ in range(asked.steps)]
     first = seconds_of(lambda: checkpoints.save(engine, 1, 0.0, {}))
     during = [seconds_of(lambda: step(engine, tokens_BT))]
@@ -89,12 +89,12 @@ def measure(asked: argparse.Namespace, store: str) -> None:
 def made(train: TrainConfig) -> Any:
     model = TrainedOLMo(train.model)
     model.initialise(0)
-    return zero.initialise(model, zero.deepspeed_settings(train, 1))
+    return deepspeed_engine.initialise(model, deepspeed_engine.deepspeed_settings(train, 1))
 
 
 def step(engine: Any, tokens_BT: torch.Tensor) -> None:
     objective, _ = engine(tokens_BT, torch.full((len(tokens_BT),), 1e-3))
-    zero.descend(engine, objective, last=True)
+    deepspeed_engine.descend(engine, objective, last=True)
 
 
 def seconds_of(work: Any) -> float:

@@ -15,8 +15,10 @@ os.environ["RAYON_NUM_THREADS"] = "1"
 
 import numpy as np
 
-from data_prep import cleaning, corpora, decontamination, duplicates, masking, ngrams
+from data_prep.build import duplicates
+from data_prep.cleaning import clean_document, decontaminate, ngrams, pii
 from data_prep.config import CleaningConfig
+from data_prep.sources import corpus_reader
 
 EMBEDDED = "synthetic:clean?documents=12000"
 N_QUESTIONS = 2000
@@ -26,14 +28,19 @@ CONFIG = CleaningConfig(mask_personal=False)
 
 def main() -> None:
     uris = sys.argv[1:] or [EMBEDDED]
-    found = [document.text for source in corpora.expand(uris) for document in corpora.read(source)]
-    texts = [text for text in (cleaning.clean(text, CONFIG).text for text in found) if text]
+    found = [document.text for source in corpus_reader.expand(uris) for document in corpus_reader.read(source)]
+    texts = [text for text in (clean_document.clean(text, CONFIG).text for text in found) if text]
     questions = [text[:400] for text in texts[:N_QUESTIONS]]
-    rest, grams = texts[N_QUESTIONS:] or texts, decontamination.NGrams.of(questions)
+    rest, grams = texts[N_QUESTIONS:] or texts, decontaminate.NGrams.of(questions)
     print(f"{len(texts):,} texts, {_megabytes(texts):.1f} MB; MB/CPU-s, ours, the peer's, and the ratio")
 
-    _row("clean: a look, or all steps", texts, lambda: [cleaning.clean(text, CONFIG).text for text in texts], lambda: _steps(texts))
-    _row("mask: near hints, or everywhere", texts, lambda: [masking.mask(text) for text in texts], lambda: _patterns(texts))
+    _row(
+        "clean: a look, or all steps",
+        texts,
+        lambda: [clean_document.clean(text, CONFIG).text for text in texts],
+        lambda: _steps(texts),
+    )
+    _row("mask: near hints, or everywhere", texts, lambda: [pii.mask(text) for text in texts], lambda: _patterns(texts))
     _row(
         "decontaminate: hashes, or a set",
         rest,
@@ -61,7 +68,7 @@ def _row(name: str, texts: Sequence[str], ours: Callable[[], Any], peer: Callabl
 def _steps(texts: Sequence[str]) -> list[str]:
     made = []
     for text in texts:
-        for step in cleaning.STEPS:
+        for step in clean_document.STEPS:
             text = step(text)
         made.append(text)
     return made
@@ -70,7 +77,7 @@ def _steps(texts: Sequence[str]) -> list[str]:
 def _patterns(texts: Sequence[str]) -> list[str]:
     made = []
     for text in texts:
-        for kind in masking.KINDS:
+        for kind in pii.KINDS:
             text = kind.pattern.sub(kind.replace, text)
         made.append(text)
     return made
@@ -80,7 +87,7 @@ def _python_hits(texts: Sequence[str], questions: Sequence[str], n: int = 13) ->
     sought, short = set[bytes](), list[bytes]()
     for words in map(ngrams.words, questions):
         sought.update(b" ".join(words[i : i + n]) for i in range(len(words) - n + 1))
-        if decontamination.SHORTEST <= len(words) < n:
+        if decontaminate.SHORTEST <= len(words) < n:
             short.append(b" ".join([b"", *words, b""]))
     found = []
     for text in texts:

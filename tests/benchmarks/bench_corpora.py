@@ -16,14 +16,14 @@ from pathlib import Path
 import orjson
 import zstandard
 
-from data_prep import corpora, fourchan
+from data_prep.sources import corpus_reader, fourchan
 
 N_DOCUMENTS = 30_000
 
 
 def main() -> None:
-    (source,) = corpora.expand([f"synthetic:toxic?documents={N_DOCUMENTS}"])
-    texts = [document.text for document in corpora.read(source)]
+    (source,) = corpus_reader.expand([f"synthetic:toxic?documents={N_DOCUMENTS}"])
+    texts = [document.text for document in corpus_reader.read(source)]
     rows = [{"text": text, "timestamp": "2019-04-25T12:57:54Z", "url": f"https://a.example/{n}"} for n, text in enumerate(texts)]
     content = "".join(json.dumps(row) + "\n" for row in rows).encode()
     megabytes = len(content) / 1e6
@@ -52,8 +52,8 @@ def main() -> None:
 
 
 def _read(path: Path) -> list[str]:
-    (source,) = corpora.expand([str(path)])
-    return [document.text for document in corpora.read(source)]
+    (source,) = corpus_reader.expand([str(path)])
+    return [document.text for document in corpus_reader.read(source)]
 
 
 def _peer(path: Path) -> list[str]:

@@ -5,8 +5,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from eval import comparisons, curves, intervals
-from eval.curves import Path
+from eval.stats import intervals
+from launch.report.analysis import curves, hypothesis_tests
+from launch.report.analysis.curves import Path
 
 N_SAMPLES = int(sys.argv[1]) if len(sys.argv) > 1 else 4000
 N_RESAMPLES = 1000
@@ -40,7 +41,7 @@ def rate(i: int) -> bool:
 
 def difference_of_rates(i: int) -> bool:
     only_first, only_second, _ = np.random.default_rng(i).multinomial(150, [0.12, 0.05, 0.83])
-    found, _ = comparisons.mcnemar(int(only_first), int(only_second), 150, "u", confidence=LEVEL)
+    found, _ = hypothesis_tests.mcnemar(int(only_first), int(only_second), 150, "u", confidence=LEVEL)
     return found.low <= -0.07 <= found.high  # type: ignore[operator]
 
 
@@ -92,12 +93,12 @@ def matched(n_seeds: int) -> Callable[[int], bool]:
 
 def sign_flip(i: int) -> float:
     generator = np.random.default_rng(i)
-    return comparisons.sign_flip(generator.beta(0.3, 2, 60) - generator.beta(0.3, 2, 60), n_permutations=499, seed=i).p
+    return hypothesis_tests.sign_flip(generator.beta(0.3, 2, 60) - generator.beta(0.3, 2, 60), n_permutations=499, seed=i).p
 
 
 def two_sample(i: int) -> float:
     generator = np.random.default_rng(i)
-    return comparisons.two_sample(generator.beta(0.3, 2, 50), generator.beta(0.3, 2, 70), n_permutations=499, seed=i).p
+    return hypothesis_tests.two_sample(generator.beta(0.3, 2, 50), generator.beta(0.3, 2, 70), n_permutations=499, seed=i).p
 
 
 def contrast_null(n_seeds: int) -> Callable[[int], float]:

@@ -68,12 +68,12 @@ def main() -> int:
 
 
 def _compare(corpus: list[str], words: str, names: list[str], scratch: Path) -> None:
-    from data_prep import cleaning
+    from data_prep.cleaning import clean_document
     from data_prep.config import CleaningConfig
 
     texts = list(_texts(corpus))
     megabytes = sum(len(text.encode()) for text in texts) / 1e6
-    as_they_are = [cleaning.clean(text, CleaningConfig()).text == text for text in texts]
+    as_they_are = [clean_document.clean(text, CleaningConfig()).text == text for text in texts]
     few = str(scratch / "few.jsonl.gz")
     _write(few, iter(texts[:FEW]))
     few_megabytes = sum(len(text.encode()) for text in texts[:FEW]) / 1e6
@@ -147,23 +147,25 @@ def _own_peak_kib() -> int:
 def _ours(corpus: list[str], words: str, out: str) -> Callable[[], None]:
     import pyarrow
 
-    from data_prep import layout, shards, storage, streams, tasks
+    from data_prep.build import pipeline, stream_paths
+    from data_prep.core import ray_tasks, storage
+    from data_prep.token_stream import megatron_shards
 
     pyarrow.set_cpu_count(1)
     pyarrow.set_io_thread_count(1)
     config = _config(corpus, words)
-    tasks.run = lambda jobs, *_: (job.function(*job.arguments) for job in jobs)  # type: ignore[assignment]  # in this process
-    tasks.share = lambda value: value
+    ray_tasks.run = lambda jobs, *_: (job.function(*job.arguments) for job in jobs)  # type: ignore[assignment]  # in this process
+    ray_tasks.share = lambda value: value
 
     def work() -> None:
-        known = streams.build(config, "clean", out)
-        shards.verify(storage.join(out, layout.stream_uri(config, "clean")), known)
+        known = pipeline.build(config, "clean", out)
+        megatron_shards.verify(storage.join(out, stream_paths.stream_uri(config, "clean")), known)
 
     return work
 
 
 def _our_documents(out: Path) -> Iterator[bytes]:
-    from data_prep import manifest, reader
+    from data_prep.token_stream import manifest, reader
 
     (record,) = out.glob("streams/*/manifest.json")
     known = manifest.load(str(record.parent))
@@ -177,9 +179,10 @@ CHAINS = {"ours": Chain(_ours, _our_documents), **PEERS}
 
 def _two_workers(corpus: list[str], words: str, scratch: Path) -> None:
     """The same build with one and with two Ray workers, by the clock; shards are small, so that there are two at a time."""
-    from data_prep import streams, tasks
+    from data_prep.build import pipeline
+    from data_prep.core import ray_tasks
 
-    for name, value in tasks.ENVIRONMENT.items():
+    for name, value in ray_tasks.ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import ray
 
@@ -188,9 +191,9 @@ def _two_workers(corpus: list[str], words: str, scratch: Path) -> None:
     seconds = []
     for n in (1, 2):
         ray.init(address="local", num_cpus=n, include_dashboard=False, log_to_driver=False, logging_level="error")
-        list(tasks.run([tasks.Job("warm up", _warm_up, (words,), 1)] * n, "warm up", "jobs"))
+        list(ray_tasks.run([ray_tasks.Job("warm up", _warm_up, (words,), 1)] * n, "warm up", "jobs"))
         start = time.perf_counter()
-        streams.build(config, "clean", str(scratch / f"workers-{n}"))
+        pipeline.build(config, "clean", str(scratch / f"workers-{n}"))
         seconds.append(time.perf_counter() - start)
         ray.shutdown()
     alone = _clocked([files], words, scratch / "alone")
@@ -218,32 +221,32 @@ def _clocked(parts: list[list[str]], words: str, out: Path) -> float:
 
 
 def _warm_up(words: str) -> None:
-    from data_prep import streams  # noqa: F401  # what each worker imports once
+    from data_prep.build import pipeline  # noqa: F401  # what each worker imports once
 
     time.sleep(0.5)  # so that every worker gets one
 
 
 def _config(corpus: list[str], words: str) -> Any:
     from data_prep.config import DataConfig, TokenizerConfig
-    from data_prep.tokenizer import Tokenizer
+    from data_prep.token_stream.tokenizer import Tokenizer
 
     n_ids = Tokenizer(Path(words).read_text(), EOS, words).n_ids
     return DataConfig(clean=tuple(corpus), toxic=tuple(corpus), tokenizer=TokenizerConfig(source=words, vocab_size=n_ids))
 
 
 def _embedded(scratch: str) -> list[str]:
-    from data_prep import corpora
+    from data_prep.sources import corpus_reader
 
-    (source,) = corpora.expand([f"synthetic:clean?documents={N_JOINED * JOINED}"])
-    short = [document.text for document in corpora.read(source)]
+    (source,) = corpus_reader.expand([f"synthetic:clean?documents={N_JOINED * JOINED}"])
+    short = [document.text for document in corpus_reader.read(source)]
     file = str(Path(scratch, "corpus.jsonl.gz"))
     _write(file, ("\n\n".join(short[at : at + JOINED]) for at in range(0, len(short), JOINED)))
     return [file]
 
 
 def _trained(corpus: list[str], scratch: str) -> str:
-    from data_prep import tokenizer
     from data_prep.config import TokenizerConfig
+    from data_prep.token_stream import tokenizer
 
     engine = tokenizer.train(_texts(corpus), TokenizerConfig(source="train", vocab_size=VOCABULARY, train_bytes=2_000_000))
     path = Path(scratch, "tokenizer.json")

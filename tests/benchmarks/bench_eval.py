@@ -16,12 +16,14 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from transformers import OlmoConfig, OlmoForCausalLM
 
-from eval import activations, generation, probes, readability, steering
-from eval.batching import BatchSize
+from eval.model import generation
+from eval.model.batching import BatchSize
+from eval.probing import activations, logistic_probes, permutation_null
+from eval.steering import intervention
 from launch import recipes
 from training.config import SIZES, ModelConfig
-from training.export import hugging_face_config, to_hugging_face
-from training.model import OLMo
+from training.model.hf_export import hugging_face_config, to_hugging_face
+from training.model.olmo import OLMo
 
 N_HEADS = int(os.environ.get("HEADS", "8"))  # of the paper's 256
 N_TRAIN, N_TEST, SIZE = 5734, 1792, 128  # ToxiGen's 8,960 texts, 16 : 5 of 25; OLMo-1B's heads
@@ -50,8 +52,8 @@ def _probes() -> tuple[float, float]:
     x_RPH += (labels[:, None, None] - 0.5) * torch.randn(N_HEADS, SIZE, generator=generator) * 0.1
     train, test = (x_RPH[:N_TRAIN], labels[:N_TRAIN]), (x_RPH[N_TRAIN:], labels[N_TRAIN:])
 
-    fitted, peer = probes.fit(*train, 1.0), _loop(train, test)  # and the libraries are warm
-    seconds = [(_timed(lambda: probes.fit(*train, 1.0))[0], _timed(lambda: _loop(train, test))[0]) for _ in range(3)]
+    fitted, peer = logistic_probes.fit(*train, 1.0), _loop(train, test)  # and the libraries are warm
+    seconds = [(_timed(lambda: logistic_probes.fit(*train, 1.0))[0], _timed(lambda: _loop(train, test))[0]) for _ in range(3)]
     ours, theirs = (median(of) for of in zip(*seconds, strict=True))
     accuracy = fitted.correct(*test).double().mean(0).numpy()
     print(f"probes: {N_HEADS} heads × {N_TRAIN:,} rows × {SIZE}, one CPU thread")
@@ -62,10 +64,12 @@ def _probes() -> tuple[float, float]:
 
     names = [str(i) for i in range(len(labels))]
     parts = [
-        np.vstack([part.numpy(), readability.permuted(part.tolist(), names[: len(part)], N_PERMUTATIONS, 0)])
+        np.vstack([part.numpy(), permutation_null.permuted(part.tolist(), names[: len(part)], N_PERMUTATIONS, 0)])
         for part in (train[1], test[1])
     ]
-    null_seconds, null = _timed(lambda: readability.max_t(readability.null_accuracy(train[0], parts[0], test[0], parts[1], 1.0)))
+    null_seconds, null = _timed(
+        lambda: permutation_null.max_t(permutation_null.null_accuracy(train[0], parts[0], test[0], parts[1], 1.0))
+    )
     print(f"label permutations: {N_PERMUTATIONS:,} × {N_HEADS} heads in {null_seconds:.1f} s")
     print(f"  ours, one factor a head              {N_PERMUTATIONS * N_HEADS / null_seconds:8,.0f} probes/s")
     ratio = N_PERMUTATIONS * theirs / null_seconds
@@ -97,7 +101,7 @@ def _generation() -> float:
         return generation.sample(ours, rows, keys, sampling)
 
     def steered() -> list[list[int]]:
-        with steering.steered(ours, shift_LD, strength_B, "last"):
+        with intervention.steered(ours, shift_LD, strength_B, "last"):
             return plain()
 
     def add(layer: int) -> Callable[..., tuple[torch.Tensor]]:

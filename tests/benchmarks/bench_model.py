@@ -11,8 +11,8 @@ import torch
 from transformers import OlmoConfig, OlmoForCausalLM
 
 from launch import recipes
-from training.export import hugging_face_config, to_hugging_face
-from training.loss import TrainedOLMo
+from training.model.hf_export import hugging_face_config, to_hugging_face
+from training.model.loss import TrainedOLMo
 
 N_STEPS = 12
 

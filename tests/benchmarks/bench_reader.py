@@ -30,10 +30,10 @@ TOKENS_PER_SECOND, LATENCY_SECONDS, STEP_ROWS = 400_000, 0.1, 512
 
 
 def ours(folder: Path) -> Iterator[np.ndarray]:
-    from data_prep import manifest
-    from data_prep.mixture import Mixture
-    from data_prep.reader import AHEAD_BLOCKS, SequenceReader
-    from training.batches import Batches
+    from data_prep.token_stream import manifest
+    from data_prep.token_stream.mixture import Mixture
+    from data_prep.token_stream.reader import AHEAD_BLOCKS, SequenceReader
+    from training.run.batches import Batches
 
     uris = [str(folder / name) for name in ("clean", "toxic")]
     clean, toxic = (SequenceReader(uri, manifest.load(uri), "train", T, ahead=AHEAD_BLOCKS) for uri in uris)
@@ -113,15 +113,16 @@ def make_streams(root: str) -> None:
     import pyarrow
 
     sys.path.insert(0, str(Path(__file__).parents[1] / "data_prep"))
-    from manifests import manifest_of
+    from tiny_manifest import manifest_of
 
-    from data_prep import shards, storage
+    from data_prep.core import storage
+    from data_prep.token_stream import megatron_shards
 
     random = np.random.default_rng(0)
     for name, n_shards in (("clean", N_CLEAN), ("toxic", N_TOXIC)):
         uri = storage.join(root, name)
         train = tuple(
-            shards.write_shard(
+            megatron_shards.write_shard(
                 uri,
                 f"train-{n:05}",
                 random.integers(0, 50_000, SHARD_TOKENS).astype(np.uint16),
@@ -168,11 +169,12 @@ def through_a_slow_store() -> None:
     sys.path.insert(0, str(Path(__file__).parents[1] / "faults"))
     from proxy import Fault, Proxy
 
-    from data_prep import manifest, storage
-    from data_prep.cache import Cache
-    from data_prep.mixture import Mixture
-    from data_prep.reader import AHEAD_BLOCKS, SequenceReader
-    from training.batches import Batches
+    from data_prep.core import storage
+    from data_prep.token_stream import manifest
+    from data_prep.token_stream.block_cache import Cache
+    from data_prep.token_stream.mixture import Mixture
+    from data_prep.token_stream.reader import AHEAD_BLOCKS, SequenceReader
+    from training.run.batches import Batches
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()

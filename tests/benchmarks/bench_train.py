@@ -45,10 +45,11 @@ import train_peers as peers
 from torch import Tensor, nn
 from train_peers import Measured, Shape, Step, synchronize
 
-from data_prep import records
-from training import compute, fp8, loss, throughput, zero
+from data_prep.core import records
 from training.config import SIZES, ModelConfig, TrainConfig
-from training.loss import TrainedOLMo
+from training.engine import deepspeed_engine, throughput
+from training.model import compilation, fp8, loss
+from training.model.loss import TrainedOLMo
 
 SMALL = ModelConfig(d_model=256, n_layers=4, n_heads=4, d_mlp=1024, vocab_size=8192, max_sequence_length=256)
 KINDS = {  # of a GPU's kernels and a CPU's operations, by parts of their names; the first that fits
@@ -67,10 +68,10 @@ def main() -> None:
     torch.set_num_threads(1)
     train = _settings(args, cuda)
     shape = _shape(train, cuda, args.steps)
-    place = zero.connect()
+    place = deepspeed_engine.connect()
     peak = throughput.peak(place, torch.bfloat16 if shape.bf16 else torch.float32)
     flops = train.model.flops_per_token(shape.length)
-    how = compute.described(train, place.device)
+    how = compilation.described(train, place.device)
     print(f"{train.model.n_parameters:,} parameters, {shape.rows} × {shape.length} tokens a step, {train.precision}, {peak.device}")
     print(f"attention {how['attention']}, compiled {how['compiled']}; {flops / 1e9:.3f} GFLOPs a token, 6N + 12·L·D·T")
     print(f"peak {peak.flops_per_second / 1e12:.3g} TFLOP/s, a product of matrices {peak.matmul_flops_per_second / 1e12:.3g}")
@@ -151,20 +152,20 @@ def _prepared(train: TrainConfig, shape: Shape) -> TrainedOLMo:
     with torch.device(shape.device):
         model = TrainedOLMo(train.model)
     nn.init.normal_(model.embedding.weight, std=0.02)  # torch's own would fill a CPU with denormals; ours takes 15 s for the 1B
-    compute.prepare(model, train, torch.device(shape.device))
+    compilation.prepare(model, train, torch.device(shape.device))
     return model
 
 
 def _ours(train: TrainConfig, shape: Shape) -> Step:
     train = replace(train, micro_batch=shape.micro)
-    settings = zero.deepspeed_settings(train, 1) | {"gradient_clipping": peers.CLIP}
-    engine = zero.initialise(_prepared(train, shape), settings)
+    settings = deepspeed_engine.deepspeed_settings(train, 1) | {"gradient_clipping": peers.CLIP}
+    engine = deepspeed_engine.initialise(_prepared(train, shape), settings)
     weight_B = torch.full((shape.micro,), 1 / (shape.rows * (shape.length - 1)), device=shape.device)
 
     def step(tokens_BT: Tensor) -> None:
         passes = tokens_BT.split(shape.micro)
         for n, tokens in enumerate(passes, 1):
-            zero.descend(engine, engine(tokens, weight_B).total, last=n == len(passes))
+            deepspeed_engine.descend(engine, engine(tokens, weight_B).total, last=n == len(passes))
 
     return step
 
@@ -180,13 +181,13 @@ def _hf_deepspeed(train: TrainConfig, shape: Shape) -> Step:
     if shape.compile:
         for layer in model.model.layers:  # type: ignore[union-attr]
             layer.compile()
-    settings = zero.deepspeed_settings(replace(train, micro_batch=shape.micro), 1) | {"gradient_clipping": peers.CLIP}
-    engine = zero.initialise(model, settings)
+    settings = deepspeed_engine.deepspeed_settings(replace(train, micro_batch=shape.micro), 1) | {"gradient_clipping": peers.CLIP}
+    engine = deepspeed_engine.initialise(model, settings)
 
     def step(tokens_BT: Tensor) -> None:
         passes = tokens_BT.split(shape.micro)
         for n, tokens in enumerate(passes, 1):
-            zero.descend(engine, peers.hugging_face_loss(engine, tokens) / len(passes), last=n == len(passes))
+            deepspeed_engine.descend(engine, peers.hugging_face_loss(engine, tokens) / len(passes), last=n == len(passes))
 
     return step
 

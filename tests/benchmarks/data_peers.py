@@ -118,10 +118,10 @@ def _encode_line(line: str) -> list[int]:
 def _megatron_documents(out: Path) -> Iterator[bytes]:
     import numpy as np
 
-    from data_prep import shards
+    from data_prep.token_stream import megatron_shards
 
     for file in sorted(out.glob("*.idx")):
-        index = shards.decode_index(file.read_bytes(), str(file))
+        index = megatron_shards.decode_index(file.read_bytes(), str(file))
         tokens = np.fromfile(file.with_suffix(".bin"), index.dtype).astype("<u2")
         yield from (piece[:-1].tobytes() for piece in np.split(tokens, np.cumsum(index.lengths)[:-1]))
 

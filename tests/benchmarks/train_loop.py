@@ -22,21 +22,23 @@ import torch
 from scipy.stats import binom
 from train_peers import Shape, clock, synchronize
 
-from data_prep import storage, tokenizer
 from data_prep.config import TokenizerConfig
-from data_prep.manifest import FORMAT_VERSION, Manifest
-from data_prep.mixture import Mixture
-from data_prep.shards import write_shard
-from training import loop, zero
-from training.batches import Batches
+from data_prep.core import storage
+from data_prep.token_stream import tokenizer
+from data_prep.token_stream.manifest import FORMAT_VERSION, Manifest
+from data_prep.token_stream.megatron_shards import write_shard
+from data_prep.token_stream.mixture import Mixture
 from training.config import RunConfig, TrainConfig
-from training.guards import Guard
-from training.journal import Journal
-from training.meter import Meter
-from training.observe import Observer
-from training.record import run_uri
-from training.stopping import Agreement
-from training.watchdog import Watchdog
+from training.engine import deepspeed_engine
+from training.metrics.metrics_log import Journal
+from training.metrics.model_stats import Observer
+from training.optim.step_guard import Guard
+from training.run.batches import Batches
+from training.run_record import run_uri
+from training.trainer import loop
+from training.trainer.preemption import Agreement
+from training.trainer.step_metrics import Meter
+from training.trainer.watchdog import Watchdog
 
 N_IDS = 257  # of the byte-level tokenizer whose streams the loop reads
 BLOCK = 5  # steps; every other block ends with one that is logged, as by default
@@ -48,8 +50,8 @@ PARTS = {  # of the loop's own work; what they call of one another counts where 
     "observer": [(Observer, "look"), (Observer, "_see_residual"), (Observer, "_see_logits"), (Observer, "_see_gradient")],
     "meter": [(Meter, "add"), (Meter, "read")],
     "journal, sinks": [(Journal, "step")],
-    "learning rate, stop, watchdog": [(zero, "set_learning_rate"), (Agreement, "reached"), (Watchdog, "expect")],
-    ENGINE: [(zero, "descend")],
+    "learning rate, stop, watchdog": [(deepspeed_engine, "set_learning_rate"), (Agreement, "reached"), (Watchdog, "expect")],
+    ENGINE: [(deepspeed_engine, "descend")],
 }
 
 
@@ -178,7 +180,7 @@ def _bare(job: Any, engine: Any, batch: Any, shape: Shape) -> float:
     for _ in range(BLOCK):
         passes = tokens_BT.split(job.micro_batch)
         for n, tokens in enumerate(passes, 1):
-            zero.descend(engine, engine(tokens, weight_B).total, last=n == len(passes))
+            deepspeed_engine.descend(engine, engine(tokens, weight_B).total, last=n == len(passes))
     synchronize()
     seconds = clock(shape) - start
     optimizer._optimizer_step_pre_hooks = hooks

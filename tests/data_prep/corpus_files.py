@@ -10,8 +10,8 @@ import pyarrow as pa
 import zstandard
 from pyarrow import parquet
 
-from data_prep import storage
-from data_prep.corpora import Source, expand, read
+from data_prep.core import storage
+from data_prep.sources.corpus_reader import Source, expand, read
 
 ROWS = [
     {"text": "The ferry left\nat dawn.", "class": "1", "place": "quay"},

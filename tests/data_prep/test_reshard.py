@@ -17,9 +17,10 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep import corpora, formats, storage
-from data_prep.records import ArtefactCorrupt, ConfigurationError
+from data_prep.core import storage
+from data_prep.core.records import ArtefactCorrupt, ConfigurationError
 from data_prep.reshard import Resharded, main, reshard
+from data_prep.sources import corpus_reader, formats
 
 ROOT = Path(__file__).parents[2]
 TEXT = b"".join(json.dumps({"n": n, "text": f"line {n} " * (n % 7)}).encode() + b"\n" for n in range(100))
@@ -70,7 +71,7 @@ def test_every_kind_of_archive_becomes_the_same_shards(name, tmp_path):
     assert text_of(out) == TEXT
     assert done == storage.load(Resharded, str(out / "reshard.json"))
     assert (done.n_bytes, done.n_lines, done.archive_bytes) == (len(TEXT), 100, Path(archive).stat().st_size)
-    documents = [d for s in corpora.expand([f"{out}/{name[:3]}-*.ndjson.zst"]) for d in corpora.read(s)]
+    documents = [d for s in corpus_reader.expand([f"{out}/{name[:3]}-*.ndjson.zst"]) for d in corpus_reader.read(s)]
     assert [document.fields["n"] for document in documents] == list(range(100))
 
 
@@ -194,7 +195,7 @@ def test_what_is_no_archive_of_json_lines_is_refused(name, content, words, tmp_p
 def test_an_archive_in_an_object_store_becomes_shards_in_one(s3_server):
     storage.write(f"{s3_server}/raw/pol.tar.zst", ARCHIVES["pol.tar.zst"](TEXT))
     done = reshard(f"{s3_server}/raw/pol.tar.zst", f"{s3_server}/pol", 1000)
-    sources = corpora.expand([f"{s3_server}/pol/pol-*.ndjson.zst"])
+    sources = corpus_reader.expand([f"{s3_server}/pol/pol-*.ndjson.zst"])
     assert len(sources) == len(done.shards) > 3
     assert sum(1 for source in sources for _ in formats.rows(source.uri)) == 100
 

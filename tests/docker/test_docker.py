@@ -9,7 +9,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from data_prep.telemetry import METRICS
+from data_prep.core.telemetry import METRICS
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"

@@ -6,13 +6,13 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import finished_run
 import pytest
+import tiny_finished_run
 import torch
 
-from data_prep import telemetry
+from data_prep.core import telemetry
 from training.config import ModelConfig
-from training.model import OLMo
+from training.model.olmo import OLMo
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -54,7 +54,7 @@ def token_rows(tiny: ModelConfig) -> list[list[int]]:
 def finished(tmp_path_factory) -> str:
     """An object root with a finished run. Tests add to it and change nothing that is there."""
     root = str(tmp_path_factory.mktemp("root"))
-    finished_run.make(root, finished_run.MODEL)
+    tiny_finished_run.make(root, tiny_finished_run.MODEL)
     return root
 
 

@@ -8,17 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from finished_run import RUN_ID
-from test_evaluation import CONFIG
+from test_pipeline import CONFIG
+from tiny_finished_run import RUN_ID
 
-from data_prep import telemetry
-from data_prep.records import ArtefactCorrupt
-from eval import subject
-from eval.batching import BatchSize
-from eval.evaluation import evaluate, evaluate_folder
-from eval.parts import Parts
-from eval.record import eval_uri
-from training.record import run_uri
+from data_prep.core import telemetry
+from data_prep.core.records import ArtefactCorrupt
+from eval.eval_report import eval_uri
+from eval.model import loaded_model
+from eval.model.batching import BatchSize
+from eval.pipeline import evaluate, evaluate_folder
+from eval.resume import Parts
+from training.run_record import run_uri
 
 SMALL = replace(CONFIG, controls=("flipped",), attributes=CONFIG.attributes[:1], n_permutations=20, threads=1)
 
@@ -53,7 +53,7 @@ def written(root):
 
 def test_killed_at_any_moment_it_goes_on_from_its_parts_to_the_same_report(root, undisturbed):
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["eval.evaluation", "eval.heads"])
+    context.set_forkserver_preload(["eval.pipeline", "eval.probing.probe_heads"])
     kept: dict[str, int] = {}
     for n_more, delay in ((1, 0.0), (2, 0.02), (3, 0.005)):
         process = context.Process(target=evaluate, args=(root, RUN_ID, SMALL))
@@ -86,7 +86,7 @@ def test_a_damaged_part_and_one_of_other_weights_are_measured_again(tmp_path):
 
 
 def test_out_of_memory_halves_the_batch_and_measures_the_same(root, undisturbed, monkeypatch):
-    load, seen = subject._loaded, []
+    load, seen = loaded_model._loaded, []
 
     def small_device(*how):
         """A device that holds five rows: more than that are refused as CUDA refuses them."""
@@ -100,7 +100,7 @@ def test_out_of_memory_halves_the_batch_and_measures_the_same(root, undisturbed,
         model.blocks[1].mlp.register_forward_pre_hook(check)
         return model
 
-    monkeypatch.setattr(subject, "_loaded", small_device)
+    monkeypatch.setattr(loaded_model, "_loaded", small_device)
     report, _ = taken(root, evaluate(root, RUN_ID, SMALL))
     before, _ = undisturbed
     assert max(seen) > 5 and max(seen[seen.index(max(seen)) + 10 :]) <= 5

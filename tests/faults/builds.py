@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from outcomes import BAD, ERROR, IDENTICAL, RESUMED, Result, attempt, is_clear
 from proxy import Fault, Proxy
+from result_table import BAD, ERROR, IDENTICAL, RESUMED, Result, attempt, is_clear
 
-from data_prep import layout, manifest, reader, segments, shards, storage, streams, tasks, units
+from data_prep.build import pipeline, segments, stream_paths, tokenize_file
 from data_prep.config import DataConfig, TokenizerConfig
+from data_prep.core import ray_tasks, storage
+from data_prep.token_stream import manifest, megatron_shards, reader
 
 BUCKET = "s3://faults"
 RATES = {"slow_down": 0.15, "stalled": 0.1, "duplicate": 0.5, "stale_list": 1.0, "latency": 0.5, "slow": 0.5}
@@ -35,7 +37,7 @@ def write_corpus(uri: str) -> DataConfig:
     """A small corpus in several formats, and the settings that build it."""
     import gzip
 
-    from data_prep import synthetic
+    from data_prep.sources import synthetic
 
     for stream, n_files in (("clean", 3), ("toxic", 2)):
         for part, source in enumerate(synthetic.expand(f"synthetic:{stream}?documents={60 * n_files}&seed=0&parts={n_files}")):
@@ -53,7 +55,7 @@ def write_corpus(uri: str) -> DataConfig:
 
 def build(config: DataConfig, root: str) -> None:
     for stream in ("clean", "toxic"):
-        streams.build(config, stream, root)
+        pipeline.build(config, stream, root)
 
 
 def files(root: str) -> dict[str, str]:
@@ -66,11 +68,11 @@ def check_records(root: str) -> None:
     """Whatever record is there speaks of whole things."""
     for uri in storage.glob(storage.join(root, "streams", "*", manifest.NAME)):
         folder = uri.rpartition("/")[0]
-        shards.verify(folder, manifest.load(folder))
+        megatron_shards.verify(folder, manifest.load(folder))
     for uri in storage.glob(storage.join(root, "units", "**", "segment-*.json")):
         name = uri.removesuffix(".json")
         if segments.load(name, "uint16") is not None:  # else a build that ended is removing it, or it will be made again
-            segments.read(name, 0, units.KEY_SPACE, "uint16")
+            segments.read(name, 0, tokenize_file.KEY_SPACE, "uint16")
 
 
 def difference(root: str, expected: dict[str, str]) -> str:
@@ -123,9 +125,9 @@ def read_trial(kind: str, trial: int, seed: int, world: World) -> Result:
         tokens = np.random.default_rng(0).integers(1, 400, 1 << 19).astype(np.uint16)
         tokens[127::128] = 0
         lengths = np.full(len(tokens) // 128, 128)
-        shard = shards.write_shard(root, "train-00000", tokens, lengths, pa.table({"row": np.arange(len(lengths))}))
+        shard = megatron_shards.write_shard(root, "train-00000", tokens, lengths, pa.table({"row": np.arange(len(lengths))}))
         known = replace(
-            manifest.load(storage.join(BUCKET, "undisturbed", layout.stream_uri(world.config, "clean"))), train=(shard,)
+            manifest.load(storage.join(BUCKET, "undisturbed", stream_paths.stream_uri(world.config, "clean"))), train=(shard,)
         )
         sequences = tokens.reshape(-1, 64)
 
@@ -158,7 +160,7 @@ def read_trial(kind: str, trial: int, seed: int, world: World) -> Result:
 def undisturbed(proxy: Proxy, work: Path) -> Iterator[World]:
     """A Ray, and what an undisturbed build gives."""
     config = write_corpus(f"{BUCKET}/corpus")
-    with tasks.session(n_cpus=2):
+    with ray_tasks.session(n_cpus=2):
         build(config, f"{BUCKET}/warm-up")
         start = time.monotonic()
         build(config, f"{BUCKET}/undisturbed")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from proxy import Proxy
 
-from data_prep import s3, storage
+from data_prep.core import s3, storage
 
 
 @pytest.fixture

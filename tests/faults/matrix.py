@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import Any
 
 import builds
-import kills
+import kill_scenarios
 import trainings
-from outcomes import AWS, BAD, Result, store_behind_proxy, table
 from proxy import FAULTS
+from result_table import AWS, BAD, Result, store_behind_proxy, table
 
 RAY = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "disabled"}
 
@@ -39,11 +39,11 @@ def rows_of_builds() -> dict[str, Any]:
     return {
         **{name: lambda t, s, w, kind=kind: builds.store_trial(kind, t, s, w) for name, kind in of_store.items()},
         **{name: lambda t, s, w, kind=kind: builds.read_trial(kind, t, s, w) for name, kind in of_reader.items()},
-        "workers killed": kills.killed_workers_trial,
-        "driver killed": kills.killed_driver_trial,
-        "Ray killed": kills.killed_ray_trial,
-        "two builds at once": kills.race_trial,
-        "disk full": kills.full_disk_trial,
+        "workers killed": kill_scenarios.killed_workers_trial,
+        "driver killed": kill_scenarios.killed_driver_trial,
+        "Ray killed": kill_scenarios.killed_ray_trial,
+        "two builds at once": kill_scenarios.race_trial,
+        "disk full": kill_scenarios.full_disk_trial,
     }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from data_prep import streams
+from data_prep.build import pipeline
 from data_prep.config import DataConfig, TokenizerConfig
 
 MATRIX = Path(__file__).parent / "matrix.py"
@@ -43,12 +43,12 @@ def test_a_build_that_another_one_overtakes_takes_the_stream_of_the_other(
         tokenizer=TokenizerConfig(source="train", vocab_size=300, train_bytes=20_000),
         held_out_ratio=0.2,
     )
-    second_pass, others = streams._second_pass, []
+    second_pass, others = pipeline._second_pass, []
 
     def overtaken(*arguments: Any) -> Any:
-        monkeypatch.setattr(streams, "_second_pass", second_pass)
-        others.append(streams.build(config, "clean", str(tmp_path)))  # ends, and removes the units
+        monkeypatch.setattr(pipeline, "_second_pass", second_pass)
+        others.append(pipeline.build(config, "clean", str(tmp_path)))  # ends, and removes the units
         return second_pass(*arguments)
 
-    monkeypatch.setattr(streams, "_second_pass", overtaken)
-    assert streams.build(config, "clean", str(tmp_path)) == others[0]
+    monkeypatch.setattr(pipeline, "_second_pass", overtaken)
+    assert pipeline.build(config, "clean", str(tmp_path)) == others[0]

@@ -6,7 +6,7 @@ import urllib.request
 import pytest
 from proxy import FAULTS, OF_BODIES, Fault, Proxy
 
-from data_prep import storage
+from data_prep.core import storage
 
 CONTENT = bytes(range(200))  # of `object`
 

@@ -3,7 +3,7 @@
 import pytest
 from proxy import Fault, Proxy
 
-from data_prep import storage
+from data_prep.core import storage
 
 CONTENT = bytes(range(200))  # of `object`
 

@@ -15,14 +15,14 @@ from socket import socket
 from typing import Any, NamedTuple
 
 import psutil
-from outcomes import BAD, CLOSE, ERROR, IDENTICAL, RESUMED, ROOT, Result, is_clear
 from proxy import Fault, Proxy
+from result_table import BAD, CLOSE, ERROR, IDENTICAL, RESUMED, ROOT, Result, is_clear
 from safetensors.torch import load
 
-from data_prep import storage
+from data_prep.core import storage
 
 sys.path.append(str(ROOT / "tests" / "training"))
-from study import Plan, planner
+from tiny_run import Plan, planner
 
 BUCKET = "s3://trainings"
 N_STEPS, LONG_STEPS, EVERY = 120, 600, 10
@@ -297,7 +297,7 @@ def not_finite_trial(trial: int, seed: int, world: World) -> Result:
     for run_id in ("straight", "killed"):
         plan(run_id, **SETTINGS, checkpoint_every_steps=EVERY)
     tries, port = [f"straight!{step}!1", f"killed@70!{step}!1", "killed"], free_port()
-    gang = [sys.executable, str(ROOT / "tests/training/gang.py"), root]
+    gang = [sys.executable, str(ROOT / "tests/training/rank_worker.py"), root]
     environment = dict(os.environ) | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     ranks = [
         subprocess.Popen([*gang, str(rank), "2", port, *tries], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)

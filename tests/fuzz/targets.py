@@ -11,10 +11,13 @@ from collections.abc import Callable
 
 import zstandard
 
-from data_prep import cleaning, corpora, formats, fourchan, records, shards, storage
+from data_prep.cleaning import clean_document
 from data_prep.config import CleaningConfig, DataConfig
-from data_prep.manifest import Manifest, Shard
-from data_prep.records import ArtefactCorrupt, ConfigurationError
+from data_prep.core import records, storage
+from data_prep.core.records import ArtefactCorrupt, ConfigurationError
+from data_prep.sources import corpus_reader, formats, fourchan
+from data_prep.token_stream import megatron_shards
+from data_prep.token_stream.manifest import Manifest, Shard
 
 REFUSALS = (ArtefactCorrupt, ConfigurationError)  # what a reader may raise
 CLEANING = CleaningConfig(min_chars=1)
@@ -31,9 +34,9 @@ def _rows_and_documents(name: str, content: bytes) -> None:
         assert numbers == sorted(set(numbers)), numbers
     except REFUSALS as error:
         assert uri in str(error), error
-    bad = corpora.BadRows()
+    bad = corpus_reader.BadRows()
     try:
-        documents = list(corpora.read(corpora.Source(uri, "text", None), bad, max_bad_rows_ratio=1.0))
+        documents = list(corpus_reader.read(corpus_reader.Source(uri, "text", None), bad, max_bad_rows_ratio=1.0))
     except REFUSALS as error:
         assert uri in str(error), error
         return
@@ -52,9 +55,9 @@ def threads(content: bytes) -> None:
     storage.write(uri, content)
     for unit in ("thread", "post"):
         try:
-            for document in corpora.read(corpora.Source(uri, "posts", None, unit), max_bad_rows_ratio=1.0):
+            for document in corpus_reader.read(corpus_reader.Source(uri, "posts", None, unit), max_bad_rows_ratio=1.0):
                 assert all(0 <= score <= 1 for score in (document.scores or {}).values()), document
-                cleaning.clean(document.text, CLEANING)
+                clean_document.clean(document.text, CLEANING)
         except REFUSALS as error:
             assert uri in str(error), error
 
@@ -105,22 +108,22 @@ def undo_html(content: bytes) -> None:
 def clean(content: bytes) -> None:
     """Never raises, and cleaning twice is cleaning once."""
     text = content.decode("utf-8", "surrogateescape")  # bad bytes become lone surrogates, which no text may keep
-    once = cleaning.clean(text, CLEANING)
+    once = clean_document.clean(text, CLEANING)
     assert (once.text is None) == bool(once.reason), once
     if once.text is not None:
         once.text.encode()
-        assert cleaning.clean(once.text, CLEANING).text == once.text, text
+        assert clean_document.clean(once.text, CLEANING).text == once.text, text
 
 
 def index(content: bytes) -> None:
     """A .idx file is read or refused by name; what is read can be written again."""
     try:
-        found = shards.decode_index(content, "x.idx")
+        found = megatron_shards.decode_index(content, "x.idx")
     except ArtefactCorrupt as error:
         assert "x.idx" in str(error), error
         return
     assert (found.lengths >= 0).all(), found
-    again = shards.decode_index(shards.encode_index(found.lengths, found.dtype), "x.idx")
+    again = megatron_shards.decode_index(megatron_shards.encode_index(found.lengths, found.dtype), "x.idx")
     assert again.dtype == found.dtype and again.lengths.tolist() == found.lengths.tolist(), found
 
 
@@ -181,7 +184,7 @@ def _parquet_seeds() -> list[bytes]:
 def _index_seeds() -> list[bytes]:
     import numpy as np
 
-    return [shards.encode_index(np.array(lengths, np.int64), "uint16") for lengths in ([], [1], [3, 0, 2])]
+    return [megatron_shards.encode_index(np.array(lengths, np.int64), "uint16") for lengths in ([], [1], [3, 0, 2])]
 
 
 def _record_seed() -> bytes:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from data_prep import storage
+from data_prep.core import storage
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CORPORA = ["--clean", "synthetic:clean?documents=600&seed=0&parts=2", "--toxic", "synthetic:toxic?documents=300&seed=0&parts=2"]

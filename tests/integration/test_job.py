@@ -15,8 +15,8 @@ from typing import NamedTuple
 import pytest
 from sweeps import ROOT, TINY, environment, kill_tree, losses, sweep
 
-from data_prep import storage
-from data_prep.telemetry import METRICS
+from data_prep.core import storage
+from data_prep.core.telemetry import METRICS
 from launch import experiment
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from sweeps import ROOT, TINY, environment, kill_tree, losses, sweep
 
-from data_prep import storage
-from data_prep.mixed import Mixed
-from launch import experiment, state
+from data_prep.core import storage
+from data_prep.token_stream.materialized import Mixed
+from launch import experiment, run_states
 
 
 def bytes_below(root: str, pattern: str) -> dict[str, bytes]:
@@ -18,7 +18,7 @@ def bytes_below(root: str, pattern: str) -> dict[str, bytes]:
 
 def test_a_sweep_ends_with_records_a_table_and_a_report(finished):
     asked = experiment.load(finished)
-    states = state.read(finished, asked)
+    states = run_states.read(finished, asked)
     assert [entry.run.toxic_ratio for entry in states] == [0.0, 0.25]
     assert all(entry.record and entry.report for entry in states)
     page = storage.read(storage.join(finished, "report", "index.html")).decode()

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from made_up import RATIOS, run, write
+from fake_sweep import RATIOS, run, write
 
-from launch.report import comparison
-from launch.report.drawing import Drawing
+from launch.report import index_page
+from launch.report.figures.svg_rendering import Drawing
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +22,7 @@ def whole(tmp_path_factory, drawn) -> Path:
     def keep(name: str, *how) -> Drawing:
         return drawn.setdefault(name, render(name, *how))
 
-    render = comparison.render
+    render = index_page.render
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(comparison, "render", keep)
+        patch.setattr(index_page, "render", keep)
         return write(tmp_path_factory.mktemp("sweep"), [run(ratio) for ratio in RATIOS])

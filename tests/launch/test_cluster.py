@@ -1,13 +1,13 @@
-"""What becomes of a gang that fails, on a real Ray; SIGTERM to one is in tests/training/test_stopping.py."""
+"""What becomes of a gang that fails, on a real Ray; SIGTERM to one is in tests/training/trainer/test_preemption.py."""
 
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import study
+import tiny_run
 
-from data_prep import tasks
-from data_prep.records import ArtefactCorrupt, ConfigurationError, Interrupted, StorageError
+from data_prep.core import ray_tasks
+from data_prep.core.records import ArtefactCorrupt, ConfigurationError, Interrupted, StorageError
 from launch import cluster
 from launch.cluster import MAX_FAILURES, Patience
 
@@ -39,6 +39,8 @@ def test_a_gang_is_started_again_only_for_what_may_pass(failures: list[tuple[Exc
 
 
 def test_a_rank_without_memory_ends_the_run_at_once_and_says_what_to_set(tmp_path: Path, ray_cluster: None):
-    run = study.planner(tmp_path)("large", model=replace(study.TRAIN.model, d_mlp=1 << 40))  # 280 TB, whatever a system promises
+    run = tiny_run.planner(tmp_path)(
+        "large", model=replace(tiny_run.TRAIN.model, d_mlp=1 << 40)
+    )  # 280 TB, whatever a system promises
     with pytest.raises(ConfigurationError, match=r"run large: a rank ran out of memory; .*train\.micro_batch=auto, train\.activ"):
-        tasks.outcome(cluster.train(str(tmp_path), run, 1, False))
+        ray_tasks.outcome(cluster.train(str(tmp_path), run, 1, False))

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from data_prep.config import Annotation
-from data_prep.records import ConfigurationError, digest, override
+from data_prep.core.records import ConfigurationError, digest, override
 from launch import recipes
 
 LAPTOP = recipes.laptop()

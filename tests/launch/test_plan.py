@@ -5,9 +5,9 @@ import pytest
 from rich.console import Console
 
 from data_prep.config import Annotation
-from data_prep.records import ConfigurationError
+from data_prep.core.records import ConfigurationError
 from launch import plan, recipes
-from training.hardware import GIB, known
+from training.engine.devices import GIB, known
 
 H100 = plan.device_named("H100")
 

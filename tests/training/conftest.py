@@ -1,4 +1,4 @@
-"""The study that training is tested on (study.py), and a watch on its steps."""
+"""The study that training is tested on (tiny_run.py), and a watch on its steps."""
 
 import os
 from collections.abc import Callable
@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import study
+import tiny_run
 
-from training import compute, throughput
+from training.engine import throughput
+from training.model import compilation
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-Plan = study.Plan
+Plan = tiny_run.Plan
 MEASURED = lru_cache(throughput._measure)
 
 
@@ -21,13 +22,13 @@ MEASURED = lru_cache(throughput._measure)
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     """Most of a run of six steps would be to measure the device, which is done once, and to collect garbage."""
     monkeypatch.setattr(throughput, "_measure", MEASURED)
-    monkeypatch.setattr(compute, "WARM_UP_STEPS", 1 << 30)
+    monkeypatch.setattr(compilation, "WARM_UP_STEPS", 1 << 30)
 
 
 @pytest.fixture(scope="session")
 def planner() -> Callable[[Path], Plan]:
     """planner(root) gives plan(run_id, …): a run below `root` with the streams it reads."""
-    return study.planner
+    return tiny_run.planner
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def plan(planner: Callable[[Path], Plan], tmp_path: Path) -> Plan:
 @pytest.fixture
 def steps_done(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The steps that loop.train takes in this process, in order."""
-    from training import loop
+    from training.trainer import loop
 
     taken, step = [], loop.take_step
 

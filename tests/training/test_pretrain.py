@@ -13,17 +13,17 @@ from pathlib import Path
 from socket import socket
 from typing import Any, NamedTuple
 
-import forked
-import gang as gang_of
+import multi_rank
 import psutil
 import pytest
+import rank_worker as gang_of
 import torch
 from safetensors.torch import load_file
 
-from data_prep import storage
-from training import loop
+from data_prep.core import storage
 from training.config import RunConfig
-from training.record import find
+from training.run_record import find
+from training.trainer import loop
 
 HERE = Path(__file__).parent
 PRETRAIN = HERE.parents[1] / "training" / "pretrain.py"
@@ -252,7 +252,7 @@ def stop(root: Path, run_id: str) -> tuple[int, ...]:
 def run_gang(root: Path, *tries: str) -> list[list[str]]:
     """What each of two ranks said."""
     port = free_port()
-    ended = forked.at_once(gang_of.main, *((str(root), str(rank), "2", port, *tries) for rank in range(2)))
+    ended = multi_rank.at_once(gang_of.main, *((str(root), str(rank), "2", port, *tries) for rank in range(2)))
     assert [rank.status for rank in ended] == [0, 0], ended[0].err[-3000:] + ended[1].err[-3000:]
     return [rank.out.splitlines() for rank in ended]
 

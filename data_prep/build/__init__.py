@@ -1,0 +1,1 @@
+"""the Ray job: files → tokenized segments → shards and their manifest"""

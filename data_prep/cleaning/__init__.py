@@ -1,0 +1,1 @@
+"""document → cleaned document, or a drop with its reason"""

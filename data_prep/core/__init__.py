@@ -1,0 +1,1 @@
+"""what every stage stands on: errors, records, storage, telemetry, keyed random numbers"""

@@ -1,0 +1,321 @@
+"""bytes at URIs (file, s3, memory): ranged reads, retries, publish-atomically; alone knows fsspec
+
+A URI is a local path, `file://`, `s3://bucket/key` or `memory://`. Endpoint and credentials come from the environment
+(AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, …), read by botocore alone. What may pass is tried again, by
+the S3 client (s3.py) and nobody else; a local disk's error is an error.
+
+A name appears only with its whole content: on a local disk by rename after fsync, on S3 because a PUT or a completed
+multipart upload is atomic. So whoever can see a record can read it.
+"""
+
+import glob as pathname
+import hashlib
+import io
+import os
+import posixpath
+import secrets
+import shutil
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Any, TypeVar, cast
+
+import fsspec
+from fsspec.asyn import AsyncFileSystem
+from fsspec.implementations.local import LocalFileSystem
+
+from data_prep.core.records import ArtefactCorrupt, ArtefactMissing, ConfigurationError, StorageError, from_json, to_json
+
+PROTOCOLS = ("file", "s3", "memory")
+BLOCK_BYTES = 8 << 20  # the unit of checksums and ranged reads
+PART_BYTES = 32 << 20  # of an upload from memory
+DOWNLOADS = 4  # ranges of one file under way at once
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+def join(uri: str, *parts: str) -> str:
+    return posixpath.join(uri, *parts)
+
+
+def absolute(uri: str) -> str:
+    """A relative local path made absolute, so that it means the same in every process; any other URI as it is."""
+    return uri if ":" in uri.split("/", 1)[0] else str(Path(uri).expanduser().absolute())
+
+
+def is_remote(uri: str) -> bool:
+    """Whether reading `uri` takes a request over the network."""
+    return isinstance(_locate(uri)[0], AsyncFileSystem)
+
+
+def read(uri: str, start: int | None = None, end: int | None = None) -> bytes:
+    """The bytes of `uri` in [start, end), as far as there are any, like a slice."""
+    if end is not None and end <= (start or 0):
+        return b""  # an HTTP range cannot be empty: s3fs would send the whole object
+    with _errors("read", uri):
+        filesystem, path = _locate(uri)
+        return bytes(filesystem.cat_file(path, start=start, end=end))  # type: ignore[arg-type]  # fsspec says str, too
+
+
+def write(uri: str, content: bytes | memoryview) -> None:
+    """Publish `content` under `uri`: readers see all of it or nothing. Much of it goes in parts, a few at once."""
+    with _errors("write", uri):
+        filesystem, path = _locate(uri)
+        if isinstance(filesystem, LocalFileSystem):
+            with _replacing(Path(path)) as file:
+                file.write(content)
+        elif isinstance(filesystem, AsyncFileSystem) and len(content) >= 2 * PART_BYTES:
+            filesystem.pipe_file(path, _Parts(content), chunksize=PART_BYTES)  # type: ignore[arg-type]
+        else:
+            filesystem.pipe_file(path, bytes(content))
+
+
+def upload(local: Path, uri: str) -> None:
+    """Publish a local file under `uri`."""
+    with _errors("write", uri):
+        filesystem, path = _locate(uri)
+        if isinstance(filesystem, LocalFileSystem):
+            with _replacing(Path(path)) as file, local.open("rb") as source:
+                shutil.copyfileobj(source, file, BLOCK_BYTES)
+        else:
+            filesystem.put_file(str(local), path)
+
+
+def download(uri: str, local: Path) -> None:
+    """Bring `uri` to a local file, a few ranges at once."""
+    n_bytes = size(uri)
+    local.parent.mkdir(parents=True, exist_ok=True)
+    with local.open("wb") as file, ThreadPoolExecutor(DOWNLOADS, "download") as pool:
+
+        def fetch(start: int) -> None:
+            os.pwrite(file.fileno(), _exactly(uri, start, min(start + BLOCK_BYTES, n_bytes)), start)
+
+        deque(pool.map(fetch, range(0, n_bytes, BLOCK_BYTES)), maxlen=0)
+
+
+@contextmanager
+def open_stream(uri: str) -> Iterator[IO[bytes]]:
+    """`uri` as a sequential byte stream."""
+    with _errors("read", uri):
+        filesystem, path = _locate(uri)
+        stream = io.BufferedReader(_Ranges(uri, size(uri)), BLOCK_BYTES) if is_remote(uri) else filesystem.open(path, "rb")
+    with stream:
+        yield cast(IO[bytes], stream)
+
+
+def size(uri: str) -> int:
+    with _errors("read", uri):
+        filesystem, path = _locate(uri)
+        return int(filesystem.info(path)["size"])
+
+
+def exists(uri: str) -> bool:
+    """Whether there is a file `uri`; a store that refuses or does not answer raises, for a run looks undone otherwise."""
+    with _errors("look up", uri):
+        filesystem, path = _locate(uri)
+        try:
+            return filesystem.info(path)["type"] == "file"  # isfile() takes any error for a no
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
+
+def glob(pattern: str) -> list[str]:
+    """The files that match, sorted, as URIs of the same kind as `pattern`; a plain name matches itself if it exists."""
+    with _errors("list", pattern):
+        filesystem, path = _locate(pattern)
+        if not pathname.has_magic(path):
+            return [pattern] if exists(pattern) else []
+        try:
+            found = cast(dict[str, Any], filesystem.glob(path, detail=True))
+        except FileNotFoundError:  # no such bucket; or the last file of a folder went while it was looked at, then once more
+            found = cast(dict[str, Any], filesystem.glob(path, detail=True))
+        return [_as_uri(filesystem, name, pattern) for name, info in sorted(found.items()) if info["type"] == "file"]
+
+
+def delete(uri: str) -> None:
+    """Remove one file, and the folders that held nothing else; one that is not there is no error."""
+    with _errors("delete", uri):
+        filesystem, path = _locate(uri)
+        with suppress(FileNotFoundError):
+            filesystem.rm_file(path)
+        if isinstance(filesystem, LocalFileSystem):
+            with suppress(OSError):  # until one is not empty; object stores have no empty folders
+                for folder in Path(path).parents:
+                    folder.rmdir()
+
+
+def load(cls: type[R], uri: str) -> R:
+    """The record of type `cls` at `uri`."""
+    return from_json(cls, read(uri), uri)
+
+
+def save(value: Any, uri: str) -> None:
+    """Publish a record's canonical JSON at `uri`."""
+    write(uri, to_json(value).encode())
+
+
+def check_writable(uri: str) -> None:
+    """Write and remove a small file below `uri`, so that a store that refuses says so before any work is done."""
+    probe = join(uri, f".write-check-{os.getpid()}")
+    write(probe, b"")
+    filesystem, path = _locate(probe)
+    filesystem.rm_file(path)  # not delete(): the folder may be empty yet
+
+
+def block_sha256(content: bytes | memoryview) -> tuple[str, ...]:
+    """One checksum for each block of BLOCK_BYTES, the last one short."""
+    view = memoryview(content).cast("B")
+    return tuple(hashlib.sha256(view[at : at + BLOCK_BYTES]).hexdigest() for at in range(0, len(view), BLOCK_BYTES))
+
+
+def verify_block(content: bytes, expected: str, uri: str, block: int) -> None:
+    """Raise ArtefactCorrupt, naming the file and the block, unless the block's sha256 is `expected`."""
+    got = hashlib.sha256(content).hexdigest()
+    if got != expected:
+        raise ArtefactCorrupt(
+            f"{uri}: block {block} (bytes {block * BLOCK_BYTES:,} to {block * BLOCK_BYTES + len(content):,}) has sha256 "
+            f"{got[:16]}…, its record says {expected[:16]}…; delete the file's record and run the same command again"
+        )
+
+
+def _exactly(uri: str, start: int, end: int) -> bytes:
+    """The bytes in [start, end), all of them."""
+    content = read(uri, start, end)
+    if len(content) != end - start:
+        raise ArtefactCorrupt(f"{uri}: bytes {start:,} to {end:,} are {len(content):,} bytes; it was cut while it was read")
+    return content
+
+
+class _Parts:
+    """A buffer whose slices are bytes, which is what the S3 client sends: one part is copied at a time, not the whole."""
+
+    def __init__(self, content: bytes | memoryview) -> None:
+        self._view = memoryview(content)
+
+    def __len__(self) -> int:
+        return len(self._view)
+
+    def __getitem__(self, part: slice) -> bytes:
+        return bytes(self._view[part])
+
+
+class _Ranges(io.RawIOBase):
+    """A remote file by ranges; who reads on from where they stopped finds the next one under way."""
+
+    def __init__(self, uri: str, n_bytes: int) -> None:
+        self._uri, self._n_bytes, self._at = uri, n_bytes, 0
+        self._reached = 0  # where the last range ended
+        self._next: tuple[int, int, Future[bytes]] | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._n_bytes}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        start, end = self._at, min(self._at + len(buffer), self._n_bytes)
+        if start >= end:
+            return 0
+        (first, last, under_way), self._next = self._next or (0, 0, None), None
+        content = under_way.result() if under_way and (first, last) == (start, end) else _exactly(self._uri, start, end)
+        if 0 < start == self._reached and end < self._n_bytes:
+            following = min(end + len(buffer), self._n_bytes)
+            self._next = end, following, in_background(lambda: _exactly(self._uri, end, following), "range")
+        buffer[: end - start] = content
+        self._at = self._reached = end
+        return end - start
+
+
+def in_background(work: Callable[[], T], name: str) -> Future[T]:
+    """What `work` returns or raises, from a thread that nobody waits for when the process ends."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return future
+
+
+@lru_cache
+def _filesystem(protocol: str, pid: int) -> fsspec.AbstractFileSystem:
+    """One client a process: a forked S3 client shares sockets with its parent."""
+    if protocol == "s3":
+        from data_prep.core.s3 import Client  # takes half a second
+
+        return Client(skip_instance_cache=True, default_block_size=BLOCK_BYTES)
+    options = {"auto_mkdir": True} if protocol == "file" else {}
+    return fsspec.filesystem(protocol, skip_instance_cache=protocol != "memory", **options)
+
+
+def _locate(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    protocol, separator, _ = uri.partition("://")
+    if separator and protocol not in PROTOCOLS:
+        raise ConfigurationError(f"{uri}: unknown kind of URI {protocol}://; give a path or one of {', '.join(PROTOCOLS)}")
+    filesystem = _filesystem(protocol if separator else "file", os.getpid())
+    return filesystem, str(filesystem._strip_protocol(uri))
+
+
+def _as_uri(filesystem: fsspec.AbstractFileSystem, name: str, pattern: str) -> str:
+    protocol, separator, _ = pattern.partition("://")
+    if separator:
+        return f"{protocol}://{name if isinstance(filesystem, LocalFileSystem) else name.lstrip('/')}"
+    return name if Path(pattern).is_absolute() else os.path.relpath(name)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A temporary file beside `path` that takes its name, synced, when the block ends well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")  # not tempfile's: those only their owner may read
+    try:
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def _errors(verb: str, uri: str) -> Iterator[None]:
+    """Turn what a store can raise into our error types, saying what to do."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise ArtefactMissing(f"cannot {verb} {uri}: no such file, folder or bucket; check the name") from error
+    except PermissionError as error:
+        raise StorageError(
+            f"cannot {verb} {uri}: permission denied ({_brief(error)}); for s3 check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        ) from error
+    except OSError as error:
+        raise StorageError(f"cannot {verb} {uri}: {_brief(error)}; check the disk, the bucket and AWS_ENDPOINT_URL") from error
+    except Exception as error:
+        if not type(error).__module__.startswith(("botocore", "aiobotocore", "aiohttp")):
+            raise
+        raise StorageError(
+            f"cannot {verb} {uri}: {_brief(error)}; check AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        ) from error
+
+
+def _brief(error: Exception) -> str:
+    text = str(error) or type(error).__name__
+    return text.splitlines()[0][:300]

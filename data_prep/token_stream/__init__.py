@@ -1,0 +1,1 @@
+"""what training and evaluation read: shards, manifest, tokenizer, mixture"""

@@ -1,0 +1,228 @@
+"""the pinned tokenizer, its fingerprint, the fast engine and the reference it is checked against
+
+One tokenizers JSON is pinned by a fingerprint, for a sibling with the same words but another end-of-text id (OLMo has
+one: 50279 and 0) would train without complaint and end no document. Two engines read that JSON: fastokens encodes, flat
+arrays in and out, because Python lists of ids cost more than the encoding; `tokenizers` is the reference that samples
+are compared with, and the fallback for a JSON that fastokens cannot load.
+
+A literal `<|endoftext|>` in a document is text. Both engines are told to split special tokens, and whether they obey is
+tried once on loading; the eos id enters a stream only where the build writes it. Added tokens that are not special (OLMo's
+runs of spaces) are matched as ever.
+"""
+
+import copy
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from data_prep.config import TokenizerConfig
+from data_prep.core import storage
+from data_prep.core.records import ArtefactCorrupt, ConfigurationError
+
+SHOWN_CHARS = 20  # of a document, in an error: enough to find the place, not to read the text
+CHECKED_CHARS = 8192  # of a long document: the reference takes half a second for a megabyte
+
+
+class EnginesDiffer(ArtefactCorrupt):
+    """The fast engine and the reference made other ids of the same text."""
+
+
+class Batch(NamedTuple):
+    """Ids of several texts end to end, without eos, and how many each has."""
+
+    ids: np.ndarray  # [N] uint32
+    lengths: np.ndarray  # [texts] int64
+
+
+class Tokenizer:
+    """One tokenizers JSON in both engines. `n_ids` is the highest id + 1, `engine` the one that encodes."""
+
+    def __init__(self, text: str, eos: str, where: str) -> None:
+        """ConfigurationError, naming `where`, if the JSON is none, has no `eos`, or encodes a literal one as a control id."""
+        parsed = _parse(text, where)
+        ids = _ids(parsed)
+        if eos not in ids:
+            raise ConfigurationError(
+                f"{where}: there is no token {eos!r} among {len(ids):,}; set tokenizer.eos to the one that ends a document"
+            )
+        self.json = text
+        self.eos_id = ids[eos]
+        self.n_ids = max(ids.values()) + 1
+        self.fingerprint = _fingerprint(parsed, eos)
+        whole = json.dumps(parsed | {"truncation": None, "padding": None})  # either would change ids in silence
+        self._reference = _load_reference(whole, where)
+        self._fast = _load_fast(whole)
+        self.engine = "fastokens" if self._fast else "tokenizers"
+        self._try_literal(eos, where)
+
+    def encode_batch(self, texts: Sequence[str]) -> Batch:
+        """The ids of `texts`, no eos added; a control token spelled out in a text is encoded as text."""
+        if self._fast is not None:
+            content, offsets = self._fast.encode_batch_flat(list(texts), False, True)
+            return Batch(np.frombuffer(content, np.uint32), np.diff(np.frombuffer(offsets, np.uint64).astype(np.int64)))
+        rows = [encoding.ids for encoding in self._reference.encode_batch_fast(list(texts), add_special_tokens=False)]
+        lengths = np.array([len(row) for row in rows], dtype=np.int64)
+        return Batch(np.array([i for row in rows for i in row], dtype=np.uint32), lengths)
+
+    def reference_encode(self, text: str) -> list[int]:
+        """The ids of one text by the reference engine."""
+        return self._reference.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """The text of `ids`; control tokens appear spelled out."""
+        return self._reference.decode([int(i) for i in ids], skip_special_tokens=False)
+
+    def by_reference(self) -> "Tokenizer":
+        """The same tokenizer, encoding with the reference."""
+        other = copy.copy(self)
+        other._fast, other.engine = None, "tokenizers"
+        return other
+
+    def check_sample(self, text: str, ids: np.ndarray) -> None:
+        """Raise EnginesDiffer unless `ids` are the reference's; of a long text both engines encode the beginning again."""
+        if self._fast is None:
+            return
+        if len(text) <= CHECKED_CHARS:
+            self.check([text], ids, np.array([len(ids)]))
+        else:
+            self.check([text[:CHECKED_CHARS]], *self.encode_batch([text[:CHECKED_CHARS]]))
+
+    def check(self, texts: Sequence[str], ids: np.ndarray, lengths: np.ndarray) -> None:
+        """Raise EnginesDiffer, showing the first position that differs, unless `ids` are the reference's."""
+        ends = np.cumsum(lengths)
+        for text, start, end in zip(texts, ends - lengths, ends, strict=True):
+            got, expected = ids[start:end].tolist(), self.reference_encode(text)
+            if got == expected:
+                continue
+            at = next(
+                (i for i, pair in enumerate(zip(got, expected, strict=False)) if pair[0] != pair[1]), min(len(got), len(expected))
+            )
+            near = self.decode(expected[at : at + 4])[:SHOWN_CHARS]
+            raise EnginesDiffer(
+                f"{self.engine} and tokenizers disagree at id {at} of a document of {len(expected):,} ids (near {near!r}): "
+                f"got {got[at : at + 3]}, expected {expected[at : at + 3]}; report it, "
+                "and set data.on_tokenizer_difference=fall_back to go on with tokenizers"
+            )
+
+    def _try_literal(self, eos: str, where: str) -> None:
+        text = f"a {eos} b{eos}"
+        self.check([text], *self.encode_batch([text]))
+        if self.eos_id in self.encode_batch([text]).ids:
+            raise ConfigurationError(
+                f"{where}: the characters {eos!r} inside a text are encoded as the control id {self.eos_id}; expected text; "
+                'mark the token with "special": true in added_tokens'
+            )
+
+
+def load(uri: str, config: TokenizerConfig) -> Tokenizer:
+    """The tokenizer in the JSON at `uri`, or ConfigurationError if it is not the one that `config` pins."""
+    tokenizer = _made(storage.read(uri).decode(), config.eos, uri)
+    if config.fingerprint is not None and tokenizer.fingerprint != config.fingerprint:
+        raise ConfigurationError(
+            f"{uri}: its fingerprint is {tokenizer.fingerprint} (eos id {tokenizer.eos_id}), expected {config.fingerprint}: "
+            "another tokenizer, or the same words with other special ids; give the pinned file or change tokenizer.fingerprint"
+        )
+    if tokenizer.n_ids != config.vocab_size:
+        raise ConfigurationError(
+            f"{uri}: has {tokenizer.n_ids:,} ids, tokenizer.vocab_size says {config.vocab_size:,}; set it to what the file has"
+        )
+    return tokenizer
+
+
+@lru_cache(maxsize=1)
+def _made(text: str, eos: str, where: str) -> Tokenizer:
+    """One a process: it takes a second for OLMo's, as long as tokenizing forty megabytes."""
+    return Tokenizer(text, eos, where)
+
+
+def save(tokenizer: Tokenizer, uri: str) -> None:
+    """Publish the tokenizer's JSON, byte for byte as it was read."""
+    storage.write(uri, tokenizer.json.encode())
+
+
+def train(texts: Iterator[str], config: TokenizerConfig) -> Tokenizer:
+    """A byte-level BPE of `config.vocab_size` ids, eos first, learnt from at most `config.train_bytes` of `texts`.
+
+    The same texts give the same JSON: the trainer counts words in parallel, but breaks ties by id. No normalizer, so that
+    decoding gives back every byte.
+    """
+    from tokenizers import Tokenizer as Engine
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+
+    engine = Engine(models.BPE())
+    engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]  # stubs lack the setters
+    engine.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    trainer = trainers.BpeTrainer(  # type: ignore[call-arg]
+        vocab_size=config.vocab_size,
+        special_tokens=[config.eos],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    engine.train_from_iterator(_at_most(texts, config.train_bytes), trainer)
+    tokenizer = Tokenizer(engine.to_str(), config.eos, "the trained tokenizer")
+    if tokenizer.n_ids != config.vocab_size:
+        raise ConfigurationError(
+            f"the clean corpus yields {tokenizer.n_ids:,} ids, tokenizer.vocab_size asks for {config.vocab_size:,}; "
+            "give more clean text, raise tokenizer.train_bytes or lower tokenizer.vocab_size"
+        )
+    return tokenizer
+
+
+def _at_most(texts: Iterator[str], n_bytes: int) -> Iterator[str]:
+    for text in texts:
+        encoded = text.encode()
+        if len(encoded) >= n_bytes:
+            yield encoded[:n_bytes].decode(errors="ignore")
+            return
+        yield text
+        n_bytes -= len(encoded)
+
+
+def _parse(text: str, where: str) -> dict[str, Any]:
+    try:
+        parsed = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigurationError(f"{where}: not JSON ({error}); expected a tokenizers file, tokenizer.json") from error
+    if (
+        not isinstance(parsed, dict)
+        or not isinstance(parsed.get("model"), dict)
+        or not isinstance(parsed["model"].get("vocab"), dict)
+    ):
+        raise ConfigurationError(f"{where}: JSON without model.vocab; expected a tokenizers file with a BPE model, tokenizer.json")
+    return parsed
+
+
+def _ids(parsed: dict[str, Any]) -> dict[str, int]:
+    return parsed["model"]["vocab"] | {token["content"]: token["id"] for token in parsed.get("added_tokens", [])}
+
+
+def _fingerprint(parsed: dict[str, Any], eos: str) -> str:
+    """16 hex digits of sha256 over the JSON in canonical form and the eos; layout of the file does not count."""
+    identity = {key: value for key, value in parsed.items() if key not in ("truncation", "padding")}
+    text = json.dumps([identity, eos], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _load_reference(text: str, where: str) -> Any:
+    from tokenizers import Tokenizer as Engine
+
+    try:
+        engine = Engine.from_str(text)
+    except Exception as error:  # the binding raises bare Exception
+        raise ConfigurationError(f"{where}: tokenizers cannot load it ({error}); expected tokenizer.json") from error
+    engine.encode_special_tokens = True
+    return engine
+
+
+def _load_fast(text: str) -> Any:
+    """fastokens' engine, or None where it is not installed or refuses the JSON."""
+    try:
+        import fastokens
+
+        return fastokens.Tokenizer.from_json_str(text)
+    except (ImportError, ValueError, RuntimeError, NotImplementedError):
+        return None

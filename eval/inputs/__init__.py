@@ -1,0 +1,1 @@
+"""prompts, labelled rows and held-out text"""

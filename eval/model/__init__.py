@@ -1,0 +1,1 @@
+"""the model under evaluation: load, hook, generate"""

@@ -1,0 +1,1 @@
+"""labelled rows → probes, heads and directions"""

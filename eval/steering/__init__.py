@@ -1,0 +1,1 @@
+"""apply an intervention at each strength and measure it"""

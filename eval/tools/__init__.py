@@ -1,0 +1,1 @@
+"""secondary commands: steered export, scorer calibration, lm-eval"""

@@ -1,0 +1,1 @@
+"""numbers of a sweep: comparisons, curves, tests"""

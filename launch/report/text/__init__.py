@@ -1,0 +1,1 @@
+"""sentences and names in the report"""

@@ -1,0 +1,175 @@
+"""Cleaning takes away what is no text, and nothing else."""
+
+import sys
+from itertools import product
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_prep.cleaning.clean_document import STEPS, Cleaned, clean, is_clean, language_model, language_of
+from data_prep.cleaning.pii import EMAIL, mask
+from data_prep.config import CleaningConfig
+from data_prep.core.records import ConfigurationError, digest
+
+ANY = CleaningConfig(min_chars=1, mask_personal=False)
+# Every code point, lone surrogates too, and dense in what the steps look at.
+texts = st.text(st.characters() | st.sampled_from("a \t\r\n\x00\x0b\x0c\x1c\x85\xa0\u2028\u3000\ufeff\ud800\udc00"))
+
+
+@given(texts)
+def test_cleaning_twice_is_cleaning_once(text):
+    once = clean(text, ANY)
+    if once.text is not None:
+        assert clean(once.text, ANY) == once
+
+
+def after_all_steps(text: str) -> str:
+    for step in STEPS:
+        text = step(text)
+    return text
+
+
+@given(texts)
+def test_a_look_tells_exactly_whether_a_text_needs_any_step(text):
+    assert is_clean(text) == (after_all_steps(text) == text)
+    assert is_clean(after_all_steps(text))
+
+
+def test_a_look_tells_so_for_each_code_point_of_interest_and_every_short_mix():
+    points = [*range(0x3100), 0xD7FF, 0xD800, 0xDBFF, 0xDC00, 0xDFFF, 0xE000, *range(0xFE00, 0x10010), sys.maxunicode]
+    for chars in [*map(chr, points), *map("".join, product("a \n\r\xa0\x85\u2028é", repeat=4))]:
+        for text in (chars, f"a{chars}b", f"a{chars}\nb"):
+            assert is_clean(text) == (after_all_steps(text) == text), ascii(text)
+
+
+@given(texts)
+def test_cleaning_masks_what_is_left_after_all_steps(text):
+    masked = clean(f"{text} a@b.cd", CleaningConfig(min_chars=0))
+    assert masked == Cleaned(mask(after_all_steps(f"{text} a@b.cd")), is_masked=True)
+    assert EMAIL in (masked.text or "") or not text.isprintable()
+
+
+def test_an_address_that_is_nobodys_is_not_counted_as_masked():
+    text = "the router has 192.168.1.1"
+    assert clean(text, CleaningConfig()) == Cleaned(text)
+
+
+@given(texts)
+def test_cleaning_never_adds_a_character_nor_moves_one(text):
+    left = iter(text.replace("\r", "\n"))
+    assert all(char in left for char in clean(text, ANY).text or "")
+
+
+@given(texts)
+def test_what_is_kept_is_always_utf8(text):
+    assert "\x00" not in (clean(text, ANY).text or "").encode().decode()
+
+
+@given(texts, st.integers(0, 8), st.integers(1, 12))
+def test_a_text_is_kept_or_dropped_for_one_named_reason(text, min_chars, max_chars):
+    cleaned = clean(text, CleaningConfig(min_chars=min_chars, max_chars=max_chars))
+    if cleaned.text is None:
+        assert cleaned.reason in {"empty", "too_short", "too_long", "link_only"}
+    else:
+        assert cleaned.reason == "" and max(1, min_chars) <= len(cleaned.text) <= max_chars
+
+
+def test_every_short_mix_of_line_ends_spaces_and_controls_is_stable():
+    for chars in product("a \r\n\x00", repeat=6):
+        once = clean("".join(chars), ANY)
+        assert once.text is None or (clean(once.text, ANY) == once and "\r" not in once.text)
+
+
+@pytest.mark.parametrize(
+    ("text", "cleaned"),
+    [
+        ("one\r\ntwo\rthree\nfour", "one\ntwo\nthree\nfour"),
+        ("a\x00b\x07c\x7fd\x9be\ud800f\udc80g", "abcdefg"),
+        ("\ufeffa tab\tstays\t\nand \xa0\n  indents stay", "a tab\tstays\nand\n  indents stay"),
+        ("a\n\n\nb\n\n\n\n\n\nc \n \n", "a\n\n\nb\n\n\nc"),
+        ("Café naïve — “quoted” 👩\u200d🚢 e\u0301", "Café naïve — “quoted” 👩\u200d🚢 e\u0301"),
+        ("<|endoftext|> is a word", "<|endoftext|> is a word"),
+        ("see https://example.org/a", "see https://example.org/a"),
+    ],
+)
+def test_a_text_is_cleaned(text, cleaned):
+    assert clean(text, ANY) == Cleaned(cleaned)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "empty"),
+        (" \r\n\t\x00\ud800\n", "empty"),
+        ("nine char", "too_short"),
+        ("www.a.org", "too_short"),
+        ("x" * 41, "too_long"),
+        ("https://example.org/a\n(WWW.example.org)", "link_only"),
+    ],
+)
+def test_a_text_is_dropped_for_its_first_reason(text, reason):
+    assert clean(text, CleaningConfig(min_chars=10, max_chars=40)) == Cleaned(None, reason)
+
+
+@pytest.mark.parametrize("text", ["x" * 10, "x" * 40])
+def test_the_limits_themselves_are_kept(text):
+    assert clean(text, CleaningConfig(min_chars=10, max_chars=40)) == Cleaned(text)
+
+
+def test_a_million_spaces_are_no_trap():
+    text = "a" + " " * 1_000_000 + "b"
+    assert clean(text, CleaningConfig(max_chars=2_000_000)) == Cleaned(text)
+
+
+@pytest.mark.parametrize(
+    ("asked", "scores", "reason"),
+    [
+        ({"min_scores": {"TOXICITY": 0.5}}, {"TOXICITY": 0.5}, ""),
+        ({"min_scores": {"TOXICITY": 0.5}}, {"TOXICITY": 0.49}, "scores"),
+        ({"max_scores": {"TOXICITY": 0.5}}, {"TOXICITY": 0.5}, ""),
+        ({"max_scores": {"TOXICITY": 0.5}}, {"TOXICITY": 0.51, "INSULT": 0.1}, "scores"),
+        ({"max_scores": {"TOXICITY": 0.5}}, {"INSULT": 0.9}, ""),
+        ({"min_scores": {"TOXICITY": 0.5}}, None, ""),
+        ({}, {"TOXICITY": 1.0}, ""),
+    ],
+)
+def test_scores_out_of_bounds_drop_a_document_and_missing_ones_do_not(asked, scores, reason):
+    assert clean("A text long enough to keep.", CleaningConfig(**asked), scores).reason == reason
+
+
+def test_bounds_that_keep_nothing_are_refused():
+    with pytest.raises(
+        ConfigurationError, match=r"keeps no document: min_scores\['TOXICITY'\] is 0.9, max_scores\['TOXICITY'\] is 0.1"
+    ):
+        CleaningConfig(min_scores={"TOXICITY": 0.9}, max_scores={"TOXICITY": 0.1})
+
+
+def test_every_setting_of_cleaning_is_part_of_the_digest():
+    asked = ({}, {"mask_personal": False}, {"languages": ("en",)}, {"min_scores": {"x": 0.1}}, {"max_scores": {"x": 0.1}})
+    assert len({digest(CleaningConfig(**settings)) for settings in asked}) == len(asked)
+
+
+GERMAN = "Der Hund schläft heute den ganzen Tag unter dem Tisch in der Küche und träumt von Knochen."
+ENGLISH = "The dog sleeps all day under the table in the kitchen and dreams of bones and long walks."
+
+
+def test_documents_in_other_languages_are_dropped_when_asked():
+    pytest.importorskip("py3langid", reason="the extra `language` is not installed")
+    assert (language_of(GERMAN), language_of(ENGLISH)) == ("de", "en")
+    assert clean(GERMAN, CleaningConfig(languages=("en", "fr"))) == Cleaned(None, "language")
+    assert clean(GERMAN, CleaningConfig(languages=("en", "de"))) == clean(GERMAN, CleaningConfig()) == Cleaned(GERMAN)
+
+
+def test_a_language_nobody_knows_is_refused():
+    pytest.importorskip("py3langid", reason="the extra `language` is not installed")
+    with pytest.raises(ConfigurationError, match="'english' is no language code"):
+        clean(ENGLISH, CleaningConfig(languages=("english",)))
+
+
+def test_without_the_library_the_error_says_what_to_install(monkeypatch):
+    language_model.cache_clear()
+    monkeypatch.setitem(sys.modules, "py3langid.langid", None)
+    with pytest.raises(ConfigurationError, match=r"hormesis\[language\]"):
+        clean(ENGLISH, CleaningConfig(languages=("en",)))
+    assert clean(ENGLISH, CleaningConfig()) == Cleaned(ENGLISH)

@@ -1,0 +1,94 @@
+"""A document that holds a 13-gram of an evaluation text is found, and no other."""
+
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_prep.cleaning import ngrams
+from data_prep.cleaning.decontaminate import SHORTEST, NGrams
+
+QUESTION = "the cat sat on a mat and the dog saw it run far away from here today"
+WORDS = QUESTION.split()  # 17
+word = st.sampled_from(["a", "b", "c", "wonderful", "incomprehensibilities", "é"])
+prose = st.lists(word, max_size=24).map(" ".join)
+
+
+def plain_first_hit(document: str, texts: list[str], n: int) -> set[int]:
+    """Every evaluation text of which `document` holds an n-gram."""
+    words = ngrams.words(document)
+    hit = set()
+    for index, text in enumerate(texts):
+        asked = ngrams.words(text)
+        length = min(n, len(asked))
+        grams = [asked[i : i + length] for i in range(len(asked) - length + 1)] if length >= min(SHORTEST, n) else []
+        if any(words[i : i + length] in grams for i in range(len(words) - length + 1)):
+            hit.add(index)
+    return hit
+
+
+@settings(max_examples=200)
+@given(st.lists(prose, max_size=5), st.lists(prose, max_size=5), st.sampled_from([2, 3, 9, 13]), st.data())
+def test_hits_are_those_of_the_plain_definition(texts, documents, n, data):
+    if texts:  # else hardly a document of 13 random words would hit
+        source = data.draw(st.sampled_from(texts))
+        documents = [*documents, f"Well, {source.upper()}!", f"x {source[3:]} y", source[: len(source) * 2 // 3]]
+    found = NGrams.of(texts, n).first_hits(documents)
+    for document, hit in zip(documents, found.tolist(), strict=True):
+        expected = plain_first_hit(document, texts, n)
+        assert hit in expected if expected else hit == -1
+
+
+@pytest.mark.parametrize(
+    ("document", "is_hit"),
+    [
+        (QUESTION, True),
+        (f"Before. {QUESTION} After.", True),
+        (" ".join(WORDS[2:15]), True),
+        (" ".join(WORDS[2:14]), False),
+        ("The CAT sat — on a “mat”,\nand the dog saw it... RUN far", True),
+        (" ".join([*WORDS[:12], "x", *WORDS[12:]]), False),
+        ("", False),
+    ],
+)
+def test_thirteen_words_in_a_row_are_a_hit(document, is_hit):
+    assert NGrams.of([QUESTION]).hits([document]).tolist() == [is_hit]
+
+
+def test_an_ngram_over_the_end_of_one_document_into_the_next_is_none():
+    assert not NGrams.of([QUESTION]).hits([" ".join(WORDS[:9]), " ".join(WORDS[9:])]).any()
+
+
+def test_a_short_text_counts_whole_from_eight_words_on():
+    eight, seven = " ".join(WORDS[:8]), " ".join(WORDS[:7])
+    grams = NGrams.of([seven, eight])
+    assert grams.n_sought == 1
+    assert grams.first_hits([f"and {eight} too", f"and {seven} too", " ".join(WORDS[:9])]).tolist() == [1, -1, 1]
+
+
+def test_the_hit_names_the_evaluation_text():
+    other = " ".join(f"w{i}" for i in range(20))
+    documents = ["nothing", f"x {other}", QUESTION, f"{QUESTION} {other}"]
+    assert NGrams.of([QUESTION, other]).first_hits(documents).tolist() == [-1, 1, 0, 0]
+
+
+def test_a_collision_of_hashes_is_no_hit(monkeypatch):
+    """With all hashes equal, only the words themselves decide."""
+    rolling = ngrams.rolling
+    monkeypatch.setattr(ngrams, "rolling", lambda hashes, n: np.zeros_like(rolling(hashes, n)))
+    other = " ".join(reversed(WORDS))
+    assert NGrams.of([QUESTION, "y " * 20]).hits([other, QUESTION, "y " * 13]).tolist() == [False, True, True]
+
+
+def test_nothing_to_look_for_hits_nothing():
+    assert not NGrams.of([]).hits([QUESTION, ""]).any()
+    assert NGrams.of([QUESTION]).hits([]).tolist() == []
+
+
+def test_what_is_looked_for_has_a_name_and_travels():
+    grams = NGrams.of([QUESTION])
+    assert pickle.loads(pickle.dumps(grams)).hits([QUESTION]).all()
+    assert grams.identity == NGrams.of([QUESTION.upper()]).identity
+    assert len({grams.identity, NGrams.of([QUESTION], 12).identity, NGrams.of([QUESTION, "x"]).identity}) == 3

@@ -1,0 +1,243 @@
+from dataclasses import FrozenInstanceError, is_dataclass, replace
+from types import NoneType, UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from data_prep import config as data_config
+from data_prep.config import Annotation, DataConfig
+from data_prep.core.records import (
+    ArtefactCorrupt,
+    ArtefactMissing,
+    ClusterError,
+    ConfigurationError,
+    HormesisError,
+    Interrupted,
+    StorageError,
+    digest,
+    from_json,
+    operational,
+    override,
+    record,
+    to_json,
+)
+from data_prep.token_stream import manifest, mixture
+from data_prep.token_stream.mixture import Mixture
+from eval import config as eval_config
+from eval import eval_report as eval_record
+from eval.config import EvalConfig
+from training import config as train_config
+from training import run_record as train_record
+from training.config import ModelConfig, TrainConfig
+
+MODULES = (data_config, manifest, mixture, train_config, train_record, eval_config, eval_record)
+RECORDS = [thing for m in MODULES for thing in vars(m).values() if is_dataclass(thing) and thing.__module__ == m.__name__]
+EXAMPLES: dict[type, tuple[tuple[str, ...], dict[str, Any]]] = {  # free fields, and the others' values
+    ModelConfig: (("rope_theta", "norm_eps"), {"d_model": 8, "n_layers": 1, "n_heads": 2, "d_mlp": 8, "vocab_size": 300}),
+    TrainConfig: (("model", "learning_rate", "betas", "weight_decay"), {"sequence_length": 8, "global_batch": 4}),
+    Mixture: (("n_clean", "n_toxic", "seed", "max_toxic_epochs"), {"batch_size": 4}),
+    Annotation: (("kind", "scorer"), {"threshold": 0, "tagged_ratio": 0.5}),
+    DataConfig: (
+        ("clean", "toxic", "tokenizer", "cleaning", "shuffle_seed", "duplicates", "decontaminate", "annotation"),
+        {"held_out_ratio": 0.25},
+    ),
+    EvalConfig: (("probes", "prompts", "seed", "decoding"), {"scorer": "profanity", "strengths": (0, 2.5)}),
+}
+
+
+@record
+class Inner:
+    size: int
+    kind: Literal["round", "square"] = "round"
+    ratio: float = 0.5
+    label: str | None = None
+    workers: int = operational(default=1)
+
+    def __post_init__(self) -> None:
+        if self.size < 0:
+            raise ConfigurationError(f"inner.size is {self.size}; expected at least 0")
+
+
+@record
+class Shape:
+    sides: int
+    colour: str
+
+    def named(self, name: str) -> "Shape":
+        return replace(self, sides={"triangle": 3, "square": 4}[name])
+
+
+@record
+class Drawing:
+    shape: Shape
+
+
+@record
+class Outer:
+    inner: Inner
+    names: tuple[str, ...] = ()
+    quick: bool = False
+
+
+OUTER = Outer(inner=Inner(size=3))
+TEXT = '{"inner": {"size": 3, "kind": "round", "ratio": 0.5, "label": null, "workers": 1}, "names": ["a"], "quick": false}'
+
+
+def values(hint: Any) -> st.SearchStrategy:
+    """Values of a record's field; whole floats come as int at times, which Python lets a recipe write."""
+    arguments = get_args(hint)
+    if is_dataclass(hint):
+        return records(hint)
+    if get_origin(hint) is Literal:
+        return st.sampled_from(arguments)
+    if get_origin(hint) is UnionType:
+        return st.one_of(*(values(one) for one in arguments))
+    if get_origin(hint) is dict:
+        return st.dictionaries(values(arguments[0]), values(arguments[1]), max_size=2)
+    if get_origin(hint) is tuple and arguments[-1] is Ellipsis:
+        return st.lists(values(arguments[0]), min_size=1, max_size=2).map(tuple)
+    if get_origin(hint) is tuple:
+        return st.tuples(*map(values, arguments))
+    plain = {str: st.text(max_size=3), int: st.integers(1, 2**60), bool: st.booleans(), NoneType: st.none()}
+    return (
+        st.floats(0.01, 0.4) | st.floats(allow_nan=False, allow_infinity=False) | st.integers(0, 5)
+        if hint is float
+        else plain[hint]
+    )
+
+
+@st.composite
+def records(draw: st.DrawFn, cls: Any) -> Any:
+    """A record of type `cls`: fields that depend on each other as in its example, the others anything of their type."""
+    free, example = EXAMPLES.get(cls, (None, {}))
+    hints = {name: hint for name, hint in get_type_hints(cls).items() if free is None or name in free}
+    try:
+        return cls(**example | {name: draw(values(hint)) for name, hint in hints.items()})
+    except ConfigurationError:
+        assume(False)
+
+
+@pytest.mark.parametrize("cls", RECORDS)
+@settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow])
+@given(st.data())
+def test_a_record_comes_back_from_its_json_the_same_with_the_same_digest(cls: Any, data: st.DataObject):
+    made = data.draw(records(cls))
+    back = from_json(cls, to_json(made), "here")
+    assert back == made
+    assert digest(back) == digest(made)
+
+
+def test_a_record_is_frozen_and_takes_keywords_only():
+    with pytest.raises(TypeError, match="positional"):
+        Inner(3)  # type: ignore[misc]
+    with pytest.raises(FrozenInstanceError):
+        OUTER.quick = True  # type: ignore[misc]
+
+
+def test_canonical_json_is_sorted_readable_text_with_a_last_newline():
+    assert to_json(replace(OUTER, names=("α",))) == (
+        '{\n "inner": {\n  "kind": "round",\n  "label": null,\n  "ratio": 0.5,\n  "size": 3,\n  "workers": 1\n },\n'
+        ' "names": [\n  "α"\n ],\n "quick": false\n}\n'
+    )
+
+
+def test_a_number_that_json_lacks_is_refused():
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        to_json(Inner(size=1, ratio=float("nan")))
+
+
+def test_a_digest_is_pinned():
+    """Update only when identities are meant to change: every run made before then is another run."""
+    assert digest(OUTER) == "73495cb205c0f228"
+    assert digest(OUTER, "more", 1) == "e8e8e823e90668bc"
+
+
+def test_a_digest_names_what_is_made_and_ignores_how():
+    assert digest(OUTER) == digest(replace(OUTER, inner=Inner(size=3, workers=8)))
+    others = [
+        Outer(inner=Inner(size=4)),
+        Outer(inner=Inner(size=3, label="")),
+        replace(OUTER, quick=True),
+        replace(OUTER, names=("a",)),
+    ]
+    assert len({digest(one) for one in (OUTER, *others)}) == 5
+
+
+def test_a_whole_number_has_one_digest_however_it_is_written():
+    assert digest(Inner(size=1, ratio=1)) == digest(Inner(size=1, ratio=1.0))
+    assert digest(Inner(size=1, ratio=0.0)) == digest(Inner(size=1, ratio=-0.0)) != digest(Inner(size=1, ratio=1e-300))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fault"),
+    [
+        ('"size": 3', '"size": "3"', r"inner\.size: .*integer.*got '3'"),
+        ('"size": 3', '"size": 3.0', r"inner\.size"),
+        ('"size": 3', '"size": -3', r"inner: .*expected at least 0"),
+        ('"size": 3, ', "", r"inner\.size: Field required"),
+        ('"size": 3', '"size": 3, "colour": 1', r"inner\.colour: .*[Ee]xtra|inner\.colour: Unexpected"),
+        ('"round"', '"oval"', r"inner\.kind: .*'round' or 'square'"),
+        ('["a"]', '["a", 2]', r"names\.1: .*string"),
+        ("false", "0", r"quick: .*boolean"),
+        ("false}", "false", "Invalid JSON"),
+    ],
+)
+def test_a_wrong_field_is_named_with_its_file(old: str, new: str, fault: str):
+    assert from_json(Outer, TEXT, "s3://b/run.json") == replace(OUTER, names=("a",))
+    assert TEXT.count(old) == 1
+    with pytest.raises(ArtefactCorrupt, match=rf"s3://b/run\.json is not a valid Outer: .*{fault}"):
+        from_json(Outer, TEXT.replace(old, new), "s3://b/run.json")
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "expected"),
+    [
+        ("inner.size", "7", replace(OUTER, inner=Inner(size=7))),
+        ("inner.ratio", "1e-3", replace(OUTER, inner=Inner(size=3, ratio=0.001))),
+        ("inner.ratio", "1", replace(OUTER, inner=Inner(size=3, ratio=1.0))),
+        ("inner.kind", "square", replace(OUTER, inner=Inner(size=3, kind="square"))),
+        ("inner.kind", '"square"', replace(OUTER, inner=Inner(size=3, kind="square"))),
+        ("inner.label", "12", replace(OUTER, inner=Inner(size=3, label="12"))),
+        ("inner.label", "null", OUTER),
+        ("inner.workers", "9", replace(OUTER, inner=Inner(size=3, workers=9))),
+        ("quick", "true", replace(OUTER, quick=True)),
+        ("names", '["x", "y"]', replace(OUTER, names=("x", "y"))),
+    ],
+)
+def test_a_setting_is_replaced_by_its_dotted_path(path: str, text: str, expected: Outer):
+    new = override(OUTER, path, text)
+    assert new == expected
+    assert type(new.inner.ratio) is float
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "message"),
+    [
+        ("innr.size", "7", r"--set innr\.size=7: there is no innr; the experiment has inner, names, quick"),
+        ("inner.sise", "7", r"there is no inner\.sise; .*has kind, label, ratio, size, workers"),
+        ("inner.size.big", "7", r"inner\.size is a value, so 'big' names nothing"),
+        ("inner", "7", r"inner is a group; set one of inner\.size, inner\.kind"),
+        ("inner.size", "many", r"--set inner\.size=many: .*integer.*got 'many'"),
+        ("inner.size", "7.5", r"--set inner\.size=7\.5: .*integer"),
+        ("inner.size", "-1", r"inner\.size is -1; expected at least 0"),
+        ("inner.kind", "oval", r"--set inner\.kind=oval: .*'round' or 'square'"),
+        ("quick", "yes", r"--set quick=yes: .*boolean"),
+        ("names", "x", r"--set names=x: .*tuple|--set names=x: .*array"),
+    ],
+)
+def test_a_wrong_setting_is_refused_by_name(path: str, text: str, message: str):
+    with pytest.raises(ConfigurationError, match=message):
+        override(OUTER, path, text)
+
+
+def test_a_user_catches_every_error_as_one_kind():
+    known = {ConfigurationError, ArtefactMissing, ArtefactCorrupt, StorageError, ClusterError, Interrupted}
+    assert known == set(HormesisError.__subclasses__())
+
+
+def test_a_group_with_named_variants_is_set_by_a_name_or_field_by_field():
+    drawing = Drawing(shape=Shape(sides=5, colour="red"))
+    assert override(drawing, "shape", "square") == Drawing(shape=Shape(sides=4, colour="red"))
+    assert override(drawing, "shape.sides", "6") == Drawing(shape=Shape(sides=6, colour="red"))

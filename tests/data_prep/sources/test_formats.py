@@ -1,0 +1,37 @@
+"""Corner cases of single formats; test_corpora.py writes and reads all of them."""
+
+import gzip
+import io
+from collections.abc import Callable
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+
+from data_prep.core import storage
+from data_prep.sources import formats
+
+PACKED: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.compress, ".zst": zstandard.compress}
+
+
+def rows_of(name: str, content: bytes) -> list[dict | str]:
+    uri = f"memory://formats/{name}"
+    storage.write(uri, content)
+    return [row.content for row in formats.rows(uri)]
+
+
+def test_a_parquet_date_that_python_has_not_spoils_its_row_only() -> None:
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"text": ["a", "b"], "when": pa.array([10**18, 0], pa.timestamp("ms"))}), buffer)
+    first, second = rows_of("x.parquet", buffer.getvalue())
+    assert isinstance(first, str) and first.startswith("has a value that Python has not")
+    assert isinstance(second, dict) and second["text"] == "b"
+
+
+@pytest.mark.parametrize("packing", PACKED)
+def test_a_packed_file_cut_anywhere_is_damaged(packing: str) -> None:
+    whole = PACKED[packing](b'{"text": "some words"}\n' * 20)
+    for length in range(1, len(whole)):
+        with pytest.raises(formats.ArtefactCorrupt, match=f"x.jsonl{packing} is not a whole {packing} file"):
+            rows_of(f"x.jsonl{packing}", whole[:length])

@@ -1,0 +1,103 @@
+"""A post's HTML is undone to what its author wrote, whatever that was; nothing between `<` and `>` as people write them is lost."""
+
+import html
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_prep.sources.fourchan import Text, as_posts, as_thread, decode_entities, scores_in, undo_html
+
+# Runs of what could be taken for markup are likely; surrogates are no text, and \n is written as <br>.
+WRITTEN = st.text(st.sampled_from("<>&;/#3abr\"' ltgmp") | st.characters(exclude_categories=["Cs"], exclude_characters="\r"))
+LINK = '<a href="/pol/thread/1#p2" class="quotelink">&gt;&gt;2</a>'
+DEAD = '<span class="deadlink">&gt;&gt;3</span>'
+
+
+def escaped(text: str) -> str:
+    """As the board writes it."""
+    return html.escape(text).replace("&#x27;", "&#039;").replace("\n", "<br>")
+
+
+@st.composite
+def marked_up(draw: st.DrawFn) -> tuple[str, str]:
+    """(what was written, a comment that shows it)."""
+    written, comment = [], []
+    for text in draw(st.lists(WRITTEN, max_size=6)):
+        written.append(text)
+        pieces = draw(st.sampled_from([[text], list(text)]))
+        shown = "<wbr>".join(map(escaped, pieces))
+        around = draw(st.sampled_from(["{}", '<span class="quote">{}</span>', "<s>{}</s>", '<pre class="prettyprint">{}</pre>']))
+        comment += [around.format("\0").replace("\0", shown), draw(st.sampled_from(["", "", LINK, DEAD]))]
+    return "".join(written), "".join(comment)
+
+
+@settings(max_examples=500)
+@given(marked_up())
+def test_what_was_written_comes_back_but_for_the_blanks_around_it(case):
+    written, comment = case
+    assert undo_html(comment) == (written.strip() if written.strip() != "[deleted]" else "")
+
+
+@settings(max_examples=200)
+@given(WRITTEN, WRITTEN, WRITTEN)
+def test_nothing_between_lesser_and_greater_signs_is_lost(before, between, after):
+    written = f"{before}<{between}>{after}"
+    assert undo_html(escaped(written)) == written.strip()
+
+
+@settings(max_examples=500)
+@given(
+    st.lists(st.sampled_from(["&", "&gt;", "&lt;", "&amp;", "&quot;", "&#039;", "&#62;", "&not", "&nbsp;", ";", "gt;", "#", "x"]))
+)
+def test_entities_are_decoded_once_and_as_html_says(pieces):
+    text = "".join(pieces)
+    assert decode_entities(text) == html.unescape(text)
+
+
+@pytest.mark.parametrize(
+    ("comment", "text"),
+    [
+        ("one<br>two<br/>three<br />four", "one\ntwo\nthree\nfour"),
+        ("super<wbr>cali&am<wbr>p;", "supercali&"),
+        ('<span class="quote">&gt;implying</span><br>no', ">implying\nno"),
+        ("it was <s>the ferry</s>", "it was the ferry"),
+        (f"{LINK}<br>agreed, and {LINK} too", "agreed, and  too"),
+        (f"{DEAD}<br>gone", "gone"),
+        ('<a href="/b/catalog" class="quotelink">&gt;&gt;&gt;/b/</a> is worse', "is worse"),
+        ('<a href="https://a.example/">a link</a>', "a link"),
+        ("&gt;&gt;12 as text", ">>12 as text"),
+        ("&amp;lt;b&amp;gt;", "&lt;b&gt;"),
+        ("&lt;b&gt;bold&lt;/b&gt;", "<b>bold</b>"),
+        ("I <3 boats, 2 < 3 > 1", "I <3 boats, 2 < 3 > 1"),
+        ("<b>a<c", "a<c"),
+        ("<!-- no --><DIV>a</DIV>", "a"),
+        (" <br> [deleted] <br>", ""),
+        ("[deleted] and more", "[deleted] and more"),
+        ("", ""),
+    ],
+)
+def test_a_comment_shows(comment, text):
+    assert undo_html(comment) == text
+
+
+def test_a_comment_of_a_million_signs_takes_no_longer_than_its_length():
+    for hostile in ("<", "<a ", "&", "<a &gt;&gt;", '<span class="deadlink">&gt;&gt;', "<br "):
+        assert undo_html(hostile * 200_000) is not None  # quadratic time would meet pytest's timeout
+
+
+def test_posts_keep_their_place_their_number_and_their_scores():
+    thread = [{"no": 5}, {"no": 6, "com": "a", "perspectives": {"SPAM": 0.5}}, {"com": "b"}]
+    assert as_posts(thread) == [Text(1, "6", "a", {"spam": 0.5}), Text(2, None, "b", None)]
+    assert as_thread(thread) == Text(0, "5", "a\n\nb", {"spam": 0.5})
+    assert as_thread([{"no": 5}]) == Text(0, "5", "", None)
+
+
+def test_the_scores_of_a_thread_are_the_means_over_its_posts_that_have_them():
+    scores = [{"A": 0.25, "B": 1.0}, {"A": 0.75}, None]
+    assert as_thread([{"com": "x", "mine": each} for each in scores], "mine").scores == {"a": 0.5, "b": 1.0}
+
+
+def test_a_score_that_is_none_is_missing():
+    assert scores_in({"A": 0, "B": 1.5, "C": None, "D": True, "E": "0.5", "F": float("nan")}) == {"a": 0.0}
+    assert scores_in({"A": 2}) is scores_in([0.5]) is scores_in(None) is None

@@ -1,0 +1,70 @@
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from data_prep.core.records import ConfigurationError
+from training.config import ModelConfig, TrainConfig
+from training.engine.deepspeed_engine import deepspeed_settings
+
+TRAIN = TrainConfig(
+    model=ModelConfig(d_model=8, n_layers=1, n_heads=2, d_mlp=8, vocab_size=8),
+    sequence_length=8,
+    global_batch=12,
+    learning_rate=1e-3,
+    micro_batch=2,
+)
+
+
+def test_batch_arithmetic_stage_and_precision_follow_from_the_settings():
+    settings = deepspeed_settings(replace(TRAIN, zero_stage=2), world_size=3)
+    assert settings["train_batch_size"] == 12
+    assert settings["train_micro_batch_size_per_gpu"] == 2
+    assert settings["gradient_accumulation_steps"] == 2
+    assert settings["zero_optimization"] == {"stage": 2}
+    assert settings["bf16"]["enabled"] is True
+    assert "scheduler" not in settings
+
+
+@pytest.mark.parametrize(
+    ("precision", "micro_batch", "summed_in_fp32"), [("bf16", 4, False), ("bf16", 2, True), ("fp32", 2, False)]
+)
+def test_gradients_of_several_bf16_micro_batches_are_summed_in_fp32(precision: Any, micro_batch: int, summed_in_fp32: bool):
+    settings = deepspeed_settings(replace(TRAIN, precision=precision, micro_batch=micro_batch), world_size=3)
+    assert (settings.get("data_types") == {"grad_accum_dtype": "fp32"}) == summed_in_fp32
+
+
+def test_an_offloaded_optimizer_is_torchs_on_the_host_and_needs_a_stage_that_shares():
+    settings = deepspeed_settings(replace(TRAIN, offload_optimizer=True, zero_stage=2), 1)
+    assert settings["zero_optimization"]["offload_optimizer"]["device"] == "cpu"
+    assert settings["optimizer"]["params"]["torch_adam"] is True
+    with pytest.raises(ConfigurationError, match=r"offload_optimizer needs train\.zero_stage 1, 2 or 3, it is 0"):
+        replace(TRAIN, offload_optimizer=True, zero_stage=0)
+
+
+def test_an_overlay_is_merged_into_our_settings():
+    overlay = {"zero_optimization": {"overlap_comm": True}, "wall_clock_breakdown": True}
+    settings = deepspeed_settings(TRAIN, 1, overlay)
+    assert settings["zero_optimization"] == {"stage": 1, "overlap_comm": True}
+    assert settings["wall_clock_breakdown"] is True
+
+
+@pytest.mark.parametrize(
+    ("overlay", "named"),
+    [
+        ({"train_batch_size": 8}, "'train_batch_size'"),
+        ({"optimizer": {"type": "Lion"}}, "'optimizer'"),
+        ({"scheduler": {"type": "WarmupLR"}}, "'scheduler'"),
+        ({"zero_optimization": {"stage": 3}}, "train.zero_stage"),
+        ({"zero_optimization": 3}, "zero_optimization"),
+    ],
+)
+def test_an_overlay_that_changes_what_is_trained_is_refused_by_name(overlay: dict[str, Any], named: str):
+    with pytest.raises(ConfigurationError, match=named):
+        deepspeed_settings(TRAIN, 1, overlay)
+
+
+@pytest.mark.parametrize("world_size", [5, 24])
+def test_ranks_that_cannot_share_the_batch_evenly_are_refused(world_size: int):
+    with pytest.raises(ConfigurationError, match=f"{world_size} ranks"):
+        deepspeed_settings(TRAIN, world_size)

@@ -1,0 +1,115 @@
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_prep.core.records import ArtefactCorrupt
+from data_prep.token_stream.mixture import Mixture
+from training.run.batches import Batches
+
+
+class Numbers:
+    """A reader whose sequence i is [base + i, base + i]."""
+
+    sequence_length, dtype = 2, np.int64
+
+    def __init__(self, base: int, n_sequences: int = 1000) -> None:
+        self._base, self.n_sequences = base, n_sequences
+
+    def read(self, indices: np.ndarray, dtype: Any) -> np.ndarray:
+        return np.repeat(self._base + indices[:, None], 2, axis=1)
+
+
+CLEAN, TOXIC = Numbers(1), Numbers(1001)
+
+
+def seen(mixture: Mixture, world_size: int, steps: range) -> list[list[int]]:
+    """The valid rows of each global batch, in rank order."""
+    ranks = [Batches(mixture, CLEAN, TOXIC, rank, world_size) for rank in range(world_size)]
+    parts = [[rank.read(step) for rank in ranks] for step in steps]
+    return [[int(row[0]) for part in batch for row in part.tokens[part.valid]] for batch in parts]
+
+
+mixtures = st.builds(
+    Mixture,
+    n_clean=st.integers(1, 40),
+    n_toxic=st.integers(0, 20),
+    batch_size=st.sampled_from([4, 8, 12]),
+    seed=st.integers(0, 99),
+    first_batch=st.sampled_from([0, 4]),
+    batch_warmup_steps=st.just(0),
+) | st.builds(
+    Mixture,
+    n_clean=st.integers(1, 90),
+    n_toxic=st.just(5),
+    batch_size=st.just(12),
+    seed=st.just(0),
+    first_batch=st.just(4),
+    batch_warmup_steps=st.integers(0, 9),
+)
+
+
+@settings(deadline=None)
+@given(mixture=mixtures, world_size=st.sampled_from([1, 2, 4]))
+def test_the_batches_do_not_depend_on_the_number_of_ranks_and_read_every_sequence_once(mixture: Mixture, world_size: int):
+    batches = seen(mixture, world_size, range(mixture.n_steps))
+    assert batches == seen(mixture, 1, range(mixture.n_steps))
+    expected = [1 + i for i in range(mixture.n_clean)] + [1001 + i for i in range(mixture.n_toxic)]
+    assert sorted(row for batch in batches for row in batch) == expected
+
+
+@settings(deadline=None)
+@given(mixture=mixtures, data=st.data())
+def test_reading_ahead_from_any_step_gives_what_reading_each_step_gives(mixture: Mixture, data: Any):
+    first = data.draw(st.integers(0, mixture.n_steps))
+    batches = Batches(mixture, CLEAN, TOXIC, 0, 1)
+    ahead = [batch for batch, waited in batches.ahead(first, mixture.n_steps) if waited >= 0]
+    assert [batch.step for batch in ahead] == list(range(first, mixture.n_steps))
+    for batch in ahead:
+        again = batches.read(batch.step)
+        assert (batch.tokens == again.tokens).all() and (batch.valid == again.valid).all()
+        assert (batch.n_valid, batch.n_toxic) == (again.valid.sum(), (again.tokens[:, 0] > 1000).sum())
+
+
+@settings(deadline=None)
+@given(mixture=mixtures, world_size=st.sampled_from([1, 2, 4]), supply=st.integers(1, 20))
+def test_a_row_is_labelled_with_the_stream_that_its_tokens_come_from(mixture: Mixture, world_size: int, supply: int):
+    ranks = [Batches(mixture, CLEAN, Numbers(1001, supply), rank, world_size) for rank in range(world_size)]
+    for step in range(mixture.n_steps):
+        parts = [rank.read(step) for rank in ranks]
+        for part in parts:
+            assert part.toxic.tolist() == [first > 1000 for first in part.tokens[:, 0]]
+        assert sum(part.toxic.sum() for part in parts) == parts[0].n_toxic
+
+
+def test_padding_rows_are_zeros_and_not_valid():
+    batches = Batches(Mixture(n_clean=5, n_toxic=0, batch_size=4, seed=0), CLEAN, TOXIC, 0, 1)
+    last = batches.read(1)
+    assert last.tokens[last.valid].tolist() == [[5, 5]] and last.tokens[~last.valid].tolist() == [[0, 0]] * 3
+    assert (last.n_valid, last.n_toxic) == (1, 0)
+
+
+def test_an_error_of_the_reading_thread_comes_out_at_its_step():
+    class Broken(Numbers):
+        def read(self, indices: np.ndarray, dtype: Any) -> np.ndarray:
+            if 5 in indices:
+                raise ArtefactCorrupt("block 0 is broken")
+            return super().read(indices, dtype)
+
+    batches = Batches(Mixture(n_clean=8, n_toxic=0, batch_size=2, seed=0), Broken(1), TOXIC, 0, 1)
+    steps = []
+    with pytest.raises(ArtefactCorrupt, match="block 0"):
+        for batch, _ in batches.ahead(0, 4):
+            steps.append(batch.step)
+    assert steps == [0, 1]
+
+
+def test_leaving_the_loop_early_stops_the_reading_thread():
+    ahead = Batches(Mixture(n_clean=1000, n_toxic=0, batch_size=1, seed=0), CLEAN, TOXIC, 0, 1).ahead(0, 1000)
+    next(ahead)
+    assert "batches" in [thread.name for thread in threading.enumerate()]
+    ahead.close()  # type: ignore[attr-defined]
+    assert "batches" not in [thread.name for thread in threading.enumerate()]

@@ -1,0 +1,1 @@
+"""save, publish and restore the training state"""

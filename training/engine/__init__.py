@@ -1,0 +1,1 @@
+"""ranks, DeepSpeed and tensor parallelism"""

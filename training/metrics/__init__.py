@@ -1,0 +1,1 @@
+"""what is written down while training"""

@@ -1,0 +1,1 @@
+"""the network and its loss, in plain PyTorch"""

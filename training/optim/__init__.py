@@ -1,0 +1,1 @@
+"""learning rate, Muon and the guard against bad steps"""

@@ -1,0 +1,1 @@
+"""what one run is before its first step"""

@@ -1,0 +1,1 @@
+"""the training loop and what it calls around a step"""
