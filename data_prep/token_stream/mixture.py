@@ -40,7 +40,7 @@ Budget = Literal["clean_fixed", "total_fixed"]
 
 
 class Reader(Protocol):
-    """The sequences of one stream by index, [n] → [n, T] of any dtype: what data_prep.reader.SequenceReader offers. Their own
+    """The sequences of one stream by index, [n] → [n, T] of any dtype: what reader.SequenceReader offers. Their own
     is the one they are stored in, and the cheapest."""
 
     sequence_length: int

@@ -42,7 +42,7 @@ def test_training_reaches_the_vocabulary_with_eos_first(small: Tokenizer) -> Non
 
 def test_training_again_in_another_process_gives_the_same_json(small: Tokenizer) -> None:
     program = (
-        "from data_prep.tokenizer import train; from data_prep.config import TokenizerConfig;"
+        "from data_prep.token_stream.tokenizer import train; from data_prep.config import TokenizerConfig;"
         f"print(train(iter({TEXTS!r}), TokenizerConfig(source='train', vocab_size=300)).json, end='')"
     )
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == small.json
