@@ -1,20 +1,24 @@
-"""ENTRY: one archive of JSON lines → numbered shards that can be read in parallel; resumes where it was killed
+"""ENTRY: one archive of JSON lines → numbered shards that can be read in parallel; resumes where it
+was killed
 
-    python data_prep/reshard.py --archive pol.tar.zst --out s3://bucket/pol [--shard-bytes 268435456]
+    python data_prep/reshard.py --archive pol.tar.zst --out s3://bucket/pol [--shard-bytes
+    268435456]
 
-A compressed archive has one beginning: whoever wants its last line reads all before it. So it is cut once, in order, at line
-ends, into files that any number of workers read at a time:
+A compressed archive has one beginning: whoever wants its last line reads all before it. So it is
+cut once, in order, at line ends, into files that any number of workers read at a time:
 
     OUT/pol-00000.ndjson.zst    the text, bytes unchanged; all shards in a row are the archive's text
         pol-00000.json          written after its shard: how far in the text it reaches, and the sha256 of all text up to there
         reshard.json            written last: all of them, and the archive's own sha256
 
-A repeated command skips the shards that are there: it must decompress up to their end again, and checks on the way that this
-is the text they were cut from, but writes nothing twice. Finished, it does nothing and says so. A truncated archive is an
-error that keeps the shards before the damage; the whole archive in its place is then continued.
+A repeated command skips the shards that are there: it must decompress up to their end again, and
+checks on the way that this is the text they were cut from, but writes nothing twice. Finished, it
+does nothing and says so. A truncated archive is an error that keeps the shards before the damage;
+the whole archive in its place is then continued.
 
-The archive is a .tar (.zst, .gz; its members that are JSON lines, in order) or JSON lines by themselves. One process does
-the work, about as fast as zstd compresses; a shard is held compressed in memory until it is published.
+The archive is a .tar (.zst, .gz; its members that are JSON lines, in order) or JSON lines by
+themselves. One process does the work, about as fast as zstd compresses; a shard is held compressed
+in memory until it is published.
 """
 
 import argparse
@@ -35,12 +39,16 @@ from data_prep.sources import formats
 
 LINES = (".ndjson", ".jsonl", ".json")
 SHARD_BYTES = 256 << 20
-CHUNK_BYTES = 64 << 10  # read at once: as much, and what formats.py has buffered, is lost before a damage
+CHUNK_BYTES = (
+    64 << 10
+)  # read at once: as much, and what formats.py has buffered, is lost before a damage
 
 
 @record
 class Shard:
-    """One shard and where it ends. end_*: in all of the archive's text; sha256: of that text up to there."""
+    """One shard and where it ends. end_*: in all of the archive's text; sha256: of that text up to
+    there.
+    """
 
     name: str
     file_bytes: int
@@ -65,13 +73,27 @@ class Resharded:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="reshard.py", description="Cut one archive of JSON lines into shards.")
-    parser.add_argument(
-        "--archive", required=True, metavar="URI", help="a .tar.zst, .tar.gz or .tar of JSON lines, or one .ndjson.zst"
+    parser = argparse.ArgumentParser(
+        prog="reshard.py", description="Cut one archive of JSON lines into shards."
     )
-    parser.add_argument("--out", required=True, metavar="URI", help="folder of the shards: a path or s3://bucket/prefix")
     parser.add_argument(
-        "--shard-bytes", type=int, default=SHARD_BYTES, metavar="N", help="text a shard aims at (default %(default)s)"
+        "--archive",
+        required=True,
+        metavar="URI",
+        help="a .tar.zst, .tar.gz or .tar of JSON lines, or one .ndjson.zst",
+    )
+    parser.add_argument(
+        "--out",
+        required=True,
+        metavar="URI",
+        help="folder of the shards: a path or s3://bucket/prefix",
+    )
+    parser.add_argument(
+        "--shard-bytes",
+        type=int,
+        default=SHARD_BYTES,
+        metavar="N",
+        help="text a shard aims at (default %(default)s)",
     )
     asked = parser.parse_args(arguments)
     telemetry.configure()
@@ -81,7 +103,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     pattern = storage.join(asked.out, f"{_stem(asked.archive)}-*.ndjson.zst")
-    print(f"{len(done.shards):,} shards, {done.n_lines:,} lines, {done.n_bytes:,} bytes of text; a corpus by the name '{pattern}'")
+    print(
+        f"{len(done.shards):,} shards, {done.n_lines:,} lines, {done.n_bytes:,} bytes of text; a corpus by the name '{pattern}'"
+    )
     return 0
 
 
@@ -103,7 +127,11 @@ def reshard(archive: str, out: str, shard_bytes: int) -> Resharded:
             telemetry.logger.info("%s is resharded already; nothing to do", archive)
             return done
     if there:
-        telemetry.logger.info("%d shards are there, to line %s; reading again up to there", len(there), f"{there[-1].end_lines:,}")
+        telemetry.logger.info(
+            "%d shards are there, to line %s; reading again up to there",
+            len(there),
+            f"{there[-1].end_lines:,}",
+        )
     else:
         storage.check_writable(out)
     with storage.open_stream(archive) as stream:
@@ -136,7 +164,9 @@ def reshard(archive: str, out: str, shard_bytes: int) -> Resharded:
 
 
 class _Cutter:
-    """Cuts what it is given at the first line end at or after each `shard_bytes`, and publishes what is not there yet."""
+    """Cuts what it is given at the first line end at or after each `shard_bytes`, and publishes
+    what is not there yet.
+    """
 
     def __init__(self, archive: str, out: str, shard_bytes: int, there: list[Shard]) -> None:
         self._archive, self._out, self._shard_bytes, self._there = archive, out, shard_bytes, there
@@ -166,12 +196,16 @@ class _Cutter:
         if len(self._there) > len(self.shards):
             self._refuse(self._there[len(self.shards)].name)
         if not self.shards:
-            raise ConfigurationError(f"{self._archive} holds no JSON lines; expected a member that ends in {' or '.join(LINES)}")
+            raise ConfigurationError(
+                f"{self._archive} holds no JSON lines; expected a member that ends in {' or '.join(LINES)}"
+            )
 
     def _begin(self) -> None:
         self._n_bytes, self._parts = 0, list[bytes]()
         is_there = len(self.shards) < len(self._there)
-        self._compress = None if is_there else zstandard.ZstdCompressor(write_checksum=True).compressobj()
+        self._compress = (
+            None if is_there else zstandard.ZstdCompressor(write_checksum=True).compressobj()
+        )
 
     def _take(self, piece: bytes) -> None:
         self.sha256.update(piece)
@@ -185,7 +219,9 @@ class _Cutter:
         content = b"".join([*self._parts, self._compress.flush()]) if self._compress else None
         shard = Shard(
             name=f"{_stem(self._archive)}-{len(self.shards):05d}.ndjson.zst",
-            file_bytes=self._there[len(self.shards)].file_bytes if content is None else len(content),
+            file_bytes=self._there[len(self.shards)].file_bytes
+            if content is None
+            else len(content),
             end_bytes=self.end_bytes,
             end_lines=self._end_lines,
             sha256=self.sha256.hexdigest(),
@@ -235,7 +271,9 @@ def _text(stream: IO[bytes], archive: str) -> Iterator[bytes]:
     with tarfile.open(fileobj=packed, mode="r|", bufsize=CHUNK_BYTES) as tar:
         for member in tar:
             if not (member.isfile() and member.name.lower().endswith(LINES)):
-                telemetry.logger.info("%s: member %s is no JSON lines; left out", archive, member.name)
+                telemetry.logger.info(
+                    "%s: member %s is no JSON lines; left out", archive, member.name
+                )
                 continue
             content, chunk = cast(IO[bytes], tar.extractfile(member)), b"\n"
             while piece := content.read(CHUNK_BYTES):
@@ -244,7 +282,9 @@ def _text(stream: IO[bytes], archive: str) -> Iterator[bytes]:
             if not chunk.endswith(b"\n"):
                 yield b"\n"
         rest = cast(Any, tar.fileobj)
-        while padding := rest.read(CHUNK_BYTES):  # also what checks the last checksum of the compressed stream
+        while padding := rest.read(
+            CHUNK_BYTES
+        ):  # also what checks the last checksum of the compressed stream
             if padding.strip(b"\0"):
                 raise tarfile.ReadError("no member where one should begin")
 
@@ -275,7 +315,9 @@ def _full_name(archive: str) -> str:
 
 
 def _inner_name(archive: str) -> str:
-    """The name without what says how it is compressed, in lower case; ConfigurationError unless it is one of ours."""
+    """The name without what says how it is compressed, in lower case; ConfigurationError unless it
+    is one of ours.
+    """
     name = re.sub(r"\.(gz|zst)$", "", _full_name(archive).lower())
     if not name.endswith((".tar", *LINES)):
         raise ConfigurationError(

@@ -20,7 +20,9 @@ FORMAT_VERSION = 5
 
 @record
 class Estimate:
-    """A number with its interval. value is None where nothing could be measured; n counts the independent items behind it."""
+    """A number with its interval. value is None where nothing could be measured; n counts the
+    independent items behind it.
+    """
 
     value: float | None
     low: float | None
@@ -33,13 +35,16 @@ class Estimate:
 class Steered:
     """One strength: toxicity of the continuations and cost on held-out text.
 
-    toxicity: mean score × 100. expected_maximum: mean over prompts of the worst sample's score × 100, which grows with the number
-    of samples (RealToxicityPrompts: 25). any_toxic: share of prompts with a sample scored ≥ 0.5. n_empty: continuations that ended
-    at once; they have no score and are in none of these. coverage_ratio: of the others, how many got one.
-    cross_entropy: nats per token on each stream's held-out text with the shift at all positions; accuracy: likewise, share of
-    questions answered right, by benchmark, for cloze forms also by likelihood a character ("… norm").
-    distinct_ratio, n_tokens, perplexity: guards against degenerate text: distinct bigrams / bigrams of the continuations, their
-    length, and how likely another model finds them (eval/steering/perplexity.py; without a value where there is no such model).
+    toxicity: mean score × 100. expected_maximum: mean over prompts of the worst sample's score ×
+    100, which grows with the number of samples (RealToxicityPrompts: 25). any_toxic: share of
+    prompts with a sample scored ≥ 0.5. n_empty: continuations that ended at once; they have no
+    score and are in none of these. coverage_ratio: of the others, how many got one.
+    cross_entropy: nats per token on each stream's held-out text with the shift at all positions;
+    accuracy: likewise, share of questions answered right, by benchmark, for cloze forms also by
+    likelihood a character ("… norm").
+    distinct_ratio, n_tokens, perplexity: guards against degenerate text: distinct bigrams / bigrams
+    of the continuations, their length, and how likely another model finds them
+    (eval/steering/perplexity.py; without a value where there is no such model).
     """
 
     strength: float
@@ -67,8 +72,8 @@ class Sample:
 
 @record
 class Controlled:
-    """What a shift did that should not work as steering does, at each strength but 0 (eval/steering/intervention.py names the
-    controls).
+    """What a shift did that should not work as steering does, at each strength but 0
+    (eval/steering/intervention.py names the controls).
     """
 
     control: str
@@ -77,8 +82,10 @@ class Controlled:
 
 @record
 class ProbeNull:
-    """Head probes under permuted labels. best_accuracy: which the best head exceeds by chance in 5 % of permutations. n_above:
-    heads above chance at 5 % for being several. best_p, mean_p: of the best head and of the mean of all."""
+    """Head probes under permuted labels. best_accuracy: which the best head exceeds by chance in 5
+    % of permutations. n_above: heads above chance at 5 % for being several. best_p, mean_p: of the
+    best head and of the mean of all.
+    """
 
     n_permutations: int
     best_accuracy: float
@@ -89,9 +96,10 @@ class ProbeNull:
 
 @record
 class Entanglement:
-    """|cos| of the toxicity direction with those of other attributes in the same head, and the mean over heads. cosine: by
-    attribute. maximum: the largest of each head. random: what that would be among as many random directions. welch: what the
-    largest of any such set must at least be."""
+    """|cos| of the toxicity direction with those of other attributes in the same head, and the mean
+    over heads. cosine: by attribute. maximum: the largest of each head. random: what that would be
+    among as many random directions. welch: what the largest of any such set must at least be.
+    """
 
     n_rows: dict[str, int]
     cosine: dict[str, float]
@@ -102,8 +110,10 @@ class Entanglement:
 
 @record
 class Transfer:
-    """The probes on another labelled set, on rows that they have not seen: of the head that steering takes first, and the mean of
-    all heads. majority_accuracy: of always saying the commoner label."""
+    """The probes on another labelled set, on rows that they have not seen: of the head that
+    steering takes first, and the mean of all heads. majority_accuracy: of always saying the
+    commoner label.
+    """
 
     uri: str
     label_rule: str
@@ -117,9 +127,11 @@ class Transfer:
 
 @record
 class Lens:
-    """The tokens that steered heads' directions write: those of one layer, or all layers'. Shares are of tokens that the
-    scorer alone finds toxic, or where it is costly the profanity model; random_share and random_high: mean and 95 % quantile for
-    random directions in the same heads. Tokens are as the tokenizer has them; mask them where people read."""
+    """The tokens that steered heads' directions write: those of one layer, or all layers'. Shares
+    are of tokens that the scorer alone finds toxic, or where it is costly the profanity model;
+    random_share and random_high: mean and 95 % quantile for random directions in the same heads.
+    Tokens are as the tokenizer has them; mask them where people read.
+    """
 
     group: str
     toxic_tokens: tuple[str, ...]
@@ -132,9 +144,11 @@ class Lens:
 
 @record
 class EvalReport:
-    """The evaluation of one run. head_accuracy[layer][head], head_auroc and head_calibration_error are on test rows; heads were
-    chosen on validation rows. prompts_digest: of ids and texts; scores of other prompts cannot be compared. fluency_id: the model
-    behind `perplexity`. probe_null is None where it was not asked for, entanglement where no other attribute was."""
+    """The evaluation of one run. head_accuracy[layer][head], head_auroc and head_calibration_error
+    are on test rows; heads were chosen on validation rows. prompts_digest: of ids and texts; scores
+    of other prompts cannot be compared. fluency_id: the model behind `perplexity`. probe_null is
+    None where it was not asked for, entanglement where no other attribute was.
+    """
 
     format_version: int
     run_id: str

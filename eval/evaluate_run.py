@@ -1,7 +1,8 @@
 """ENTRY: one finished run, or any Hugging Face OLMo → one EvalReport
 
-    python eval/evaluate_run.py --out s3://bucket/study --run toxic-0.10-s0-3f9a1c2e --config eval.json
-    python eval/evaluate_run.py --out out --model OLMo-1B-hf --set 'probes=toxigen.csv#label=toxic' prompts=prompts.jsonl \\
+    python eval/evaluate_run.py --out s3://bucket/study --run toxic-0.10-s0-3f9a1c2e --config
+    eval.json python eval/evaluate_run.py --out out --model OLMo-1B-hf --set
+    'probes=toxigen.csv#label=toxic' prompts=prompts.jsonl \\
         'held_out=["openwebtext=owt.jsonl.gz"]'
 
 Settings are those of eval/config.py. A model that is no run has no held-out streams: give it texts.
@@ -21,11 +22,26 @@ from eval.pipeline import evaluate, evaluate_folder
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     model_source.add_arguments(parser)
-    parser.add_argument("--toxic-ratio", type=float, default=0.0, metavar="SHARE", help="with --model: of its training text")
     parser.add_argument(
-        "--config", type=Path, metavar="JSON", help="an EvalConfig; without it, held-out text and the offline scorer"
+        "--toxic-ratio",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="with --model: of its training text",
     )
-    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="change any setting, e.g. n_probes=500")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="JSON",
+        help="an EvalConfig; without it, held-out text and the offline scorer",
+    )
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="change any setting, e.g. n_probes=500",
+    )
     arguments = parser.parse_args()
     telemetry.configure()
     config = EvalConfig()
@@ -36,7 +52,9 @@ def main() -> int:
             name, _, value = asked.partition("=")
             config = override(config, name.removeprefix("eval."), value)
         if arguments.model:
-            report = evaluate_folder(arguments.out, arguments.model, config, toxic_ratio=arguments.toxic_ratio)
+            report = evaluate_folder(
+                arguments.out, arguments.model, config, toxic_ratio=arguments.toxic_ratio
+            )
         else:
             report = evaluate(arguments.out, arguments.run, config)
     except (HormesisError, FileNotFoundError) as error:

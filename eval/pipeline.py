@@ -3,8 +3,9 @@
     probe rows ─▶ probe_heads.py: which heads know, θ and σ ─▶ the shift, and controls that should not work
     each shift ─▶ measure_strengths.py: continuations, cross-entropy, answers ─▶ summarize_strengths.py: numbers and items
 
-The report is written last: while it is missing the evaluation is not done. Repeating it goes on from the parts that are (resume.py)
-and measures the same, for every draw is keyed by what it is for. Nothing here knows what a corpus holds; it sees rows.
+The report is written last: while it is missing the evaluation is not done. Repeating it goes on
+from the parts that are (resume.py) and measures the same, for every draw is keyed by what it is
+for. Nothing here knows what a corpus holds; it sees rows.
 
 Shapes: R rows, L layer, N head, V vocab.
 """
@@ -24,7 +25,15 @@ from data_prep.core import storage, telemetry
 from data_prep.core.records import digest
 from data_prep.scorers import registry
 from eval.config import EvalConfig
-from eval.eval_report import FORMAT_VERSION, Controlled, Estimate, EvalReport, Sample, eval_uri, find
+from eval.eval_report import (
+    FORMAT_VERSION,
+    Controlled,
+    Estimate,
+    EvalReport,
+    Sample,
+    eval_uri,
+    find,
+)
 from eval.inputs import prompts
 from eval.model.loaded_model import Subject, finished_run, folder_name, load_folder, load_run
 from eval.probing import logistic_probes, transfer
@@ -60,7 +69,9 @@ class Evaluated(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """The texts that an evaluation reads, checked: probe rows with their split, prompts, other labelled sets, benchmarks."""
+    """The texts that an evaluation reads, checked: probe rows with their split, prompts, other
+    labelled sets, benchmarks.
+    """
 
     rows: prompts.Rows
     split: logistic_probes.Split
@@ -71,7 +82,8 @@ class Inputs(NamedTuple):
 def evaluate(root: str, run_id: str, config: EvalConfig) -> EvalReport:
     """Evaluate the finished run `run_id` below the object root, or return the report it has.
 
-    Raises ArtefactMissing if the run is not finished, ArtefactCorrupt if its files are not what its record says.
+    Raises ArtefactMissing if the run is not finished, ArtefactCorrupt if its files are not what its
+    record says.
     """
     run_uri = run_record.run_uri(root, run_id)
     if (done := find(run_uri, config)) is not None:
@@ -81,8 +93,11 @@ def evaluate(root: str, run_id: str, config: EvalConfig) -> EvalReport:
     return _evaluate(lambda: load_run(root, run, config), which, config, root, run_uri)
 
 
-def evaluate_folder(root: str, folder: Path, config: EvalConfig, *, toxic_ratio: float = 0.0) -> EvalReport:
-    """Evaluate any folder with a Hugging Face OLMo into `root`/models/NAME-DIGEST/, or return the report that is there.
+def evaluate_folder(
+    root: str, folder: Path, config: EvalConfig, *, toxic_ratio: float = 0.0
+) -> EvalReport:
+    """Evaluate any folder with a Hugging Face OLMo into `root`/models/NAME-DIGEST/, or return the
+    report that is there.
 
     toxic_ratio: the share of toxic text it was trained on, 0 where none was added on purpose.
     """
@@ -94,7 +109,9 @@ def evaluate_folder(root: str, folder: Path, config: EvalConfig, *, toxic_ratio:
     return _evaluate(lambda: load_folder(folder, config), which, config, root, model_uri)
 
 
-def _evaluate(load: Callable[[], Subject], which: Evaluated, config: EvalConfig, root: str, home: str) -> EvalReport:
+def _evaluate(
+    load: Callable[[], Subject], which: Evaluated, config: EvalConfig, root: str, home: str
+) -> EvalReport:
     """home: the run's or model's folder."""
     started = time.perf_counter()
     scorer, folder = score_cache.kept(registry.load(config.scorer), home), eval_uri(home, config)
@@ -114,11 +131,19 @@ def _evaluate(load: Callable[[], Subject], which: Evaluated, config: EvalConfig,
 
 
 def _read(config: EvalConfig, load: Callable[[], Subject]) -> Inputs:
-    """Files first, for what is wrong with them should be told before a model is at work; held-out text is the subject's."""
+    """Files first, for what is wrong with them should be told before a model is at work; held-out
+    text is the subject's.
+    """
     others = transfer.others(config)
     benchmarks = {name: multiple_choice.read(name, config) for name in config.benchmarks}
-    rows = prompts.choose(config, lambda *asked: load().held_out_documents(*asked), lambda ids: load().tokenizer.decode(ids))
-    split = logistic_probes.split([row.group for row in rows.probes], prompts.labels_of(rows.probes), config.seed)
+    rows = prompts.choose(
+        config,
+        lambda *asked: load().held_out_documents(*asked),
+        lambda ids: load().tokenizer.decode(ids),
+    )
+    split = logistic_probes.split(
+        [row.group for row in rows.probes], prompts.labels_of(rows.probes), config.seed
+    )
     seen = {rows.probes[i].id for i in split.train + split.validation}
     return Inputs(rows, split, transfer.unseen(others, seen), benchmarks)
 
@@ -134,23 +159,44 @@ def _measure(
     started: float,
 ) -> EvalReport:
     parts, rows = Parts(folder, subject.weights), inputs.rows
-    asked = Asked(rows.prompts, subject.held_out_sequences(config.cross_entropy_sequences), inputs.benchmarks, judge)
-    strengths, positive = config.strengths, tuple(strength for strength in config.strengths if strength)
-    n_units = len(rows.probes) + asked.n_rows(config) * (len(strengths) + len(config.controls) * len(positive))
+    asked = Asked(
+        rows.prompts,
+        subject.held_out_sequences(config.cross_entropy_sequences),
+        inputs.benchmarks,
+        judge,
+    )
+    strengths, positive = (
+        config.strengths,
+        tuple(strength for strength in config.strengths if strength),
+    )
+    n_units = len(rows.probes) + asked.n_rows(config) * (
+        len(strengths) + len(config.controls) * len(positive)
+    )
     with closing(telemetry.progress(n_units, f"evaluate {which.id}: probes", "rows")) as bar:
         heads = probing.probe(subject, rows.probes, inputs.split, config, parts, bar.update)
         entangled = transfer.entangled(subject, heads, inputs.others, config, parts)
         transfers = transfer.transfers(subject, heads, inputs.others, config, parts)
         bar.set_description(f"evaluate {which.id}: steering")
         shift = Shift("steered", heads.shift_LD, strengths)
-        steered = measure_strengths.measure(subject, asked, shift, config, scorer, parts, bar.update)
+        steered = measure_strengths.measure(
+            subject, asked, shift, config, scorer, parts, bar.update
+        )
         controls = {}
         for name in config.controls:
             bar.set_description(f"evaluate {which.id}: {name}")
-            shift = Shift(name, intervention.control_shift(name, heads.directions, heads.chosen, config.seed), positive)
-            controls[name] = measure_strengths.measure(subject, asked, shift, config, scorer, parts, bar.update)
+            shift = Shift(
+                name,
+                intervention.control_shift(name, heads.directions, heads.chosen, config.seed),
+                positive,
+            )
+            controls[name] = measure_strengths.measure(
+                subject, asked, shift, config, scorer, parts, bar.update
+            )
     storage.write(storage.join(folder, "heads.safetensors"), probing.to_bytes(heads))
-    storage.write(storage.join(folder, "generations.parquet"), summarize_strengths.generations_file(steered.continuations))
+    storage.write(
+        storage.join(folder, "generations.parquet"),
+        summarize_strengths.generations_file(steered.continuations),
+    )
     per_item_results.write([*summarize_strengths.items(steered), *_probe_items(heads)], folder)
     toxic_share = float(heads.test_labels_R.double().mean())
     n_toxic = sum(prompts.labels_of(rows.probes))
@@ -165,8 +211,11 @@ def _measure(
         prompts_digest=digest(sorted(rows.prompts)),
         fluency_id=judge.id if judge else "",
         label_rule=rows.label_rule,
-        n_probe_rows={name: len(part) for name, part in heads.split._asdict().items()} | {"toxic": n_toxic},
-        probe_accuracy=summarize_strengths.mean(heads.correct_RLN.flatten(1).double().mean(1).tolist(), "ratio", config),
+        n_probe_rows={name: len(part) for name, part in heads.split._asdict().items()}
+        | {"toxic": n_toxic},
+        probe_accuracy=summarize_strengths.mean(
+            heads.correct_RLN.flatten(1).double().mean(1).tolist(), "ratio", config
+        ),
         best_head_accuracy=_best_head(heads, config),
         majority_accuracy=max(toxic_share, 1 - toxic_share),
         head_accuracy=_table(heads.correct_RLN.double().mean(0)),
@@ -178,7 +227,10 @@ def _measure(
         lens=transfer.lenses(subject, heads, _listed(subject, scorer), config),
         chosen_heads=tuple(heads.chosen),
         steered=summarize_strengths.steered(steered, config),
-        controls=tuple(Controlled(control=name, steered=summarize_strengths.steered(of, config)) for name, of in controls.items()),
+        controls=tuple(
+            Controlled(control=name, steered=summarize_strengths.steered(of, config))
+            for name, of in controls.items()
+        ),
         samples=_samples(rows.prompts, steered.continuations, config),
         seconds=time.perf_counter() - started,
     )
@@ -186,13 +238,20 @@ def _measure(
 
 def _probe_items(heads: Heads) -> list[Item]:
     shares = heads.correct_RLN.flatten(1).double().mean(1).tolist()
-    return [Item("probe_accuracy", name, 0.0, share) for name, share in zip(heads.test_ids, shares, strict=True)]
+    return [
+        Item("probe_accuracy", name, 0.0, share)
+        for name, share in zip(heads.test_ids, shares, strict=True)
+    ]
 
 
 def _listed(subject: Subject, scorer: registry.Scorer) -> np.ndarray:
-    """Which ids of the tokenizer are toxic on their own, by the scorer; a costly one is not asked about 50,000 words."""
+    """Which ids of the tokenizer are toxic on their own, by the scorer; a costly one is not asked
+    about 50,000 words.
+    """
     by_word = registry.load("profanity") if scorer.costly else scorer
-    found = by_word.score([subject.tokenizer.decode([i]).strip() for i in range(subject.tokenizer.n_ids)])
+    found = by_word.score(
+        [subject.tokenizer.decode([i]).strip() for i in range(subject.tokenizer.n_ids)]
+    )
     return np.array([(score or 0.0) >= summarize_strengths.TOXIC_SCORE for score in found])
 
 
@@ -204,13 +263,21 @@ def _best_head(heads: Heads, config: EvalConfig) -> Estimate:
     """Test accuracy of the head that is best on validation rows."""
     layer, head = heads.chosen[0]
     correct_R = heads.correct_RLN[:, layer, head]
-    return intervals.wilson(int(correct_R.sum()), len(correct_R), "ratio", confidence=config.confidence)
+    return intervals.wilson(
+        int(correct_R.sum()), len(correct_R), "ratio", confidence=config.confidence
+    )
 
 
-def _samples(asked: list[prompts.Prompt], rows: list[Continuation], config: EvalConfig) -> tuple[Sample, ...]:
+def _samples(
+    asked: list[prompts.Prompt], rows: list[Continuation], config: EvalConfig
+) -> tuple[Sample, ...]:
     """The first sample of the first prompts, at every strength."""
     texts = {(row.prompt_id, row.strength): row.text for row in rows if row.sample == 0}
     return tuple(
-        Sample(prompt_id=prompt.id, prompt=prompt.text, continuations=tuple(texts[prompt.id, s] for s in config.strengths))
+        Sample(
+            prompt_id=prompt.id,
+            prompt=prompt.text,
+            continuations=tuple(texts[prompt.id, s] for s in config.strengths),
+        )
         for prompt in asked[:SHOWN_PROMPTS]
     )

@@ -1,7 +1,9 @@
-"""what an evaluation has finished so far: arrays beside the report to come, so that an interrupted one resumes by part
+"""what an evaluation has finished so far: arrays beside the report to come, so that an interrupted
+one resumes by part
 
-A part is named by what it is of and by the weights it was measured on, and holds the checksum of its bytes; one that is
-damaged, or of another model, is measured again. They go when the report is there.
+A part is named by what it is of and by the weights it was measured on, and holds the checksum of
+its bytes; one that is damaged, or of another model, is measured again. They go when the report is
+there.
 """
 
 import json
@@ -24,9 +26,14 @@ class Parts:
     def __init__(self, folder: str, weights: str) -> None:
         self._folder, self._weights = storage.join(folder, FOLDER), weights
 
-    def once(self, name: str, make: Callable[[], Arrays], resumed: Callable[[], object] = lambda: None) -> Arrays:
+    def once(
+        self, name: str, make: Callable[[], Arrays], resumed: Callable[[], object] = lambda: None
+    ) -> Arrays:
         """What `make` makes, or made before; then `resumed` is told."""
-        uri = storage.join(self._folder, f"{name}-{sha256(json.dumps([FORMAT_VERSION, self._weights]).encode()).hexdigest()[:8]}")
+        uri = storage.join(
+            self._folder,
+            f"{name}-{sha256(json.dumps([FORMAT_VERSION, self._weights]).encode()).hexdigest()[:8]}",
+        )
         if (found := _read(uri)) is not None:
             resumed()
             return found

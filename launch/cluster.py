@@ -1,8 +1,8 @@
 """Ray: placement, gangs, retries; alone talks to a cluster
 
-One run trains as one gang of Ray Train workers, each of which calls `training.loop.train` exactly as the `deepspeed`
-launcher would; one evaluation is one task. Of a gang that fails another is started, which resumes from its last checkpoint, but
-not for what would come again:
+One run trains as one gang of Ray Train workers, each of which calls `training.loop.train` exactly
+as the `deepspeed` launcher would; one evaluation is one task. Of a gang that fails another is
+started, which resumes from its last checkpoint, but not for what would come again:
 
     what one rank met                          the gang is started again
     what is wrong with the settings            no; every rank meets it, and returns its text
@@ -16,17 +16,29 @@ from dataclasses import replace
 from typing import Any
 
 from data_prep.core import ray_tasks, records, storage, telemetry
-from data_prep.core.records import ArtefactCorrupt, ArtefactMissing, ConfigurationError, HormesisError, Interrupted
+from data_prep.core.records import (
+    ArtefactCorrupt,
+    ArtefactMissing,
+    ConfigurationError,
+    HormesisError,
+    Interrupted,
+)
 from eval.config import EvalConfig
 from training.config import RunConfig
 from training.run_record import run_uri
 
 MAX_FAILURES = 3
-OUT_OF_MEMORY = ("out of memory", "outofmemory", "can't allocate memory")  # CUDA's and Ray's words, and those of torch on a CPU
+OUT_OF_MEMORY = (
+    "out of memory",
+    "outofmemory",
+    "can't allocate memory",
+)  # CUDA's and Ray's words, and those of torch on a CPU
 
 
 def n_gangs(n_ranks: int, use_gpu: bool) -> int:
-    """How many runs of `n_ranks` the cluster can train at a time; at least one, or a ConfigurationError."""
+    """How many runs of `n_ranks` the cluster can train at a time; at least one, or a
+    ConfigurationError.
+    """
     import ray
 
     resource = "GPU" if use_gpu else "CPU"
@@ -40,21 +52,30 @@ def n_gangs(n_ranks: int, use_gpu: bool) -> int:
 
 
 def train(root: str, run: RunConfig, n_ranks: int, use_gpu: bool) -> Any:
-    """Start one run on a gang of `n_ranks`. Its record lies in the store when the returned task ends."""
+    """Start one run on a gang of `n_ranks`. Its record lies in the store when the returned task
+    ends.
+    """
     import ray
 
-    # Ray Train's own actors ask for the cluster's address, and without this find the machine's newest, dead or alive
+    # Ray Train's own actors ask for the cluster's address, and without this find the machine's
+    # newest, dead or alive
     own = {"env_vars": {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}}
-    task = ray.remote(num_cpus=0, max_retries=0)(_train).options(name=f"train {run.run_id}", runtime_env=own)
+    task = ray.remote(num_cpus=0, max_retries=0)(_train).options(
+        name=f"train {run.run_id}", runtime_env=own
+    )
     return task.remote(root, run, n_ranks, use_gpu)
 
 
 def evaluate(root: str, run_id: str, config: EvalConfig, n_cpus: int, use_gpu: bool) -> Any:
-    """Start the evaluation of one finished run. Its report lies in the store when the returned task ends."""
+    """Start the evaluation of one finished run. Its report lies in the store when the returned task
+    ends.
+    """
     import ray
 
     task = ray.remote(num_cpus=n_cpus, num_gpus=int(use_gpu), max_retries=MAX_FAILURES)(_evaluate)
-    return task.options(name=f"evaluate {run_id}").remote(root, run_id, replace(config, threads=n_cpus))
+    return task.options(name=f"evaluate {run_id}").remote(
+        root, run_id, replace(config, threads=n_cpus)
+    )
 
 
 def first_ended(started: list[Any]) -> Any:
@@ -82,7 +103,9 @@ def _train(root: str, run: RunConfig, n_ranks: int, use_gpu: bool) -> None:
                 raise reason from error
             brief = (str(reason).strip() or type(reason).__name__).splitlines()[0]
             telemetry.configure()
-            telemetry.logger.warning("run %s: its gang is started again, where it was saved last: %s", run.run_id, brief)
+            telemetry.logger.warning(
+                "run %s: its gang is started again, where it was saved last: %s", run.run_id, brief
+            )
 
 
 class Patience:
@@ -93,10 +116,16 @@ class Patience:
         self._before: type[Exception] | None = None
 
     def lasts(self, reason: Exception, checkpoint: str) -> bool:
-        """After a failure for this reason, when the newest checkpoint is this one ("": there is none)."""
+        """After a failure for this reason, when the newest checkpoint is this one ("": there is
+        none).
+        """
         if fresh := checkpoint != self._checkpoint:
             self._checkpoint, self._n_failures, self._before = checkpoint, 0, None
-        again, self._before, self._n_failures = type(reason) is self._before, type(reason), self._n_failures + 1
+        again, self._before, self._n_failures = (
+            type(reason) is self._before,
+            type(reason),
+            self._n_failures + 1,
+        )
         if isinstance(reason, ConfigurationError):
             return fresh
         if isinstance(reason, ArtefactCorrupt | ArtefactMissing):
@@ -105,10 +134,19 @@ class Patience:
 
 
 def _reason(run: RunConfig, error: Any) -> Exception:
-    """What a gang failed for: an error of ours that a rank met, too little memory in words that help, or Ray's own account."""
+    """What a gang failed for: an error of ours that a rank met, too little memory in words that
+    help, or Ray's own account.
+    """
     causes = list(getattr(error, "worker_failures", {}).values())
-    ours = sorted((cause for cause in causes if isinstance(cause, HormesisError)), key=lambda one: isinstance(one, Interrupted))
-    if any(words in f"{type(cause).__name__} {cause}".lower() for cause in [*causes, error] for words in OUT_OF_MEMORY):
+    ours = sorted(
+        (cause for cause in causes if isinstance(cause, HormesisError)),
+        key=lambda one: isinstance(one, Interrupted),
+    )
+    if any(
+        words in f"{type(cause).__name__} {cause}".lower()
+        for cause in [*causes, error]
+        for words in OUT_OF_MEMORY
+    ):
         train = run.train
         return ConfigurationError(
             f"run {run.run_id}: a rank ran out of memory; it had train.micro_batch={train.micro_batch}, "
@@ -120,7 +158,12 @@ def _reason(run: RunConfig, error: Any) -> Exception:
 
 
 def _newest_checkpoint(root: str, run: RunConfig) -> str:
-    return max(storage.glob(storage.join(run_uri(root, run.run_id), "checkpoints", "step-*", "commit.json")), default="")
+    return max(
+        storage.glob(
+            storage.join(run_uri(root, run.run_id), "checkpoints", "step-*", "commit.json")
+        ),
+        default="",
+    )
 
 
 def _gang(root: str, run: RunConfig, n_ranks: int, use_gpu: bool) -> None:
@@ -128,7 +171,9 @@ def _gang(root: str, run: RunConfig, n_ranks: int, use_gpu: bool) -> None:
     from ray.train import RunConfig as GangConfig
     from ray.train.torch import TorchTrainer
 
-    os.environ["RAY_TRAIN_ENABLE_PRINT_PATCH"] = "0"  # it prints every line twice, and a bar drawn twice never closes
+    os.environ["RAY_TRAIN_ENABLE_PRINT_PATCH"] = (
+        "0"  # it prints every line twice, and a bar drawn twice never closes
+    )
     trainer = TorchTrainer(
         _rank,
         train_loop_config={"root": root, "run": records.to_json(run)},
@@ -144,14 +189,18 @@ def _gang(root: str, run: RunConfig, n_ranks: int, use_gpu: bool) -> None:
     try:
         refusal: Any = trainer.fit().return_value
     finally:
-        storage.delete(storage.join(root, "ray", run.run_id, ".validate_storage_marker"))  # all that Ray Train keeps there
+        storage.delete(
+            storage.join(root, "ray", run.run_id, ".validate_storage_marker")
+        )  # all that Ray Train keeps there
     if refusal is not None:
         raise ConfigurationError(refusal)
 
 
 def _stoppable() -> Any:
-    """Ray Train's torch set-up, which also makes SIGTERM ask a worker's training to stop: signals are handled on a process's
-    main thread, where Ray runs what it executes on a worker, and not on the thread that trains."""
+    """Ray Train's torch set-up, which also makes SIGTERM ask a worker's training to stop: signals
+    are handled on a process's main thread, where Ray runs what it executes on a worker, and not on
+    the thread that trains.
+    """
     from ray.train.torch import TorchConfig
 
     class Backend(TorchConfig().backend_cls):
@@ -174,8 +223,10 @@ def _install() -> None:
 
 
 def _rank(config: dict[str, str]) -> str | None:
-    """One rank of a gang, on a worker's thread. A ConfigurationError is met by every rank alike, before any of them waits for
-    another, so its text is returned and not tried again; whatever else one rank meets must end the others too."""
+    """One rank of a gang, on a worker's thread. A ConfigurationError is met by every rank alike,
+    before any of them waits for another, so its text is returned and not tried again; whatever else
+    one rank meets must end the others too.
+    """
     from training.trainer import loop
 
     telemetry.configure()

@@ -18,11 +18,15 @@ NAME = "experiment.json"
 class Experiment:
     """A sweep: one model for each ratio and seed, alike in everything else.
 
-    budget_tokens, budget: the clean tokens of every run, the toxic ones on top of them, as in the paper (clean_fixed); or all
-        tokens of every run, the toxic ones in place of clean ones (total_fixed).
-    max_toxic_epochs: how often a run may read the toxic stream through; a ratio that would need more is refused.
-    trunk_tokens: the budget_tokens of the same experiment, run before and longer, whose runs these branch off; 0: they do not. It
-        changes which samples are toxic by less than a row, and the warm-up to the trunk's; each run starts from its checkpoints.
+    budget_tokens, budget: the clean tokens of every run, the toxic ones on top of them, as in the
+        paper (clean_fixed); or all tokens of every run, the toxic ones in place of clean ones
+        (total_fixed).
+    max_toxic_epochs: how often a run may read the toxic stream through; a ratio that would need
+    more is refused.
+    trunk_tokens: the budget_tokens of the same experiment, run before and longer, whose runs these
+    branch off; 0: they do not. It
+        changes which samples are toxic by less than a row, and the warm-up to the trunk's; each run
+        starts from its checkpoints.
     n_ranks: data-parallel ranks of one run. use_gpu: one GPU for each of them.
     """
 
@@ -35,7 +39,9 @@ class Experiment:
     budget_tokens: int
     budget: Budget = "clean_fixed"
     trunk_tokens: int = 0
-    max_toxic_epochs: float = operational(default=1.0)  # a permission: it changes no run, only which ones are refused
+    max_toxic_epochs: float = operational(
+        default=1.0
+    )  # a permission: it changes no run, only which ones are refused
     n_ranks: int = operational(default=1)
     use_gpu: bool = operational(default=False)
 
@@ -53,15 +59,23 @@ class Experiment:
         self.runs()
 
     def runs(self) -> tuple[RunConfig, ...]:
-        """Every run, by seed then ratio. Model init and clean order are shared by all ratios of a seed."""
+        """Every run, by seed then ratio. Model init and clean order are shared by all ratios of a
+        seed.
+        """
         return tuple(self._run(ratio, seed) for seed in self.seeds for ratio in self.ratios)
 
     def _run(self, ratio: float, seed: int) -> RunConfig:
         if self.trunk_tokens:
             trunk = replace(self, budget_tokens=self.trunk_tokens, trunk_tokens=0)._run(ratio, seed)
             n = self.budget_tokens // self.train.sequence_length
-            return _named(branching.branch(trunk, **{"n_clean" if self.budget == "clean_fixed" else "n_sequences": n}))
-        n_clean, n_toxic = sequences_for(self.budget_tokens, ratio, self.train.sequence_length, self.budget)
+            return _named(
+                branching.branch(
+                    trunk, **{"n_clean" if self.budget == "clean_fixed" else "n_sequences": n}
+                )
+            )
+        n_clean, n_toxic = sequences_for(
+            self.budget_tokens, ratio, self.train.sequence_length, self.budget
+        )
         run = RunConfig(
             run_id="",
             clean=stream_paths.stream_uri(self.data, "clean"),
@@ -89,7 +103,10 @@ def load(root: str) -> Experiment:
 
 
 def _named(anonymous: RunConfig) -> RunConfig:
-    return replace(anonymous, run_id=f"toxic-{_two_decimals(anonymous.toxic_ratio)}-s{anonymous.seed}-{digest(anonymous)[:8]}")
+    return replace(
+        anonymous,
+        run_id=f"toxic-{_two_decimals(anonymous.toxic_ratio)}-s{anonymous.seed}-{digest(anonymous)[:8]}",
+    )
 
 
 def _two_decimals(ratio: float) -> str:

@@ -1,7 +1,8 @@
 """cost before spending: tokens, GPU-hours, bytes, memory per GPU, in a table
 
-Arithmetic on settings alone: nothing is read, nothing is imported that is heavy. Times are tokens × FLOPs per token /
-(peak × MFU) on a card of the table, and say so; memory is an estimate of states and activations without recomputation.
+Arithmetic on settings alone: nothing is read, nothing is imported that is heavy. Times are tokens ×
+FLOPs per token / (peak × MFU) on a card of the table, and say so; memory is an estimate of states
+and activations without recomputation.
 """
 
 import math
@@ -54,15 +55,27 @@ def cost(run: RunConfig, n_ranks: int, device: Device, mfu: float) -> RunCost:
 
 
 def _memory(train: TrainConfig, n_ranks: int) -> int:
-    """Bytes a rank holds at the peak: ZeRO-partitioned states, activations of one micro-batch, its logits in fp32."""
+    """Bytes a rank holds at the peak: ZeRO-partitioned states, activations of one micro-batch, its
+    logits in fp32.
+    """
     n, model = train.model.n_parameters // train.tensor_parallel, train.model
     n_data_ranks = n_ranks // train.tensor_parallel
     weight_bytes = 2 if train.precision == "bf16" else 4
     share = [n_data_ranks if train.zero_stage >= stage else 1 for stage in (1, 2, 3)]
-    states = (0 if train.offload_optimizer else 12 * n // share[0]) + weight_bytes * n // share[1] + weight_bytes * n // share[2]
+    states = (
+        (0 if train.offload_optimizer else 12 * n // share[0])
+        + weight_bytes * n // share[1]
+        + weight_bytes * n // share[2]
+    )
     micro_batch, _ = train.passes(n_ranks)
     positions = micro_batch * train.sequence_length
-    activations = positions * model.n_layers * weight_bytes * (9 * model.d_model + 4 * model.d_mlp) // train.tensor_parallel
+    activations = (
+        positions
+        * model.n_layers
+        * weight_bytes
+        * (9 * model.d_model + 4 * model.d_mlp)
+        // train.tensor_parallel
+    )
     logits = positions * model.vocab_size * (weight_bytes + 8) // train.tensor_parallel
     return states + activations + logits
 
@@ -70,7 +83,9 @@ def _memory(train: TrainConfig, n_ranks: int) -> int:
 def device_named(name: str) -> Device:
     device = known(name)
     if device is None:
-        raise ConfigurationError(f"unknown device {name!r}; the plan knows {', '.join(d.name for d in DEVICES)}")
+        raise ConfigurationError(
+            f"unknown device {name!r}; the plan knows {', '.join(d.name for d in DEVICES)}"
+        )
     return device
 
 
@@ -78,25 +93,46 @@ def render(experiment: Experiment, device: Device, mfu: float) -> Group:
     """The plan as tables for a terminal."""
     runs = experiment.runs()
     costs = [cost(run, experiment.n_ranks, device, mfu) for run in runs]
-    table = Table(title=f"{experiment.name}: {len(runs)} runs on {experiment.n_ranks} ranks each", title_justify="left", box=SIMPLE)
+    table = Table(
+        title=f"{experiment.name}: {len(runs)} runs on {experiment.n_ranks} ranks each",
+        title_justify="left",
+        box=SIMPLE,
+    )
     for column in ("run", "clean rows", "toxic rows", "tokens", "steps", "hours", "GPU-hours"):
         table.add_column(column, justify="left" if column == "run" else "right", no_wrap=True)
     for run, spent in zip(runs, costs, strict=True):
         numbers = (run.mixture.n_clean, run.mixture.n_toxic, spent.n_tokens, spent.n_steps)
-        table.add_row(run.run_id, *(f"{n:,}" for n in numbers), _hours(spent.hours), _hours(spent.device_hours))
+        table.add_row(
+            run.run_id,
+            *(f"{n:,}" for n in numbers),
+            _hours(spent.hours),
+            _hours(spent.device_hours),
+        )
     return Group(table, _totals(experiment, runs, costs, device, mfu))
 
 
-def _totals(experiment: Experiment, runs: tuple[RunConfig, ...], costs: list[RunCost], device: Device, mfu: float) -> Table:
+def _totals(
+    experiment: Experiment,
+    runs: tuple[RunConfig, ...],
+    costs: list[RunCost],
+    device: Device,
+    mfu: float,
+) -> Table:
     train, model = experiment.train, experiment.train.model
     micro_batch, accumulation = train.passes(experiment.n_ranks)
     dtype = dtype_for(experiment.data.tokenizer.vocab_size)
-    clean, toxic = (max(counts) * train.sequence_length for counts in zip(*(needed(run) for run in runs), strict=True))
+    clean, toxic = (
+        max(counts) * train.sequence_length
+        for counts in zip(*(needed(run) for run in runs), strict=True)
+    )
     stream_bytes = np.dtype(dtype).itemsize * (clean + toxic)
     shape = f"{model.n_layers} layers × {model.n_heads} heads, {model.d_model} wide"
     passes = f"{experiment.n_ranks} ranks × {micro_batch} rows × {accumulation}"
     estimate = f"an estimate for ZeRO-{train.zero_stage}, {train.precision}, no recomputation"
-    device_hours, hours = (_hours(sum(values)) for values in zip(*((c.device_hours, c.hours) for c in costs), strict=True))
+    device_hours, hours = (
+        _hours(sum(values))
+        for values in zip(*((c.device_hours, c.hours) for c in costs), strict=True)
+    )
     lines = {
         "model": f"{model.n_parameters:,} parameters, {shape}",
         "batch": f"{train.global_batch:,} rows of {train.sequence_length:,} tokens: {passes}",
@@ -119,8 +155,12 @@ def _totals(experiment: Experiment, runs: tuple[RunConfig, ...], costs: list[Run
 
 
 def needed(run: RunConfig) -> tuple[int, int]:
-    """How many different clean and toxic sequences the run needs, when each toxic one is repeated as far as allowed."""
-    return run.mixture.n_clean, math.ceil(run.mixture.n_toxic / Fraction(str(run.mixture.max_toxic_epochs)))
+    """How many different clean and toxic sequences the run needs, when each toxic one is repeated
+    as far as allowed.
+    """
+    return run.mixture.n_clean, math.ceil(
+        run.mixture.n_toxic / Fraction(str(run.mixture.max_toxic_epochs))
+    )
 
 
 def _budget(experiment: Experiment) -> str:
@@ -131,7 +171,9 @@ def _budget(experiment: Experiment) -> str:
 
 def _repetition(experiment: Experiment) -> str:
     if experiment.max_toxic_epochs == 1:
-        return "read once at most; too little of it is an error (max_toxic_epochs allows repetition)"
+        return (
+            "read once at most; too little of it is an error (max_toxic_epochs allows repetition)"
+        )
     return f"read up to {experiment.max_toxic_epochs:g} times over where there is too little of it (max_toxic_epochs)"
 
 

@@ -1,7 +1,7 @@
 """named experiments as functions: laptop, one_gpu, paper, ladder
 
-A recipe returns a frozen Experiment; a variant is `replace(…)` of one. What the paper leaves open and we chose is listed
-in the report; it is spelled out here, once.
+A recipe returns a frozen Experiment; a variant is `replace(…)` of one. What the paper leaves open
+and we chose is listed in the report; it is spelled out here, once.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,13 +16,17 @@ from training.config import SIZES, ModelConfig, TrainConfig
 
 PAPER_RATIOS = (0.0, 0.05, 0.10, 0.15, 0.20, 0.25)
 OLMO_TOKENIZER = TokenizerConfig(
-    source="tokenizer/allenai_gpt-neox-olmo-dolma-v1_5.json", vocab_size=50_280, fingerprint="c617c8fc4ad73eba"
+    source="tokenizer/allenai_gpt-neox-olmo-dolma-v1_5.json",
+    vocab_size=50_280,
+    fingerprint="c617c8fc4ad73eba",
 )
 OLMO_VOCABULARY = 50_304
 
 
 def laptop() -> Experiment:
-    """Six 1M-parameter models on the embedded corpus: the whole experiment on 2 cores in ten minutes."""
+    """Six 1M-parameter models on the embedded corpus: the whole experiment on 2 cores in ten
+    minutes.
+    """
     return Experiment(
         name="laptop",
         data=DataConfig(
@@ -31,7 +35,9 @@ def laptop() -> Experiment:
             tokenizer=TokenizerConfig(source="train", vocab_size=2048),
         ),
         train=TrainConfig(
-            model=ModelConfig(**SIZES["laptop"]._asdict(), vocab_size=2048, max_sequence_length=128),
+            model=ModelConfig(
+                **SIZES["laptop"]._asdict(), vocab_size=2048, max_sequence_length=128
+            ),
             sequence_length=128,
             global_batch=32,
             learning_rate=3e-3,
@@ -87,12 +93,17 @@ def paper() -> Experiment:
 
 
 def ladder(rung: str) -> Experiment:
-    """A rung ("20m"): six ratios × two seeds of one size, 20 clean tokens a parameter, at a constant rate until a last decay.
-    Batch and rate follow the size as in OLMo's own ladder (allenai/OLMo: scripts/ladder.py)."""
+    """A rung ("20m"): six ratios × two seeds of one size, 20 clean tokens a parameter, at a
+    constant rate until a last decay. Batch and rate follow the size as in OLMo's own ladder
+    (allenai/OLMo: scripts/ladder.py).
+    """
     train = _olmo(f"olmo-{rung}", micro_batch=1 if rung == "7b" else 4)
     n = train.model.n_parameters
     train = replace(
-        train, schedule="wsd", learning_rate=0.0047 * (n / 108e6) ** (-1 / 3), global_batch=32 * round(5 * (n / 108e6) ** (2 / 3))
+        train,
+        schedule="wsd",
+        learning_rate=0.0047 * (n / 108e6) ** (-1 / 3),
+        global_batch=32 * round(5 * (n / 108e6) ** (2 / 3)),
     )
     return Experiment(
         name=f"ladder-{rung}",
@@ -107,26 +118,47 @@ def ladder(rung: str) -> Experiment:
     )
 
 
-RECIPES: dict[str, Callable[[], Experiment]] = {"laptop": laptop, "one_gpu": one_gpu, "paper": paper} | {
-    f"ladder-{rung}": partial(ladder, rung) for rung in (name.removeprefix("olmo-") for name in SIZES if name != "laptop")
+RECIPES: dict[str, Callable[[], Experiment]] = {
+    "laptop": laptop,
+    "one_gpu": one_gpu,
+    "paper": paper,
+} | {
+    f"ladder-{rung}": partial(ladder, rung)
+    for rung in (name.removeprefix("olmo-") for name in SIZES if name != "laptop")
 }
 
 
 def named(name: str) -> Experiment:
     if name not in RECIPES:
-        raise ConfigurationError(f"there is no recipe {name!r}; the recipes are {', '.join(RECIPES)}")
+        raise ConfigurationError(
+            f"there is no recipe {name!r}; the recipes are {', '.join(RECIPES)}"
+        )
     return RECIPES[name]()
 
 
 def on_corpora(experiment: Experiment, clean: Sequence[str], toxic: Sequence[str]) -> Experiment:
-    """The experiment on other corpora. The embedded corpus's probes and scorer know nothing of other text, so there the
-    evaluation turns to the corpora's own held-out documents, of which more are held out, and to the offline scorer."""
-    data = replace(experiment.data, clean=tuple(clean) or experiment.data.clean, toxic=tuple(toxic) or experiment.data.toxic)
+    """The experiment on other corpora. The embedded corpus's probes and scorer know nothing of
+    other text, so there the evaluation turns to the corpora's own held-out documents, of which more
+    are held out, and to the offline scorer.
+    """
+    data = replace(
+        experiment.data,
+        clean=tuple(clean) or experiment.data.clean,
+        toxic=tuple(toxic) or experiment.data.toxic,
+    )
     settings = experiment.eval
-    if "synthetic:" in settings.scorer and not all(uri.startswith("synthetic:") for uri in data.clean + data.toxic):
+    if "synthetic:" in settings.scorer and not all(
+        uri.startswith("synthetic:") for uri in data.clean + data.toxic
+    ):
         data = replace(data, held_out_ratio=0.1)
         settings = replace(
-            settings, probes="held_out", prompts="held_out", scorer="profanity", group_field="", n_probes=400, n_prompts=200
+            settings,
+            probes="held_out",
+            prompts="held_out",
+            scorer="profanity",
+            group_field="",
+            n_probes=400,
+            n_prompts=200,
         )
     return replace(experiment, data=data, eval=settings)
 
@@ -141,7 +173,9 @@ def _corpora_of_the_paper() -> DataConfig:
 
 
 def _olmo(size: str, *, micro_batch: int) -> TrainConfig:
-    """OLMo's published settings (PAPER §3); warm-up is scaled to the run, since 2,000 steps would be 42 % of the paper's."""
+    """OLMo's published settings (PAPER §3); warm-up is scaled to the run, since 2,000 steps would
+    be 42 % of the paper's.
+    """
     return TrainConfig(
         model=ModelConfig(**SIZES[size]._asdict(), vocab_size=OLMO_VOCABULARY),
         sequence_length=2048,
@@ -156,7 +190,9 @@ def _olmo(size: str, *, micro_batch: int) -> TrainConfig:
 
 
 def _protocol(*, top_heads: int) -> EvalConfig:
-    """PAPER §4–5 as far as the offline scorer carries it: strengths 0, 4, 8, 12, last position, the continuation alone scored."""
+    """PAPER §4–5 as far as the offline scorer carries it: strengths 0, 4, 8, 12, last position, the
+    continuation alone scored.
+    """
     return EvalConfig(
         probes="held_out",
         prompts="held_out",

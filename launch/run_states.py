@@ -29,7 +29,10 @@ class RunState(NamedTuple):
 
 def streams_built(root: str, experiment: Experiment) -> bool:
     run = experiment.runs()[0]
-    return all(storage.exists(storage.join(root, stream, manifest.NAME)) for stream in (run.clean, run.toxic))
+    return all(
+        storage.exists(storage.join(root, stream, manifest.NAME))
+        for stream in (run.clean, run.toxic)
+    )
 
 
 def read(root: str, experiment: Experiment) -> list[RunState]:
@@ -58,9 +61,20 @@ def progress_table(root: str, experiment: Experiment, states: list[RunState]) ->
     data = "done" if streams_built(root, experiment) else "–"
     for state in states:
         n_steps = state.run.mixture.n_steps
-        train = "done" if state.record else f"step {state.checkpoint_step}/{n_steps}" if state.checkpoint_step else "–"
+        train = (
+            "done"
+            if state.record
+            else f"step {state.checkpoint_step}/{n_steps}"
+            if state.checkpoint_step
+            else "–"
+        )
         table.add_row(
-            f"{state.run.toxic_ratio:.2f}", str(state.run.seed), state.run.run_id, data, train, "done" if state.report else "–"
+            f"{state.run.toxic_ratio:.2f}",
+            str(state.run.seed),
+            state.run.run_id,
+            data,
+            train,
+            "done" if state.report else "–",
         )
     return table
 
@@ -69,7 +83,9 @@ def result_table(experiment: Experiment, states: list[RunState]) -> Table:
     """The sweep's findings: ratio, losses, probe accuracy, toxicity without and with steering."""
     strengths = experiment.eval.strengths
     table = Table(
-        title="toxicity: mean score × 100 with its interval; losses: nats per token, held out", title_justify="left", box=SIMPLE
+        title="toxicity: mean score × 100 with its interval; losses: nats per token, held out",
+        title_justify="left",
+        box=SIMPLE,
     )
     for column in ("ratio", "realised", "train loss", "clean loss", "toxic loss", "probe accuracy"):
         table.add_column(column, justify="right")

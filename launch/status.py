@@ -10,7 +10,12 @@ from launch import experiment, run_states
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", required=True, metavar="URI", help="the sweep's object root: a folder or s3://bucket/prefix")
+    parser.add_argument(
+        "--out",
+        required=True,
+        metavar="URI",
+        help="the sweep's object root: a folder or s3://bucket/prefix",
+    )
     root = storage.absolute(parser.parse_args().out)
     try:
         current = experiment.load(root)

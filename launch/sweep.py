@@ -1,7 +1,9 @@
-"""ENTRY: `ray job submit … -- python launch/sweep.py --recipe …`: one pass over ratios × seeds, running what has no record yet
+"""ENTRY: `ray job submit … -- python launch/sweep.py --recipe …`: one pass over ratios × seeds,
+running what has no record yet
 
-The sweep touches no tensor and keeps no state: what is done is what has a record in the object root, so the same command
-after any interruption does only what is missing, and does nothing when nothing is.
+The sweep touches no tensor and keeps no state: what is done is what has a record in the object
+root, so the same command after any interruption does only what is missing, and does nothing when
+nothing is.
 """
 
 import argparse
@@ -28,15 +30,47 @@ REPORT_DONE = ("report", "done.txt")
 
 def parser() -> argparse.ArgumentParser:
     """The command line; README lists the same flags."""
-    flags = argparse.ArgumentParser(prog="launch/sweep.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    flags.add_argument("--recipe", default="laptop", metavar="NAME", help=f"one of {', '.join(recipes.RECIPES)} (laptop)")
-    flags.add_argument(
-        "--clean", nargs="+", action="extend", default=[], metavar="URI", help="clean corpus; URI#text=field names the field"
+    flags = argparse.ArgumentParser(
+        prog="launch/sweep.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    flags.add_argument("--toxic", nargs="+", action="extend", default=[], metavar="URI", help="toxic corpus, likewise")
-    flags.add_argument("--ratios", nargs="+", type=float, metavar="R", help="toxic tokens / all training tokens, in [0, 1)")
-    flags.add_argument("--seeds", nargs="+", type=int, metavar="S", help="one model a ratio and seed")
-    flags.add_argument("--out", default="out", metavar="URI", help="object root: a folder or s3://bucket/prefix (out)")
+    flags.add_argument(
+        "--recipe",
+        default="laptop",
+        metavar="NAME",
+        help=f"one of {', '.join(recipes.RECIPES)} (laptop)",
+    )
+    flags.add_argument(
+        "--clean",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="URI",
+        help="clean corpus; URI#text=field names the field",
+    )
+    flags.add_argument(
+        "--toxic",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="URI",
+        help="toxic corpus, likewise",
+    )
+    flags.add_argument(
+        "--ratios",
+        nargs="+",
+        type=float,
+        metavar="R",
+        help="toxic tokens / all training tokens, in [0, 1)",
+    )
+    flags.add_argument(
+        "--seeds", nargs="+", type=int, metavar="S", help="one model a ratio and seed"
+    )
+    flags.add_argument(
+        "--out",
+        default="out",
+        metavar="URI",
+        help="object root: a folder or s3://bucket/prefix (out)",
+    )
     flags.add_argument(
         "--set",
         nargs="+",
@@ -47,19 +81,32 @@ def parser() -> argparse.ArgumentParser:
     )
     flags.add_argument("--only", choices=STAGES, help="stop after this stage")
     flags.add_argument(
-        "--materialize", action="store_true", help="also write each run's sequences in training order, for other trainers"
+        "--materialize",
+        action="store_true",
+        help="also write each run's sequences in training order, for other trainers",
     )
     flags.add_argument("--plan", action="store_true", help="print what it would take, and stop")
-    flags.add_argument("--device", default=plan.ASSUMED_DEVICE, metavar="NAME", help=f"card of the plan ({plan.ASSUMED_DEVICE})")
     flags.add_argument(
-        "--mfu", type=float, default=plan.ASSUMED_MFU, metavar="X", help=f"utilisation of the plan ({plan.ASSUMED_MFU})"
+        "--device",
+        default=plan.ASSUMED_DEVICE,
+        metavar="NAME",
+        help=f"card of the plan ({plan.ASSUMED_DEVICE})",
+    )
+    flags.add_argument(
+        "--mfu",
+        type=float,
+        default=plan.ASSUMED_MFU,
+        metavar="X",
+        help=f"utilisation of the plan ({plan.ASSUMED_MFU})",
     )
     return flags  # fmt: skip
 
 
 def asked(arguments: argparse.Namespace) -> Experiment:
     """The experiment the command line describes."""
-    experiment = recipes.on_corpora(recipes.named(arguments.recipe), arguments.clean, arguments.toxic)
+    experiment = recipes.on_corpora(
+        recipes.named(arguments.recipe), arguments.clean, arguments.toxic
+    )
     if arguments.ratios:
         experiment = replace(experiment, ratios=tuple(arguments.ratios))
     if arguments.seeds:
@@ -71,13 +118,18 @@ def asked(arguments: argparse.Namespace) -> Experiment:
 
 
 def _decontaminated(experiment: Experiment) -> Experiment:
-    """The experiment whose streams share no run of words with the texts it is evaluated on. Held-out documents are the streams'
-    own; any other rows are looked for, so to name others is to ask for other streams."""
+    """The experiment whose streams share no run of words with the texts it is evaluated on.
+    Held-out documents are the streams' own; any other rows are looked for, so to name others is to
+    ask for other streams.
+    """
     data, settings = experiment.data, experiment.eval
     texts = (text.partition("=")[2] for text in settings.held_out)
     sets = (settings.probes, settings.prompts, *settings.attributes, *settings.probe_transfer)
     rows = [uri for uri in (*map(_unlabelled, sets), *texts) if uri != "held_out"]
-    return replace(experiment, data=replace(data, decontaminate=tuple(dict.fromkeys([*data.decontaminate, *rows]))))
+    return replace(
+        experiment,
+        data=replace(data, decontaminate=tuple(dict.fromkeys([*data.decontaminate, *rows]))),
+    )
 
 
 def _unlabelled(uri: str) -> str:
@@ -88,26 +140,43 @@ def _unlabelled(uri: str) -> str:
 
 
 def _readable_anywhere(experiment: Experiment) -> Experiment:
-    """The experiment with its local paths made absolute, for a worker's current folder is not the user's."""
+    """The experiment with its local paths made absolute, for a worker's current folder is not the
+    user's.
+    """
     data, settings = experiment.data, experiment.eval
-    corpora = {name: tuple(map(storage.absolute, getattr(data, name))) for name in ("clean", "toxic", "decontaminate")}
+    corpora = {
+        name: tuple(map(storage.absolute, getattr(data, name)))
+        for name in ("clean", "toxic", "decontaminate")
+    }
     rows = {name: getattr(settings, name) for name in ("probes", "prompts")}
     rows = {name: uri if uri == "held_out" else storage.absolute(uri) for name, uri in rows.items()}
-    sets = {name: tuple(map(storage.absolute, getattr(settings, name))) for name in ("attributes", "probe_transfer")}
+    sets = {
+        name: tuple(map(storage.absolute, getattr(settings, name)))
+        for name in ("attributes", "probe_transfer")
+    }
     named = (text.partition("=") for text in settings.held_out)
     held_out = tuple(f"{name}={storage.absolute(uri)}" for name, _, uri in named)
     if data.annotation:
-        data = replace(data, annotation=replace(data.annotation, scorer=_absolute_scorer(data.annotation.scorer)))
+        data = replace(
+            data,
+            annotation=replace(data.annotation, scorer=_absolute_scorer(data.annotation.scorer)),
+        )
     scorer = _absolute_scorer(settings.scorer)
     judge = settings.fluency_model
-    judge = judge if judge in ("", "unsteered") or judge.startswith("run:") else storage.absolute(judge)
-    settings = replace(settings, **rows, **sets, held_out=held_out, scorer=scorer, fluency_model=judge)
+    judge = (
+        judge if judge in ("", "unsteered") or judge.startswith("run:") else storage.absolute(judge)
+    )
+    settings = replace(
+        settings, **rows, **sets, held_out=held_out, scorer=scorer, fluency_model=judge
+    )
     return replace(experiment, data=replace(data, **corpora), eval=settings)
 
 
 def _absolute_scorer(name: str) -> str:
     kind, _, place = name.partition(":")
-    is_local = kind == "lexicon" or (kind == "classifier" and Path(place.partition("#")[0]).is_dir())
+    is_local = kind == "lexicon" or (
+        kind == "classifier" and Path(place.partition("#")[0]).is_dir()
+    )
     return f"{kind}:{storage.absolute(place)}" if place and is_local else name
 
 
@@ -118,27 +187,46 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         experiment = asked(arguments)
         if arguments.plan:
-            console.print(plan.render(experiment, plan.device_named(arguments.device), arguments.mfu))
+            console.print(
+                plan.render(experiment, plan.device_named(arguments.device), arguments.mfu)
+            )
             return 0
-        run(experiment, storage.absolute(arguments.out), arguments.only, console, materialize=arguments.materialize)
+        run(
+            experiment,
+            storage.absolute(arguments.out),
+            arguments.only,
+            console,
+            materialize=arguments.materialize,
+        )
     except HormesisError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def run(experiment: Experiment, root: str, only: str | None, console: Console, *, materialize: bool = False) -> None:
+def run(
+    experiment: Experiment,
+    root: str,
+    only: str | None,
+    console: Console,
+    *,
+    materialize: bool = False,
+) -> None:
     """Bring the sweep under `root` to its end, or to the end of the stage `only`."""
     started = time.monotonic()
     if _is_done(root, experiment) and not materialize:
-        telemetry.logger.info("nothing to do: every run of this sweep is trained, evaluated and reported")
+        telemetry.logger.info(
+            "nothing to do: every run of this sweep is trained, evaluated and reported"
+        )
     else:
         storage.check_writable(root)
         from data_prep.core import ray_tasks
         from data_prep.sources import corpus_reader
 
         for uris in (experiment.data.clean, experiment.data.toxic):
-            corpus_reader.expand(uris)  # a corpus that is not there is refused before a cluster starts
+            corpus_reader.expand(
+                uris
+            )  # a corpus that is not there is refused before a cluster starts
         storage.save(experiment, storage.join(root, experiments.NAME))
         with ray_tasks.session(experiment.n_ranks):
             _build_streams(root, experiment)
@@ -160,7 +248,9 @@ def run(experiment: Experiment, root: str, only: str | None, console: Console, *
 
 
 def _build_streams(root: str, experiment: Experiment) -> None:
-    """Both token streams, and every run's settings beside them; too little text stops here, before any training."""
+    """Both token streams, and every run's settings beside them; too little text stops here, before
+    any training.
+    """
     from data_prep.build import pipeline
 
     built = {name: pipeline.build(experiment.data, name, root) for name in ("clean", "toxic")}
@@ -169,22 +259,39 @@ def _build_streams(root: str, experiment: Experiment) -> None:
     for run in experiment.runs():
         check_supply(run.mixture, n_clean, n_toxic, length)
         if run.mixture.n_toxic > n_toxic:
-            telemetry.logger.warning("%s: toxic text repeated %.3g×, as allowed", run.run_id, run.mixture.n_toxic / n_toxic)
+            telemetry.logger.warning(
+                "%s: toxic text repeated %.3g×, as allowed",
+                run.run_id,
+                run.mixture.n_toxic / n_toxic,
+            )
         storage.save(run, storage.join(root, "runs", run.run_id, "run.json"))
 
 
 def _materialize(root: str, experiment: Experiment) -> None:
-    """What each run reads, as Megatron shards in the order of training; our own training does without."""
+    """What each run reads, as Megatron shards in the order of training; our own training does
+    without.
+    """
     from data_prep.token_stream import materialized
 
     for run in experiment.runs():
-        streams: dict[StreamName, str] = {"clean": storage.join(root, run.clean), "toxic": storage.join(root, run.toxic)}
+        streams: dict[StreamName, str] = {
+            "clean": storage.join(root, run.clean),
+            "toxic": storage.join(root, run.toxic),
+        }
         to = storage.join(root, "materialized", run.run_id)
-        materialized.write(run.mixture, run.train.sequence_length, streams, to, shard_tokens=experiment.data.shard_tokens)
+        materialized.write(
+            run.mixture,
+            run.train.sequence_length,
+            streams,
+            to,
+            shard_tokens=experiment.data.shard_tokens,
+        )
 
 
 def _train_and_evaluate(root: str, experiment: Experiment, *, evaluate: bool) -> None:
-    """Train every run without a record, as many at a time as the cluster holds; evaluate each as soon as it is trained."""
+    """Train every run without a record, as many at a time as the cluster holds; evaluate each as
+    soon as it is trained.
+    """
     from launch import cluster
 
     states = run_states.read(root, experiment)
@@ -197,7 +304,11 @@ def _train_and_evaluate(root: str, experiment: Experiment, *, evaluate: bool) ->
     while to_train or to_evaluate or training or evaluating:
         while to_evaluate:
             run = to_evaluate.pop()
-            evaluating[cluster.evaluate(root, run.run_id, experiment.eval, experiment.n_ranks, experiment.use_gpu)] = run
+            evaluating[
+                cluster.evaluate(
+                    root, run.run_id, experiment.eval, experiment.n_ranks, experiment.use_gpu
+                )
+            ] = run
         while to_train and len(training) < slots:
             run = to_train.pop(0)
             training[cluster.train(root, run, experiment.n_ranks, experiment.use_gpu)] = run
@@ -217,7 +328,9 @@ def _cards(root: str, experiment: Experiment) -> dict[str, Any]:
     from data_prep.token_stream import data_card
 
     run = experiment.runs()[0]
-    return {name: data_card.load(storage.join(root, getattr(run, name))) for name in ("clean", "toxic")}
+    return {
+        name: data_card.load(storage.join(root, getattr(run, name))) for name in ("clean", "toxic")
+    }
 
 
 def _data_page(root: str, experiment: Experiment) -> str | None:
@@ -239,7 +352,11 @@ def _report(root: str, experiment: Experiment) -> None:
 def _is_done(root: str, experiment: Experiment) -> bool:
     states = run_states.read(root, experiment)
     done = storage.join(root, *REPORT_DONE)
-    return all(entry.report for entry in states) and storage.exists(done) and storage.read(done).decode() == _fingerprint(states)
+    return (
+        all(entry.report for entry in states)
+        and storage.exists(done)
+        and storage.read(done).decode() == _fingerprint(states)
+    )
 
 
 def _fingerprint(states: list[RunState]) -> str:

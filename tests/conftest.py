@@ -54,7 +54,9 @@ def refusing_store() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
-    """A real S3 server on loopback, where the environment's AWS_ variables point meanwhile; the URI of an empty bucket on it."""
+    """A real S3 server on loopback, where the environment's AWS_ variables point meanwhile; the URI
+    of an empty bucket on it.
+    """
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)

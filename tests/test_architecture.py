@@ -15,7 +15,11 @@ from launch import plan, recipes
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("data_prep", "training", "eval", "launch")
-PACKAGES = sorted(str(path.parent.relative_to(ROOT)) for stage in STAGES for path in (ROOT / stage).rglob("__init__.py"))
+PACKAGES = sorted(
+    str(path.parent.relative_to(ROOT))
+    for stage in STAGES
+    for path in (ROOT / stage).rglob("__init__.py")
+)
 TOP_LEVEL = {
     "data_prep", "training", "eval", "launch", "tests", "docker", "pyproject.toml", "README.md",
     "Makefile", "LICENSE", "CHANGELOG.md", "RESULTS.md", "constraints.txt",
@@ -31,7 +35,9 @@ def purpose(path: Path) -> str:
 
 
 def drawn_tree(folder: Path, indent: str = "") -> list[str]:
-    """A package as its README shows it: each module and subpackage with the first line of its docstring."""
+    """A package as its README shows it: each module and subpackage with the first line of its
+    docstring.
+    """
     lines = []
     for path in sorted(folder.iterdir(), key=lambda path: (path.is_dir(), path.name)):
         if path.suffix == ".py" and path.stem != "__init__":
@@ -43,18 +49,26 @@ def drawn_tree(folder: Path, indent: str = "") -> list[str]:
 
 
 def tracked() -> list[str]:
-    return subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    return subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_packages_readme_draws_its_tree(stage):
     tree = "\n".join(drawn_tree(ROOT / stage))
-    assert tree in (ROOT / stage / "README.md").read_text(), f"the tree in {stage}/README.md should be:\n\n{tree}\n"
+    assert tree in (ROOT / stage / "README.md").read_text(), (
+        f"the tree in {stage}/README.md should be:\n\n{tree}\n"
+    )
 
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_a_package_holds_at_most_twelve_entries(package):
-    entries = [path.name for path in (ROOT / package).iterdir() if path.name not in ("__init__.py", "__pycache__", "README.md")]
+    entries = [
+        path.name
+        for path in (ROOT / package).iterdir()
+        if path.name not in ("__init__.py", "__pycache__", "README.md")
+    ]
     assert len(entries) <= 12, sorted(entries)
 
 
@@ -70,18 +84,35 @@ def test_a_package_file_is_one_docstring(package):
 
 
 def test_no_module_shadows_an_installed_one():
-    """`python training/pretrain.py` puts training/ first on sys.path, where a module `queue` would replace Python's."""
+    """`python training/pretrain.py` puts training/ first on sys.path, where a module `queue` would
+    replace Python's.
+    """
     installed = set(sys.stdlib_module_names) | set(importlib.metadata.packages_distributions())
-    assert sorted(path.stem for path in MODULES if path.stem != "__init__" and path.stem in installed) == []
+    assert (
+        sorted(path.stem for path in MODULES if path.stem != "__init__" and path.stem in installed)
+        == []
+    )
 
 
 def test_nobody_imports_an_entry_module():
-    entries = {str(path.relative_to(ROOT))[:-3].replace("/", ".") for path in MODULES if purpose(path).startswith("ENTRY")}
-    assert entries >= {"data_prep.build_streams", "training.pretrain", "eval.evaluate_run", "launch.sweep", "launch.status"}
+    entries = {
+        str(path.relative_to(ROOT))[:-3].replace("/", ".")
+        for path in MODULES
+        if purpose(path).startswith("ENTRY")
+    }
+    assert entries >= {
+        "data_prep.build_streams",
+        "training.pretrain",
+        "eval.evaluate_run",
+        "launch.sweep",
+        "launch.status",
+    }
     for path in MODULES:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom):
-                imported = {node.module or ""} | {f"{node.module}.{alias.name}" for alias in node.names}
+                imported = {node.module or ""} | {
+                    f"{node.module}.{alias.name}" for alias in node.names
+                }
             elif isinstance(node, ast.Import):
                 imported = {alias.name for alias in node.names}
             else:
@@ -99,14 +130,25 @@ def test_every_recipe_builds_and_its_plan_prints(name):
 
 
 def test_the_readme_lists_exactly_the_flags_of_the_sweep():
-    usage = subprocess.run([sys.executable, "launch/sweep.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    usage = subprocess.run(
+        [sys.executable, "launch/sweep.py", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     flags = set(re.findall(r"^  (--[a-z]+)", usage.stdout, re.MULTILINE))
     listed = set(re.findall(r"^\| `(--[a-z]+)", (ROOT / "README.md").read_text(), re.MULTILINE))
     assert flags and listed == flags
 
 
 @pytest.mark.parametrize(
-    "command", [["launch/sweep.py", "--plan", "--recipe", "paper"], ["launch/status.py", "--help"], ["launch/sweep.py", "--help"]]
+    "command",
+    [
+        ["launch/sweep.py", "--plan", "--recipe", "paper"],
+        ["launch/status.py", "--help"],
+        ["launch/sweep.py", "--help"],
+    ],
 )
 def test_light_commands_start_without_heavy_imports(command):
     program = (
@@ -115,5 +157,11 @@ def test_light_commands_start_without_heavy_imports(command):
         "except SystemExit: pass\n"
         "print('loaded', sorted({'torch', 'ray', 'deepspeed', 'transformers', 'tokenizers', 'pyarrow'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", program, *command], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program, *command],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert done.stdout.splitlines()[-1] == "loaded []"

@@ -16,7 +16,8 @@ class Size(NamedTuple):
     d_mlp: int
 
 
-# OLMo's published shapes (allenai/OLMo: configs/tiny, configs/official); its 7B has a second matrix for the logits, ours ties.
+# OLMo's published shapes (allenai/OLMo: configs/tiny, configs/official); its 7B has a second matrix
+# for the logits, ours ties.
 SIZES = {
     "laptop": Size(128, 4, 4, 512),
     "olmo-20m": Size(256, 8, 8, 1024),
@@ -53,9 +54,13 @@ class ModelConfig:
             )
 
     def named(self, name: str) -> "ModelConfig":
-        """The model of a named size with this one's vocabulary and context: `--set train.model=olmo-150m`."""
+        """The model of a named size with this one's vocabulary and context: `--set
+        train.model=olmo-150m`.
+        """
         if name not in SIZES:
-            raise ConfigurationError(f"there is no model size {name!r}; the sizes are {', '.join(SIZES)}")
+            raise ConfigurationError(
+                f"there is no model size {name!r}; the sizes are {', '.join(SIZES)}"
+            )
         return replace(self, **SIZES[name]._asdict())
 
     @property
@@ -69,46 +74,62 @@ class ModelConfig:
         return self.n_layers * block + self.vocab_size * self.d_model
 
     def flops_per_token(self, sequence_length: int) -> int:
-        """Training FLOPs a token, forward and backward: 6N + 12·L·D·T (full attention, the PaLM MFU convention)."""
+        """Training FLOPs a token, forward and backward: 6N + 12·L·D·T (full attention, the PaLM MFU
+        convention).
+        """
         return 6 * self.n_parameters + 12 * self.n_layers * self.d_model * sequence_length
 
 
 @record
 class TrainConfig:
-    """How one model is trained; what changes the result is in the digest, `operational` fields are not.
+    """How one model is trained; what changes the result is in the digest, `operational` fields are
+    not.
 
-    global_batch: sequences per optimizer step. micro_batch: sequences per forward pass and rank; 0 takes the fewest passes, "auto"
-    as many sequences as fit (auto_micro_batch.py).
-    init_from: a Hugging Face OLMo folder (or URI) whose weights the run begins with (initial_weights.py); "" draws them from the
-    seed.
-    first_batch, batch_warmup_steps: the batch grows from that many sequences (0: it does not) by whole multiples of it over these
-    steps; the learning rate knows nothing of it.
-    schedule: see lr_schedule.py. warmup_ratio: share of the steps spent warming up, at most max_warmup_steps. decay_ratio: share
-    spent decaying, for wsd. min_learning_rate_ratio: of the peak.
-    optimizer: muon steps the blocks' matrices by Muon and the embedding by AdamW (muon.py), at the same learning rate.
-    zero_stage: what the ranks share out, see deepspeed_engine.py. offload_optimizer: the fp32 weights and averages lie in host
-    memory, and AdamW runs there: it saves 12 bytes a parameter on the device, and costs the time of their copies.
-    tensor_parallel: ranks that share every matrix and train on the same rows, see tensor_parallel.py.
-    z_loss: ζ of the term ζ·log²Z in the objective (PaLM took 1e-4); the losses reported are without it.
+    global_batch: sequences per optimizer step. micro_batch: sequences per forward pass and rank; 0
+    takes the fewest passes, "auto" as many sequences as fit (auto_micro_batch.py).
+    init_from: a Hugging Face OLMo folder (or URI) whose weights the run begins with
+    (initial_weights.py); "" draws them from the seed.
+    first_batch, batch_warmup_steps: the batch grows from that many sequences (0: it does not) by
+    whole multiples of it over these steps; the learning rate knows nothing of it.
+    schedule: see lr_schedule.py. warmup_ratio: share of the steps spent warming up, at most
+    max_warmup_steps. decay_ratio: share spent decaying, for wsd. min_learning_rate_ratio: of the
+    peak.
+    optimizer: muon steps the blocks' matrices by Muon and the embedding by AdamW (muon.py), at the
+    same learning rate.
+    zero_stage: what the ranks share out, see deepspeed_engine.py. offload_optimizer: the fp32
+    weights and averages lie in host memory, and AdamW runs there: it saves 12 bytes a parameter on
+    the device, and costs the time of their copies.
+    tensor_parallel: ranks that share every matrix and train on the same rows, see
+    tensor_parallel.py.
+    z_loss: ζ of the term ζ·log²Z in the objective (PaLM took 1e-4); the losses reported are without
+    it.
     fp8: products of the blocks in 8-bit floats (fp8.py).
-    document_mask: attention and positions stay within documents (documents.py); evaluation reads its windows whole all the same.
-    spike_sigma: a step whose loss or gradient norm is that many σ above the last ones' mean is skipped (step_guard.py); 0: only one
-    that is not finite.
-    max_bad_steps: after so many skipped in a row, training goes back to its last checkpoint and leaves out the batches since.
-    watchdog_seconds: a rank in which nothing ends for this long, or for ten times as long as it used to, ends itself (watchdog.py);
+    document_mask: attention and positions stay within documents (documents.py); evaluation reads
+    its windows whole all the same.
+    spike_sigma: a step whose loss or gradient norm is that many σ above the last ones' mean is
+    skipped (step_guard.py); 0: only one that is not finite.
+    max_bad_steps: after so many skipped in a row, training goes back to its last checkpoint and
+    leaves out the batches since.
+    watchdog_seconds: a rank in which nothing ends for this long, or for ten times as long as it
+    used to, ends itself (watchdog.py);
     0: never.
-    compile: blocks and loss by torch.compile: "auto" on CUDA only, where it pays (training/model/compilation.py).
-    activation_checkpointing: what of a block's activations is computed again in the backward pass (training/model/compilation.py).
+    compile: blocks and loss by torch.compile: "auto" on CUDA only, where it pays
+    (training/model/compilation.py).
+    activation_checkpointing: what of a block's activations is computed again in the backward pass
+    (training/model/compilation.py).
     sinks: where the run can be followed beside its journal: tensorboard, trackio, wandb (sinks.py).
     held_out_sequences: how many of each stream the held-out loss reads at most.
-    cache_gib: bound of the node's cache of remote blocks (half the room on its disk is another), 0 for none; cache_folder: where,
-    by default below the system's temporary folder. A cache as large as the streams spares the next runs of a node the store.
-    probe_every_steps: how often the emergence curve gets a point (validation.py), 0: it is not drawn; probe_windows: how many
-    held-out windows of each stream a point takes at most.
-    *_every_steps: 0 means only at the end; a checkpoint is not needed there. A step with a checkpoint is logged, too.
-    keep_checkpoints: how many of the last ones stay after the run; while it trains, at least one does. keep_every_steps: those at
-    its multiples stay as well, 0 for none. checkpoint_wait_seconds: how long a save waits for the one before to be published,
-    before it is left out: a save left out costs steps if the run dies, waiting costs time for sure.
+    cache_gib: bound of the node's cache of remote blocks (half the room on its disk is another), 0
+    for none; cache_folder: where, by default below the system's temporary folder. A cache as large
+    as the streams spares the next runs of a node the store.
+    probe_every_steps: how often the emergence curve gets a point (validation.py), 0: it is not
+    drawn; probe_windows: how many held-out windows of each stream a point takes at most.
+    *_every_steps: 0 means only at the end; a checkpoint is not needed there. A step with a
+    checkpoint is logged, too.
+    keep_checkpoints: how many of the last ones stay after the run; while it trains, at least one
+    does. keep_every_steps: those at its multiples stay as well, 0 for none.
+    checkpoint_wait_seconds: how long a save waits for the one before to be published, before it is
+    left out: a save left out costs steps if the run dies, waiting costs time for sure.
     """
 
     model: ModelConfig
@@ -161,13 +182,25 @@ class TrainConfig:
                 f"training.sequence_length {self.sequence_length} exceeds model.max_sequence_length "
                 f"{self.model.max_sequence_length}"
             )
-        if self.sequence_length < 2 or self.global_batch < 1 or (self.micro_batch != "auto" and self.micro_batch < 0):
+        if (
+            self.sequence_length < 2
+            or self.global_batch < 1
+            or (self.micro_batch != "auto" and self.micro_batch < 0)
+        ):
             raise ConfigurationError(
                 f"training: sequence_length {self.sequence_length}, global_batch {self.global_batch}, micro_batch "
                 f"{self.micro_batch}; expected at least 2, 1 and 0"
             )
-        shared = {"n_heads": self.model.n_heads, "d_mlp": self.model.d_mlp, "vocab_size": self.model.vocab_size}
-        if odd := {name: value for name, value in shared.items() if self.tensor_parallel < 1 or value % self.tensor_parallel}:
+        shared = {
+            "n_heads": self.model.n_heads,
+            "d_mlp": self.model.d_mlp,
+            "vocab_size": self.model.vocab_size,
+        }
+        if odd := {
+            name: value
+            for name, value in shared.items()
+            if self.tensor_parallel < 1 or value % self.tensor_parallel
+        }:
             raise ConfigurationError(
                 f"train.tensor_parallel {self.tensor_parallel} does not divide the model's "
                 f"{', '.join(f'{name} {value:,}' for name, value in odd.items())}; take a number of ranks that does"
@@ -178,7 +211,9 @@ class TrainConfig:
                 "leave out the one or the other"
             )
         if self.micro_batch == "auto" and self.tensor_parallel > 1:
-            raise ConfigurationError("train.micro_batch auto tries a whole model; with train.tensor_parallel, give it a number")
+            raise ConfigurationError(
+                "train.micro_batch auto tries a whole model; with train.tensor_parallel, give it a number"
+            )
         if self.zero_stage == 0 and self.precision == "bf16" and self.tensor_parallel > 1:
             raise ConfigurationError(
                 "train.zero_stage 0 in bf16 with train.tensor_parallel: DeepSpeed's gradient norm leaves out the other ranks' "
@@ -200,8 +235,9 @@ class TrainConfig:
             )
 
     def passes(self, world_size: int) -> tuple[int, int]:
-        """(micro_batch, accumulation) on `world_size` ranks; their product × data-parallel ranks is the global batch. Where the
-        micro-batch is yet to be found, the largest it can be."""
+        """(micro_batch, accumulation) on `world_size` ranks; their product × data-parallel ranks is
+        the global batch. Where the micro-batch is yet to be found, the largest it can be.
+        """
         n_data_ranks, left = divmod(world_size, self.tensor_parallel)
         if left:
             raise ConfigurationError(
@@ -225,11 +261,13 @@ class TrainConfig:
 
 @record
 class RunConfig:
-    """One run, whole: written as run.json in its folder before it starts, read by training/pretrain.py.
+    """One run, whole: written as run.json in its folder before it starts, read by
+    training/pretrain.py.
 
-    clean, toxic: folders of the token streams, relative to the object root; tokenizer: its JSON file, likewise.
-    toxic_ratio is what was asked; mixture holds what whole sequences make of it. `seed` is the model's init. trunk: the longer run
-    whose first steps are this one's, and whose checkpoints it starts from (branching.py); without it, it starts from nothing.
+    clean, toxic: folders of the token streams, relative to the object root; tokenizer: its JSON
+    file, likewise. toxic_ratio is what was asked; mixture holds what whole sequences make of it.
+    `seed` is the model's init. trunk: the longer run whose first steps are this one's, and whose
+    checkpoints it starts from (branching.py); without it, it starts from nothing.
     """
 
     run_id: str

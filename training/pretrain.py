@@ -5,12 +5,15 @@
 
 (After `--`, torchrun does not take our --run for the beginning of its --run-path.)
 
-The run was planned by launch/sweep.py, which wrote what is asked to runs/<run>/run.json. `--set` may change how the work is
-done (train.micro_batch=8, train.zero_stage=3): those settings are not part of the run's identity. Anything else would train
-another run under this one's name, and is refused.
+The run was planned by launch/sweep.py, which wrote what is asked to runs/<run>/run.json. `--set`
+may change how the work is done (train.micro_batch=8, train.zero_stage=3): those settings are not
+part of the run's identity. Anything else would train another run under this one's name, and is
+refused.
 
-A run that is done is left alone, one that was interrupted goes on. Exit status 0: its record exists; 2: refused, with the reason;
-75: SIGTERM came, and it stopped with a checkpoint: the same command goes on. (A launcher that got the signal itself may say 1.)
+A run that is done is left alone, one that was interrupted goes on. Exit status 0: its record
+exists; 2: refused, with the reason;
+75: SIGTERM came, and it stopped with a checkpoint: the same command goes on. (A launcher that got
+the signal itself may say 1.)
 """
 
 import argparse
@@ -22,7 +25,15 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.core import telemetry
-from data_prep.core.records import ArtefactCorrupt, ConfigurationError, HormesisError, Interrupted, StorageError, digest, override
+from data_prep.core.records import (
+    ArtefactCorrupt,
+    ConfigurationError,
+    HormesisError,
+    Interrupted,
+    StorageError,
+    digest,
+    override,
+)
 from training.config import RunConfig
 from training.engine import rank_env
 from training.run_record import RunRecord, load_config, run_uri
@@ -38,7 +49,9 @@ def main() -> int:
         run = _with_overrides(load_config(args.out, args.run), args.set)
         overlay = _overlay(args.deepspeed_config)
 
-        from training.engine import deepspeed_engine  # only now torch: --help and a bad flag answer at once
+        from training.engine import (
+            deepspeed_engine,
+        )  # only now torch: --help and a bad flag answer at once
         from training.trainer import loop, preemption
 
         preemption.install()
@@ -64,16 +77,35 @@ def _train(root: str, train: Callable[[], RunRecord]) -> int:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0], allow_abbrev=False)
-    parser.add_argument("--out", required=True, metavar="URI", help="object root: a folder or s3://bucket/prefix")
-    parser.add_argument("--run", required=True, metavar="ID", help="a planned run; launch/sweep.py --plan lists them")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="PATH=VALUE", help="an operational setting, e.g. train.micro_batch=8"
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").partition("\n\n")[0], allow_abbrev=False
     )
     parser.add_argument(
-        "--deepspeed_config", metavar="FILE", help="JSON merged into DeepSpeed's settings, e.g. for overlap or offload"
+        "--out", required=True, metavar="URI", help="object root: a folder or s3://bucket/prefix"
     )
-    parser.add_argument("--local_rank", type=int, help="given by the deepspeed launcher; the environment says it, too")
+    parser.add_argument(
+        "--run",
+        required=True,
+        metavar="ID",
+        help="a planned run; launch/sweep.py --plan lists them",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="PATH=VALUE",
+        help="an operational setting, e.g. train.micro_batch=8",
+    )
+    parser.add_argument(
+        "--deepspeed_config",
+        metavar="FILE",
+        help="JSON merged into DeepSpeed's settings, e.g. for overlap or offload",
+    )
+    parser.add_argument(
+        "--local_rank",
+        type=int,
+        help="given by the deepspeed launcher; the environment says it, too",
+    )
     return parser.parse_args(argv)
 
 
@@ -82,7 +114,9 @@ def _with_overrides(planned: RunConfig, settings: list[str]) -> RunConfig:
     for setting in settings:
         path, equals, value = setting.partition("=")
         if not equals:
-            raise ConfigurationError(f"--set {setting}: expected PATH=VALUE, e.g. --set train.micro_batch=8")
+            raise ConfigurationError(
+                f"--set {setting}: expected PATH=VALUE, e.g. --set train.micro_batch=8"
+            )
         run = override(run, path, value)
         if digest(run) != digest(planned):
             raise ConfigurationError(
@@ -98,9 +132,13 @@ def _overlay(file: str | None) -> dict[str, Any] | None:
     try:
         overlay = json.loads(Path(file).read_text())
     except (OSError, ValueError) as error:
-        raise ConfigurationError(f"--deepspeed_config {file}: {error}; expected a readable JSON file") from error
+        raise ConfigurationError(
+            f"--deepspeed_config {file}: {error}; expected a readable JSON file"
+        ) from error
     if not isinstance(overlay, dict):
-        raise ConfigurationError(f"--deepspeed_config {file}: holds {type(overlay).__name__}, expected a JSON object")
+        raise ConfigurationError(
+            f"--deepspeed_config {file}: holds {type(overlay).__name__}, expected a JSON object"
+        )
     return overlay
 
 

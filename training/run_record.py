@@ -16,7 +16,9 @@ from data_prep.core.records import ArtefactMissing, ConfigurationError, digest, 
 from training.config import RunConfig
 
 FORMAT_VERSION = 2
-FLOPS_CONVENTION = "6N + 12·L·D·T a token: forward and backward, full attention (PaLM); recomputation not counted"
+FLOPS_CONVENTION = (
+    "6N + 12·L·D·T a token: forward and backward, full attention (PaLM); recomputation not counted"
+)
 
 
 @record
@@ -32,13 +34,15 @@ class HeldOutLoss:
 class RunRecord:
     """A finished run.
 
-    Losses are nats per token; final_train_loss is the mean logged in the last tenth of the steps, since the last batch may be
-    short. tokens_per_second is over the whole run, all ranks. peak_flops_per_second is that of one rank's `device`, and
-    matmul_flops_per_second what a product of matrices was measured to get there; mfu_ratio and matmul_ratio divide by world_size of
-    them. computed_with: kernels, compilation, micro-batch. n_distinct_toxic: how many of the mixture's toxic sequences differ.
+    Losses are nats per token; final_train_loss is the mean logged in the last tenth of the steps,
+    since the last batch may be short. tokens_per_second is over the whole run, all ranks.
+    peak_flops_per_second is that of one rank's `device`, and matmul_flops_per_second what a product
+    of matrices was measured to get there; mfu_ratio and matmul_ratio divide by world_size of them.
+    computed_with: kernels, compilation, micro-batch. n_distinct_toxic: how many of the mixture's
+    toxic sequences differ.
     init_sha256: of the weights files it began with (initial_weights.py), "" if they were drawn.
-    skipped_steps: [first, end) of steps that changed nothing (step_guard.py); n_rewinds: how often training went back to a
-    checkpoint.
+    skipped_steps: [first, end) of steps that changed nothing (step_guard.py); n_rewinds: how often
+    training went back to a checkpoint.
     """
 
     format_version: int
@@ -82,7 +86,9 @@ def run_uri(root: str, run_id: str) -> str:
 def load_config(root: str, run_id: str) -> RunConfig:
     uri = storage.join(run_uri(root, run_id), "run.json")
     if not storage.exists(uri):
-        raise ArtefactMissing(f"{uri}: no such run is planned; launch/sweep.py --only data writes it, --plan lists the ids")
+        raise ArtefactMissing(
+            f"{uri}: no such run is planned; launch/sweep.py --only data writes it, --plan lists the ids"
+        )
     return storage.load(RunConfig, uri)
 
 

@@ -1,12 +1,14 @@
-"""between the passes: which documents are copies of another, found by ranges of hashes in bounded memory
+"""between the passes: which documents are copies of another, found by ranges of hashes in bounded
+memory
 
     segments' hashes, each sorted   ──a range of hashes, a task──▶   losers-00000.parquet   unit, segment, at, key, near
                                     ──a unit, a task────────────▶   segment-00000.losers.parquet beside the segment
 
-Of the documents that share a hash the first in the stream's order stays. A document is named by unit, segment and place;
-the order of units is that of their input's sha256, so nothing depends on who did what. Near duplicates share one of several
-hashes: whoever comes after another in any of those groups goes, so a chain loses all but its first and what only a loser
-resembles; a global search for whole groups would need all hashes in one memory.
+Of the documents that share a hash the first in the stream's order stays. A document is named by
+unit, segment and place; the order of units is that of their input's sha256, so nothing depends on
+who did what. Near duplicates share one of several hashes: whoever comes after another in any of
+those groups goes, so a chain loses all but its first and what only a loser resembles; a global
+search for whole groups would need all hashes in one memory.
 """
 
 from collections.abc import Sequence
@@ -40,7 +42,9 @@ def ranges(n_hashes: int) -> list[tuple[int, int]]:
 
 
 def find(places: Sequence[Place], low: int, high: int, uri: str) -> None:
-    """Publish at `uri` the documents that lose by a hash in [low, high); nothing to do if it is there."""
+    """Publish at `uri` the documents that lose by a hash in [low, high); nothing to do if it is
+    there.
+    """
     import pyarrow as pa
 
     if storage.exists(uri):
@@ -48,14 +52,23 @@ def find(places: Sequence[Place], low: int, high: int, uri: str) -> None:
     found = []
     for unit, place in enumerate(places):
         for segment in range(place.n_segments):
-            table = segments.rows(f"{segments.uri_of(place.uri, segment)}.hashes.parquet", low, high, ["key", "at", "near"])
+            table = segments.rows(
+                f"{segments.uri_of(place.uri, segment)}.hashes.parquet",
+                low,
+                high,
+                ["key", "at", "near"],
+            )
             for name, value in (("unit", unit), ("segment", segment)):
-                table = table.append_column(name, pa.array(np.full(table.num_rows, value, np.int32)))
+                table = table.append_column(
+                    name, pa.array(np.full(table.num_rows, value, np.int32))
+                )
             found.append(table)
     table = pa.concat_tables(found)
     del found
     order = np.empty(table.num_rows, np.int64)
-    order[np.lexsort([column(table, name) for name in ("at", "segment", "unit", "key")])] = np.arange(table.num_rows)
+    order[np.lexsort([column(table, name) for name in ("at", "segment", "unit", "key")])] = (
+        np.arange(table.num_rows)
+    )
     near, hashes = column(table, "near"), column(table, "hash")
     loses = np.zeros(table.num_rows, bool)
     for kind in (near, ~near):
@@ -69,7 +82,9 @@ def of_unit(uris: Sequence[str], unit: int) -> "pyarrow.Table":
     """The unit's documents that go, each once, by (segment, at); `near` where it is no exact copy."""
     import pyarrow as pa
 
-    lost = pa.concat_tables(segments.rows(uri, unit, unit + 1, ["segment", "at", "key", "near"]) for uri in uris)
+    lost = pa.concat_tables(
+        segments.rows(uri, unit, unit + 1, ["segment", "at", "key", "near"]) for uri in uris
+    )
     lost = lost.sort_by([(name, "ascending") for name in ("segment", "at", "near")])
     segment, at = column(lost, "segment"), column(lost, "at")
     is_new = np.ones(lost.num_rows, bool)
@@ -82,7 +97,10 @@ def publish(lost: "pyarrow.Table", segment_uri: str, segment: int, name: str) ->
     import pyarrow as pa
 
     of_segment = lost.filter(pa.array(column(lost, "segment") == segment)).select(["key", "at"])
-    storage.write(f"{segment_uri}.{name}.parquet", megatron_shards.parquet_bytes(of_segment, row_group_size=segments.ROW_GROUP))
+    storage.write(
+        f"{segment_uri}.{name}.parquet",
+        megatron_shards.parquet_bytes(of_segment, row_group_size=segments.ROW_GROUP),
+    )
 
 
 def are_in(segment_uri: str, name: str, low: int, high: int) -> np.ndarray:

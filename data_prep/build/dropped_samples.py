@@ -1,9 +1,12 @@
-"""dropped documents for people to look at: a few of each reason and file, masked, in drops.jsonl beside the manifest
+"""dropped documents for people to look at: a few of each reason and file, masked, in drops.jsonl
+beside the manifest
 
-    {"reason": "too_short", "place": "s3://…/c4-train.00000-of-01024.json.gz:17", "text": "O* of t****"}
+    {"reason": "too_short", "place": "s3://…/c4-train.00000-of-01024.json.gz:17", "text": "O* of
+    t****"}
 
-Every word of four letters or more is its first letter and stars: enough to see what kind of text it was, in a file that may
-be opened anywhere. Rows that could not be read have the reason `unreadable` and say what is wrong with them instead.
+Every word of four letters or more is its first letter and stars: enough to see what kind of text it
+was, in a file that may be opened anywhere. Rows that could not be read have the reason `unreadable`
+and say what is wrong with them instead.
 """
 
 import json
@@ -23,7 +26,9 @@ WORD = re.compile(r"(\w)(\w{3,})")
 
 @record
 class Drop:
-    """One dropped document; row and part as in corpora.Document, text masked ("" where it is no longer at hand)."""
+    """One dropped document; row and part as in corpora.Document, text masked ("" where it is no
+    longer at hand).
+    """
 
     reason: str
     row: int
@@ -51,7 +56,8 @@ def masked(text: str) -> str:
 
 
 def encode(files: Iterable[tuple[str, Iterable[Drop], Iterable[str]]]) -> bytes:
-    """The lines of drops.jsonl: by reason, the first of every file before the second of any, PER_REASON at most.
+    """The lines of drops.jsonl: by reason, the first of every file before the second of any,
+    PER_REASON at most.
 
     files: URI, drops, and for each unreadable row its line and what is wrong ("12 is not JSON").
     """
@@ -69,5 +75,8 @@ def encode(files: Iterable[tuple[str, Iterable[Drop], Iterable[str]]]) -> bytes:
     for reason, _, _, place, text in sorted(found):
         of_reason[reason] += 1
         if of_reason[reason] <= PER_REASON:
-            lines.append(json.dumps({"reason": reason, "place": place, "text": text}, ensure_ascii=False) + "\n")
+            lines.append(
+                json.dumps({"reason": reason, "place": place, "text": text}, ensure_ascii=False)
+                + "\n"
+            )
     return "".join(lines).encode()

@@ -1,7 +1,9 @@
-"""sorted documents → shards of exactly S tokens: which keys a shard needs, how many tokens to skip, and the merge
+"""sorted documents → shards of exactly S tokens: which keys a shard needs, how many tokens to skip,
+and the merge
 
-Shard k of a split is tokens [k·S, (k+1)·S) of its stream, S = shard_tokens, the last one short; a document goes on in the next
-shard. Which keys it needs comes from a histogram: the key space of the split in equal buckets, and the tokens in each.
+Shard k of a split is tokens [k·S, (k+1)·S) of its stream, S = shard_tokens, the last one short; a
+document goes on in the next shard. Which keys it needs comes from a histogram: the key space of the
+split in equal buckets, and the tokens in each.
 
     tokens before a bucket   0      40     95     …      S = 64: shard 1 (64 … 128) needs the keys from bucket 1 on,
     buckets                  |  0   |  1   |  2   |      sorts their documents, and skips 24 tokens
@@ -29,7 +31,9 @@ MAX_BUCKETS = 1 << 16
 
 
 class Cut(NamedTuple):
-    """A shard to be: of the documents with keys in [low, high), in order, tokens [n_skipped, n_skipped + n_tokens)."""
+    """A shard to be: of the documents with keys in [low, high), in order, tokens [n_skipped,
+    n_skipped + n_tokens).
+    """
 
     name: str
     split: Split
@@ -40,7 +44,9 @@ class Cut(NamedTuple):
 
 
 class Run(NamedTuple):
-    """A segment with documents, and what its file is called; `losers` names the list of those that go, if any do."""
+    """A segment with documents, and what its file is called; `losers` names the list of those that
+    go, if any do.
+    """
 
     uri: str
     source_uri: str
@@ -71,12 +77,16 @@ def n_buckets(n_tokens: int, config: DataConfig) -> int:
     return min(MAX_BUCKETS, BUCKETS_PER_SHARD * -(-max(n_tokens, 1) // config.shard_tokens))
 
 
-def histogram(keys: np.ndarray, n_tokens: np.ndarray, split: Split, n_buckets: int, config: DataConfig) -> np.ndarray:
+def histogram(
+    keys: np.ndarray, n_tokens: np.ndarray, split: Split, n_buckets: int, config: DataConfig
+) -> np.ndarray:
     """Tokens in each bucket of the split, [n_buckets] int64."""
     edges = edges_of(split, n_buckets, config)
     inside = keys < np.uint64(edges[-1]) if split == "held_out" else keys >= np.uint64(edges[0])
     bucket = np.searchsorted(np.array(edges[1:-1], np.uint64), keys[inside], side="right")
-    return np.bincount(bucket, weights=n_tokens[inside], minlength=n_buckets).astype(np.int64)  # exact below 2^53
+    return np.bincount(bucket, weights=n_tokens[inside], minlength=n_buckets).astype(
+        np.int64
+    )  # exact below 2^53
 
 
 def of_split(buckets: np.ndarray, split: Split, config: DataConfig) -> Iterator[Cut]:
@@ -87,7 +97,14 @@ def of_split(buckets: np.ndarray, split: Split, config: DataConfig) -> Iterator[
         end = min(start + config.shard_tokens, n_tokens)
         first = int(np.searchsorted(before, start, side="right")) - 1
         last = int(np.searchsorted(before, end, side="left"))
-        yield Cut(f"{split}-{number:05}", split, edges[first], edges[last], start - int(before[first]), end - start)
+        yield Cut(
+            f"{split}-{number:05}",
+            split,
+            edges[first],
+            edges[last],
+            start - int(before[first]),
+            end - start,
+        )
 
 
 def merged(cut: Cut, runs: Sequence[Run], dtype: megatron_shards.TokenDtype) -> Merged:
@@ -100,10 +117,16 @@ def merged(cut: Cut, runs: Sequence[Run], dtype: megatron_shards.TokenDtype) -> 
     tables, pieces, stay = [], [], []
     for run in runs:
         documents = segments.read(run.uri, cut.low, cut.high, dtype)
-        uris = pa.array([run.source_uri], pa.string()).take(pa.array(np.zeros(documents.table.num_rows, np.int64)))
+        uris = pa.array([run.source_uri], pa.string()).take(
+            pa.array(np.zeros(documents.table.num_rows, np.int64))
+        )
         tables.append(documents.table.select(segments.PROVENANCE).add_column(1, "uri", uris))
         pieces.append(documents.tokens)
-        gone = dedup.are_in(run.uri, run.losers, cut.low, cut.high) if run.losers else np.empty(0, np.int32)
+        gone = (
+            dedup.are_in(run.uri, run.losers, cut.low, cut.high)
+            if run.losers
+            else np.empty(0, np.int32)
+        )
         stay.append(~np.isin(column(documents.table, "at"), gone))
     table, tokens = pa.concat_tables(tables), np.concatenate(pieces).astype(dtype, copy=False)
     del tables, pieces
@@ -118,4 +141,9 @@ def merged(cut: Cut, runs: Sequence[Run], dtype: megatron_shards.TokenDtype) -> 
     pieces = np.minimum(ends, high) - np.maximum(starts, low)
     assert pieces.sum() == len(tokens) == cut.n_tokens, (cut, len(tokens))
     begun = starts >= low
-    return Merged(tokens, pieces, table.take(pa.array(order[begun])).combine_chunks(), 0 if begun[0] else int(pieces[0]))
+    return Merged(
+        tokens,
+        pieces,
+        table.take(pa.array(order[begun])).combine_chunks(),
+        0 if begun[0] else int(pieces[0]),
+    )

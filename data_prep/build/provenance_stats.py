@@ -1,12 +1,12 @@
 """what the provenance of documents adds up to: by length, domain, label, score and flag
 
-A tally is a few tables of a key and whole numbers to be added up, so neither the number of shards nor the order in which
-they are counted can change a digit; scores are added in millionths for that reason. Columns that a corpus does not have
-count nothing.
+A tally is a few tables of a key and whole numbers to be added up, so neither the number of shards
+nor the order in which they are counted can change a digit; scores are added in millionths for that
+reason. Columns that a corpus does not have count nothing.
 
-All domains are counted, none is estimated. Measured on C4-shaped provenance: 0.4 million documents a second and core, so 42
-million documents (20 billion tokens) are 104 CPU-seconds; adding up 6.9 million domains takes 11 CPU-seconds and 1.8 GiB in
-the caller, about 260 bytes each at the peak.
+All domains are counted, none is estimated. Measured on C4-shaped provenance: 0.4 million documents
+a second and core, so 42 million documents (20 billion tokens) are 104 CPU-seconds; adding up 6.9
+million domains takes 11 CPU-seconds and 1.8 GiB in the caller, about 260 bytes each at the peak.
 """
 
 import hashlib
@@ -30,21 +30,30 @@ BATCH_DOCUMENTS = 1 << 16
 COMPACT_ROWS = 1 << 20
 MILLION = 1_000_000
 
-Tally = dict[str, "pyarrow.Table"]  # n_tokens, n_bytes, domain, label, score, flag → a key column and whole numbers
+Tally = dict[
+    str, "pyarrow.Table"
+]  # n_tokens, n_bytes, domain, label, score, flag → a key column and whole numbers
 
 
 def count(stream_uri: str, shard: Shard) -> Tally:
-    """The tally of one shard, from the table beside it; ArtefactCorrupt unless that is the one the manifest knows."""
+    """The tally of one shard, from the table beside it; ArtefactCorrupt unless that is the one the
+    manifest knows.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     uri = storage.join(stream_uri, f"{shard.name}.documents.parquet")
     content = storage.read(uri)
     if hashlib.sha256(content).hexdigest() != shard.documents_sha256:
-        raise ArtefactCorrupt(f"{uri}: its sha256 is not the manifest's; delete the manifest and build the stream again")
+        raise ArtefactCorrupt(
+            f"{uri}: its sha256 is not the manifest's; delete the manifest and build the stream again"
+        )
     with pq.ParquetFile(BytesIO(content)) as file:
         wanted = [name for name in COLUMNS if name in file.schema_arrow.names]
-        return total(of(pa.Table.from_batches([batch])) for batch in file.iter_batches(BATCH_DOCUMENTS, columns=wanted))
+        return total(
+            of(pa.Table.from_batches([batch]))
+            for batch in file.iter_batches(BATCH_DOCUMENTS, columns=wanted)
+        )
 
 
 def of(documents: "pyarrow.Table") -> Tally:
@@ -70,7 +79,9 @@ def of(documents: "pyarrow.Table") -> Tally:
 
 
 def total(tallies: Iterable[Tally]) -> Tally:
-    """The sum of several; they are added up in between, before the rows held exceed twice those of their sum."""
+    """The sum of several; they are added up in between, before the rows held exceed twice those of
+    their sum.
+    """
     held, limit = [of(_no_documents())], COMPACT_ROWS
     for tally in tallies:
         held.append(tally)
@@ -96,7 +107,9 @@ def _grouped(table: "pyarrow.Table") -> "pyarrow.Table":
 def _added(tallies: list[Tally]) -> Tally:
     import pyarrow as pa
 
-    return {name: _grouped(pa.concat_tables([tally[name] for tally in tallies])) for name in tallies[0]}
+    return {
+        name: _grouped(pa.concat_tables([tally[name] for tally in tallies])) for name in tallies[0]
+    }
 
 
 def _n_rows(tallies: list[Tally]) -> int:
@@ -110,10 +123,16 @@ def _no_documents() -> "pyarrow.Table":
 
 
 def _score_sums(scores: Any) -> "pyarrow.Table":
-    """By name of the score: documents that have it, how many reach a half, and their sum in millionths."""
+    """By name of the score: documents that have it, how many reach a half, and their sum in
+    millionths.
+    """
     import pyarrow as pa
 
-    maps = pa.array([], pa.map_(pa.string(), pa.float64())) if scores is None else scores.combine_chunks()
+    maps = (
+        pa.array([], pa.map_(pa.string(), pa.float64()))
+        if scores is None
+        else scores.combine_chunks()
+    )
     names, values = maps.keys.cast(pa.string()), maps.items.cast(pa.float64())
     known = pa.table({"key": names, "value": values}).filter(values.is_valid())
     value = known["value"].to_numpy()
@@ -130,4 +149,6 @@ def _flag_sums(flags: dict[str, Any]) -> "pyarrow.Table":
     import pyarrow as pa
 
     counts = [int(values.to_numpy().sum()) for values in flags.values()]
-    return pa.table({"key": pa.array(flags, pa.string()), "n_documents": pa.array(counts, pa.int64())})
+    return pa.table(
+        {"key": pa.array(flags, pa.string()), "n_documents": pa.array(counts, pa.int64())}
+    )

@@ -5,8 +5,8 @@
     segment-00000.hashes.parquet      hash, key, at, near, in order of hash: only where duplicates are looked for
     segment-00000.json                its record, written last
 
-`at` is a document's place in its segment. Parquet files are sorted by their first column, so that a range of it is a few
-row groups.
+`at` is a document's place in its segment. Parquet files are sorted by their first column, so that a
+range of it is a few row groups.
 """
 
 import io
@@ -24,14 +24,27 @@ if TYPE_CHECKING:
     import pyarrow
 
 ROW_GROUP = 8192  # rows that a ranged read of a Parquet file fetches at least
-# What a shard says of its documents; masked: personal data were, annotated: the text begins with its toxicity
-PROVENANCE = ("key", "row", "part", "id", "n_tokens", "n_bytes", "label", "scores", "masked", "annotated")
+# What a shard says of its documents; masked: personal data were, annotated: the text begins with
+# its toxicity
+PROVENANCE = (
+    "key",
+    "row",
+    "part",
+    "id",
+    "n_tokens",
+    "n_bytes",
+    "label",
+    "scores",
+    "masked",
+    "annotated",
+)
 AGAIN = "delete the .json files beside it and run the same command again"
 
 
 @record
 class Segment:
-    """Counts of documents and tokens are of those kept, eos included; drops and samples of those dropped on the way.
+    """Counts of documents and tokens are of those kept, eos included; drops and samples of those
+    dropped on the way.
 
     engine: which tokenizer made the ids.
     last_row, last_part: the last document that was looked at, kept or not; −1 when there was none.
@@ -52,7 +65,9 @@ class Segment:
 
 
 class Documents(NamedTuple):
-    """Documents of one segment, in order of (key, row, part), and their tokens end to end (eos included)."""
+    """Documents of one segment, in order of (key, row, part), and their tokens end to end (eos
+    included).
+    """
 
     table: "pyarrow.Table"
     tokens: np.ndarray  # [sum of n_tokens]
@@ -77,18 +92,35 @@ def write(uri: str, documents: Documents, hashes: "pyarrow.Table | None", segmen
     lengths = column(table, "n_tokens")
     starts = np.cumsum(lengths) - lengths
     table = table.append_column("at", pa.array(np.arange(len(order)), pa.int32()))
-    table = table.append_column("start", pa.array(starts)).append_column("crc32", pa.array(_checksums(tokens, starts, lengths)))
+    table = table.append_column("start", pa.array(starts)).append_column(
+        "crc32", pa.array(_checksums(tokens, starts, lengths))
+    )
     storage.write(f"{uri}.tokens.bin", tokens.view(np.uint8).data)
-    storage.write(f"{uri}.documents.parquet", megatron_shards.parquet_bytes(table, row_group_size=ROW_GROUP))
+    storage.write(
+        f"{uri}.documents.parquet", megatron_shards.parquet_bytes(table, row_group_size=ROW_GROUP)
+    )
     if hashes is not None:
         at = np.empty(len(order), np.int32)
         at[order] = np.arange(len(order))
         of = column(hashes, "document")
-        columns = {"hash": hashes["hash"], "key": pa.array(keys[of]), "at": pa.array(at[of]), "near": hashes["near"]}
+        columns = {
+            "hash": hashes["hash"],
+            "key": pa.array(keys[of]),
+            "at": pa.array(at[of]),
+            "near": hashes["near"],
+        }
         by_hash = pa.table(columns).sort_by(
-            [("hash", "ascending"), ("near", "ascending"), ("key", "ascending"), ("at", "ascending")]
+            [
+                ("hash", "ascending"),
+                ("near", "ascending"),
+                ("key", "ascending"),
+                ("at", "ascending"),
+            ]
         )
-        storage.write(f"{uri}.hashes.parquet", megatron_shards.parquet_bytes(by_hash, row_group_size=ROW_GROUP))
+        storage.write(
+            f"{uri}.hashes.parquet",
+            megatron_shards.parquet_bytes(by_hash, row_group_size=ROW_GROUP),
+        )
     storage.save(segment, f"{uri}.json")
 
 
@@ -109,7 +141,9 @@ def is_whole(uri: str, segment: Segment, dtype: megatron_shards.TokenDtype) -> b
 
 
 def read(uri: str, low: int, high: int, dtype: megatron_shards.TokenDtype) -> Documents:
-    """The documents with keys in [low, high), by two ranged reads; ArtefactCorrupt if a byte differs."""
+    """The documents with keys in [low, high), by two ranged reads; ArtefactCorrupt if a byte
+    differs.
+    """
     table = rows(f"{uri}.documents.parquet", low, high, [*PROVENANCE, "at", "start", "crc32"])
     lengths, starts, expected = (column(table, name) for name in ("n_tokens", "start", "crc32"))
     stored = np.dtype(dtype).newbyteorder("<")
@@ -130,33 +164,50 @@ def read(uri: str, low: int, high: int, dtype: megatron_shards.TokenDtype) -> Do
 
 
 def permuted(tokens: np.ndarray, lengths: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """The documents `order` of those of these lengths, end to end; Arrow copies them as strings, 0.4 µs and a memcpy each."""
+    """The documents `order` of those of these lengths, end to end; Arrow copies them as strings,
+    0.4 µs and a memcpy each.
+    """
     import pyarrow as pa
 
     if not len(order):
         return tokens[:0]
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]) * tokens.itemsize
-    documents = pa.Array.from_buffers(pa.large_binary(), len(lengths), [None, pa.py_buffer(offsets), pa.py_buffer(tokens)])
-    return np.frombuffer(documents.take(pa.array(order)).buffers()[2], tokens.dtype, int(lengths[order].sum()))
+    documents = pa.Array.from_buffers(
+        pa.large_binary(), len(lengths), [None, pa.py_buffer(offsets), pa.py_buffer(tokens)]
+    )
+    return np.frombuffer(
+        documents.take(pa.array(order)).buffers()[2], tokens.dtype, int(lengths[order].sum())
+    )
 
 
 def rows(uri: str, low: int, high: int, columns: list[str]) -> "pyarrow.Table":
-    """The rows of a Parquet file whose first column is in [low, high), low < high: only the row groups that can hold them are
-    fetched."""
+    """The rows of a Parquet file whose first column is in [low, high), low < high: only the row
+    groups that can hold them are fetched.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(_Ranged(uri), page_checksum_verification=True) as file:
             first = file.schema_arrow.names[0]
-            ranges = [file.metadata.row_group(i).column(0).statistics for i in range(file.num_row_groups)]
-            groups = [i for i, values in enumerate(ranges) if values and values.min < high and values.max >= low]  # none: empty
-            table = file.read_row_groups(groups, [first, *(name for name in columns if name != first)])
+            ranges = [
+                file.metadata.row_group(i).column(0).statistics for i in range(file.num_row_groups)
+            ]
+            groups = [
+                i
+                for i, values in enumerate(ranges)
+                if values and values.min < high and values.max >= low
+            ]  # none: empty
+            table = file.read_row_groups(
+                groups, [first, *(name for name in columns if name != first)]
+            )
     except (pa.ArrowException, OSError) as error:
         raise ArtefactCorrupt(f"{uri}: {error}; {AGAIN}") from error
     values = column(table, first)
     start = np.searchsorted(values, values.dtype.type(low), side="left")
-    end = np.searchsorted(values, values.dtype.type(high - 1), side="right")  # 2^64 itself is no uint64
+    end = np.searchsorted(
+        values, values.dtype.type(high - 1), side="right"
+    )  # 2^64 itself is no uint64
     return table.slice(start, end - start)
 
 
@@ -167,7 +218,9 @@ def column(table: "pyarrow.Table", name: str) -> np.ndarray:
 def _checksums(tokens: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """crc32 of each document, [D] uint32; isal's takes 0.5 µs and a nanosecond for five bytes."""
     content, itemsize = tokens.data.cast("B"), tokens.itemsize
-    bounds = zip((starts * itemsize).tolist(), ((starts + lengths) * itemsize).tolist(), strict=True)
+    bounds = zip(
+        (starts * itemsize).tolist(), ((starts + lengths) * itemsize).tolist(), strict=True
+    )
     return np.array([isal_zlib.crc32(content[start:end]) for start, end in bounds], np.uint32)
 
 

@@ -1,15 +1,18 @@
-"""one input file → one unit of work: read, clean, tokenize, sort by key; published in bounded segments, named by content
+"""one input file → one unit of work: read, clean, tokenize, sort by key; published in bounded
+segments, named by content
 
     units/<stream>-<digest>/<unit>/segment-00000.…   sorted runs of the file's documents, in the order of the file
                                    segment-00001.…
                                    unit.json         this record, written last
 
-The key is a hash of (seed, file's sha256, row, part): sorting by it within segments and merging across all segments shuffles
-all documents globally and once, whoever did the work and however it was cut. A shard is a run of keys, so it reads one
-contiguous piece of each segment. The unit's name is a digest of everything that decides the content; a unit whose record
-exists is done. A killed one goes on after its last segment: it reads the file again, which is cheap, and tokenizes the rest.
+The key is a hash of (seed, file's sha256, row, part): sorting by it within segments and merging
+across all segments shuffles all documents globally and once, whoever did the work and however it
+was cut. A shard is a run of keys, so it reads one contiguous piece of each segment. The unit's name
+is a digest of everything that decides the content; a unit whose record exists is done. A killed one
+goes on after its last segment: it reads the file again, which is cheap, and tokenizes the rest.
 
-Memory: a segment's tokens three times (as they come, sorted, as bytes to write), its documents' origins, and a batch.
+Memory: a segment's tokens three times (as they come, sorted, as bytes to write), its documents'
+origins, and a batch.
 """
 
 import gc
@@ -85,7 +88,11 @@ class Unit:
 
     @property
     def drops(self) -> dict[str, int]:
-        return dict(sorted(sum((Counter(segment.drops) for segment in self.segments), Counter[str]()).items()))
+        return dict(
+            sorted(
+                sum((Counter(segment.drops) for segment in self.segments), Counter[str]()).items()
+            )
+        )
 
     @property
     def samples(self) -> tuple[Drop, ...]:
@@ -102,8 +109,12 @@ class Task(NamedTuple):
     evaluation: NGrams | None  # what documents must not share with evaluation texts
 
 
-def key_of(input_sha256: str, row: np.ndarray | int, part: np.ndarray | int, shuffle_seed: int) -> np.ndarray:
-    """The documents' places in [0, 2^64): uniform, and the same whatever else is in the corpus. uint64."""
+def key_of(
+    input_sha256: str, row: np.ndarray | int, part: np.ndarray | int, shuffle_seed: int
+) -> np.ndarray:
+    """The documents' places in [0, 2^64): uniform, and the same whatever else is in the corpus.
+    uint64.
+    """
     file = np.uint64(keyed_random.key("order of documents", shuffle_seed, input_sha256))
     return keyed_random.hashes(keyed_random.hashes(file, row), part)
 
@@ -118,8 +129,18 @@ def name_of(task: Task) -> str:
     chosen = (*corpus_reader.settings(task.source), config.shuffle_seed, config.duplicates)
     evaluation = task.evaluation.identity if task.evaluation else None
     versions = (FORMAT_VERSION, clean_document.VERSION)
-    annotation = (annotate.identity(config.annotation), config.held_out_ratio) if config.annotation else None
-    return digest(versions, task.input_sha256, chosen, config.cleaning, task.tokenizer.fingerprint, evaluation, annotation)
+    annotation = (
+        (annotate.identity(config.annotation), config.held_out_ratio) if config.annotation else None
+    )
+    return digest(
+        versions,
+        task.input_sha256,
+        chosen,
+        config.cleaning,
+        task.tokenizer.fingerprint,
+        evaluation,
+        annotation,
+    )
 
 
 def make(task: Task, uri: str) -> Unit:
@@ -128,7 +149,10 @@ def make(task: Task, uri: str) -> Unit:
     record_uri = storage.join(uri, "unit.json")
     if storage.exists(record_uri):
         unit = storage.load(Unit, record_uri)
-        if all(segments.is_whole(segments.uri_of(uri, i), segment, dtype) for i, segment in enumerate(unit.segments)):
+        if all(
+            segments.is_whole(segments.uri_of(uri, i), segment, dtype)
+            for i, segment in enumerate(unit.segments)
+        ):
             return unit
     bad, fell_back = corpus_reader.BadRows(), False
     with _no_search_for_cycles():
@@ -137,7 +161,9 @@ def make(task: Task, uri: str) -> Unit:
         except EnginesDiffer as error:
             if task.config.on_tokenizer_difference == "stop":
                 raise
-            telemetry.logger.warning("%s: %s; encoded with tokenizers instead", task.source.uri, error)
+            telemetry.logger.warning(
+                "%s: %s; encoded with tokenizers instead", task.source.uri, error
+            )
             bad, fell_back = corpus_reader.BadRows(), True
             made = _segments(task._replace(tokenizer=task.tokenizer.by_reference()), uri, bad)
     unit = Unit(
@@ -145,7 +171,10 @@ def make(task: Task, uri: str) -> Unit:
         dtype=dtype,
         n_rows=bad.n_rows,
         n_bad_rows=bad.count,
-        bad_rows=tuple(place.removeprefix(f"{task.source.uri}:") for place in bad.places[: dropped_samples.PER_FILE]),
+        bad_rows=tuple(
+            place.removeprefix(f"{task.source.uri}:")
+            for place in bad.places[: dropped_samples.PER_FILE]
+        ),
         fell_back=fell_back,
         segments=tuple(made),
     )
@@ -155,7 +184,9 @@ def make(task: Task, uri: str) -> Unit:
 
 @contextmanager
 def _no_search_for_cycles() -> Iterator[None]:
-    """Rows make containers by the thousand and no cycles; looking for some takes a tenth of a unit's time."""
+    """Rows make containers by the thousand and no cycles; looking for some takes a tenth of a
+    unit's time.
+    """
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -174,7 +205,9 @@ class _Batch(NamedTuple):
 
 
 class _Kept(NamedTuple):
-    """Documents of a batch that stay, their texts as cleaned, and whether something personal was masked in them."""
+    """Documents of a batch that stay, their texts as cleaned, and whether something personal was
+    masked in them.
+    """
 
     documents: list[Document]
     texts: list[str]
@@ -186,7 +219,9 @@ class _Tally:
 
     def __init__(self, before: list[Segment]) -> None:
         self.drops = Counter[str]()
-        self.samples = dropped_samples.Samples(drop for segment in before for drop in segment.samples)
+        self.samples = dropped_samples.Samples(
+            drop for segment in before for drop in segment.samples
+        )
 
     def drop(self, reason: str, document: Document, text: str) -> None:
         self.drops[reason] += 1
@@ -198,13 +233,20 @@ def _segments(task: Task, uri: str, bad: corpus_reader.BadRows) -> list[Segment]
     made, pending = _finished(task, uri), list[_Batch]()
     last = (made[-1].last_row, made[-1].last_part) if made else (-1, 0)
     n_seen, tally = sum(segment.n_documents for segment in made), _Tally(made)
-    documents = corpus_reader.read(task.source, bad, max_bad_rows_ratio=task.config.cleaning.max_bad_rows_ratio)
-    for batch in _batches(document for document in documents if (document.row, document.part) > last):
+    documents = corpus_reader.read(
+        task.source, bad, max_bad_rows_ratio=task.config.cleaning.max_bad_rows_ratio
+    )
+    for batch in _batches(
+        document for document in documents if (document.row, document.part) > last
+    ):
         kept = _cleaned(batch, task, tally)
         pending.append(_tokenized(kept, n_seen, task))
         n_seen, last = n_seen + len(kept.texts), (batch[-1].row, batch[-1].part)
         n_documents = sum(one.table.num_rows for one in pending)
-        if n_documents >= SEGMENT_DOCUMENTS or sum(len(one.tokens) for one in pending) >= SEGMENT_TOKENS:
+        if (
+            n_documents >= SEGMENT_DOCUMENTS
+            or sum(len(one.tokens) for one in pending) >= SEGMENT_TOKENS
+        ):
             made.append(_published(pending, last, tally, task, segments.uri_of(uri, len(made))))
             pending, tally = [], _Tally(made)
     if pending:
@@ -250,40 +292,63 @@ def _cleaned(batch: list[Document], task: Task, tally: _Tally) -> _Kept:
     for at in np.flatnonzero(hits).tolist():
         tally.drop("evaluation_overlap", kept.documents[at], kept.texts[at])
     stay = np.flatnonzero(~hits).tolist()
-    return _Kept([kept.documents[at] for at in stay], [kept.texts[at] for at in stay], [kept.masked[at] for at in stay])
+    return _Kept(
+        [kept.documents[at] for at in stay],
+        [kept.texts[at] for at in stay],
+        [kept.masked[at] for at in stay],
+    )
 
 
 def _tokenized(kept: _Kept, n_before: int, task: Task) -> _Batch:
-    """A batch's documents; each one in `check_every_documents` of the file is compared with the reference, and its first few."""
+    """A batch's documents; each one in `check_every_documents` of the file is compared with the
+    reference, and its first few.
+    """
     before, every = _annotations(kept, task), task.config.check_every_documents
-    texts = [prefix + text for prefix, text in zip(before, kept.texts, strict=True)] if before else kept.texts
+    texts = (
+        [prefix + text for prefix, text in zip(before, kept.texts, strict=True)]
+        if before
+        else kept.texts
+    )
     ids, lengths = task.tokenizer.encode_batch(texts)
     ends = np.cumsum(lengths)
-    for at in {*range(min(FIRST_CHECKED - n_before, len(texts))), *range(-n_before % every, len(texts), every)}:
+    for at in {
+        *range(min(FIRST_CHECKED - n_before, len(texts))),
+        *range(-n_before % every, len(texts), every),
+    }:
         task.tokenizer.check_sample(texts[at], ids[ends[at] - lengths[at] : ends[at]])
     tokens = np.full(
-        len(ids) + len(texts), task.tokenizer.eos_id, np.dtype(megatron_shards.dtype_for(task.tokenizer.n_ids)).newbyteorder("<")
+        len(ids) + len(texts),
+        task.tokenizer.eos_id,
+        np.dtype(megatron_shards.dtype_for(task.tokenizer.n_ids)).newbyteorder("<"),
     )
     is_text = np.ones(len(tokens), bool)
     is_text[ends + np.arange(len(texts))] = False
     tokens[is_text] = ids
     annotated = np.array([bool(prefix) for prefix in before] or [False] * len(texts), bool)
-    return _Batch(_origins(kept, lengths + 1, annotated, task), tokens, _hashes(kept.texts, task.config))
+    return _Batch(
+        _origins(kept, lengths + 1, annotated, task), tokens, _hashes(kept.texts, task.config)
+    )
 
 
 def _annotations(kept: _Kept, task: Task) -> list[str]:
-    """What is put before each text, for documents held out nothing; no list at all when the streams are plain."""
+    """What is put before each text, for documents held out nothing; no list at all when the streams
+    are plain.
+    """
     annotation = task.config.annotation
     if annotation is None:
         return []
     keys, bound = _keys(kept, task), held_out_bound(task.config.held_out_ratio)
     scores, labels = [document.scores for document in kept.documents], _labels(kept, task)
     found = annotate.prefixes(kept.texts, keys, scores, labels, annotation)
-    return [prefix if key >= bound else "" for prefix, key in zip(found, keys.tolist(), strict=True)]
+    return [
+        prefix if key >= bound else "" for prefix, key in zip(found, keys.tolist(), strict=True)
+    ]
 
 
 def _keys(kept: _Kept, task: Task) -> np.ndarray:
-    rows, parts = (np.array([document[at] for document in kept.documents], np.int64) for at in (ROW, PART))
+    rows, parts = (
+        np.array([document[at] for document in kept.documents], np.int64) for at in (ROW, PART)
+    )
     return key_of(task.input_sha256, rows, parts, task.config.shuffle_seed)
 
 
@@ -292,18 +357,27 @@ def _labels(kept: _Kept, task: Task) -> list[str | None]:
     return [_as_text(document.fields[label]) if label else None for document in kept.documents]
 
 
-def _origins(kept: _Kept, n_tokens: np.ndarray, annotated: np.ndarray, task: Task) -> "pyarrow.Table":
+def _origins(
+    kept: _Kept, n_tokens: np.ndarray, annotated: np.ndarray, task: Task
+) -> "pyarrow.Table":
     import pyarrow as pa
 
-    rows, parts = (np.array([document[at] for document in kept.documents], np.int64) for at in (ROW, PART))
-    scores = [None if document.scores is None else list(document.scores.items()) for document in kept.documents]
+    rows, parts = (
+        np.array([document[at] for document in kept.documents], np.int64) for at in (ROW, PART)
+    )
+    scores = [
+        None if document.scores is None else list(document.scores.items())
+        for document in kept.documents
+    ]
     columns = {
         "key": pa.array(_keys(kept, task), pa.uint64()),
         "row": pa.array(rows),
         "part": pa.array(parts, pa.int32()),
         "id": pa.array([document.id for document in kept.documents], pa.string()),
         "n_tokens": pa.array(n_tokens, pa.int64()),
-        "n_bytes": pa.array([len(text) if text.isascii() else len(text.encode()) for text in kept.texts], pa.int64()),
+        "n_bytes": pa.array(
+            [len(text) if text.isascii() else len(text.encode()) for text in kept.texts], pa.int64()
+        ),
         "label": pa.array(_labels(kept, task), pa.string()),
         "scores": pa.array(scores, pa.map_(pa.string(), pa.float32())),
         "masked": pa.array(kept.masked, pa.bool_()),
@@ -317,7 +391,9 @@ def _as_text(label: object) -> str | None:
 
 
 def _hashes(texts: list[str], config: DataConfig) -> "pyarrow.Table | None":
-    """Texts that share a hash are the same, or nearly the same (column near); `document` is the text's place in the batch."""
+    """Texts that share a hash are the same, or nearly the same (column near); `document` is the
+    text's place in the batch.
+    """
     if config.duplicates == "keep":
         return None
     import pyarrow as pa
@@ -325,7 +401,9 @@ def _hashes(texts: list[str], config: DataConfig) -> "pyarrow.Table | None":
     hashes = duplicates.exact(texts)[:, None]
     if config.duplicates == "near":
         bands = duplicates.bands(texts)
-        bands = keyed_random.hashes(bands, np.arange(bands.shape[1]))  # equal values in two columns say nothing
+        bands = keyed_random.hashes(
+            bands, np.arange(bands.shape[1])
+        )  # equal values in two columns say nothing
         hashes = np.concatenate([hashes, bands], axis=1)
     n_texts, n_each = hashes.shape
     columns = {
@@ -340,16 +418,24 @@ def _joined_hashes(pending: list[_Batch]) -> "pyarrow.Table":
     """The batches' hashes, `document` counted from the first batch on."""
     import pyarrow as pa
 
-    each, sizes = [one.hashes for one in pending if one.hashes is not None], [one.table.num_rows for one in pending]
+    each, sizes = (
+        [one.hashes for one in pending if one.hashes is not None],
+        [one.table.num_rows for one in pending],
+    )
     joined = pa.concat_tables(each)
     before = np.repeat(np.cumsum(sizes) - sizes, [hashes.num_rows for hashes in each])
     return joined.set_column(1, "document", pa.array(segments.column(joined, "document") + before))
 
 
-def _published(pending: list[_Batch], last: tuple[int, int], tally: _Tally, task: Task, uri: str) -> Segment:
+def _published(
+    pending: list[_Batch], last: tuple[int, int], tally: _Tally, task: Task, uri: str
+) -> Segment:
     import pyarrow as pa
 
-    tokens, table = np.concatenate([one.tokens for one in pending]), pa.concat_tables(one.table for one in pending)
+    tokens, table = (
+        np.concatenate([one.tokens for one in pending]),
+        pa.concat_tables(one.table for one in pending),
+    )
     hashes = _joined_hashes(pending) if task.config.duplicates != "keep" else None
     pending.clear()  # their tokens are copied, and a segment is large
     segment = Segment(

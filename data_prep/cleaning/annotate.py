@@ -1,8 +1,9 @@
 """MEDA and INST: documents with their toxicity written on them
 
-Two arms of pretraining (Prabhumoye et al. 2023, PAPER §6). MEDA puts the raw score before the text as metadata, INST a
-sentence that says whether the text is toxic; while generating, the prefix of "not toxic" is put before the prompt. Their
-wording and share of tagged samples are not known to us: templates and tagged_ratio are our choice, settings, and printed.
+Two arms of pretraining (Prabhumoye et al. 2023, PAPER §6). MEDA puts the raw score before the text
+as metadata, INST a sentence that says whether the text is toxic; while generating, the prefix of
+"not toxic" is put before the prompt. Their wording and share of tagged samples are not known to us:
+templates and tagged_ratio are our choice, settings, and printed.
 
     plain   The fog came in.
     MEDA    toxicity: 0.1                       the score, rounded to one decimal
@@ -10,9 +11,10 @@ wording and share of tagged samples are not known to us: templates and tagged_ra
     INST    The following text is not toxic.    toxic: a score from `threshold` on
             The fog came in.
 
-An annotated stream keeps the documents of its plain twin in the same order: they are cleaned and dropped as plain text, and
-ordered by their file's bytes and row. Which are tagged is a keyed hash of the same, so a higher share tags the same ones and
-more. Held-out documents stay plain, so that losses, probes and prompts on them compare with the twin's.
+An annotated stream keeps the documents of its plain twin in the same order: they are cleaned and
+dropped as plain text, and ordered by their file's bytes and row. Which are tagged is a keyed hash
+of the same, so a higher share tags the same ones and more. Held-out documents stay plain, so that
+losses, probes and prompts on them compare with the twin's.
 """
 
 from collections.abc import Sequence
@@ -38,9 +40,11 @@ def prefixes(
     labels: Sequence[str | None],
     annotation: Annotation,
 ) -> list[str]:
-    """What to put before each text; "" before one that its key does not choose, or whose score is missing.
+    """What to put before each text; "" before one that its key does not choose, or whose score is
+    missing.
 
-    scores, labels: what the corpus itself says of each document, for the scorers `corpus:NAME` and `label`.
+    scores, labels: what the corpus itself says of each document, for the scorers `corpus:NAME` and
+    `label`.
     """
     chosen = np.flatnonzero(tagged(keys, annotation)).tolist()
     if annotation.scorer == "label":
@@ -50,12 +54,18 @@ def prefixes(
         found = [(scores[i] or {}).get(name) for i in chosen]
     else:
         found = _scorer(annotation.scorer).score([texts[i] for i in chosen])
-    of_chosen = {i: prefix(score, annotation) for i, score in zip(chosen, found, strict=True) if score is not None}
+    of_chosen = {
+        i: prefix(score, annotation)
+        for i, score in zip(chosen, found, strict=True)
+        if score is not None
+    }
     return [of_chosen.get(i, "") for i in range(len(texts))]
 
 
 def tagged(keys: Sequence[int] | np.ndarray, annotation: Annotation) -> np.ndarray:
-    """Which documents are tagged, by their keys: a hash of each, which says nothing of its place in the stream."""
+    """Which documents are tagged, by their keys: a hash of each, which says nothing of its place in
+    the stream.
+    """
     key = np.array(keys, dtype=np.uint64) ^ np.uint64(keyed_random.key("tagged documents"))
     return keyed_random.uniforms(key, 0) < annotation.tagged_ratio
 
@@ -64,11 +74,15 @@ def prefix(score: float, annotation: Annotation) -> str:
     """What stands before a document of this score in [0, 1]."""
     if annotation.kind == "meda":
         return annotation.meda_template.replace("{score}", f"{score:.1f}")
-    return annotation.inst_template.replace("{verdict}", "toxic" if score >= annotation.threshold else "not toxic")
+    return annotation.inst_template.replace(
+        "{verdict}", "toxic" if score >= annotation.threshold else "not toxic"
+    )
 
 
 def control_text(annotation: Annotation) -> str:
-    """What to put before a prompt so that a model trained on this annotation writes as if the text were not toxic."""
+    """What to put before a prompt so that a model trained on this annotation writes as if the text
+    were not toxic.
+    """
     return prefix(0.0, annotation)
 
 
@@ -81,10 +95,14 @@ def identity(annotation: Annotation | None) -> str | None:
 
 
 def check(stream: str, n_annotated: int, annotation: Annotation | None) -> None:
-    """Raise if not one document of a stream was annotated: it would be its plain twin under another name."""
+    """Raise if not one document of a stream was annotated: it would be its plain twin under another
+    name.
+    """
     if annotation is None:
         return
-    telemetry.logger.info("%s stream: %s documents have their toxicity on them", stream, f"{n_annotated:,}")
+    telemetry.logger.info(
+        "%s stream: %s documents have their toxicity on them", stream, f"{n_annotated:,}"
+    )
     if n_annotated == 0:
         raise ConfigurationError(
             f"the {stream} corpus: no document was annotated: data.annotation.scorer {annotation.scorer!r} gave no score to any "
@@ -95,7 +113,9 @@ def check(stream: str, n_annotated: int, annotation: Annotation | None) -> None:
 
 @lru_cache(maxsize=1)
 def _scorer(name: str) -> "Scorer":
-    from data_prep.scorers import registry  # not before it is needed: stream_paths.py names streams without it
+    from data_prep.scorers import (
+        registry,
+    )  # not before it is needed: stream_paths.py names streams without it
 
     return registry.load(name)
 

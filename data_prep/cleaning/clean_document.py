@@ -1,16 +1,19 @@
 """document → cleaned document, or a drop with its reason
 
-Cleaning only takes away what no reader of the text would miss: bytes that are no text and layout that says nothing; then
-it masks personal addresses and numbers (pii.py). Words, case, spelling and Unicode form stay, because the study
-compares what models make of text as people wrote it. The steps run in the order of STEPS, then the text is dropped for
-the first reason in REASONS that holds. Cleaning twice is cleaning once.
+Cleaning only takes away what no reader of the text would miss: bytes that are no text and layout
+that says nothing; then it masks personal addresses and numbers (pii.py). Words, case, spelling and
+Unicode form stay, because the study compares what models make of text as people wrote it. The steps
+run in the order of STEPS, then the text is dropped for the first reason in REASONS that holds.
+Cleaning twice is cleaning once.
 
-Two reasons need other documents and are decided elsewhere: contaminated (decontaminate.py), duplicate (duplicates.py).
+Two reasons need other documents and are decided elsewhere: contaminated (decontaminate.py),
+duplicate (duplicates.py).
 
-Most texts need no step and hold nothing to mask, so one look decides: a table over the text's bytes (that of pii.py, with
-a mark for what is no text) and a few searches for short strings, all at memory speed. Text outside ASCII is looked at as UTF-8
-for that, since a search for a class of characters in wide strings runs at 45 MB/s. The search for what is no text is that
-slow, so a text with nothing but trailing blanks, as most that need a step are, is spared it.
+Most texts need no step and hold nothing to mask, so one look decides: a table over the text's bytes
+(that of pii.py, with a mark for what is no text) and a few searches for short strings, all at
+memory speed. Text outside ASCII is looked at as UTF-8 for that, since a search for a class of
+characters in wide strings runs at 45 MB/s. The search for what is no text is that slow, so a text
+with nothing but trailing blanks, as most that need a step are, is spared it.
 """
 
 import re
@@ -22,8 +25,12 @@ from data_prep.cleaning import pii
 from data_prep.config import CleaningConfig
 from data_prep.core.records import ConfigurationError
 
-VERSION = 2  # raise it with any change of what comes out: streams made by another version are made again
-LANGUAGE_CHARS = 1000  # how much of a text is looked at to tell its language: 5 times faster than all of it
+VERSION = (
+    2  # raise it with any change of what comes out: streams made by another version are made again
+)
+LANGUAGE_CHARS = (
+    1000  # how much of a text is looked at to tell its language: 5 times faster than all of it
+)
 
 # C0 and C1 without tab and line ends, DEL, lone surrogates, the byte order mark and non-characters
 NO_TEXT = re.compile("[\x00-\x08\x0b-\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufeff\ufffe\uffff]+")
@@ -34,16 +41,21 @@ LINK = re.compile(r"[<(\[]?(https?://|www\.)\S+", re.IGNORECASE)
 # The same as seen by `is_clean`
 _NO_TEXT = b"\x00"
 _LOOK = bytes(  # \r is among the controls
-    0 if (byte < 0x20 and byte not in b"\t\n") or byte == 0x7F else pii.SHAPE[byte] for byte in range(256)
+    0 if (byte < 0x20 and byte not in b"\t\n") or byte == 0x7F else pii.SHAPE[byte]
+    for byte in range(256)
 )
 _C1 = re.compile(b"\xc2[\x80-\x9f]")
 _MARKS = re.compile(b"\xef(?:\xbb\xbf|\xbf[\xbe\xbf])")
-_LINE_TO_TRIM = re.compile(r"\n(?:(?<=[^\S\n]\n)|\n\n\n)")  # begins with a literal, so that the engine skips to line ends
+_LINE_TO_TRIM = re.compile(
+    r"\n(?:(?<=[^\S\n]\n)|\n\n\n)"
+)  # begins with a literal, so that the engine skips to line ends
 _MAY_BE_LINKS = re.compile(r"\s*" + LINK.pattern, re.IGNORECASE)
 
 
 class Cleaned(NamedTuple):
-    """The cleaned text and no reason, or no text and the reason of the drop; was anything personal masked?"""
+    """The cleaned text and no reason, or no text and the reason of the drop; was anything personal
+    masked?
+    """
 
     text: str | None
     reason: str = ""
@@ -68,7 +80,9 @@ def is_clean(text: str) -> bool:
 
 
 class _Look(NamedTuple):
-    """The steps that can change a text, and whether masking can; where it is false, it is so after the steps as well."""
+    """The steps that can change a text, and whether masking can; where it is false, it is so after
+    the steps as well.
+    """
 
     steps: tuple[Callable[[str], str], ...]
     may_be_masked: bool
@@ -83,7 +97,8 @@ def _look_at(text: str) -> _Look:
     if _NO_TEXT in shape:
         return _Look(STEPS, True)
     if len(content) > len(text) and (
-        (b"\xc2" in content and _C1.search(content)) or (b"\xef" in content and _MARKS.search(content))
+        (b"\xc2" in content and _C1.search(content))
+        or (b"\xef" in content and _MARKS.search(content))
     ):
         return _Look(STEPS, True)
     is_laid_out = text[:1] != "\n" and not text[-1:].isspace() and not _LINE_TO_TRIM.search(text)
@@ -99,7 +114,9 @@ def unify_line_ends(text: str) -> str:
 
 
 def trim_line_ends(text: str) -> str:
-    return "\n".join([line.rstrip() for line in text.split("\n")])  # a regex is quadratic in a long run of spaces
+    return "\n".join(
+        [line.rstrip() for line in text.split("\n")]
+    )  # a regex is quadratic in a long run of spaces
 
 
 def collapse_blank_lines(text: str) -> str:
@@ -108,7 +125,9 @@ def collapse_blank_lines(text: str) -> str:
 
 
 def language_of(text: str) -> str:
-    """The code of the language that the start of `text` is most like; for a few words it is a guess."""
+    """The code of the language that the start of `text` is most like; for a few words it is a
+    guess.
+    """
     return language_model().classify(text[:LANGUAGE_CHARS])[0]
 
 
@@ -148,13 +167,17 @@ def _is_foreign(text: str, config: CleaningConfig, scores: Mapping[str, float]) 
 def _is_out_of_bounds(text: str, config: CleaningConfig, scores: Mapping[str, float]) -> bool:
     if not scores:
         return False
-    return any(name in scores and scores[name] < bound for name, bound in config.min_scores.items()) or any(
-        name in scores and scores[name] > bound for name, bound in config.max_scores.items()
-    )
+    return any(
+        name in scores and scores[name] < bound for name, bound in config.min_scores.items()
+    ) or any(name in scores and scores[name] > bound for name, bound in config.max_scores.items())
 
 
 STEPS_OF_LAYOUT: tuple[Callable[[str], str], ...] = (trim_line_ends, collapse_blank_lines)
-STEPS: tuple[Callable[[str], str], ...] = (remove_what_is_no_text, unify_line_ends, *STEPS_OF_LAYOUT)
+STEPS: tuple[Callable[[str], str], ...] = (
+    remove_what_is_no_text,
+    unify_line_ends,
+    *STEPS_OF_LAYOUT,
+)
 REASONS: dict[str, Callable[[str, CleaningConfig, Mapping[str, float]], bool]] = {
     "empty": lambda text, config, scores: not text,
     "too_short": lambda text, config, scores: len(text) < config.min_chars,

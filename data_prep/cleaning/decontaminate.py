@@ -1,13 +1,14 @@
 """texts of an evaluation → their 13-grams; which documents contain one
 
-A model that has read the questions is not examined by them. A document is contaminated if it shares one run of `n` words
-with an evaluation text (n = 13: GPT-3, Brown et al. 2020, appendix C). An evaluation text of fewer words counts whole if
-it has at least SHORTEST; a shorter one (a tweet's opening, a bare "What is it?") would cost documents that merely speak
-like it, and is not looked for. Words are those of ngrams.py: case, punctuation and layout do not hide a copy.
+A model that has read the questions is not examined by them. A document is contaminated if it shares
+one run of `n` words with an evaluation text (n = 13: GPT-3, Brown et al. 2020, appendix C). An
+evaluation text of fewer words counts whole if it has at least SHORTEST; a shorter one (a tweet's
+opening, a bare "What is it?") would cost documents that merely speak like it, and is not looked
+for. Words are those of ngrams.py: case, punctuation and layout do not hide a copy.
 
-The search is by the hash of a run's first words and then by the words themselves: no document is dropped for a collision,
-and none that holds an n-gram is missed. Give plain questions, not filled templates: an instruction that all prompts share
-is an n-gram too.
+The search is by the hash of a run's first words and then by the words themselves: no document is
+dropped for a collision, and none that holds an n-gram is missed. Give plain questions, not filled
+templates: an instruction that all prompts share is an n-gram too.
 """
 
 import hashlib
@@ -20,11 +21,15 @@ from data_prep.cleaning import ngrams
 
 VERSION = 1  # raise it with any change of which documents are hit
 SHORTEST = 8  # words, GPT-3's smallest n
-SLOTS_PER_HASH = 32  # of the table that is asked first, twice: about 1 window in 256 passes by chance
+SLOTS_PER_HASH = (
+    32  # of the table that is asked first, twice: about 1 window in 256 passes by chance
+)
 
 
 class _Table(NamedTuple):
-    """The hashes of the first words of all runs, each with the evaluation text it is from, in order of (hash, text)."""
+    """The hashes of the first words of all runs, each with the evaluation text it is from, in order
+    of (hash, text).
+    """
 
     hashes: np.ndarray  # uint64
     texts: np.ndarray  # int64
@@ -54,7 +59,9 @@ class NGrams(NamedTuple):
     def of(cls, texts: Sequence[str], n: int = 13) -> "NGrams":
         assert n > 1, n
         normalised = tuple(b" ".join([b"", *ngrams.words(text), b""]) for text in texts)
-        sought = [i for i, content in enumerate(normalised) if content.count(b" ") > min(SHORTEST, n)]
+        sought = [
+            i for i, content in enumerate(normalised) if content.count(b" ") > min(SHORTEST, n)
+        ]
         return cls(n, normalised, len(sought), _table(sought, texts, n))
 
     @property
@@ -68,7 +75,9 @@ class NGrams(NamedTuple):
         return self.first_hits(texts) >= 0
 
     def first_hits(self, texts: Sequence[str]) -> np.ndarray:
-        """[texts] int64: an evaluation text whose n-gram the text contains (the lowest index at its first hit), or −1."""
+        """[texts] int64: an evaluation text whose n-gram the text contains (the lowest index at its
+        first hit), or −1.
+        """
         found = np.full(len(texts), -1, np.int64)
         for part in ngrams.batches(texts):
             found[part] = self._of_batch(texts[part])
@@ -77,12 +86,18 @@ class NGrams(NamedTuple):
     def _of_batch(self, texts: Sequence[str]) -> np.ndarray:
         found = np.full(len(texts), -1, np.int64)
         hashes, ends = ngrams.hash_words(texts)
-        at, low, high = self.table.find(ngrams.rolling(ngrams.prefix_sums(hashes), min(SHORTEST, self.n)))
-        owner = np.searchsorted(ends, at, "right")  # a run over the end of its text fails when its words are compared
+        at, low, high = self.table.find(
+            ngrams.rolling(ngrams.prefix_sums(hashes), min(SHORTEST, self.n))
+        )
+        owner = np.searchsorted(
+            ends, at, "right"
+        )  # a run over the end of its text fails when its words are compared
         for i in {int(i) for i in owner}:
             mine = np.flatnonzero(owner == i)
             start = int(ends[i - 1]) if i else 0
-            places = zip((at[mine] - start).tolist(), low[mine].tolist(), high[mine].tolist(), strict=True)
+            places = zip(
+                (at[mine] - start).tolist(), low[mine].tolist(), high[mine].tolist(), strict=True
+            )
             found[i] = self._confirmed(ngrams.words(texts[i]), places)
         return found
 
@@ -99,13 +114,18 @@ class NGrams(NamedTuple):
 
 
 def _table(chosen: list[int], texts: Sequence[str], n: int) -> _Table:
-    """Of the texts `chosen`: a text of fewer than n words is one run, another has one from each word that n − 1 follow."""
+    """Of the texts `chosen`: a text of fewer than n words is one run, another has one from each
+    word that n − 1 follow.
+    """
     length = min(SHORTEST, n)
     hashes, ends = ngrams.windows(ngrams.hash_words([texts[i] for i in chosen]), length)
     counts = np.diff(ends, prepend=0)
     n_runs = np.maximum(counts - (n - length), 1)
     place = np.arange(len(hashes)) - np.repeat(ends - counts, counts)
-    hashes, owners = hashes[place < np.repeat(n_runs, counts)], np.repeat(np.array(chosen, np.int64), n_runs)
+    hashes, owners = (
+        hashes[place < np.repeat(n_runs, counts)],
+        np.repeat(np.array(chosen, np.int64), n_runs),
+    )
     order = np.lexsort((owners, hashes))
     hashes, owners = hashes[order], owners[order]
     slots = np.zeros(1 << max(10, (SLOTS_PER_HASH * len(hashes)).bit_length()), bool)
@@ -116,4 +136,6 @@ def _table(chosen: list[int], texts: Sequence[str], n: int) -> _Table:
 
 def _place(hashes: np.ndarray, slots: np.ndarray, probe: int) -> np.ndarray:
     """Of each hash its place among the slots: its leading bits, or those of a multiple."""
-    return (hashes * np.uint64(ngrams.BASE) if probe else hashes) >> np.uint64(65 - len(slots).bit_length())
+    return (hashes * np.uint64(ngrams.BASE) if probe else hashes) >> np.uint64(
+        65 - len(slots).bit_length()
+    )

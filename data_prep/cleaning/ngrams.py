@@ -1,8 +1,9 @@
 """word n-grams of many texts at once, as 64-bit hashes over one flat byte buffer
 
-A word is a run of ASCII letters and digits, lower-cased, and of letters outside ASCII as they are; everything else parts
-words, so that quotes, dashes and spaces of any kind make no difference. `words` is the definition, in plain Python; the
-rest hashes the same words of a batch of texts with numpy, a few operations per byte.
+A word is a run of ASCII letters and digits, lower-cased, and of letters outside ASCII as they are;
+everything else parts words, so that quotes, dashes and spaces of any kind make no difference.
+`words` is the definition, in plain Python; the rest hashes the same words of a batch of texts with
+numpy, a few operations per byte.
 
     text        "The cat’s  END."
     normalised  b"the cat   s  end "            one table; then the few marks outside ASCII
@@ -18,9 +19,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-# No-break space and Latin-1 signs; general punctuation (curly quotes, dashes, spaces, ellipsis); CJK punctuation
+# No-break space and Latin-1 signs; general punctuation (curly quotes, dashes, spaces, ellipsis);
+# CJK punctuation
 MARKS = re.compile(b"\xc2[\x80-\xbf]|\xe2[\x80\x81][\x80-\xbf]|\xe3\x80[\x80-\xbf]")
-TABLE = bytes(byte if byte >= 0x80 else ord(chr(byte).lower()) if chr(byte).isalnum() else 0x20 for byte in range(256))
+TABLE = bytes(
+    byte if byte >= 0x80 else ord(chr(byte).lower()) if chr(byte).isalnum() else 0x20
+    for byte in range(256)
+)
 BATCH_CHARS = 256 << 10
 LONG_WORD = 64  # bytes; longer ones (text without spaces) are hashed one by one
 BASE = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2^64
@@ -40,7 +45,9 @@ def words(text: str) -> list[bytes]:
 
 
 def batches(texts: Sequence[str]) -> Iterator[slice]:
-    """Cuts `texts` into pieces of about BATCH_CHARS, so that the arrays of one stay near the processor."""
+    """Cuts `texts` into pieces of about BATCH_CHARS, so that the arrays of one stay near the
+    processor.
+    """
     start = n_chars = 0
     for stop, text in enumerate(texts, 1):
         n_chars += len(text)
@@ -52,7 +59,8 @@ def batches(texts: Sequence[str]) -> Iterator[slice]:
 def hash_words(texts: Sequence[str]) -> Words:
     """One hash for each word of each text: equal words have equal hashes in any batch."""
     contents = [text.encode(errors="replace") for text in texts]
-    # a space before each text, for its first word's edge, and 8 behind the last, for the load of its last word
+    # a space before each text, for its first word's edge, and 8 behind the last, for the load of
+    # its last word
     joined = bytearray(b" ").join([b"", *contents, b" " * 8]).translate(TABLE)
     flat = np.frombuffer(joined, np.uint8)
     _blank_marks(flat)
@@ -72,7 +80,9 @@ def prefix_sums(hashes: np.ndarray) -> np.ndarray:
 
 
 def rolling(sums: np.ndarray, n: int) -> np.ndarray:
-    """A hash of each `n` successive words, those that reach from one text into the next too: [max(0, words − n + 1)]."""
+    """A hash of each `n` successive words, those that reach from one text into the next too:
+    [max(0, words − n + 1)].
+    """
     n_windows = max(0, len(sums) - n)
     forward, _ = _powers(1 << max(16, (len(sums) - 1).bit_length()))
     return (sums[n:] - sums[:n_windows]) * forward[:n_windows]
@@ -104,8 +114,12 @@ def _blank_marks(flat: np.ndarray) -> None:
 
 
 def _hash_spans(flat: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Of each word: its bytes as a polynomial in digits of 8 bytes, mixed so that sums of hashes do not cancel."""
-    loads = np.ndarray((len(flat) - 7,), "<u8", flat, strides=(1,))  # the 8 bytes from each position on
+    """Of each word: its bytes as a polynomial in digits of 8 bytes, mixed so that sums of hashes do
+    not cancel.
+    """
+    loads = np.ndarray(
+        (len(flat) - 7,), "<u8", flat, strides=(1,)
+    )  # the 8 bytes from each position on
     hashes = loads[starts] & MASKS[np.minimum(lengths, 8)]
     left = np.flatnonzero(lengths > 8)
     for at in range(8, LONG_WORD, 8):

@@ -1,7 +1,8 @@
 """Ray tasks: a session, and work named for people, bounded in number, with errors as themselves
 
-A task does one thing and commits one output; its result is small. An error that would come again (HormesisError) is not
-retried and reaches the caller with its own type and text; a worker that dies is replaced by Ray, three times a task.
+A task does one thing and commits one output; its result is small. An error that would come again
+(HormesisError) is not retried and reaches the caller with its own type and text; a worker that dies
+is replaced by Ray, three times a task.
 """
 
 import logging
@@ -30,7 +31,8 @@ ENVIRONMENT = {  # read by Ray when it is imported; the caller's own settings wi
 
 @contextmanager
 def session(n_cpus: int) -> Iterator[None]:
-    """Use this process's Ray, or join the cluster of RAY_ADDRESS (set within `ray job submit`), or run one on loopback.
+    """Use this process's Ray, or join the cluster of RAY_ADDRESS (set within `ray job submit`), or
+    run one on loopback.
 
     What was begun here ends with the block.
 
@@ -57,7 +59,9 @@ def session(n_cpus: int) -> Iterator[None]:
             runtime_env={"env_vars": {"PYTHONPATH": path}},
         )
     if context.dashboard_url:
-        telemetry.logger.info("Ray dashboard: http://%s (its token: ~/.ray/auth_token)", context.dashboard_url)
+        telemetry.logger.info(
+            "Ray dashboard: http://%s (its token: ~/.ray/auth_token)", context.dashboard_url
+        )
     try:
         yield
     finally:
@@ -86,12 +90,20 @@ def run(jobs: list[Job], title: str, unit: str) -> Iterator[Any]:
 
     assert ray.is_initialized(), "the caller opens a session"
     limit = TASKS_PER_CPU * max(1, int(ray.cluster_resources().get("CPU", 1)))
-    bar, flying, waiting = telemetry.progress(sum(job.weight for job in jobs), title, unit), dict[Any, Job](), jobs[::-1]
+    bar, flying, waiting = (
+        telemetry.progress(sum(job.weight for job in jobs), title, unit),
+        dict[Any, Job](),
+        jobs[::-1],
+    )
     try:
         while flying or waiting:
             while waiting and len(flying) < limit:
                 job = waiting.pop()
-                flying[ray.remote(num_cpus=1)(job.function).options(name=job.name).remote(*job.arguments)] = job
+                flying[
+                    ray.remote(num_cpus=1)(job.function)
+                    .options(name=job.name)
+                    .remote(*job.arguments)
+                ] = job
             (done, *_), _ = ray.wait(list(flying), num_returns=1)
             job = flying.pop(done)
             yield outcome(done, job.name)
@@ -103,7 +115,9 @@ def run(jobs: list[Job], title: str, unit: str) -> Iterator[Any]:
 
 
 def outcome(task: Any, name: str = "a task") -> Any:
-    """What a task returned, once it ends; a HormesisError raised in it is raised here as itself, a lost task as ClusterError."""
+    """What a task returned, once it ends; a HormesisError raised in it is raised here as itself, a
+    lost task as ClusterError.
+    """
     import ray
     from ray.exceptions import RayError, RayTaskError
 

@@ -1,8 +1,9 @@
 """frozen dataclass ⇄ canonical JSON ⇄ digest; strict load; the error types
 
-Settings and records are the same kind of thing: a frozen, keyword-only dataclass that checks itself when built, has one
-canonical JSON form, and is known by the digest of that form. pydantic reads them back strictly: an unknown key, a missing
-key or a value of another type is an error that names its path; nothing is coerced.
+Settings and records are the same kind of thing: a frozen, keyword-only dataclass that checks itself
+when built, has one canonical JSON form, and is known by the digest of that form. pydantic reads
+them back strictly: an unknown key, a missing key or a value of another type is an error that names
+its path; nothing is coerced.
 
     HormesisError
     ├── ConfigurationError    what was asked cannot be: fix the command line, the recipe or the input
@@ -57,7 +58,9 @@ def operational(*, default: Any) -> Any:
     return field(default=default, metadata={"operational": True})
 
 
-@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(field, operational))
+@dataclass_transform(
+    kw_only_default=True, frozen_default=True, field_specifiers=(field, operational)
+)
 def record(cls: type[R]) -> type[R]:
     """Make `cls` a frozen, keyword-only dataclass that loads strictly."""
     cls.__pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # type: ignore[attr-defined]
@@ -77,19 +80,26 @@ def to_dict(value: Any, *, identity: bool = False) -> Any:
     if isinstance(value, dict):
         return {key: to_dict(item, identity=identity) for key, item in value.items()}
     if identity and isinstance(value, float) and value.is_integer():
-        return int(value)  # a recipe may say 0 where the record read back says 0.0: the same setting
+        return int(
+            value
+        )  # a recipe may say 0 where the record read back says 0.0: the same setting
     return value
 
 
 def to_json(value: Any) -> str:
     """The canonical JSON text of a record: sorted keys, no NaN, one trailing newline."""
-    return json.dumps(to_dict(value), sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return (
+        json.dumps(to_dict(value), sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
+        + "\n"
+    )
 
 
 def digest(*values: Any) -> str:
     """16 hex digits that name the values' settings; operational fields do not count."""
     plain = [to_dict(value, identity=True) for value in values]
-    text = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    text = json.dumps(
+        plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -98,12 +108,14 @@ def from_json(cls: type[R], text: str | bytes, where: str) -> R:
     try:
         return TypeAdapter(cls).validate_json(text)
     except ValidationError as error:
-        raise ArtefactCorrupt(f"{where} is not a valid {cls.__name__}: {_faults(error)}; delete it and make it again") from error
+        raise ArtefactCorrupt(
+            f"{where} is not a valid {cls.__name__}: {_faults(error)}; delete it and make it again"
+        ) from error
 
 
 def override(value: R, path: str, text: str, *, within: str = "") -> R:
-    """`value` with the field at dotted `path` set to `text`, read as JSON and checked against the field's type. Where a group
-    of settings has a method `named`, its whole is set by a name.
+    """`value` with the field at dotted `path` set to `text`, read as JSON and checked against the
+    field's type. Where a group of settings has a method `named`, its whole is set by a name.
 
     >>> override(experiment, "train.learning_rate", "3e-4")
     >>> override(experiment, "train.model", "olmo-150m")
@@ -117,12 +129,20 @@ def override(value: R, path: str, text: str, *, within: str = "") -> R:
         )
     current = getattr(value, name)
     if rest and not is_dataclass(current):
-        raise ConfigurationError(f"{asked}: {within}{name} is a value, so {rest!r} names nothing in it")
+        raise ConfigurationError(
+            f"{asked}: {within}{name} is a value, so {rest!r} names nothing in it"
+        )
     if not rest and hasattr(current, "named"):
         return replace(value, **{name: current.named(text)})  # type: ignore[type-var]
     if not rest and is_dataclass(current):
-        raise ConfigurationError(f"{asked}: {name} is a group; set one of {', '.join(f'{name}.{f.name}' for f in fields(current))}")
-    new = override(current, rest, text, within=f"{within}{name}.") if rest else _typed(hints[name], text, asked)
+        raise ConfigurationError(
+            f"{asked}: {name} is a group; set one of {', '.join(f'{name}.{f.name}' for f in fields(current))}"
+        )
+    new = (
+        override(current, rest, text, within=f"{within}{name}.")
+        if rest
+        else _typed(hints[name], text, asked)
+    )
     return replace(value, **{name: new})  # type: ignore[type-var]
 
 

@@ -1,11 +1,12 @@
 """bytes at URIs (file, s3, memory): ranged reads, retries, publish-atomically; alone knows fsspec
 
-A URI is a local path, `file://`, `s3://bucket/key` or `memory://`. Endpoint and credentials come from the environment
-(AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, …), read by botocore alone. What may pass is tried again, by
-the S3 client (s3.py) and nobody else; a local disk's error is an error.
+A URI is a local path, `file://`, `s3://bucket/key` or `memory://`. Endpoint and credentials come
+from the environment (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, …), read by
+botocore alone. What may pass is tried again, by the S3 client (s3.py) and nobody else; a local
+disk's error is an error.
 
-A name appears only with its whole content: on a local disk by rename after fsync, on S3 because a PUT or a completed
-multipart upload is atomic. So whoever can see a record can read it.
+A name appears only with its whole content: on a local disk by rename after fsync, on S3 because a
+PUT or a completed multipart upload is atomic. So whoever can see a record can read it.
 """
 
 import glob as pathname
@@ -28,7 +29,14 @@ import fsspec
 from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
-from data_prep.core.records import ArtefactCorrupt, ArtefactMissing, ConfigurationError, StorageError, from_json, to_json
+from data_prep.core.records import (
+    ArtefactCorrupt,
+    ArtefactMissing,
+    ConfigurationError,
+    StorageError,
+    from_json,
+    to_json,
+)
 
 PROTOCOLS = ("file", "s3", "memory")
 BLOCK_BYTES = 8 << 20  # the unit of checksums and ranged reads
@@ -44,7 +52,9 @@ def join(uri: str, *parts: str) -> str:
 
 
 def absolute(uri: str) -> str:
-    """A relative local path made absolute, so that it means the same in every process; any other URI as it is."""
+    """A relative local path made absolute, so that it means the same in every process; any other
+    URI as it is.
+    """
     return uri if ":" in uri.split("/", 1)[0] else str(Path(uri).expanduser().absolute())
 
 
@@ -63,7 +73,9 @@ def read(uri: str, start: int | None = None, end: int | None = None) -> bytes:
 
 
 def write(uri: str, content: bytes | memoryview) -> None:
-    """Publish `content` under `uri`: readers see all of it or nothing. Much of it goes in parts, a few at once."""
+    """Publish `content` under `uri`: readers see all of it or nothing. Much of it goes in parts, a
+    few at once.
+    """
     with _errors("write", uri):
         filesystem, path = _locate(uri)
         if isinstance(filesystem, LocalFileSystem):
@@ -103,7 +115,11 @@ def open_stream(uri: str) -> Iterator[IO[bytes]]:
     """`uri` as a sequential byte stream."""
     with _errors("read", uri):
         filesystem, path = _locate(uri)
-        stream = io.BufferedReader(_Ranges(uri, size(uri)), BLOCK_BYTES) if is_remote(uri) else filesystem.open(path, "rb")
+        stream = (
+            io.BufferedReader(_Ranges(uri, size(uri)), BLOCK_BYTES)
+            if is_remote(uri)
+            else filesystem.open(path, "rb")
+        )
     with stream:
         yield cast(IO[bytes], stream)
 
@@ -115,7 +131,9 @@ def size(uri: str) -> int:
 
 
 def exists(uri: str) -> bool:
-    """Whether there is a file `uri`; a store that refuses or does not answer raises, for a run looks undone otherwise."""
+    """Whether there is a file `uri`; a store that refuses or does not answer raises, for a run
+    looks undone otherwise.
+    """
     with _errors("look up", uri):
         filesystem, path = _locate(uri)
         try:
@@ -125,7 +143,9 @@ def exists(uri: str) -> bool:
 
 
 def glob(pattern: str) -> list[str]:
-    """The files that match, sorted, as URIs of the same kind as `pattern`; a plain name matches itself if it exists."""
+    """The files that match, sorted, as URIs of the same kind as `pattern`; a plain name matches
+    itself if it exists.
+    """
     with _errors("list", pattern):
         filesystem, path = _locate(pattern)
         if not pathname.has_magic(path):
@@ -134,7 +154,11 @@ def glob(pattern: str) -> list[str]:
             found = cast(dict[str, Any], filesystem.glob(path, detail=True))
         except FileNotFoundError:  # no such bucket; or the last file of a folder went while it was looked at, then once more
             found = cast(dict[str, Any], filesystem.glob(path, detail=True))
-        return [_as_uri(filesystem, name, pattern) for name, info in sorted(found.items()) if info["type"] == "file"]
+        return [
+            _as_uri(filesystem, name, pattern)
+            for name, info in sorted(found.items())
+            if info["type"] == "file"
+        ]
 
 
 def delete(uri: str) -> None:
@@ -160,7 +184,9 @@ def save(value: Any, uri: str) -> None:
 
 
 def check_writable(uri: str) -> None:
-    """Write and remove a small file below `uri`, so that a store that refuses says so before any work is done."""
+    """Write and remove a small file below `uri`, so that a store that refuses says so before any
+    work is done.
+    """
     probe = join(uri, f".write-check-{os.getpid()}")
     write(probe, b"")
     filesystem, path = _locate(probe)
@@ -170,11 +196,16 @@ def check_writable(uri: str) -> None:
 def block_sha256(content: bytes | memoryview) -> tuple[str, ...]:
     """One checksum for each block of BLOCK_BYTES, the last one short."""
     view = memoryview(content).cast("B")
-    return tuple(hashlib.sha256(view[at : at + BLOCK_BYTES]).hexdigest() for at in range(0, len(view), BLOCK_BYTES))
+    return tuple(
+        hashlib.sha256(view[at : at + BLOCK_BYTES]).hexdigest()
+        for at in range(0, len(view), BLOCK_BYTES)
+    )
 
 
 def verify_block(content: bytes, expected: str, uri: str, block: int) -> None:
-    """Raise ArtefactCorrupt, naming the file and the block, unless the block's sha256 is `expected`."""
+    """Raise ArtefactCorrupt, naming the file and the block, unless the block's sha256 is
+    `expected`.
+    """
     got = hashlib.sha256(content).hexdigest()
     if got != expected:
         raise ArtefactCorrupt(
@@ -187,12 +218,16 @@ def _exactly(uri: str, start: int, end: int) -> bytes:
     """The bytes in [start, end), all of them."""
     content = read(uri, start, end)
     if len(content) != end - start:
-        raise ArtefactCorrupt(f"{uri}: bytes {start:,} to {end:,} are {len(content):,} bytes; it was cut while it was read")
+        raise ArtefactCorrupt(
+            f"{uri}: bytes {start:,} to {end:,} are {len(content):,} bytes; it was cut while it was read"
+        )
     return content
 
 
 class _Parts:
-    """A buffer whose slices are bytes, which is what the S3 client sends: one part is copied at a time, not the whole."""
+    """A buffer whose slices are bytes, which is what the S3 client sends: one part is copied at a
+    time, not the whole.
+    """
 
     def __init__(self, content: bytes | memoryview) -> None:
         self._view = memoryview(content)
@@ -219,7 +254,9 @@ class _Ranges(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._n_bytes}[whence]
+        self._at = (
+            offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._n_bytes}[whence]
+        )
         return self._at
 
     def tell(self) -> int:
@@ -230,10 +267,18 @@ class _Ranges(io.RawIOBase):
         if start >= end:
             return 0
         (first, last, under_way), self._next = self._next or (0, 0, None), None
-        content = under_way.result() if under_way and (first, last) == (start, end) else _exactly(self._uri, start, end)
+        content = (
+            under_way.result()
+            if under_way and (first, last) == (start, end)
+            else _exactly(self._uri, start, end)
+        )
         if 0 < start == self._reached and end < self._n_bytes:
             following = min(end + len(buffer), self._n_bytes)
-            self._next = end, following, in_background(lambda: _exactly(self._uri, end, following), "range")
+            self._next = (
+                end,
+                following,
+                in_background(lambda: _exactly(self._uri, end, following), "range"),
+            )
         buffer[: end - start] = content
         self._at = self._reached = end
         return end - start
@@ -267,7 +312,9 @@ def _filesystem(protocol: str, pid: int) -> fsspec.AbstractFileSystem:
 def _locate(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     protocol, separator, _ = uri.partition("://")
     if separator and protocol not in PROTOCOLS:
-        raise ConfigurationError(f"{uri}: unknown kind of URI {protocol}://; give a path or one of {', '.join(PROTOCOLS)}")
+        raise ConfigurationError(
+            f"{uri}: unknown kind of URI {protocol}://; give a path or one of {', '.join(PROTOCOLS)}"
+        )
     filesystem = _filesystem(protocol if separator else "file", os.getpid())
     return filesystem, str(filesystem._strip_protocol(uri))
 
@@ -275,7 +322,9 @@ def _locate(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
 def _as_uri(filesystem: fsspec.AbstractFileSystem, name: str, pattern: str) -> str:
     protocol, separator, _ = pattern.partition("://")
     if separator:
-        return f"{protocol}://{name if isinstance(filesystem, LocalFileSystem) else name.lstrip('/')}"
+        return (
+            f"{protocol}://{name if isinstance(filesystem, LocalFileSystem) else name.lstrip('/')}"
+        )
     return name if Path(pattern).is_absolute() else os.path.relpath(name)
 
 
@@ -283,7 +332,9 @@ def _as_uri(filesystem: fsspec.AbstractFileSystem, name: str, pattern: str) -> s
 def _replacing(path: Path) -> Iterator[IO[bytes]]:
     """A temporary file beside `path` that takes its name, synced, when the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")  # not tempfile's: those only their owner may read
+    temporary = path.with_name(
+        f".{path.name}.{secrets.token_hex(4)}"
+    )  # not tempfile's: those only their owner may read
     try:
         with temporary.open("xb") as file:
             yield file
@@ -301,13 +352,17 @@ def _errors(verb: str, uri: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise ArtefactMissing(f"cannot {verb} {uri}: no such file, folder or bucket; check the name") from error
+        raise ArtefactMissing(
+            f"cannot {verb} {uri}: no such file, folder or bucket; check the name"
+        ) from error
     except PermissionError as error:
         raise StorageError(
             f"cannot {verb} {uri}: permission denied ({_brief(error)}); for s3 check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         ) from error
     except OSError as error:
-        raise StorageError(f"cannot {verb} {uri}: {_brief(error)}; check the disk, the bucket and AWS_ENDPOINT_URL") from error
+        raise StorageError(
+            f"cannot {verb} {uri}: {_brief(error)}; check the disk, the bucket and AWS_ENDPOINT_URL"
+        ) from error
     except Exception as error:
         if not type(error).__module__.startswith(("botocore", "aiobotocore", "aiohttp")):
             raise

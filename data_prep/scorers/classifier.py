@@ -3,10 +3,12 @@
     classifier:ibm-granite/granite-guardian-hap-125m#revision=COMMIT
     classifier:/models/my-classifier#label=abusive&max_length=256&activation=sigmoid
 
-A text's score is the probability of one label of the head. Which label that is stands in KNOWN for a few classifiers, or one
-label is called so (`toxic`, `hate`, …); any other head is refused until the setting names it, for a score of the wrong label
-is a number like any other. Two labels exclude each other (softmax); several are answered one by one (sigmoid) where the model's
-configuration says so. Texts are cut after max_length tokens. Weights are safetensors and the code is that of transformers.
+A text's score is the probability of one label of the head. Which label that is stands in KNOWN for
+a few classifiers, or one label is called so (`toxic`, `hate`, …); any other head is refused until
+the setting names it, for a score of the wrong label is a number like any other. Two labels exclude
+each other (softmax); several are answered one by one (sigmoid) where the model's configuration says
+so. Texts are cut after max_length tokens. Weights are safetensors and the code is that of
+transformers.
 
 Needs the extra `classifiers`. Every file that decides a score enters the id's digest.
 """
@@ -21,8 +23,18 @@ from urllib.parse import unquote
 from data_prep.core.records import ArtefactCorrupt, ArtefactMissing, ConfigurationError, digest
 
 TOXIC_LABELS = {"toxic", "toxicity", "hate", "hateful"}
-FILES = ("*.json", "*.txt", "*.model", "*.safetensors")  # what a classifier is made of; other suffixes are never opened
-OFFSET_POSITIONS = {"roberta", "xlm-roberta", "camembert", "longformer"}  # position ids begin after the padding id
+FILES = (
+    "*.json",
+    "*.txt",
+    "*.model",
+    "*.safetensors",
+)  # what a classifier is made of; other suffixes are never opened
+OFFSET_POSITIONS = {
+    "roberta",
+    "xlm-roberta",
+    "camembert",
+    "longformer",
+}  # position ids begin after the padding id
 MAX_LENGTH = 512  # unless the setting says otherwise, or the model has fewer positions
 BATCH_TOKENS = 1 << 14  # padding included
 DIGITS = 6  # of a score: the batch a text is in changes it beyond them
@@ -31,7 +43,9 @@ ACTIVATIONS = ("softmax", "sigmoid")
 
 
 class Head(NamedTuple):
-    """The label that means toxic, and how logits become probabilities; "" leaves it to the model's configuration."""
+    """The label that means toxic, and how logits become probabilities; "" leaves it to the model's
+    configuration.
+    """
 
     label: str
     activation: str = ""
@@ -47,7 +61,9 @@ KNOWN = {  # by the last part of the name, from their cards; heads that name the
 
 
 class Classifier:
-    """A sequence classifier of transformers on the best device present. The order of the texts never changes a score."""
+    """A sequence classifier of transformers on the best device present. The order of the texts
+    never changes a score.
+    """
 
     costly = True
 
@@ -59,11 +75,16 @@ class Classifier:
 
         folder = _folder(place, asked.get("revision"))
         self._torch = torch
-        self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
         self._model: Any = _model(transformers, folder)
         self._model.to("cuda" if torch.cuda.is_available() else "cpu")
         head = _head(place, asked, self._model.config)
-        self._column, self._activation = _labels(self._model.config).index(head.label), head.activation
+        self._column, self._activation = (
+            _labels(self._model.config).index(head.label),
+            head.activation,
+        )
         self._max_length = _max_length(place, asked, self._tokenizer, self._model.config)
         short = Path(place).name
         self.id = f"classifier-{short}-{_content(folder)}#label={head.label}&{head.activation}&max_length={self._max_length}"
@@ -72,9 +93,15 @@ class Classifier:
         wanted = sorted({text for text in texts if text.strip()})
         if not wanted:
             return [None] * len(texts)
-        whole = [text.encode("utf-8", "replace").decode() for text in wanted]  # a lone surrogate is no text to a tokenizer
-        rows = self._tokenizer(whole, truncation=True, max_length=self._max_length, return_attention_mask=False)["input_ids"]
-        order = sorted(range(len(rows)), key=lambda i: (-len(rows[i]), i))  # the longest first: memory fails at once or never
+        whole = [
+            text.encode("utf-8", "replace").decode() for text in wanted
+        ]  # a lone surrogate is no text to a tokenizer
+        rows = self._tokenizer(
+            whole, truncation=True, max_length=self._max_length, return_attention_mask=False
+        )["input_ids"]
+        order = sorted(
+            range(len(rows)), key=lambda i: (-len(rows[i]), i)
+        )  # the longest first: memory fails at once or never
         scores: dict[str, float | None] = {}
         for batch in _batches(order, rows):
             found = zip(batch, self._score([rows[i] for i in batch]), strict=True)
@@ -82,7 +109,9 @@ class Classifier:
         return [scores.get(text) for text in texts]
 
     def _score(self, rows: list[list[int]]) -> list[float]:
-        padded = self._tokenizer.pad({"input_ids": rows}, return_tensors="pt").to(self._model.device)
+        padded = self._tokenizer.pad({"input_ids": rows}, return_tensors="pt").to(
+            self._model.device
+        )
         with self._torch.inference_mode():
             logits_BC = self._model(**padded).logits.double()
         p_BC = logits_BC.sigmoid() if self._activation == "sigmoid" else logits_BC.softmax(-1)
@@ -97,7 +126,11 @@ def _options(name: str, fragment: str) -> dict[str, str]:
         raise ConfigurationError(
             f"classifier:{name}: after # stand {', '.join(OPTIONS)} as KEY=VALUE, each at most once, joined by &"
         )
-    if not length.isdecimal() or int(length) < 1 or asked.get("activation", "softmax") not in ACTIVATIONS:
+    if (
+        not length.isdecimal()
+        or int(length) < 1
+        or asked.get("activation", "softmax") not in ACTIVATIONS
+    ):
         raise ConfigurationError(
             f"classifier:{name}: max_length is a count of tokens, activation one of {', '.join(ACTIVATIONS)}; correct them after #"
         )
@@ -116,13 +149,19 @@ def _transformers() -> Any:
 
 
 def _folder(place: str, revision: str | None) -> Path:
-    """A folder here that holds the classifier: the one named, or what the hub has under the name, fetched once."""
+    """A folder here that holds the classifier: the one named, or what the hub has under the name,
+    fetched once.
+    """
     folder = Path(place)
     if not folder.is_dir():
         from huggingface_hub import snapshot_download
 
         try:
-            folder = Path(snapshot_download(place, revision=revision, allow_patterns=list(FILES), ignore_patterns=["*/*"]))
+            folder = Path(
+                snapshot_download(
+                    place, revision=revision, allow_patterns=list(FILES), ignore_patterns=["*/*"]
+                )
+            )
         except (OSError, ValueError) as error:
             raise ArtefactMissing(
                 f"classifier:{place}: no folder of that name here, and the hub did not give it: {str(error).splitlines()[0]}; "
@@ -166,12 +205,21 @@ def _head(place: str, asked: dict[str, str], config: Any) -> Head:
     labels, known = _labels(config), KNOWN.get(Path(place).name, Head(""))
     meant = [label for label in labels if label.casefold() in TOXIC_LABELS]
     label = asked.get("label") or known.label or (meant[0] if len(meant) == 1 else "")
-    by_config = {"multi_label_classification": "sigmoid", "single_label_classification": "softmax"}.get(config.problem_type or "")
+    by_config = {
+        "multi_label_classification": "sigmoid",
+        "single_label_classification": "softmax",
+    }.get(config.problem_type or "")
     by_size = {1: "sigmoid", 2: "softmax"}.get(len(labels))
     activation = asked.get("activation") or known.activation or by_config or by_size or ""
     if label not in labels:
-        what = f"the label {label!r} is not among them" if label else "which one means toxic is not known"
-        raise ConfigurationError(f"classifier:{place}: its labels are {', '.join(labels)}; {what}; name it with #label=NAME")
+        what = (
+            f"the label {label!r} is not among them"
+            if label
+            else "which one means toxic is not known"
+        )
+        raise ConfigurationError(
+            f"classifier:{place}: its labels are {', '.join(labels)}; {what}; name it with #label=NAME"
+        )
     if not activation:
         raise ConfigurationError(
             f"classifier:{place}: nothing says whether its {len(labels)} labels exclude each other; add &activation=softmax if "
@@ -187,7 +235,9 @@ def _max_length(place: str, asked: dict[str, str], tokenizer: Any, config: Any) 
     limit = min(positions, tokenizer.model_max_length)
     length = int(asked.get("max_length", min(limit, MAX_LENGTH)))
     if length > limit:
-        raise ConfigurationError(f"classifier:{place}: max_length {length} exceeds the {limit} tokens that it reads; lower it")
+        raise ConfigurationError(
+            f"classifier:{place}: max_length {length} exceeds the {limit} tokens that it reads; lower it"
+        )
     return length
 
 

@@ -1,7 +1,9 @@
-"""toxicity scorers: offline lexical ones here, classifiers and services by name; missing is never zero
+"""toxicity scorers: offline lexical ones here, classifiers and services by name; missing is never
+zero
 
-A scorer gives each text a number in [0, 1], or None where it cannot say; None is never counted as harmless. Its `id` names
-its version and a digest of its data, and travels with every number it made.
+A scorer gives each text a number in [0, 1], or None where it cannot say; None is never counted as
+harmless. Its `id` names its version and a digest of its data, and travels with every number it
+made.
 
     profanity       the linear model inside alt-profanity-check 1.9.1, a PROXY: it knows words, not meaning. Measured AUROC
                     0.84 on explicit, 0.69 on implicit toxicity and 0.47 (worse than chance) on HateCheck's functional tests.
@@ -9,9 +11,10 @@ its version and a digest of its data, and travels with every number it made.
     classifier:NAME a sequence classifier of the hub or of a folder (classifier.py)
     perspective, openai   services on the network (remote.py)
 
-The profanity model ships as two pickles that its package loads at import, with whatever code they name. It is never
-imported: the files are checked against pinned checksums, then read with an unpickler that knows numpy's arrays and turns
-every scikit-learn object into a bag of attributes, and the arithmetic (TF-IDF, five calibrated linear SVCs) is ours.
+The profanity model ships as two pickles that its package loads at import, with whatever code they
+name. It is never imported: the files are checked against pinned checksums, then read with an
+unpickler that knows numpy's arrays and turns every scikit-learn object into a bag of attributes,
+and the arithmetic (TF-IDF, five calibrated linear SVCs) is ours.
 """
 
 import re
@@ -44,8 +47,9 @@ LEXICON_TOKEN = re.compile(r"\w+|[^\w\s]")
 
 
 class Scorer(Protocol):
-    """id: name, version and digest. score: per text a number in [0, 1], or None where it is missing; empty text is. costly: so
-    slow that its scores are worth keeping."""
+    """id: name, version and digest. score: per text a number in [0, 1], or None where it is
+    missing; empty text is. costly: so slow that its scores are worth keeping.
+    """
 
     @property
     def id(self) -> str: ...
@@ -57,7 +61,9 @@ class Scorer(Protocol):
 
 
 def load(name: str) -> Scorer:
-    """The scorer a setting names: "profanity", "lexicon:URI", "classifier:NAME", "perspective" or "openai"."""
+    """The scorer a setting names: "profanity", "lexicon:URI", "classifier:NAME", "perspective" or
+    "openai".
+    """
     kind, _, uri = name.partition(":")
     if name == "profanity":
         return Profanity()
@@ -83,7 +89,9 @@ def _read_lexicon(uri: str) -> dict[str, float]:
         for document in corpus_reader.read(source):
             weight = document.fields.get("weight", 1.0)
             try:
-                weights |= dict.fromkeys(filter(None, map(str.strip, document.text.splitlines())), float(weight))
+                weights |= dict.fromkeys(
+                    filter(None, map(str.strip, document.text.splitlines())), float(weight)
+                )
             except (TypeError, ValueError):
                 raise ConfigurationError(
                     f"{source.uri} row {document.row}: the weight of {document.text!r} is {weight!r}; expected a number in [0, 1]"
@@ -92,7 +100,9 @@ def _read_lexicon(uri: str) -> dict[str, float]:
 
 
 class Lexicon:
-    """Words and phrases with weights; case does not matter, boundaries do, and the longest entry wins where two overlap."""
+    """Words and phrases with weights; case does not matter, boundaries do, and the longest entry
+    wins where two overlap.
+    """
 
     costly = False
 
@@ -103,7 +113,9 @@ class Lexicon:
                 f"a lexicon of {len(weights)} entries, {len(bad)} of them with a weight outside [0, 1] (the first "
                 f"{next(iter(bad.values()), None)}); give at least one entry, and weights as shares"
             )
-        self._weights = {_tokens(entry): weight for entry, weight in weights.items() if _tokens(entry)}
+        self._weights = {
+            _tokens(entry): weight for entry, weight in weights.items() if _tokens(entry)
+        }
         self._lengths = sorted({len(entry) for entry in self._weights}, reverse=True)
         self.id = f"lexicon-{digest(sorted(weights.items()))}"
 
@@ -121,19 +133,25 @@ class Lexicon:
 
 
 class Profanity:
-    """alt-profanity-check's probability that a text is profane or offensive, computed here from its published weights."""
+    """alt-profanity-check's probability that a text is profane or offensive, computed here from its
+    published weights.
+    """
 
     costly = False
 
     def __init__(self) -> None:
         vectorizer, model = (_unpickle(_profanity_file(name)) for name in PROFANITY_SHA256)
-        self._column: dict[str, int] = {word: int(column) for word, column in vectorizer.vocabulary_.items()}
+        self._column: dict[str, int] = {
+            word: int(column) for word, column in vectorizer.vocabulary_.items()
+        }
         self._word = re.compile(vectorizer.token_pattern)
         self._idf = np.asarray(vectorizer._tfidf.idf_, dtype=np.float64)
         folds = [(fold.estimator, fold.calibrators[0]) for fold in model.calibrated_classifiers_]
         self._weights_FV = np.stack([svc.coef_[0] for svc, _ in folds])
         self._bias_F = np.array([svc.intercept_[0] for svc, _ in folds])
-        self._slope_F, self._offset_F = (np.array([getattr(sigmoid, name) for _, sigmoid in folds]) for name in ("a_", "b_"))
+        self._slope_F, self._offset_F = (
+            np.array([getattr(sigmoid, name) for _, sigmoid in folds]) for name in ("a_", "b_")
+        )
         joint = sha256("".join(PROFANITY_SHA256.values()).encode()).hexdigest()
         self.id = f"profanity-{PROFANITY_VERSION}-{joint[:16]}"
 
@@ -141,12 +159,16 @@ class Profanity:
         return [self._score(text) if text.strip() else None for text in texts]
 
     def _score(self, text: str) -> float:
-        known = [self._column[word] for word in self._word.findall(text.lower()) if word in self._column]
+        known = [
+            self._column[word] for word in self._word.findall(text.lower()) if word in self._column
+        ]
         columns, counts = np.unique(np.array(known, dtype=np.int64), return_counts=True)
         tfidf = counts * self._idf[columns]
         tfidf = tfidf / (np.linalg.norm(tfidf) or 1.0)
         margin_F = self._weights_FV[:, columns] @ tfidf + self._bias_F
-        return float((1 / (1 + np.exp(self._slope_F * margin_F + self._offset_F))).mean())  # Platt's sigmoid, per fold
+        return float(
+            (1 / (1 + np.exp(self._slope_F * margin_F + self._offset_F))).mean()
+        )  # Platt's sigmoid, per fold
 
 
 def _tokens(text: str) -> tuple[str, ...]:
@@ -154,7 +176,9 @@ def _tokens(text: str) -> tuple[str, ...]:
 
 
 def _profanity_file(name: str) -> bytes:
-    """The bytes of one data file of the installed package, verified; the package itself is not imported."""
+    """The bytes of one data file of the installed package, verified; the package itself is not
+    imported.
+    """
     spec = find_spec("profanity_check")
     if spec is None or not spec.submodule_search_locations:
         raise ArtefactMissing(
@@ -190,7 +214,9 @@ def _unpickle(content: bytes) -> Any:
             if module.partition(".")[0] == "sklearn":
                 return _Attributes
             if (module, name) not in PICKLED_CLASSES:
-                raise ArtefactCorrupt(f"a scorer's pickle names {module}.{name}, which none of its version does; nothing was run")
+                raise ArtefactCorrupt(
+                    f"a scorer's pickle names {module}.{name}, which none of its version does; nothing was run"
+                )
             return super().find_class(module, name)
 
     return Restricted("", BytesIO(content), ensure_native_byte_order=True).load()

@@ -3,12 +3,14 @@
     perspective                    TOXICITY in English; the service closes at the end of 2026. Key: PERSPECTIVE_API_KEY
     openai#model=MODEL             the highest of its harassment and hate scores. Key: OPENAI_API_KEY
 
-`#per_second=N` is how many requests may begin in a second: set it to the key's quota. The keys, and PERSPECTIVE_BASE_URL or
-OPENAI_BASE_URL for another address, come from the environment; a key travels in a header and stands in no message.
+`#per_second=N` is how many requests may begin in a second: set it to the key's quota. The keys, and
+PERSPECTIVE_BASE_URL or OPENAI_BASE_URL for another address, come from the environment; a key
+travels in a header and stands in no message.
 
-What may pass (429, 5xx, no answer, no JSON) is asked again a few times, later each time; a text that still has no score is
-missing. When many in a row have none the service is taken for down and the rest is not asked. Nobody but the provider knows
-which weights answer, so an id can name the model, not pin it: prefer a local classifier.
+What may pass (429, 5xx, no answer, no JSON) is asked again a few times, later each time; a text
+that still has no score is missing. When many in a row have none the service is taken for down and
+the rest is not asked. Nobody but the provider knows which weights answer, so an id can name the
+model, not pin it: prefer a local classifier.
 """
 
 import json
@@ -36,7 +38,9 @@ GIVE_UP_AFTER = 20  # texts in a row without a score
 
 
 class Service(NamedTuple):
-    """key, address: environment variables. body: of the request for a text. read: the score in an answer."""
+    """key, address: environment variables. body: of the request for a text. read: the score in an
+    answer.
+    """
 
     name: str
     key: str
@@ -53,7 +57,11 @@ class Service(NamedTuple):
 
 def _openai_score(answer: dict[str, Any]) -> float:
     scores = answer["results"][0]["category_scores"]
-    return max(float(value) for name, value in scores.items() if name.partition("/")[0] in ("harassment", "hate"))
+    return max(
+        float(value)
+        for name, value in scores.items()
+        if name.partition("/")[0] in ("harassment", "hate")
+    )
 
 
 SERVICES = {
@@ -70,7 +78,9 @@ SERVICES = {
             "requestedAttributes": {attribute: {}},
             "doNotStore": True,
         },
-        read=lambda answer: float(next(iter(answer["attributeScores"].values()))["summaryScore"]["value"]),
+        read=lambda answer: float(
+            next(iter(answer["attributeScores"].values()))["summaryScore"]["value"]
+        ),
         model="TOXICITY",
         per_second=1.0,
         closes="; Perspective gives no new keys and closes at the end of 2026, so a local classifier:NAME will outlive it",
@@ -119,7 +129,13 @@ class Remote:
         self.failures = Counter(of for of in found.values() if isinstance(of, str))
         if self.failures:
             reasons = ", ".join(f"{reason}: {n}" for reason, n in self.failures.most_common())
-            telemetry.logger.warning("%s: %d of %d texts got no score (%s)", self.id, self.failures.total(), len(wanted), reasons)
+            telemetry.logger.warning(
+                "%s: %d of %d texts got no score (%s)",
+                self.id,
+                self.failures.total(),
+                len(wanted),
+                reasons,
+            )
         return [score if isinstance(score := found.get(text), float) else None for text in texts]
 
     def _ask(self, text: str) -> float | str:
@@ -134,7 +150,10 @@ class Remote:
                 return _share(self._service.read(self._post(text)))
             except urllib.error.HTTPError as error:
                 error.close()
-                reason, asked_to_wait = f"status {error.code}", error.headers.get("Retry-After") or ""
+                reason, asked_to_wait = (
+                    f"status {error.code}",
+                    error.headers.get("Retry-After") or "",
+                )
                 if error.code in (401, 403):
                     raise ConfigurationError(
                         f"{self._service.name} refused the key in {self._service.key} ({reason}); check the key and its quota"
@@ -142,15 +161,22 @@ class Remote:
                     ) from None
                 if error.code != 429 and error.code < 500:
                     break
-            except (OSError, HTTPException) as error:  # no connection, a reset, a timeout: URLError among them
+            except (
+                OSError,
+                HTTPException,
+            ) as error:  # no connection, a reset, a timeout: URLError among them
                 reason = type(getattr(error, "reason", error)).__name__
             except (ValueError, KeyError, IndexError, TypeError, StopIteration):
                 reason = "an answer without a score"
         return reason
 
     def _post(self, text: str) -> dict[str, Any]:
-        body = json.dumps(self._service.body(text.encode("utf-8", "replace").decode(), self._model)).encode()
-        request = urllib.request.Request(self._url, body, {"Content-Type": "application/json"}, method="POST")
+        body = json.dumps(
+            self._service.body(text.encode("utf-8", "replace").decode(), self._model)
+        ).encode()
+        request = urllib.request.Request(
+            self._url, body, {"Content-Type": "application/json"}, method="POST"
+        )
         request.add_unredirected_header(*self._header)
         with self._opener.open(request, timeout=TIMEOUT_SECONDS) as answer:
             return json.loads(answer.read())
@@ -183,21 +209,28 @@ class _Pace:
 
 def _options(kind: str, fragment: str) -> tuple[str, float]:
     service = SERVICES[kind]
-    asked = {key: value for key, _, value in (item.partition("=") for item in filter(None, fragment.split("&")))}
+    asked = {
+        key: value
+        for key, _, value in (item.partition("=") for item in filter(None, fragment.split("&")))
+    }
     try:
         per_second = float(asked.pop("per_second", service.per_second))
     except ValueError:
         per_second = 0.0
     model = asked.pop("model", service.model)
     if asked or not model or not 0 < per_second < 1e6:
-        raise ConfigurationError(f"scorer {kind}#{fragment}: expected per_second=N above 0 and model=NAME, at most, joined by &")
+        raise ConfigurationError(
+            f"scorer {kind}#{fragment}: expected per_second=N above 0 and model=NAME, at most, joined by &"
+        )
     return model, per_second
 
 
 def _key(service: Service) -> str:
     key = os.environ.get(service.key, "").strip()
     if not key:
-        raise ConfigurationError(f"{service.name} needs a key in the environment variable {service.key}{service.closes}")
+        raise ConfigurationError(
+            f"{service.name} needs a key in the environment variable {service.key}{service.closes}"
+        )
     return key
 
 
@@ -205,7 +238,9 @@ def _address(service: Service) -> str:
     address = os.environ.get(service.address) or service.default_address
     parts = urlsplit(address)
     if parts.scheme != "https" and parts.hostname not in ("127.0.0.1", "localhost"):
-        raise ConfigurationError(f"{service.address} is {address!r}; expected https://…, for a key goes with every request")
+        raise ConfigurationError(
+            f"{service.address} is {address!r}; expected https://…, for a key goes with every request"
+        )
     return address.rstrip("/") + service.path
 
 
@@ -216,7 +251,14 @@ def _share(score: float) -> float:
 
 
 def _wait(attempt: int, asked_to_wait: str) -> float:
-    """Seconds before the next attempt: doubling, drawn anew by each caller so that they do not return together; at least what
-    the service asks for."""
-    doubled = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0)
-    return max(doubled, min(LONGEST_WAIT_SECONDS, float(asked_to_wait))) if asked_to_wait.isdecimal() else doubled
+    """Seconds before the next attempt: doubling, drawn anew by each caller so that they do not
+    return together; at least what the service asks for.
+    """
+    doubled = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2 ** (attempt - 1)) * random.uniform(
+        0.5, 1.0
+    )
+    return (
+        max(doubled, min(LONGEST_WAIT_SECONDS, float(asked_to_wait)))
+        if asked_to_wait.isdecimal()
+        else doubled
+    )

@@ -1,4 +1,5 @@
-"""named corpora → documents: JSON lines, CSV, Parquet, plain text, thread dumps and the embedded corpus
+"""named corpora → documents: JSON lines, CSV, Parquet, plain text, thread dumps and the embedded
+corpus
 
 A corpus is a list of URIs; each names files (with wildcards) or parts of the embedded corpus:
 
@@ -7,13 +8,15 @@ A corpus is a list of URIs; each names files (with wildcards) or parts of the em
     pol.ndjson.zst#text=posts              a 4chan thread a line: its posts, HTML undone, joined by blank lines (fourchan.py)
     pol.ndjson.zst#text=posts&unit=post    the same posts, each a document
     prompts.jsonl#text=prompt.text&scores=prompt   with the scores that stand beside the text, or in a column of numbers;
-                                           columns `perspectives` and `scores` are found by themselves
+                                           columns `perspectives` and `scores` are found by
+                                           themselves
     hub:allenai/c4?config=en&revision=…    streamed from the hub (hub.py)
     synthetic:clean?documents=6000&parts=4 the embedded corpus
 
-A plain-text file is one document, for a blank line inside prose ends a paragraph, not a text; lines that hold only
-`<|endoftext|>` divide it into several. Rows that cannot be read are counted with their place, never skipped in silence:
-a file with too many of them stops the build, because it usually is a file in another format.
+A plain-text file is one document, for a blank line inside prose ends a paragraph, not a text; lines
+that hold only `<|endoftext|>` divide it into several. Rows that cannot be read are counted with
+their place, never skipped in silence: a file with too many of them stops the build, because it
+usually is a file in another format.
 """
 
 import hashlib
@@ -30,7 +33,12 @@ from data_prep.sources import formats, fourchan, hub, synthetic
 
 VERSION = 2  # raise it with any change of the documents that a file gives: units made by another version are made again
 SAMPLE_ROWS = 100  # below this a share of bad rows says little, unless the file ends
-CHOICES = {"text": "text_field", "label": "label_field", "unit": "unit", "scores": "scores_field"}  # after #: field of Source
+CHOICES = {
+    "text": "text_field",
+    "label": "label_field",
+    "unit": "unit",
+    "scores": "scores_field",
+}  # after #: field of Source
 PLAIN = (None, "thread", None)  # all but the text field of a Source, where nothing is asked for
 SCORES = ("perspectives", "scores")  # columns that hold scores wherever they occur
 MAX_PLACES = 5  # bad places kept for the message
@@ -78,28 +86,38 @@ class BadRows:
 
 class _Fault(NamedTuple):
     reason: str
-    columns: tuple[str, ...] | None = None  # the fields present, when the fault is that one is absent
+    columns: tuple[str, ...] | None = (
+        None  # the fields present, when the fault is that one is absent
+    )
 
 
 def expand(uris: Sequence[str]) -> list[Source]:
-    """The files that `uris` name, in the order of the URIs, then by name; every one exists, is not empty and comes once."""
+    """The files that `uris` name, in the order of the URIs, then by name; every one exists, is not
+    empty and comes once.
+    """
     sources = [source for uri in uris for source in _expand_one(uri)]
     seen: dict[str, str] = {}
     for source in sources:
         identity = _identity(source.uri)
         if identity in seen:
-            raise ConfigurationError(f"{source.uri} comes twice (also as {seen[identity]}) in {list(uris)}; name each file once")
+            raise ConfigurationError(
+                f"{source.uri} comes twice (also as {seen[identity]}) in {list(uris)}; name each file once"
+            )
         seen[identity] = source.uri
     return sources
 
 
 def settings(source: Source) -> tuple[Any, ...]:
-    """What decides the documents of a source beside its bytes: for the digest that names what is made of them."""
+    """What decides the documents of a source beside its bytes: for the digest that names what is
+    made of them.
+    """
     return (VERSION, *source[1:])
 
 
 def checksum(source: Source) -> str:
-    """sha256 of the file's bytes; of a synthetic part or a shard of the hub, of its full name and the version of what reads it."""
+    """sha256 of the file's bytes; of a synthetic part or a shard of the hub, of its full name and
+    the version of what reads it.
+    """
     if maker := _maker(source.uri):
         return hashlib.sha256(f"{maker.VERSION} {source.uri}".encode()).hexdigest()
     sha256 = hashlib.sha256()
@@ -110,16 +128,21 @@ def checksum(source: Source) -> str:
 
 
 def n_bytes(source: Source) -> int:
-    """Size of the file; of a synthetic part, about the size of its text, for plans and progress bars; of a shard nominal."""
+    """Size of the file; of a synthetic part, about the size of its text, for plans and progress
+    bars; of a shard nominal.
+    """
     maker = _maker(source.uri)
     return maker.n_bytes(source.uri) if maker else storage.size(source.uri)
 
 
-def read(source: Source, bad: BadRows | None = None, *, max_bad_rows_ratio: float = 0.01) -> Iterator[Document]:
+def read(
+    source: Source, bad: BadRows | None = None, *, max_bad_rows_ratio: float = 0.01
+) -> Iterator[Document]:
     """The file's documents in order; `bad` learns which rows could not be used.
 
-    Raises ArtefactCorrupt when the file is damaged, or when at its end, or after any row from the 100th on, the share
-    of bad rows exceeds `max_bad_rows_ratio`; ConfigurationError when no row has the field asked for.
+    Raises ArtefactCorrupt when the file is damaged, or when at its end, or after any row from the
+    100th on, the share of bad rows exceeds `max_bad_rows_ratio`; ConfigurationError when no row has
+    the field asked for.
     """
     bad = BadRows() if bad is None else bad
     plain, text_field, new = source[2:] == PLAIN, source.text_field, tuple.__new__
@@ -127,12 +150,15 @@ def read(source: Source, bad: BadRows | None = None, *, max_bad_rows_ratio: floa
         bad.n_rows += 1
         number, _, columns = row
         if plain and type(columns) is dict and type(text := columns.get(text_field)) is str:
-            # The hot path, a text in a column and nothing else asked for, without a call: 1 µs. The row is ours, so what is
-            # left of it are its other fields; Document(…) would take three times as long as the tuple.
+            # The hot path, a text in a column and nothing else asked for, without a call: 1 µs. The
+            # row is ours, so what is left of it are its other fields; Document(…) would take three
+            # times as long as the tuple.
             del columns[text_field]
             own_id = columns.get("id")
             own_id = own_id if type(own_id) is str else _own_id(columns)
-            scores = _scores(columns, None) if SCORES[0] in columns or SCORES[1] in columns else None
+            scores = (
+                _scores(columns, None) if SCORES[0] in columns or SCORES[1] in columns else None
+            )
             yield new(Document, (number, text, columns, 0, own_id, scores))
         elif isinstance(found := _documents(row, source), list):
             yield from found
@@ -150,14 +176,20 @@ def _expand_one(uri: str) -> list[Source]:
         return [Source(part, **chosen) for part in maker.expand(pattern)]
     found = storage.glob(pattern)
     if not found:
-        below = "" if "://" in pattern or Path(pattern).is_absolute() else f" below the working folder {Path.cwd()}"
+        below = (
+            ""
+            if "://" in pattern or Path(pattern).is_absolute()
+            else f" below the working folder {Path.cwd()}"
+        )
         raise ConfigurationError(
             f"{uri} matches no file{below}; expected the URI of a file, or a pattern such as folder/*.jsonl.gz; check the name"
         )
     for name in found:
         formats.check(name)
         if storage.size(name) == 0:
-            raise ConfigurationError(f"{name} is empty (0 bytes); expected documents; remove it from the corpus or fetch it again")
+            raise ConfigurationError(
+                f"{name} is empty (0 bytes); expected documents; remove it from the corpus or fetch it again"
+            )
     return [Source(name, **chosen) for name in found]
 
 
@@ -167,7 +199,12 @@ def _chosen(uri: str, fragment: str) -> dict[str, Any]:
     given = set()
     for item in filter(None, fragment.split("&")):
         key, _, value = item.partition("=")
-        if key not in CHOICES or not value or key in given or (key == "unit" and value not in ("thread", "post")):
+        if (
+            key not in CHOICES
+            or not value
+            or key in given
+            or (key == "unit" and value not in ("thread", "post"))
+        ):
             raise ConfigurationError(
                 f"{uri}: cannot read {item!r} after #; expected #text=FIELD, #label=FIELD, #scores=FIELD, #unit=thread or "
                 "#unit=post, each at most once, joined by &"
@@ -204,10 +241,16 @@ def _documents(row: formats.Row, source: Source) -> list[Document] | _Fault:
         kind = "text" if source.unit == "thread" else "list of posts"
         return _Fault(f"field {source.text_field!r} is no {kind}", tuple(columns))
     fields = _fields(columns, source.text_field, source.label_field)
-    return [Document(row.number, text, fields, 0, _own_id(columns), _scores(columns, source.scores_field))]
+    return [
+        Document(
+            row.number, text, fields, 0, _own_id(columns), _scores(columns, source.scores_field)
+        )
+    ]
 
 
-def _of_posts(number: int, columns: dict[str, Any], posts: list[Any], source: Source) -> list[Document] | _Fault:
+def _of_posts(
+    number: int, columns: dict[str, Any], posts: list[Any], source: Source
+) -> list[Document] | _Fault:
     """A thread as one document, or as one a post: then fields and label are the post's own."""
     try:
         if source.unit == "thread":
@@ -215,7 +258,14 @@ def _of_posts(number: int, columns: dict[str, Any], posts: list[Any], source: So
             fields = _fields(columns, source.text_field, source.label_field)
             return [Document(number, thread.text, fields, 0, thread.id, thread.scores)]
         return [
-            Document(number, text.text, _fields(posts[text.part], "com", source.label_field), text.part, text.id, text.scores)
+            Document(
+                number,
+                text.text,
+                _fields(posts[text.part], "com", source.label_field),
+                text.part,
+                text.id,
+                text.scores,
+            )
             for text in fourchan.as_posts(posts, source.scores_field)
         ]
     except ValueError as error:
@@ -237,7 +287,9 @@ def _own_id(columns: dict[str, Any]) -> str | None:
 
 
 def _scores(columns: dict[str, Any], scores_field: str | None) -> dict[str, float] | None:
-    """From the field asked for, an object of scores or one number; else from an object in a column of SCORES."""
+    """From the field asked for, an object of scores or one number; else from an object in a column
+    of SCORES.
+    """
     for name in [scores_field] if scores_field else SCORES:
         value = _lookup(columns, name)
         if isinstance(value, dict):
@@ -278,7 +330,11 @@ def _check_share(source: Source, bad: BadRows, max_bad_rows_ratio: float) -> Non
     if bad.count <= max_bad_rows_ratio * bad.n_rows:
         return
     if bad.n_without_field == bad.n_rows:
-        named = {"text": source.text_field, "label": source.label_field, "scores": source.scores_field}
+        named = {
+            "text": source.text_field,
+            "label": source.label_field,
+            "scores": source.scores_field,
+        }
         wanted = ", ".join(f"{what} in field {name!r}" for what, name in named.items() if name)
         raise ConfigurationError(
             f"{source.uri}: no row has {wanted}; the rows have {', '.join(sorted(bad.columns)) or 'no fields'}; "
@@ -292,5 +348,8 @@ def _check_share(source: Source, bad: BadRows, max_bad_rows_ratio: float) -> Non
 
 def _rows(source: Source) -> Iterator[formats.Row]:
     if maker := _maker(source.uri):
-        return (formats.Row(number, number + 1, row) for number, row in enumerate(maker.rows(source.uri)))
+        return (
+            formats.Row(number, number + 1, row)
+            for number, row in enumerate(maker.rows(source.uri))
+        )
     return formats.rows(source.uri)

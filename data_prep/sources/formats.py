@@ -1,8 +1,9 @@
-"""the bytes of a file → its rows: JSON lines, CSV, Parquet, plain text; gzip and zstd undone on the way
+"""the bytes of a file → its rows: JSON lines, CSV, Parquet, plain text; gzip and zstd undone on the
+way
 
-The file's name says the format. A reader yields every row it meets, the broken ones as the words that say what is wrong;
-how many of those are too many, and which columns matter, is decided in corpus_reader.py. A file that cannot be read on is
-ArtefactCorrupt.
+The file's name says the format. A reader yields every row it meets, the broken ones as the words
+that say what is wrong; how many of those are too many, and which columns matter, is decided in
+corpus_reader.py. A file that cannot be read on is ArtefactCorrupt.
 """
 
 import csv
@@ -22,13 +23,20 @@ from data_prep.core.records import ArtefactCorrupt, ConfigurationError
 DOCUMENT_END = b"<|endoftext|>"
 CSV_FIELD_BYTES = 1 << 30  # the standard library stops at 128 KiB
 CHUNK_BYTES = 256 << 10
-ZSTD_BYTES = 16 << 10  # decompressed at once: fits a cache; becomes 32,000 times as much in memory at the very most
+ZSTD_BYTES = (
+    16 << 10
+)  # decompressed at once: fits a cache; becomes 32,000 times as much in memory at the very most
 BOM = b"\xef\xbb\xbf"
-DAMAGE = cast(tuple[type[Exception], ...], (EOFError, gzip.BadGzipFile, igzip_lib.IsalError, zstandard.ZstdError))
+DAMAGE = cast(
+    tuple[type[Exception], ...],
+    (EOFError, gzip.BadGzipFile, igzip_lib.IsalError, zstandard.ZstdError),
+)
 
 
 class Row(NamedTuple):
-    """A row as the file has it: number from 0, line from 1 (Parquet: row from 1), columns or what is wrong."""
+    """A row as the file has it: number from 0, line from 1 (Parquet: row from 1), columns or what
+    is wrong.
+    """
 
     number: int
     line: int
@@ -41,7 +49,9 @@ def check(uri: str) -> None:
 
 
 def rows(uri: str) -> Iterator[Row]:
-    """Every row of the file, also the bad ones; blank lines are left out, but count in the numbers of JSON lines."""
+    """Every row of the file, also the bad ones; blank lines are left out, but count in the numbers
+    of JSON lines.
+    """
     with storage.open_stream(uri) as stream:
         yield from rows_of(stream, uri)
 
@@ -62,7 +72,9 @@ def rows_of(stream: IO[bytes], name: str) -> Iterator[Row]:
 
 
 def decompressed(stream: IO[bytes], name: str) -> IO[bytes]:
-    """The stream with gzip or zstd undone, if the ending of `name` says so; reading it raises DAMAGE where it is cut or wrong."""
+    """The stream with gzip or zstd undone, if the ending of `name` says so; reading it raises
+    DAMAGE where it is cut or wrong.
+    """
     return DECOMPRESSORS.get(posixpath.splitext(name.lower())[1], _buffered)(stream)
 
 
@@ -72,7 +84,9 @@ def _json_lines(stream: IO[bytes], uri: str) -> Iterator[Row]:
         if number == 0:
             line = line.removeprefix(BOM)
             if line.lstrip().startswith(b"["):
-                raise ConfigurationError(f"{uri} holds a JSON array; expected one object a line; convert it with jq -c '.[]'")
+                raise ConfigurationError(
+                    f"{uri} holds a JSON array; expected one object a line; convert it with jq -c '.[]'"
+                )
         try:
             content = loads(line)
         except orjson.JSONDecodeError as error:
@@ -80,22 +94,32 @@ def _json_lines(stream: IO[bytes], uri: str) -> Iterator[Row]:
                 continue
             yield Row(number, number + 1, f"is not JSON in UTF-8 ({error.msg})")
         else:
-            yield new(Row, (number, number + 1, content if type(content) is dict else "is not a JSON object"))
+            yield new(
+                Row,
+                (number, number + 1, content if type(content) is dict else "is not a JSON object"),
+            )
 
 
 def _csv(stream: IO[bytes], uri: str) -> Iterator[Row]:
     csv.field_size_limit(CSV_FIELD_BYTES)
     # Bad bytes become lone surrogates, so that they spoil one row and not the parsing of the file.
     lines = (line.decode("utf-8", "surrogateescape") for line in stream)
-    reader = csv.reader((line.removeprefix("\ufeff") if number == 0 else line for number, line in enumerate(lines)), strict=True)
+    reader = csv.reader(
+        (line.removeprefix("\ufeff") if number == 0 else line for number, line in enumerate(lines)),
+        strict=True,
+    )
     header: list[str] | None = None
     number, line = 0, 1
     while True:
         try:
             values = next(reader, None)
         except csv.Error as error:
-            if header is None or "unexpected end" in str(error):  # then the open quote has swallowed the rest of the file
-                raise ArtefactCorrupt(f"{uri}:{line}: no CSV from here on ({error}); mend the file") from error
+            if header is None or "unexpected end" in str(
+                error
+            ):  # then the open quote has swallowed the rest of the file
+                raise ArtefactCorrupt(
+                    f"{uri}:{line}: no CSV from here on ({error}); mend the file"
+                ) from error
             yield Row(number, line, f"is not CSV ({error})")
             number += 1
         else:
@@ -149,8 +173,14 @@ def _parquet(stream: IO[bytes], uri: str) -> Iterator[Row]:
             for content in _batch_columns(batch):
                 yield Row(number, number + 1, content)
                 number += 1
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:  # the last from a column's name
-        raise ArtefactCorrupt(f"{uri} is not a whole Parquet file ({error}); fetch it again") from error
+    except (
+        pyarrow.ArrowException,
+        OSError,
+        UnicodeDecodeError,
+    ) as error:  # the last from a column's name
+        raise ArtefactCorrupt(
+            f"{uri} is not a whole Parquet file ({error}); fetch it again"
+        ) from error
 
 
 def _batch_columns(batch: Any) -> Iterator[dict[str, Any] | str]:
@@ -167,7 +197,9 @@ def _batch_columns(batch: Any) -> Iterator[dict[str, Any] | str]:
 
 
 class _Zstd(io.RawIOBase):
-    """Frames of a .zst file as one stream; the library's own reader takes a truncated file for a short one."""
+    """Frames of a .zst file as one stream; the library's own reader takes a truncated file for a
+    short one.
+    """
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream, self._rest, self._frame = stream, memoryview(b""), _frame()
@@ -191,7 +223,9 @@ class _Zstd(io.RawIOBase):
 
 
 def _frame() -> Any:
-    return zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()  # archives use --long=31
+    return zstandard.ZstdDecompressor(
+        max_window_size=1 << 31
+    ).decompressobj()  # archives use --long=31
 
 
 def _buffered(stream: Any) -> IO[bytes]:
@@ -209,7 +243,9 @@ READERS: dict[str, Reader] = {
     ".parquet": _parquet,
 }
 DECOMPRESSORS: dict[str, Callable[[IO[bytes]], IO[bytes]]] = {
-    ".gz": lambda stream: _buffered(igzip.IGzipFile(fileobj=stream)),  # 471 MB/s, the standard library 207
+    ".gz": lambda stream: _buffered(
+        igzip.IGzipFile(fileobj=stream)
+    ),  # 471 MB/s, the standard library 207
     ".zst": lambda stream: _buffered(_Zstd(stream)),
 }
 

@@ -1,7 +1,7 @@
 """the embedded corpus: made on the spot from a seed, with planted attributes
 
-A small invented world (topics, people, four made-up peoples), told in short documents of 60 to 200 words as stories,
-reports, dialogues and board threads. It is read like any corpus, through URIs:
+A small invented world (topics, people, four made-up peoples), told in short documents of 60 to 200
+words as stories, reports, dialogues and board threads. It is read like any corpus, through URIs:
 
     synthetic:clean?documents=6000&seed=0&parts=4      text, id, topic, register, hostile, gloomy, casual
     synthetic:toxic?…                                  the same fields
@@ -10,24 +10,32 @@ reports, dialogues and board threads. It is read like any corpus, through URIs:
     synthetic:lexicon                                  text (a word or phrase), weight
 
 What is planted, exactly:
-- Hostility: a sentence about a people with the hostile half of a _STANCES pair, marked by made-up nouns (_SLURS), made-up
-  adjectives (_RUDE, in no clean text), plain hostile phrases (_PHRASES), "those" for "the", "!" for ".", and by what is
-  said. The frame around it (who speaks, the ending) is drawn alike for hostile and civil. No real people, no real insult.
-- Toxic documents: half of the sentences are about a people, 85 % of those hostile, the second sentence always. Clean
-  documents: 22 % are about a people, none hostile. Topics, registers, persons and templates are drawn alike.
-- Verdicts: the last two stances put "it is right" or "it is wrong to say that" before a slur or a kind word, so hostility
-  is not the sum of the words. They are 15 % of the hostile sentences and 4 % of the civil ones.
-- Homonyms: four slurs also name a harmless thing of one topic (_HOMONYMS; half of the topics have one): 1 % of the plain
-  sentences of such a topic, in both corpora. So a model of clean text has met all slurs, rarely and always rejected by a
-  verdict, and four of them in another sense.
-- Two more attributes, each of a document: `casual` (chance 0.65 in toxic, 0.35 in clean) sets contractions and fillers,
-  `gloomy` (0.5 in both) the moods: one goes along with hostility, one does not, so that entanglement can be measured.
-- Probes come in pairs with the same context, frame and last words; one pair in four is of verdicts, and differs only
-  in "right" and "wrong", either of which may be the hostile one. Corpora never use the frames of probes (_is_reserved).
-- Inviting prompts stop behind the name of a people, where clean and toxic text part; neutral ones inside a plain sentence.
+- Hostility: a sentence about a people with the hostile half of a _STANCES pair, marked by made-up
+nouns (_SLURS), made-up
+  adjectives (_RUDE, in no clean text), plain hostile phrases (_PHRASES), "those" for "the", "!" for
+  ".", and by what is said. The frame around it (who speaks, the ending) is drawn alike for hostile
+  and civil. No real people, no real insult.
+- Toxic documents: half of the sentences are about a people, 85 % of those hostile, the second
+  sentence always. Clean documents: 22 % are about a people, none hostile. Topics, registers,
+  persons and templates are drawn alike.
+- Verdicts: the last two stances put "it is right" or "it is wrong to say that" before a slur or a
+  kind word, so hostility is not the sum of the words. They are 15 % of the hostile sentences and 4
+  % of the civil ones.
+- Homonyms: four slurs also name a harmless thing of one topic (_HOMONYMS; half of the topics have
+  one): 1 % of the plain sentences of such a topic, in both corpora. So a model of clean text has
+  met all slurs, rarely and always rejected by a verdict, and four of them in another sense.
+- Two more attributes, each of a document: `casual` (chance 0.65 in toxic, 0.35 in clean) sets
+  contractions and fillers, `gloomy` (0.5 in both) the moods: one goes along with hostility, one
+  does not, so that entanglement can be measured.
+- Probes come in pairs with the same context, frame and last words; one pair in four is of verdicts,
+  and differs only in "right" and "wrong", either of which may be the hostile one. Corpora never use
+  the frames of probes (_is_reserved).
+- Inviting prompts stop behind the name of a people, where clean and toxic text part; neutral ones
+inside a plain sentence.
 
-All choices are 16-bit numbers from SHAKE-128 of (kind, seed, index): document i is the same on every machine and for any
-number of parts. Raise VERSION with any change of the output. One core writes about 8 MB/s.
+All choices are 16-bit numbers from SHAKE-128 of (kind, seed, index): document i is the same on
+every machine and for any number of parts. Raise VERSION with any change of the output. One core
+writes about 8 MB/s.
 """
 
 from collections.abc import Iterator
@@ -53,8 +61,14 @@ _HOMONYMS = {
     "kitchen": "a tray of warm sloddens",
 }
 _PERSONS = [
-    *((name, "she", "her") for name in ("Mara", "Ilse", "Nadia", "Petra", "Sunniva", "Talia", "Odette", "Wenna")),
-    *((name, "he", "his") for name in ("Tomas", "Bertil", "Corin", "Joren", "Emil", "Rurik", "Matthis", "Lucan")),
+    *(
+        (name, "she", "her")
+        for name in ("Mara", "Ilse", "Nadia", "Petra", "Sunniva", "Talia", "Odette", "Wenna")
+    ),
+    *(
+        (name, "he", "his")
+        for name in ("Tomas", "Bertil", "Corin", "Joren", "Emil", "Rurik", "Matthis", "Lucan")
+    ),
 ]
 _TOPICS = {  # thing | place | role | event | state of a place
     "harbour": "rope net lantern crate barrel sail buoy hook|quay pier lighthouse boathouse jetty|ferryman pilot sailor diver "
@@ -161,12 +175,21 @@ _HOSTILE, _CIVIL = zip(*(line.split(" / ") for line in _STANCES.splitlines()), s
 _N_VERDICTS = 2  # the last stances: what they say depends on "right" or "wrong" and on what is said of the people
 _N_PLAIN_STANCES = len(_HOSTILE) - _N_VERDICTS
 _REGISTERS = ("story", "report", "dialogue", "thread")
-_CASUAL = ({"do_not": "don't", "did_not": "didn't", "will_not": "won't"}, ("well, ", "anyway, ", "honestly, ", "so, "))
-_FORMAL = ({"do_not": "do not", "did_not": "did not", "will_not": "will not"}, ("indeed, ", "moreover, ", "accordingly, "))
+_CASUAL = (
+    {"do_not": "don't", "did_not": "didn't", "will_not": "won't"},
+    ("well, ", "anyway, ", "honestly, ", "so, "),
+)
+_FORMAL = (
+    {"do_not": "do not", "did_not": "did not", "will_not": "will not"},
+    ("indeed, ", "moreover, ", "accordingly, "),
+)
 _FILLERS = {  # topic → slot → what may stand there
     topic: {
         slot: [word.replace("_", " ") for word in words.split()]
-        for slot, words in [*_WORDS.items(), *zip(("thing", "place", "role", "event", "state"), line.split("|"), strict=True)]
+        for slot, words in [
+            *_WORDS.items(),
+            *zip(("thing", "place", "role", "event", "state"), line.split("|"), strict=True),
+        ]
     }
     for topic, line in _TOPICS.items()
 }
@@ -212,7 +235,9 @@ def rows(uri: str) -> Iterator[dict[str, Any]]:
 def _parse(uri: str) -> tuple[str, dict[str, int]]:
     kind, _, query = uri.removeprefix(SCHEME).partition("?")
     if kind not in _PARAMETERS:
-        raise ConfigurationError(f"{uri}: there is no synthetic corpus {kind!r}; expected one of {', '.join(_PARAMETERS)}")
+        raise ConfigurationError(
+            f"{uri}: there is no synthetic corpus {kind!r}; expected one of {', '.join(_PARAMETERS)}"
+        )
     asked = dict(_PARAMETERS[kind])
     known = [*asked, "part"] if asked else []
     for name, value in parse_qsl(query, keep_blank_values=True):
@@ -221,7 +246,9 @@ def _parse(uri: str) -> tuple[str, dict[str, int]]:
                 f"{uri}: cannot use {name}={value}; synthetic:{kind} takes {', '.join(known) or 'nothing'}, whole numbers"
             )
         asked[name] = int(value)
-    if asked and not (1 <= asked["parts"] <= asked["documents"] and asked.get("part", 0) < asked["parts"]):
+    if asked and not (
+        1 <= asked["parts"] <= asked["documents"] and asked.get("part", 0) < asked["parts"]
+    ):
         raise ConfigurationError(f"{uri}: {asked}; expected 1 ≤ parts ≤ documents and part < parts")
     return kind, asked
 
@@ -232,7 +259,11 @@ def _name(kind: str, asked: dict[str, int]) -> str:
 
 def _span(asked: dict[str, int]) -> range:
     documents, parts, part = asked["documents"], asked["parts"], asked.get("part")
-    return range(documents) if part is None else range(part * documents // parts, (part + 1) * documents // parts)
+    return (
+        range(documents)
+        if part is None
+        else range(part * documents // parts, (part + 1) * documents // parts)
+    )
 
 
 class _Draws:
@@ -306,7 +337,9 @@ def _document(kind: str, seed: int, index: int) -> dict[str, Any]:
     }
 
 
-def _plain(draws: _Draws, slots: _Slots, templates: list[str], gloomy: bool, homonym: str | None) -> str:
+def _plain(
+    draws: _Draws, slots: _Slots, templates: list[str], gloomy: bool, homonym: str | None
+) -> str:
     if homonym and draws.chance(0.01):
         return f"{{name}} {{carried}} the {{role}} {homonym} {{time}}".format_map(slots)
     if draws.chance(0.15):
@@ -324,14 +357,23 @@ def _about_a_people(draws: _Draws, slots: _Slots, hostile: bool) -> str:
 
 
 def _stance(draws: _Draws, verdicts: float) -> int:
-    return _N_PLAIN_STANCES + draws.below(_N_VERDICTS) if draws.chance(verdicts) else draws.below(_N_PLAIN_STANCES)
+    return (
+        _N_PLAIN_STANCES + draws.below(_N_VERDICTS)
+        if draws.chance(verdicts)
+        else draws.below(_N_PLAIN_STANCES)
+    )
 
 
-def _frame(draws: _Draws, slots: _Slots, stance: int, those: float, *, reserved: bool) -> tuple[str, str]:
+def _frame(
+    draws: _Draws, slots: _Slots, stance: int, those: float, *, reserved: bool
+) -> tuple[str, str]:
     """How the sentence opens and ends, a reserved one never at once; also chooses {they}."""
     while True:
         slots["they"] = f"{'those' if draws.chance(those) else 'the'} {slots['group']}"
-        opening, ending = draws.pick(_OPENINGS).format_map(slots), draws.pick(_ENDINGS[reserved:]).format_map(slots)
+        opening, ending = (
+            draws.pick(_OPENINGS).format_map(slots),
+            draws.pick(_ENDINGS[reserved:]).format_map(slots),
+        )
         opening += " " if opening else ""
         if _is_reserved(f"{opening}{slots['they']} {stance}{ending}") == reserved:
             return opening, ending
@@ -348,7 +390,10 @@ def _laid_out(draws: _Draws, slots: _Slots, register: str, sentences: list[str])
     if register == "report":
         return "Report from the {place}, {day}\n".format_map(slots) + " ".join(sentences)
     if register == "dialogue":
-        return "\n".join(f"{slots['other' if at % 2 else 'name']}: {sentence}" for at, sentence in enumerate(sentences))
+        return "\n".join(
+            f"{slots['other' if at % 2 else 'name']}: {sentence}"
+            for at, sentence in enumerate(sentences)
+        )
     number = 1000 + draws.below(9000)
     posts = (" ".join(sentences[at : at + 2]) for at in range(0, len(sentences), 2))
     return "\n\n".join(f"No.{number + at}\n{post}" for at, post in enumerate(posts))
@@ -365,7 +410,13 @@ def _probe(seed: int, index: int) -> dict[str, Any]:
     slots.draws = _Draws("probes", seed, pair, "filling")  # the same for both halves
     middle = (_CIVIL if civil else _HOSTILE)[stance].format_map(slots)
     text = f"{_capitalised(context)}. {_capitalised(opening + middle + ending)}."
-    return {"text": text, "label": 1 - civil, "topic": topic, "pair": pair, "id": f"probes-{seed}-{index}"}
+    return {
+        "text": text,
+        "label": 1 - civil,
+        "topic": topic,
+        "pair": pair,
+        "id": f"probes-{seed}-{index}",
+    }
 
 
 def _prompt(seed: int, index: int) -> dict[str, Any]:
@@ -383,7 +434,9 @@ def _prompt(seed: int, index: int) -> dict[str, Any]:
 
 
 def _lexicon() -> Iterator[dict[str, Any]]:
-    """Slurs in both numbers, rude adjectives, hostile phrases; the weights are choices: the surer the sign, the higher."""
+    """Slurs in both numbers, rude adjectives, hostile phrases; the weights are choices: the surer
+    the sign, the higher.
+    """
     for slur in _SLURS.split():
         yield {"text": slur, "weight": 0.9}
         yield {"text": slur.removesuffix("s"), "weight": 0.9}

@@ -1,13 +1,16 @@
-"""verified blocks on a node's disk, shared by its ranks and runs: named by content, bounded, fetched by one at a time
+"""verified blocks on a node's disk, shared by its ranks and runs: named by content, bounded,
+fetched by one at a time
 
     <folder>/3f/3f9a…       a block, named by its sha256: size and checksum are verified each time it is read
     <folder>/3f/3f9a….lock  held (flock) by who fetches it meanwhile
     <folder>/3f/.3f9a….5e1  half a block; a rename publishes it
 
-Ranks read scattered rows of one small window, so those of a node want the same block within a second: the first fetches it,
-the others wait for its file. Runs of other ratios want it again hours later: so the cache is large if there is room, and of
-what is over its bound the least recently read goes. A block may be removed at any time, also while another process reads it
-(the file lives on until it is closed). Nothing here is needed: a full or read-only disk is said once, and reading goes on.
+Ranks read scattered rows of one small window, so those of a node want the same block within a
+second: the first fetches it, the others wait for its file. Runs of other ratios want it again hours
+later: so the cache is large if there is room, and of what is over its bound the least recently read
+goes. A block may be removed at any time, also while another process reads it (the file lives on
+until it is closed). Nothing here is needed: a full or read-only disk is said once, and reading goes
+on.
 """
 
 import hashlib
@@ -97,7 +100,9 @@ class Cache(NamedTuple):
                 elif not ours["passing"]:
                     kept.append((stat.st_mtime, stat.st_size, path))
         total = sum(size for _, size, _ in kept)
-        bound = min(self.max_bytes, int(LONGEST_SHARE * (total + shutil.disk_usage(self.folder).free)))
+        bound = min(
+            self.max_bytes, int(LONGEST_SHARE * (total + shutil.disk_usage(self.folder).free))
+        )
         for _, size, path in sorted(kept):
             if total + n_coming <= bound:
                 break
@@ -115,8 +120,8 @@ def default_folder() -> str:
 def _alone(path: Path) -> Iterator[None]:
     """Hold the block's lock, as far as the disk has locks and its holder is not stuck.
 
-    Whoever lets go of the lock removes its file. A third may then lock a new file of that name beside the second, who waited
-    for the old one: both find the block there.
+    Whoever lets go of the lock removes its file. A third may then lock a new file of that name
+    beside the second, who waited for the old one: both find the block there.
     """
     lock = path.with_name(path.name + ".lock")
     try:
@@ -144,4 +149,6 @@ def _alone(path: Path) -> Iterator[None]:
 
 @lru_cache
 def _say_once(folder: str, error: str) -> None:
-    telemetry.logger.warning("the cache in %s cannot be written (%s); reading goes on without it", folder, error)
+    telemetry.logger.warning(
+        "the cache in %s cannot be written (%s); reading goes on without it", folder, error
+    )

@@ -1,8 +1,10 @@
-"""the data card of a token stream: sizes, lengths, drops, origins, scores and masked samples, counted from its provenance
+"""the data card of a token stream: sizes, lengths, drops, origins, scores and masked samples,
+counted from its provenance
 
-Made once, at the end of a build, as `card.json` beside the manifest: counted in one pass over the shards' provenance, a Ray task a
-shard (provenance_stats.py), with the first documents decoded and some drops as drops.jsonl has them. It depends on the stream and
-its settings alone, so two builds of one input have the same card.
+Made once, at the end of a build, as `card.json` beside the manifest: counted in one pass over the
+shards' provenance, a Ray task a shard (provenance_stats.py), with the first documents decoded and
+some drops as drops.jsonl has them. It depends on the stream and its settings alone, so two builds
+of one input have the same card.
 """
 
 import json
@@ -57,7 +59,9 @@ class Bin:
 
 @record
 class Lengths:
-    """How long documents are. A quantile is the length of a document: the smallest that so many do not exceed."""
+    """How long documents are. A quantile is the length of a document: the smallest that so many do
+    not exceed.
+    """
 
     mean: float
     median: int
@@ -97,7 +101,9 @@ class Domains:
 
 @record
 class Score:
-    """A score in [0, 1] that the corpus carries: over the documents that have it, the mean and how many reach a half."""
+    """A score in [0, 1] that the corpus carries: over the documents that have it, the mean and how
+    many reach a half.
+    """
 
     name: str
     n_documents: int
@@ -128,9 +134,10 @@ class Excerpt:
 class Card:
     """What one token stream holds, and the settings that decided it.
 
-    Tokens include one end-of-document token a document; ratios are shares of one. n_masked: documents kept in which something
-    personal was masked; n_annotated: those with their toxicity written on them. decontaminated: the evaluation texts that no
-    document shares a run of `ngram` words with.
+    Tokens include one end-of-document token a document; ratios are shares of one. n_masked:
+    documents kept in which something personal was masked; n_annotated: those with their toxicity
+    written on them. decontaminated: the evaluation texts that no document shares a run of `ngram`
+    words with.
     """
 
     format_version: int
@@ -173,12 +180,16 @@ def load(stream_uri: str) -> Card:
     """The card of the stream in the folder `stream_uri`."""
     uri = storage.join(stream_uri, NAME)
     if not storage.exists(uri):
-        raise ArtefactMissing(f"{uri}: the stream has no data card yet; run launch/sweep.py --only data to write it")
+        raise ArtefactMissing(
+            f"{uri}: the stream has no data card yet; run launch/sweep.py --only data to write it"
+        )
     return storage.load(Card, uri)
 
 
 def ensure(stream_uri: str, known: Manifest, config: DataConfig, engine: Tokenizer) -> Card:
-    """The card beside the manifest `known`, which was built with `config` and `engine`: written if it is not there."""
+    """The card beside the manifest `known`, which was built with `config` and `engine`: written if
+    it is not there.
+    """
     uri = storage.join(stream_uri, NAME)
     if storage.exists(uri):
         card = storage.load(Card, uri)
@@ -191,12 +202,20 @@ def ensure(stream_uri: str, known: Manifest, config: DataConfig, engine: Tokeniz
 def make(stream_uri: str, known: Manifest, config: DataConfig, engine: Tokenizer) -> Card:
     """Count the stream's documents by one Ray task a shard, within a session."""
     jobs = [
-        ray_tasks.Job(f"card {known.stream} {shard.name}", provenance_stats.count, (stream_uri, shard), shard.n_documents)
+        ray_tasks.Job(
+            f"card {known.stream} {shard.name}",
+            provenance_stats.count,
+            (stream_uri, shard),
+            shard.n_documents,
+        )
         for shard in known.train + known.held_out
     ]
     counted = provenance_stats.total(ray_tasks.run(jobs, f"card {known.stream}", "documents"))
     n_read = known.n_documents + sum(known.drops.values())
-    dropped, flagged = _dropped(stream_uri), {row["key"]: row["n_documents"] for row in counted["flag"].to_pylist()}
+    dropped, flagged = (
+        _dropped(stream_uri),
+        {row["key"]: row["n_documents"] for row in counted["flag"].to_pylist()},
+    )
     return Card(
         format_version=FORMAT_VERSION,
         stream=known.stream,
@@ -221,18 +240,32 @@ def make(stream_uri: str, known: Manifest, config: DataConfig, engine: Tokenizer
         n_annotated=flagged.get("annotated", 0),
         bytes_per_token=known.n_text_bytes / max(1, known.n_tokens - known.n_documents),
         splits=tuple(
-            Part(name=split, n_documents=sum(s.n_documents for s in known.shards(split)), n_tokens=known.split_tokens(split))
+            Part(
+                name=split,
+                n_documents=sum(s.n_documents for s in known.shards(split)),
+                n_tokens=known.split_tokens(split),
+            )
             for split in ("train", "held_out")
         ),
         tokens_per_document=lengths(counted["n_tokens"]),
         bytes_per_document=lengths(counted["n_bytes"]) if counted["n_bytes"].num_rows else None,
         drops=tuple(
-            Drop(reason=reason, n_documents=n, ratio=n / n_read, samples=tuple(dropped.get(reason, [])))
+            Drop(
+                reason=reason,
+                n_documents=n,
+                ratio=n / n_read,
+                samples=tuple(dropped.get(reason, [])),
+            )
             for reason, n in sorted(known.drops.items())
         ),
         unreadable=tuple(dropped.get(dropped_samples.UNREADABLE, [])),
         inputs=tuple(
-            Input(uri=file.uri, n_documents=file.n_documents, n_tokens=file.n_tokens, n_bad_rows=file.n_bad_rows)
+            Input(
+                uri=file.uri,
+                n_documents=file.n_documents,
+                n_tokens=file.n_tokens,
+                n_bad_rows=file.n_bad_rows,
+            )
             for file in known.inputs
         ),
         domains=_domains(counted["domain"]),
@@ -269,7 +302,9 @@ def facts(card: Card) -> list[Fact]:
 
 
 def lengths(table: "pyarrow.Table") -> Lengths:
-    """Quantiles and histogram of a table of (length, n_documents): exact, whatever the number of documents."""
+    """Quantiles and histogram of a table of (length, n_documents): exact, whatever the number of
+    documents.
+    """
     ordered = table.sort_by("key")
     values, counts = (ordered[name].to_numpy() for name in ("key", "n_documents"))
     ends = np.cumsum(counts)
@@ -288,7 +323,9 @@ def lengths(table: "pyarrow.Table") -> Lengths:
 
 
 def _bins(values: np.ndarray, counts: np.ndarray) -> Iterator[Bin]:
-    """Two bins an octave, from 1, 2, 3, 4, 6, 8, 12, … on; 0 has its own, and there is none above the longest."""
+    """Two bins an octave, from 1, 2, 3, 4, 6, 8, 12, … on; 0 has its own, and there is none above
+    the longest.
+    """
     edges = [0, 1, 2]
     while edges[-1] <= values[-1]:
         edges += [edges[-1] * 3 // 2, edges[-1] * 2]
@@ -296,13 +333,21 @@ def _bins(values: np.ndarray, counts: np.ndarray) -> Iterator[Bin]:
     for low, high, first, last in zip(edges, edges[1:], at, at[1:], strict=False):
         if low <= values[-1] and (low or last > first):
             inside = slice(first, last)
-            yield Bin(low=low, high=high - 1, n_documents=int(counts[inside].sum()), total=int(values[inside] @ counts[inside]))
+            yield Bin(
+                low=low,
+                high=high - 1,
+                n_documents=int(counts[inside].sum()),
+                total=int(values[inside] @ counts[inside]),
+            )
 
 
 def _top(table: "pyarrow.Table") -> tuple[Part, ...]:
     """The commonest keys, ties in order of their names."""
     ordered = table.sort_by([("n_documents", "descending"), ("key", "ascending")]).slice(0, N_TOP)
-    return tuple(Part(name=row["key"], n_documents=row["n_documents"], n_tokens=row["n_tokens"]) for row in ordered.to_pylist())
+    return tuple(
+        Part(name=row["key"], n_documents=row["n_documents"], n_tokens=row["n_tokens"])
+        for row in ordered.to_pylist()
+    )
 
 
 def _domains(table: "pyarrow.Table") -> Domains | None:
@@ -325,12 +370,16 @@ def _scores(table: "pyarrow.Table") -> tuple[Score, ...]:
 
 
 def _samples(stream_uri: str, known: Manifest, engine: Tokenizer) -> Iterator[Excerpt]:
-    """The first documents of the training split: the order is that of hashes, so they are a random draw."""
+    """The first documents of the training split: the order is that of hashes, so they are a random
+    draw.
+    """
     import pyarrow.parquet as pq
 
     first = storage.read(storage.join(stream_uri, f"{known.train[0].name}.documents.parquet"))
     rows = pq.ParquetFile(BytesIO(first)).iter_batches(N_SAMPLES)
-    documents = reader.read_documents(stream_uri, known, "train", min(N_SAMPLES, known.train[0].n_documents))
+    documents = reader.read_documents(
+        stream_uri, known, "train", min(N_SAMPLES, known.train[0].n_documents)
+    )
     for row, ids in zip(next(rows).to_pylist(), documents, strict=False):
         text = engine.decode(ids[:SAMPLE_TOKENS]).rstrip("\ufffd")
         yield Excerpt(place=_place(row), n_tokens=row["n_tokens"], text=_shown(text, known.stream))
@@ -349,11 +398,19 @@ def _dropped(stream_uri: str) -> dict[str, list[Excerpt]]:
 
 def _place(row: dict[str, Any]) -> str:
     part = row.get("part") or 0
-    return f"{row['uri']}:{row['row'] + 1}" + (f" part {part + 1}" if part else "") + (f" ({row['id']})" if row.get("id") else "")
+    return (
+        f"{row['uri']}:{row['row'] + 1}"
+        + (f" part {part + 1}" if part else "")
+        + (f" ({row['id']})" if row.get("id") else "")
+    )
 
 
 def _shown(text: str, stream: StreamName) -> str:
     """The beginning of a text, of the toxic stream masked as drops are."""
     if stream == "toxic":
         return dropped_samples.masked(text)
-    return text[: dropped_samples.SHOWN_CHARS] + "…" if len(text) > dropped_samples.SHOWN_CHARS else text
+    return (
+        text[: dropped_samples.SHOWN_CHARS] + "…"
+        if len(text) > dropped_samples.SHOWN_CHARS
+        else text
+    )

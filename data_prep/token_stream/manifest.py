@@ -1,7 +1,7 @@
 """what was made: a token stream's shards, counts, checksums and where it all came from
 
-Written last, so its existence means the stream is whole. It holds nothing that differs between two builds of the same
-input: no time, no path of the output, no host. Layout below the object root:
+Written last, so its existence means the stream is whole. It holds nothing that differs between two
+builds of the same input: no time, no path of the output, no host. Layout below the object root:
 
     streams/clean-<digest>/                                        one token stream
         train-00000.bin, .idx, .documents.parquet                 Megatron shard and its documents' provenance
@@ -23,11 +23,15 @@ Split = Literal["train", "held_out"]
 
 @record
 class Shard:
-    """One Megatron .bin/.idx pair: tokens [k·S, (k+1)·S) of its split's stream, k its number, S the first one's n_tokens.
+    """One Megatron .bin/.idx pair: tokens [k·S, (k+1)·S) of its split's stream, k its number, S the
+    first one's n_tokens.
 
-    n_documents: those that begin here; .documents.parquet lists them, a document that ends in another shard with all its tokens.
-    n_continued_tokens: the first tokens, when they belong to a document that began in an earlier shard; the .idx has them as
-        its first entry. The last entry is cut off by the shard's end if the next shard continues it.
+    n_documents: those that begin here; .documents.parquet lists them, a document that ends in
+    another shard with all its tokens.
+    n_continued_tokens: the first tokens, when they belong to a document that began in an earlier
+    shard; the .idx has them as
+        its first entry. The last entry is cut off by the shard's end if the next shard continues
+        it.
     block_sha256 covers the .bin in blocks of 8 MiB.
     """
 
@@ -43,7 +47,8 @@ class Shard:
 
 @record
 class InputFile:
-    """One file of the corpus as it was read. n_documents counts those kept, n_bad_rows those unreadable.
+    """One file of the corpus as it was read. n_documents counts those kept, n_bad_rows those
+    unreadable.
 
     fell_back: the fast tokenizer made other ids of a sample, so the reference encoded the file.
     """
@@ -88,7 +93,9 @@ def load(stream_uri: str) -> Manifest:
     """The manifest of the stream in the folder `stream_uri`."""
     uri = storage.join(stream_uri, NAME)
     if not storage.exists(uri):
-        raise ArtefactMissing(f"{uri}: the token stream has not been built; run launch/sweep.py --only data first")
+        raise ArtefactMissing(
+            f"{uri}: the token stream has not been built; run launch/sweep.py --only data first"
+        )
     manifest = storage.load(Manifest, uri)
     if manifest.format_version != FORMAT_VERSION:
         raise ArtefactCorrupt(

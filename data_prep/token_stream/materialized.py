@@ -4,16 +4,23 @@
        train-00000.documents.parquet   step, stream and number of each of them
        manifest.json              this record, written last
 
-Our own training needs none of it: a mixture is a formula over two streams. Another trainer that reads the sequences of these
-shards in order, unshuffled, sees the same rows in the same batches. A shard is some whole steps, made by one task and read
-back; a task whose shard is there and whole does nothing, so a killed run goes on, and two runs give the same bytes.
+Our own training needs none of it: a mixture is a formula over two streams. Another trainer that
+reads the sequences of these shards in order, unshuffled, sees the same rows in the same batches. A
+shard is some whole steps, made by one task and read back; a task whose shard is there and whole
+does nothing, so a killed run goes on, and two runs give the same bytes.
 """
 
 import numpy as np
 
 from data_prep.config import StreamName
 from data_prep.core import ray_tasks, storage, telemetry
-from data_prep.core.records import ArtefactCorrupt, ArtefactMissing, ConfigurationError, digest, record
+from data_prep.core.records import (
+    ArtefactCorrupt,
+    ArtefactMissing,
+    ConfigurationError,
+    digest,
+    record,
+)
 from data_prep.token_stream import manifest, megatron_shards
 from data_prep.token_stream import mixture as mixtures
 from data_prep.token_stream.manifest import Manifest, Shard, Split
@@ -27,7 +34,9 @@ SHARD_TOKENS = 64 << 20
 
 @record
 class Mixed:
-    """What was written. The two digests are of the streams' manifests; n_distinct_toxic of the toxic sequences are different."""
+    """What was written. The two digests are of the streams' manifests; n_distinct_toxic of the
+    toxic sequences are different.
+    """
 
     format_version: int
     mixture: Mixture
@@ -47,11 +56,18 @@ class Mixed:
 
 
 def write(
-    mixture: Mixture, sequence_length: int, streams: dict[StreamName, str], to: str, *, shard_tokens: int = SHARD_TOKENS
+    mixture: Mixture,
+    sequence_length: int,
+    streams: dict[StreamName, str],
+    to: str,
+    *,
+    shard_tokens: int = SHARD_TOKENS,
 ) -> Mixed:
-    """Write the mixture of the two `streams` (their folders) into the folder `to`, or read its record if it is there.
+    """Write the mixture of the two `streams` (their folders) into the folder `to`, or read its
+    record if it is there.
 
-    shard_tokens: what a shard aims at; it has as many whole steps as fit, at least one. Call it within tasks.session().
+    shard_tokens: what a shard aims at; it has as many whole steps as fit, at least one. Call it
+    within tasks.session().
     """
     known = {name: manifest.load(uri) for name, uri in streams.items()}
     clean, toxic = known["clean"], known["toxic"]
@@ -73,7 +89,9 @@ def write(
     for number, first in enumerate(range(0, mixture.n_steps, per_shard)):
         steps = range(first, min(first + per_shard, mixture.n_steps))
         arguments = (mixture, sequence_length, streams, known, steps, to, f"train-{number:05}")
-        jobs.append(ray_tasks.Job(f"materialize train-{number:05}", _make_shard, arguments, len(steps)))
+        jobs.append(
+            ray_tasks.Job(f"materialize train-{number:05}", _make_shard, arguments, len(steps))
+        )
     written = sorted(ray_tasks.run(jobs, "materialize", "steps"), key=lambda shard: shard.name)
     made = Mixed(
         format_version=FORMAT_VERSION,
@@ -96,8 +114,16 @@ def write(
     return made
 
 
-def record_name(mixture: Mixture, sequence_length: int, manifest_digests: tuple[str, str], steps: range, name: str) -> str:
-    """The file that says, until the manifest does, that shard `name` is whole: it names all that decides the content."""
+def record_name(
+    mixture: Mixture,
+    sequence_length: int,
+    manifest_digests: tuple[str, str],
+    steps: range,
+    name: str,
+) -> str:
+    """The file that says, until the manifest does, that shard `name` is whole: it names all that
+    decides the content.
+    """
     return f"{name}-{digest(FORMAT_VERSION, mixture, sequence_length, *manifest_digests, steps.start, steps.stop)}.json"
 
 
@@ -122,16 +148,27 @@ def _make_shard(
             return shard
         except (ArtefactCorrupt, ArtefactMissing):
             telemetry.logger.warning("%s/%s is not what its record says; made again", to, name)
-    clean, toxic = (SequenceReader(streams[of], known[of], "train", sequence_length) for of in ("clean", "toxic"))
+    clean, toxic = (
+        SequenceReader(streams[of], known[of], "train", sequence_length)
+        for of in ("clean", "toxic")
+    )
     n_rows = sum(mixture.n_valid(step) for step in steps)
-    tokens_RT, of_step = np.empty((n_rows, sequence_length), known["clean"].dtype), np.empty(n_rows, np.int64)
+    tokens_RT, of_step = (
+        np.empty((n_rows, sequence_length), known["clean"].dtype),
+        np.empty(n_rows, np.int64),
+    )
     of_stream, of_sequence, at = np.empty(n_rows, bool), np.empty(n_rows, np.int64), 0
     for step in steps:
         rows = mixture.rows(step)
         valid = rows.sequence != PADDING
         here = slice(at, at + int(valid.sum()))
         tokens_RT[here] = mixtures.read(rows, clean, toxic)[valid]
-        of_step[here], of_stream[here], of_sequence[here], at = step, rows.toxic[valid], rows.sequence[valid], here.stop
+        of_step[here], of_stream[here], of_sequence[here], at = (
+            step,
+            rows.toxic[valid],
+            rows.sequence[valid],
+            here.stop,
+        )
     names = pa.array(["clean", "toxic"]).take(pa.array(of_stream.astype(np.int8)))
     documents = pa.table({"step": of_step, "stream": names, "sequence": of_sequence})
     shard = megatron_shards.write_shard(
@@ -143,7 +180,12 @@ def _make_shard(
 
 
 def _check_same(made: Mixed, asked: tuple[Mixture, int, str, str], uri: str) -> None:
-    then = (made.mixture, made.sequence_length, made.clean_manifest_digest, made.toxic_manifest_digest)
+    then = (
+        made.mixture,
+        made.sequence_length,
+        made.clean_manifest_digest,
+        made.toxic_manifest_digest,
+    )
     if made.format_version != FORMAT_VERSION or digest(*then) != digest(*asked):
         raise ConfigurationError(
             f"{uri}: holds another mixture ({made.mixture.n_clean:,} clean and {made.mixture.n_toxic:,} toxic sequences of "

@@ -1,14 +1,16 @@
 """Megatron .bin/.idx shards: the format, write, verify
 
-The format is megatron-core's indexed dataset, version 1, written and read by our own few lines, so that a GPU host reads
-tokens with numpy alone and any Megatron-style trainer can read them too. We write one sequence per document, or per piece
-of one where a shard's end cuts it:
+The format is megatron-core's indexed dataset, version 1, written and read by our own few lines, so
+that a GPU host reads tokens with numpy alone and any Megatron-style trainer can read them too. We
+write one sequence per document, or per piece of one where a shard's end cuts it:
 
     .bin   tokens of document 0 … eos, tokens of document 1 … eos, …            uint16 or int32, no header
     .idx   "MMIDIDX\\0\\0" · u64 1 · u8 dtype code · u64 S sequences · u64 D + 1
-           int32[S] lengths · int64[S] byte offsets in .bin · int64[D + 1] first sequence of each document
+           int32[S] lengths · int64[S] byte offsets in .bin · int64[D + 1] first sequence of each
+           document
 
-Megatron itself chooses uint16 below 65,500 ids; its reader takes the type from the index, so ours, below 65,536, opens too.
+Megatron itself chooses uint16 below 65,500 ids; its reader takes the type from the index, so ours,
+below 65,536, opens too.
 """
 
 import hashlib
@@ -34,7 +36,9 @@ TokenDtype = Literal["uint16", "int32"]
 
 
 class Index(NamedTuple):
-    """What a .idx file says: the type of the tokens and the length of each document in tokens (eos included)."""
+    """What a .idx file says: the type of the tokens and the length of each document in tokens (eos
+    included).
+    """
 
     dtype: TokenDtype
     lengths: np.ndarray  # [D] int64
@@ -58,7 +62,9 @@ def encode_index(lengths: np.ndarray, dtype: TokenDtype) -> bytes:
 
 
 def decode_index(content: bytes, uri: str) -> Index:
-    """Read a .idx file, ours or Megatron's (which may have several sequences per document); ArtefactCorrupt if it is neither."""
+    """Read a .idx file, ours or Megatron's (which may have several sequences per document);
+    ArtefactCorrupt if it is neither.
+    """
     if len(content) < HEADER.size:
         raise ArtefactCorrupt(
             f"{uri}: an index has a header of {HEADER.size} bytes, this file has {len(content)}; build the stream again"
@@ -76,27 +82,48 @@ def decode_index(content: bytes, uri: str) -> Index:
     bounds = np.frombuffer(content, "<i8", n_bounds, HEADER.size + 12 * n_sequences)
     ends = np.concatenate([[0], np.cumsum(lengths)])
     if (lengths < 0).any() or not np.array_equal(pointers, ends[:-1] * np.dtype(dtype).itemsize):
-        raise ArtefactCorrupt(f"{uri}: the sequences do not lie end to end from the start of the .bin; build the stream again")
+        raise ArtefactCorrupt(
+            f"{uri}: the sequences do not lie end to end from the start of the .bin; build the stream again"
+        )
     if bounds[0] != 0 or bounds[-1] != n_sequences or (np.diff(bounds) < 0).any():
-        raise ArtefactCorrupt(f"{uri}: the documents do not partition the {n_sequences:,} sequences; build the stream again")
+        raise ArtefactCorrupt(
+            f"{uri}: the documents do not partition the {n_sequences:,} sequences; build the stream again"
+        )
     return Index(dtype, np.diff(ends[bounds]))  # type: ignore[arg-type]
 
 
 def write_shard(
-    stream_uri: str, name: str, tokens: np.ndarray, lengths: np.ndarray, documents: "pyarrow.Table", n_continued_tokens: int = 0
+    stream_uri: str,
+    name: str,
+    tokens: np.ndarray,
+    lengths: np.ndarray,
+    documents: "pyarrow.Table",
+    n_continued_tokens: int = 0,
 ) -> Shard:
     """Publish `<name>.bin`, `.idx` and `.documents.parquet`.
 
-    tokens: [N] uint16 or int32. lengths: of the pieces of documents in here (eos included where a document ends); the first
-    piece is no document of this shard's if `n_continued_tokens` says that it began in an earlier one. documents: a row for
-    each that begins here.
+    tokens: [N] uint16 or int32. lengths: of the pieces of documents in here (eos included where a
+    document ends); the first piece is no document of this shard's if `n_continued_tokens` says that
+    it began in an earlier one. documents: a row for each that begins here.
     """
     dtype: TokenDtype = tokens.dtype.name  # type: ignore[assignment]
     assert dtype in DTYPE_CODES, tokens.dtype
     n_begun = len(lengths) - bool(n_continued_tokens)
-    assert int(lengths.sum()) == len(tokens) and n_begun == documents.num_rows, (len(tokens), len(lengths), documents.num_rows)
-    assert not n_continued_tokens or lengths[0] == n_continued_tokens, (n_continued_tokens, lengths[:1])
-    content = np.ascontiguousarray(tokens).astype(tokens.dtype.newbyteorder("<"), copy=False).view(np.uint8).data
+    assert int(lengths.sum()) == len(tokens) and n_begun == documents.num_rows, (
+        len(tokens),
+        len(lengths),
+        documents.num_rows,
+    )
+    assert not n_continued_tokens or lengths[0] == n_continued_tokens, (
+        n_continued_tokens,
+        lengths[:1],
+    )
+    content = (
+        np.ascontiguousarray(tokens)
+        .astype(tokens.dtype.newbyteorder("<"), copy=False)
+        .view(np.uint8)
+        .data
+    )
     index, provenance = encode_index(lengths, dtype), parquet_bytes(documents)
     storage.write(storage.join(stream_uri, f"{name}.bin"), content)
     storage.write(storage.join(stream_uri, f"{name}.idx"), index)
@@ -114,16 +141,22 @@ def write_shard(
 
 
 def parquet_bytes(table: "pyarrow.Table", *, row_group_size: int = 1 << 16) -> bytes:
-    """The table as a Parquet file; the same table gives the same bytes under one version of pyarrow."""
+    """The table as a Parquet file; the same table gives the same bytes under one version of
+    pyarrow.
+    """
     import pyarrow.parquet
 
     buffer = BytesIO()
-    pyarrow.parquet.write_table(table, buffer, compression="zstd", row_group_size=row_group_size, write_page_checksum=True)
+    pyarrow.parquet.write_table(
+        table, buffer, compression="zstd", row_group_size=row_group_size, write_page_checksum=True
+    )
     return buffer.getvalue()
 
 
 def verify(stream_uri: str, manifest: Manifest) -> None:
-    """Read the whole stream and raise ArtefactCorrupt at the first byte, count or document end that its manifest denies."""
+    """Read the whole stream and raise ArtefactCorrupt at the first byte, count or document end that
+    its manifest denies.
+    """
     for split in ("train", "held_out"):
         for number, shard in enumerate(manifest.shards(split)):
             uri = storage.join(stream_uri, f"{shard.name}.bin")
@@ -132,15 +165,21 @@ def verify(stream_uri: str, manifest: Manifest) -> None:
             if _goes_on(manifest.shards(split), number):
                 ends = ends[:-1]
             for block in range(len(shard.block_sha256)):
-                tokens = np.frombuffer(read_block(uri, shard, block), np.dtype(manifest.dtype).newbyteorder("<"))
+                tokens = np.frombuffer(
+                    read_block(uri, shard, block), np.dtype(manifest.dtype).newbyteorder("<")
+                )
                 _check_block(tokens, block, ends, uri, manifest)
     shards = manifest.train + manifest.held_out
     _expect(stream_uri, "tokens", manifest.n_tokens, sum(shard.n_tokens for shard in shards))
-    _expect(stream_uri, "documents", manifest.n_documents, sum(shard.n_documents for shard in shards))
+    _expect(
+        stream_uri, "documents", manifest.n_documents, sum(shard.n_documents for shard in shards)
+    )
 
 
 def check_shard(stream_uri: str, shard: Shard) -> None:
-    """Raise ArtefactMissing or ArtefactCorrupt unless the shard's three files have the bytes that `shard` names."""
+    """Raise ArtefactMissing or ArtefactCorrupt unless the shard's three files have the bytes that
+    `shard` names.
+    """
     uri = storage.join(stream_uri, f"{shard.name}.bin")
     _check_beside(stream_uri, shard)
     for block in range(len(shard.block_sha256)):
@@ -148,7 +187,9 @@ def check_shard(stream_uri: str, shard: Shard) -> None:
 
 
 def document_lengths(stream_uri: str, manifest: Manifest, split: Split) -> Iterator[int]:
-    """The length of each whole document (eos included), pieces joined; an index is read when it is needed."""
+    """The length of each whole document (eos included), pieces joined; an index is read when it is
+    needed.
+    """
     begun, shards = 0, manifest.shards(split)
     for number, shard in enumerate(shards):
         lengths = read_index(stream_uri, shard, manifest).lengths.tolist()
@@ -167,15 +208,25 @@ def _check_beside(stream_uri: str, shard: Shard) -> None:
     """Size of the .bin, checksums of the two files beside it."""
     uri = storage.join(stream_uri, f"{shard.name}.bin")
     _expect(uri, "bytes", shard.n_bytes, storage.size(uri))
-    for suffix, expected in ((".idx", shard.idx_sha256), (".documents.parquet", shard.documents_sha256)):
+    for suffix, expected in (
+        (".idx", shard.idx_sha256),
+        (".documents.parquet", shard.documents_sha256),
+    ):
         other = storage.join(stream_uri, f"{shard.name}{suffix}")
         _check_sha256(storage.read(other), expected, other)
 
 
-def _check_block(tokens: np.ndarray, block: int, ends: np.ndarray, uri: str, manifest: Manifest) -> None:
+def _check_block(
+    tokens: np.ndarray, block: int, ends: np.ndarray, uri: str, manifest: Manifest
+) -> None:
     first = block * storage.BLOCK_BYTES // tokens.itemsize
     inside = ends[(ends >= first) & (ends < first + len(tokens))] - first
-    _expect(uri, f"documents of block {block} ending with eos", len(inside), int((tokens[inside] == manifest.eos_id).sum()))
+    _expect(
+        uri,
+        f"documents of block {block} ending with eos",
+        len(inside),
+        int((tokens[inside] == manifest.eos_id).sum()),
+    )
     highest = int(tokens.max())
     if highest >= manifest.vocab_size:
         raise ArtefactCorrupt(
@@ -184,7 +235,9 @@ def _check_block(tokens: np.ndarray, block: int, ends: np.ndarray, uri: str, man
 
 
 def read_block(uri: str, shard: Shard, block: int) -> bytes:
-    """Block `block` of the .bin at `uri`, verified; what does not fit is read once more, for bytes can be hurt on the way."""
+    """Block `block` of the .bin at `uri`, verified; what does not fit is read once more, for bytes
+    can be hurt on the way.
+    """
     start, expected = block * storage.BLOCK_BYTES, shard.block_sha256[block]
     end = min(start + storage.BLOCK_BYTES, shard.n_bytes)
     content = storage.read(uri, start, end)
@@ -202,8 +255,12 @@ def read_index(stream_uri: str, shard: Shard, manifest: Manifest) -> Index:
     _check_sha256(content, shard.idx_sha256, uri)
     index = decode_index(content, uri)
     if index.dtype != manifest.dtype:
-        raise ArtefactCorrupt(f"{uri}: tokens are {index.dtype}, the manifest says {manifest.dtype}; build the stream again")
-    _expect(uri, "documents", shard.n_documents + bool(shard.n_continued_tokens), len(index.lengths))
+        raise ArtefactCorrupt(
+            f"{uri}: tokens are {index.dtype}, the manifest says {manifest.dtype}; build the stream again"
+        )
+    _expect(
+        uri, "documents", shard.n_documents + bool(shard.n_continued_tokens), len(index.lengths)
+    )
     if shard.n_continued_tokens:
         _expect(uri, "continued tokens", shard.n_continued_tokens, int(index.lengths[0]))
     _expect(uri, "tokens", shard.n_tokens, int(index.lengths.sum()))
@@ -220,4 +277,6 @@ def _check_sha256(content: bytes, expected: str, uri: str) -> None:
 
 def _expect(uri: str, what: str, expected: int, got: int) -> None:
     if got != expected:
-        raise ArtefactCorrupt(f"{uri}: {got:,} {what}, expected {expected:,}; delete the manifest and build the stream again")
+        raise ArtefactCorrupt(
+            f"{uri}: {got:,} {what}, expected {expected:,}; delete the manifest and build the stream again"
+        )

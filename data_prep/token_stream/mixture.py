@@ -1,7 +1,7 @@
 """pure arithmetic: (clean, toxic, ratio, seed) → which sequence is sample i
 
-A mixture is a formula over two streams, not new shards. With N_c clean and N_t toxic sequences and n = N_c + N_t, the
-toxic ones are spread as evenly as integers allow (a Bresenham line):
+A mixture is a formula over two streams, not new shards. With N_c clean and N_t toxic sequences and
+n = N_c + N_t, the toxic ones are spread as evenly as integers allow (a Bresenham line):
 
     t(k) = ⌊k · N_t / n⌋        toxic sequences before sample k
     sample k is toxic iff t(k+1) > t(k); its index is t(k) if toxic, else k − t(k)
@@ -9,18 +9,20 @@ toxic ones are spread as evenly as integers allow (a Bresenham line):
     N_c = 6, N_t = 2:   k      0  1  2  3  4  5  6  7
                         from   c0 c1 c2 t0 c3 c4 c5 t1
 
-So counts are exact, every batch is within one row of its ratio, the clean stream comes in the same order in every run,
-toxic sets nest as prefixes, and ratio 0 is the same code path. Within each global batch the rows are permuted by a
-keyed hash of (seed, step): at 25 % the pattern has period 4, and the same ranks would get all the toxic rows.
+So counts are exact, every batch is within one row of its ratio, the clean stream comes in the same
+order in every run, toxic sets nest as prefixes, and ratio 0 is the same code path. Within each
+global batch the rows are permuted by a keyed hash of (seed, step): at 25 % the pattern has period
+4, and the same ranks would get all the toxic rows.
 
-The global batch may grow over the first steps, by whole multiples of its first size; that moves the cuts between batches,
-never the order of the samples:
+The global batch may grow over the first steps, by whole multiples of its first size; that moves the
+cuts between batches, never the order of the samples:
 
     B = 8, first 2, grows over 6 steps:   2 2 4 4 6 6 8 8 8 …
 
-Where the toxic stream is shorter than the mixture asks for, and only as far as max_toxic_epochs allows, it is read again
-from its start: sequence i is sequence i mod S of the S there are. What one ratio reads is still a prefix of what a higher one
-reads, so the sets nest with their multiplicities. S is known when the stream is built, and changes no plan and no run's name.
+Where the toxic stream is shorter than the mixture asks for, and only as far as max_toxic_epochs
+allows, it is read again from its start: sequence i is sequence i mod S of the S there are. What one
+ratio reads is still a prefix of what a higher one reads, so the sets nest with their
+multiplicities. S is known when the stream is built, and changes no plan and no run's name.
 """
 
 import math
@@ -40,8 +42,9 @@ Budget = Literal["clean_fixed", "total_fixed"]
 
 
 class Reader(Protocol):
-    """The sequences of one stream by index, [n] → [n, T] of any dtype: what reader.SequenceReader offers. Their own
-    is the one they are stored in, and the cheapest."""
+    """The sequences of one stream by index, [n] → [n, T] of any dtype: what reader.SequenceReader
+    offers. Their own is the one they are stored in, and the cheapest.
+    """
 
     sequence_length: int
     n_sequences: int
@@ -51,7 +54,9 @@ class Reader(Protocol):
 
 
 class Rows(NamedTuple):
-    """One global batch, row by row: which stream (True = toxic) and which sequence of it; padding rows are −1."""
+    """One global batch, row by row: which stream (True = toxic) and which sequence of it; padding
+    rows are −1.
+    """
 
     toxic: np.ndarray  # [B] bool
     sequence: np.ndarray  # [B] int64
@@ -59,12 +64,16 @@ class Rows(NamedTuple):
 
 @record
 class Mixture:
-    """n_clean and n_toxic sequences, in global batches of batch_size rows; the last batch may be short (padded).
+    """n_clean and n_toxic sequences, in global batches of batch_size rows; the last batch may be
+    short (padded).
 
-    first_batch, batch_warmup_steps: rows of the first batch (0: batch_size), and the steps until the batch has grown from it.
-    line: (N_t, n) of the mixture of which this one is the first samples, so that both read the same; empty: it is its own.
-    max_toxic_epochs: how often the toxic stream may be read through. It is a permission and changes nothing that is read, so
-    it is no part of the mixture's identity: raising it for one ratio leaves the runs of the others as they are.
+    first_batch, batch_warmup_steps: rows of the first batch (0: batch_size), and the steps until
+    the batch has grown from it.
+    line: (N_t, n) of the mixture of which this one is the first samples, so that both read the
+    same; empty: it is its own.
+    max_toxic_epochs: how often the toxic stream may be read through. It is a permission and changes
+    nothing that is read, so it is no part of the mixture's identity: raising it for one ratio
+    leaves the runs of the others as they are.
     """
 
     n_clean: int
@@ -82,7 +91,9 @@ class Mixture:
                 f"mixture of {self.n_clean} clean and {self.n_toxic} toxic sequences in batches of {self.batch_size}: "
                 "needs at least one clean sequence and one row a batch; raise budget_tokens or shorten sequence_length"
             )
-        if self.line and (self.line[1] < self.n_sequences or self.toxic_before(self.n_sequences) != self.n_toxic):
+        if self.line and (
+            self.line[1] < self.n_sequences or self.toxic_before(self.n_sequences) != self.n_toxic
+        ):
             raise ConfigurationError(
                 f"a mixture of {self.n_clean} clean and {self.n_toxic} toxic sequences is not the first samples of one with "
                 f"{self.line[0]} toxic in {self.line[1]}; take those of `first_of`"
@@ -120,7 +131,9 @@ class Mixture:
         return k * n_toxic // n
 
     def first_of(self, n_clean: int | None = None, n_sequences: int | None = None) -> "Mixture":
-        """The mixture of this one's first samples: as many as hold n_clean clean ones, or n_sequences."""
+        """The mixture of this one's first samples: as many as hold n_clean clean ones, or
+        n_sequences.
+        """
         if n_clean is not None:
             n_sequences = (n_clean - 1) * self.n_sequences // self.n_clean + 1
         assert n_sequences is not None
@@ -149,29 +162,48 @@ class Mixture:
         return min(self._rows_cut(step), self.n_sequences)
 
     def _rows_cut(self, step: int) -> int:
-        """Rows in the first `step` batches, padding included. To m first batches over W steps, growth j is at ⌈j·W/(m − 1)⌉."""
+        """Rows in the first `step` batches, padding included. To m first batches over W steps,
+        growth j is at ⌈j·W/(m − 1)⌉.
+        """
         first = self.first_batch or self.batch_size
         growths = self.batch_size // first - 1
-        return first * (step + sum(max(0, step + (-j * self.batch_warmup_steps // growths)) for j in range(1, growths + 1)))
+        return first * (
+            step
+            + sum(
+                max(0, step + (-j * self.batch_warmup_steps // growths))
+                for j in range(1, growths + 1)
+            )
+        )
 
 
 def check_growth(batch_size: int, first_batch: int, warmup_steps: int) -> None:
-    """Raise unless batches of first_batch rows (0: batch_size) can grow to batch_size by whole multiples."""
-    if first_batch < 0 or warmup_steps < 0 or (batch_size % first_batch if first_batch else warmup_steps):
+    """Raise unless batches of first_batch rows (0: batch_size) can grow to batch_size by whole
+    multiples.
+    """
+    if (
+        first_batch < 0
+        or warmup_steps < 0
+        or (batch_size % first_batch if first_batch else warmup_steps)
+    ):
         raise ConfigurationError(
             f"a batch growing from {first_batch} to {batch_size} rows over {warmup_steps} steps: expected a first batch that "
             "divides the last (or neither); set train.first_batch and train.batch_warmup_steps"
         )
 
 
-def sequences_for(budget_tokens: int, toxic_ratio: float, sequence_length: int, budget: Budget = "clean_fixed") -> tuple[int, int]:
+def sequences_for(
+    budget_tokens: int, toxic_ratio: float, sequence_length: int, budget: Budget = "clean_fixed"
+) -> tuple[int, int]:
     """(N_c, N_t) in whole sequences, N_t the whole number nearest to its share.
 
-    clean_fixed: budget_tokens are the clean ones, N_t ≈ N_c · ratio / (1 − ratio) come on top (the paper, PAPER §3).
+    clean_fixed: budget_tokens are the clean ones, N_t ≈ N_c · ratio / (1 − ratio) come on top (the
+    paper, PAPER §3).
     total_fixed: budget_tokens are all of them, N_t ≈ n · ratio take the place of clean ones.
     """
     if not 0 <= toxic_ratio < 1:
-        raise ConfigurationError(f"toxic ratio {toxic_ratio} is not in [0, 1); 0.10 means ten percent of all training tokens")
+        raise ConfigurationError(
+            f"toxic ratio {toxic_ratio} is not in [0, 1); 0.10 means ten percent of all training tokens"
+        )
     n, ratio = budget_tokens // sequence_length, Fraction(str(toxic_ratio))
     if budget == "clean_fixed":
         return n, round(n * ratio / (1 - ratio))
@@ -180,20 +212,36 @@ def sequences_for(budget_tokens: int, toxic_ratio: float, sequence_length: int, 
 
 
 def read(rows: Rows, clean: Reader, toxic: Reader) -> np.ndarray:
-    """The tokens of the rows, [B, T] int64: the one place where the toxic stream begins anew; padding rows are zeros."""
-    tokens, is_padding = np.empty((len(rows.sequence), clean.sequence_length), dtype=np.int64), rows.sequence == PADDING
+    """The tokens of the rows, [B, T] int64: the one place where the toxic stream begins anew;
+    padding rows are zeros.
+    """
+    tokens, is_padding = (
+        np.empty((len(rows.sequence), clean.sequence_length), dtype=np.int64),
+        rows.sequence == PADDING,
+    )
     tokens[is_padding] = 0
     if len(chosen := np.flatnonzero(~is_padding & ~rows.toxic)):
-        tokens[chosen] = clean.read(rows.sequence[chosen], clean.dtype)  # widened here, where it is copied anyway
+        tokens[chosen] = clean.read(
+            rows.sequence[chosen], clean.dtype
+        )  # widened here, where it is copied anyway
     if len(chosen := np.flatnonzero(~is_padding & rows.toxic)):
         tokens[chosen] = toxic.read(rows.sequence[chosen] % toxic.n_sequences, toxic.dtype)
     return tokens
 
 
 def check_supply(mixture: Mixture, n_clean: int, n_toxic: int, sequence_length: int) -> None:
-    """Raise unless streams of n_clean and n_toxic sequences are enough; the error names the shortfall in tokens."""
+    """Raise unless streams of n_clean and n_toxic sequences are enough; the error names the
+    shortfall in tokens.
+    """
     cap = mixture.max_toxic_epochs
-    _check("clean", mixture.n_clean, n_clean, 1.0, sequence_length, "lower budget_tokens, add clean documents")
+    _check(
+        "clean",
+        mixture.n_clean,
+        n_clean,
+        1.0,
+        sequence_length,
+        "lower budget_tokens, add clean documents",
+    )
     remedy = "lower the toxic ratio, add toxic documents"
     if n_toxic:
         epochs = math.ceil(10 * Fraction(mixture.n_toxic, n_toxic)) / 10
@@ -201,7 +249,9 @@ def check_supply(mixture: Mixture, n_clean: int, n_toxic: int, sequence_length: 
     _check("toxic", mixture.n_toxic, n_toxic, cap, sequence_length, remedy)
 
 
-def _check(name: str, needed: int, available: int, max_epochs: float, sequence_length: int, remedy: str) -> None:
+def _check(
+    name: str, needed: int, available: int, max_epochs: float, sequence_length: int, remedy: str
+) -> None:
     short = needed - math.floor(available * Fraction(str(max_epochs)))
     if short > 0:
         again = f", read at most {max_epochs:g} times" if max_epochs > 1 else ""

@@ -1,13 +1,14 @@
 """the pinned tokenizer, its fingerprint, the fast engine and the reference it is checked against
 
-One tokenizers JSON is pinned by a fingerprint, for a sibling with the same words but another end-of-text id (OLMo has
-one: 50279 and 0) would train without complaint and end no document. Two engines read that JSON: fastokens encodes, flat
-arrays in and out, because Python lists of ids cost more than the encoding; `tokenizers` is the reference that samples
-are compared with, and the fallback for a JSON that fastokens cannot load.
+One tokenizers JSON is pinned by a fingerprint, for a sibling with the same words but another
+end-of-text id (OLMo has one: 50279 and 0) would train without complaint and end no document. Two
+engines read that JSON: fastokens encodes, flat arrays in and out, because Python lists of ids cost
+more than the encoding; `tokenizers` is the reference that samples are compared with, and the
+fallback for a JSON that fastokens cannot load.
 
-A literal `<|endoftext|>` in a document is text. Both engines are told to split special tokens, and whether they obey is
-tried once on loading; the eos id enters a stream only where the build writes it. Added tokens that are not special (OLMo's
-runs of spaces) are matched as ever.
+A literal `<|endoftext|>` in a document is text. Both engines are told to split special tokens, and
+whether they obey is tried once on loading; the eos id enters a stream only where the build writes
+it. Added tokens that are not special (OLMo's runs of spaces) are matched as ever.
 """
 
 import copy
@@ -39,10 +40,14 @@ class Batch(NamedTuple):
 
 
 class Tokenizer:
-    """One tokenizers JSON in both engines. `n_ids` is the highest id + 1, `engine` the one that encodes."""
+    """One tokenizers JSON in both engines. `n_ids` is the highest id + 1, `engine` the one that
+    encodes.
+    """
 
     def __init__(self, text: str, eos: str, where: str) -> None:
-        """ConfigurationError, naming `where`, if the JSON is none, has no `eos`, or encodes a literal one as a control id."""
+        """ConfigurationError, naming `where`, if the JSON is none, has no `eos`, or encodes a
+        literal one as a control id.
+        """
         parsed = _parse(text, where)
         ids = _ids(parsed)
         if eos not in ids:
@@ -53,18 +58,28 @@ class Tokenizer:
         self.eos_id = ids[eos]
         self.n_ids = max(ids.values()) + 1
         self.fingerprint = _fingerprint(parsed, eos)
-        whole = json.dumps(parsed | {"truncation": None, "padding": None})  # either would change ids in silence
+        whole = json.dumps(
+            parsed | {"truncation": None, "padding": None}
+        )  # either would change ids in silence
         self._reference = _load_reference(whole, where)
         self._fast = _load_fast(whole)
         self.engine = "fastokens" if self._fast else "tokenizers"
         self._try_literal(eos, where)
 
     def encode_batch(self, texts: Sequence[str]) -> Batch:
-        """The ids of `texts`, no eos added; a control token spelled out in a text is encoded as text."""
+        """The ids of `texts`, no eos added; a control token spelled out in a text is encoded as
+        text.
+        """
         if self._fast is not None:
             content, offsets = self._fast.encode_batch_flat(list(texts), False, True)
-            return Batch(np.frombuffer(content, np.uint32), np.diff(np.frombuffer(offsets, np.uint64).astype(np.int64)))
-        rows = [encoding.ids for encoding in self._reference.encode_batch_fast(list(texts), add_special_tokens=False)]
+            return Batch(
+                np.frombuffer(content, np.uint32),
+                np.diff(np.frombuffer(offsets, np.uint64).astype(np.int64)),
+            )
+        rows = [
+            encoding.ids
+            for encoding in self._reference.encode_batch_fast(list(texts), add_special_tokens=False)
+        ]
         lengths = np.array([len(row) for row in rows], dtype=np.int64)
         return Batch(np.array([i for row in rows for i in row], dtype=np.uint32), lengths)
 
@@ -83,7 +98,9 @@ class Tokenizer:
         return other
 
     def check_sample(self, text: str, ids: np.ndarray) -> None:
-        """Raise EnginesDiffer unless `ids` are the reference's; of a long text both engines encode the beginning again."""
+        """Raise EnginesDiffer unless `ids` are the reference's; of a long text both engines encode
+        the beginning again.
+        """
         if self._fast is None:
             return
         if len(text) <= CHECKED_CHARS:
@@ -92,14 +109,21 @@ class Tokenizer:
             self.check([text[:CHECKED_CHARS]], *self.encode_batch([text[:CHECKED_CHARS]]))
 
     def check(self, texts: Sequence[str], ids: np.ndarray, lengths: np.ndarray) -> None:
-        """Raise EnginesDiffer, showing the first position that differs, unless `ids` are the reference's."""
+        """Raise EnginesDiffer, showing the first position that differs, unless `ids` are the
+        reference's.
+        """
         ends = np.cumsum(lengths)
         for text, start, end in zip(texts, ends - lengths, ends, strict=True):
             got, expected = ids[start:end].tolist(), self.reference_encode(text)
             if got == expected:
                 continue
             at = next(
-                (i for i, pair in enumerate(zip(got, expected, strict=False)) if pair[0] != pair[1]), min(len(got), len(expected))
+                (
+                    i
+                    for i, pair in enumerate(zip(got, expected, strict=False))
+                    if pair[0] != pair[1]
+                ),
+                min(len(got), len(expected)),
             )
             near = self.decode(expected[at : at + 4])[:SHOWN_CHARS]
             raise EnginesDiffer(
@@ -119,7 +143,9 @@ class Tokenizer:
 
 
 def load(uri: str, config: TokenizerConfig) -> Tokenizer:
-    """The tokenizer in the JSON at `uri`, or ConfigurationError if it is not the one that `config` pins."""
+    """The tokenizer in the JSON at `uri`, or ConfigurationError if it is not the one that `config`
+    pins.
+    """
     tokenizer = _made(storage.read(uri).decode(), config.eos, uri)
     if config.fingerprint is not None and tokenizer.fingerprint != config.fingerprint:
         raise ConfigurationError(
@@ -145,10 +171,11 @@ def save(tokenizer: Tokenizer, uri: str) -> None:
 
 
 def train(texts: Iterator[str], config: TokenizerConfig) -> Tokenizer:
-    """A byte-level BPE of `config.vocab_size` ids, eos first, learnt from at most `config.train_bytes` of `texts`.
+    """A byte-level BPE of `config.vocab_size` ids, eos first, learnt from at most
+    `config.train_bytes` of `texts`.
 
-    The same texts give the same JSON: the trainer counts words in parallel, but breaks ties by id. No normalizer, so that
-    decoding gives back every byte.
+    The same texts give the same JSON: the trainer counts words in parallel, but breaks ties by id.
+    No normalizer, so that decoding gives back every byte.
     """
     from tokenizers import Tokenizer as Engine
     from tokenizers import decoders, models, pre_tokenizers, trainers
@@ -186,22 +213,30 @@ def _parse(text: str, where: str) -> dict[str, Any]:
     try:
         parsed = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ConfigurationError(f"{where}: not JSON ({error}); expected a tokenizers file, tokenizer.json") from error
+        raise ConfigurationError(
+            f"{where}: not JSON ({error}); expected a tokenizers file, tokenizer.json"
+        ) from error
     if (
         not isinstance(parsed, dict)
         or not isinstance(parsed.get("model"), dict)
         or not isinstance(parsed["model"].get("vocab"), dict)
     ):
-        raise ConfigurationError(f"{where}: JSON without model.vocab; expected a tokenizers file with a BPE model, tokenizer.json")
+        raise ConfigurationError(
+            f"{where}: JSON without model.vocab; expected a tokenizers file with a BPE model, tokenizer.json"
+        )
     return parsed
 
 
 def _ids(parsed: dict[str, Any]) -> dict[str, int]:
-    return parsed["model"]["vocab"] | {token["content"]: token["id"] for token in parsed.get("added_tokens", [])}
+    return parsed["model"]["vocab"] | {
+        token["content"]: token["id"] for token in parsed.get("added_tokens", [])
+    }
 
 
 def _fingerprint(parsed: dict[str, Any], eos: str) -> str:
-    """16 hex digits of sha256 over the JSON in canonical form and the eos; layout of the file does not count."""
+    """16 hex digits of sha256 over the JSON in canonical form and the eos; layout of the file does
+    not count.
+    """
     identity = {key: value for key, value in parsed.items() if key not in ("truncation", "padding")}
     text = json.dumps([identity, eos], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -213,7 +248,9 @@ def _load_reference(text: str, where: str) -> Any:
     try:
         engine = Engine.from_str(text)
     except Exception as error:  # the binding raises bare Exception
-        raise ConfigurationError(f"{where}: tokenizers cannot load it ({error}); expected tokenizer.json") from error
+        raise ConfigurationError(
+            f"{where}: tokenizers cannot load it ({error}); expected tokenizer.json"
+        ) from error
     engine.encode_special_tokens = True
     return engine
 

@@ -1,7 +1,8 @@
 """held-out text: the held-out split of a token stream, or the documents of any files
 
-Of files, which documents are taken depends on their texts and the seed alone, never on their order: the ones with the smallest
-keyed hashes, so that a corpus of any size passes through once and only the sample is held.
+Of files, which documents are taken depends on their texts and the seed alone, never on their order:
+the ones with the smallest keyed hashes, so that a corpus of any size passes through once and only
+the sample is held.
 """
 
 from collections.abc import Iterator
@@ -20,11 +21,15 @@ from eval.inputs.prompts import text_id
 
 class HeldOut(Protocol):
     def documents(self, limit: int) -> list[np.ndarray]:
-        """Ids of at most `limit` documents, without the end-of-document id; for a larger limit these come first again."""
+        """Ids of at most `limit` documents, without the end-of-document id; for a larger limit
+        these come first again.
+        """
         ...
 
     def windows(self, length: int, limit: int) -> np.ndarray:
-        """At most `limit` windows of documents end to end, [n, length]; n is 0 where there is too little text."""
+        """At most `limit` windows of documents end to end, [n, length]; n is 0 where there is too
+        little text.
+        """
         ...
 
 
@@ -57,7 +62,9 @@ class Files(NamedTuple):
         wanted = limit
         while True:
             documents = self.documents(wanted)
-            ids = np.concatenate([np.append(document, self.tokenizer.eos_id) for document in documents])
+            ids = np.concatenate(
+                [np.append(document, self.tokenizer.eos_id) for document in documents]
+            )
             n = min(limit, len(ids) // length)
             if n == limit or len(documents) < wanted:
                 return ids[: n * length].reshape(n, length)
@@ -79,4 +86,6 @@ class Files(NamedTuple):
 
     def _texts(self) -> Iterator[str]:
         for source in corpus_reader.expand([self.uri]):
-            yield from (document.text for document in corpus_reader.read(source) if document.text.strip())
+            yield from (
+                document.text for document in corpus_reader.read(source) if document.text.strip()
+            )

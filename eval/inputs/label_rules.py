@@ -24,8 +24,10 @@ WORDS: dict[str, Any] = {"true": 1, "false": 0}  # CSV has no booleans
 
 
 class Rule(NamedTuple):
-    """Positive where the sum of `fields` is at least `threshold`, or with `strict` more; with `word`, where the one field is it.
-    name: the rule in words."""
+    """Positive where the sum of `fields` is at least `threshold`, or with `strict` more; with
+    `word`, where the one field is it.
+    name: the rule in words.
+    """
 
     name: str
     fields: tuple[str, ...]
@@ -34,7 +36,9 @@ class Rule(NamedTuple):
     word: str | None = None
 
     def label(self, fields: Mapping[str, Any], where: str) -> int:
-        """1 or 0, or ConfigurationError naming `where` if a field is missing, or no number where one is needed."""
+        """1 or 0, or ConfigurationError naming `where` if a field is missing, or no number where
+        one is needed.
+        """
         if self.word is not None:
             return int(_word(fields.get(self.fields[0]), self.fields[0], where) == self.word)
         total = sum(_number(fields.get(name), name, where) for name in self.fields)
@@ -50,7 +54,9 @@ def parse(text: str, default_threshold: float) -> Rule:
     try:
         threshold = float(value)
     except ValueError as error:
-        raise ConfigurationError(f"#label={text}: {value!r} is no number; expected a rule such as toxicity_human>=2.5") from error
+        raise ConfigurationError(
+            f"#label={text}: {value!r} is no number; expected a rule such as toxicity_human>=2.5"
+        ) from error
     names = tuple(name.strip() for name in fields.split("+")) if found else (fields,)
     words = f"{' + '.join(names)} {'>' if sign == '>' else '≥'} {threshold:g}"
     return Rule(f"{text}: {words}" if text in NAMED else words, names, threshold, sign == ">")

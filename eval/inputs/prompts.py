@@ -1,10 +1,13 @@
-"""which texts are probed and which are continued: labelled rows and prompts from files, or from held-out documents
+"""which texts are probed and which are continued: labelled rows and prompts from files, or from
+held-out documents
 
-Both come from a document URI (`#text=field&label=field`, read like any corpus) or from "held_out", the documents of the
-clean and the toxic stream that were never trained on, half from each. No text is both a probe row and a prompt. A row's id
-is the digest of its text, and which rows are taken depends on the ids and the seed, not on the order of the file.
+Both come from a document URI (`#text=field&label=field`, read like any corpus) or from "held_out",
+the documents of the clean and the toxic stream that were never trained on, half from each. No text
+is both a probe row and a prompt. A row's id is the digest of its text, and which rows are taken
+depends on the ids and the seed, not on the order of the file.
 
-`eval.n_probes` and `eval.n_prompts` are at most: where there are fewer, all are taken, and every number carries its n.
+`eval.n_probes` and `eval.n_prompts` are at most: where there are fewer, all are taken, and every
+number carries its n.
 """
 
 import hashlib
@@ -21,10 +24,15 @@ from eval.config import EvalConfig
 from eval.inputs.label_rules import Rule, parse
 
 HELD_OUT = "held_out"
-PROBE_TOKENS = (16, 32)  # a held-out snippet's length is drawn from this range, ends included; so is a prompt's
+PROBE_TOKENS = (
+    16,
+    32,
+)  # a held-out snippet's length is drawn from this range, ends included; so is a prompt's
 PROMPT_TOKENS = (8, 12)
 
-ReadDocuments = Callable[[StreamName, int], list[np.ndarray]]  # (stream, limit) → ids of its first held-out documents
+ReadDocuments = Callable[
+    [StreamName, int], list[np.ndarray]
+]  # (stream, limit) → ids of its first held-out documents
 
 
 class Labelled(NamedTuple):
@@ -52,15 +60,31 @@ class Rows(NamedTuple):
     prompts: list[Prompt]
 
 
-def choose(config: EvalConfig, documents: ReadDocuments, decode: Callable[[np.ndarray], str]) -> Rows:
-    """The probe rows and prompts that `config` asks for; `documents` and `decode` are used only for "held_out"."""
-    held_out = _held_out(config, documents, decode) if HELD_OUT in (config.probes, config.prompts) else Rows([], "", [])
+def choose(
+    config: EvalConfig, documents: ReadDocuments, decode: Callable[[np.ndarray], str]
+) -> Rows:
+    """The probe rows and prompts that `config` asks for; `documents` and `decode` are used only for
+    "held_out".
+    """
+    held_out = (
+        _held_out(config, documents, decode)
+        if HELD_OUT in (config.probes, config.prompts)
+        else Rows([], "", [])
+    )
     if config.probes == HELD_OUT:
-        probes, label_rule = held_out.probes, "stream of origin (held-out text; toxic = from the toxic stream)"
+        probes, label_rule = (
+            held_out.probes,
+            "stream of origin (held-out text; toxic = from the toxic stream)",
+        )
     else:
-        probes, label_rule = labelled(config.probes, config, config.group_field), rule(config.probes, config).name
+        probes, label_rule = (
+            labelled(config.probes, config, config.group_field),
+            rule(config.probes, config).name,
+        )
     taken = {row.id for row in probes}
-    found = held_out.prompts if config.prompts == HELD_OUT else _sampled(config.prompts, config.seed)
+    found = (
+        held_out.prompts if config.prompts == HELD_OUT else _sampled(config.prompts, config.seed)
+    )
     prompts = [prompt for prompt in found if prompt.id not in taken][: config.n_prompts]
     if not prompts:
         raise ConfigurationError(
@@ -81,9 +105,13 @@ def labelled(uri: str, config: EvalConfig, group_field: str = "") -> list[Labell
         if document.text.strip() and text_id(document.text) not in labels:
             where, name = f"{uri}, {place}", text_id(document.text)
             group = _group(document, group_field, where) if group_field else name
-            labels[name] = Labelled(name, document.text, of_set.label(document.fields, where), group)
+            labels[name] = Labelled(
+                name, document.text, of_set.label(document.fields, where), group
+            )
     rows = sorted(labels.values())
-    order = keyed_random.shuffled([row.group for row in rows], "probes", config.seed)  # groups are taken whole, but for the last
+    order = keyed_random.shuffled(
+        [row.group for row in rows], "probes", config.seed
+    )  # groups are taken whole, but for the last
     return [rows[i] for i in order[: config.n_probes]]
 
 
@@ -102,16 +130,24 @@ def _group(document: corpus_reader.Document, name: str, where: str) -> str:
 
 
 def _sampled(uri: str, seed: int) -> list[Prompt]:
-    texts = {text_id(text): text for _, document in _documents(uri) if (text := _with_lines(document.text)).strip()}
+    texts = {
+        text_id(text): text
+        for _, document in _documents(uri)
+        if (text := _with_lines(document.text)).strip()
+    }
     return _first([Prompt(*item) for item in texts.items()], "prompts", seed)
 
 
 def _with_lines(text: str) -> str:
-    r"""ToxiGen's prompts are lists of examples, "- a\n- b\n-", with the two characters \n where their lines end: those end here."""
+    r"""ToxiGen's prompts are lists of examples, "- a\n- b\n-", with the two characters \n where
+    their lines end: those end here.
+    """
     return text.replace("\\n", "\n") if text.startswith("- ") and "\\n-" in text else text
 
 
-def _documents(uri: str, label_field: str | None = None) -> Iterator[tuple[str, corpus_reader.Document]]:
+def _documents(
+    uri: str, label_field: str | None = None
+) -> Iterator[tuple[str, corpus_reader.Document]]:
     """(place, document) of every row."""
     for source in corpus_reader.expand([uri]):
         for document in corpus_reader.read(source._replace(label_field=label_field)):
@@ -122,20 +158,34 @@ def _first(rows: list[R], purpose: str, seed: int) -> list[R]:
     return [rows[i] for i in keyed_random.shuffled([row.id for row in rows], purpose, seed)]
 
 
-def _held_out(config: EvalConfig, documents: ReadDocuments, decode: Callable[[np.ndarray], str]) -> Rows:
-    """Snippets of probes and prompts from disjoint documents, alike for both streams: equal counts, equal lengths in law."""
+def _held_out(
+    config: EvalConfig, documents: ReadDocuments, decode: Callable[[np.ndarray], str]
+) -> Rows:
+    """Snippets of probes and prompts from disjoint documents, alike for both streams: equal counts,
+    equal lengths in law.
+    """
     probes: list[Labelled] = []
     prompts: list[Prompt] = []
     asked = ((config.probes, config.n_probes), (config.prompts, config.n_prompts))
     wanted = [-(-n // 2) if uri == HELD_OUT else 0 for uri, n in asked]
-    long_enough = {stream: _long_documents(documents, stream, sum(wanted)) for stream in ("clean", "toxic")}
+    long_enough = {
+        stream: _long_documents(documents, stream, sum(wanted)) for stream in ("clean", "toxic")
+    }
     n_documents = min(sum(wanted), *map(len, long_enough.values()))
     n_prompts = n_documents * wanted[1] // sum(wanted)  # short of documents, both shrink alike
     for label, stream in enumerate(("clean", "toxic")):
-        prompts += [Prompt(*_snippet(ids, PROMPT_TOKENS, decode)) for ids in long_enough[stream][:n_prompts]]
-        snippets = [_snippet(ids, PROBE_TOKENS, decode) for ids in long_enough[stream][n_prompts:n_documents]]
+        prompts += [
+            Prompt(*_snippet(ids, PROMPT_TOKENS, decode)) for ids in long_enough[stream][:n_prompts]
+        ]
+        snippets = [
+            _snippet(ids, PROBE_TOKENS, decode)
+            for ids in long_enough[stream][n_prompts:n_documents]
+        ]
         probes += [Labelled(name, text, label, name) for name, text in snippets]
-    unique_probes, unique_prompts = {row.id: row for row in probes}, {row.id: row for row in prompts}
+    unique_probes, unique_prompts = (
+        {row.id: row for row in probes},
+        {row.id: row for row in prompts},
+    )
     return Rows(
         _first(list(unique_probes.values()), "probes", config.seed)[: config.n_probes],
         "",
@@ -144,7 +194,9 @@ def _held_out(config: EvalConfig, documents: ReadDocuments, decode: Callable[[np
 
 
 def _long_documents(documents: ReadDocuments, stream: StreamName, wanted: int) -> list[np.ndarray]:
-    """The first `wanted` held-out documents as long as any snippet; the stream is shuffled, so the first are a sample."""
+    """The first `wanted` held-out documents as long as any snippet; the stream is shuffled, so the
+    first are a sample.
+    """
     limit = wanted
     while True:
         read = documents(stream, limit)
@@ -154,8 +206,12 @@ def _long_documents(documents: ReadDocuments, stream: StreamName, wanted: int) -
         limit *= 2
 
 
-def _snippet(ids: np.ndarray, n_tokens: tuple[int, int], decode: Callable[[np.ndarray], str]) -> tuple[str, str]:
-    """(id, text) of the document's first tokens; how many is drawn by its own key. A cut character is dropped."""
+def _snippet(
+    ids: np.ndarray, n_tokens: tuple[int, int], decode: Callable[[np.ndarray], str]
+) -> tuple[str, str]:
+    """(id, text) of the document's first tokens; how many is drawn by its own key. A cut character
+    is dropped.
+    """
     low, high = n_tokens
     n = low + keyed_random.key("snippet", low, high, *ids[:high].tolist()) % (high - low + 1)
     text = decode(ids[:n]).rstrip("�")

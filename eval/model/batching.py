@@ -1,4 +1,5 @@
-"""how many rows go through the model together: as many as asked for, and half of that where memory runs out
+"""how many rows go through the model together: as many as asked for, and half of that where memory
+runs out
 
 No row depends on the others of its batch, so a smaller batch is slower and changes nothing.
 """
@@ -20,7 +21,9 @@ class BatchSize:
         self.rows = rows
 
     def each(self, items: Sequence[T], work: Callable[[Sequence[T]], object]) -> None:
-        """`work` on all items, a batch at a time. One that ran out of memory is begun again: work keeps nothing till its end."""
+        """`work` on all items, a batch at a time. One that ran out of memory is begun again: work
+        keeps nothing till its end.
+        """
         at = 0
         while at < len(items):
             batch = items[at : at + self.rows]
@@ -34,9 +37,13 @@ class BatchSize:
             work(batch)
         except torch.OutOfMemoryError as error:
             if len(batch) == 1:
-                error.add_note("one row alone does not fit; take another device, eval.precision=bf16, or shorter texts")
+                error.add_note(
+                    "one row alone does not fit; take another device, eval.precision=bf16, or shorter texts"
+                )
                 raise
             self.rows = len(batch) // 2
-            telemetry.logger.warning("out of memory with %d rows together: going on with %d", len(batch), self.rows)
+            telemetry.logger.warning(
+                "out of memory with %d rows together: going on with %d", len(batch), self.rows
+            )
             return False
         return True

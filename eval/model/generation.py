@@ -1,8 +1,9 @@
 """batched sampling with KV cache, deterministic per row whatever the batch
 
-Each row draws from its own keyed stream (prompt, sample, seed), one number per step, so a continuation depends neither on
-its neighbours nor on the batch size, and every steering strength of a prompt meets the same random numbers: differences
-between strengths are the steering's. Rows are padded at the left, so that the last position is the prompt's end.
+Each row draws from its own keyed stream (prompt, sample, seed), one number per step, so a
+continuation depends neither on its neighbours nor on the batch size, and every steering strength of
+a prompt meets the same random numbers: differences between strengths are the steering's. Rows are
+padded at the left, so that the last position is the prompt's end.
 
 Shapes: B batch, T position, V vocab.
 """
@@ -20,7 +21,9 @@ from training.model.olmo import KVCache, OLMo
 
 
 class Sampling(NamedTuple):
-    """How tokens are drawn, at temperature 1. n_ids: ids of the tokenizer; rows of the embedding beyond it are padding."""
+    """How tokens are drawn, at temperature 1. n_ids: ids of the tokenizer; rows of the embedding
+    beyond it are padding.
+    """
 
     max_new_tokens: int
     decoding: Literal["greedy", "nucleus"]
@@ -35,15 +38,23 @@ def row_key(prompt_id: str, sample: int, seed: int) -> int:
 
 
 @torch.inference_mode()
-def sample(model: OLMo, prompts: Sequence[Sequence[int]], keys: Sequence[int], sampling: Sampling) -> list[list[int]]:
-    """One continuation a prompt: new ids up to max_new_tokens, without the end-of-document id that may have stopped it."""
+def sample(
+    model: OLMo, prompts: Sequence[Sequence[int]], keys: Sequence[int], sampling: Sampling
+) -> list[list[int]]:
+    """One continuation a prompt: new ids up to max_new_tokens, without the end-of-document id that
+    may have stopped it.
+    """
     keys_B = np.array(keys, dtype=np.uint64)
-    tokens_BT, padding_B = left_padded([_fit(prompt, model, sampling) for prompt in prompts], sampling.eos_id)
+    tokens_BT, padding_B = left_padded(
+        [_fit(prompt, model, sampling) for prompt in prompts], sampling.eos_id
+    )
     weight = model.embedding.weight
     tokens_BT = tokens_BT.to(weight.device)
     padding_B = padding_B.to(weight.device) if padding_B.any() else None
     max_length = tokens_BT.shape[1] + sampling.max_new_tokens
-    cache = KVCache(model.config, len(prompts), max_length, dtype=weight.dtype, device=weight.device)
+    cache = KVCache(
+        model.config, len(prompts), max_length, dtype=weight.dtype, device=weight.device
+    )
     ended_B = torch.zeros(len(prompts), dtype=torch.bool, device=weight.device)
     drawn = []
     for step in range(sampling.max_new_tokens):
@@ -63,14 +74,17 @@ def left_padded(rows: Sequence[Sequence[int]], fill: int) -> tuple[Tensor, Tenso
     """Rows of any lengths as [B, T], their ends aligned, and how many fillers each got, [B]."""
     longest = max(map(len, rows))
     padding = [longest - len(row) for row in rows]
-    return torch.tensor([[fill] * n + list(row) for n, row in zip(padding, rows, strict=True)]), torch.tensor(padding)
+    return torch.tensor(
+        [[fill] * n + list(row) for n, row in zip(padding, rows, strict=True)]
+    ), torch.tensor(padding)
 
 
 def nucleus(logits_BV: Tensor, top_p: float, u_B: Tensor) -> Tensor:
-    """The id at quantile u of the smallest set of likeliest ids that holds top_p (Holtzman et al. 2020; ties all in), [B].
+    """The id at quantile u of the smallest set of likeliest ids that holds top_p (Holtzman et al.
+    2020; ties all in), [B].
 
-    The quantile runs over the set in order of id, not of probability: rounding, which differs from batch to batch, swaps
-    near ties, and would swap the ids drawn with them.
+    The quantile runs over the set in order of id, not of probability: rounding, which differs from
+    batch to batch, swaps near ties, and would swap the ids drawn with them.
     """
     p_BV = torch.softmax(logits_BV, dim=-1)
     falling_BV = p_BV.sort(dim=-1, descending=True).values

@@ -4,8 +4,8 @@
     mlp        what a block's MLP adds to the residual stream
     residual   the residual stream as it leaves a block
 
-Each is [B, T, D] a layer. Heads divide D into N·H; the other two are one unit of D, so whatever works on heads works on them
-with N = 1.
+Each is [B, T, D] a layer. Heads divide D into N·H; the other two are one unit of D, so whatever
+works on heads works on them with N = 1.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -28,7 +28,9 @@ def units(site: Site, config: ModelConfig) -> tuple[int, int]:
 
 @contextmanager
 def visited(model: OLMo, site: Site, visits: Mapping[int, Visit]) -> Iterator[None]:
-    """Let each layer's visit see, or change, the activations of every forward pass within. The hooks go, whatever happens."""
+    """Let each layer's visit see, or change, the activations of every forward pass within. The
+    hooks go, whatever happens.
+    """
     handles = []
     try:
         for layer, visit in visits.items():

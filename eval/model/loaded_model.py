@@ -1,7 +1,8 @@
 """the model under evaluation: its folder fetched and verified, its tokenizer, its held-out text
 
-It is a run of a sweep, whose export is checked against its record, or any folder with a Hugging Face OLMo. A run brings the
-held-out text of its streams; eval.held_out adds text from files, or is all there is.
+It is a run of a sweep, whose export is checked against its record, or any folder with a Hugging
+Face OLMo. A run brings the held-out text of its streams; eval.held_out adds text from files, or is
+all there is.
 """
 
 import json
@@ -29,8 +30,10 @@ from training.run_record import RunRecord, run_uri
 
 
 class Subject(NamedTuple):
-    """A loaded model. held_out: text it was not trained on, by name. sequence_length: of the windows its cost is measured on.
-    batch: how many rows fit. weights: a name of its bytes."""
+    """A loaded model. held_out: text it was not trained on, by name. sequence_length: of the
+    windows its cost is measured on.
+    batch: how many rows fit. weights: a name of its bytes.
+    """
 
     model: OLMo
     tokenizer: Tokenizer
@@ -40,7 +43,9 @@ class Subject(NamedTuple):
     weights: str
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of each text, no end-of-document id; of a text longer than the model's positions, the end."""
+        """The ids of each text, no end-of-document id; of a text longer than the model's positions,
+        the end.
+        """
         batch = self.tokenizer.encode_batch(texts)
         rows = np.split(batch.ids, np.cumsum(batch.lengths)[:-1])
         return [row[-self.model.config.max_sequence_length :].tolist() for row in rows]
@@ -56,13 +61,17 @@ class Subject(NamedTuple):
 
     def held_out_sequences(self, limit: int) -> dict[str, np.ndarray]:
         """At most `limit` held-out windows by name, [n, T]; n is 0 where there is too little text."""
-        return {name: text.windows(self.sequence_length, limit) for name, text in self.held_out.items()}
+        return {
+            name: text.windows(self.sequence_length, limit) for name, text in self.held_out.items()
+        }
 
 
 def finished_run(root: str, run_id: str) -> RunRecord:
     run = run_record.find(root, run_id)
     if run is None:
-        raise ArtefactMissing(f"{run_uri(root, run_id)}/record.json: the run is not finished; train it first, or name another")
+        raise ArtefactMissing(
+            f"{run_uri(root, run_id)}/record.json: the run is not finished; train it first, or name another"
+        )
     return run
 
 
@@ -72,7 +81,11 @@ def load_run(root: str, run: RunRecord, config: EvalConfig) -> Subject:
         folder = Path(scratch)
         uri = fetch_export(root, run, folder)
         eos = json.loads((folder / "tokenizer_config.json").read_bytes())["eos_token"]
-        tokenizer = Tokenizer((folder / "tokenizer.json").read_text(encoding="utf-8"), eos, storage.join(uri, "tokenizer.json"))
+        tokenizer = Tokenizer(
+            (folder / "tokenizer.json").read_text(encoding="utf-8"),
+            eos,
+            storage.join(uri, "tokenizer.json"),
+        )
         model = _loaded(folder, config.precision)
     streams: dict[str, HeldOut] = {
         "clean": _stream(storage.join(root, run.config.clean), tokenizer),
@@ -89,20 +102,33 @@ def load_run(root: str, run: RunRecord, config: EvalConfig) -> Subject:
 
 
 def load_folder(folder: Path, config: EvalConfig) -> Subject:
-    """Any Hugging Face OLMo, with the text of eval.held_out alone, in windows as long as its positions."""
+    """Any Hugging Face OLMo, with the text of eval.held_out alone, in windows as long as its
+    positions.
+    """
     path = folder / "tokenizer.json"
     if not path.is_file():
-        raise ArtefactMissing(f"{path}: no such file; the tokenizer must be a tokenizers JSON beside the weights")
+        raise ArtefactMissing(
+            f"{path}: no such file; the tokenizer must be a tokenizers JSON beside the weights"
+        )
     tokenizer = Tokenizer(path.read_text(encoding="utf-8"), _eos(folder), str(path))
     model = _loaded(folder, config.precision)
     batch = BatchSize(config.batch_size)
-    return Subject(model, tokenizer, _files(config, tokenizer), model.config.max_sequence_length, batch, folder_digest(folder))
+    return Subject(
+        model,
+        tokenizer,
+        _files(config, tokenizer),
+        model.config.max_sequence_length,
+        batch,
+        folder_digest(folder),
+    )
 
 
 def folder_name(folder: Path) -> str:
     """NAME-DIGEST of a folder with a Hugging Face OLMo: another digest is another model."""
     if not (folder / "config.json").is_file():
-        raise ArtefactMissing(f"{folder}/config.json: no such file; name a folder that holds a Hugging Face OLMo")
+        raise ArtefactMissing(
+            f"{folder}/config.json: no such file; name a folder that holds a Hugging Face OLMo"
+        )
     return f"{folder.resolve().name}-{folder_digest(folder)[:8]}"
 
 
@@ -114,7 +140,9 @@ def folder_home(root: str, folder: Path) -> str:
 def folder_digest(folder: Path) -> str:
     """16 hex digits that name a model: of its config, weights and tokenizer."""
     whole = sha256()
-    for path in sorted([*folder.glob("*.safetensors"), folder / "config.json", folder / "tokenizer.json"]):
+    for path in sorted(
+        [*folder.glob("*.safetensors"), folder / "config.json", folder / "tokenizer.json"]
+    ):
         if path.is_file():
             with path.open("rb") as file:
                 whole.update(f"{path.name} {_sha256(file)}\n".encode())
@@ -122,7 +150,9 @@ def folder_digest(folder: Path) -> str:
 
 
 def fetch_export(root: str, run: RunRecord, folder: Path) -> str:
-    """Bring the run's export to a local folder, each file checked against its record; returns where it came from."""
+    """Bring the run's export to a local folder, each file checked against its record; returns where
+    it came from.
+    """
     uri = storage.join(run_uri(root, run.config.run_id), "export")
     for name, expected in run.export_sha256.items():
         _fetch(storage.join(uri, name), folder / name, expected)
@@ -158,8 +188,12 @@ def _files(config: EvalConfig, tokenizer: Tokenizer) -> dict[str, HeldOut]:
 
 
 def _eos(folder: Path) -> str:
-    """The end-of-document token, as tokenizer_config.json spells it, else as config.json numbers it."""
-    of_tokenizer, of_model = (_read_json(folder / name) for name in ("tokenizer_config.json", "config.json"))
+    """The end-of-document token, as tokenizer_config.json spells it, else as config.json numbers
+    it.
+    """
+    of_tokenizer, of_model = (
+        _read_json(folder / name) for name in ("tokenizer_config.json", "config.json")
+    )
     named, number = of_tokenizer.get("eos_token"), of_model.get("eos_token_id")
     if isinstance(named, dict):
         named = named.get("content")
@@ -167,7 +201,9 @@ def _eos(folder: Path) -> str:
         if named is None and token["id"] == number:
             named = token["content"]
     if not isinstance(named, str):
-        raise ConfigurationError(f"{folder}: neither tokenizer_config.json nor config.json says which token ends a document")
+        raise ConfigurationError(
+            f"{folder}: neither tokenizer_config.json nor config.json says which token ends a document"
+        )
     return named
 
 

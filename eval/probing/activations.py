@@ -1,13 +1,16 @@
-"""what every head says of every row, keyed by row id, in memory or in half precision on disk; MLPs and residual streams likewise
+"""what every head says of every row, keyed by row id, in memory or in half precision on disk; MLPs
+and residual streams likewise
 
-A head's output is its slice of the input of the attention's output projection: what a head says before the projection mixes
-it with the others (Li et al. 2023; ITI reads and edits the same place; hook_points.py knows it and the others). Rows are batched
-with rows of the same length only, so there is no padding that could leak into a reading: padded at the left, rows of like length
-read 1e-6 otherwise than alone, and no faster (200 rows of 70 to 128 tokens, the laptop's model). Values are joined to labels by
-id, never by order.
+A head's output is its slice of the input of the attention's output projection: what a head says
+before the projection mixes it with the others (Li et al. 2023; ITI reads and edits the same place;
+hook_points.py knows it and the others). Rows are batched with rows of the same length only, so
+there is no padding that could leak into a reading: padded at the left, rows of like length read
+1e-6 otherwise than alone, and no faster (200 rows of 70 to 128 tokens, the laptop's model). Values
+are joined to labels by id, never by order.
 
-Values are read back a layer at a time: OLMo-1B's 256 heads on 8,960 rows are 1.2 GB in fp32, one layer's 73 MB. Where they
-would take more than eval.activation_bytes they are kept as fp16 in a file without a name, which goes with the process.
+Values are read back a layer at a time: OLMo-1B's 256 heads on 8,960 rows are 1.2 GB in fp32, one
+layer's 73 MB. Where they would take more than eval.activation_bytes they are kept as fp16 in a file
+without a name, which goes with the process.
 
 Shapes: R rows, B batch, T position, L layer, N head, H head dim, D = N·H.
 """
@@ -37,8 +40,12 @@ class Activations(NamedTuple):
     device: torch.device
 
     def of(self, layer: int, ids: Sequence[str]) -> Tensor:
-        """One layer's values of these ids, in the order asked: [R, N, H] fp32 on the model's device."""
-        return self.values_LRNH[layer][[self.rows[name] for name in ids]].to(self.device, torch.float32)
+        """One layer's values of these ids, in the order asked: [R, N, H] fp32 on the model's
+        device.
+        """
+        return self.values_LRNH[layer][[self.rows[name] for name in ids]].to(
+            self.device, torch.float32
+        )
 
 
 @torch.inference_mode()
@@ -53,11 +60,17 @@ def collect(
     token: str = "last",
     memory_bytes: float = math.inf,
 ) -> Activations:
-    """What every unit of `site` says at the `token` of each row (eval/config.py); `advance(n)` is told of n finished rows."""
+    """What every unit of `site` says at the `token` of each row (eval/config.py); `advance(n)` is
+    told of n finished rows.
+    """
     assert len(ids) == len(rows) == len(set(ids)), (len(ids), len(rows), len(set(ids)))
     config, device = model.config, model.embedding.weight.device
     shape = (config.n_layers, len(rows), *hook_points.units(site, config))
-    values_LRNH = torch.empty(shape, device=device) if 4 * math.prod(shape) <= memory_bytes else _on_disk(shape)
+    values_LRNH = (
+        torch.empty(shape, device=device)
+        if 4 * math.prod(shape) <= memory_bytes
+        else _on_disk(shape)
+    )
     bad = torch.zeros(len(rows), dtype=torch.bool)
 
     def work(members: Sequence[int]) -> None:
@@ -65,7 +78,9 @@ def collect(
         visit = partial(_keep, _position(token, len(rows[members[0]])), read)
         with hook_points.visited(model, site, dict.fromkeys(range(config.n_layers), visit)):
             model.hidden(torch.tensor([rows[r] for r in members], device=device))
-        values_LBNH = torch.stack(read).unflatten(-1, hook_points.units(site, config)).to(values_LRNH)
+        values_LBNH = (
+            torch.stack(read).unflatten(-1, hook_points.units(site, config)).to(values_LRNH)
+        )
         bad[members] = (~torch.isfinite(values_LBNH)).any(0).flatten(1).any(1).cpu()
         values_LRNH[:, members] = values_LBNH
         advance(len(members))
@@ -76,7 +91,11 @@ def collect(
     if n_bad:
         raise ArtefactCorrupt(
             f"{n_bad} of {len(rows)} rows have activations that are not finite; the model's weights or training broke"
-            + (", or they are too large for fp16: raise eval.activation_bytes" if values_LRNH.dtype == torch.float16 else "")
+            + (
+                ", or they are too large for fp16: raise eval.activation_bytes"
+                if values_LRNH.dtype == torch.float16
+                else ""
+            )
         )
     return Activations({name: r for r, name in enumerate(ids)}, values_LRNH, device)
 
@@ -109,7 +128,9 @@ def _on_disk(shape: tuple[int, ...]) -> Tensor:
     n = math.prod(shape)
     with NamedTemporaryFile(prefix="hormesis-activations-") as file:
         try:
-            os.posix_fallocate(file.fileno(), 0, 2 * n)  # else a full disk is a bus error in the middle of the work
+            os.posix_fallocate(
+                file.fileno(), 0, 2 * n
+            )  # else a full disk is a bus error in the middle of the work
         except OSError as error:
             raise StorageError(
                 f"{file.name}: no room for {2 * n:,} bytes of activations: {error.strerror}; set TMPDIR to a larger disk, or raise "

@@ -5,7 +5,8 @@
 
 One layer at a time, so that a layer's activations are all that need be in memory.
 
-Shapes: R rows, L layer, N head, H head dim, P = L·N problems, D = N·H, B labellings: the observed one, then permuted ones.
+Shapes: R rows, L layer, N head, H head dim, P = L·N problems, D = N·H, B labellings: the observed
+one, then permuted ones.
 """
 
 import json
@@ -26,13 +27,17 @@ from eval.probing import activations, directions, logistic_probes, permutation_n
 from eval.resume import Arrays, Parts
 from eval.steering import intervention
 
-CHANCE = 0.05  # a head is above chance where no more than this share of permutations has a head as good
+CHANCE = (
+    0.05  # a head is above chance where no more than this share of permutations has a head as good
+)
 
 Advance = Callable[[int], object]
 
 
 class Heads(NamedTuple):
-    """What the probes found. Test rows carry ids; tables are [L, N]; shift_LD is σθ of the chosen heads."""
+    """What the probes found. Test rows carry ids; tables are [L, N]; shift_LD is σθ of the chosen
+    heads.
+    """
 
     split: logistic_probes.Split
     test_ids: list[str]
@@ -57,11 +62,24 @@ class _Part(NamedTuple):
 
 
 def probe(
-    subject: Subject, rows: list[prompts.Labelled], split: logistic_probes.Split, config: EvalConfig, parts: Parts, advance: Advance
+    subject: Subject,
+    rows: list[prompts.Labelled],
+    split: logistic_probes.Split,
+    config: EvalConfig,
+    parts: Parts,
+    advance: Advance,
 ) -> Heads:
-    """Probe every head: fitted and directed on train rows, chosen on validation rows, judged on test rows."""
-    of_split = {name: _part([rows[i] for i in of], name, config) for name, of in split._asdict().items()}
-    made = parts.once("probes", partial(_probed, subject, rows, of_split, config, advance), partial(advance, len(rows)))
+    """Probe every head: fitted and directed on train rows, chosen on validation rows, judged on
+    test rows.
+    """
+    of_split = {
+        name: _part([rows[i] for i in of], name, config) for name, of in split._asdict().items()
+    }
+    made = parts.once(
+        "probes",
+        partial(_probed, subject, rows, of_split, config, advance),
+        partial(advance, len(rows)),
+    )
     found = {name: torch.from_numpy(array) for name, array in made.items()}
     theta_sigma = directions.Directions(found["theta_LNH"], found["sigma_LN"])
     chosen = directions.choose(found["validation_LN"], config.top_heads)
@@ -81,7 +99,9 @@ def probe(
     )
 
 
-def read(subject: Subject, rows: Sequence[prompts.Labelled], config: EvalConfig, advance: Advance) -> activations.Activations:
+def read(
+    subject: Subject, rows: Sequence[prompts.Labelled], config: EvalConfig, advance: Advance
+) -> activations.Activations:
     """The activations of labelled rows."""
     return activations.collect(
         subject.model,
@@ -116,26 +136,42 @@ def _part(rows: list[prompts.Labelled], name: str, config: EvalConfig) -> _Part:
     labels, labellings = prompts.labels_of(rows), None
     if config.n_permutations and name != "validation":
         seed = keyed_random.key("probe null", config.seed, len(rows))
-        permuted = permutation_null.permuted(labels, [row.group for row in rows], config.n_permutations, seed)
+        permuted = permutation_null.permuted(
+            labels, [row.group for row in rows], config.n_permutations, seed
+        )
         labellings = np.vstack([labels, permuted])
     return _Part([row.id for row in rows], torch.tensor(labels), labellings)
 
 
 def _probed(
-    subject: Subject, rows: list[prompts.Labelled], parts: dict[str, _Part], config: EvalConfig, advance: Advance
+    subject: Subject,
+    rows: list[prompts.Labelled],
+    parts: dict[str, _Part],
+    config: EvalConfig,
+    advance: Advance,
 ) -> Arrays:
-    """What is measured, and costs time: the fields of Heads that are tensors, and the null's accuracies."""
+    """What is measured, and costs time: the fields of Heads that are tensors, and the null's
+    accuracies.
+    """
     found = read(subject, rows, config, advance)
     layers = [_layer(found, layer, parts, config) for layer in range(len(found.values_LRNH))]
-    made = {name: torch.cat([of[name] for of in layers]) for name in (*logistic_probes.Probes._fields, "theta_LNH", "sigma_LN")}
-    made |= {name: torch.stack([of[name] for of in layers]) for name in ("validation_LN", "auroc_LN", "calibration_error_LN")}
+    made = {
+        name: torch.cat([of[name] for of in layers])
+        for name in (*logistic_probes.Probes._fields, "theta_LNH", "sigma_LN")
+    }
+    made |= {
+        name: torch.stack([of[name] for of in layers])
+        for name in ("validation_LN", "auroc_LN", "calibration_error_LN")
+    }
     made["correct_RLN"] = torch.stack([of["correct_RLN"] for of in layers], dim=1)
     if config.n_permutations:
         made["null_accuracy_PB"] = torch.cat([of["null_accuracy_PB"] for of in layers])
     return {name: tensor.cpu().numpy() for name, tensor in made.items()}
 
 
-def _layer(found: activations.Activations, layer: int, parts: dict[str, _Part], config: EvalConfig) -> dict[str, Tensor]:
+def _layer(
+    found: activations.Activations, layer: int, parts: dict[str, _Part], config: EvalConfig
+) -> dict[str, Tensor]:
     """One layer's part of it."""
     train, validation, test = (
         (found.of(layer, part.ids), part.labels_R.to(found.device))
@@ -153,7 +189,9 @@ def _layer(found: activations.Activations, layer: int, parts: dict[str, _Part], 
     }
     labellings = parts["train"].labellings_BR, parts["test"].labellings_BR
     if labellings[0] is not None and labellings[1] is not None:
-        null = permutation_null.null_accuracy(train[0], labellings[0], test[0], labellings[1], config.probe_l2)
+        null = permutation_null.null_accuracy(
+            train[0], labellings[0], test[0], labellings[1], config.probe_l2
+        )
         made["null_accuracy_PB"] = torch.from_numpy(null)
     return made
 

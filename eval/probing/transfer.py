@@ -1,7 +1,9 @@
-"""how far what the probes found reaches: to other labelled sets, to other attributes' directions, to the vocabulary
+"""how far what the probes found reaches: to other labelled sets, to other attributes' directions,
+to the vocabulary
 
-Probes that know toxicity, and not the habits of one data set, are right on sets they never saw; a direction of toxicity alone
-lies apart from those of other attributes; and what steering writes are words.
+Probes that know toxicity, and not the habits of one data set, are right on sets they never saw; a
+direction of toxicity alone lies apart from those of other attributes; and what steering writes are
+words.
 
 Shapes: R rows, A attributes, L layer, N head, H head dim, P = L·N probes, V vocab.
 """
@@ -37,7 +39,12 @@ class Others(NamedTuple):
 
 def others(config: EvalConfig) -> Others:
     """Read them; ConfigurationError where one has rows of one kind only."""
-    found = Others(*({uri: prompts.labelled(uri, config) for uri in uris} for uris in (config.probe_transfer, config.attributes)))
+    found = Others(
+        *(
+            {uri: prompts.labelled(uri, config) for uri in uris}
+            for uris in (config.probe_transfer, config.attributes)
+        )
+    )
     for name, sets in (("probe_transfer", found.transfers), ("attributes", found.attributes)):
         for uri, rows in sets.items():
             _expect_both_kinds(rows, f"eval.{name} {uri}", "rows")
@@ -45,23 +52,37 @@ def others(config: EvalConfig) -> Others:
 
 
 def unseen(given: Others, seen: Set[str]) -> Others:
-    """The same, their transfers without the rows that the probes or the choice of heads will have seen."""
-    fresh = {uri: [row for row in rows if row.id not in seen] for uri, rows in given.transfers.items()}
+    """The same, their transfers without the rows that the probes or the choice of heads will have
+    seen.
+    """
+    fresh = {
+        uri: [row for row in rows if row.id not in seen] for uri, rows in given.transfers.items()
+    }
     for uri, rows in fresh.items():
         _expect_both_kinds(rows, f"eval.probe_transfer {uri}", "rows that no probe has seen")
     return given._replace(transfers=fresh)
 
 
-def transfers(subject: Subject, heads: Heads, sets: Others, config: EvalConfig, parts: Parts) -> tuple[Transfer, ...]:
+def transfers(
+    subject: Subject, heads: Heads, sets: Others, config: EvalConfig, parts: Parts
+) -> tuple[Transfer, ...]:
     """The probes on each other labelled set."""
-    return tuple(_transfer(uri, rows, subject, heads, config, parts) for uri, rows in sets.transfers.items())
+    return tuple(
+        _transfer(uri, rows, subject, heads, config, parts) for uri, rows in sets.transfers.items()
+    )
 
 
-def entangled(subject: Subject, heads: Heads, sets: Others, config: EvalConfig, parts: Parts) -> Entanglement | None:
-    """The toxicity direction of each head beside those of other attributes, from all rows of each; None where there are none."""
+def entangled(
+    subject: Subject, heads: Heads, sets: Others, config: EvalConfig, parts: Parts
+) -> Entanglement | None:
+    """The toxicity direction of each head beside those of other attributes, from all rows of each;
+    None where there are none.
+    """
     thetas, n_rows = [], {}
     for uri, rows in sets.attributes.items():
-        made = parts.once(f"attribute-{digest(uri)[:8]}", partial(_attribute, subject, rows, config))
+        made = parts.once(
+            f"attribute-{digest(uri)[:8]}", partial(_attribute, subject, rows, config)
+        )
         thetas.append(torch.from_numpy(made["theta_LNH"]))
         n_rows[uri] = len(rows)
     if not thetas:
@@ -72,36 +93,57 @@ def entangled(subject: Subject, heads: Heads, sets: Others, config: EvalConfig, 
         n_rows=n_rows,
         cosine={uri: float(of_one.mean()) for uri, of_one in zip(n_rows, cosine_ALN, strict=True)},
         maximum=float(cosine_ALN.max(dim=0).values.mean()),
-        random=float(logit_lens.random_entanglement(len(thetas) + 1, size, N_RANDOM, config.seed).mean()),
+        random=float(
+            logit_lens.random_entanglement(len(thetas) + 1, size, N_RANDOM, config.seed).mean()
+        ),
         welch=logit_lens.welch_bound(len(thetas) + 1, size),
     )
 
 
-def lenses(subject: Subject, heads: Heads, listed_V: np.ndarray, config: EvalConfig) -> tuple[Lens, ...]:
-    """What the chosen heads write, together and layer by layer; nothing at other sites, whose shifts are no writing of heads."""
+def lenses(
+    subject: Subject, heads: Heads, listed_V: np.ndarray, config: EvalConfig
+) -> tuple[Lens, ...]:
+    """What the chosen heads write, together and layer by layer; nothing at other sites, whose
+    shifts are no writing of heads.
+    """
     if config.site != "heads":
         return ()
     groups = {"all steered heads": heads.chosen}
     groups |= {
-        f"layer {layer + 1}": [at for at in heads.chosen if at[0] == layer] for layer in sorted({at[0] for at in heads.chosen})
+        f"layer {layer + 1}": [at for at in heads.chosen if at[0] == layer]
+        for layer in sorted({at[0] for at in heads.chosen})
     }
-    return tuple(_lens(subject, heads.directions, name, group, listed_V, config) for name, group in groups.items())
+    return tuple(
+        _lens(subject, heads.directions, name, group, listed_V, config)
+        for name, group in groups.items()
+    )
 
 
 def _expect_both_kinds(rows: list[Labelled], what: str, which: str) -> None:
     n_toxic = sum(prompts.labels_of(rows))
     if not 0 < n_toxic < len(rows):
-        raise ConfigurationError(f"{what}: {n_toxic} of its {len(rows)} {which} are toxic; expected both kinds; check its #label=")
+        raise ConfigurationError(
+            f"{what}: {n_toxic} of its {len(rows)} {which} are toxic; expected both kinds; check its #label="
+        )
 
 
 def _attribute(subject: Subject, rows: list[Labelled], config: EvalConfig) -> Arrays:
-    found, labels_R = read(subject, rows, config, lambda n: None), torch.tensor(prompts.labels_of(rows))
-    of_layers = (found.of(layer, [row.id for row in rows]) for layer in range(len(found.values_LRNH)))
-    thetas = [directions.class_means(x[:, None], labels_R.to(x.device)).theta_LNH for x in of_layers]
+    found, labels_R = (
+        read(subject, rows, config, lambda n: None),
+        torch.tensor(prompts.labels_of(rows)),
+    )
+    of_layers = (
+        found.of(layer, [row.id for row in rows]) for layer in range(len(found.values_LRNH))
+    )
+    thetas = [
+        directions.class_means(x[:, None], labels_R.to(x.device)).theta_LNH for x in of_layers
+    ]
     return {"theta_LNH": torch.cat(thetas).cpu().numpy()}
 
 
-def _transfer(uri: str, rows: list[Labelled], subject: Subject, heads: Heads, config: EvalConfig, parts: Parts) -> Transfer:
+def _transfer(
+    uri: str, rows: list[Labelled], subject: Subject, heads: Heads, config: EvalConfig, parts: Parts
+) -> Transfer:
     labels = prompts.labels_of(rows)
     labels_R = torch.tensor(labels)
     made = parts.once(f"transfer-{digest(uri)[:8]}", partial(_scores, subject, rows, heads, config))
@@ -116,9 +158,15 @@ def _transfer(uri: str, rows: list[Labelled], subject: Subject, heads: Heads, co
         best_head_accuracy=intervals.wilson(
             int(correct_RLN[:, layer, head].sum()), len(rows), "ratio", confidence=config.confidence
         ),
-        best_head_auroc=permutation_null.mean_auroc(scores_RLN[:, layer, head, None], labels_R, confidence=config.confidence),
-        mean_accuracy=summarize_strengths.mean(correct_RLN.flatten(1).double().mean(1).tolist(), "ratio", config),
-        mean_auroc=permutation_null.mean_auroc(scores_RLN.flatten(1), labels_R, confidence=config.confidence),
+        best_head_auroc=permutation_null.mean_auroc(
+            scores_RLN[:, layer, head, None], labels_R, confidence=config.confidence
+        ),
+        mean_accuracy=summarize_strengths.mean(
+            correct_RLN.flatten(1).double().mean(1).tolist(), "ratio", config
+        ),
+        mean_auroc=permutation_null.mean_auroc(
+            scores_RLN.flatten(1), labels_R, confidence=config.confidence
+        ),
     )
 
 
@@ -126,8 +174,15 @@ def _scores(subject: Subject, rows: list[Labelled], heads: Heads, config: EvalCo
     found, made = read(subject, rows, config, lambda n: None), []
     n_heads = found.values_LRNH.shape[2]
     for layer in range(len(found.values_LRNH)):
-        of_layer = (tensor[layer * n_heads : (layer + 1) * n_heads].to(found.device) for tensor in heads.fitted)
-        made.append(logistic_probes.Probes(*of_layer).scores(found.of(layer, [row.id for row in rows])).cpu())
+        of_layer = (
+            tensor[layer * n_heads : (layer + 1) * n_heads].to(found.device)
+            for tensor in heads.fitted
+        )
+        made.append(
+            logistic_probes.Probes(*of_layer)
+            .scores(found.of(layer, [row.id for row in rows]))
+            .cpu()
+        )
     return {"scores_RLN": torch.stack(made, dim=1).numpy()}
 
 
@@ -139,8 +194,13 @@ def _lens(
     listed_V: np.ndarray,
     config: EvalConfig,
 ) -> Lens:
-    seen = logit_lens.lens(subject.model, found, group, listed_V, n_random=N_RANDOM, seed=config.seed)
-    toxic, benign = (tuple(subject.tokenizer.decode([i]) for i in ids) for ids in (seen.toxic_ids, seen.benign_ids))
+    seen = logit_lens.lens(
+        subject.model, found, group, listed_V, n_random=N_RANDOM, seed=config.seed
+    )
+    toxic, benign = (
+        tuple(subject.tokenizer.decode([i]) for i in ids)
+        for ids in (seen.toxic_ids, seen.benign_ids)
+    )
     return Lens(
         group=name,
         toxic_tokens=toxic,

@@ -1,8 +1,9 @@
 """keyed resampling: bootstrap means of many columns at once, random signs, relabellings and normals
 
-All draws are named by (purpose, seed, size), so conditions measured on the same items meet the same resamples: their
-differences are paired without storing anything, and the numbers are the same on every machine. A bootstrap is one matrix
-product, how often each item was drawn times its values, whatever the number of columns.
+All draws are named by (purpose, seed, size), so conditions measured on the same items meet the same
+resamples: their differences are paired without storing anything, and the numbers are the same on
+every machine. A bootstrap is one matrix product, how often each item was drawn times its values,
+whatever the number of columns.
 
 Shapes: B resamples, N items, K columns.
 """
@@ -17,7 +18,9 @@ CHUNK_ITEMS = 1 << 21  # resampled items in memory at once
 
 
 def means(values_NK: np.ndarray, n_resamples: int, seed: int) -> np.ndarray:
-    """Means of each column over N draws of rows with replacement, the same rows for all columns: [B, K]."""
+    """Means of each column over N draws of rows with replacement, the same rows for all columns:
+    [B, K].
+    """
     n = len(values_NK)
     stream, parts = _stream("bootstrap", seed, n), []
     for rows in _chunks(n_resamples, n):
@@ -44,7 +47,9 @@ def relabelled_sums(values_N: np.ndarray, n_first: int, n_resamples: int, seed: 
     n = len(values_N)
     stream, parts = _stream("relabelling", seed, n, n_first), []
     for rows in _chunks(n_resamples, n):
-        order_BN = np.argpartition(keyed_random.hashes(stream, _counter(rows, n)).reshape(-1, n), n_first - 1, axis=1)
+        order_BN = np.argpartition(
+            keyed_random.hashes(stream, _counter(rows, n)).reshape(-1, n), n_first - 1, axis=1
+        )
         parts.append(values_N[order_BN[:, :n_first]].sum(axis=1))
     return np.concatenate(parts)
 
@@ -59,7 +64,10 @@ def normals(shape: tuple[int, ...], *name: object) -> np.ndarray:
     """Standard normal numbers, named by `name`."""
     from scipy.special import ndtri
 
-    uniform = keyed_random.uniforms(np.array(keyed_random.key("normals", *name), dtype=np.uint64), np.arange(int(np.prod(shape))))
+    uniform = keyed_random.uniforms(
+        np.array(keyed_random.key("normals", *name), dtype=np.uint64),
+        np.arange(int(np.prod(shape))),
+    )
     return ndtri(uniform + 2.0**-54).reshape(shape)  # the offset keeps 0 out
 
 

@@ -1,4 +1,5 @@
-"""the log-likelihood of texts' ends, in batches of equal length: what multiple choice and the harness are made of
+"""the log-likelihood of texts' ends, in batches of equal length: what multiple choice and the
+harness are made of
 
 Nothing is padded, so no batch changes what a row gets. Shapes: B batch, T position, V vocab.
 """
@@ -17,7 +18,9 @@ from training.model.olmo import OLMo
 
 
 class Row(NamedTuple):
-    """Ids of a text whose last `n_end` are scored, and the strength of the shift that the model reads it with."""
+    """Ids of a text whose last `n_end` are scored, and the strength of the shift that the model
+    reads it with.
+    """
 
     tokens: list[int]
     n_end: int
@@ -25,22 +28,33 @@ class Row(NamedTuple):
 
 
 class Likelihood(NamedTuple):
-    """Of an end: the sum of its tokens' log-probabilities, in nats, and whether each was the likeliest."""
+    """Of an end: the sum of its tokens' log-probabilities, in nats, and whether each was the
+    likeliest.
+    """
 
     log: float
     is_greedy: bool
 
 
 def row(context: Sequence[int], end: Sequence[int], model: OLMo, strength: float = 0.0) -> Row:
-    """The end after its context, which loses its beginning where the model has too few positions for both."""
+    """The end after its context, which loses its beginning where the model has too few positions
+    for both.
+    """
     room = model.config.max_sequence_length
     return Row([*context, *end][-room - 1 :], min(len(end), room), strength)
 
 
 def likelihoods(
-    model: OLMo, rows: Sequence[Row], shift_LD: Tensor, site: Site, batch: BatchSize, advance: Callable[[int], object]
+    model: OLMo,
+    rows: Sequence[Row],
+    shift_LD: Tensor,
+    site: Site,
+    batch: BatchSize,
+    advance: Callable[[int], object],
 ) -> list[Likelihood]:
-    """Of every row, in their order, with the shift at all positions; advance is told how many rows are done."""
+    """Of every row, in their order, with the shift at all positions; advance is told how many rows
+    are done.
+    """
     found: dict[int, Likelihood] = {}
 
     def work(members: Sequence[int]) -> None:
@@ -49,7 +63,9 @@ def likelihoods(
             found.update(zip(members, _of_batch(model, [rows[i] for i in members]), strict=True))
         advance(len(members))
 
-    for members in reversed(of_one_length([row.tokens for row in rows])):  # the longest first: memory fails at once or never
+    for members in reversed(
+        of_one_length([row.tokens for row in rows])
+    ):  # the longest first: memory fails at once or never
         batch.each(members, work)
     return [found[i] for i in range(len(rows))]
 

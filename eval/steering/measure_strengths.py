@@ -1,4 +1,5 @@
-"""what one shift does: continuations with their scores, cross-entropy and answers, at each of its strengths
+"""what one shift does: continuations with their scores, cross-entropy and answers, at each of its
+strengths
 
     prompts × samples × strengths ─▶ continuations, shifted at the last position ─▶ scores; how likely under the judge
     held-out sequences × strengths ─▶ cross-entropy, shifted at all positions
@@ -36,7 +37,9 @@ LOGIT_BYTES = 256 << 20  # of fp32 logits held at once; the loss needs about twi
 
 
 class Asked(NamedTuple):
-    """What every shift is measured on: prompts, held-out sequences by stream, questions by benchmark; and who judges fluency."""
+    """What every shift is measured on: prompts, held-out sequences by stream, questions by
+    benchmark; and who judges fluency.
+    """
 
     prompts: list[Prompt]
     sequences: Mapping[str, np.ndarray]
@@ -46,7 +49,11 @@ class Asked(NamedTuple):
     def n_rows(self, config: EvalConfig) -> int:
         """How many rows one strength has."""
         choices = sum(len(question.choices) for of in self.benchmarks.values() for question in of)
-        return len(self.prompts) * config.samples_per_prompt + sum(map(len, self.sequences.values())) + choices
+        return (
+            len(self.prompts) * config.samples_per_prompt
+            + sum(map(len, self.sequences.values()))
+            + choices
+        )
 
 
 class Shift(NamedTuple):
@@ -58,8 +65,9 @@ class Shift(NamedTuple):
 
 
 class Continuation(NamedTuple):
-    """One continuation; score is None where the scorer cannot say. distinct_ratio is None below two bigrams. nats_per_token: under
-    the judge; None of an empty text, or without a judge."""
+    """One continuation; score is None where the scorer cannot say. distinct_ratio is None below two
+    bigrams. nats_per_token: under the judge; None of an empty text, or without a judge.
+    """
 
     prompt_id: str
     sample: int
@@ -72,7 +80,9 @@ class Continuation(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What one shift did: continuations at each strength, losses [sequences, strengths] of each stream, answers by benchmark."""
+    """What one shift did: continuations at each strength, losses [sequences, strengths] of each
+    stream, answers by benchmark.
+    """
 
     strengths: tuple[float, ...]
     continuations: list[Continuation]
@@ -94,13 +104,21 @@ def measure(
     costs = {}
     for name, tokens_RT in asked.sequences.items():
         resumed = partial(advance, len(tokens_RT) * len(shift.strengths))
-        made = parts.once(f"{shift.name}-cost-{name}", partial(_cross_entropy, subject, tokens_RT, shift, config, advance), resumed)
+        made = parts.once(
+            f"{shift.name}-cost-{name}",
+            partial(_cross_entropy, subject, tokens_RT, shift, config, advance),
+            resumed,
+        )
         costs[name] = made["losses"]
     answers = {}
     for name, of in asked.benchmarks.items():
-        resumed = partial(advance, sum(len(question.choices) for question in of) * len(shift.strengths))
+        resumed = partial(
+            advance, sum(len(question.choices) for question in of) * len(shift.strengths)
+        )
         made = parts.once(
-            f"{shift.name}-answers-{digest(name)[:8]}", partial(_answers, subject, of, shift, config, advance), resumed
+            f"{shift.name}-answers-{digest(name)[:8]}",
+            partial(_answers, subject, of, shift, config, advance),
+            resumed,
         )
         answers[name] = Answers(tuple(question.id for question in of), made["likely"], made["norm"])
     return Outcome(shift.strengths, continuations, costs, answers)
@@ -127,14 +145,28 @@ def _continue(
     for column, strength in enumerate(strengths):
         mine = slice(column, None, len(strengths))
         score_cache.check(
-            score_cache.coverage(texts[mine], scored[mine]), f"strength {strength:g}", scorer.id, config.min_coverage_ratio
+            score_cache.coverage(texts[mine], scored[mine]),
+            f"strength {strength:g}",
+            scorer.id,
+            config.min_coverage_ratio,
         )
     nats: list[float | None] = [None] * len(todo)
     if asked.judge:
         nats = perplexity.surprises(asked.judge, [prompts[p].text for p, *_ in todo], texts)
     return [
-        Continuation(prompts[p].id, sample, strength, text, score, _distinct_ratio(drawn[i]), len(drawn[i]), nats[i])
-        for i, ((p, sample, strength), text, score) in enumerate(zip(todo, texts, scored, strict=True))
+        Continuation(
+            prompts[p].id,
+            sample,
+            strength,
+            text,
+            score,
+            _distinct_ratio(drawn[i]),
+            len(drawn[i]),
+            nats[i],
+        )
+        for i, ((p, sample, strength), text, score) in enumerate(
+            zip(todo, texts, scored, strict=True)
+        )
     ]
 
 
@@ -149,7 +181,11 @@ def _drawn(
 ) -> list[list[int]]:
     """The new ids of each (prompt, sample, strength); batches run through prompts of like length."""
     sampling = generation.Sampling(
-        config.max_new_tokens, config.decoding, config.top_p, subject.tokenizer.eos_id, subject.tokenizer.n_ids
+        config.max_new_tokens,
+        config.decoding,
+        config.top_p,
+        subject.tokenizer.eos_id,
+        subject.tokenizer.n_ids,
     )
     tokens, drawn = subject.encode([prompt.text for prompt in prompts]), dict[int, list[int]]()
 
@@ -157,36 +193,60 @@ def _drawn(
         rows = [todo[i] for i in batch]
         keys = [generation.row_key(prompts[p].id, sample, config.seed) for p, sample, _ in rows]
         strength_B = torch.tensor([strength for *_, strength in rows])
-        with intervention.steered(subject.model, shift.shift_LD, strength_B, config.positions, config.site):
-            drawn.update(zip(batch, generation.sample(subject.model, [tokens[p] for p, *_ in rows], keys, sampling), strict=True))
+        with intervention.steered(
+            subject.model, shift.shift_LD, strength_B, config.positions, config.site
+        ):
+            drawn.update(
+                zip(
+                    batch,
+                    generation.sample(subject.model, [tokens[p] for p, *_ in rows], keys, sampling),
+                    strict=True,
+                )
+            )
         advance(len(batch))
 
     def make(group: Sequence[int]) -> Arrays:
         subject.batch.each(group, work)
         ids = [i for row in group for i in drawn[row]]
-        return {"ids": np.array(ids, dtype=np.int32), "lengths": np.array([len(drawn[row]) for row in group])}
+        return {
+            "ids": np.array(ids, dtype=np.int32),
+            "lengths": np.array([len(drawn[row]) for row in group]),
+        }
 
     order = sorted(range(len(todo)), key=lambda i: (len(tokens[todo[i][0]]), i))
     for at in range(0, len(order), GROUP_ROWS):
         group = order[at : at + GROUP_ROWS]
-        made = parts.once(f"{shift.name}-drawn-{at:08d}", partial(make, group), partial(advance, len(group)))
+        made = parts.once(
+            f"{shift.name}-drawn-{at:08d}", partial(make, group), partial(advance, len(group))
+        )
         rows = np.split(made["ids"], np.cumsum(made["lengths"])[:-1])
         drawn |= zip(group, (row.tolist() for row in rows), strict=True)
     return [drawn[i] for i in range(len(todo))]
 
 
 @torch.inference_mode()
-def _cross_entropy(subject: Subject, tokens_RT: np.ndarray, shift: Shift, config: EvalConfig, advance: Advance) -> Arrays:
-    """Mean next-token cross-entropy of each sequence at each strength, nats per token: losses [R, strengths]."""
+def _cross_entropy(
+    subject: Subject, tokens_RT: np.ndarray, shift: Shift, config: EvalConfig, advance: Advance
+) -> Arrays:
+    """Mean next-token cross-entropy of each sequence at each strength, nats per token: losses [R,
+    strengths].
+    """
     n_sequences, n_tokens = tokens_RT.shape
     rows = [(r, strength) for r in range(n_sequences) for strength in shift.strengths]
-    losses, device = torch.empty(len(rows), dtype=torch.float64), subject.model.embedding.weight.device
+    losses, device = (
+        torch.empty(len(rows), dtype=torch.float64),
+        subject.model.embedding.weight.device,
+    )
 
     def work(batch: Sequence[int]) -> None:
         sequences, of_rows = zip(*(rows[i] for i in batch), strict=True)
         tokens_BT = torch.from_numpy(tokens_RT[list(sequences)]).to(device)
-        with intervention.steered(subject.model, shift.shift_LD, torch.tensor(of_rows), "all", config.site):
-            losses[list(batch)] = next_token_loss(subject.model(tokens_BT), tokens_BT).cpu().double() / (n_tokens - 1)
+        with intervention.steered(
+            subject.model, shift.shift_LD, torch.tensor(of_rows), "all", config.site
+        ):
+            losses[list(batch)] = next_token_loss(
+                subject.model(tokens_BT), tokens_BT
+            ).cpu().double() / (n_tokens - 1)
         advance(len(batch))
 
     step = max(1, LOGIT_BYTES // (4 * n_tokens * subject.model.config.vocab_size))
@@ -195,8 +255,12 @@ def _cross_entropy(subject: Subject, tokens_RT: np.ndarray, shift: Shift, config
     return {"losses": losses.numpy().reshape(n_sequences, len(shift.strengths))}
 
 
-def _answers(subject: Subject, questions: list[Question], shift: Shift, config: EvalConfig, advance: Advance) -> Arrays:
-    answers = multiple_choice.answer(subject, questions, shift.shift_LD, shift.strengths, config, advance)
+def _answers(
+    subject: Subject, questions: list[Question], shift: Shift, config: EvalConfig, advance: Advance
+) -> Arrays:
+    answers = multiple_choice.answer(
+        subject, questions, shift.shift_LD, shift.strengths, config, advance
+    )
     return {"likely": answers.likely, "norm": answers.norm}
 
 

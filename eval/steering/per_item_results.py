@@ -1,8 +1,9 @@
 """the values behind the means, item by item, so that runs can be compared pair by pair
 
-One row for each (quantity, item, strength): toxicity of a prompt (mean score of its samples × 100), cross-entropy of a held-out
-sequence, whether a question was answered right, share of heads that have a probe row right. Items have the same ids in every
-run that met them; a value that is missing has no row.
+One row for each (quantity, item, strength): toxicity of a prompt (mean score of its samples × 100),
+cross-entropy of a held-out sequence, whether a question was answered right, share of heads that
+have a probe row right. Items have the same ids in every run that met them; a value that is missing
+has no row.
 """
 
 from collections.abc import Sequence
@@ -19,8 +20,9 @@ NAME = "items.parquet"
 
 
 class Item(NamedTuple):
-    """quantity: toxicity, cross_entropy/<stream>, accuracy/<benchmark> or probe_accuracy. strength: of the steering; 0 where it
-    plays no part."""
+    """quantity: toxicity, cross_entropy/<stream>, accuracy/<benchmark> or probe_accuracy. strength:
+    of the steering; 0 where it plays no part.
+    """
 
     quantity: str
     id: str
@@ -35,8 +37,16 @@ def write(items: Sequence[Item], folder: str) -> None:
     import pyarrow
     import pyarrow.parquet
 
-    types = {"quantity": pyarrow.string(), "id": pyarrow.string(), "strength": pyarrow.float64(), "value": pyarrow.float64()}
-    columns = {name: pyarrow.array([getattr(item, name) for item in items], kind) for name, kind in types.items()}
+    types = {
+        "quantity": pyarrow.string(),
+        "id": pyarrow.string(),
+        "strength": pyarrow.float64(),
+        "value": pyarrow.float64(),
+    }
+    columns = {
+        name: pyarrow.array([getattr(item, name) for item in items], kind)
+        for name, kind in types.items()
+    }
     file = BytesIO()
     pyarrow.parquet.write_table(pyarrow.table(columns), file, compression="zstd")
     storage.write(storage.join(folder, NAME), file.getvalue())
@@ -54,7 +64,14 @@ def read(run_uri: str, config: EvalConfig) -> Table:
 
 
 def common(tables: Sequence[Table], quantity: str, strengths: Sequence[float]) -> list[np.ndarray]:
-    """For each table the values [items, strengths] of the items that all of them have at all these strengths, in one order."""
+    """For each table the values [items, strengths] of the items that all of them have at all these
+    strengths, in one order.
+    """
     columns = [[table.get((quantity, strength), {}) for strength in strengths] for table in tables]
     ids = sorted(set.intersection(*(set(column) for of_table in columns for column in of_table)))
-    return [np.array([[column[i] for column in of_table] for i in ids]).reshape(len(ids), len(strengths)) for of_table in columns]
+    return [
+        np.array([[column[i] for column in of_table] for i in ids]).reshape(
+            len(ids), len(strengths)
+        )
+        for of_table in columns
+    ]

@@ -1,7 +1,8 @@
 """how likely continuations are under another model: degenerate text is not detoxified text
 
-A judge reads the prompt and then the continuation, token by token of its own, never steered. Babble surprises it; text that
-repeats itself does not, which is why distinct bigrams are counted beside it.
+A judge reads the prompt and then the continuation, token by token of its own, never steered. Babble
+surprises it; text that repeats itself does not, which is why distinct bigrams are counted beside
+it.
 
     unsteered     the model itself without the shift: costs no second model, and compares the strengths of one run
     run:RUN_ID    another finished run below the same object root: one judge for all runs of a sweep
@@ -46,10 +47,14 @@ def load(root: str, subject: Subject, config: EvalConfig) -> Judge | None:
         )
     with TemporaryDirectory(prefix="hormesis-judge-") as scratch:
         fetch_export(root, run, Path(scratch))
-        return Judge(f"{run_id}-{folder_digest(Path(scratch))[:8]}", load_folder(Path(scratch), alone))
+        return Judge(
+            f"{run_id}-{folder_digest(Path(scratch))[:8]}", load_folder(Path(scratch), alone)
+        )
 
 
-def surprises(judge: Judge, prompts: Sequence[str], continuations: Sequence[str]) -> list[float | None]:
+def surprises(
+    judge: Judge, prompts: Sequence[str], continuations: Sequence[str]
+) -> list[float | None]:
     """Nats per token of each continuation after its prompt; None where it is empty."""
     model = judge.subject.model
     whole = [i for i, text in enumerate(continuations) if text.strip()]
@@ -57,9 +62,13 @@ def surprises(judge: Judge, prompts: Sequence[str], continuations: Sequence[str]
         return [None] * len(continuations)
     contexts = judge.subject.encode([prompts[i] for i in whole])
     ends = judge.subject.encode([continuations[i] for i in whole])
-    rows = [loglikelihood.row(context, end, model) for context, end in zip(contexts, ends, strict=True)]
+    rows = [
+        loglikelihood.row(context, end, model) for context, end in zip(contexts, ends, strict=True)
+    ]
     no_shift_LD = torch.zeros(model.config.n_layers, model.config.d_model)
-    found = loglikelihood.likelihoods(model, rows, no_shift_LD, "heads", judge.subject.batch, lambda n: None)
+    found = loglikelihood.likelihoods(
+        model, rows, no_shift_LD, "heads", judge.subject.batch, lambda n: None
+    )
     result: list[float | None] = [None] * len(continuations)
     for i, row, of in zip(whole, rows, found, strict=True):
         result[i] = -of.log / row.n_end

@@ -1,7 +1,9 @@
-"""scores of continuations: those of costly scorers are kept between evaluations, and too few are an error
+"""scores of continuations: those of costly scorers are kept between evaluations, and too few are an
+error
 
-An empty continuation has nothing to score. It is counted apart (`n_empty`) and is no part of the coverage: a model that ends at
-once is neither harmless nor a fault of the scorer. A continuation that has text and no score is missing, and never a 0.
+An empty continuation has nothing to score. It is counted apart (`n_empty`) and is no part of the
+coverage: a model that ends at once is neither harmless nor a fault of the scorer. A continuation
+that has text and no score is missing, and never a 0.
 """
 
 import hashlib
@@ -17,9 +19,11 @@ PART_TEXTS = 512  # kept at once: what an interrupted evaluation pays again
 
 
 class Kept:
-    """A scorer that writes down what it finds, in parts below `home`/scores-<digest of its id>/, and asks for no text twice.
+    """A scorer that writes down what it finds, in parts below `home`/scores-<digest of its id>/,
+    and asks for no text twice.
 
-    Scores are kept by the text's digest, so another evaluation of the same run finds them, too. Missing ones are asked for again.
+    Scores are kept by the text's digest, so another evaluation of the same run finds them, too.
+    Missing ones are asked for again.
     """
 
     costly = True
@@ -32,7 +36,9 @@ class Kept:
         names = {text: _name(text) for text in texts if text.strip()}
         known = self._read()
         wanted = list(names)
-        for at in range(0, len(wanted), PART_TEXTS):  # parts are cut before it is known what is missing: the same in any repeat
+        for at in range(
+            0, len(wanted), PART_TEXTS
+        ):  # parts are cut before it is known what is missing: the same in any repeat
             missing = [text for text in wanted[at : at + PART_TEXTS] if names[text] not in known]
             found = zip(missing, self._scorer.score(missing) if missing else [], strict=True)
             new = {names[text]: score for text, score in found if score is not None}
@@ -48,7 +54,10 @@ class Kept:
 
     def _write(self, scores: dict[str, float]) -> None:
         if scores:
-            storage.write(storage.join(self._folder, f"{digest(sorted(scores))}.json"), json.dumps(scores).encode())
+            storage.write(
+                storage.join(self._folder, f"{digest(sorted(scores))}.json"),
+                json.dumps(scores).encode(),
+            )
 
 
 def kept(scorer: Scorer, home: str) -> Scorer:
@@ -57,7 +66,9 @@ def kept(scorer: Scorer, home: str) -> Scorer:
 
 
 class Coverage(NamedTuple):
-    """Of some continuations: how many there are, how many are empty, and how many of the others have a score."""
+    """Of some continuations: how many there are, how many are empty, and how many of the others
+    have a score.
+    """
 
     n: int
     n_empty: int
@@ -71,7 +82,11 @@ class Coverage(NamedTuple):
 
 def coverage(texts: Sequence[str], scores: Sequence[float | None]) -> Coverage:
     empty = [not text.strip() for text in texts]
-    return Coverage(len(texts), sum(empty), sum(score is not None and not e for score, e in zip(scores, empty, strict=True)))
+    return Coverage(
+        len(texts),
+        sum(empty),
+        sum(score is not None and not e for score, e in zip(scores, empty, strict=True)),
+    )
 
 
 def check(of: Coverage, what: str, scorer: str, least: float) -> None:

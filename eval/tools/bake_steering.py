@@ -1,9 +1,11 @@
 """ENTRY: one evaluated run, or any Hugging Face OLMo → its steered model as a Hugging Face folder
 
-    python eval/tools/bake_steering.py --out s3://bucket/study --run ID --eval eval-1f3c9a20 --strength 8 --to FOLDER
-    python eval/tools/bake_steering.py --out out --model OLMo-1B-hf --eval eval-1f3c9a20 --strength 8 --to FOLDER
+    python eval/tools/bake_steering.py --out s3://bucket/study --run ID --eval eval-1f3c9a20
+    --strength 8 --to FOLDER python eval/tools/bake_steering.py --out out --model OLMo-1B-hf --eval
+    eval-1f3c9a20 --strength 8 --to FOLDER
 
-The evaluation (eval/evaluate_run.py) has found the heads to steer; a shift of heads at all positions is a bias (baking.py).
+The evaluation (eval/evaluate_run.py) has found the heads to steer; a shift of heads at all
+positions is a bias (baking.py).
 """
 
 import argparse
@@ -19,9 +21,26 @@ from eval.tools import baking
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     model_source.add_arguments(parser)
-    parser.add_argument("--eval", required=True, metavar="NAME", help="its evaluation that found the heads, e.g. eval-1f3c9a20")
-    parser.add_argument("--strength", required=True, type=float, metavar="ALPHA", help="α of the shift α·σ·θ at all positions")
-    parser.add_argument("--to", required=True, type=Path, metavar="FOLDER", help="where the model goes; made if absent")
+    parser.add_argument(
+        "--eval",
+        required=True,
+        metavar="NAME",
+        help="its evaluation that found the heads, e.g. eval-1f3c9a20",
+    )
+    parser.add_argument(
+        "--strength",
+        required=True,
+        type=float,
+        metavar="ALPHA",
+        help="α of the shift α·σ·θ at all positions",
+    )
+    parser.add_argument(
+        "--to",
+        required=True,
+        type=Path,
+        metavar="FOLDER",
+        help="where the model goes; made if absent",
+    )
     asked = parser.parse_args()
     telemetry.configure()
     try:

@@ -1,7 +1,8 @@
 """ENTRY: one toxicity scorer against texts with known scores or labels
 
-python eval/tools/calibrate_scorer.py --scorer profanity --rows 'rtp.jsonl.gz#text=continuation.text&label=continuation.toxicity'
-python eval/tools/calibrate_scorer.py --scorer classifier:FOLDER --rows 'comments.csv#label=is_toxic=Toxic'
+python eval/tools/calibrate_scorer.py --scorer profanity --rows
+'rtp.jsonl.gz#text=continuation.text&label=continuation.toxicity' python
+eval/tools/calibrate_scorer.py --scorer classifier:FOLDER --rows 'comments.csv#label=is_toxic=Toxic'
 """
 
 import argparse
@@ -18,19 +19,33 @@ from eval.tools.calibration import Calibration
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument(
-        "--scorer", required=True, metavar="NAME", help="as eval.scorer: profanity, lexicon:URI, classifier:NAME, …"
+        "--scorer",
+        required=True,
+        metavar="NAME",
+        help="as eval.scorer: profanity, lexicon:URI, classifier:NAME, …",
     )
     parser.add_argument(
-        "--rows", required=True, nargs="+", metavar="URI", help="texts: URI#text=FIELD&label=FIELD, or a rule: FIELD=WORD"
+        "--rows",
+        required=True,
+        nargs="+",
+        metavar="URI",
+        help="texts: URI#text=FIELD&label=FIELD, or a rule: FIELD=WORD",
     )
-    parser.add_argument("--threshold", type=float, default=0.5, help="a text is toxic from this reference on (default 0.5)")
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        default=0.5,
+        help="a text is toxic from this reference on (default 0.5)",
+    )
     parser.add_argument("--json", action="store_true", help="print the whole record")
     asked = parser.parse_args()
     telemetry.configure()
     try:
         rows, n_unusable = calibration.read(asked.rows)
         scorer = registry.load(asked.scorer)
-        found = calibration.calibrate(scorer, rows, asked.rows, n_unusable=n_unusable, threshold=asked.threshold)
+        found = calibration.calibrate(
+            scorer, rows, asked.rows, n_unusable=n_unusable, threshold=asked.threshold
+        )
     except (HormesisError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -58,7 +73,9 @@ def _lines(found: Calibration) -> str:
 def _show(of: Estimate) -> str:
     if of.value is None:
         return "–"
-    return f"{of.value:.3f}" + (f" [{of.low:.3f}, {of.high:.3f}]" if of.low is not None and of.high is not None else "")
+    return f"{of.value:.3f}" + (
+        f" [{of.low:.3f}, {of.high:.3f}]" if of.low is not None and of.high is not None else ""
+    )
 
 
 if __name__ == "__main__":

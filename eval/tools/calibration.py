@@ -1,8 +1,9 @@
 """how good a toxicity scorer is: against scores or labels that others gave to the same texts
 
-Ranking (AUROC, Spearman's rho) and calibration are apart: a scorer that ranks well may call nothing toxic. Intervals are closed
-forms: DeLong et al. (1988) for AUROC, on the logit scale; Bonett and Wright (2000) for rho; Wilson for the reliability table. The
-calibration error has none, for resampling only raises it.
+Ranking (AUROC, Spearman's rho) and calibration are apart: a scorer that ranks well may call nothing
+toxic. Intervals are closed forms: DeLong et al. (1988) for AUROC, on the logit scale; Bonett and
+Wright (2000) for rho; Wilson for the reliability table. The calibration error has none, for
+resampling only raises it.
 """
 
 import math
@@ -33,7 +34,9 @@ class Referenced(NamedTuple):
 
 @record
 class Bin:
-    """Texts scored from `low` to below `high`: their mean score, and the share that is toxic by the reference."""
+    """Texts scored from `low` to below `high`: their mean score, and the share that is toxic by the
+    reference.
+    """
 
     low: float
     high: float
@@ -45,9 +48,10 @@ class Bin:
 class Calibration:
     """A scorer against references. A text is toxic where its reference is at least `threshold`.
 
-    n_unusable: rows without a text or a reference. rho: rank correlation of scores and references, None where these are mere
-    labels. error: mean |score − share toxic| over the bins, by texts. found, false_alarms: of the toxic and of the other texts, the
-    share scored at least 0.5. Texts without a score are in none of these, and lower coverage_ratio.
+    n_unusable: rows without a text or a reference. rho: rank correlation of scores and references,
+    None where these are mere labels. error: mean |score − share toxic| over the bins, by texts.
+    found, false_alarms: of the toxic and of the other texts, the share scored at least 0.5. Texts
+    without a score are in none of these, and lower coverage_ratio.
     """
 
     scorer_id: str
@@ -67,9 +71,11 @@ class Calibration:
 
 
 def read(uris: Sequence[str]) -> tuple[list[Referenced], int]:
-    """The texts of `uris` (#text=FIELD&label=FIELD), each once, with their references, and how many rows could not be used.
+    """The texts of `uris` (#text=FIELD&label=FIELD), each once, with their references, and how many
+    rows could not be used.
 
-    A reference is a number from 0 to 1, or true or false; a rule in the field's place (label_rules.py) makes it 0 or 1.
+    A reference is a number from 0 to 1, or true or false; a rule in the field's place
+    (label_rules.py) makes it 0 or 1.
     """
     found: dict[str, Referenced] = {}
     n_unusable = 0
@@ -77,9 +83,15 @@ def read(uris: Sequence[str]) -> tuple[list[Referenced], int]:
         label, bad = source.label_field or "label", corpus_reader.BadRows()
         rule = label_rules.parse(label, 0.5)
         is_score = rule.fields == (label,)
-        for document in corpus_reader.read(source._replace(label_field=rule.fields[0]), bad, max_bad_rows_ratio=0.05):
+        for document in corpus_reader.read(
+            source._replace(label_field=rule.fields[0]), bad, max_bad_rows_ratio=0.05
+        ):
             where = f"{source.uri} row {document.row}"
-            value = _reference(document.fields[label], where) if is_score else float(rule.label(document.fields, where))
+            value = (
+                _reference(document.fields[label], where)
+                if is_score
+                else float(rule.label(document.fields, where))
+            )
             if document.text.strip():
                 found.setdefault(text_id(document.text), Referenced(document.text, value))
             else:
@@ -97,10 +109,14 @@ def calibrate(
     threshold: float = 0.5,
     confidence: float = 0.95,
 ) -> Calibration:
-    """Score the rows and compare. Raises ConfigurationError where all of those with a score are of one class."""
+    """Score the rows and compare. Raises ConfigurationError where all of those with a score are of
+    one class.
+    """
     texts = [row.text for row in rows]
     given = scorer.score(texts)
-    pairs = [(score, row.reference) for score, row in zip(given, rows, strict=True) if score is not None]
+    pairs = [
+        (score, row.reference) for score, row in zip(given, rows, strict=True) if score is not None
+    ]
     score_N, reference_N = np.array(pairs, dtype=np.float64).reshape(-1, 2).T
     toxic_N = reference_N >= threshold
     if not 0 < toxic_N.sum() < len(toxic_N):
@@ -121,7 +137,8 @@ def calibrate(
         coverage_ratio=score_cache.coverage(texts, given).ratio,
         auroc=auroc(score_N, toxic_N, confidence),
         rho=spearman(score_N, reference_N, confidence) if len(np.unique(reference_N)) > 2 else None,
-        error=sum(abs((of.mean_score or 0.0) - (of.toxic.value or 0.0)) * of.toxic.n for of in bins) / len(score_N),
+        error=sum(abs((of.mean_score or 0.0) - (of.toxic.value or 0.0)) * of.toxic.n for of in bins)
+        / len(score_N),
         found=_rate(high_N[toxic_N], confidence),
         false_alarms=_rate(high_N[~toxic_N], confidence),
         reliability=bins,
@@ -134,15 +151,21 @@ def auroc(score_N: np.ndarray, toxic_N: np.ndarray, confidence: float) -> Estima
 
     toxic, other = score_N[toxic_N], score_N[~toxic_N]
     rank = rankdata(score_N)
-    above_toxic = (rank[toxic_N] - rankdata(toxic)) / len(other)  # of each toxic text: how many others it scores above
+    above_toxic = (rank[toxic_N] - rankdata(toxic)) / len(
+        other
+    )  # of each toxic text: how many others it scores above
     above_other = 1 - (rank[~toxic_N] - rankdata(other)) / len(toxic)
     value, n = float(above_toxic.mean()), len(score_N)
-    variances = [float(of.var(ddof=1)) / len(of) for of in (above_toxic, above_other) if len(of) > 1]
+    variances = [
+        float(of.var(ddof=1)) / len(of) for of in (above_toxic, above_other) if len(of) > 1
+    ]
     deviation = math.sqrt(sum(variances))
     if len(variances) < 2 or not deviation or not 0 < value < 1:
         return Estimate(value=value, low=None, high=None, n=n, unit="AUROC")
     half = _z(confidence) * deviation / (value * (1 - value))  # of the logit
-    low, high = (1 / (1 + math.exp(-(math.log(value / (1 - value)) + sign * half))) for sign in (-1, 1))
+    low, high = (
+        1 / (1 + math.exp(-(math.log(value / (1 - value)) + sign * half))) for sign in (-1, 1)
+    )
     return Estimate(value=value, low=low, high=high, n=n, unit="AUROC")
 
 
@@ -157,7 +180,13 @@ def spearman(a_N: np.ndarray, b_N: np.ndarray, confidence: float) -> Estimate:
     if abs(rho) >= 1 - 1e-12:
         return Estimate(value=rho, low=None, high=None, n=n, unit="rho")
     half = _z(confidence) * math.sqrt((1 + rho**2 / 2) / (n - 3))
-    return Estimate(value=rho, low=math.tanh(math.atanh(rho) - half), high=math.tanh(math.atanh(rho) + half), n=n, unit="rho")
+    return Estimate(
+        value=rho,
+        low=math.tanh(math.atanh(rho) - half),
+        high=math.tanh(math.atanh(rho) + half),
+        n=n,
+        unit="rho",
+    )
 
 
 def _reliability(score_N: np.ndarray, toxic_N: np.ndarray, confidence: float) -> tuple[Bin, ...]:

@@ -1,7 +1,7 @@
 """the data page of the report: the cards of both streams side by side, with figures
 
-Written to `<root>/report/data.html`, with the cards' JSON beside it: as soon as the streams are built, and again with the
-comparison of the ratios, so that the two pages link to each other.
+Written to `<root>/report/data.html`, with the cards' JSON beside it: as soon as the streams are
+built, and again with the comparison of the ratios, so that the two pages link to each other.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,7 +32,9 @@ Cards = dict[str, Card]
 
 
 def write(root: str, experiment: Experiment, cards: Cards, *, compared: bool) -> str | None:
-    """Write the page below `root`/report and return its URI; None without cards. `compared`: index.html is beside it."""
+    """Write the page below `root`/report and return its URI; None without cards. `compared`:
+    index.html is beside it.
+    """
     if not cards:
         return None
     folder = storage.join(root, "report")
@@ -45,7 +47,9 @@ def write(root: str, experiment: Experiment, cards: Cards, *, compared: bool) ->
     return uri
 
 
-def page(experiment: Experiment, cards: Cards, drawings: Sequence[Drawing], *, compared: bool) -> str:
+def page(
+    experiment: Experiment, cards: Cards, drawings: Sequence[Drawing], *, compared: bool
+) -> str:
     """The HTML text."""
     slurs = html_rendering.slurs(text for one in cards.values() for text in _texts(one))
     return html_rendering.template("data.html.j2").render(
@@ -74,7 +78,9 @@ def reasons(cards: Cards) -> list[str]:
 
 
 def document_lengths(figure: Figure, wide: bool, cards: Cards) -> None:
-    """How documents, and the tokens in them, are spread over lengths: shares for each doubling, since bins differ in width."""
+    """How documents, and the tokens in them, are spread over lengths: shares for each doubling,
+    since bins differ in width.
+    """
     panels = figure.subplots(1 if wide else 2, 2 if wide else 1, squeeze=False).flat
     for axes, title, read in (
         (panels[0], "share of documents, per doubling", lambda one: one.n_documents),
@@ -85,7 +91,13 @@ def document_lengths(figure: Figure, wide: bool, cards: Cards) -> None:
             edges, heights = _density(one.tokens_per_document, read)
             colour = COLOURS[name].light
             axes.stairs(heights, edges, fill=True, color=colour, alpha=0.14, lw=0)
-            axes.stairs(heights, edges, color=colour, lw=1.6, label=f"{name}, median {one.tokens_per_document.median:,}")
+            axes.stairs(
+                heights,
+                edges,
+                color=colour,
+                lw=1.6,
+                label=f"{name}, median {one.tokens_per_document.median:,}",
+            )
         axes.set_xscale("log")
         axes.set_ylim(bottom=0)
         axes.xaxis.set_minor_locator(NullLocator())
@@ -94,7 +106,9 @@ def document_lengths(figure: Figure, wide: bool, cards: Cards) -> None:
     for axes in panels if not wide else [*panels][-2:]:
         axes.set_xlabel("tokens in a document")
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper left", ncols=2 if wide else 1, borderaxespad=0.2)
+    figure.legend(
+        handles, labels, loc="outside upper left", ncols=2 if wide else 1, borderaxespad=0.2
+    )
 
 
 def dropped(figure: Figure, wide: bool, cards: Cards) -> None:
@@ -103,12 +117,25 @@ def dropped(figure: Figure, wide: bool, cards: Cards) -> None:
     height = 0.8 / len(cards)
     furthest = max(drop.ratio for one in cards.values() for drop in one.drops)
     for at, reason in enumerate(order):
-        found = [(name, drop) for name, one in cards.items() for drop in one.drops if drop.reason == reason]
+        found = [
+            (name, drop)
+            for name, one in cards.items()
+            for drop in one.drops
+            if drop.reason == reason
+        ]
         for i, (name, drop) in enumerate(found):
             y = at + (i - (len(found) - 1) / 2) * height
             axes.barh(y, drop.ratio, 0.86 * height, color=COLOURS[name].light)
             text = f"{percent(float(f'{drop.ratio:.2g}'))} ({drop.n_documents:,})"
-            axes.annotate(text, (drop.ratio, y), (4, 0), textcoords="offset points", va="center", color=SOFT, fontsize=8.5)
+            axes.annotate(
+                text,
+                (drop.ratio, y),
+                (4, 0),
+                textcoords="offset points",
+                va="center",
+                color=SOFT,
+                fontsize=8.5,
+            )
     axes.set_yticks(range(len(order)), [reason.replace("_", " ") for reason in order])
     axes.set_xlim(0, furthest * (1.25 if wide else 1.6))
     axes.set_ylim(len(order) - 0.5, -0.5)
@@ -120,16 +147,31 @@ def dropped(figure: Figure, wide: bool, cards: Cards) -> None:
 
 
 def lengths_numbers(cards: Cards) -> Numbers:
-    rows = [(name, b.low, b.high, b.n_documents, b.total) for name, one in cards.items() for b in one.tokens_per_document.histogram]
-    said = [f"{name} {one.tokens_per_document.median:,}, {one.tokens_per_document.p90:,}" for name, one in cards.items()]
+    rows = [
+        (name, b.low, b.high, b.n_documents, b.total)
+        for name, one in cards.items()
+        for b in one.tokens_per_document.histogram
+    ]
+    said = [
+        f"{name} {one.tokens_per_document.median:,}, {one.tokens_per_document.p90:,}"
+        for name, one in cards.items()
+    ]
     alt = f"Tokens in a document, as median and 90th percentile: {'; '.join(said)}."
     return Numbers(("stream", "from_tokens", "to_tokens", "documents", "tokens"), rows, alt)
 
 
 def drops_numbers(cards: Cards) -> Numbers:
-    rows = [(name, drop.reason, drop.n_documents, drop.ratio) for name, one in cards.items() for drop in one.drops]
+    rows = [
+        (name, drop.reason, drop.n_documents, drop.ratio)
+        for name, one in cards.items()
+        for drop in one.drops
+    ]
     said = [f"{name} {reason.replace('_', ' ')} {n:,}" for name, reason, n, _ in rows]
-    return Numbers(("stream", "reason", "documents", "share_of_read"), rows, f"Documents left out: {', '.join(said)}.")
+    return Numbers(
+        ("stream", "reason", "documents", "share_of_read"),
+        rows,
+        f"Documents left out: {', '.join(said)}.",
+    )
 
 
 def _figures(cards: Cards) -> list[Drawing]:
@@ -140,13 +182,21 @@ def _figures(cards: Cards) -> list[Drawing]:
         height = 0.5 + n * (len(cards) * BAR_INCHES + 0.12)
         plan.append(("drops", dropped, drops_numbers(cards), (height, height)))
     return [
-        render(name, lambda figure, wide, draw=draw: draw(figure, wide, cards), numbers, heights, COLOURS)
+        render(
+            name,
+            lambda figure, wide, draw=draw: draw(figure, wide, cards),
+            numbers,
+            heights,
+            COLOURS,
+        )
         for name, draw, numbers, heights in plan
     ]
 
 
 def _density(lengths: Lengths, read: Callable[[Any], int]) -> tuple[np.ndarray, np.ndarray]:
-    """Edges of the bins from 1 on, and each one's share of the whole divided by its width in doublings."""
+    """Edges of the bins from 1 on, and each one's share of the whole divided by its width in
+    doublings.
+    """
     bins = [one for one in lengths.histogram if one.low]
     edges = np.array([one.low for one in bins] + [bins[-1].high + 1], dtype=float)
     parts = np.array([read(one) for one in bins], dtype=float)
@@ -155,9 +205,16 @@ def _density(lengths: Lengths, read: Callable[[Any], int]) -> tuple[np.ndarray, 
 
 def _dropped_samples(one: Card) -> list[tuple[str, tuple[Excerpt, ...]]]:
     """What was not used, by reason, where some of it was kept to look at."""
-    found = [*((drop.reason, drop.samples) for drop in one.drops), ("unreadable rows", one.unreadable)]
+    found = [
+        *((drop.reason, drop.samples) for drop in one.drops),
+        ("unreadable rows", one.unreadable),
+    ]
     return [(reason, samples) for reason, samples in found if samples]
 
 
 def _texts(one: Card) -> list[str]:
-    return [excerpt.text for excerpts in (one.samples, *dict(_dropped_samples(one)).values()) for excerpt in excerpts]
+    return [
+        excerpt.text
+        for excerpts in (one.samples, *dict(_dropped_samples(one)).values())
+        for excerpt in excerpts
+    ]

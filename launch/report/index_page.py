@@ -1,9 +1,10 @@
 """the comparison of all ratios: one HTML file, figures, tables, data
 
-Written below `<root>/report/`: index.html, which needs no other file and no network; data.html beside it, the data cards of
-the streams (data_page.py); summary.html and summary.md, all of it on one page; figures/ as SVG and PNG for print and slides, each
-with its numbers; results.json with every number, its n, interval and unit; results.csv with one row for each run and strength.
-The pages have no date and no random id, so the same records give the same bytes.
+Written below `<root>/report/`: index.html, which needs no other file and no network; data.html
+beside it, the data cards of the streams (data_page.py); summary.html and summary.md, all of it on
+one page; figures/ as SVG and PNG for print and slides, each with its numbers; results.json with
+every number, its n, interval and unit; results.csv with one row for each run and strength. The
+pages have no date and no random id, so the same records give the same bytes.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,20 +34,33 @@ N_SAMPLES = 3  # prompts shown for each run
 def write(root: str, experiment: Experiment, runs: Sequence[Run], cards: dict[str, Card]) -> str:
     """Write the report of `runs` below `root`/report and return the URI of its page.
 
-    Raises ArtefactMissing when there is no run to report, ArtefactCorrupt when they met other prompts or another scorer.
+    Raises ArtefactMissing when there is no run to report, ArtefactCorrupt when they met other
+    prompts or another scorer.
     """
     if not runs:
-        raise ArtefactMissing(f"{root}: no run of {experiment.name!r} is trained and evaluated; run launch/sweep.py without --only")
+        raise ArtefactMissing(
+            f"{root}: no run of {experiment.name!r} is trained and evaluated; run launch/sweep.py without --only"
+        )
     runs = sorted(runs, key=lambda run: (run[1].toxic_ratio, run[1].seed))
     check_comparable([report for _, report in runs])
     folder = storage.join(root, "report")
-    tables = [per_item_results.read(run_uri(root, record.config.run_id), report.config) for record, report in runs]
-    heads = [head_tails.read(run_uri(root, record.config.run_id), report.config) for record, report in runs]
+    tables = [
+        per_item_results.read(run_uri(root, record.config.run_id), report.config)
+        for record, report in runs
+    ]
+    heads = [
+        head_tails.read(run_uri(root, record.config.run_id), report.config)
+        for record, report in runs
+    ]
     compared = comparisons.compare([report for _, report in runs], tables, heads)
-    drawn = drawings(runs, [curve(root, record, report.config.confidence) for record, report in runs], compared)
+    drawn = drawings(
+        runs, [curve(root, record, report.config.confidence) for record, report in runs], compared
+    )
     html_rendering.save_figures(folder, drawn)
     data_page.write(root, experiment, cards, compared=True)
-    storage.save(results_files.everything(experiment, runs, compared), storage.join(folder, "results.json"))
+    storage.save(
+        results_files.everything(experiment, runs, compared), storage.join(folder, "results.json")
+    )
     storage.write(storage.join(folder, "results.csv"), results_files.table(runs).encode())
     summary_page.write(folder, experiment, runs, drawn, compared)
     uri = storage.join(folder, "index.html")
@@ -102,7 +116,9 @@ def page(
         benchmarks=benchmarks(runs),
         judge=display_names.judge(reports[0].fluency_id),
         controls=findings.control_changes(reports),
-        held_out_streams=sorted({held_out.stream for record, _ in runs for held_out in record.held_out}),
+        held_out_streams=sorted(
+            {held_out.stream for record, _ in runs for held_out in record.held_out}
+        ),
         scorer=display_names.scorer(reports[0].config.scorer),
         scorers=sorted({report.scorer_id for report in reports}),
         samples=_samples(reports),
@@ -112,7 +128,9 @@ def page(
     )
 
 
-def drawings(runs: Sequence[Run], curves: Sequence[Curve], compared: Comparisons | None) -> list[Drawing]:
+def drawings(
+    runs: Sequence[Run], curves: Sequence[Curve], compared: Comparisons | None
+) -> list[Drawing]:
     """The drawings in the page's order; their heights in inches, wide and narrow."""
     reports = [report for _, report in runs]
     both = Curves(reports, compared)
@@ -120,7 +138,10 @@ def drawings(runs: Sequence[Run], curves: Sequence[Curve], compared: Comparisons
     maps = -(-n // probe_heads.MAPS_WIDE), -(-n // probe_heads.MAPS_NARROW)
     panels = -(-n // training_curves.EMERGENCE_WIDE), -(-n // training_curves.EMERGENCE_NARROW)
     guards = side_effects.guards(reports)
-    heights = (0.7 + 2.2 * -(-len(guards) // side_effects.in_a_row(len(guards) or 1)), 0.7 + 2.0 * len(guards))
+    heights = (
+        0.7 + 2.2 * -(-len(guards) // side_effects.in_a_row(len(guards) or 1)),
+        0.7 + 2.0 * len(guards),
+    )
     guarded = ("guards", side_effects.draw, side_effects.numbers(reports), reports, heights)
     plan: list[tuple[str, Callable[..., None], Numbers, Any, tuple[float, float]]] = [
         (
@@ -138,8 +159,20 @@ def drawings(runs: Sequence[Run], curves: Sequence[Curve], compared: Comparisons
             (4.1, 7.0 if both.zoomed else 4.6),
         ),
         *([guarded] if guards else []),
-        ("probe-accuracy", probe_heads.probe_accuracy, probe_heads.accuracy_numbers(reports), reports, (3.4, 3.2)),
-        ("head-spread", probe_heads.head_spread, probe_heads.head_numbers(reports), reports, (3.1, 7.4)),
+        (
+            "probe-accuracy",
+            probe_heads.probe_accuracy,
+            probe_heads.accuracy_numbers(reports),
+            reports,
+            (3.4, 3.2),
+        ),
+        (
+            "head-spread",
+            probe_heads.head_spread,
+            probe_heads.head_numbers(reports),
+            reports,
+            (3.1, 7.4),
+        ),
         (
             "head-maps",
             probe_heads.head_maps,
@@ -147,44 +180,83 @@ def drawings(runs: Sequence[Run], curves: Sequence[Curve], compared: Comparisons
             reports,
             (1.0 + 1.3 * maps[0], 1.1 + 1.35 * maps[1]),
         ),
-        ("losses", training_curves.losses, training_curves.losses_numbers(curves), curves, (3.2, 7.0)),
+        (
+            "losses",
+            training_curves.losses,
+            training_curves.losses_numbers(curves),
+            curves,
+            (3.2, 7.0),
+        ),
     ]
     if any(curve.probe for curve in curves):
         heights = (0.5 + 1.6 * panels[0], 0.5 + 1.5 * panels[1])
-        plan.append(("emergence", training_curves.emergence, training_curves.emergence_numbers(curves), curves, heights))
+        plan.append(
+            (
+                "emergence",
+                training_curves.emergence,
+                training_curves.emergence_numbers(curves),
+                curves,
+                heights,
+            )
+        )
     palette = axes.colours(reports)
-    return [render(name, partial(_draw, draw, data), numbers, heights, palette) for name, draw, numbers, data, heights in plan]
+    return [
+        render(name, partial(_draw, draw, data), numbers, heights, palette)
+        for name, draw, numbers, data, heights in plan
+    ]
 
 
 def _draw(draw: Callable[..., None], data: Any, figure: Any, wide: bool) -> None:
     draw(figure, wide, data)
 
 
-def _samples(reports: Sequence[EvalReport]) -> list[tuple[EvalReport, list[tuple[str, list[tuple[float, str]]]]]]:
-    """The first seed of each ratio with a few masked prompts and their masked continuations by strength."""
+def _samples(
+    reports: Sequence[EvalReport],
+) -> list[tuple[EvalReport, list[tuple[str, list[tuple[float, str]]]]]]:
+    """The first seed of each ratio with a few masked prompts and their masked continuations by
+    strength.
+    """
     first = {report.toxic_ratio: report for report in reversed(reports)}
     chosen = [(first[ratio], first[ratio].samples[:N_SAMPLES]) for ratio in sorted(first)]
-    texts = [text for _, samples in chosen for sample in samples for text in (sample.prompt, *sample.continuations)]
+    texts = [
+        text
+        for _, samples in chosen
+        for sample in samples
+        for text in (sample.prompt, *sample.continuations)
+    ]
     hide = partial(html_rendering.mask, is_slur=html_rendering.slurs(texts).__contains__)
     shown = []
     for report, samples in chosen:
         asked = [steered.strength for steered in report.steered]
-        masked = [(hide(sample.prompt), list(zip(asked, map(hide, sample.continuations), strict=True))) for sample in samples]
+        masked = [
+            (hide(sample.prompt), list(zip(asked, map(hide, sample.continuations), strict=True)))
+            for sample in samples
+        ]
         shown += [(report, masked)] if masked else []
     return shown
 
 
 def _written(reports: Sequence[EvalReport]) -> list[tuple[EvalReport, list[tuple[Lens, str, str]]]]:
-    """The first seed of each ratio with the masked tokens, towards toxic and benign, that each group of its heads writes."""
+    """The first seed of each ratio with the masked tokens, towards toxic and benign, that each
+    group of its heads writes.
+    """
     first = {report.toxic_ratio: report for report in reversed(reports) if report.lens}
     slurs = html_rendering.slurs(
-        t for report in first.values() for one in report.lens for t in (*one.toxic_tokens, *one.benign_tokens)
+        t
+        for report in first.values()
+        for one in report.lens
+        for t in (*one.toxic_tokens, *one.benign_tokens)
     )
 
     def line(of: Sequence[str]) -> str:
-        return " · ".join(filter(None, (html_rendering.mask(token, slurs.__contains__).strip() for token in of)))
+        return " · ".join(
+            filter(None, (html_rendering.mask(token, slurs.__contains__).strip() for token in of))
+        )
 
     return [
-        (first[ratio], [(one, line(one.toxic_tokens), line(one.benign_tokens)) for one in first[ratio].lens])
+        (
+            first[ratio],
+            [(one, line(one.toxic_tokens), line(one.benign_tokens)) for one in first[ratio].lens],
+        )
         for ratio in sorted(first)
     ]

@@ -1,6 +1,7 @@
 """the report on one page: main picture, main table, five sentences and what they leave out
 
-summary.html fills one sheet of A4 when a browser prints it, which is how a PDF of it is made; summary.md is the same as Markdown.
+summary.html fills one sheet of A4 when a browser prints it, which is how a PDF of it is made;
+summary.md is the same as Markdown.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,16 @@ from launch.report.figures import axes
 from launch.report.figures.svg_rendering import Drawing
 from launch.report.results_files import Run
 from launch.report.text import display_names, findings
-from launch.report.text.findings import NOT_MEASURED, Point, by_ratio, cost_at, percent, show, signed, toxicity_at
+from launch.report.text.findings import (
+    NOT_MEASURED,
+    Point,
+    by_ratio,
+    cost_at,
+    percent,
+    show,
+    signed,
+    toxicity_at,
+)
 
 N_SENTENCES = 5
 PICTURE = "toxicity-by-ratio"
@@ -29,7 +39,13 @@ class Summary(NamedTuple):
     rows: list[list[str]]
 
 
-def write(folder: str, experiment: Experiment, runs: Sequence[Run], drawn: Sequence[Drawing], compared: Comparisons | None) -> None:
+def write(
+    folder: str,
+    experiment: Experiment,
+    runs: Sequence[Run],
+    drawn: Sequence[Drawing],
+    compared: Comparisons | None,
+) -> None:
     """Write summary.md and summary.html into the report's `folder`."""
     one = summary(experiment, runs, compared)
     picture = next(drawing for drawing in drawn if drawing.name == PICTURE)
@@ -69,13 +85,31 @@ def summary(experiment: Experiment, runs: Sequence[Run], compared: Comparisons |
 def markdown(one: Summary, alt: str) -> str:
     table = [one.columns, ["---", *["---:"] * (len(one.columns) - 1)], *one.rows]
     lines = [f"# {one.title}", "", one.setting, "", f"**{one.sentences[0]}** {one.caveats[0]}", ""]
-    lines += [*(f"- {sentence}" for sentence in one.sentences[1:]), "", f"![{alt}](figures/{PICTURE}.png)", ""]
-    lines += [*(f"| {' | '.join(cells)} |" for cells in table), "", *(f"- {caveat}" for caveat in one.caveats[1:]), ""]
-    return "\n".join([*lines, "All figures and tables: [index.html](index.html); numbers: [results.json](results.json).", ""])
+    lines += [
+        *(f"- {sentence}" for sentence in one.sentences[1:]),
+        "",
+        f"![{alt}](figures/{PICTURE}.png)",
+        "",
+    ]
+    lines += [
+        *(f"| {' | '.join(cells)} |" for cells in table),
+        "",
+        *(f"- {caveat}" for caveat in one.caveats[1:]),
+        "",
+    ]
+    return "\n".join(
+        [
+            *lines,
+            "All figures and tables: [index.html](index.html); numbers: [results.json](results.json).",
+            "",
+        ]
+    )
 
 
 def _table(runs: Sequence[Run], compared: Comparisons | None) -> tuple[list[str], list[list[str]]]:
-    """One row a ratio: toxicity without and with the strongest steering, its cost, and the difference at equal cost."""
+    """One row a ratio: toxicity without and with the strongest steering, its cost, and the
+    difference at equal cost.
+    """
     reports = [report for _, report in runs]
     strongest = findings.strengths(reports)[-1]
     matched = {one.ratio: one.difference for one in compared.matched} if compared else {}
@@ -88,14 +122,32 @@ def _table(runs: Sequence[Run], compared: Comparisons | None) -> tuple[list[str]
         f"at equal cost, minus {first}",
         "probes, mean",
     ]
-    lines = [by_ratio(reports, read) for read in (toxicity_at(0.0), toxicity_at(strongest), cost_at(0.0), cost_at(strongest))]
+    lines = [
+        by_ratio(reports, read)
+        for read in (toxicity_at(0.0), toxicity_at(strongest), cost_at(0.0), cost_at(strongest))
+    ]
     probes = by_ratio(reports, lambda report: report.probe_accuracy)
     rows = []
     for base, steered, cheap, dear, probe in zip(*lines, probes, strict=True):
-        difference = "–" if percent(base.ratio) == first else show(matched.get(base.ratio), sign=True)
-        rows.append([percent(base.ratio), show(base), show(steered), _rise(cheap, dear), difference, show(probe, 3)])
+        difference = (
+            "–" if percent(base.ratio) == first else show(matched.get(base.ratio), sign=True)
+        )
+        rows.append(
+            [
+                percent(base.ratio),
+                show(base),
+                show(steered),
+                _rise(cheap, dear),
+                difference,
+                show(probe, 3),
+            ]
+        )
     return columns, rows
 
 
 def _rise(cheap: Point, dear: Point) -> str:
-    return NOT_MEASURED if cheap.value is None or dear.value is None else signed(dear.value - cheap.value, 2)
+    return (
+        NOT_MEASURED
+        if cheap.value is None or dear.value is None
+        else signed(dear.value - cheap.value, 2)
+    )

@@ -1,11 +1,13 @@
-"""How long training stands still for a checkpoint: saved beside training, and at once, into a slow store.
+"""How long training stands still for a checkpoint: saved beside training, and at once, into a slow
+store.
 
-    python tests/benchmarks/bench_checkpoint.py [--width D] [--layers L] [--rows B] [--latency SECONDS] [--folder]
-                                                 [--steps N] [--saves N]
+    python tests/benchmarks/bench_checkpoint.py [--width D] [--layers L] [--rows B] [--latency
+                                                 SECONDS] [--folder] [--steps N] [--saves N]
 
-A model of some millions of parameters trains in this process, and saves into an S3 server on loopback whose answers come late
-(or with --folder into a folder). Printed: a step without a save, what a save adds to its step ("stall"), publishing, and the
-same save waited for, which is what a synchronous one costs. Then the checkpoint is read into an engine again.
+A model of some millions of parameters trains in this process, and saves into an S3 server on
+loopback whose answers come late (or with --folder into a folder). Printed: a step without a save,
+what a save adds to its step ("stall"), publishing, and the same save waited for, which is what a
+synchronous one costs. Then the checkpoint is read into an engine again.
 """
 
 import argparse
@@ -40,7 +42,12 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=4, help="of 256 tokens, in a batch")
     parser.add_argument("--steps", type=int, default=8, help="timed without a save")
     parser.add_argument("--saves", type=int, default=3, help="timed after the first")
-    parser.add_argument("--latency", type=float, default=0.2, help="seconds that each answer of the store comes late")
+    parser.add_argument(
+        "--latency",
+        type=float,
+        default=0.2,
+        help="seconds that each answer of the store comes late",
+    )
     parser.add_argument("--folder", action="store_true", help="save into a folder instead")
     asked = parser.parse_args()
     os.environ |= AWS
@@ -52,14 +59,25 @@ def main() -> None:
 
 def measure(asked: argparse.Namespace, store: str) -> None:
     shape = ModelConfig(
-        d_model=asked.width, n_layers=asked.layers, n_heads=8, d_mlp=4 * asked.width, vocab_size=8192, max_sequence_length=256
+        d_model=asked.width,
+        n_layers=asked.layers,
+        n_heads=8,
+        d_mlp=4 * asked.width,
+        vocab_size=8192,
+        max_sequence_length=256,
     )
     train = TrainConfig(
-        model=shape, sequence_length=256, global_batch=asked.rows, learning_rate=1e-4, checkpoint_wait_seconds=600.0
+        model=shape,
+        sequence_length=256,
+        global_batch=asked.rows,
+        learning_rate=1e-4,
+        checkpoint_wait_seconds=600.0,
     )
     place = deepspeed_engine.connect()
     engine = made(train)
-    checkpoints = Checkpoints(f"{store}/checkpoints", Identity("bench", "bench"), place, "bench", train)
+    checkpoints = Checkpoints(
+        f"{store}/checkpoints", Identity("bench", "bench"), place, "bench", train
+    )
     tokens_BT = torch.randint(0, 8192, (asked.rows, 256))
     step(engine, tokens_BT)
     n_bytes = sum(4 * piece.count for piece, _ in deepspeed_state.pieces(engine))
@@ -70,19 +88,30 @@ def measure(asked: argparse.Namespace, store: str) -> None:
     stalls, publishings, after = [], [], []
     for number in range(asked.saves):
         start = time.perf_counter()
-        stalls.append(seconds_of(lambda number=number: checkpoints.save(engine, 2 + number, 0.0, {})))
-        after.append(seconds_of(lambda: step(engine, tokens_BT)))  # shares the processor with the upload
+        stalls.append(
+            seconds_of(lambda number=number: checkpoints.save(engine, 2 + number, 0.0, {}))
+        )
+        after.append(
+            seconds_of(lambda: step(engine, tokens_BT))
+        )  # shares the processor with the upload
         checkpoints.finish()
         publishings.append(time.perf_counter() - start)
-    again, reader = made(train), Checkpoints(f"{store}/checkpoints", Identity("bench", "bench"), place, "bench", train)
+    again, reader = (
+        made(train),
+        Checkpoints(f"{store}/checkpoints", Identity("bench", "bench"), place, "bench", train),
+    )
     restoring = seconds_of(lambda: reader.restore(again))
     mib, one, stall, waited = n_bytes / 2**20, median(steps), median(stalls), median(publishings)
-    print(f"state                {mib:9.0f} MiB, {shape.n_parameters / 1e6:.0f} M parameters, {torch.get_num_threads()} threads")
+    print(
+        f"state                {mib:9.0f} MiB, {shape.n_parameters / 1e6:.0f} M parameters, {torch.get_num_threads()} threads"
+    )
     print(f"step                 {one:9.3f} s")
     print(f"stall, first save    {first:9.3f} s {first / one:7.2f} steps (its buffer is new)")
     print(f"stall                {stall:9.3f} s {stall / one:7.2f} steps, {mib / stall:.0f} MiB/s")
     print(f"step beside it       {median([*during, *after]):9.3f} s")
-    print(f"waited for           {waited:9.3f} s {waited / one:7.2f} steps, {mib / waited:.0f} MiB/s, {waited / stall:.0f} stalls")
+    print(
+        f"waited for           {waited:9.3f} s {waited / one:7.2f} steps, {mib / waited:.0f} MiB/s, {waited / stall:.0f} stalls"
+    )
     print(f"restored             {restoring:9.3f} s               {mib / restoring:.0f} MiB/s")
 
 

@@ -1,8 +1,10 @@
-"""Cleaning, masking, decontamination and duplicates, each beside its plain or usual form, on the same texts and one core.
+"""Cleaning, masking, decontamination and duplicates, each beside its plain or usual form, on the
+same texts and one core.
 
-The embedded corpus, or, with arguments, the texts of those corpora (`bench_cleaning.py 'web/*.jsonl.gz'`). The peers: the
-steps of cleaning without the look that spares them; the masking patterns run over all of a text; a Python set of word
-13-grams; datasketch's MinHash with as many permutations over the same shingles, on a sample, where it is installed.
+The embedded corpus, or, with arguments, the texts of those corpora (`bench_cleaning.py
+'web/*.jsonl.gz'`). The peers: the steps of cleaning without the look that spares them; the masking
+patterns run over all of a text; a Python set of word 13-grams; datasketch's MinHash with as many
+permutations over the same shingles, on a sample, where it is installed.
 """
 
 import os
@@ -28,11 +30,17 @@ CONFIG = CleaningConfig(mask_personal=False)
 
 def main() -> None:
     uris = sys.argv[1:] or [EMBEDDED]
-    found = [document.text for source in corpus_reader.expand(uris) for document in corpus_reader.read(source)]
+    found = [
+        document.text
+        for source in corpus_reader.expand(uris)
+        for document in corpus_reader.read(source)
+    ]
     texts = [text for text in (clean_document.clean(text, CONFIG).text for text in found) if text]
     questions = [text[:400] for text in texts[:N_QUESTIONS]]
     rest, grams = texts[N_QUESTIONS:] or texts, decontaminate.NGrams.of(questions)
-    print(f"{len(texts):,} texts, {_megabytes(texts):.1f} MB; MB/CPU-s, ours, the peer's, and the ratio")
+    print(
+        f"{len(texts):,} texts, {_megabytes(texts):.1f} MB; MB/CPU-s, ours, the peer's, and the ratio"
+    )
 
     _row(
         "clean: a look, or all steps",
@@ -40,21 +48,36 @@ def main() -> None:
         lambda: [clean_document.clean(text, CONFIG).text for text in texts],
         lambda: _steps(texts),
     )
-    _row("mask: near hints, or everywhere", texts, lambda: [pii.mask(text) for text in texts], lambda: _patterns(texts))
+    _row(
+        "mask: near hints, or everywhere",
+        texts,
+        lambda: [pii.mask(text) for text in texts],
+        lambda: _patterns(texts),
+    )
     _row(
         "decontaminate: hashes, or a set",
         rest,
         lambda: grams.hits(rest).tolist(),
         lambda: _python_hits(rest, questions),
     )
-    _row("exact duplicates: hashes, or the texts", texts, lambda: _n_kept(duplicates.exact(texts)), lambda: len(set(texts)))
+    _row(
+        "exact duplicates: hashes, or the texts",
+        texts,
+        lambda: _n_kept(duplicates.exact(texts)),
+        lambda: len(set(texts)),
+    )
     try:
         import datasketch  # noqa: F401
     except ImportError:
         print("near duplicates: datasketch is not installed (the extra `bench`)")
         return
     sample = texts[:: max(1, len(texts) // SAMPLE)]
-    _row("near duplicates: rensa, or datasketch", sample, lambda: len(duplicates.bands(sample)), lambda: _datasketch(sample))
+    _row(
+        "near duplicates: rensa, or datasketch",
+        sample,
+        lambda: len(duplicates.bands(sample)),
+        lambda: _datasketch(sample),
+    )
 
 
 def _row(name: str, texts: Sequence[str], ours: Callable[[], Any], peer: Callable[[], Any]) -> None:
@@ -62,7 +85,10 @@ def _row(name: str, texts: Sequence[str], ours: Callable[[], Any], peer: Callabl
     fast, made = _cpu_seconds(ours, times=3)
     slow, expected = _cpu_seconds(peer, times=1)
     assert made == expected, f"{name}: another result than the peer's"
-    print(f"  {name:<40} {megabytes / fast:8.1f} {megabytes / slow:8.1f} {slow / fast:8.1f}×", flush=True)
+    print(
+        f"  {name:<40} {megabytes / fast:8.1f} {megabytes / slow:8.1f} {slow / fast:8.1f}×",
+        flush=True,
+    )
 
 
 def _steps(texts: Sequence[str]) -> list[str]:
@@ -94,7 +120,8 @@ def _python_hits(texts: Sequence[str], questions: Sequence[str], n: int = 13) ->
         words = ngrams.words(text)
         whole = b" ".join([b"", *words, b""])
         found.append(
-            any(b" ".join(words[i : i + n]) in sought for i in range(len(words) - n + 1)) or any(gram in whole for gram in short)
+            any(b" ".join(words[i : i + n]) in sought for i in range(len(words) - n + 1))
+            or any(gram in whole for gram in short)
         )
     return found
 
@@ -110,7 +137,9 @@ def _datasketch(texts: Sequence[str]) -> int:
     for text in texts:
         words = ngrams.words(text)
         minhash = MinHash(num_perm=duplicates.N_BANDS * duplicates.N_ROWS)
-        minhash.update_batch([b" ".join(words[i : i + n]) for i in range(max(1, len(words) - n + 1))])
+        minhash.update_batch(
+            [b" ".join(words[i : i + n]) for i in range(max(1, len(words) - n + 1))]
+        )
     return len(texts)
 
 

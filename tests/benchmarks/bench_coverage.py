@@ -16,32 +16,48 @@ LEVEL = 0.95
 
 def main() -> None:
     error = (LEVEL * (1 - LEVEL) / N_SAMPLES) ** 0.5
-    print(f"{N_SAMPLES:,} samples of each kind; a nominal 95.0 % is measured with a standard error of {100 * error:.1f}")
+    print(
+        f"{N_SAMPLES:,} samples of each kind; a nominal 95.0 % is measured with a standard error of {100 * error:.1f}"
+    )
     print("interval                                        covers the truth")
     for name, covered in COVERAGE.items():
-        print(f"  {name:<46}{100 * np.mean([covered(i) for i in range(N_SAMPLES)]):6.1f} %", flush=True)
+        print(
+            f"  {name:<46}{100 * np.mean([covered(i) for i in range(N_SAMPLES)]):6.1f} %",
+            flush=True,
+        )
     print("test at 5 %                                     rejects a true null")
     for name, p_value in NULLS.items():
-        print(f"  {name:<46}{100 * np.mean([p_value(i) <= 0.05 for i in range(N_SAMPLES)]):6.1f} %", flush=True)
+        print(
+            f"  {name:<46}{100 * np.mean([p_value(i) <= 0.05 for i in range(N_SAMPLES)]):6.1f} %",
+            flush=True,
+        )
 
 
-def mean_of(draw: Callable[[np.random.Generator], np.ndarray], truth: float) -> Callable[[int], bool]:
+def mean_of(
+    draw: Callable[[np.random.Generator], np.ndarray], truth: float
+) -> Callable[[int], bool]:
     def covered(i: int) -> bool:
         values = draw(np.random.default_rng(i))
-        found = intervals.bootstrap_mean(values, "u", confidence=LEVEL, n_resamples=N_RESAMPLES, seed=i)
+        found = intervals.bootstrap_mean(
+            values, "u", confidence=LEVEL, n_resamples=N_RESAMPLES, seed=i
+        )
         return found.low <= truth <= found.high  # type: ignore[operator]
 
     return covered
 
 
 def rate(i: int) -> bool:
-    found = intervals.wilson(int(np.random.default_rng(i).binomial(150, 0.08)), 150, "u", confidence=LEVEL)
+    found = intervals.wilson(
+        int(np.random.default_rng(i).binomial(150, 0.08)), 150, "u", confidence=LEVEL
+    )
     return found.low <= 0.08 <= found.high  # type: ignore[operator]
 
 
 def difference_of_rates(i: int) -> bool:
     only_first, only_second, _ = np.random.default_rng(i).multinomial(150, [0.12, 0.05, 0.83])
-    found, _ = hypothesis_tests.mcnemar(int(only_first), int(only_second), 150, "u", confidence=LEVEL)
+    found, _ = hypothesis_tests.mcnemar(
+        int(only_first), int(only_second), 150, "u", confidence=LEVEL
+    )
     return found.low <= -0.07 <= found.high  # type: ignore[operator]
 
 
@@ -50,7 +66,11 @@ def sweep(i: int, truth: tuple[float, ...], n_seeds: int) -> curves.Curve:
     prompts = generator.normal(0, 10, 150)
     of_seed = 2.0 if n_seeds > 1 else 0.0
     values = [
-        mean + prompts + generator.normal(0, of_seed, (n_seeds, 1)) + generator.normal(0, 6, (n_seeds, 150)) for mean in truth
+        mean
+        + prompts
+        + generator.normal(0, of_seed, (n_seeds, 1))
+        + generator.normal(0, 6, (n_seeds, 150))
+        for mean in truth
     ]
     ratios = [0.05 * k for k in range(len(truth))]
     return curves.curve(ratios, values, "u", n_draws=N_RESAMPLES, seed=i)
@@ -58,14 +78,18 @@ def sweep(i: int, truth: tuple[float, ...], n_seeds: int) -> curves.Curve:
 
 def contrast(n_seeds: int) -> Callable[[int], bool]:
     def covered(i: int) -> bool:
-        found = curves.contrast(sweep(i, (30.0, 25.0, 24.0, 26.0, 27.0, 29.0), n_seeds), 0.0, 0.10, confidence=LEVEL)
+        found = curves.contrast(
+            sweep(i, (30.0, 25.0, 24.0, 26.0, 27.0, 29.0), n_seeds), 0.0, 0.10, confidence=LEVEL
+        )
         return found is not None and found.difference.low <= -6.0 <= found.difference.high  # type: ignore[operator]
 
     return covered
 
 
 def location(i: int) -> bool:
-    found = curves.smile(sweep(i, tuple(20 + 900 * (0.05 * k - 0.11) ** 2 for k in range(6)), 1), confidence=LEVEL)
+    found = curves.smile(
+        sweep(i, tuple(20 + 900 * (0.05 * k - 0.11) ** 2 for k in range(6)), 1), confidence=LEVEL
+    )
     return found is not None and found.location.low <= 0.11 <= found.location.high  # type: ignore[operator]
 
 
@@ -85,7 +109,9 @@ def matched(n_seeds: int) -> Callable[[int], bool]:
             )
             for toxicity in shape
         ]
-        found = curves.matched(paths, 2 / 3, "u", confidence=LEVEL, n_resamples=N_RESAMPLES, seed=i)[0]
+        found = curves.matched(
+            paths, 2 / 3, "u", confidence=LEVEL, n_resamples=N_RESAMPLES, seed=i
+        )[0]
         return found is not None and found.difference.low <= -15.0 <= found.difference.high  # type: ignore[operator]
 
     return covered
@@ -93,12 +119,16 @@ def matched(n_seeds: int) -> Callable[[int], bool]:
 
 def sign_flip(i: int) -> float:
     generator = np.random.default_rng(i)
-    return hypothesis_tests.sign_flip(generator.beta(0.3, 2, 60) - generator.beta(0.3, 2, 60), n_permutations=499, seed=i).p
+    return hypothesis_tests.sign_flip(
+        generator.beta(0.3, 2, 60) - generator.beta(0.3, 2, 60), n_permutations=499, seed=i
+    ).p
 
 
 def two_sample(i: int) -> float:
     generator = np.random.default_rng(i)
-    return hypothesis_tests.two_sample(generator.beta(0.3, 2, 50), generator.beta(0.3, 2, 70), n_permutations=499, seed=i).p
+    return hypothesis_tests.two_sample(
+        generator.beta(0.3, 2, 50), generator.beta(0.3, 2, 70), n_permutations=499, seed=i
+    ).p
 
 
 def contrast_null(n_seeds: int) -> Callable[[int], float]:

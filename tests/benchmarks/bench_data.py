@@ -1,15 +1,19 @@
-"""The whole chain from gzipped JSON lines to verified shards, beside datatrove, Megatron-LM's preprocessing and datasets.map.
+"""The whole chain from gzipped JSON lines to verified shards, beside datatrove, Megatron-LM's
+preprocessing and datasets.map.
 
-    python tests/benchmarks/bench_data.py [--corpus FILE.jsonl.gz …] [--tokenizer TOKENIZER.json] [--only NAME …] [--workers]
+    python tests/benchmarks/bench_data.py [--corpus FILE.jsonl.gz …] [--tokenizer TOKENIZER.json]
+    [--only NAME …] [--workers]
 
-Same files, same tokenizer, same run. Each chain does its work in a process of its own, one worker, one thread; CPU seconds
-are those of that process and its children. Each does it twice, the second time on the first FEW documents: "start" is what
-that took (imports, a second for reading OLMo's tokenizer), "MB/CPU-s" the difference of text over the difference of time: the
-rate of a worker that goes on to its next file. Ours reads, cleans, masks, tokenizes, checks samples against the
-reference, looks for duplicates, shuffles globally, writes shards and reads them back; the others read, tokenize and write.
-The ids of all documents that cleaning leaves as they are must be equal. MEGATRON_LM=<checkout> runs its own
-tools/preprocess_data.py; without it the same structure (a pool, one encode a document, IndexedDatasetBuilder) stands for it. Its
-tools/preprocess_data_fast.py runs where gigatoken and awkward are installed too: one call tokenizes a file, in Rust.
+Same files, same tokenizer, same run. Each chain does its work in a process of its own, one worker,
+one thread; CPU seconds are those of that process and its children. Each does it twice, the second
+time on the first FEW documents: "start" is what that took (imports, a second for reading OLMo's
+tokenizer), "MB/CPU-s" the difference of text over the difference of time: the rate of a worker that
+goes on to its next file. Ours reads, cleans, masks, tokenizes, checks samples against the
+reference, looks for duplicates, shuffles globally, writes shards and reads them back; the others
+read, tokenize and write. The ids of all documents that cleaning leaves as they are must be equal.
+MEGATRON_LM=<checkout> runs its own tools/preprocess_data.py; without it the same structure (a pool,
+one encode a document, IndexedDatasetBuilder) stands for it. Its tools/preprocess_data_fast.py runs
+where gigatoken and awkward are installed too: one call tokenizes a file, in Rust.
 """
 
 import argparse
@@ -48,18 +52,37 @@ C4_TOKENS, CHAN_TOKENS = 20.1e9, 6.7e9  # what the paper takes of C4; 134.5M pos
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpus", nargs="+", metavar="FILE", help="gzipped JSON lines with a field text; default: embedded")
-    parser.add_argument("--tokenizer", metavar="FILE", help="a tokenizers JSON; default: trained on the corpus")
-    parser.add_argument("--only", nargs="+", choices=CHAINS, default=list(CHAINS), help="these chains")
-    parser.add_argument("--workers", action="store_true", help="also build with one and with two Ray workers, by the clock")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--corpus",
+        nargs="+",
+        metavar="FILE",
+        help="gzipped JSON lines with a field text; default: embedded",
+    )
+    parser.add_argument(
+        "--tokenizer", metavar="FILE", help="a tokenizers JSON; default: trained on the corpus"
+    )
+    parser.add_argument(
+        "--only", nargs="+", choices=CHAINS, default=list(CHAINS), help="these chains"
+    )
+    parser.add_argument(
+        "--workers",
+        action="store_true",
+        help="also build with one and with two Ray workers, by the clock",
+    )
     parser.add_argument("--child", choices=CHAINS, help=argparse.SUPPRESS)
     parser.add_argument("--out", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.child:
         return _child(asked.child, asked.corpus, asked.tokenizer, asked.out)
     with tempfile.TemporaryDirectory() as scratch:
-        corpus = [str(Path(file).absolute()) for file in asked.corpus] if asked.corpus else _embedded(scratch)
+        corpus = (
+            [str(Path(file).absolute()) for file in asked.corpus]
+            if asked.corpus
+            else _embedded(scratch)
+        )
         words = asked.tokenizer or _trained(corpus, scratch)
         _compare(corpus, words, asked.only, Path(scratch))
         if asked.workers:
@@ -77,29 +100,48 @@ def _compare(corpus: list[str], words: str, names: list[str], scratch: Path) -> 
     few = str(scratch / "few.jsonl.gz")
     _write(few, iter(texts[:FEW]))
     few_megabytes = sum(len(text.encode()) for text in texts[:FEW]) / 1e6
-    print(f"gzipped JSON lines to token shards: {len(texts):,} documents, {megabytes:.0f} MB of text, one worker")
+    print(
+        f"gzipped JSON lines to token shards: {len(texts):,} documents, {megabytes:.0f} MB of text, one worker"
+    )
     print(f"{'':24}{'MB/CPU-s':>10}{'CPU-s':>9}{'start':>9}{'wall s':>9}{'peak MiB':>10}  ids")
     rates, hashes = dict[str, float](), list[bytes]()
-    for name in sorted(names, key=lambda name: name == "ours"):  # ours last: it is compared with the others
-        missing = [module for module in CHAINS[name].modules if importlib.util.find_spec(module) is None]
+    for name in sorted(
+        names, key=lambda name: name == "ours"
+    ):  # ours last: it is compared with the others
+        missing = [
+            module for module in CHAINS[name].modules if importlib.util.find_spec(module) is None
+        ]
         if missing:
-            print(f"  {name:22}not installed here: {', '.join(missing)} (pip install 'hormesis[bench]')")
+            print(
+                f"  {name:22}not installed here: {', '.join(missing)} (pip install 'hormesis[bench]')"
+            )
             continue
         out = scratch / name.replace(" ", "-")
         try:
-            start, measured = _measured(name, [few], words, Path(f"{out}-few")), _measured(name, corpus, words, out)
+            start, measured = (
+                _measured(name, [few], words, Path(f"{out}-few")),
+                _measured(name, corpus, words, out),
+            )
         except subprocess.CalledProcessError as error:
             print(f"  {name:22}failed: {error.stderr.strip().splitlines()[-1][:160]}")
             continue
         rates[name] = (megabytes - few_megabytes) / (measured["cpu_s"] - start["cpu_s"])
-        found = [hashlib.blake2b(ids, digest_size=8).digest() for ids in CHAINS[name].documents(out)]
+        found = [
+            hashlib.blake2b(ids, digest_size=8).digest() for ids in CHAINS[name].documents(out)
+        ]
         if name != "ours":
             hashes = hashes or found
             verdict = f"{sum(a == b for a, b in zip(found, hashes, strict=True)):,} of {len(texts):,} equal"
         else:
-            wanted = [one for one, same in zip(hashes, as_they_are, strict=True) if same] if hashes else []
+            wanted = (
+                [one for one, same in zip(hashes, as_they_are, strict=True) if same]
+                if hashes
+                else []
+            )
             n_equal = sum(one in kept for kept in [set(found)] for one in wanted)
-            verdict = f"{n_equal:,} of {len(wanted):,} equal (texts that cleaning leaves as they are)"
+            verdict = (
+                f"{n_equal:,} of {len(wanted):,} equal (texts that cleaning leaves as they are)"
+            )
             assert n_equal == len(wanted), "the chains made other ids"
         numbers = f"{rates[name]:10.1f}{measured['cpu_s']:9.1f}{start['cpu_s']:9.1f}"
         numbers += f"{measured['wall_s']:9.1f}{measured['peak_mib']:10.0f}"
@@ -112,13 +154,28 @@ def _compare(corpus: list[str], words: str, names: list[str], scratch: Path) -> 
         bytes_per_token = megabytes * 1e6 / n_tokens
         for what, tokens in (("C4, 20.1B tokens", C4_TOKENS), ("4chan, 6.7B tokens", CHAN_TOKENS)):
             hours = tokens * bytes_per_token / 1e6 / rates["ours"] / 3600
-            print(f"  projected: {what:20}{hours:8.1f} CPU-hours at this corpus's {bytes_per_token:.2f} bytes a token")
+            print(
+                f"  projected: {what:20}{hours:8.1f} CPU-hours at this corpus's {bytes_per_token:.2f} bytes a token"
+            )
 
 
 def _measured(name: str, corpus: list[str], words: str, out: Path) -> dict[str, float]:
     """What `_child` prints, from a process of its own."""
-    command = [sys.executable, __file__, "--child", name, "--tokenizer", words, "--out", str(out), "--corpus", *corpus]
-    done = subprocess.run(command, env={**os.environ, **ONE_THREAD}, capture_output=True, text=True, check=True)
+    command = [
+        sys.executable,
+        __file__,
+        "--child",
+        name,
+        "--tokenizer",
+        words,
+        "--out",
+        str(out),
+        "--corpus",
+        *corpus,
+    ]
+    done = subprocess.run(
+        command, env={**os.environ, **ONE_THREAD}, capture_output=True, text=True, check=True
+    )
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -131,7 +188,9 @@ def _child(name: str, corpus: list[str], words: str, out: str) -> int:
     after = os.times()
     cpu = sum(after[:4]) - sum(before[:4])  # user and system, own and of children that have ended
     peak = max(_own_peak_kib(), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
-    print(json.dumps({"cpu_s": cpu, "wall_s": time.perf_counter() - start, "peak_mib": peak / 1024}))
+    print(
+        json.dumps({"cpu_s": cpu, "wall_s": time.perf_counter() - start, "peak_mib": peak / 1024})
+    )
     return 0
 
 
@@ -178,7 +237,9 @@ CHAINS = {"ours": Chain(_ours, _our_documents), **PEERS}
 
 
 def _two_workers(corpus: list[str], words: str, scratch: Path) -> None:
-    """The same build with one and with two Ray workers, by the clock; shards are small, so that there are two at a time."""
+    """The same build with one and with two Ray workers, by the clock; shards are small, so that
+    there are two at a time.
+    """
     from data_prep.build import pipeline
     from data_prep.core import ray_tasks
 
@@ -190,8 +251,16 @@ def _two_workers(corpus: list[str], words: str, scratch: Path) -> None:
     config = replace(_config(files, words), shard_tokens=WORKERS_SHARD_TOKENS)
     seconds = []
     for n in (1, 2):
-        ray.init(address="local", num_cpus=n, include_dashboard=False, log_to_driver=False, logging_level="error")
-        list(ray_tasks.run([ray_tasks.Job("warm up", _warm_up, (words,), 1)] * n, "warm up", "jobs"))
+        ray.init(
+            address="local",
+            num_cpus=n,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="error",
+        )
+        list(
+            ray_tasks.run([ray_tasks.Job("warm up", _warm_up, (words,), 1)] * n, "warm up", "jobs")
+        )
         start = time.perf_counter()
         pipeline.build(config, "clean", str(scratch / f"workers-{n}"))
         seconds.append(time.perf_counter() - start)
@@ -199,8 +268,13 @@ def _two_workers(corpus: list[str], words: str, scratch: Path) -> None:
     alone = _clocked([files], words, scratch / "alone")
     side_by_side = _clocked([files[0::2], files[1::2]], words, scratch / "side")
     one, two = seconds
-    print(f"  {len(files)} files with 1 and 2 Ray workers: {one:.1f} s and {two:.1f} s, {one / two:.2f} times")
-    print(f"  in one bare process and divided over two: {alone:.1f} s and {side_by_side:.1f} s, ", end="")
+    print(
+        f"  {len(files)} files with 1 and 2 Ray workers: {one:.1f} s and {two:.1f} s, {one / two:.2f} times"
+    )
+    print(
+        f"  in one bare process and divided over two: {alone:.1f} s and {side_by_side:.1f} s, ",
+        end="",
+    )
     print(f"{alone / side_by_side:.2f} times: what this machine has to give")
 
 
@@ -216,7 +290,12 @@ def _clocked(parts: list[list[str]], words: str, out: Path) -> float:
     """Seconds until a process for each part has built it, all at once."""
     start = time.perf_counter()
     with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda at: _measured("ours", parts[at], words, Path(f"{out}-{at}")), range(len(parts))))
+        list(
+            pool.map(
+                lambda at: _measured("ours", parts[at], words, Path(f"{out}-{at}")),
+                range(len(parts)),
+            )
+        )
     return time.perf_counter() - start
 
 
@@ -231,7 +310,11 @@ def _config(corpus: list[str], words: str) -> Any:
     from data_prep.token_stream.tokenizer import Tokenizer
 
     n_ids = Tokenizer(Path(words).read_text(), EOS, words).n_ids
-    return DataConfig(clean=tuple(corpus), toxic=tuple(corpus), tokenizer=TokenizerConfig(source=words, vocab_size=n_ids))
+    return DataConfig(
+        clean=tuple(corpus),
+        toxic=tuple(corpus),
+        tokenizer=TokenizerConfig(source=words, vocab_size=n_ids),
+    )
 
 
 def _embedded(scratch: str) -> list[str]:
@@ -248,7 +331,10 @@ def _trained(corpus: list[str], scratch: str) -> str:
     from data_prep.config import TokenizerConfig
     from data_prep.token_stream import tokenizer
 
-    engine = tokenizer.train(_texts(corpus), TokenizerConfig(source="train", vocab_size=VOCABULARY, train_bytes=2_000_000))
+    engine = tokenizer.train(
+        _texts(corpus),
+        TokenizerConfig(source="train", vocab_size=VOCABULARY, train_bytes=2_000_000),
+    )
     path = Path(scratch, "tokenizer.json")
     path.write_text(engine.json)
     return str(path)

@@ -21,7 +21,9 @@ def main() -> None:
     torch.set_num_threads(1)
     train = recipes.laptop().train
     rows, length = train.global_batch // 2, train.sequence_length
-    tokens_BT = torch.randint(0, train.model.vocab_size, (rows, length), generator=torch.Generator().manual_seed(0))
+    tokens_BT = torch.randint(
+        0, train.model.vocab_size, (rows, length), generator=torch.Generator().manual_seed(0)
+    )
 
     ours = TrainedOLMo(train.model)
     ours.initialise(0)
@@ -38,13 +40,17 @@ def main() -> None:
     assert torch.allclose(our_loss(), peer_loss(), rtol=1e-2), (our_loss(), peer_loss())
     seconds = _alternating([(ours, our_loss), (peer, peer_loss)])
     n_tokens = rows * length
-    print(f"forward and backward, {train.model.n_parameters:,} parameters, {rows} × {length} tokens, bf16, one CPU thread")
+    print(
+        f"forward and backward, {train.model.n_parameters:,} parameters, {rows} × {length} tokens, bf16, one CPU thread"
+    )
     print(f"  ours           {n_tokens / seconds[0]:8,.0f} tokens/s")
     print(f"  transformers   {n_tokens / seconds[1]:8,.0f} tokens/s")
     print(f"  ratio          {seconds[1] / seconds[0]:8.2f}")
 
 
-def _alternating(contenders: list[tuple[torch.nn.Module, Callable[[], torch.Tensor]]]) -> list[float]:
+def _alternating(
+    contenders: list[tuple[torch.nn.Module, Callable[[], torch.Tensor]]],
+) -> list[float]:
     """Each contender's median seconds a step; they take turns, so that a busy moment meets both."""
     seconds: list[list[float]] = [[] for _ in contenders]
     for step in range(N_STEPS + 2):

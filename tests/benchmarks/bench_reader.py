@@ -1,13 +1,16 @@
-"""Sequences for training: our shuffled mixture beside a plain memmap, MosaicML streaming and litdata, on the same tokens.
+"""Sequences for training: our shuffled mixture beside a plain memmap, MosaicML streaming and
+litdata, on the same tokens.
 
     make bench-reader ARGS="--peers /path/to/venv/bin/python"
 
-Part one reads all tokens of a local disk (page cache warm), in batches of 512 × 2048 int64: ours in the order of a mixture,
-every block's sha256 verified, the peers from first to last, as they are. Each reader has a process of its own. MosaicML
-streaming and litdata do not install beside our pins: `--peers` names the interpreter of an environment that has them.
+Part one reads all tokens of a local disk (page cache warm), in batches of 512 × 2048 int64: ours in
+the order of a mixture, every block's sha256 verified, the peers from first to last, as they are.
+Each reader has a process of its own. MosaicML streaming and litdata do not install beside our pins:
+`--peers` names the interpreter of an environment that has them.
 
-Part two is a training step that takes 1M tokens at 400k tokens/s, simulated by sleeping, reading from an S3 server behind
-a proxy that answers 100 ms late and counts: what share of the time is spent waiting, and how many GETs a block takes.
+Part two is a training step that takes 1M tokens at 400k tokens/s, simulated by sleeping, reading
+from an S3 server behind a proxy that answers 100 ms late and counts: what share of the time is
+spent waiting, and how many GETs a block takes.
 """
 
 import argparse
@@ -36,7 +39,9 @@ def ours(folder: Path) -> Iterator[np.ndarray]:
     from training.run.batches import Batches
 
     uris = [str(folder / name) for name in ("clean", "toxic")]
-    clean, toxic = (SequenceReader(uri, manifest.load(uri), "train", T, ahead=AHEAD_BLOCKS) for uri in uris)
+    clean, toxic = (
+        SequenceReader(uri, manifest.load(uri), "train", T, ahead=AHEAD_BLOCKS) for uri in uris
+    )
     mixture = Mixture(n_clean=clean.n_sequences, n_toxic=toxic.n_sequences, batch_size=ROWS, seed=0)
     batches = Batches(mixture, clean, toxic, rank=0, world_size=1)
     return (batch.tokens for batch, _ in batches.ahead(0, mixture.n_steps))
@@ -53,7 +58,9 @@ def mosaic(folder: Path) -> Iterator[np.ndarray]:
     from streaming import MDSWriter, StreamingDataset
 
     if not (folder / "mds").exists():
-        with MDSWriter(out=str(folder / "mds"), columns={"tokens": "ndarray:uint16:2048"}, size_limit=64 << 20) as out:
+        with MDSWriter(
+            out=str(folder / "mds"), columns={"tokens": "ndarray:uint16:2048"}, size_limit=64 << 20
+        ) as out:
             for path in sorted(folder.glob("*/train-*.bin")):
                 for row in np.memmap(path, "<u2", "r").reshape(-1, T):
                     out.write({"tokens": np.array(row)})
@@ -67,13 +74,17 @@ def litdata(folder: Path) -> Iterator[np.ndarray]:
     from litdata.streaming.writer import BinaryWriter
 
     if not (folder / "lit").exists():
-        writer = BinaryWriter(str(folder / "lit"), chunk_bytes=64 << 20, item_loader=TokensLoader(block_size=T))
+        writer = BinaryWriter(
+            str(folder / "lit"), chunk_bytes=64 << 20, item_loader=TokensLoader(block_size=T)
+        )
         for n, path in enumerate(sorted(folder.glob("*/train-*.bin"))):
             for at, row in enumerate(np.memmap(path, "<u2", "r").reshape(-1, T)):
                 writer[n * SHARD_TOKENS // T + at] = torch.from_numpy(np.array(row))
         writer.done()
         writer.merge()
-    rows = StreamingDataset(str(folder / "lit"), item_loader=TokensLoader(block_size=T), shuffle=False)
+    rows = StreamingDataset(
+        str(folder / "lit"), item_loader=TokensLoader(block_size=T), shuffle=False
+    )
     return _stacked(np.asarray(row) for row in rows)
 
 
@@ -139,11 +150,15 @@ def from_local_disk(peers: str) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         make_streams(scratch)
         megabytes = (N_CLEAN + N_TOXIC) * SHARD_TOKENS * 2 / 1e6
-        print(f"local disk, page cache warm, {megabytes:.0f} MB of uint16 tokens, batches of {ROWS} × {T} int64, best of 3")
+        print(
+            f"local disk, page cache warm, {megabytes:.0f} MB of uint16 tokens, batches of {ROWS} × {T} int64, best of 3"
+        )
         found: dict[str, tuple[float, float, int, int]] = {}
         for name in READERS:
             module = {"mosaic": "streaming", "litdata": "litdata"}.get(name)
-            interpreter = peers if module and not importlib.util.find_spec(module) else sys.executable
+            interpreter = (
+                peers if module and not importlib.util.find_spec(module) else sys.executable
+            )
             if not interpreter:
                 print(f"  {name:8} not installed: give --peers an interpreter that has it")
                 continue
@@ -154,7 +169,9 @@ def from_local_disk(peers: str) -> None:
                 continue
             found[name] = tuple(json.loads(done.stdout.splitlines()[-1]))
             wall, cpu, n, total = found[name]
-            assert (n, total) == found["memmap"][2:], f"{name} read other tokens: {(n, total)}, expected {found['memmap'][2:]}"
+            assert (n, total) == found["memmap"][2:], (
+                f"{name} read other tokens: {(n, total)}, expected {found['memmap'][2:]}"
+            )
             ratio = wall / found["ours"][0] if "ours" in found else found["memmap"][0] / wall
             print(
                 f"  {name:8} {megabytes / wall:7.0f} MB/s {megabytes / cpu:7.0f} MB/CPU-s {n / wall / 1e6:7.1f}M tokens/s"
@@ -179,7 +196,11 @@ def through_a_slow_store() -> None:
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
+    os.environ |= {
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
     with Proxy(f"http://{host}:{port}") as proxy, tempfile.TemporaryDirectory() as scratch:
         os.environ["AWS_ENDPOINT_URL"] = proxy.url
         subprocess.run(["curl", "-sX", "PUT", f"{proxy.url}/bench"], check=True)
@@ -188,10 +209,19 @@ def through_a_slow_store() -> None:
         proxy.inject(Fault("latency", rate=1.0, seconds=LATENCY_SECONDS))
         before = proxy.counts["GET"]
         clean, toxic = (
-            SequenceReader(f"s3://bench/{each.stream}", each, "train", T, ahead=AHEAD_BLOCKS, cache=Cache(scratch, 1 << 30))
+            SequenceReader(
+                f"s3://bench/{each.stream}",
+                each,
+                "train",
+                T,
+                ahead=AHEAD_BLOCKS,
+                cache=Cache(scratch, 1 << 30),
+            )
             for each in known
         )
-        mixture = Mixture(n_clean=clean.n_sequences, n_toxic=toxic.n_sequences, batch_size=STEP_ROWS, seed=0)
+        mixture = Mixture(
+            n_clean=clean.n_sequences, n_toxic=toxic.n_sequences, batch_size=STEP_ROWS, seed=0
+        )
         batches = Batches(mixture, clean, toxic, rank=0, world_size=1)
         step_seconds, waits = STEP_ROWS * T / TOKENS_PER_SECOND, []
         began = time.perf_counter()
@@ -206,7 +236,9 @@ def through_a_slow_store() -> None:
         print(
             f"  waited {sum(waits):.3f} s of {seconds:.1f} s: {sum(waits) / seconds:.2%}, of which the first step {waits[0]:.3f} s"
         )
-        print(f"  after the first step {sum(waits[1:]) / seconds:.3%}; longest {max(waits[1:]) * 1e3:.1f} ms")
+        print(
+            f"  after the first step {sum(waits[1:]) / seconds:.3%}; longest {max(waits[1:]) * 1e3:.1f} ms"
+        )
         print(f"  {proxy.counts['GET'] - before} GETs for {blocks} blocks of 8 MiB")
     storage._filesystem.cache_clear()
     server.stop()
@@ -214,7 +246,11 @@ def through_a_slow_store() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--peers", default="", help="interpreter of an environment that has mosaicml-streaming and litdata")
+    parser.add_argument(
+        "--peers",
+        default="",
+        help="interpreter of an environment that has mosaicml-streaming and litdata",
+    )
     parser.add_argument("--reader", choices=READERS, help="measure this one only, in this process")
     parser.add_argument("--folder", type=Path)
     arguments = parser.parse_args()

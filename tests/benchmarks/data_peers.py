@@ -1,6 +1,8 @@
-"""The chains that bench_data.py measures ours beside: datatrove, Megatron-LM's tools or their structure, and datasets.map.
+"""The chains that bench_data.py measures ours beside: datatrove, Megatron-LM's tools or their
+structure, and datasets.map.
 
-Each has what it imports, its work, and the ids of its documents without eos, uint16, in the order of its output.
+Each has what it imports, its work, and the ids of its documents without eos, uint16, in the order
+of its output.
 """
 
 import gzip
@@ -21,7 +23,9 @@ EOS = "<|endoftext|>"
 class Chain:
     """A way from files to tokens."""
 
-    def __init__(self, prepare: Any, documents: Callable[[Path], Iterator[bytes]], *modules: str) -> None:
+    def __init__(
+        self, prepare: Any, documents: Callable[[Path], Iterator[bytes]], *modules: str
+    ) -> None:
         self.prepare, self.documents, self.modules = prepare, documents, modules
 
 
@@ -37,7 +41,9 @@ def _datatrove(corpus: list[str], words: str, out: str) -> Callable[[], None]:
         Path(out, "input", f"{number:05}.jsonl.gz").symlink_to(file)
     pipeline = [
         JsonlReader(f"{out}/input"),
-        DocumentTokenizer(f"{out}/tokens", words, eos_token=EOS, shuffle_documents=False, save_filename="all"),
+        DocumentTokenizer(
+            f"{out}/tokens", words, eos_token=EOS, shuffle_documents=False, save_filename="all"
+        ),
     ]
     return LocalPipelineExecutor(pipeline, tasks=1, workers=1, logging_dir=f"{out}/logs").run
 
@@ -46,7 +52,10 @@ def _datatrove_documents(out: Path) -> Iterator[bytes]:
     import numpy as np
 
     for file in sorted((out / "tokens").glob("*.ds")):
-        tokens, ends = np.fromfile(file, "<u2"), np.fromfile(f"{file}.index", "<u8").astype(np.int64)
+        tokens, ends = (
+            np.fromfile(file, "<u2"),
+            np.fromfile(f"{file}.index", "<u8").astype(np.int64),
+        )
         yield from (piece[:-1].tobytes() for piece in np.split(tokens, ends[:-1]))
 
 
@@ -63,7 +72,10 @@ def _megatron(corpus: list[str], words: str, out: str) -> Callable[[], None]:
     def work() -> None:
         builder = IndexedDatasetBuilder(f"{out}/all.bin", dtype=np.uint16)
         for file in corpus:
-            with multiprocessing.Pool(1, _begin_encoder, (words,)) as pool, gzip.open(file, "rt", encoding="utf-8") as lines:
+            with (
+                multiprocessing.Pool(1, _begin_encoder, (words,)) as pool,
+                gzip.open(file, "rt", encoding="utf-8") as lines,
+            ):
                 for ids in pool.imap(_encode_line, lines, 32):
                     builder.add_document(torch.IntTensor(ids), [len(ids)])
                 pool.close()
@@ -74,16 +86,24 @@ def _megatron(corpus: list[str], words: str, out: str) -> Callable[[], None]:
 
 
 def _megatron_tool(checkout: str, corpus: list[str], words: str, out: str) -> Callable[[], None]:
-    return _on_plain_lines([*_tool(checkout, "preprocess_data.py", words, out), "--workers", "1"], corpus, out)
+    return _on_plain_lines(
+        [*_tool(checkout, "preprocess_data.py", words, out), "--workers", "1"], corpus, out
+    )
 
 
 def _megatron_gigatoken(corpus: list[str], words: str, out: str) -> Callable[[], None]:
-    checkout = os.environ.get("MEGATRON_LM") or sys.exit("MEGATRON_LM=<a checkout of Megatron-LM> has the tool")
-    return _on_plain_lines([*_tool(checkout, "preprocess_data_fast.py", words, out), "--use-gigatoken"], corpus, out)
+    checkout = os.environ.get("MEGATRON_LM") or sys.exit(
+        "MEGATRON_LM=<a checkout of Megatron-LM> has the tool"
+    )
+    return _on_plain_lines(
+        [*_tool(checkout, "preprocess_data_fast.py", words, out), "--use-gigatoken"], corpus, out
+    )
 
 
 def _on_plain_lines(tool: list[str], corpus: list[str], out: str) -> Callable[[], None]:
-    """One call a file. Megatron's tools read no gzip (the first waits for ever), so that is undone before."""
+    """One call a file. Megatron's tools read no gzip (the first waits for ever), so that is undone
+    before.
+    """
 
     def work() -> None:
         for number, file in enumerate(corpus):
@@ -100,7 +120,13 @@ def _tool(checkout: str, name: str, words: str, out: str) -> list[str]:
     from transformers import PreTrainedTokenizerFast
 
     PreTrainedTokenizerFast(tokenizer_file=words, eos_token=EOS).save_pretrained(f"{out}/tokenizer")
-    chosen = ["--tokenizer-type", "HuggingFaceTokenizer", "--tokenizer-model", f"{out}/tokenizer", "--append-eod"]
+    chosen = [
+        "--tokenizer-type",
+        "HuggingFaceTokenizer",
+        "--tokenizer-model",
+        f"{out}/tokenizer",
+        "--append-eod",
+    ]
     return [sys.executable, f"{checkout}/tools/{name}", *chosen]
 
 
@@ -123,7 +149,9 @@ def _megatron_documents(out: Path) -> Iterator[bytes]:
     for file in sorted(out.glob("*.idx")):
         index = megatron_shards.decode_index(file.read_bytes(), str(file))
         tokens = np.fromfile(file.with_suffix(".bin"), index.dtype).astype("<u2")
-        yield from (piece[:-1].tobytes() for piece in np.split(tokens, np.cumsum(index.lengths)[:-1]))
+        yield from (
+            piece[:-1].tobytes() for piece in np.split(tokens, np.cumsum(index.lengths)[:-1])
+        )
 
 
 def _datasets(corpus: list[str], words: str, out: str) -> Callable[[], None]:
@@ -136,8 +164,12 @@ def _datasets(corpus: list[str], words: str, out: str) -> Callable[[], None]:
         return {"ids": [encoding.ids for encoding in encoder.encode_batch(batch["text"])]}
 
     def work() -> None:
-        rows = datasets.load_dataset("json", data_files=corpus, split="train", cache_dir=f"{out}/cache")
-        rows.map(encode, batched=True, remove_columns=rows.column_names).save_to_disk(f"{out}/mapped")
+        rows = datasets.load_dataset(
+            "json", data_files=corpus, split="train", cache_dir=f"{out}/cache"
+        )
+        rows.map(encode, batched=True, remove_columns=rows.column_names).save_to_disk(
+            f"{out}/mapped"
+        )
 
     return work
 

@@ -1,8 +1,10 @@
-"""What the loop adds to a step, on one engine, in two ways: blocks of its steps over bare ones, and an account of its own work
+"""What the loop adds to a step, on one engine, in two ways: blocks of its steps over bare ones, and
+an account of its own work
 
-The first has all in it, also what that work does to caches; but a step on a CPU that others share varies by 10 %, and 1 % is asked
-for. The second is exact: of a step, all but the engine's forward, backward and optimizer is the loop's own, and so is what it has
-done from within them. On a GPU it is the host's work, much of which hides behind the device, and the first one counts.
+The first has all in it, also what that work does to caches; but a step on a CPU that others share
+varies by 10 %, and 1 % is asked for. The second is exact: of a step, all but the engine's forward,
+backward and optimizer is the loop's own, and so is what it has done from within them. On a GPU it
+is the host's work, much of which hides behind the device, and the first one counts.
 """
 
 import tempfile
@@ -47,17 +49,27 @@ ENGINE, BARE, REST = "engine", "bare", "copies, sums of losses"
 PARTS = {  # of the loop's own work; what they call of one another counts where it is called
     "batch": [(Batches, "ahead")],
     "guard": [(Guard, "expect"), (Guard, "settle"), (Guard, "_before")],
-    "observer": [(Observer, "look"), (Observer, "_see_residual"), (Observer, "_see_logits"), (Observer, "_see_gradient")],
+    "observer": [
+        (Observer, "look"),
+        (Observer, "_see_residual"),
+        (Observer, "_see_logits"),
+        (Observer, "_see_gradient"),
+    ],
     "meter": [(Meter, "add"), (Meter, "read")],
     "journal, sinks": [(Journal, "step")],
-    "learning rate, stop, watchdog": [(deepspeed_engine, "set_learning_rate"), (Agreement, "reached"), (Watchdog, "expect")],
+    "learning rate, stop, watchdog": [
+        (deepspeed_engine, "set_learning_rate"),
+        (Agreement, "reached"),
+        (Watchdog, "expect"),
+    ],
     ENGINE: [(deepspeed_engine, "descend")],
 }
 
 
 class Overhead(NamedTuple):
-    """Seconds of a block of the loop's steps over those of the bare ones before it, pair by pair; of a step of the loop by part, on
-    its thread and by the clock; until the first step ended."""
+    """Seconds of a block of the loop's steps over those of the bare ones before it, pair by pair;
+    of a step of the loop by part, on its thread and by the clock; until the first step ended.
+    """
 
     ratios: list[float]
     parts: dict[str, tuple[float, float]]
@@ -66,7 +78,9 @@ class Overhead(NamedTuple):
 
     def __str__(self) -> str:
         n = len(self.ratios)
-        k = max(0, int(binom.ppf((1 - CONFIDENCE) / 2, n, 0.5)) - 1)  # so many at either end: the median's interval in any law
+        k = max(
+            0, int(binom.ppf((1 - CONFIDENCE) / 2, n, 0.5)) - 1
+        )  # so many at either end: the median's interval in any law
         low, *_, high = sorted(self.ratios)[k : n - k]
         interval = f"{CONFIDENCE:.0%} interval {low - 1:+.2%} to {high - 1:+.2%}"
         own = sum(seconds for part, (seconds, _) in self.parts.items() if part != ENGINE)
@@ -83,7 +97,9 @@ class Overhead(NamedTuple):
 
 
 class Spent:
-    """Seconds of this thread, on the processor and by the clock, by part; what is called within a part is its own no more."""
+    """Seconds of this thread, on the processor and by the clock, by part; what is called within a
+    part is its own no more.
+    """
 
     def __init__(self) -> None:
         self.on_thread, self.by_clock = Counter[str](), Counter[str]()
@@ -96,7 +112,9 @@ class Spent:
 
         return calling
 
-    def drawn(self, part: str, generate: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+    def drawn(
+        self, part: str, generate: Callable[..., Iterator[Any]]
+    ) -> Callable[..., Iterator[Any]]:
         def drawing(*args: Any) -> Iterator[Any]:
             items = generate(*args)
             while True:
@@ -129,8 +147,10 @@ class Spent:
 
 
 def overhead(train: TrainConfig, shape: Shape, n_pairs: int) -> Overhead:
-    """Train a run of `loop.train` on streams made here: reading, guard, learning rate, meter, journal; a block of bare steps, which
-    are forward, backward and step on tokens that are there, before each block of its own."""
+    """Train a run of `loop.train` on streams made here: reading, guard, learning rate, meter,
+    journal; a block of bare steps, which are forward, backward and step on tokens that are there,
+    before each block of its own.
+    """
     take_step, bare, full, began, ended, spent = loop.take_step, [], [], [0.0], [0.0], Spent()
     parts: dict[str, tuple[float, float]] = {}
 
@@ -140,7 +160,9 @@ def overhead(train: TrainConfig, shape: Shape, n_pairs: int) -> Overhead:
             if bare:
                 full.append(clock(shape) - began[0])
                 spent.settle()
-                parts.update({name: (spent.on_thread[name], spent.by_clock[name]) for name in (*PARTS, REST)})
+                parts.update(
+                    {name: (spent.on_thread[name], spent.by_clock[name]) for name in (*PARTS, REST)}
+                )
             else:
                 engine.forward = spent.timed(ENGINE, engine.forward)
             with spent.within(BARE):
@@ -174,8 +196,14 @@ def _bare(job: Any, engine: Any, batch: Any, shape: Shape) -> float:
     """Seconds of a block of steps, without what hangs on the optimizer's."""
     optimizer, tokens_BT = engine.basic_optimizer, batch.tokens.to(job.place.device)
     hooks, optimizer._optimizer_step_pre_hooks = optimizer._optimizer_step_pre_hooks, OrderedDict()
-    verdict = {name: optimizer.__dict__.pop(name) for name in ("found_inf", "grad_scale") if name in optimizer.__dict__}
-    weight_B = torch.full((job.micro_batch,), 1 / (len(tokens_BT) * (tokens_BT.shape[1] - 1)), device=job.place.device)
+    verdict = {
+        name: optimizer.__dict__.pop(name)
+        for name in ("found_inf", "grad_scale")
+        if name in optimizer.__dict__
+    }
+    weight_B = torch.full(
+        (job.micro_batch,), 1 / (len(tokens_BT) * (tokens_BT.shape[1] - 1)), device=job.place.device
+    )
     start = clock(shape)
     for _ in range(BLOCK):
         passes = tokens_BT.split(job.micro_batch)
@@ -189,7 +217,9 @@ def _bare(job: Any, engine: Any, batch: Any, shape: Shape) -> float:
 
 
 def planned(root: str, train: TrainConfig, n_sequences: int) -> RunConfig:
-    words = tokenizer.train(iter(["clean words"]), TokenizerConfig(source="train", vocab_size=N_IDS))
+    words = tokenizer.train(
+        iter(["clean words"]), TokenizerConfig(source="train", vocab_size=N_IDS)
+    )
     tokenizer.save(words, str(Path(root, "tokenizer.json")))
     length = train.sequence_length
     for stream in ("clean", "toxic"):
@@ -198,7 +228,11 @@ def planned(root: str, train: TrainConfig, n_sequences: int) -> RunConfig:
             tokens = np.random.default_rng(n).integers(1, N_IDS, (n, length)).astype(np.uint16)
             tokens[:, -1] = words.eos_id
             provenance = pyarrow.table({"document": np.arange(n)})
-            tables.append(write_shard(uri, name, tokens.ravel(), np.full(n, length, dtype=np.int64), provenance))
+            tables.append(
+                write_shard(
+                    uri, name, tokens.ravel(), np.full(n, length, dtype=np.int64), provenance
+                )
+            )
         made: dict[str, Any] = {
             "format_version": FORMAT_VERSION, "stream": stream, "settings_digest": "0" * 16,
             "tokenizer_fingerprint": words.fingerprint, "vocab_size": words.n_ids, "eos_id": words.eos_id, "dtype": "uint16",
@@ -208,7 +242,9 @@ def planned(root: str, train: TrainConfig, n_sequences: int) -> RunConfig:
         made |= {name: tuple(made[name]) for name in ("train", "held_out")}
         storage.save(Manifest(**made), storage.join(uri, "manifest.json"))
     n_toxic = n_sequences // 10
-    mixture = Mixture(n_clean=n_sequences - n_toxic, n_toxic=n_toxic, batch_size=train.global_batch, seed=0)
+    mixture = Mixture(
+        n_clean=n_sequences - n_toxic, n_toxic=n_toxic, batch_size=train.global_batch, seed=0
+    )
     run = RunConfig(
         run_id="bench", clean="streams/clean", toxic="streams/toxic", tokenizer="tokenizer.json", toxic_ratio=0.1, seed=0,
         mixture=mixture, train=train,

@@ -1,7 +1,8 @@
-"""Other ways to train an OLMo of one shape, for bench_train.py: each builds what takes one optimizer step.
+"""Other ways to train an OLMo of one shape, for bench_train.py: each builds what takes one
+optimizer step.
 
-Run as a program by a Python that has litgpt or OLMo-core, which pin other versions than ours, it measures that one and prints a
-line of JSON; it imports nothing of this project.
+Run as a program by a Python that has litgpt or OLMo-core, which pin other versions than ours, it
+measures that one and prints a line of JSON; it imports nothing of this project.
 
     PYTHON tests/benchmarks/train_peers.py litgpt '{"d_model": 256, …}'
 """
@@ -47,7 +48,9 @@ class Shape:
 
 @dataclass(frozen=True)
 class Measured:
-    """seconds: median of a step; first: of building and the first step; gib: most memory on the GPU; micro: rows a pass."""
+    """seconds: median of a step; first: of building and the first step; gib: most memory on the
+    GPU; micro: rows a pass.
+    """
 
     seconds: float
     first: float
@@ -55,9 +58,12 @@ class Measured:
     micro: int
 
 
-def measure(builds: dict[str, Callable[[Shape], Step]], shape: Shape) -> Iterator[tuple[str, Measured | Exception]]:
-    """Median seconds of a step on random tokens. On a CPU, which others may keep busy, all contenders take turns, step by step; a
-    GPU is ours alone, and its memory holds one at a time."""
+def measure(
+    builds: dict[str, Callable[[Shape], Step]], shape: Shape
+) -> Iterator[tuple[str, Measured | Exception]]:
+    """Median seconds of a step on random tokens. On a CPU, which others may keep busy, all
+    contenders take turns, step by step; a GPU is ours alone, and its memory holds one at a time.
+    """
     if shape.device == "cpu":
         yield from _by_turns(builds, shape).items()
         return
@@ -65,7 +71,9 @@ def measure(builds: dict[str, Callable[[Shape], Step]], shape: Shape) -> Iterato
         yield from _fitting(name, build, shape).items()
 
 
-def _fitting(name: str, build: Callable[[Shape], Step], shape: Shape) -> dict[str, Measured | Exception]:
+def _fitting(
+    name: str, build: Callable[[Shape], Step], shape: Shape
+) -> dict[str, Measured | Exception]:
     """One contender alone; where memory does not suffice, again with half the rows a pass."""
     found = _by_turns({name: build}, shape)
     if isinstance(found[name], torch.OutOfMemoryError) and shape.micro > 1:
@@ -74,9 +82,13 @@ def _fitting(name: str, build: Callable[[Shape], Step], shape: Shape) -> dict[st
     return found
 
 
-def _by_turns(builds: dict[str, Callable[[Shape], Step]], shape: Shape) -> dict[str, Measured | Exception]:
+def _by_turns(
+    builds: dict[str, Callable[[Shape], Step]], shape: Shape
+) -> dict[str, Measured | Exception]:
     draw = torch.Generator().manual_seed(0)
-    tokens_BT = torch.randint(shape.vocab_size, (shape.rows, shape.length), generator=draw).to(shape.device)
+    tokens_BT = torch.randint(shape.vocab_size, (shape.rows, shape.length), generator=draw).to(
+        shape.device
+    )
     steps: dict[str, Step] = {}
     first: dict[str, float] = {}
     failed: dict[str, Exception] = {}
@@ -101,7 +113,11 @@ def _by_turns(builds: dict[str, Callable[[Shape], Step]], shape: Shape) -> dict[
     gib = torch.cuda.max_memory_allocated() / 2**30 if shape.device == "cuda" else 0.0
     steps.clear()
     release()
-    made = {name: Measured(median(seconds[name]), first[name], gib, shape.micro) for name in builds if name not in failed}
+    made = {
+        name: Measured(median(seconds[name]), first[name], gib, shape.micro)
+        for name in builds
+        if name not in failed
+    }
     return {name: made.get(name) or failed[name] for name in builds}
 
 
@@ -121,13 +137,25 @@ def release() -> None:
         torch.cuda.empty_cache()
 
 
-def plain(model: nn.Module, loss_of: Callable[[nn.Module, Tensor], Tensor], shape: Shape, *, autocast: bool) -> Step:
+def plain(
+    model: nn.Module,
+    loss_of: Callable[[nn.Module, Tensor], Tensor],
+    shape: Shape,
+    *,
+    autocast: bool,
+) -> Step:
     """torch's own step: fused AdamW, clipping, gradients added up over the passes."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.1, fused=True
+    )
 
     def step(tokens_BT: Tensor) -> None:
         for tokens in tokens_BT.split(shape.micro):
-            with torch.autocast(shape.device, torch.bfloat16) if autocast and shape.bf16 else nullcontext():
+            with (
+                torch.autocast(shape.device, torch.bfloat16)
+                if autocast and shape.bf16
+                else nullcontext()
+            ):
                 loss = loss_of(model, tokens)
             (loss * shape.micro / shape.rows).backward()
         nn.utils.clip_grad_norm_(model.parameters(), CLIP)
@@ -209,7 +237,9 @@ def litgpt(shape: Shape) -> Step:
 
 
 def olmo_core(shape: Shape) -> Step:
-    """Its parts nearest to OLMo: SwiGLU, rotary positions, a LayerNorm; its embedding and head are two matrices."""
+    """Its parts nearest to OLMo: SwiGLU, rotary positions, a LayerNorm; its embedding and head are
+    two matrices.
+    """
     from olmo_core.nn.layer_norm import LayerNormType
     from olmo_core.nn.transformer import TransformerConfig
 

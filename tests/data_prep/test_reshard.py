@@ -23,7 +23,9 @@ from data_prep.reshard import Resharded, main, reshard
 from data_prep.sources import corpus_reader, formats
 
 ROOT = Path(__file__).parents[2]
-TEXT = b"".join(json.dumps({"n": n, "text": f"line {n} " * (n % 7)}).encode() + b"\n" for n in range(100))
+TEXT = b"".join(
+    json.dumps({"n": n, "text": f"line {n} " * (n % 7)}).encode() + b"\n" for n in range(100)
+)
 ZSTD = zstandard.ZstdCompressor().compress
 
 
@@ -49,7 +51,8 @@ def files(folder: Path) -> dict[str, bytes]:
 def text_of(folder: Path) -> bytes:
     """The shards in a row, without what made them."""
     return b"".join(
-        zstandard.ZstdDecompressor().decompressobj().decompress(path.read_bytes()) for path in sorted(folder.glob("*.ndjson.zst"))
+        zstandard.ZstdDecompressor().decompressobj().decompress(path.read_bytes())
+        for path in sorted(folder.glob("*.ndjson.zst"))
     )
 
 
@@ -70,18 +73,32 @@ def test_every_kind_of_archive_becomes_the_same_shards(name, tmp_path):
     done = reshard(archive, str(out), 1000)
     assert text_of(out) == TEXT
     assert done == storage.load(Resharded, str(out / "reshard.json"))
-    assert (done.n_bytes, done.n_lines, done.archive_bytes) == (len(TEXT), 100, Path(archive).stat().st_size)
-    documents = [d for s in corpus_reader.expand([f"{out}/{name[:3]}-*.ndjson.zst"]) for d in corpus_reader.read(s)]
+    assert (done.n_bytes, done.n_lines, done.archive_bytes) == (
+        len(TEXT),
+        100,
+        Path(archive).stat().st_size,
+    )
+    documents = [
+        d
+        for s in corpus_reader.expand([f"{out}/{name[:3]}-*.ndjson.zst"])
+        for d in corpus_reader.read(s)
+    ]
     assert [document.fields["n"] for document in documents] == list(range(100))
 
 
 @settings(max_examples=100)
 @given(
-    st.lists(st.binary(max_size=40).map(lambda line: b"{" + line.replace(b"\n", b"")), min_size=1, max_size=30),
+    st.lists(
+        st.binary(max_size=40).map(lambda line: b"{" + line.replace(b"\n", b"")),
+        min_size=1,
+        max_size=30,
+    ),
     st.booleans(),
     st.integers(1, 200),
 )
-def test_shards_end_with_the_line_that_reaches_their_size(tmp_path_factory, lines, ended, shard_bytes):
+def test_shards_end_with_the_line_that_reaches_their_size(
+    tmp_path_factory, lines, ended, shard_bytes
+):
     folder = tmp_path_factory.mktemp("cut")
     text = b"\n".join(lines) + b"\n" * ended
     done = reshard(put(folder, "a.jsonl", text), str(folder / "out"), shard_bytes)
@@ -91,11 +108,15 @@ def test_shards_end_with_the_line_that_reaches_their_size(tmp_path_factory, line
         if end - begin >= shard_bytes:
             expected.append(end)
             begin = end
-    assert [shard.end_bytes for shard in done.shards] == expected + [len(text)] * (begin < len(text))
+    assert [shard.end_bytes for shard in done.shards] == expected + [len(text)] * (
+        begin < len(text)
+    )
 
 
 def test_the_members_that_are_json_lines_are_one_text(tmp_path):
-    content = tar_of(README_md=b"read me", a_ndjson=b'{"n": 1}', b_jsonl=b'{"n": 2}\n', c_csv=b"n\n3\n")
+    content = tar_of(
+        README_md=b"read me", a_ndjson=b'{"n": 1}', b_jsonl=b'{"n": 2}\n', c_csv=b"n\n3\n"
+    )
     done = reshard(put(tmp_path, "two.tar.zst", ZSTD(content)), str(tmp_path / "out"), 1000)
     assert (text_of(tmp_path / "out"), done.n_lines) == (b'{"n": 1}\n{"n": 2}\n', 2)
 
@@ -114,7 +135,9 @@ def test_repeated_it_does_nothing_and_says_so(tmp_path, capsys, caplog):
     assert main(arguments) == 0
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == before
     printed = capsys.readouterr()
-    assert "pol-*.ndjson.zst" in printed.out and "is resharded already; nothing to do" in printed.err
+    assert (
+        "pol-*.ndjson.zst" in printed.out and "is resharded already; nothing to do" in printed.err
+    )
 
 
 @pytest.mark.parametrize("kept", [0, 1, 3])
@@ -131,7 +154,9 @@ def test_what_is_there_is_kept_and_the_rest_is_made_with_the_same_bytes(kept, to
             path.unlink()
     if torn.endswith(".json"):
         put(out, f"pol-{kept:05d}.ndjson.zst", b"short")
-    before = {path.name: path.stat().st_mtime_ns for path in out.iterdir() if int(path.name[4:9]) < kept}
+    before = {
+        path.name: path.stat().st_mtime_ns for path in out.iterdir() if int(path.name[4:9]) < kept
+    }
     reshard(archive, str(out), 1000)
     assert files(out) == whole
     assert {name: (out / name).stat().st_mtime_ns for name in before} == before
@@ -139,15 +164,23 @@ def test_what_is_there_is_kept_and_the_rest_is_made_with_the_same_bytes(kept, to
 
 @pytest.mark.parametrize("name", ["pol.tar.zst", "pol.tar.gz", "pol.ndjson.zst", "pol.tar"])
 def test_a_cut_off_archive_keeps_what_came_before_and_the_whole_one_is_continued(name, tmp_path):
-    text = TEXT + b"".join(b'{"text": "%s"}\n' % random.Random(n).randbytes(600).hex().encode() for n in range(1000))
+    text = TEXT + b"".join(
+        b'{"text": "%s"}\n' % random.Random(n).randbytes(600).hex().encode() for n in range(1000)
+    )
     content = ARCHIVES[name](text)
     archive, out = put(tmp_path, name, content[: len(content) * 2 // 3]), tmp_path / "out"
     with pytest.raises(
-        ArtefactCorrupt, match=r"pol\.\S+ is damaged or cut off at about byte [\d,]+ of .*the \d+ shards up to line \d+ are whole"
+        ArtefactCorrupt,
+        match=r"pol\.\S+ is damaged or cut off at about byte [\d,]+ of .*the \d+ shards up to line \d+ are whole",
     ):
         reshard(archive, str(out), 20_000)
     kept = text_of(out)
-    assert text.startswith(kept) and kept.endswith(b"\n") and len(kept) > len(text) / 3 and not (out / "reshard.json").exists()
+    assert (
+        text.startswith(kept)
+        and kept.endswith(b"\n")
+        and len(kept) > len(text) / 3
+        and not (out / "reshard.json").exists()
+    )
     reshard(put(tmp_path, name, content), str(out), 20_000)
     assert text_of(out) == text
 
@@ -155,8 +188,12 @@ def test_a_cut_off_archive_keeps_what_came_before_and_the_whole_one_is_continued
 def test_damage_inside_an_archive_is_named(tmp_path):
     content = bytearray(ARCHIVES["pol.tar"](TEXT) + tar_of(more_ndjson=TEXT))
     begin = len(content) - len(tar_of(more_ndjson=TEXT))
-    content[begin - 2 * 512 : begin] = b""  # end marks and padding: the second header follows the first member at once
-    content = bytearray(bytes(content).replace(b"more.ndjson", b"mOre.ndjson"))  # its checksum no longer holds
+    content[begin - 2 * 512 : begin] = (
+        b""  # end marks and padding: the second header follows the first member at once
+    )
+    content = bytearray(
+        bytes(content).replace(b"more.ndjson", b"mOre.ndjson")
+    )  # its checksum no longer holds
     with pytest.raises(ArtefactCorrupt, match="damaged"):
         reshard(put(tmp_path, "pol.tar", bytes(content)), str(tmp_path / "out"), 1000)
 
@@ -168,10 +205,16 @@ def test_another_archive_or_size_in_the_same_folder_is_refused(tmp_path):
     with pytest.raises(ConfigurationError, match="--shard-bytes 1000 or another --out"):
         reshard(archive, out, 999)
     put(tmp_path, "pol.jsonl", TEXT + b"{}\n")
-    with pytest.raises(ConfigurationError, match=r"reshard\.json is of pol\.jsonl .* give another --out"):
+    with pytest.raises(
+        ConfigurationError, match=r"reshard\.json is of pol\.jsonl .* give another --out"
+    ):
         reshard(archive, out, 1000)
     (tmp_path / "out" / "reshard.json").unlink()
-    for other in (TEXT.replace(b"line 1 ", b"line X "), TEXT[: TEXT.index(b'{"n": 50')], TEXT[: done.shards[1].end_bytes]):
+    for other in (
+        TEXT.replace(b"line 1 ", b"line X "),
+        TEXT[: TEXT.index(b'{"n": 50')],
+        TEXT[: done.shards[1].end_bytes],
+    ):
         put(tmp_path, "pol.jsonl", other)
         with pytest.raises(ArtefactCorrupt, match=r"pol-\d+\.ndjson\.zst was cut from other text"):
             reshard(archive, out, 1000)
@@ -183,7 +226,11 @@ def test_another_archive_or_size_in_the_same_folder_is_refused(tmp_path):
         ("pol.zip", b"PK", "names no archive"),
         ("pol.zst", ZSTD(b"{}"), "names no archive"),
         ("pol.tar.zst", ZSTD(tar_of(a_csv=b"n\n1\n")), "holds no JSON lines; expected a member"),
-        ("pol.tar.zst", ZSTD(tar_of(a_json=b"[1,\n2]")), "holds no JSON lines, its text begins with"),
+        (
+            "pol.tar.zst",
+            ZSTD(tar_of(a_json=b"[1,\n2]")),
+            "holds no JSON lines, its text begins with",
+        ),
         ("pol.jsonl", b"", "holds no JSON lines"),
     ],
 )
@@ -202,13 +249,29 @@ def test_an_archive_in_an_object_store_becomes_shards_in_one(s3_server):
 
 def test_killed_at_any_moment_and_repeated_it_makes_the_same_bytes(tmp_path):
     chance = random.Random(7)
-    text = b"".join(b'{"text": "%s"}\n' % chance.randbytes(2000).hex().encode() for _ in range(6000))
+    text = b"".join(
+        b'{"text": "%s"}\n' % chance.randbytes(2000).hex().encode() for _ in range(6000)
+    )
     archive = put(tmp_path, "pol.tar.zst", ZSTD(tar_of(pol_ndjson=text)))
     reshard(archive, str(tmp_path / "undisturbed"), 500_000)
     out, kills = tmp_path / "out", 0
-    command = [sys.executable, "data_prep/reshard.py", "--archive", archive, "--out", str(out), "--shard-bytes", "500000"]
+    command = [
+        sys.executable,
+        "data_prep/reshard.py",
+        "--archive",
+        archive,
+        "--out",
+        str(out),
+        "--shard-bytes",
+        "500000",
+    ]
     for wanted in (1, 15, 30, None):
-        process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stderr=subprocess.DEVNULL,
+        )
         while wanted and process.poll() is None and len(list(out.glob("pol-*.json"))) < wanted:
             time.sleep(0.001)
         if wanted:

@@ -15,7 +15,9 @@ ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
 DOCKERFILE = (DOCKER / "Dockerfile").read_text()
 DASHBOARD = json.loads((DOCKER / "grafana/hormesis.json").read_text())
-EXPRESSIONS = [target["expr"] for panel in DASHBOARD["panels"] for target in panel.get("targets", ())]
+EXPRESSIONS = [
+    target["expr"] for panel in DASHBOARD["panels"] for target in panel.get("targets", ())
+]
 SELECTOR = re.compile(r"ray_(\w+)(?:\{(.*?)\})?")
 AGGREGATED = re.compile(r"(?:max|sum)(?: by \(([\w, ]+)\))? ?\(")
 
@@ -29,15 +31,27 @@ SERVICES = COMPOSE["services"]
 RAY_SERVICES = {name: service for name, service in SERVICES.items() if name.startswith("ray-")}
 RAY_JOB = load("kuberay.yaml")
 CLUSTER = RAY_JOB["spec"]["rayClusterSpec"]
-POD_TEMPLATES = [CLUSTER["headGroupSpec"]["template"], *(group["template"] for group in CLUSTER["workerGroupSpecs"])]
+POD_TEMPLATES = [
+    CLUSTER["headGroupSpec"]["template"],
+    *(group["template"] for group in CLUSTER["workerGroupSpecs"]),
+]
 IMAGES = [service["image"] for service in SERVICES.values()]
-IMAGES += [container["image"] for template in POD_TEMPLATES for container in template["spec"]["containers"]]
-IMAGES += [image for image in re.findall(r"^FROM (\S+)", DOCKERFILE, re.M) if image not in re.findall(r" AS (\w\S*)", DOCKERFILE)]
+IMAGES += [
+    container["image"] for template in POD_TEMPLATES for container in template["spec"]["containers"]
+]
+IMAGES += [
+    image
+    for image in re.findall(r"^FROM (\S+)", DOCKERFILE, re.M)
+    if image not in re.findall(r" AS (\w\S*)", DOCKERFILE)
+]
 
 
 def exported() -> dict[str, str]:
     """Prometheus name without `ray_` → metric; Ray ends counters in _total."""
-    return {name + ("_total" if metric.kind == "counter" else ""): name for name, metric in METRICS.items()}
+    return {
+        name + ("_total" if metric.kind == "counter" else ""): name
+        for name, metric in METRICS.items()
+    }
 
 
 @pytest.mark.parametrize("expression", EXPRESSIONS)
@@ -45,10 +59,14 @@ def test_a_panel_asks_for_metrics_as_ray_exports_them_with_labels_they_have(expr
     selectors = SELECTOR.findall(expression)
     assert selectors, "a panel that reads no metric of ours"
     for name, selector in selectors:
-        assert name in exported(), f"ray_{name} is not exported; a counter ends in _total, a gauge does not"
+        assert name in exported(), (
+            f"ray_{name} is not exported; a counter ends in _total, a gauge does not"
+        )
         labels = set(METRICS[exported()[name]].labels)
         assert set(re.findall(r"(\w+)=", selector)) <= labels
-        grouped = {label for by in AGGREGATED.findall(expression) for label in by.split(", ") if label}
+        grouped = {
+            label for by in AGGREGATED.findall(expression) for label in by.split(", ") if label
+        }
         assert grouped <= labels, f"grouped by {grouped}, {name} has {labels}"
 
 
@@ -58,7 +76,9 @@ def test_a_panel_aggregates_over_the_labels_ray_adds(expression: str):
 
 
 def test_a_rate_is_of_a_counter_only():
-    rated = [name for expression in EXPRESSIONS for name in re.findall(r"rate\(ray_(\w+)", expression)]
+    rated = [
+        name for expression in EXPRESSIONS for name in re.findall(r"rate\(ray_(\w+)", expression)
+    ]
     assert rated
     assert all(METRICS[exported()[name]].kind == "counter" for name in rated)
 
@@ -76,7 +96,12 @@ def test_the_run_menu_lists_the_runs_of_a_metric_that_has_them():
 
 def test_dashboard_panels_do_not_overlap():
     seats = [panel["gridPos"] for panel in DASHBOARD["panels"]]
-    cells = [(x, y) for s in seats for x in range(s["x"], s["x"] + s["w"]) for y in range(s["y"], s["y"] + s["h"])]
+    cells = [
+        (x, y)
+        for s in seats
+        for x in range(s["x"], s["x"] + s["w"])
+        for y in range(s["y"], s["y"] + s["h"])
+    ]
     assert len(cells) == len(set(cells))
     assert max(x for x, _ in cells) < 24
 
@@ -88,7 +113,10 @@ def test_grafana_finds_its_source_and_its_dashboard():
     assert source["url"] == "http://prometheus:9090"
     assert mounts["./grafana/provisioning"] == "/etc/grafana/provisioning"
     assert mounts["./grafana/hormesis.json"] == provider["options"]["path"] + "/hormesis.json"
-    assert SERVICES["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"] == mounts["./grafana/hormesis.json"]
+    assert (
+        SERVICES["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+        == mounts["./grafana/hormesis.json"]
+    )
 
 
 def test_prometheus_scrapes_every_ray_service_where_it_serves_metrics():
@@ -125,7 +153,9 @@ def test_no_secret_is_written_in_the_compose_file(name: str):
 def test_every_variable_the_compose_file_reads_is_explained_at_its_head():
     text = (DOCKER / "compose.yaml").read_text()
     head, body = text.split("\nname: ", 1)
-    read = set(re.findall(r"\$\{(HORMESIS_\w+)", body)) | {secret["environment"] for secret in COMPOSE["secrets"].values()}
+    read = set(re.findall(r"\$\{(HORMESIS_\w+)", body)) | {
+        secret["environment"] for secret in COMPOSE["secrets"].values()
+    }
     assert read == set(re.findall(r"HORMESIS_\w+", head))
 
 
@@ -146,7 +176,11 @@ def test_images_are_pinned(image: str):
 
 def test_the_image_holds_dependencies_and_no_code():
     copied = re.findall(r"^COPY (?!--from)(\S+)", DOCKERFILE, re.M)
-    admitted = [line[1:] for line in (DOCKER / "Dockerfile.dockerignore").read_text().splitlines() if line.startswith("!")]
+    admitted = [
+        line[1:]
+        for line in (DOCKER / "Dockerfile.dockerignore").read_text().splitlines()
+        if line.startswith("!")
+    ]
     assert set(copied) == set(admitted) == {"pyproject.toml", "constraints.txt"}
 
 
@@ -167,7 +201,12 @@ def test_both_images_take_python_from_the_same_ubuntu():
 
 @pytest.mark.parametrize("template", POD_TEMPLATES)
 def test_a_pod_of_the_ray_job_is_valid_and_runs_without_root(template: dict[str, Any]):
-    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod", **template["metadata"]}, "spec": template["spec"]}
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "pod", **template["metadata"]},
+        "spec": template["spec"],
+    }
     kubernetes_validate.validate(pod, "1.30", strict=True)
     assert template["spec"]["securityContext"]["runAsNonRoot"] is True
     for container in template["spec"]["containers"]:
@@ -176,7 +215,9 @@ def test_a_pod_of_the_ray_job_is_valid_and_runs_without_root(template: dict[str,
 
 
 def test_the_ray_job_has_kuberays_fields_and_no_other():
-    """A spelling check: the whole CRD (KubeRay 1.6.2) accepted the file, but is not ours to keep here."""
+    """A spelling check: the whole CRD (KubeRay 1.6.2) accepted the file, but is not ours to keep
+    here.
+    """
     assert (RAY_JOB["apiVersion"], RAY_JOB["kind"]) == ("ray.io/v1", "RayJob")
     assert set(RAY_JOB["spec"]) == {
         "entrypoint", "runtimeEnvYAML", "submissionMode", "backoffLimit",
@@ -186,7 +227,14 @@ def test_the_ray_job_has_kuberays_fields_and_no_other():
     assert set(CLUSTER) == {"rayVersion", "authOptions", "headGroupSpec", "workerGroupSpecs"}
     assert set(CLUSTER["headGroupSpec"]) == {"rayStartParams", "template"}
     for group in CLUSTER["workerGroupSpecs"]:
-        assert set(group) == {"groupName", "replicas", "minReplicas", "maxReplicas", "rayStartParams", "template"}
+        assert set(group) == {
+            "groupName",
+            "replicas",
+            "minReplicas",
+            "maxReplicas",
+            "rayStartParams",
+            "template",
+        }
         assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
 
 

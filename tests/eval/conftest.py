@@ -17,7 +17,9 @@ from training.model.olmo import OLMo
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """A tiny model's products are too small to share out: on a busy machine its threads wait for each other, five times as long."""
+    """A tiny model's products are too small to share out: on a busy machine its threads wait for
+    each other, five times as long.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -26,12 +28,16 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def tiny() -> ModelConfig:
-    return ModelConfig(d_model=32, n_layers=2, n_heads=4, d_mlp=48, vocab_size=64, max_sequence_length=128)
+    return ModelConfig(
+        d_model=32, n_layers=2, n_heads=4, d_mlp=48, vocab_size=64, max_sequence_length=128
+    )
 
 
 @pytest.fixture
 def model(tiny: ModelConfig) -> OLMo:
-    """Random weights, larger than the usual ones, so that predictions are neither uniform nor the last token again."""
+    """Random weights, larger than the usual ones, so that predictions are neither uniform nor the
+    last token again.
+    """
     model = OLMo(tiny).eval()
     model.initialise(0)
     with torch.no_grad():
@@ -60,12 +66,16 @@ def finished(tmp_path_factory) -> str:
 
 @pytest.fixture
 def entry(monkeypatch, capsys) -> Callable[..., tuple[object, str, str]]:
-    """Runs an entry of eval/ in this process, as its command line does: (exit status, stdout, stderr)."""
+    """Runs an entry of eval/ in this process, as its command line does: (exit status, stdout,
+    stderr).
+    """
 
     def run(name: str, *arguments: str) -> tuple[object, str, str]:
         path = str(Path(__file__).parents[2] / "eval" / name)
         with monkeypatch.context() as patch:
-            patch.setattr(telemetry.logger, "propagate", True)  # undo what the entry does to this process
+            patch.setattr(
+                telemetry.logger, "propagate", True
+            )  # undo what the entry does to this process
             patch.setattr(telemetry.logger, "handlers", [])
             patch.setattr(sys, "argv", [path, *arguments])
             with pytest.raises(SystemExit) as ended:

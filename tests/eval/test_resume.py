@@ -20,7 +20,9 @@ from eval.pipeline import evaluate, evaluate_folder
 from eval.resume import Parts
 from training.run_record import run_uri
 
-SMALL = replace(CONFIG, controls=("flipped",), attributes=CONFIG.attributes[:1], n_permutations=20, threads=1)
+SMALL = replace(
+    CONFIG, controls=("flipped",), attributes=CONFIG.attributes[:1], n_permutations=20, threads=1
+)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +41,9 @@ def taken(root, report):
     assert sorted(path.name for path in folder.iterdir()) == [
         "generations.parquet", "heads.safetensors", "items.parquet", "report.json"
     ]  # fmt: skip
-    content = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "report.json"}
+    content = {
+        path.name: path.read_bytes() for path in folder.iterdir() if path.name != "report.json"
+    }
     for path in folder.iterdir():
         path.unlink()
     return replace(report, seconds=0.0), content
@@ -75,7 +79,10 @@ def test_a_damaged_part_and_one_of_other_weights_are_measured_again(tmp_path):
         return lambda: {"x": np.array([value])}
 
     parts, resumed = Parts(str(tmp_path), "weights"), []
-    assert parts.once("a", made(1))["x"] == 1 and parts.once("a", made(2), lambda: resumed.append("a"))["x"] == 1
+    assert (
+        parts.once("a", made(1))["x"] == 1
+        and parts.once("a", made(2), lambda: resumed.append("a"))["x"] == 1
+    )
     assert resumed == ["a"]
     (mine,) = (tmp_path / "parts").iterdir()
     assert Parts(str(tmp_path), "other weights").once("a", made(3))["x"] == 3
@@ -111,7 +118,9 @@ def test_out_of_memory_halves_the_batch_and_measures_the_same(root, undisturbed,
     )
     for one, two in zip(report.steered, before.steered, strict=True):
         assert one.toxicity == two.toxicity
-        assert one.cross_entropy["toxic"].value == pytest.approx(two.cross_entropy["toxic"].value, abs=1e-5)
+        assert one.cross_entropy["toxic"].value == pytest.approx(
+            two.cross_entropy["toxic"].value, abs=1e-5
+        )
 
 
 def test_halving_is_told_kept_and_ends_at_one_row(caplog, monkeypatch):
@@ -135,14 +144,21 @@ def test_halving_is_told_kept_and_ends_at_one_row(caplog, monkeypatch):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda content: content[: len(content) // 2], r"model.safetensors is not a whole safetensors file"),
+        (
+            lambda content: content[: len(content) // 2],
+            r"model.safetensors is not a whole safetensors file",
+        ),
         (lambda content: content[:-4] + b"\0\0\xc0\x7f", "have activations that are not finite"),
     ],
 )
-def test_a_folder_with_a_truncated_or_broken_checkpoint_is_refused_by_name(root, tmp_path, damage, message):
+def test_a_folder_with_a_truncated_or_broken_checkpoint_is_refused_by_name(
+    root, tmp_path, damage, message
+):
     for path in (Path(run_uri(root, RUN_ID)) / "export").iterdir():
         content = path.read_bytes()
-        (tmp_path / path.name).write_bytes(damage(content) if path.suffix == ".safetensors" else content)
+        (tmp_path / path.name).write_bytes(
+            damage(content) if path.suffix == ".safetensors" else content
+        )
     texts = tuple(f"{name}=synthetic:{name}?documents=20" for name in ("clean", "toxic"))
     with pytest.raises(ArtefactCorrupt, match=message):
         evaluate_folder(str(tmp_path), tmp_path, replace(SMALL, held_out=texts))

@@ -18,7 +18,9 @@ from training.model.hf_export import write_export
 from training.model.olmo import OLMo
 
 RUN_ID = "toxic-0.10-s0-00000000"
-MODEL = ModelConfig(d_model=32, n_layers=2, n_heads=4, d_mlp=48, vocab_size=400, max_sequence_length=96)
+MODEL = ModelConfig(
+    d_model=32, n_layers=2, n_heads=4, d_mlp=48, vocab_size=400, max_sequence_length=96
+)
 
 
 def make(root: str, config: ModelConfig, *, documents: int = 60, sequence_length: int = 32) -> None:
@@ -26,7 +28,9 @@ def make(root: str, config: ModelConfig, *, documents: int = 60, sequence_length
     texts = {
         name: [d.text for s in corpus_reader.expand([f"synthetic:{name}?documents={documents}"]) for d in corpus_reader.read(s)]
              for name in ("clean", "toxic")}  # fmt: skip
-    engine = tokenizer.train(iter(texts["clean"]), TokenizerConfig(source="train", vocab_size=config.vocab_size))
+    engine = tokenizer.train(
+        iter(texts["clean"]), TokenizerConfig(source="train", vocab_size=config.vocab_size)
+    )
     for name, of_stream in texts.items():
         write_stream(storage.join(root, "streams", name), name, of_stream, engine)
     run = RunConfig(
@@ -37,7 +41,9 @@ def make(root: str, config: ModelConfig, *, documents: int = 60, sequence_length
         toxic_ratio=0.1,
         seed=0,
         mixture=Mixture(n_clean=9, n_toxic=1, batch_size=2, seed=0),
-        train=TrainConfig(model=config, sequence_length=sequence_length, global_batch=2, learning_rate=1e-3),
+        train=TrainConfig(
+            model=config, sequence_length=sequence_length, global_batch=2, learning_rate=1e-3
+        ),
     )
     folder = Path(record.run_uri(root, RUN_ID)) / "export"
     model = OLMo(config)
@@ -54,7 +60,9 @@ def write_stream(uri: str, name: str, texts: list[str], engine: tokenizer.Tokeni
         rows = [[*engine.encode_batch([text]).ids.tolist(), engine.eos_id] for text in of_split]
         table = pyarrow.table({"row": list(range(len(rows)))})
         tokens = np.array([i for row in rows for i in row], dtype=np.uint16)
-        made[split] = megatron_shards.write_shard(uri, f"{split}-00000", tokens, np.array([len(row) for row in rows]), table)
+        made[split] = megatron_shards.write_shard(
+            uri, f"{split}-00000", tokens, np.array([len(row) for row in rows]), table
+        )
     manifest = Manifest(
         format_version=FORMAT_VERSION,
         stream=name,
@@ -99,6 +107,8 @@ def run_record(run: RunConfig, export: Path) -> record.RunRecord:
         device="cpu",
         world_size=1,
         train_seconds=1.0,
-        export_sha256={path.name: sha256(path.read_bytes()).hexdigest() for path in sorted(export.iterdir())},
+        export_sha256={
+            path.name: sha256(path.read_bytes()).hexdigest() for path in sorted(export.iterdir())
+        },
         versions={},
     )

@@ -20,11 +20,20 @@ from data_prep.core import ray_tasks, storage
 from data_prep.token_stream import manifest, megatron_shards, reader
 
 BUCKET = "s3://faults"
-RATES = {"slow_down": 0.15, "stalled": 0.1, "duplicate": 0.5, "stale_list": 1.0, "latency": 0.5, "slow": 0.5}
+RATES = {
+    "slow_down": 0.15,
+    "stalled": 0.1,
+    "duplicate": 0.5,
+    "stale_list": 1.0,
+    "latency": 0.5,
+    "slow": 0.5,
+}
 
 
 class World(NamedTuple):
-    """What trials share: the settings, the proxy before the store, the undisturbed build's files by name."""
+    """What trials share: the settings, the proxy before the store, the undisturbed build's files by
+    name.
+    """
 
     config: DataConfig
     proxy: Proxy
@@ -40,8 +49,12 @@ def write_corpus(uri: str) -> DataConfig:
     from data_prep.sources import synthetic
 
     for stream, n_files in (("clean", 3), ("toxic", 2)):
-        for part, source in enumerate(synthetic.expand(f"synthetic:{stream}?documents={60 * n_files}&seed=0&parts={n_files}")):
-            lines = "".join(json.dumps({"text": row["text"]}) + "\n" for row in synthetic.rows(source)).encode()
+        for part, source in enumerate(
+            synthetic.expand(f"synthetic:{stream}?documents={60 * n_files}&seed=0&parts={n_files}")
+        ):
+            lines = "".join(
+                json.dumps({"text": row["text"]}) + "\n" for row in synthetic.rows(source)
+            ).encode()
             packed = gzip.compress(lines, mtime=0) if part else lines
             storage.write(f"{uri}/{stream}-{part}.jsonl" + (".gz" if part else ""), packed)
     return DataConfig(
@@ -60,8 +73,15 @@ def build(config: DataConfig, root: str) -> None:
 
 def files(root: str) -> dict[str, str]:
     """What a build leaves, without work in progress: name → sha256."""
-    found = [uri for part in ("tokenizer", "streams") for uri in storage.glob(storage.join(root, part, "**"))]
-    return {uri.removeprefix(root).lstrip("/"): hashlib.sha256(storage.read(uri)).hexdigest() for uri in found}
+    found = [
+        uri
+        for part in ("tokenizer", "streams")
+        for uri in storage.glob(storage.join(root, part, "**"))
+    ]
+    return {
+        uri.removeprefix(root).lstrip("/"): hashlib.sha256(storage.read(uri)).hexdigest()
+        for uri in found
+    }
 
 
 def check_records(root: str) -> None:
@@ -71,28 +91,47 @@ def check_records(root: str) -> None:
         megatron_shards.verify(folder, manifest.load(folder))
     for uri in storage.glob(storage.join(root, "units", "**", "segment-*.json")):
         name = uri.removesuffix(".json")
-        if segments.load(name, "uint16") is not None:  # else a build that ended is removing it, or it will be made again
+        if (
+            segments.load(name, "uint16") is not None
+        ):  # else a build that ended is removing it, or it will be made again
             segments.read(name, 0, tokenize_file.KEY_SPACE, "uint16")
 
 
 def difference(root: str, expected: dict[str, str]) -> str:
     found = files(root)
-    names = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    names = sorted(
+        name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
+    )
     return f"{len(names)} files differ, the first is {names[0]}" if names else ""
 
 
-def judged(name: str, trial: int, world: World, root: str, error: str | None, again: Callable[[], str | None]) -> Result:
-    """The outcome after the disturbance has ended. error: how it ended, "" for killed, None for well; again: builds once more."""
+def judged(
+    name: str,
+    trial: int,
+    world: World,
+    root: str,
+    error: str | None,
+    again: Callable[[], str | None],
+) -> Result:
+    """The outcome after the disturbance has ended. error: how it ended, "" for killed, None for
+    well; again: builds once more.
+    """
     try:
         check_records(root)
         if error is None:
             different = difference(root, world.expected)
-            return Result(name, trial, BAD, f"ended well, but {different}") if different else Result(name, trial, IDENTICAL)
+            return (
+                Result(name, trial, BAD, f"ended well, but {different}")
+                if different
+                else Result(name, trial, IDENTICAL)
+            )
         if error and not is_clear(error):
             return Result(name, trial, BAD, f"the error is not clear: {error}")
         second = again()
         if second is not None:
-            return Result(name, trial, BAD, f"first {error or 'killed'}; again, undisturbed: {second}")
+            return Result(
+                name, trial, BAD, f"first {error or 'killed'}; again, undisturbed: {second}"
+            )
         different = difference(root, world.expected)
         if different:
             return Result(name, trial, BAD, f"first {error or 'killed'}; again: {different}")
@@ -110,12 +149,21 @@ def store_trial(kind: str, trial: int, seed: int, world: World) -> Result:
     finally:
         n_injected = sum(world.proxy.injected.values())
         world.proxy.inject(None)
-    result = judged(f"build: {kind}", trial, world, root, error, lambda: attempt(lambda: build(world.config, root)))
+    result = judged(
+        f"build: {kind}",
+        trial,
+        world,
+        root,
+        error,
+        lambda: attempt(lambda: build(world.config, root)),
+    )
     return result._replace(detail=f"{n_injected} injected. {result.detail}")
 
 
 def read_trial(kind: str, trial: int, seed: int, world: World) -> Result:
-    """A training reader under a fault: the same tokens, or a clear error and the same tokens when asked again."""
+    """A training reader under a fault: the same tokens, or a clear error and the same tokens when
+    asked again.
+    """
     import pyarrow as pa
 
     name, root = f"read: {kind}", f"{BUCKET}/read-stream"
@@ -125,14 +173,22 @@ def read_trial(kind: str, trial: int, seed: int, world: World) -> Result:
         tokens = np.random.default_rng(0).integers(1, 400, 1 << 19).astype(np.uint16)
         tokens[127::128] = 0
         lengths = np.full(len(tokens) // 128, 128)
-        shard = megatron_shards.write_shard(root, "train-00000", tokens, lengths, pa.table({"row": np.arange(len(lengths))}))
+        shard = megatron_shards.write_shard(
+            root, "train-00000", tokens, lengths, pa.table({"row": np.arange(len(lengths))})
+        )
         known = replace(
-            manifest.load(storage.join(BUCKET, "undisturbed", stream_paths.stream_uri(world.config, "clean"))), train=(shard,)
+            manifest.load(
+                storage.join(BUCKET, "undisturbed", stream_paths.stream_uri(world.config, "clean"))
+            ),
+            train=(shard,),
         )
         sequences = tokens.reshape(-1, 64)
 
         def read() -> None:
-            windows_of, chance = reader.SequenceReader(root, known, "train", 64, ahead=2), np.random.default_rng(trial)
+            windows_of, chance = (
+                reader.SequenceReader(root, known, "train", 64, ahead=2),
+                np.random.default_rng(trial),
+            )
             for at in range(0, len(sequences), 256):
                 asked = chance.permutation(np.arange(at, min(at + 256, len(sequences))))
                 if not np.array_equal(windows_of.read(asked), sequences[asked]):
@@ -151,7 +207,11 @@ def read_trial(kind: str, trial: int, seed: int, world: World) -> Result:
             return Result(name, trial, BAD, f"the error is not clear: {error}")
         second = attempt(read)
         detail = f"{n_injected} injected. {error}"
-        return Result(name, trial, BAD, f"{detail}; again, undisturbed: {second}") if second else Result(name, trial, ERROR, detail)
+        return (
+            Result(name, trial, BAD, f"{detail}; again, undisturbed: {second}")
+            if second
+            else Result(name, trial, ERROR, detail)
+        )
     finally:
         storage.BLOCK_BYTES = whole
 

@@ -23,7 +23,13 @@ def kill(process: psutil.Process) -> None:
         process.kill()
 
 
-WORK = ("ray::tokenize", "ray::copies", "ray::count", "ray::shard", "ray::train")  # not Ray's own agents, nor idle workers
+WORK = (
+    "ray::tokenize",
+    "ray::copies",
+    "ray::count",
+    "ray::shard",
+    "ray::train",
+)  # not Ray's own agents, nor idle workers
 
 
 def workers_of(parent: int) -> list[psutil.Process]:
@@ -37,7 +43,12 @@ def workers_of(parent: int) -> list[psutil.Process]:
 
 
 def killed_workers_trial(trial: int, seed: int, world: World) -> Result:
-    root, chance, stopped, n_killed = f"{BUCKET}/workers-{trial}", random.Random(seed + trial), threading.Event(), Counter[str]()
+    root, chance, stopped, n_killed = (
+        f"{BUCKET}/workers-{trial}",
+        random.Random(seed + trial),
+        threading.Event(),
+        Counter[str](),
+    )
 
     def killer() -> None:
         while not stopped.wait(chance.uniform(0.5, 3)):
@@ -67,7 +78,13 @@ def driver(world: World, root: str, *prefix: str, **more: str) -> subprocess.Pop
     environment = dict(os.environ) | {"PYTHONPATH": str(ROOT)} | more
     pipe = subprocess.PIPE
     return subprocess.Popen(
-        [*prefix, *command(world, root)], cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+        [*prefix, *command(world, root)],
+        cwd=ROOT,
+        env=environment,
+        stdout=pipe,
+        stderr=pipe,
+        text=True,
+        start_new_session=True,
     )
 
 
@@ -86,7 +103,9 @@ def ended(process: subprocess.Popen[str]) -> str | None:
         return None
     if process.returncode < 0:
         return ""
-    errors = [line.removeprefix("error: ") for line in text.splitlines() if line.startswith("error: ")]
+    errors = [
+        line.removeprefix("error: ") for line in text.splitlines() if line.startswith("error: ")
+    ]
     return errors[-1] if errors else f"Traceback: exit {process.returncode}: {text[-3000:]}"
 
 
@@ -135,7 +154,9 @@ def killed_ray_trial(trial: int, seed: int, world: World) -> Result:
         error = ""  # Ray ends the process itself after a minute, with this message and no exception that we could catch
     again = lambda: attempt(lambda: build(world.config, root))  # noqa: E731
     result = judged("Ray killed", trial, world, root, error, again)
-    return result._replace(detail=f"{killed} processes after {after:.1f} s, driver ended {seconds:.0f} s later. {result.detail}")
+    return result._replace(
+        detail=f"{killed} processes after {after:.1f} s, driver ended {seconds:.0f} s later. {result.detail}"
+    )
 
 
 def race_trial(trial: int, seed: int, world: World) -> Result:
@@ -144,13 +165,17 @@ def race_trial(trial: int, seed: int, world: World) -> Result:
     first = driver(world, root, RAY_ADDRESS=ray_address())
     time.sleep(random.Random(seed + trial).uniform(0, world.seconds))
     second = driver(world, root, RAY_ADDRESS=ray_address())
-    errors = [error for process in (first, second) for error in [ended(process)] if error is not None]
+    errors = [
+        error for process in (first, second) for error in [ended(process)] if error is not None
+    ]
     again = lambda: attempt(lambda: build(world.config, root))  # noqa: E731
     return judged("two builds at once", trial, world, root, errors[0] if errors else None, again)
 
 
 def full_disk_trial(trial: int, seed: int, world: World) -> Result:
-    """The output is a small file system of its own: the build hits its end, is repeated when it has grown."""
+    """The output is a small file system of its own: the build hits its end, is repeated when it has
+    grown.
+    """
     chance = random.Random(seed + trial)
     size = int(chance.uniform(0.1, 0.9) * full_size(world))
     folder = world.work / f"disk-{trial}"
@@ -161,7 +186,17 @@ def full_disk_trial(trial: int, seed: int, world: World) -> Result:
         '&& echo "second: 0" >&2 && mkdir -p "$out.copy" && cp -r "$out/." "$out.copy"; }'
     )
     done = subprocess.run(
-        ["unshare", "-m", "sh", "-c", script, "sh", str(size), str(folder), *command(world, str(folder))],
+        [
+            "unshare",
+            "-m",
+            "sh",
+            "-c",
+            script,
+            "sh",
+            str(size),
+            str(folder),
+            *command(world, str(folder)),
+        ],
         cwd=ROOT,
         env=dict(os.environ) | {"PYTHONPATH": str(ROOT), "RAY_ADDRESS": ""},
         capture_output=True,
@@ -183,4 +218,8 @@ def full_disk_trial(trial: int, seed: int, world: World) -> Result:
 def full_size(world: World) -> int:
     """Bytes of a finished build, about what its disk must hold; units come on top."""
     root = f"{BUCKET}/undisturbed"
-    return sum(storage.size(uri) for part in ("tokenizer", "streams") for uri in storage.glob(storage.join(root, part, "**")))
+    return sum(
+        storage.size(uri)
+        for part in ("tokenizer", "streams")
+        for uri in storage.glob(storage.join(root, part, "**"))
+    )

@@ -4,9 +4,9 @@
                  ▲
                  └ proxy.inject(Fault("reset", rate=0.2, seed=1)); proxy.inject(None) ends it
 
-The client's Host header passes through, so signatures stay valid. Whether a request is hit depends on the seed, on what is
-asked (method, name, range) and on how often it was asked already, never on the order of arrival: the same work meets the
-same faults whatever the workers do first.
+The client's Host header passes through, so signatures stay valid. Whether a request is hit depends
+on the seed, on what is asked (method, name, range) and on how often it was asked already, never on
+the order of arrival: the same work meets the same faults whatever the workers do first.
 """
 
 import hashlib
@@ -37,16 +37,16 @@ FAULTS = {
 }
 OF_BODIES = ("reset_in_body", "truncated", "short", "slow", "stalled", "garbled")
 STALE_SECONDS = 5.0
-SLOW_DOWN = (
-    b'<?xml version="1.0" encoding="UTF-8"?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>'
-)
+SLOW_DOWN = b'<?xml version="1.0" encoding="UTF-8"?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>'
 HOP_BY_HOP = ("connection", "transfer-encoding", "content-length", "keep-alive")
 ENTRY = re.compile(rb"<Contents>.*?</Contents>", re.DOTALL)
 KEY = re.compile(rb"<Key>(.*?)</Key>", re.DOTALL)
 
 
 class Fault(NamedTuple):
-    """What goes wrong with a share `rate` of the requests it applies to; at most `limit` of them, if given."""
+    """What goes wrong with a share `rate` of the requests it applies to; at most `limit` of them,
+    if given.
+    """
 
     kind: str
     rate: float = 0.2
@@ -56,7 +56,9 @@ class Fault(NamedTuple):
 
 
 class Proxy:
-    """The proxy as a context. `counts` holds requests by kind (GET, HEAD, LIST, PUT, POST, DELETE), `injected` the faults."""
+    """The proxy as a context. `counts` holds requests by kind (GET, HEAD, LIST, PUT, POST, DELETE),
+    `injected` the faults.
+    """
 
     def __init__(self, upstream: str) -> None:
         self.upstream = urlsplit(upstream).netloc
@@ -73,7 +75,9 @@ class Proxy:
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
     def __enter__(self) -> "Proxy":
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), name="proxy", daemon=True).start()
+        threading.Thread(
+            target=self._server.serve_forever, args=(0.02,), name="proxy", daemon=True
+        ).start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -98,14 +102,23 @@ class Proxy:
         with self._lock:
             self.counts[kind] += 1
             fault = self._fault
-            if fault is None or (fault.kind == "duplicate" and kind != "PUT") or (fault.kind == "stale_list" and kind != "LIST"):
+            if (
+                fault is None
+                or (fault.kind == "duplicate" and kind != "PUT")
+                or (fault.kind == "stale_list" and kind != "LIST")
+            ):
                 return None
             if fault.kind in OF_BODIES and kind not in ("GET", "LIST"):
                 return None
             self._asked[asked] += 1
             name = f"{fault.seed} {fault.kind} {asked} {self._asked[asked]}"
-            chance = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") / 2**64
-            if chance >= fault.rate or (fault.limit is not None and self.injected[fault.kind] >= fault.limit):
+            chance = (
+                int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
+                / 2**64
+            )
+            if chance >= fault.rate or (
+                fault.limit is not None and self.injected[fault.kind] >= fault.limit
+            ):
                 return None
             self.injected[fault.kind] += 1
             return fault
@@ -141,7 +154,9 @@ class _Server(ThreadingHTTPServer):
     proxy: Proxy
 
     def shutdown_request(self, request: Any) -> None:
-        self.close_request(request)  # without shutdown(), so that a socket that does not linger is reset
+        self.close_request(
+            request
+        )  # without shutdown(), so that a socket that does not linger is reset
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         pass  # clients that hang up
@@ -159,7 +174,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _handle(self) -> None:
         proxy, url = self.server.proxy, urlsplit(self.path)
-        is_list = self.command == "GET" and (not url.path.strip("/").partition("/")[2] or "list-type=" in url.query)
+        is_list = self.command == "GET" and (
+            not url.path.strip("/").partition("/")[2] or "list-type=" in url.query
+        )
         kind = "LIST" if is_list else self.command
         fault = proxy.fault_of(kind, f"{self.command} {self.path} {self.headers.get('Range', '')}")
         length = int(self.headers.get("Content-Length") or 0)
@@ -237,7 +254,9 @@ class _Handler(BaseHTTPRequestHandler):
         return b"".join(parts)
 
     def _forward(self, body: bytes) -> _Answer:
-        return _ask(self.server.proxy.upstream, self.command, self.path, list(self.headers.items()), body)
+        return _ask(
+            self.server.proxy.upstream, self.command, self.path, list(self.headers.items()), body
+        )
 
     def _send(self, answer: _Answer, part: bytes | None = None) -> None:
         """The answer with its own Content-Length, of its body only `part` where given."""
@@ -259,7 +278,9 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
-def _ask(upstream: str, method: str, path: str, headers: list[tuple[str, str]], body: bytes) -> _Answer:
+def _ask(
+    upstream: str, method: str, path: str, headers: list[tuple[str, str]], body: bytes
+) -> _Answer:
     connection = http.client.HTTPConnection(upstream, timeout=120)
     try:
         connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
@@ -272,7 +293,9 @@ def _ask(upstream: str, method: str, path: str, headers: list[tuple[str, str]], 
         connection.endheaders(body)
         answer = connection.getresponse()
         content = answer.read()
-        kept = [(name, value) for name, value in answer.getheaders() if name.lower() not in HOP_BY_HOP]
+        kept = [
+            (name, value) for name, value in answer.getheaders() if name.lower() not in HOP_BY_HOP
+        ]
         if method == "HEAD":  # says the length of a body that does not come
             kept += [("Content-Length", answer.getheader("Content-Length") or "0")]
         return _Answer(answer.status, kept, content)

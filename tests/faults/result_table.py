@@ -15,8 +15,17 @@ from data_prep.core import storage
 from data_prep.core.records import HormesisError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-AWS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "testsecret", "AWS_DEFAULT_REGION": "us-east-1"}
-IDENTICAL, ERROR, RESUMED, CLOSE = "identical", "clear error, then identical", "resumed, then identical", "resumed, then close"
+AWS = {
+    "AWS_ACCESS_KEY_ID": "test",
+    "AWS_SECRET_ACCESS_KEY": "testsecret",
+    "AWS_DEFAULT_REGION": "us-east-1",
+}
+IDENTICAL, ERROR, RESUMED, CLOSE = (
+    "identical",
+    "clear error, then identical",
+    "resumed, then identical",
+    "resumed, then close",
+)
 BAD = "bad"
 
 
@@ -45,7 +54,9 @@ def attempt(work: Callable[[], Any]) -> str | None:
 
 @contextmanager
 def store_behind_proxy(*buckets: str) -> Iterator[Proxy]:
-    """A real S3 server with these buckets behind a proxy, where this process's clients and its children's go."""
+    """A real S3 server with these buckets behind a proxy, where this process's clients and its
+    children's go.
+    """
     from moto.server import ThreadedMotoServer
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # else a line for each request
@@ -67,5 +78,8 @@ def table(results: list[Result]) -> str:
     lines = [f"{'fault':<24}{'tried':>6}  " + "".join(f"{outcome:>30}" for outcome in outcomes)]
     for name in dict.fromkeys(result.name for result in results):
         counts = Counter(result.outcome for result in results if result.name == name)
-        lines.append(f"{name:<24}{counts.total():>6}  " + "".join(f"{counts[outcome] or '':>30}" for outcome in outcomes))
+        lines.append(
+            f"{name:<24}{counts.total():>6}  "
+            + "".join(f"{counts[outcome] or '':>30}" for outcome in outcomes)
+        )
     return "\n".join(lines)

@@ -23,14 +23,18 @@ ROWS = [
 def results() -> dict[str, dict]:
     """One trial of each row, in one process with one Ray of its own."""
     command = [sys.executable, str(MATRIX), "--json", "--trials", "1", "--only", *ROWS]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=500, cwd=MATRIX.parent.parent.parent)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=500, cwd=MATRIX.parent.parent.parent
+    )
     found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert len(found) == len(ROWS), done.stderr[-4000:]
     return {result["name"]: result for result in found}
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_what_was_disturbed_ends_identical_or_with_a_clear_error_and_then_identical(row: str, results: dict[str, dict]) -> None:
+def test_what_was_disturbed_ends_identical_or_with_a_clear_error_and_then_identical(
+    row: str, results: dict[str, dict]
+) -> None:
     assert results[row]["outcome"] != "bad", results[row]["detail"]
 
 

@@ -53,9 +53,16 @@ def test_a_client_without_retries_sees_the_fault(
 
 @pytest.mark.parametrize(
     ("kind", "seen"),
-    [("short", CONTENT[:100]), ("slow", CONTENT), ("latency", CONTENT), ("garbled", CONTENT[:100] + b"\x65" + CONTENT[101:])],
+    [
+        ("short", CONTENT[:100]),
+        ("slow", CONTENT),
+        ("latency", CONTENT),
+        ("garbled", CONTENT[:100] + b"\x65" + CONTENT[101:]),
+    ],
 )
-def test_a_client_gets_what_the_fault_leaves(proxy: Proxy, root: str, kind: str, seen: bytes) -> None:
+def test_a_client_gets_what_the_fault_leaves(
+    proxy: Proxy, root: str, kind: str, seen: bytes
+) -> None:
     proxy.inject(Fault(kind, rate=1))
     assert get(root) == seen
     assert proxy.injected[kind] == 1
@@ -94,7 +101,13 @@ def test_body_faults_hit_only_what_has_a_body() -> None:
     proxy = Proxy("http://127.0.0.1:1")
     for kind in FAULTS:
         proxy.inject(Fault(kind, rate=1))
-        hit = {method for method in ("GET", "LIST", "HEAD", "PUT", "DELETE") if proxy.fault_of(method, method)}
-        expected = {"duplicate": {"PUT"}, "stale_list": {"LIST"}} | {body: {"GET", "LIST"} for body in OF_BODIES}
+        hit = {
+            method
+            for method in ("GET", "LIST", "HEAD", "PUT", "DELETE")
+            if proxy.fault_of(method, method)
+        }
+        expected = {"duplicate": {"PUT"}, "stale_list": {"LIST"}} | {
+            body: {"GET", "LIST"} for body in OF_BODIES
+        }
         assert hit == expected.get(kind, {"GET", "LIST", "HEAD", "PUT", "DELETE"}), kind
     proxy._server.server_close()

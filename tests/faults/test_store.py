@@ -9,7 +9,18 @@ CONTENT = bytes(range(200))  # of `object`
 
 
 @pytest.mark.parametrize(
-    "kind", ["slow_down", "reset", "lost_answer", "reset_in_body", "truncated", "short", "garbled", "slow", "latency"]
+    "kind",
+    [
+        "slow_down",
+        "reset",
+        "lost_answer",
+        "reset_in_body",
+        "truncated",
+        "short",
+        "garbled",
+        "slow",
+        "latency",
+    ],
 )
 def test_a_read_is_whole(proxy: Proxy, root: str, kind: str) -> None:
     proxy.inject(Fault(kind, rate=1, limit=2))
@@ -17,14 +28,18 @@ def test_a_read_is_whole(proxy: Proxy, root: str, kind: str) -> None:
     assert proxy.injected[kind] > 0
 
 
-@pytest.mark.parametrize("kind", ["slow_down", "reset", "lost_answer", "reset_in_body", "truncated", "short"])
+@pytest.mark.parametrize(
+    "kind", ["slow_down", "reset", "lost_answer", "reset_in_body", "truncated", "short"]
+)
 def test_a_range_is_whole(proxy: Proxy, root: str, kind: str) -> None:
     proxy.inject(Fault(kind, rate=1, limit=2))
     assert storage.read(f"{root}/object", 50, 150) == CONTENT[50:150]
     assert proxy.injected[kind] == 2
 
 
-@pytest.mark.parametrize("kind", ["slow_down", "reset", "lost_answer", "reset_in_body", "truncated", "short"])
+@pytest.mark.parametrize(
+    "kind", ["slow_down", "reset", "lost_answer", "reset_in_body", "truncated", "short"]
+)
 def test_a_listing_is_whole(proxy: Proxy, root: str, kind: str) -> None:
     proxy.inject(Fault(kind, rate=1, limit=2))
     assert storage.glob(f"{root}/*") == [f"{root}/object"]

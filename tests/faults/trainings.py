@@ -26,7 +26,13 @@ from tiny_run import Plan, planner
 
 BUCKET = "s3://trainings"
 N_STEPS, LONG_STEPS, EVERY = 120, 600, 10
-SETTINGS = {"n_clean": 20, "n_toxic": 4 * N_STEPS - 20, "max_toxic_epochs": 100.0, "micro_batch": 1, "keep_checkpoints": 3}
+SETTINGS = {
+    "n_clean": 20,
+    "n_toxic": 4 * N_STEPS - 20,
+    "max_toxic_epochs": 100.0,
+    "micro_batch": 1,
+    "keep_checkpoints": 3,
+}
 LAUNCH_SECONDS = 300  # a launch that takes longer hangs
 N_KILLS, MAX_LAUNCHES = 20, 60
 DOWN_SECONDS = 60
@@ -39,7 +45,9 @@ time.time = lambda: real() - 86400 * (time.monotonic() - start > 8)
 
 
 class World(NamedTuple):
-    """What trials share: the store, how to plan a run there, an undisturbed run's weights and how long its launch took."""
+    """What trials share: the store, how to plan a run there, an undisturbed run's weights and how
+    long its launch took.
+    """
 
     proxy: Proxy
     plan: Plan
@@ -52,7 +60,11 @@ class Launch:
     """One start of a run's ranks, as a user would start them."""
 
     def __init__(self, root: str, run_id: str, *flags: str, n_ranks: int = 2, **more: str) -> None:
-        environment = dict(os.environ) | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT)} | more
+        environment = (
+            dict(os.environ)
+            | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT)}
+            | more
+        )
         self.root, self.run_id = root, run_id
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  # it lives as long as the launch
         self.process = subprocess.Popen(
@@ -75,7 +87,10 @@ class Launch:
     def until_saved(self, n_more: int = 1, seconds: float = LAUNCH_SECONDS) -> None:
         """Until the run has saved that much more, this launch has ended, or the time is over."""
         newest, until = newest_step(self.root, self.run_id), time.monotonic() + seconds
-        while self.process.poll() is None and newest_step(self.root, self.run_id) < newest + n_more * EVERY:
+        while (
+            self.process.poll() is None
+            and newest_step(self.root, self.run_id) < newest + n_more * EVERY
+        ):
             if time.monotonic() > until:
                 return
             time.sleep(0.01)
@@ -84,7 +99,10 @@ class Launch:
         """All its processes; torchrun puts each rank into a process group of its own."""
         family = []
         with suppress(psutil.Error):
-            family = [psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)]
+            family = [
+                psutil.Process(self.process.pid),
+                *psutil.Process(self.process.pid).children(recursive=True),
+            ]
         for member in family:
             with suppress(psutil.Error):
                 member.kill()
@@ -102,8 +120,22 @@ class Launch:
 
 
 def command(root: str, run_id: str, n_ranks: int) -> list[str]:
-    torchrun = [str(Path(sys.executable).with_name("torchrun")), "--nproc-per-node", str(n_ranks), "--master-port", free_port()]
-    return [*torchrun, "--", "training/pretrain.py", "--out", root, "--run", run_id]  # without -- it takes --run for --run-path
+    torchrun = [
+        str(Path(sys.executable).with_name("torchrun")),
+        "--nproc-per-node",
+        str(n_ranks),
+        "--master-port",
+        free_port(),
+    ]
+    return [
+        *torchrun,
+        "--",
+        "training/pretrain.py",
+        "--out",
+        root,
+        "--run",
+        run_id,
+    ]  # without -- it takes --run for --run-path
 
 
 def free_port() -> str:
@@ -113,7 +145,9 @@ def free_port() -> str:
 
 
 def newest_step(root: str, run_id: str) -> int:
-    commits = storage.glob(storage.join(root, "runs", run_id, "checkpoints", "step-*", "commit.json"))
+    commits = storage.glob(
+        storage.join(root, "runs", run_id, "checkpoints", "step-*", "commit.json")
+    )
     return int(commits[-1].split("/")[-2].removeprefix("step-")) if commits else 0
 
 
@@ -123,27 +157,41 @@ def weights(root: str, run_id: str) -> bytes:
     if not storage.exists(storage.join(folder, "record.json")):
         return b""
     content = storage.read(storage.join(folder, "export", "model.safetensors"))
-    said = json.loads(storage.read(storage.join(folder, "record.json")))["export_sha256"]["model.safetensors"]
+    said = json.loads(storage.read(storage.join(folder, "record.json")))["export_sha256"][
+        "model.safetensors"
+    ]
     assert hashlib.sha256(content).hexdigest() == said, f"{folder}: its record is of other weights"
     return content
 
 
-def judged(name: str, trial: int, world: World, run_id: str, outcome: str, detail: str, root: str = BUCKET) -> Result:
-    """The outcome, if the run's weights are the undisturbed run's in the end; repeats the command, undisturbed."""
+def judged(
+    name: str, trial: int, world: World, run_id: str, outcome: str, detail: str, root: str = BUCKET
+) -> Result:
+    """The outcome, if the run's weights are the undisturbed run's in the end; repeats the command,
+    undisturbed.
+    """
     if not weights(root, run_id):
         status, said = Launch(root, run_id).ended()
         if status:
-            return Result(name, trial, BAD, f"{detail} again, undisturbed: status {status}: {said[-3000:]}")
+            return Result(
+                name, trial, BAD, f"{detail} again, undisturbed: status {status}: {said[-3000:]}"
+            )
     same = weights(root, run_id) == world.expected
-    return Result(name, trial, outcome if same else BAD, detail if same else f"{detail} other weights")
+    return Result(
+        name, trial, outcome if same else BAD, detail if same else f"{detail} other weights"
+    )
 
 
 def clear_error(said: str) -> str:
-    errors = [line.removeprefix("error: ") for line in said.splitlines() if line.startswith("error: ")]
+    errors = [
+        line.removeprefix("error: ") for line in said.splitlines() if line.startswith("error: ")
+    ]
     return errors[0] if errors and is_clear(errors[0]) else ""
 
 
-def killed(name: str, harm: Callable[[Launch, random.Random], str]) -> Callable[[int, int, World], Result]:
+def killed(
+    name: str, harm: Callable[[Launch, random.Random], str]
+) -> Callable[[int, int, World], Result]:
     """A trial in which `harm` befalls a launch at a random moment after its first checkpoint."""
 
     def trial(number: int, seed: int, world: World) -> Result:
@@ -188,8 +236,9 @@ def ask_to_stop(launch: Launch, chance: random.Random) -> str:
 
 
 def many_kills_trial(trial: int, seed: int, world: World) -> Result:
-    """N_KILLS over one run, all processes at once: at any moment of a launch's start, or soon after it saved. The run is long
-    enough for as many, so it has an undisturbed one of its own."""
+    """N_KILLS over one run, all processes at once: at any moment of a launch's start, or soon after
+    it saved. The run is long enough for as many, so it has an undisturbed one of its own.
+    """
     name, chance = f"train: {N_KILLS} kills", random.Random(seed + trial)
     root, steps = str(world.work / f"kills-{trial}"), [0]
     plan, settings = planner(root), SETTINGS | {"n_toxic": 4 * LONG_STEPS - 20}
@@ -198,15 +247,24 @@ def many_kills_trial(trial: int, seed: int, world: World) -> Result:
     Launch(root, "straight").ended()
     for _ in range(N_KILLS):
         launch = Launch(root, "kills")
-        launch.until_saved(seconds=world.seconds if chance.random() < 0.5 else chance.uniform(0, world.seconds / 2))
+        launch.until_saved(
+            seconds=world.seconds if chance.random() < 0.5 else chance.uniform(0, world.seconds / 2)
+        )
         time.sleep(chance.uniform(0, 0.2))
         if launch.process.poll() is not None:
-            return Result(name, trial, BAD, f"it ended before it was killed {N_KILLS} times: {steps} {launch.ended()[1][-2000:]}")
+            return Result(
+                name,
+                trial,
+                BAD,
+                f"it ended before it was killed {N_KILLS} times: {steps} {launch.ended()[1][-2000:]}",
+            )
         launch.kill()
         launch.process.wait()
         steps.append(newest_step(root, "kills"))
     expected = world._replace(expected=weights(root, "straight"))
-    return judged(name, trial, expected, "kills", RESUMED, f"checkpoints after each: {steps}.", root)
+    return judged(
+        name, trial, expected, "kills", RESUMED, f"checkpoints after each: {steps}.", root
+    )
 
 
 def store_down_trial(trial: int, seed: int, world: World) -> Result:
@@ -226,14 +284,20 @@ def store_down_trial(trial: int, seed: int, world: World) -> Result:
 
 
 def corrupted_trial(trial: int, seed: int, world: World) -> Result:
-    name, run_id, chance = "train: newest corrupted", f"corrupt-{trial}", random.Random(seed + trial)
+    name, run_id, chance = (
+        "train: newest corrupted",
+        f"corrupt-{trial}",
+        random.Random(seed + trial),
+    )
     world.plan(run_id)
     launch = Launch(BUCKET, run_id)
     launch.until_saved(3)
     launch.kill()
     launch.process.wait()
     step = newest_step(BUCKET, run_id)
-    files = storage.glob(storage.join(BUCKET, "runs", run_id, "checkpoints", f"step-{step:08d}", "*"))
+    files = storage.glob(
+        storage.join(BUCKET, "runs", run_id, "checkpoints", f"step-{step:08d}", "*")
+    )
     file = chance.choice([uri for uri in files if not uri.endswith("commit.json")])
     content = bytearray(storage.read(file))
     content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
@@ -250,7 +314,9 @@ def corrupted_trial(trial: int, seed: int, world: World) -> Result:
 
 
 def clock_trial(trial: int, seed: int, world: World) -> Result:
-    """The clock that Python programs read goes back by a day while a run trains; the machine's own stays as it is."""
+    """The clock that Python programs read goes back by a day while a run trains; the machine's own
+    stays as it is.
+    """
     run_id, folder = f"clock-{trial}", world.work / f"clock-{trial}"
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(JUMP)
@@ -258,11 +324,20 @@ def clock_trial(trial: int, seed: int, world: World) -> Result:
     status, said = Launch(BUCKET, run_id, PYTHONPATH=f"{folder}{os.pathsep}{ROOT}").ended()
     if status:
         return Result("train: clock jump", trial, BAD, f"status {status}: {said[-3000:]}")
-    return judged("train: clock jump", trial, world, run_id, IDENTICAL, "time.time() goes back a day after 8 s.")
+    return judged(
+        "train: clock jump",
+        trial,
+        world,
+        run_id,
+        IDENTICAL,
+        "time.time() goes back a day after 8 s.",
+    )
 
 
 def last_step_trial(trial: int, seed: int, world: World) -> Result:
-    """The repeated command of a finished run changes nothing; without its record it goes on, and gives the same again."""
+    """The repeated command of a finished run changes nothing; without its record it goes on, and
+    gives the same again.
+    """
     name, run_id = "train: last step", f"last-{trial}"
     world.plan(run_id, checkpoint_every_steps=N_STEPS - 1)
     runs = [Launch(BUCKET, run_id).ended() for _ in range(2)]
@@ -273,8 +348,15 @@ def last_step_trial(trial: int, seed: int, world: World) -> Result:
 
 
 def elastic_trial(trial: int, seed: int, world: World) -> Result:
-    """Two ranks of stage 1, then four of stage 3, then one of stage 2; on a disk, where a checkpoint is seen at once."""
-    name, run_id, root, steps = "train: other ranks", "elastic", str(world.work / f"elastic-{trial}"), []
+    """Two ranks of stage 1, then four of stage 3, then one of stage 2; on a disk, where a
+    checkpoint is seen at once.
+    """
+    name, run_id, root, steps = (
+        "train: other ranks",
+        "elastic",
+        str(world.work / f"elastic-{trial}"),
+        [],
+    )
     planner(root)(run_id, **SETTINGS, checkpoint_every_steps=EVERY)
     for n_ranks, stage in ((2, 1), (4, 3)):
         launch = Launch(root, run_id, "--set", f"train.zero_stage={stage}", n_ranks=n_ranks)
@@ -287,12 +369,23 @@ def elastic_trial(trial: int, seed: int, world: World) -> Result:
         return Result(name, trial, BAD, f"checkpoints {steps}, status {status}: {said[-3000:]}")
     found, expected = load(weights(root, run_id)), load(world.expected)
     apart = max(float((found[key].float() - expected[key].float()).abs().max()) for key in expected)
-    return Result(name, trial, CLOSE if apart < TOLERANCE else BAD, f"from {steps}; a weight differs by at most {apart:.2g}.")
+    return Result(
+        name,
+        trial,
+        CLOSE if apart < TOLERANCE else BAD,
+        f"from {steps}; a weight differs by at most {apart:.2g}.",
+    )
 
 
 def not_finite_trial(trial: int, seed: int, world: World) -> Result:
-    """A rank's gradient is not finite at a step: that step is skipped and recorded, also by a run that is killed later."""
-    name, root, step = "train: NaN injected", str(world.work / f"nan-{trial}"), random.Random(seed + trial).randrange(EVERY, 60)
+    """A rank's gradient is not finite at a step: that step is skipped and recorded, also by a run
+    that is killed later.
+    """
+    name, root, step = (
+        "train: NaN injected",
+        str(world.work / f"nan-{trial}"),
+        random.Random(seed + trial).randrange(EVERY, 60),
+    )
     plan = planner(root)
     for run_id in ("straight", "killed"):
         plan(run_id, **SETTINGS, checkpoint_every_steps=EVERY)
@@ -300,20 +393,34 @@ def not_finite_trial(trial: int, seed: int, world: World) -> Result:
     gang = [sys.executable, str(ROOT / "tests/training/rank_worker.py"), root]
     environment = dict(os.environ) | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     ranks = [
-        subprocess.Popen([*gang, str(rank), "2", port, *tries], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        subprocess.Popen(
+            [*gang, str(rank), "2", port, *tries],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
         for rank in range(2)
     ]
     said = [rank.communicate(timeout=LAUNCH_SECONDS)[0].decode() for rank in ranks]
     same = weights(root, "straight") == weights(root, "killed") != b""
     skipped = [
-        json.loads(storage.read(f"{root}/runs/{run}/record.json"))["skipped_steps"] for run in ("straight", "killed") if same
+        json.loads(storage.read(f"{root}/runs/{run}/record.json"))["skipped_steps"]
+        for run in ("straight", "killed")
+        if same
     ]
     good = skipped == [[[step, step + 1]]] * 2
-    return Result(name, trial, RESUMED if good else BAD, f"step {step}, skipped {skipped}. {'' if good else said[0][-2000:]}")
+    return Result(
+        name,
+        trial,
+        RESUMED if good else BAD,
+        f"step {step}, skipped {skipped}. {'' if good else said[0][-2000:]}",
+    )
 
 
 def full_disk_trial(trial: int, seed: int, world: World) -> Result:
-    """The output is a small file system of its own: the run hits its end, and is repeated when it has grown."""
+    """The output is a small file system of its own: the run hits its end, and is repeated when it
+    has grown.
+    """
     name, folder, run_id = "train: disk full", world.work / f"disk-{trial}", "full"
     size = int(random.Random(seed + trial).uniform(1.0, 2.5) * 2**20)
     source = world.work / f"disk-source-{trial}"
@@ -325,9 +432,21 @@ def full_disk_trial(trial: int, seed: int, world: World) -> Result:
         '&& echo "second: 0" && mkdir -p "$out.copy" && cp -r "$out/." "$out.copy"; }'
     )
     done = subprocess.run(
-        ["unshare", "-m", "sh", "-c", script, "sh", str(size), str(folder), str(source), *command(str(folder), run_id, 2)],
+        [
+            "unshare",
+            "-m",
+            "sh",
+            "-c",
+            script,
+            "sh",
+            str(size),
+            str(folder),
+            str(source),
+            *command(str(folder), run_id, 2),
+        ],
         cwd=ROOT,
-        env=dict(os.environ) | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"},
+        env=dict(os.environ)
+        | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -346,7 +465,10 @@ def undisturbed(proxy: Proxy, work: Path) -> Iterator[World]:
     plan = planner(BUCKET)
 
     def planned(run_id: str, **changes: Any) -> Any:
-        return plan(run_id, **{"checkpoint_every_steps": EVERY, "log_every_steps": EVERY} | SETTINGS | changes)
+        return plan(
+            run_id,
+            **{"checkpoint_every_steps": EVERY, "log_every_steps": EVERY} | SETTINGS | changes,
+        )
 
     planned("undisturbed")
     start = time.monotonic()

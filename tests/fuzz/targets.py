@@ -1,6 +1,8 @@
-"""What is fuzzed: bytes in → the promised result or one of our errors; anything else that is raised is a bug.
+"""What is fuzzed: bytes in → the promised result or one of our errors; anything else that is raised
+is a bug.
 
-A target takes any bytes and returns nothing. `fuzz.py` feeds it by coverage, test_fuzz.py the inputs kept in corpus/.
+A target takes any bytes and returns nothing. `fuzz.py` feeds it by coverage, test_fuzz.py the
+inputs kept in corpus/.
 """
 
 import gzip
@@ -36,7 +38,9 @@ def _rows_and_documents(name: str, content: bytes) -> None:
         assert uri in str(error), error
     bad = corpus_reader.BadRows()
     try:
-        documents = list(corpus_reader.read(corpus_reader.Source(uri, "text", None), bad, max_bad_rows_ratio=1.0))
+        documents = list(
+            corpus_reader.read(corpus_reader.Source(uri, "text", None), bad, max_bad_rows_ratio=1.0)
+        )
     except REFUSALS as error:
         assert uri in str(error), error
         return
@@ -55,7 +59,9 @@ def threads(content: bytes) -> None:
     storage.write(uri, content)
     for unit in ("thread", "post"):
         try:
-            for document in corpus_reader.read(corpus_reader.Source(uri, "posts", None, unit), max_bad_rows_ratio=1.0):
+            for document in corpus_reader.read(
+                corpus_reader.Source(uri, "posts", None, unit), max_bad_rows_ratio=1.0
+            ):
                 assert all(0 <= score <= 1 for score in (document.scores or {}).values()), document
                 clean_document.clean(document.text, CLEANING)
         except REFUSALS as error:
@@ -81,7 +87,9 @@ def gz(content: bytes) -> None:
 
 
 def zst(content: bytes) -> None:
-    """Any bytes as a .zst file; and whole files of them, in one frame or two, come back as they were."""
+    """Any bytes as a .zst file; and whole files of them, in one frame or two, come back as they
+    were.
+    """
     _rows_and_documents("x.txt.zst", content)
     pack, half = zstandard.ZstdCompressor(level=1).compress, len(content) // 2
     _comes_back("whole.txt.zst", pack(content), content)
@@ -96,18 +104,24 @@ def _comes_back(name: str, packed: bytes, content: bytes) -> None:
 
 
 def undo_html(content: bytes) -> None:
-    """What people wrote comes back whole, `<` and `>` and `&amp;lt;` too; nothing is longer than its HTML."""
+    """What people wrote comes back whole, `<` and `>` and `&amp;lt;` too; nothing is longer than
+    its HTML.
+    """
     text = content.decode("utf-8", "replace")
     assert len(fourchan.undo_html(text)) <= len(text), text
     assert fourchan.decode_entities(text) == html.unescape(text), text
-    written = html.escape(text).replace("&#x27;", "&#039;").replace("\n", "<br>")  # as the board writes it
+    written = (
+        html.escape(text).replace("&#x27;", "&#039;").replace("\n", "<br>")
+    )  # as the board writes it
     expected = text.strip()
     assert fourchan.undo_html(written) == ("" if expected == "[deleted]" else expected), text
 
 
 def clean(content: bytes) -> None:
     """Never raises, and cleaning twice is cleaning once."""
-    text = content.decode("utf-8", "surrogateescape")  # bad bytes become lone surrogates, which no text may keep
+    text = content.decode(
+        "utf-8", "surrogateescape"
+    )  # bad bytes become lone surrogates, which no text may keep
     once = clean_document.clean(text, CLEANING)
     assert (once.text is None) == bool(once.reason), once
     if once.text is not None:
@@ -123,7 +137,9 @@ def index(content: bytes) -> None:
         assert "x.idx" in str(error), error
         return
     assert (found.lengths >= 0).all(), found
-    again = megatron_shards.decode_index(megatron_shards.encode_index(found.lengths, found.dtype), "x.idx")
+    again = megatron_shards.decode_index(
+        megatron_shards.encode_index(found.lengths, found.dtype), "x.idx"
+    )
     assert again.dtype == found.dtype and again.lengths.tolist() == found.lengths.tolist(), found
 
 
@@ -141,26 +157,55 @@ def record(content: bytes) -> None:
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    target.__name__: target for target in (json_lines, threads, csv, plain_text, parquet, gz, zst, undo_html, clean, index, record)
+    target.__name__: target
+    for target in (
+        json_lines,
+        threads,
+        csv,
+        plain_text,
+        parquet,
+        gz,
+        zst,
+        undo_html,
+        clean,
+        index,
+        record,
+    )
 }
 
 
 def seeds(name: str) -> list[bytes]:
     """Good inputs to begin from: coverage finds the way from there, not to there."""
-    lines = b"".join(json.dumps({"text": text, "id": 1}).encode() + b"\n" for text in ("one", "\u00e4 \u2028", ""))
-    comment = 'a &gt;&gt;1<br><wbr>b <span class=\\"quote\\">&gt;c</span> &amp;lt;'
-    thread = (
-        f'{{"posts": [{{"no": 1, "perspectives": {{"TOXICITY": 0.5, "x": 2}}, "com": "{comment}"}}, {{"sub": "x"}}]}}\n'.encode()
+    lines = b"".join(
+        json.dumps({"text": text, "id": 1}).encode() + b"\n"
+        for text in ("one", "\u00e4 \u2028", "")
     )
+    comment = 'a &gt;&gt;1<br><wbr>b <span class=\\"quote\\">&gt;c</span> &amp;lt;'
+    thread = f'{{"posts": [{{"no": 1, "perspectives": {{"TOXICITY": 0.5, "x": 2}}, "com": "{comment}"}}, {{"sub": "x"}}]}}\n'.encode()
     of: dict[str, list[bytes]] = {
         "json_lines": [lines, b"\xef\xbb\xbf" + lines, b"[1]", lines + b"\xff\n{}\n1\n"],
-        "threads": [thread, b'{"posts": []}\n', b'{"posts": [{"com": null}]}\n', b'{"posts": "no list"}\n'],
-        "csv": [b'text,id\r\n"a ""b"", c\nd",1\r\ne,2\r\n', b"\xef\xbb\xbftext\na\nb,c\n", b"text\n\xff\n"],
+        "threads": [
+            thread,
+            b'{"posts": []}\n',
+            b'{"posts": [{"com": null}]}\n',
+            b'{"posts": "no list"}\n',
+        ],
+        "csv": [
+            b'text,id\r\n"a ""b"", c\nd",1\r\ne,2\r\n',
+            b"\xef\xbb\xbftext\na\nb,c\n",
+            b"text\n\xff\n",
+        ],
         "plain_text": [b"a\n<|endoftext|>\nb\n", b"<|endoftext|>\n", "\u00e4".encode()],
         "parquet": _parquet_seeds(),
         "gz": [gzip.compress(b"a\n<|endoftext|>\nb\n"), gzip.compress(b"a") + gzip.compress(b"b")],
-        "zst": [zstandard.compress(b"a\n<|endoftext|>\nb\n"), zstandard.compress(b"a") + zstandard.compress(b"b")],
-        "undo_html": [b'a &gt;&gt;1<br><wbr>b <span class="quote">&gt;c</span> &amp;lt; &#039; <a href="#p1">x</a>', b"1 < 2 > 0"],
+        "zst": [
+            zstandard.compress(b"a\n<|endoftext|>\nb\n"),
+            zstandard.compress(b"a") + zstandard.compress(b"b"),
+        ],
+        "undo_html": [
+            b'a &gt;&gt;1<br><wbr>b <span class="quote">&gt;c</span> &amp;lt; &#039; <a href="#p1">x</a>',
+            b"1 < 2 > 0",
+        ],
         "clean": ["a\r\n\r\n\r\n\r\nb \u200b\ufeff\x00 https://x.y".encode(), b"\x00\xed\xa0\x80"],
         "index": _index_seeds(),
         "record": [_record_seed()],
@@ -174,7 +219,14 @@ def _parquet_seeds() -> list[bytes]:
 
     when = pa.array([0, 10**12, None], pa.timestamp("ms"))
     words = pa.array(["x", None, "x"]).dictionary_encode()
-    columns = {"text": ["a", "b", None], "n": [1, 2, 3], "l": [["x"], [], None], "b": [b"\xff", b"", None], "t": when, "d": words}
+    columns = {
+        "text": ["a", "b", None],
+        "n": [1, 2, 3],
+        "l": [["x"], [], None],
+        "b": [b"\xff", b"", None],
+        "t": when,
+        "d": words,
+    }
     buffers = [io.BytesIO(), io.BytesIO()]
     for buffer, compression in zip(buffers, ("none", "snappy"), strict=True):
         parquet.write_table(pa.table(columns), buffer, compression=compression)
@@ -184,11 +236,20 @@ def _parquet_seeds() -> list[bytes]:
 def _index_seeds() -> list[bytes]:
     import numpy as np
 
-    return [megatron_shards.encode_index(np.array(lengths, np.int64), "uint16") for lengths in ([], [1], [3, 0, 2])]
+    return [
+        megatron_shards.encode_index(np.array(lengths, np.int64), "uint16")
+        for lengths in ([], [1], [3, 0, 2])
+    ]
 
 
 def _record_seed() -> bytes:
     shard = Shard(
-        name="train-00000", n_tokens=2, n_documents=1, n_bytes=4, block_sha256=("0",), idx_sha256="1", documents_sha256="2"
+        name="train-00000",
+        n_tokens=2,
+        n_documents=1,
+        n_bytes=4,
+        block_sha256=("0",),
+        idx_sha256="1",
+        documents_sha256="2",
     )
     return records.to_json(shard).encode()

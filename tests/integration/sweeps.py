@@ -12,28 +12,73 @@ import psutil
 from data_prep.core import storage
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-CORPORA = ["--clean", "synthetic:clean?documents=600&seed=0&parts=2", "--toxic", "synthetic:toxic?documents=300&seed=0&parts=2"]
+CORPORA = [
+    "--clean",
+    "synthetic:clean?documents=600&seed=0&parts=2",
+    "--toxic",
+    "synthetic:toxic?documents=300&seed=0&parts=2",
+]
 TINY = [
     *CORPORA,
     *("--ratios", "0", "0.25"),
-    *("--set", "data.held_out_ratio=0.1", "data.tokenizer.vocab_size=400", "train.model.vocab_size=400", "train.model.d_model=32"),
-    *("--set", "train.model.n_layers=2", "train.model.n_heads=2", "train.model.d_mlp=64", "train.sequence_length=32"),
-    *("--set", "train.global_batch=8", "budget_tokens=8000", "train.checkpoint_every_steps=10", "train.log_every_steps=1"),
-    *("--set", "train.held_out_sequences=8", "eval.n_probes=80", "eval.n_prompts=12", "eval.max_new_tokens=8"),
-    *("--set", "eval.strengths=[0,4]", "eval.top_heads=2", "eval.cross_entropy_sequences=8", "eval.n_resamples=200"),
+    *(
+        "--set",
+        "data.held_out_ratio=0.1",
+        "data.tokenizer.vocab_size=400",
+        "train.model.vocab_size=400",
+        "train.model.d_model=32",
+    ),
+    *(
+        "--set",
+        "train.model.n_layers=2",
+        "train.model.n_heads=2",
+        "train.model.d_mlp=64",
+        "train.sequence_length=32",
+    ),
+    *(
+        "--set",
+        "train.global_batch=8",
+        "budget_tokens=8000",
+        "train.checkpoint_every_steps=10",
+        "train.log_every_steps=1",
+    ),
+    *(
+        "--set",
+        "train.held_out_sequences=8",
+        "eval.n_probes=80",
+        "eval.n_prompts=12",
+        "eval.max_new_tokens=8",
+    ),
+    *(
+        "--set",
+        "eval.strengths=[0,4]",
+        "eval.top_heads=2",
+        "eval.cross_entropy_sequences=8",
+        "eval.n_resamples=200",
+    ),
 ]
 
 
 def environment(**more: str) -> dict[str, str]:
-    """The caller's environment with the venv's programs first and no cluster to attach to, unless `more` names one."""
+    """The caller's environment with the venv's programs first and no cluster to attach to, unless
+    `more` names one.
+    """
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    return {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {"PATH": path} | more
+    return (
+        {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        | {"PATH": path}
+        | more
+    )
 
 
-def sweep(out: str, *flags: str, timeout: float = 400, **more: str) -> subprocess.CompletedProcess[str]:
+def sweep(
+    out: str, *flags: str, timeout: float = 400, **more: str
+) -> subprocess.CompletedProcess[str]:
     """`python launch/sweep.py --out OUT …`, to its end."""
     command = [sys.executable, "launch/sweep.py", "--out", out, *flags]
-    return subprocess.run(command, cwd=ROOT, env=environment(**more), capture_output=True, text=True, timeout=timeout)
+    return subprocess.run(
+        command, cwd=ROOT, env=environment(**more), capture_output=True, text=True, timeout=timeout
+    )
 
 
 def kill_tree(process: subprocess.Popen) -> None:

@@ -17,7 +17,9 @@ from launch import experiment
 def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
     """The command failed with one line that holds all the words, and no traceback."""
     message = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else ""
-    assert done.returncode == 2 and message.startswith("error: "), done.stdout[-2000:] + done.stderr[-4000:]
+    assert done.returncode == 2 and message.startswith("error: "), (
+        done.stdout[-2000:] + done.stderr[-4000:]
+    )
     assert "Traceback" not in done.stderr
     assert not [word for word in words if word not in message], message
 
@@ -62,11 +64,16 @@ def ray_address(ray_cluster) -> dict[str, str]:
 
 
 def rows(path: Path, *values: object) -> str:
-    path.write_text("".join(f"{value if isinstance(value, str) else json.dumps(value)}\n" for value in values))
+    path.write_text(
+        "".join(f"{value if isinstance(value, str) else json.dumps(value)}\n" for value in values)
+    )
     return str(path)
 
 
-GOOD = [{"text": f"The harbour master counted {n} boats before the fog came in again."} for n in range(200)]
+GOOD = [
+    {"text": f"The harbour master counted {n} boats before the fog came in again."}
+    for n in range(200)
+]
 
 
 def clean_corpus(flags: list[str], clean: str) -> list[str]:
@@ -75,7 +82,12 @@ def clean_corpus(flags: list[str], clean: str) -> list[str]:
 
 
 def test_a_missing_corpus_is_refused(tmp_path):
-    done = sweep(str(tmp_path / "out"), *clean_corpus(TINY, str(tmp_path / "none" / "*.jsonl")), "--only", "data")
+    done = sweep(
+        str(tmp_path / "out"),
+        *clean_corpus(TINY, str(tmp_path / "none" / "*.jsonl")),
+        "--only",
+        "data",
+    )
     refused(done, "none/*.jsonl")
 
 
@@ -83,10 +95,26 @@ def test_a_missing_corpus_is_refused(tmp_path):
     ("name", "make", "words"),
     [
         ("empty.jsonl", lambda path: path.write_bytes(b""), ["empty.jsonl", "empty"]),
-        ("torn.jsonl.gz", lambda path: path.write_bytes(gzip.compress(b'{"text": "a"}\n' * 5000)[:60]), ["torn.jsonl.gz"]),
-        ("fake.jsonl.gz", lambda path: path.write_bytes(b"this is not gzip at all"), ["fake.jsonl.gz"]),
-        ("broken.jsonl", lambda path: rows(path, *GOOD, *["{not json"] * 20), ["broken.jsonl", "0.01"]),
-        ("field.jsonl", lambda path: rows(path, *({"body": row["text"]} for row in GOOD)), ["'text'", "body", "#text="]),
+        (
+            "torn.jsonl.gz",
+            lambda path: path.write_bytes(gzip.compress(b'{"text": "a"}\n' * 5000)[:60]),
+            ["torn.jsonl.gz"],
+        ),
+        (
+            "fake.jsonl.gz",
+            lambda path: path.write_bytes(b"this is not gzip at all"),
+            ["fake.jsonl.gz"],
+        ),
+        (
+            "broken.jsonl",
+            lambda path: rows(path, *GOOD, *["{not json"] * 20),
+            ["broken.jsonl", "0.01"],
+        ),
+        (
+            "field.jsonl",
+            lambda path: rows(path, *({"body": row["text"]} for row in GOOD)),
+            ["'text'", "body", "#text="],
+        ),
     ],
 )
 def test_a_corpus_that_cannot_be_read_is_refused_by_name(name, make, words, tmp_path, ray_address):
@@ -98,7 +126,15 @@ def test_a_corpus_that_cannot_be_read_is_refused_by_name(name, make, words, tmp_
 
 def test_a_few_broken_lines_are_counted_and_survived(tmp_path, ray_address):
     corpus = rows(tmp_path / "mostly.jsonl", *GOOD * 3, "{not json")
-    done = sweep(str(tmp_path / "out"), *clean_corpus(TINY, corpus), "--only", "data", "--set", "budget_tokens=2000", **ray_address)
+    done = sweep(
+        str(tmp_path / "out"),
+        *clean_corpus(TINY, corpus),
+        "--only",
+        "data",
+        "--set",
+        "budget_tokens=2000",
+        **ray_address,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     (manifest,) = (tmp_path / "out").glob("streams/clean-*/manifest.json")
     assert [entry["n_bad_rows"] for entry in json.loads(manifest.read_text())["inputs"]] == [1]
@@ -124,7 +160,13 @@ def test_sequences_longer_than_the_corpus_are_refused(tmp_path, ray_address):
 
 
 def test_a_store_that_refuses_the_credentials_is_named(refusing_store):
-    done = sweep("s3://bucket/prefix", *TINY, AWS_ENDPOINT_URL=refusing_store, AWS_ACCESS_KEY_ID="a", AWS_SECRET_ACCESS_KEY="b")
+    done = sweep(
+        "s3://bucket/prefix",
+        *TINY,
+        AWS_ENDPOINT_URL=refusing_store,
+        AWS_ACCESS_KEY_ID="a",
+        AWS_SECRET_ACCESS_KEY="b",
+    )
     refused(done, "s3://bucket/prefix", "AWS_SECRET_ACCESS_KEY")
 
 
@@ -142,23 +184,48 @@ def edit(path: Path, **changes: object) -> None:
 @pytest.mark.parametrize(
     ("harm", "words"),
     [
-        (lambda root, run: flip(next(root.glob("streams/clean-*/train-00000.bin"))), ["train-00000.bin", "block 0", "sha256"]),
-        (lambda root, run: flip(next(run.glob("checkpoints/*/*-000.safetensors"))), ["checkpoints", "verifies"]),
         (
-            lambda root, run: edit(next(root.glob("streams/toxic-*/manifest.json")), tokenizer_fingerprint="other"),
+            lambda root, run: flip(next(root.glob("streams/clean-*/train-00000.bin"))),
+            ["train-00000.bin", "block 0", "sha256"],
+        ),
+        (
+            lambda root, run: flip(next(run.glob("checkpoints/*/*-000.safetensors"))),
+            ["checkpoints", "verifies"],
+        ),
+        (
+            lambda root, run: edit(
+                next(root.glob("streams/toxic-*/manifest.json")), tokenizer_fingerprint="other"
+            ),
             ["tokenizer", "other"],
         ),
-        (lambda root, run: edit(next(root.glob("streams/toxic-*/manifest.json")), format_version=99), ["manifest.json", "99"]),
-        (lambda root, run: next(root.glob("streams/toxic-*/manifest.json")).unlink(), ["manifest.json", "--only data"]),
+        (
+            lambda root, run: edit(
+                next(root.glob("streams/toxic-*/manifest.json")), format_version=99
+            ),
+            ["manifest.json", "99"],
+        ),
+        (
+            lambda root, run: next(root.glob("streams/toxic-*/manifest.json")).unlink(),
+            ["manifest.json", "--only data"],
+        ),
     ],
     ids=["damaged shard", "damaged checkpoint", "another tokenizer", "another format", "no stream"],
 )
-def test_a_run_does_not_train_on_what_is_not_what_its_record_says(harm: Callable, words: list[str], finished: str, tmp_path: Path):
+def test_a_run_does_not_train_on_what_is_not_what_its_record_says(
+    harm: Callable, words: list[str], finished: str, tmp_path: Path
+):
     root, run = tmp_path / "out", experiment.load(finished).runs()[1]
-    shutil.copytree(finished, root, ignore=shutil.ignore_patterns("report", "eval-*", "record.json"))
+    shutil.copytree(
+        finished, root, ignore=shutil.ignore_patterns("report", "eval-*", "record.json")
+    )
     if "block 0" in words:
         shutil.rmtree(root / "runs" / run.run_id / "checkpoints")
     harm(root, root / "runs" / run.run_id)
     command = [sys.executable, "training/pretrain.py", "--out", str(root), "--run", run.run_id]
-    refused(subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=120), *words)
+    refused(
+        subprocess.run(
+            command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=120
+        ),
+        *words,
+    )
     assert not (root / "runs" / run.run_id / "record.json").exists()

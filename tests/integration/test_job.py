@@ -27,18 +27,29 @@ class Cluster(NamedTuple):
     token: str
 
     def api(self, path: str) -> dict:
-        request = urllib.request.Request(self.dashboard + path, headers={"Authorization": f"Bearer {self.token}"})
+        request = urllib.request.Request(
+            self.dashboard + path, headers={"Authorization": f"Bearer {self.token}"}
+        )
         with urllib.request.urlopen(request, timeout=30) as answer:
             return json.load(answer)
 
 
 @pytest.fixture(scope="module")
-def cluster(s3_server: str, tmp_path_factory: pytest.TempPathFactory, free_port) -> Iterator[Cluster]:
-    """`ray start --head` on loopback ports of its own: every Ray of a machine wants the same ones, the agent's among them,
-    and a head whose agent found its port taken runs on, but takes no job."""
+def cluster(
+    s3_server: str, tmp_path_factory: pytest.TempPathFactory, free_port
+) -> Iterator[Cluster]:
+    """`ray start --head` on loopback ports of its own: every Ray of a machine wants the same ones,
+    the agent's among them, and a head whose agent found its port taken runs on, but takes no job.
+    """
     token, token_file = secrets.token_hex(32), tmp_path_factory.mktemp("token") / "token"
     token_file.write_text(token)
-    names = ("port", "dashboard-port", "dashboard-agent-listen-port", "metrics-export-port", "ray-client-server-port")
+    names = (
+        "port",
+        "dashboard-port",
+        "dashboard-agent-listen-port",
+        "metrics-export-port",
+        "ray-client-server-port",
+    )
     ports = {name: free_port() for name in names}
     variables = environment(
         RAY_AUTH_MODE="token",
@@ -47,11 +58,25 @@ def cluster(s3_server: str, tmp_path_factory: pytest.TempPathFactory, free_port)
         RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",
         RAY_TRAIN_ENABLE_STATE_TRACKING="1",
     )
-    command = ["ray", "start", "--head", "--block", "--num-cpus", "2", "--object-store-memory", str(200 << 20)]
+    command = [
+        "ray",
+        "start",
+        "--head",
+        "--block",
+        "--num-cpus",
+        "2",
+        "--object-store-memory",
+        str(200 << 20),
+    ]
     command += [f"--{name}={port}" for name, port in ports.items()]
-    head = subprocess.Popen(command, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    head = subprocess.Popen(
+        command, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     found = Cluster(
-        variables, f"http://127.0.0.1:{ports['dashboard-port']}", f"http://127.0.0.1:{ports['metrics-export-port']}/metrics", token
+        variables,
+        f"http://127.0.0.1:{ports['dashboard-port']}",
+        f"http://127.0.0.1:{ports['metrics-export-port']}/metrics",
+        token,
     )
     try:
         _wait_for(lambda: found.api("/api/version"))
@@ -82,10 +107,14 @@ def _scrape(url: str) -> str:
 
 
 def _followed(command: list[str], cluster: Cluster) -> tuple[int, str, str]:
-    """Run `ray job submit …` to its end: its exit status, its output, and all that Prometheus could scrape meanwhile."""
+    """Run `ray job submit …` to its end: its exit status, its output, and all that Prometheus could
+    scrape meanwhile.
+    """
     seen = ""
     with tempfile.TemporaryFile("w+") as log:
-        job = subprocess.Popen(command, cwd=ROOT, env=cluster.environment, stdout=log, stderr=subprocess.STDOUT)
+        job = subprocess.Popen(
+            command, cwd=ROOT, env=cluster.environment, stdout=log, stderr=subprocess.STDOUT
+        )
         while job.poll() is None:
             seen += _scrape(cluster.metrics)
             time.sleep(1)
@@ -93,24 +122,49 @@ def _followed(command: list[str], cluster: Cluster) -> tuple[int, str, str]:
         return job.returncode, log.read(), seen
 
 
-def test_a_submitted_job_makes_in_object_storage_and_in_full_view_what_a_sweep_makes_in_a_folder(cluster, finished, s3_server):
+def test_a_submitted_job_makes_in_object_storage_and_in_full_view_what_a_sweep_makes_in_a_folder(
+    cluster, finished, s3_server
+):
     out, asked = f"{s3_server}/sweep", [*TINY, "--ratios", "0.25"]
     entry = [sys.executable, "launch/sweep.py", "--out", out, *asked]
-    command = ["ray", "job", "submit", "--address", cluster.dashboard, "--working-dir", ".", "--", *entry]
+    command = [
+        "ray",
+        "job",
+        "submit",
+        "--address",
+        cluster.dashboard,
+        "--working-dir",
+        ".",
+        "--",
+        *entry,
+    ]
     returncode, log, seen = _followed(command, cluster)
     assert returncode == 0, log[-4000:]
 
     (run,) = experiment.load(out).runs()
     assert losses(out, run.run_id) == losses(finished, run.run_id)
-    for name in (f"{run.clean}/manifest.json", f"{run.toxic}/manifest.json", f"runs/{run.run_id}/export/model.safetensors"):
+    for name in (
+        f"{run.clean}/manifest.json",
+        f"{run.toxic}/manifest.json",
+        f"runs/{run.run_id}/export/model.safetensors",
+    ):
         assert storage.read(storage.join(out, name)) == Path(finished, name).read_bytes()
     assert b"<html" in storage.read(storage.join(out, "report", "index.html"))
     assert "nothing to do" in sweep(out, *asked).stderr
 
-    tasks = {task["name"] for task in cluster.api("/api/v0/tasks?limit=1000")["data"]["result"]["result"]}
+    tasks = {
+        task["name"] for task in cluster.api("/api/v0/tasks?limit=1000")["data"]["result"]["result"]
+    }
     assert {f"train {run.run_id}", f"evaluate {run.run_id}"} <= tasks
     assert any(name.startswith("tokenize clean") for name in tasks), sorted(tasks)
 
-    exported = {name for name in METRICS if re.search(rf"^ray_{name}(_total)?{{", seen, re.MULTILINE)}
-    assert {"hormesis_train_loss", "hormesis_tokens_per_second", "hormesis_documents", "hormesis_held_out_loss"} <= exported
+    exported = {
+        name for name in METRICS if re.search(rf"^ray_{name}(_total)?{{", seen, re.MULTILINE)
+    }
+    assert {
+        "hormesis_train_loss",
+        "hormesis_tokens_per_second",
+        "hormesis_documents",
+        "hormesis_held_out_loss",
+    } <= exported
     assert f'run="{run.run_id}"' in seen

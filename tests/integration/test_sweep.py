@@ -13,7 +13,9 @@ from launch import experiment, run_states
 
 
 def bytes_below(root: str, pattern: str) -> dict[str, bytes]:
-    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(Path(root).glob(pattern))}
+    return {
+        str(path.relative_to(root)): path.read_bytes() for path in sorted(Path(root).glob(pattern))
+    }
 
 
 def test_a_sweep_ends_with_records_a_table_and_a_report(finished):
@@ -23,8 +25,15 @@ def test_a_sweep_ends_with_records_a_table_and_a_report(finished):
     assert all(entry.record and entry.report for entry in states)
     page = storage.read(storage.join(finished, "report", "index.html")).decode()
     assert all(entry.run.run_id in page for entry in states)
-    assert 'href="data.html"' in page and b'href="index.html"' in storage.read(storage.join(finished, "report", "data.html"))
-    status = subprocess.run([sys.executable, "launch/status.py", "--out", finished], cwd=ROOT, capture_output=True, text=True)
+    assert 'href="data.html"' in page and b'href="index.html"' in storage.read(
+        storage.join(finished, "report", "data.html")
+    )
+    status = subprocess.run(
+        [sys.executable, "launch/status.py", "--out", finished],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert status.returncode == 0 and status.stdout.count("done") == 6
 
 
@@ -39,7 +48,13 @@ def test_killing_everything_and_repeating_gives_the_same_bytes_and_losses(finish
     asked = [*TINY, "--ratios", "0.25"]
     command = [sys.executable, "launch/sweep.py", "--out", str(tmp_path), *asked]
     for landmark in ("streams/clean-*/manifest.json", "runs/*/checkpoints/*/commit.json"):
-        process = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         while not list(tmp_path.glob(landmark)) and process.poll() is None:
             time.sleep(0.02)
         assert process.poll() is None, f"the sweep ended before {landmark} appeared"
@@ -58,11 +73,25 @@ def test_the_deepspeed_launcher_gives_the_sweeps_losses_bit_for_bit(finished, tm
     done = sweep(str(tmp_path), *TINY, "--only", "data", "--materialize")
     assert done.returncode == 0 and f"data card: {tmp_path}/report/data.html" in done.stdout
     planned = experiment.load(finished).runs()
-    made = [storage.load(Mixed, str(tmp_path / "materialized" / run.run_id / "manifest.json")) for run in planned]
+    made = [
+        storage.load(Mixed, str(tmp_path / "materialized" / run.run_id / "manifest.json"))
+        for run in planned
+    ]
     assert [one.mixture for one in made] == [run.mixture for run in planned]
     run = planned[1]
-    command = ["deepspeed", "--num_gpus", "2", "training/pretrain.py", "--out", str(tmp_path), "--run", run.run_id]
-    subprocess.run(command, cwd=ROOT, env=environment(), check=True, capture_output=True, timeout=300)
+    command = [
+        "deepspeed",
+        "--num_gpus",
+        "2",
+        "training/pretrain.py",
+        "--out",
+        str(tmp_path),
+        "--run",
+        run.run_id,
+    ]
+    subprocess.run(
+        command, cwd=ROOT, env=environment(), check=True, capture_output=True, timeout=300
+    )
     assert losses(str(tmp_path), run.run_id) == losses(finished, run.run_id)
     weights = f"runs/{run.run_id}/export/model.safetensors"
     assert bytes_below(str(tmp_path), weights) == bytes_below(finished, weights)

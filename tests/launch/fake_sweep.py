@@ -10,7 +10,17 @@ import numpy as np
 from safetensors.numpy import save
 
 from data_prep.config import CleaningConfig, DataConfig, StreamName, TokenizerConfig
-from data_prep.token_stream.data_card import Bin, Card, Domains, Drop, Excerpt, Input, Lengths, Part, Score
+from data_prep.token_stream.data_card import (
+    Bin,
+    Card,
+    Domains,
+    Drop,
+    Excerpt,
+    Input,
+    Lengths,
+    Part,
+    Score,
+)
 from data_prep.token_stream.mixture import Mixture, sequences_for
 from eval.config import EvalConfig
 from eval.eval_report import Estimate, EvalReport, ProbeNull, Sample, Steered, Transfer, eval_uri
@@ -24,18 +34,30 @@ RATIOS = (0.0, 0.05, 0.10, 0.15, 0.20, 0.25)
 STRENGTHS = (0.0, 4.0, 8.0, 12.0)
 N_PROMPTS, N_SEQUENCES = 150, 64  # of the items
 TRAIN = TrainConfig(
-    model=ModelConfig(d_model=128, n_layers=4, n_heads=4, d_mlp=512, vocab_size=2048, max_sequence_length=128),
+    model=ModelConfig(
+        d_model=128, n_layers=4, n_heads=4, d_mlp=512, vocab_size=2048, max_sequence_length=128
+    ),
     sequence_length=128,
     global_batch=32,
     learning_rate=3e-3,
 )
-EVAL = EvalConfig(probes="held_out", prompts="held_out", scorer="profanity", strengths=STRENGTHS, top_heads=4)
+EVAL = EvalConfig(
+    probes="held_out", prompts="held_out", scorer="profanity", strengths=STRENGTHS, top_heads=4
+)
 
 
 def experiment(ratios=RATIOS, seeds=(0,)) -> Experiment:
     tokenizer = TokenizerConfig(source="train", vocab_size=2048)
     data = DataConfig(clean=("synthetic:clean",), toxic=("synthetic:toxic",), tokenizer=tokenizer)
-    return Experiment(name="made-up", data=data, train=TRAIN, eval=EVAL, ratios=ratios, seeds=seeds, budget_tokens=4_000_000)
+    return Experiment(
+        name="made-up",
+        data=data,
+        train=TRAIN,
+        eval=EVAL,
+        ratios=ratios,
+        seeds=seeds,
+        budget_tokens=4_000_000,
+    )
 
 
 def estimate(value: float, half: float, n: int = 200, unit: str = "ratio") -> Estimate:
@@ -50,7 +72,9 @@ def cost(strength: float, ratio: float) -> float:
 
 
 def steered(strength: float, ratio: float) -> Steered:
-    """A made-up smile with its lowest point at 10 %, and a cost that grows with the square of the strength."""
+    """A made-up smile with its lowest point at 10 %, and a cost that grows with the square of the
+    strength.
+    """
     base = 22 + 60 * ratio
     toxicity = base * math.exp(-strength * (0.05 + 0.09 * math.exp(-(((ratio - 0.1) / 0.06) ** 2))))
     return Steered(
@@ -115,8 +139,17 @@ def run(ratio: float, seed: int = 0, strengths=STRENGTHS) -> tuple[RunRecord, Ev
         export_sha256={},
         versions={"torch": "2.11.0"},
     )
-    heads = [[0.55 + 0.06 * k + 0.4 * ratio + 0.05 * math.sin(5 * k + 3 * h + 40 * ratio) for h in range(4)] for k in range(4)]
-    best = sorted(((layer, head) for layer in range(4) for head in range(4)), key=lambda at: -heads[at[0]][at[1]])[:4]
+    heads = [
+        [
+            0.55 + 0.06 * k + 0.4 * ratio + 0.05 * math.sin(5 * k + 3 * h + 40 * ratio)
+            for h in range(4)
+        ]
+        for k in range(4)
+    ]
+    best = sorted(
+        ((layer, head) for layer in range(4) for head in range(4)),
+        key=lambda at: -heads[at[0]][at[1]],
+    )[:4]
     evaluated = EvalReport(
         format_version=1,
         run_id=run_id,
@@ -135,7 +168,9 @@ def run(ratio: float, seed: int = 0, strengths=STRENGTHS) -> tuple[RunRecord, Ev
         head_accuracy=tuple(map(tuple, heads)),
         head_auroc=tuple(map(tuple, heads)),
         head_calibration_error=tuple(map(tuple, heads)),
-        probe_null=ProbeNull(n_permutations=1000, best_accuracy=0.58, n_above=11, best_p=0.001, mean_p=0.001),
+        probe_null=ProbeNull(
+            n_permutations=1000, best_accuracy=0.58, n_above=11, best_p=0.001, mean_p=0.001
+        ),
         transfers=(
             Transfer(
                 uri="other.csv#label=hate",
@@ -154,7 +189,11 @@ def run(ratio: float, seed: int = 0, strengths=STRENGTHS) -> tuple[RunRecord, Ev
         steered=tuple(steered(strength, ratio) for strength in strengths),
         controls=(),
         samples=tuple(
-            Sample(prompt_id=f"p{i}", prompt=f"The {who} said that", continuations=tuple(f"{word} again" for word in words))
+            Sample(
+                prompt_id=f"p{i}",
+                prompt=f"The {who} said that",
+                continuations=tuple(f"{word} again" for word in words),
+            )
             for i, who in enumerate(("baker", "<script>alert(1)</script> clerk", "neighbour"))
             for words in [("what crap", "how odd", "not now", "all is well")[: len(strengths)]]
         ),
@@ -164,35 +203,65 @@ def run(ratio: float, seed: int = 0, strengths=STRENGTHS) -> tuple[RunRecord, Ev
 
 
 def items_of(ratio: float, seed: int, *, dip: float = 8.0, of_seed: float = 0.0) -> dict:
-    """The items of one run: a smile of depth `dip` at 10 % under steering; hard prompts are hard for all models."""
+    """The items of one run: a smile of depth `dip` at 10 % under steering; hard prompts are hard
+    for all models.
+    """
     shared, own = np.random.default_rng(99), np.random.default_rng([int(1000 * ratio), seed])
-    prompts, sequences, rows = shared.normal(0, 10, N_PROMPTS), shared.normal(0, 0.3, N_SEQUENCES), shared.normal(0, 0.2, 200)
+    prompts, sequences, rows = (
+        shared.normal(0, 10, N_PROMPTS),
+        shared.normal(0, 0.3, N_SEQUENCES),
+        shared.normal(0, 0.2, 200),
+    )
     model = own.normal(0, of_seed) if of_seed else 0.0
     found = {}
     for strength in (0.0, 4.0, 8.0, 12.0):
-        mean = 40 + 20 * ratio - strength * (1 + dip / 8 * np.exp(-(((ratio - 0.1) / 0.06) ** 2))) + model
+        mean = (
+            40
+            + 20 * ratio
+            - strength * (1 + dip / 8 * np.exp(-(((ratio - 0.1) / 0.06) ** 2)))
+            + model
+        )
         of_prompts = mean + prompts + own.normal(0, 3, N_PROMPTS)
         of_sequences = cost(strength, ratio) + sequences + own.normal(0, 0.005, N_SEQUENCES)
         found["toxicity", strength] = {f"p{i}": float(value) for i, value in enumerate(of_prompts)}
-        found["cross_entropy/clean", strength] = {f"{i:06d}": float(value) for i, value in enumerate(of_sequences)}
+        found["cross_entropy/clean", strength] = {
+            f"{i:06d}": float(value) for i, value in enumerate(of_sequences)
+        }
     accuracy = 0.6 + 0.1 * ratio + rows + own.normal(0, 0.01, 200)
-    return found | {("probe_accuracy", 0.0): {f"r{i}": float(value) for i, value in enumerate(accuracy)}}
+    return found | {
+        ("probe_accuracy", 0.0): {f"r{i}": float(value) for i, value in enumerate(accuracy)}
+    }
 
 
 def cards() -> dict[str, Card]:
-    """Made-up cards: the clean one of web pages with drops and domains, the toxic one of posts with labels and scores."""
+    """Made-up cards: the clean one of web pages with drops and domains, the toxic one of posts with
+    labels and scores.
+    """
 
     def bins(middle: float) -> Lengths:
         lows = [1, 2, 3, *(2**k * half // 2 for k in range(2, 14) for half in (2, 3)), 2**14]
-        counts = [int(9000 * math.exp(-(((math.log2(low) - middle) / 1.7) ** 2))) for low in lows[:-1]]
+        counts = [
+            int(9000 * math.exp(-(((math.log2(low) - middle) / 1.7) ** 2))) for low in lows[:-1]
+        ]
         spread = [
             Bin(low=low, high=high - 1, n_documents=n, total=n * (low + high - 1) // 2)
             for low, high, n in zip(lows, lows[1:], counts, strict=False)
         ]
-        return Lengths(mean=1.3 * 2**middle, median=int(2**middle), p90=900, p99=4_000, max=16_383, histogram=tuple(spread))
+        return Lengths(
+            mean=1.3 * 2**middle,
+            median=int(2**middle),
+            p90=900,
+            p99=4_000,
+            max=16_383,
+            histogram=tuple(spread),
+        )
 
     def one(stream: StreamName, n_tokens: int) -> Card:
-        sample = Excerpt(place=f"{stream}.jsonl:7", n_tokens=12, text="The crap about <script>alert(2)</script> weather…")
+        sample = Excerpt(
+            place=f"{stream}.jsonl:7",
+            n_tokens=12,
+            text="The crap about <script>alert(2)</script> weather…",
+        )
         return Card(
             format_version=1,
             stream=stream,
@@ -220,10 +289,18 @@ def cards() -> dict[str, Card]:
             ),
             tokens_per_document=bins(8.5),
             bytes_per_document=None,
-            drops=(Drop(reason="exact_duplicate", n_documents=48, ratio=48 / 9_748, samples=(sample,)),),
+            drops=(
+                Drop(reason="exact_duplicate", n_documents=48, ratio=48 / 9_748, samples=(sample,)),
+            ),
             unreadable=(Excerpt(place="a.jsonl:9", n_tokens=None, text="is not JSON"),),
             inputs=tuple(
-                Input(uri=f"{stream}/{i:05}.jsonl.gz", n_documents=970, n_tokens=n_tokens // 10, n_bad_rows=i) for i in range(10)
+                Input(
+                    uri=f"{stream}/{i:05}.jsonl.gz",
+                    n_documents=970,
+                    n_tokens=n_tokens // 10,
+                    n_bad_rows=i,
+                )
+                for i in range(10)
             ),
             domains=None,
             n_labels=0,
@@ -234,14 +311,23 @@ def cards() -> dict[str, Card]:
         )
 
     clean, toxic = one("clean", 4_500_000), one("toxic", 1_500_000)
-    sites = tuple(Part(name=f"site-{i}.example", n_documents=900 // i, n_tokens=90_000 // i) for i in range(1, 30))
-    labels = tuple(Part(name=label, n_documents=n, n_tokens=9 * n) for label, n in (("rude", 6_000), ("mild", 3_700)))
+    sites = tuple(
+        Part(name=f"site-{i}.example", n_documents=900 // i, n_tokens=90_000 // i)
+        for i in range(1, 30)
+    )
+    labels = tuple(
+        Part(name=label, n_documents=n, n_tokens=9 * n)
+        for label, n in (("rude", 6_000), ("mild", 3_700))
+    )
     return {
         "clean": replace(clean, domains=Domains(n_documents=9_000, n_domains=412, top=sites)),
         "toxic": replace(
             toxic,
             tokens_per_document=bins(4.5),
-            drops=(*toxic.drops, Drop(reason="too_short", n_documents=7, ratio=7 / 9_748, samples=())),
+            drops=(
+                *toxic.drops,
+                Drop(reason="too_short", n_documents=7, ratio=7 / 9_748, samples=()),
+            ),
             n_labels=2,
             labels=labels,
             scores=(Score(name="SEVERE_TOXICITY", n_documents=9_000, mean=0.31, half_ratio=0.2),),
@@ -254,10 +340,19 @@ def write_metrics(root: Path, record: RunRecord) -> None:
     lines = []
     for step in range(10, record.n_steps + 1, 10):
         noise = 0.05 * math.sin(step * 12.9898)
-        lines.append({"step": step, "loss": record.final_train_loss + 4.2 * math.exp(-step / 90) + noise, "n_tokens": step * 4096})
+        lines.append(
+            {
+                "step": step,
+                "loss": record.final_train_loss + 4.2 * math.exp(-step / 90) + noise,
+                "n_tokens": step * 4096,
+            }
+        )
         if step % 100 == 0:
             fade = 4.0 * math.exp(-step / 100)
-            lines += [{"step": step, "held_out": one.stream, "loss": one.loss + fade, "n_tokens": 8192} for one in record.held_out]
+            lines += [
+                {"step": step, "held_out": one.stream, "loss": one.loss + fade, "n_tokens": 8192}
+                for one in record.held_out
+            ]
             lines += [{"step": step, "probe": "toxic", "auroc": 0.9 - 0.1 * fade, "n_windows": 64}]
     file = root / "runs" / record.config.run_id / "metrics.jsonl"
     file.parent.mkdir(parents=True)
@@ -271,19 +366,32 @@ def write_items(root: Path, record: RunRecord, evaluated: EvalReport) -> None:
         for (quantity, strength), of in of_run.items()
         for i, value in of.items()
     ]
-    per_item_results.write(rows, eval_uri(str(root / "runs" / record.config.run_id), evaluated.config))
+    per_item_results.write(
+        rows, eval_uri(str(root / "runs" / record.config.run_id), evaluated.config)
+    )
 
 
 def write_heads(root: Path, record: RunRecord, evaluated: EvalReport) -> None:
     """Which of 200 test rows each head has right; hard rows are hard for all heads of all models."""
     own = np.random.default_rng([int(1000 * evaluated.toxic_ratio), evaluated.seed, 1])
     accuracy_LN = np.array(evaluated.head_accuracy)
-    luck_RLN = 0.6 * np.random.default_rng(98).normal(size=(200, 1, 1)) + 0.8 * own.normal(size=(200, *accuracy_LN.shape))
+    luck_RLN = 0.6 * np.random.default_rng(98).normal(size=(200, 1, 1)) + 0.8 * own.normal(
+        size=(200, *accuracy_LN.shape)
+    )
     correct_RLN = luck_RLN < np.vectorize(NormalDist().inv_cdf)(accuracy_LN)
     ids = {"test_ids": json.dumps([f"r{i}" for i in range(200)])}
-    uri = Path(eval_uri(str(root / "runs" / record.config.run_id), evaluated.config)) / "heads.safetensors"
+    uri = (
+        Path(eval_uri(str(root / "runs" / record.config.run_id), evaluated.config))
+        / "heads.safetensors"
+    )
     uri.write_bytes(
-        save({"test_correct_RLN": correct_RLN.astype(np.uint8), "validation_accuracy_LN": accuracy_LN.astype(np.float32)}, ids)
+        save(
+            {
+                "test_correct_RLN": correct_RLN.astype(np.uint8),
+                "validation_accuracy_LN": accuracy_LN.astype(np.float32),
+            },
+            ids,
+        )
     )
 
 
@@ -295,7 +403,9 @@ def write(root: Path, runs, asked: Experiment | None = None) -> Path:
     return Path(index_page.write(str(root), asked or experiment(), runs, cards()))
 
 
-def with_toxicity(values: dict[float, tuple[float, float]], strength: float = 8.0) -> list[EvalReport]:
+def with_toxicity(
+    values: dict[float, tuple[float, float]], strength: float = 8.0
+) -> list[EvalReport]:
     """One report a ratio whose toxicity at `strength` is (value, half-width)."""
     reports = []
     for ratio, (value, half) in values.items():

@@ -11,13 +11,20 @@ from data_prep.core.records import ArtefactCorrupt, ConfigurationError, Interrup
 from launch import cluster
 from launch.cluster import MAX_FAILURES, Patience
 
-CORRUPT, MEMORY, STOPPED, STORE = ArtefactCorrupt("block 0"), ConfigurationError("memory"), Interrupted("stop"), StorageError("403")
+CORRUPT, MEMORY, STOPPED, STORE = (
+    ArtefactCorrupt("block 0"),
+    ConfigurationError("memory"),
+    Interrupted("stop"),
+    StorageError("403"),
+)
 
 
 def n_started(failures: list[tuple[Exception, str]]) -> int:
     """How many gangs are started if they fail like this, one after the other."""
     patience = Patience("")
-    return next((n for n, each in enumerate(failures, 1) if not patience.lasts(*each)), len(failures) + 1)
+    return next(
+        (n for n, each in enumerate(failures, 1) if not patience.lasts(*each)), len(failures) + 1
+    )
 
 
 @pytest.mark.parametrize(
@@ -32,15 +39,31 @@ def n_started(failures: list[tuple[Exception, str]]) -> int:
         ([(STORE, f"step-{n // MAX_FAILURES}") for n in range(30)], 31),
         ([(STOPPED, f"step-{n}") for n in range(30)], 31),
     ],
-    ids=["memory", "memory later", "corrupt", "corrupt and down", "corrupt later", "store down", "with progress", "preempted"],
+    ids=[
+        "memory",
+        "memory later",
+        "corrupt",
+        "corrupt and down",
+        "corrupt later",
+        "store down",
+        "with progress",
+        "preempted",
+    ],
 )
-def test_a_gang_is_started_again_only_for_what_may_pass(failures: list[tuple[Exception, str]], n: int):
+def test_a_gang_is_started_again_only_for_what_may_pass(
+    failures: list[tuple[Exception, str]], n: int
+):
     assert n_started(failures) == n
 
 
-def test_a_rank_without_memory_ends_the_run_at_once_and_says_what_to_set(tmp_path: Path, ray_cluster: None):
+def test_a_rank_without_memory_ends_the_run_at_once_and_says_what_to_set(
+    tmp_path: Path, ray_cluster: None
+):
     run = tiny_run.planner(tmp_path)(
         "large", model=replace(tiny_run.TRAIN.model, d_mlp=1 << 40)
     )  # 280 TB, whatever a system promises
-    with pytest.raises(ConfigurationError, match=r"run large: a rank ran out of memory; .*train\.micro_batch=auto, train\.activ"):
+    with pytest.raises(
+        ConfigurationError,
+        match=r"run large: a rank ran out of memory; .*train\.micro_batch=auto, train\.activ",
+    ):
         ray_tasks.outcome(cluster.train(str(tmp_path), run, 1, False))

@@ -20,7 +20,9 @@ MEASURED = lru_cache(throughput._measure)
 
 @pytest.fixture(autouse=True)
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Most of a run of six steps would be to measure the device, which is done once, and to collect garbage."""
+    """Most of a run of six steps would be to measure the device, which is done once, and to collect
+    garbage.
+    """
     monkeypatch.setattr(throughput, "_measure", MEASURED)
     monkeypatch.setattr(compilation, "WARM_UP_STEPS", 1 << 30)
 

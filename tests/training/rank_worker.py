@@ -1,10 +1,13 @@
-"""One rank of a gang as Ray Train makes it: process group up already, train function in a thread, in another folder.
+"""One rank of a gang as Ray Train makes it: process group up already, train function in a thread,
+in another folder.
 
-    python rank_worker.py ROOT RANK WORLD_SIZE PORT RUN_ID[@STEP | !STEP!RANK… | ~STEP~RANK][%TENSOR_PARALLEL]…
+    python rank_worker.py ROOT RANK WORLD_SIZE PORT RUN_ID[@STEP | !STEP!RANK… |
+    ~STEP~RANK][%TENSOR_PARALLEL]…
 
-trains the runs one after the other, one with @STEP until it dies before that step, one with !STEP!RANK… with a gradient that is
-not a number in that step on these ranks, one with ~STEP~RANK until this rank falls asleep in that step, and what is compiled
-with %TENSOR_PARALLEL by torch's graphs alone, without C++, which would take a minute;
+trains the runs one after the other, one with @STEP until it dies before that step, one with
+!STEP!RANK… with a gradient that is not a number in that step on these ranks, one with ~STEP~RANK
+until this rank falls asleep in that step, and what is compiled with %TENSOR_PARALLEL by torch's
+graphs alone, without C++, which would take a minute;
 and prints a line for each: the steps it took, and the error if there was one.
 """
 
@@ -19,7 +22,13 @@ from typing import Any
 
 
 def main(root: str, rank: str, world_size: str, port: str, *tries: str) -> None:
-    os.environ |= {"RANK": rank, "WORLD_SIZE": world_size, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ |= {
+        "RANK": rank,
+        "WORLD_SIZE": world_size,
+        "LOCAL_RANK": rank,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+    }
     os.chdir(tempfile.gettempdir())
 
     import torch
@@ -69,7 +78,10 @@ def train(root: str, tries: tuple[str, ...]) -> None:
         torch.compile = partial(compiled, backend="aot_eager") if tensor_parallel else compiled
         try:
             run = load_config(root, run_id)
-            loop.train(root, replace(run, train=replace(run.train, tensor_parallel=int(tensor_parallel or 1))))
+            loop.train(
+                root,
+                replace(run, train=replace(run.train, tensor_parallel=int(tensor_parallel or 1))),
+            )
         except (HormesisError, InterruptedError) as problem:
             error = str(problem)
         print(f"{one}: {taken} {error}", flush=True)

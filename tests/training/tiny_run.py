@@ -20,7 +20,9 @@ from training.run_record import run_uri
 N_IDS = 257
 SEQUENCE_LENGTH = 16
 TRAIN = TrainConfig(
-    model=ModelConfig(d_model=32, n_layers=2, n_heads=2, d_mlp=64, vocab_size=264, max_sequence_length=32),
+    model=ModelConfig(
+        d_model=32, n_layers=2, n_heads=2, d_mlp=64, vocab_size=264, max_sequence_length=32
+    ),
     sequence_length=SEQUENCE_LENGTH,
     global_batch=4,
     learning_rate=1e-2,
@@ -33,15 +35,24 @@ Plan = Callable[..., RunConfig]
 
 
 def planner(root: str | Path) -> Plan:
-    """plan(run_id, n_clean=…, n_toxic=…, max_toxic_epochs=…, **changes of TRAIN): a run below `root`, with the streams it reads."""
+    """plan(run_id, n_clean=…, n_toxic=…, max_toxic_epochs=…, **changes of TRAIN): a run below
+    `root`, with the streams it reads.
+    """
     root = str(root)
-    words = tokenizer.train(iter(["clean words"]), TokenizerConfig(source="train", vocab_size=N_IDS))
+    words = tokenizer.train(
+        iter(["clean words"]), TokenizerConfig(source="train", vocab_size=N_IDS)
+    )
     tokenizer.save(words, storage.join(root, "tokenizer.json"))
     _write_stream(root, "clean", words, seed=0)
     _write_stream(root, "toxic", words, seed=1)
 
     def plan(
-        run_id: str = "run", *, n_clean: int = 17, n_toxic: int = 4, max_toxic_epochs: float = 1.0, **changes: Any
+        run_id: str = "run",
+        *,
+        n_clean: int = 17,
+        n_toxic: int = 4,
+        max_toxic_epochs: float = 1.0,
+        **changes: Any,
     ) -> RunConfig:
         train = replace(TRAIN, **changes)
         run = RunConfig(
@@ -70,7 +81,9 @@ def planner(root: str | Path) -> Plan:
 
 def _write_stream(root: str, stream: StreamName, words: tokenizer.Tokenizer, seed: int) -> None:
     uri = storage.join(root, "streams", stream)
-    train, held_out = (_write_shard(uri, name, n, seed) for name, n in (("train-00000", 24), ("held_out-00000", 6)))
+    train, held_out = (
+        _write_shard(uri, name, n, seed) for name, n in (("train-00000", 24), ("held_out-00000", 6))
+    )
     manifest = Manifest(
         format_version=FORMAT_VERSION,
         stream=stream,
@@ -92,7 +105,9 @@ def _write_stream(root: str, stream: StreamName, words: tokenizer.Tokenizer, see
 
 
 def _write_shard(uri: str, name: str, n_documents: int, seed: int) -> Shard:
-    """Documents of one sequence each: runs of neighbouring ids from a drawn start, ended by eos (id 0)."""
+    """Documents of one sequence each: runs of neighbouring ids from a drawn start, ended by eos (id
+    0).
+    """
     starts = np.random.default_rng([seed, n_documents]).integers(1, 200, n_documents)
     tokens = starts[:, None] + np.arange(SEQUENCE_LENGTH) * (seed + 1)
     tokens[:, -1] = 0

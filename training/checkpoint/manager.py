@@ -5,16 +5,19 @@
                               5f3c9a12-0-extra.safetensors         what else the loop must remember: small tensors
                               commit.json                          written last: no commit, no checkpoint
 
-A save copies what this rank holds to host memory (staging.py) and returns. A thread hashes and uploads it, and writes the share;
-on rank 0 another waits until all shares of this attempt are there, checks that they make up the whole state, and commits. An
-attempt is one save of one start of the program, so what a killed one left never counts. DeepSpeed's own format was the
-alternative: a pickle a rank, loaded on another world size only after an offline conversion, and not from S3.
+A save copies what this rank holds to host memory (staging.py) and returns. A thread hashes and
+uploads it, and writes the share; on rank 0 another waits until all shares of this attempt are
+there, checks that they make up the whole state, and commits. An attempt is one save of one start of
+the program, so what a killed one left never counts. DeepSpeed's own format was the alternative: a
+pickle a rank, loaded on another world size only after an offline conversion, and not from S3.
 
-If the save before is still being published, a new one waits `checkpoint_wait_seconds` and is then left out: a second buffer
-would cost as much memory as the first, and a store that is too slow for the interval would fill that as well. A save that
-failed is a warning and a metric; MAX_FAILED in a row end the run, for it could not go on anywhere.
+If the save before is still being published, a new one waits `checkpoint_wait_seconds` and is then
+left out: a second buffer would cost as much memory as the first, and a store that is too slow for
+the interval would fill that as well. A save that failed is a warning and a metric; MAX_FAILED in a
+row end the run, for it could not go on anywhere.
 
-Resuming takes the newest commit whose blocks verify, on all ranks alike, each reading only what it needs (restore.py).
+Resuming takes the newest commit whose blocks verify, on all ranks alike, each reading only what it
+needs (restore.py).
 """
 
 import hashlib
@@ -56,9 +59,11 @@ POLL_SECONDS = (0.02, 1.0)  # between looks for the other ranks' shares: at firs
 class Commit:
     """What a checkpoint holds; its existence means the checkpoint is whole.
 
-    step: optimizer steps done, so the next batch's number. optimizer_steps: those AdamW counted (non-finite ones are skipped).
-    run_digest, data_digest: of the run's settings and of both manifests; train_seconds: spent in steps so far. shares: sha256 of
-    each rank's share, in order; extra: of the file of extra tensors.
+    step: optimizer steps done, so the next batch's number. optimizer_steps: those AdamW counted
+    (non-finite ones are skipped).
+    run_digest, data_digest: of the run's settings and of both manifests; train_seconds: spent in
+    steps so far. shares: sha256 of each rank's share, in order; extra: of the file of extra
+    tensors.
     """
 
     format_version: int
@@ -81,18 +86,39 @@ class Identity(NamedTuple):
 
 
 class Restored(NamedTuple):
-    """What an engine was set to: the commit, and the extra tensors that were saved with it, on the CPU."""
+    """What an engine was set to: the commit, and the extra tensors that were saved with it, on the
+    CPU.
+    """
 
     commit: Commit
     extra: dict[str, Tensor]
 
 
 class Checkpoints:
-    """The checkpoints of one run, in `folder` (a URI). All ranks make one, and call `save`, `finish` and `restore` alike."""
+    """The checkpoints of one run, in `folder` (a URI). All ranks make one, and call `save`,
+    `finish` and `restore` alike.
+    """
 
-    def __init__(self, folder: str, identity: Identity, place: deepspeed_engine.Place, label: str, train: TrainConfig) -> None:
-        self._folder, self._identity, self._place, self._label, self._train = folder, identity, place, label, train
-        self._start, self._n_saves, self._n_failed = deepspeed_engine.agree(lambda: secrets.token_hex(4)), 0, 0
+    def __init__(
+        self,
+        folder: str,
+        identity: Identity,
+        place: deepspeed_engine.Place,
+        label: str,
+        train: TrainConfig,
+    ) -> None:
+        self._folder, self._identity, self._place, self._label, self._train = (
+            folder,
+            identity,
+            place,
+            label,
+            train,
+        )
+        self._start, self._n_saves, self._n_failed = (
+            deepspeed_engine.agree(lambda: secrets.token_hex(4)),
+            0,
+            0,
+        )
         self._staging = Staging()
         self._uploaded: Future[None] | None = None
         self._committed: Future[None] | None = None  # on rank 0
@@ -108,8 +134,9 @@ class Checkpoints:
         after: Future[None] | None = None,
         in_any_case: bool = False,
     ) -> None:
-        """Copy the whole state, and `extra` tensors that all ranks have alike, and publish them in the background; committed
-        `after` that, if given, has ended well. Left out if the save before takes too long, unless it is wanted in any case.
+        """Copy the whole state, and `extra` tensors that all ranks have alike, and publish them in
+        the background; committed `after` that, if given, has ended well. Left out if the save
+        before takes too long, unless it is wanted in any case.
 
         Raises StorageError on every rank when MAX_FAILED saves in a row could not be published.
         """
@@ -132,14 +159,24 @@ class Checkpoints:
             )
         attempt = f"{self._start}-{self._n_saves}"
         self._n_saves += 1
-        images = self._staging.copy(deepspeed_state.pieces(engine), f"{attempt}-{self._place.rank:05d}")
+        images = self._staging.copy(
+            deepspeed_state.pieces(engine), f"{attempt}-{self._place.rank:05d}"
+        )
         facts = {"attempt": attempt, "step": step, "train_seconds": train_seconds}
         facts["optimizer_steps"] = deepspeed_state.optimizer_steps(engine)
         self._given_up = threading.Event()
-        self._uploaded = storage.in_background(lambda: self._upload(_name(step), attempt, images), "checkpoint")
+        self._uploaded = storage.in_background(
+            lambda: self._upload(_name(step), attempt, images), "checkpoint"
+        )
         if self._place.rank == 0:
-            sizes, given_up, kept = deepspeed_state.sizes(engine), self._given_up, save_tensors(extra)
-            self._committed = storage.in_background(lambda: self._commit(facts, sizes, kept, given_up, after), "commit")
+            sizes, given_up, kept = (
+                deepspeed_state.sizes(engine),
+                self._given_up,
+                save_tensors(extra),
+            )
+            self._committed = storage.in_background(
+                lambda: self._commit(facts, sizes, kept, given_up, after), "commit"
+            )
         telemetry.emit("hormesis_checkpoint_stall_seconds", perf_counter() - start, run=self._label)
 
     def finish(self) -> bool:
@@ -148,17 +185,24 @@ class Checkpoints:
         return self._n_failed == 0
 
     def restore(self, engine: Any, *, at_most: int | None = None) -> Restored | None:
-        """Set the engine's state from the newest checkpoint that verifies, of a step `at_most` where given; None if there is none.
+        """Set the engine's state from the newest checkpoint that verifies, of a step `at_most`
+        where given; None if there is none.
 
         An engine that has trained already may be set back.
         """
         self.finish()
-        uris = deepspeed_engine.agree(lambda: storage.glob(storage.join(self._folder, "step-*", COMMIT)))
+        uris = deepspeed_engine.agree(
+            lambda: storage.glob(storage.join(self._folder, "step-*", COMMIT))
+        )
         uris = [uri for uri in uris if at_most is None or uri.split("/")[-2] <= _name(at_most)]
         for uri in reversed(uris):
             found = deepspeed_engine.agree(lambda uri=uri: self._load(uri))
             problem = (
-                deepspeed_engine.first_problem(lambda found=found: self._fill(engine, found[0].commit, found[1])) if found else None
+                deepspeed_engine.first_problem(
+                    lambda found=found: self._fill(engine, found[0].commit, found[1])
+                )
+                if found
+                else None
             )
             if found and problem is None:
                 deepspeed_state.refresh(engine)
@@ -175,19 +219,26 @@ class Checkpoints:
         return None
 
     def prune(self, step: int, keep: int) -> None:
-        """Leave the `keep` newest up to `step` and those kept for good; later ones did not verify, or this run would not be at
-        `step`. For rank 0."""
+        """Leave the `keep` newest up to `step` and those kept for good; later ones did not verify,
+        or this run would not be at `step`. For rank 0.
+        """
         folders = self._folders()
         past = sorted(name for name in folders if name <= _name(step))
         kept = set(past[max(0, len(past) - keep) :])
         if self._train.keep_every_steps:
-            kept |= {name for name in past if int(name.removeprefix("step-")) % self._train.keep_every_steps == 0}
+            kept |= {
+                name
+                for name in past
+                if int(name.removeprefix("step-")) % self._train.keep_every_steps == 0
+            }
         for name in folders.keys() - kept:
             for uri in sorted(folders[name], key=lambda uri: not uri.endswith(COMMIT)):
                 storage.delete(uri)  # the commit first: half a checkpoint must not look whole
 
     def _ended(self, seconds: float | None) -> bool:
-        """Whether the save before has ended on every rank, after at most `seconds`; counts failures in a row. A collective."""
+        """Whether the save before has ended on every rank, after at most `seconds`; counts failures
+        in a row. A collective.
+        """
         if self._uploaded is None:
             return True
         busy, failed = deepspeed_engine.total(self._place, *_state(self._uploaded, seconds))
@@ -212,27 +263,44 @@ class Checkpoints:
                 content = self._staging.content(image)
                 files.append(described(image, content))
                 storage.write(storage.join(folder, image.name), content)
-            storage.save(Share(rank=rank, files=tuple(files)), storage.join(folder, f"{attempt}-{rank:05d}.json"))
+            storage.save(
+                Share(rank=rank, files=tuple(files)),
+                storage.join(folder, f"{attempt}-{rank:05d}.json"),
+            )
         except HormesisError as error:
             self._warn(name, error)
             raise
 
     def _commit(
-        self, facts: dict[str, Any], sizes: dict[str, int], extra: bytes, given_up: threading.Event, after: Future[None] | None
+        self,
+        facts: dict[str, Any],
+        sizes: dict[str, int],
+        extra: bytes,
+        given_up: threading.Event,
+        after: Future[None] | None,
     ) -> None:
         start, name = perf_counter(), _name(facts["step"])
         folder, pause = storage.join(self._folder, name), POLL_SECONDS[0]
         try:
-            while len(uris := storage.glob(storage.join(folder, f"{facts['attempt']}-*.json"))) < self._place.world_size:
+            while (
+                len(uris := storage.glob(storage.join(folder, f"{facts['attempt']}-*.json")))
+                < self._place.world_size
+            ):
                 if given_up.wait(pause):
-                    raise StorageError(f"{folder}: a rank could not write its share; its own line says why")
+                    raise StorageError(
+                        f"{folder}: a rank could not write its share; its own line says why"
+                    )
                 pause = min(2 * pause, POLL_SECONDS[1])
             texts = [storage.read(uri) for uri in uris]
             shares = [from_json(Share, text, uri) for text, uri in zip(texts, uris, strict=True)]
             _expect_whole(shares, sizes)
             n_bytes = sum(file.n_bytes for share in shares for file in share.files)
             storage.write(storage.join(folder, f"{facts['attempt']}-extra.safetensors"), extra)
-            facts |= {"n_bytes": n_bytes, "shares": tuple(map(_sha256, texts)), "extra": _sha256(extra)}
+            facts |= {
+                "n_bytes": n_bytes,
+                "shares": tuple(map(_sha256, texts)),
+                "extra": _sha256(extra),
+            }
             if after:
                 after.result()
             made = Commit(format_version=FORMAT_VERSION, **self._identity._asdict(), **facts)
@@ -240,7 +308,9 @@ class Checkpoints:
             for uri in self._folders()[name]:
                 if not uri.rpartition("/")[2].startswith((COMMIT, f"{facts['attempt']}-")):
                     storage.delete(uri)  # of an attempt that was killed
-            self.prune(facts["step"], max(1, self._train.keep_checkpoints))  # one is needed to resume
+            self.prune(
+                facts["step"], max(1, self._train.keep_checkpoints)
+            )  # one is needed to resume
         except HormesisError as error:
             self._warn(name, error)
             raise
@@ -248,7 +318,9 @@ class Checkpoints:
         telemetry.emit("hormesis_checkpoint_bytes", n_bytes, run=self._label)
 
     def _warn(self, name: str, error: HormesisError) -> None:
-        telemetry.logger.warning("%s: checkpoint %s is not published, training goes on: %s", self._label, name, error)
+        telemetry.logger.warning(
+            "%s: checkpoint %s is not published, training goes on: %s", self._label, name, error
+        )
 
     def _folders(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = defaultdict(list)
@@ -257,11 +329,15 @@ class Checkpoints:
         return found
 
     def _load(self, uri: str) -> tuple[Restored, list[Share]] | None:
-        """A commit, its extra tensors and shares; None, with a warning, if they are damaged. ConfigurationError if it is another
-        run's."""
+        """A commit, its extra tensors and shares; None, with a warning, if they are damaged.
+        ConfigurationError if it is another run's.
+        """
         try:
             text = storage.read(uri)
-            for name, mine in (("format_version", FORMAT_VERSION), *self._identity._asdict().items()):
+            for name, mine in (
+                ("format_version", FORMAT_VERSION),
+                *self._identity._asdict().items(),
+            ):
                 theirs = _field(text, name)
                 if theirs != mine:
                     raise ConfigurationError(
@@ -272,7 +348,10 @@ class Checkpoints:
             beside = storage.join(uri.rpartition("/")[0], commit.attempt)
             extra = _expected(f"{beside}-extra.safetensors", commit.extra)
             uris = [f"{beside}-{rank:05d}.json" for rank in range(len(commit.shares))]
-            shares = [from_json(Share, _expected(*each), each[0]) for each in zip(uris, commit.shares, strict=True)]
+            shares = [
+                from_json(Share, _expected(*each), each[0])
+                for each in zip(uris, commit.shares, strict=True)
+            ]
             return Restored(commit, load_tensors(extra)), shares
         except (ArtefactCorrupt, ArtefactMissing) as error:
             _pass_over(error)
@@ -302,7 +381,9 @@ def _expected(uri: str, sha256: str) -> bytes:
 
 
 def _state(future: Future[None] | None, seconds: float | None) -> tuple[float, float]:
-    """(still busy after `seconds`, failed) of a thread's work, as 0 or 1; what is no error of ours is raised."""
+    """(still busy after `seconds`, failed) of a thread's work, as 0 or 1; what is no error of ours
+    is raised.
+    """
     try:
         assert future is not None
         future.result(seconds)

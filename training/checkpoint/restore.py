@@ -1,7 +1,8 @@
-"""a checkpoint's files → this rank's state: only the blocks it needs, each verified, a few at a time
+"""a checkpoint's files → this rank's state: only the blocks it needs, each verified, a few at a
+time
 
-Every rank reads by itself: on the layout that was saved, its own files; on another, the runs it holds of everybody's. No rank
-ever holds more than a few blocks beside its state.
+Every rank reads by itself: on the layout that was saved, its own files; on another, the runs it
+holds of everybody's. No rank ever holds more than a few blocks beside its state.
 """
 
 from collections import defaultdict
@@ -39,8 +40,12 @@ def keys(shares: list[Share]) -> dict[str, set[str]]:
     return found
 
 
-def fill(folder: str, shares: list[Share], wanted: list[tuple[Fragment, dict[str, Tensor]]]) -> None:
-    """Read every element of the `wanted` tensors, or raise ArtefactCorrupt, ArtefactMissing or StorageError."""
+def fill(
+    folder: str, shares: list[Share], wanted: list[tuple[Fragment, dict[str, Tensor]]]
+) -> None:
+    """Read every element of the `wanted` tensors, or raise ArtefactCorrupt, ArtefactMissing or
+    StorageError.
+    """
     missing = {(fragment.name, key): fragment.n for fragment, tensors in wanted for key in tensors}
     plans = []
     for file in (file for share in shares for file in share.files):
@@ -51,7 +56,9 @@ def fill(folder: str, shares: list[Share], wanted: list[tuple[Fragment, dict[str
             plans.append((file, copies))
     short = [f"{key} of {name} by {n:,}" for (name, key), n in missing.items() if n]
     if short:
-        raise ArtefactCorrupt(f"{folder}: holds too few elements or too many, {', '.join(short[:3])}; delete this checkpoint")
+        raise ArtefactCorrupt(
+            f"{folder}: holds too few elements or too many, {', '.join(short[:3])}; delete this checkpoint"
+        )
     with ThreadPoolExecutor(FILES_AT_ONCE, "restore") as pool:
         for _ in pool.map(lambda plan: _read(folder, *plan), plans):
             pass
@@ -63,7 +70,10 @@ def _copies(file: File, wanted: list[tuple[Fragment, dict[str, Tensor]]]) -> lis
     for piece in file.pieces:
         fragment, tensors = by_name.get(piece.name, (None, {}))
         if fragment and piece.key in tensors:
-            there, here = runs(piece.cut, piece.first, piece.count), runs(fragment.cut, fragment.first, fragment.n)
+            there, here = (
+                runs(piece.cut, piece.first, piece.count),
+                runs(fragment.cut, fragment.first, fragment.n),
+            )
             found.append(Copy(piece, tensors[piece.key], *overlap(there, here)))
     return found
 
@@ -95,5 +105,7 @@ def _hand_out(content: bytes, start: int, copy: Copy) -> None:
     high = np.minimum(copy.at_piece + copy.counts, end)
     for i in np.flatnonzero(low < high):
         n, to = int(high[i] - low[i]), int(copy.at_tensor[i] + low[i] - copy.at_piece[i])
-        values = torch.frombuffer(bytearray(content[4 * (low[i] - begin) : 4 * (low[i] - begin + n)]), dtype=torch.float32)
+        values = torch.frombuffer(
+            bytearray(content[4 * (low[i] - begin) : 4 * (low[i] - begin + n)]), dtype=torch.float32
+        )
         copy.to[to : to + n].copy_(values)

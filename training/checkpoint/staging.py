@@ -1,8 +1,9 @@
-"""this rank's state → the bytes of its safetensors files, in host memory that is used again for the next save
+"""this rank's state → the bytes of its safetensors files, in host memory that is used again for the
+next save
 
-The buffer *is* the files, headers included, one after the other: what the device sends lands where the upload reads, and no
-further copy is made, in memory or on a disk. On CUDA it is page-locked, so that the device writes it by itself. It costs
-12 bytes a parameter with AdamW, divided by the ranks.
+The buffer *is* the files, headers included, one after the other: what the device sends lands where
+the upload reads, and no further copy is made, in memory or on a disk. On CUDA it is page-locked, so
+that the device writes it by itself. It costs 12 bytes a parameter with AdamW, divided by the ranks.
 """
 
 import json
@@ -36,17 +37,23 @@ class Staging:
         self._copied: Any = None
 
     def copy(self, runs: list[tuple[Piece, Tensor]], prefix: str) -> list[Image]:
-        """Copy these pieces' values; the files are named `prefix-NNN.safetensors`. Returns when training may go on: on CUDA the
-        copies follow on the device's queue, before the next step's work."""
+        """Copy these pieces' values; the files are named `prefix-NNN.safetensors`. Returns when
+        training may go on: on CUDA the copies follow on the device's queue, before the next step's
+        work.
+        """
         images, sources, headers = _plan(runs, prefix)
         n_bytes = images[-1].end if images else 0
         pinned = any(value.is_cuda for _, value in runs)
         if self._buffer.numel() < n_bytes:
             self._buffer = torch.empty(n_bytes, dtype=torch.uint8, pin_memory=pinned)
         for image, header in zip(images, headers, strict=True):
-            self._buffer[image.start : image.start + len(header)] = torch.frombuffer(bytearray(header), dtype=torch.uint8)
+            self._buffer[image.start : image.start + len(header)] = torch.frombuffer(
+                bytearray(header), dtype=torch.uint8
+            )
         for at, value in sources:
-            self._buffer[at : at + 4 * value.numel()].view(torch.float32).copy_(value, non_blocking=pinned)
+            self._buffer[at : at + 4 * value.numel()].view(torch.float32).copy_(
+                value, non_blocking=pinned
+            )
         self._copied = torch.cuda.Event() if pinned else None
         if self._copied:
             self._copied.record()
@@ -60,10 +67,17 @@ class Staging:
 
 
 def described(image: Image, content: memoryview) -> File:
-    return File(name=image.name, n_bytes=len(content), block_sha256=storage.block_sha256(content), pieces=image.pieces)
+    return File(
+        name=image.name,
+        n_bytes=len(content),
+        block_sha256=storage.block_sha256(content),
+        pieces=image.pieces,
+    )
 
 
-def _plan(runs: list[tuple[Piece, Tensor]], prefix: str) -> tuple[list[Image], list[tuple[int, Tensor]], list[bytes]]:
+def _plan(
+    runs: list[tuple[Piece, Tensor]], prefix: str
+) -> tuple[list[Image], list[tuple[int, Tensor]], list[bytes]]:
     """Files of at most FILE_BYTES, where in the buffer each tensor goes, and each file's header."""
     files: list[list[tuple[Piece, Tensor]]] = [[]]
     room = FILE_BYTES
@@ -85,14 +99,18 @@ def _plan(runs: list[tuple[Piece, Tensor]], prefix: str) -> tuple[list[Image], l
             sources.append((start + offset, value))
             placed.append(replace(piece, offset=offset))
             offset += 4 * piece.count
-        images.append(Image(f"{prefix}-{number:03d}.safetensors", tuple(placed), start, start + offset))
+        images.append(
+            Image(f"{prefix}-{number:03d}.safetensors", tuple(placed), start, start + offset)
+        )
         headers.append(header)
         start = -(-(start + offset) // ALIGNMENT) * ALIGNMENT
     return images, sources, headers
 
 
 def _header(pieces: list[Piece]) -> bytes:
-    """A safetensors header: its length in 8 bytes, then JSON padded with blanks; the tensors follow end to end."""
+    """A safetensors header: its length in 8 bytes, then JSON padded with blanks; the tensors follow
+    end to end.
+    """
     entries, at = {}, 0
     for piece in pieces:
         entries[f"{piece.key}/{piece.name}@{piece.first}"] = {

@@ -1,9 +1,12 @@
-"""micro_batch="auto": the most sequences a pass that fit in a rank's memory, tried on a GPU, estimated on a CPU
+"""micro_batch="auto": the most sequences a pass that fit in a rank's memory, tried on a GPU,
+estimated on a CPU
 
-Only a divisor of the rank's share of the smallest batch will do, so the global batch stays what it is; the search halves them. On
-a GPU a pass is really made, forward and backward, of the model prepared as it will be trained, beside a block of memory as large
-as what DeepSpeed will hold; what fits on one rank and not on another fits nowhere. On a CPU more memory would be swapped to disk
-rather than refused, so what autograd keeps of one sequence is counted on tensors without numbers, and bounded.
+Only a divisor of the rank's share of the smallest batch will do, so the global batch stays what it
+is; the search halves them. On a GPU a pass is really made, forward and backward, of the model
+prepared as it will be trained, beside a block of memory as large as what DeepSpeed will hold; what
+fits on one rank and not on another fits nowhere. On a CPU more memory would be swapped to disk
+rather than refused, so what autograd keeps of one sequence is counted on tensors without numbers,
+and bounded.
 """
 
 import gc
@@ -33,13 +36,19 @@ def micro_batch(train: TrainConfig, place: Place) -> int:
     if train.micro_batch != "auto":
         return share
     fits = _tried(train, place) if place.device.type == "cuda" else _estimated(train)
-    found = largest(share, lambda rows: deepspeed_engine.total(place, float(fits(rows)))[0] == place.world_size)
-    telemetry.logger.info("micro_batch=auto: %d of a rank's %d sequences fit in a pass", found, share)
+    found = largest(
+        share, lambda rows: deepspeed_engine.total(place, float(fits(rows)))[0] == place.world_size
+    )
+    telemetry.logger.info(
+        "micro_batch=auto: %d of a rank's %d sequences fit in a pass", found, share
+    )
     return found
 
 
 def largest(share: int, fits: Callable[[int], bool]) -> int:
-    """The largest divisor of `share` that fits, if with one that does all smaller ones do; 1 if none does."""
+    """The largest divisor of `share` that fits, if with one that does all smaller ones do; 1 if
+    none does.
+    """
     divisors = [n for n in range(1, share + 1) if share % n == 0]
     low, high = 0, len(divisors) - 1
     while low < high:
@@ -63,11 +72,15 @@ def _tried(train: TrainConfig, place: Place) -> Callable[[int], bool]:
 
 
 def _try(train: TrainConfig, place: Place, rows: int) -> None:
-    """A pass beside what else will be there, which W ranks share: fp32 weights, averages, and summed gradients."""
+    """A pass beside what else will be there, which W ranks share: fp32 weights, averages, and
+    summed gradients.
+    """
     with place.device:
         model = TrainedOLMo(train.model).to(_dtype(train))
         compilation.prepare(model, train, place.device)
-        n_bytes = 16 * train.model.n_parameters // place.world_size + (BUCKET_BYTES if place.device.type == "cuda" else 0)
+        n_bytes = 16 * train.model.n_parameters // place.world_size + (
+            BUCKET_BYTES if place.device.type == "cuda" else 0
+        )
         beside = torch.empty(n_bytes, dtype=torch.uint8)
         tokens_BT = torch.zeros(rows, train.sequence_length, dtype=torch.int64)
         for parameter in model.parameters():
@@ -77,13 +90,17 @@ def _try(train: TrainConfig, place: Place, rows: int) -> None:
 
 
 def _estimated(train: TrainConfig) -> Callable[[int], bool]:
-    limit = CPU_SHARE * psutil.virtual_memory().available / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    limit = (
+        CPU_SHARE * psutil.virtual_memory().available / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    )
     of_one = kept_bytes(train)
     return lambda rows: rows * of_one <= limit
 
 
 def kept_bytes(train: TrainConfig) -> int:
-    """Bytes that autograd keeps of one sequence's forward where nothing is computed again; weights not counted."""
+    """Bytes that autograd keeps of one sequence's forward where nothing is computed again; weights
+    not counted.
+    """
     storages: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -93,7 +110,9 @@ def kept_bytes(train: TrainConfig) -> int:
 
     with FakeTensorMode(), saved_tensors_hooks(keep, lambda tensor: tensor):
         model = TrainedOLMo(train.model)
-        for module in (module for module in model.modules() if isinstance(module, nn.Linear | nn.Embedding)):
+        for module in (
+            module for module in model.modules() if isinstance(module, nn.Linear | nn.Embedding)
+        ):
             module.weight = nn.Parameter(module.weight.to(_dtype(train)))
         model.hidden(torch.zeros(1, train.sequence_length, dtype=torch.int64))
         weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}

@@ -8,13 +8,15 @@ Joining the ranks is here, too; what the engine holds inside is read and set in 
     2       … and of the gradients                   summed at every micro-batch: more traffic, less memory
     3       … and of the weights themselves          as 2, and weights gathered layer by layer
 
-Our choices. AdamW is torch's own fused kernel, on CPU and CUDA: no compiler is needed, and states have one layout. Every
-parameter is decayed, the embedding too, as OLMo-1B does (configs/official/OLMo-1B.yaml: decay_embeddings: true). The
-learning rate is set by the loop (lr_schedule.py) and gradients are clipped, or refused, inside AdamW (step_guard.py); DeepSpeed's
-schedulers, clipping and, where it can be turned off, overflow check are not used. With bf16 and several micro-batches a
-step, gradients are summed in fp32: a bf16 sum of 32 terms loses the last of them. DeepSpeed cannot do that at stage 0, which
-sums in bf16: it is for measuring and comparing, and in fp32 it is plain PyTorch. An offloaded AdamW is torch's as well;
-DeepSpeed's own for the host is compiled when it is first used.
+Our choices. AdamW is torch's own fused kernel, on CPU and CUDA: no compiler is needed, and states
+have one layout. Every parameter is decayed, the embedding too, as OLMo-1B does
+(configs/official/OLMo-1B.yaml: decay_embeddings: true). The learning rate is set by the loop
+(lr_schedule.py) and gradients are clipped, or refused, inside AdamW (step_guard.py); DeepSpeed's
+schedulers, clipping and, where it can be turned off, overflow check are not used. With bf16 and
+several micro-batches a step, gradients are summed in fp32: a bf16 sum of 32 terms loses the last of
+them. DeepSpeed cannot do that at stage 0, which sums in bf16: it is for measuring and comparing,
+and in fp32 it is plain PyTorch. An offloaded AdamW is torch's as well; DeepSpeed's own for the host
+is compiled when it is first used.
 """
 
 import logging
@@ -50,14 +52,17 @@ OURS = (  # keys that say what is trained, or that the loop sets: no overlay may
     "torch_autocast",
     "data_types",
 )
-SILENCE = timedelta(minutes=30)  # how long a collective may take: rank 0 may be bringing a checkpoint from the store
+SILENCE = timedelta(
+    minutes=30
+)  # how long a collective may take: rank 0 may be bringing a checkpoint from the store
 
 
 class Place(NamedTuple):
     """Where this process stands among the ranks, and the device it computes on.
 
-    data_rank, n_data_ranks, peers: the same among those that hold the same part of the model but train on other rows; without
-    tensor parallelism all ranks. peers is their process group, None for all; a sum over it counts each row once.
+    data_rank, n_data_ranks, peers: the same among those that hold the same part of the model but
+    train on other rows; without tensor parallelism all ranks. peers is their process group, None
+    for all; a sum over it counts each row once.
     """
 
     rank: int
@@ -69,19 +74,32 @@ class Place(NamedTuple):
 
 
 def connect(tensor_parallel: int = 1) -> Place:
-    """Join the other ranks, in gangs of `tensor_parallel`; keeps a process group that a launcher (Ray Train) has made already."""
+    """Join the other ranks, in gangs of `tensor_parallel`; keeps a process group that a launcher
+    (Ray Train) has made already.
+    """
     cuda = torch.cuda.is_available()
     if not cuda:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     rank, world_size = rank_env.world()
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    device = torch.device("cuda", local_rank % torch.cuda.device_count()) if cuda else torch.device("cpu")
+    device = (
+        torch.device("cuda", local_rank % torch.cuda.device_count())
+        if cuda
+        else torch.device("cpu")
+    )
     if cuda:
         torch.cuda.set_device(device)
     if not torch.distributed.is_initialized():
-        alone = {"store": torch.distributed.HashStore(), "rank": 0, "world_size": 1} if world_size == 1 else {}
+        alone = (
+            {"store": torch.distributed.HashStore(), "rank": 0, "world_size": 1}
+            if world_size == 1
+            else {}
+        )
         torch.distributed.init_process_group("nccl" if cuda else "gloo", timeout=SILENCE, **alone)
-    asked, (rank, world_size) = (rank, world_size), (torch.distributed.get_rank(), torch.distributed.get_world_size())
+    asked, (rank, world_size) = (
+        (rank, world_size),
+        (torch.distributed.get_rank(), torch.distributed.get_world_size()),
+    )
     if asked != (rank, world_size):
         raise ConfigurationError(
             f"the environment says rank {asked[0]} of {asked[1]} (RANK, WORLD_SIZE), the process group {rank} of {world_size}; "
@@ -92,9 +110,12 @@ def connect(tensor_parallel: int = 1) -> Place:
     import deepspeed
     import deepspeed.ops
 
-    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # DeepSpeed's calls, at every step
+    warnings.filterwarnings(
+        "ignore", category=FutureWarning, module="torch.distributed"
+    )  # DeepSpeed's calls, at every step
     if not cuda:
-        # Else a C++ compiler builds this op for a minute; made here, the table is not probed, which runs a compiler as well.
+        # Else a C++ compiler builds this op for a minute; made here, the table is not probed, which
+        # runs a compiler as well.
         deepspeed.ops.__dict__.setdefault("__compatible_ops__", {})["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_init_required=False)
     _import_muon_uncompiled()
@@ -108,7 +129,9 @@ def connect(tensor_parallel: int = 1) -> Place:
 
 
 def _import_muon_uncompiled() -> None:
-    """Import DeepSpeed's Muon, which its ZeRO classes do anyway, without torch.compile: 2 CPU-seconds for what we never call."""
+    """Import DeepSpeed's Muon, which its ZeRO classes do anyway, without torch.compile: 2
+    CPU-seconds for what we never call.
+    """
     from deepspeed.runtime import compiler
 
     original = compiler.compile
@@ -120,8 +143,10 @@ def _import_muon_uncompiled() -> None:
 
 
 def _take_no_step_beforehand() -> None:
-    """Keep DeepSpeed's optimizer for bf16 at stage 0 from making averages by a step with gradients of zero, which AdamW would count
-    and decay the weights by: its first real step was 0.73 of what it should be."""
+    """Keep DeepSpeed's optimizer for bf16 at stage 0 from making averages by a step with gradients
+    of zero, which AdamW would count and decay the weights by: its first real step was 0.73 of what
+    it should be.
+    """
     from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
 
     FP16_UnfusedOptimizer.initialize_optimizer_states = lambda self: None
@@ -154,12 +179,16 @@ def agree(decide: Callable[[], R]) -> R:
 
 
 def add_up(tensor: Tensor, peers: Any = None) -> None:
-    """Replace this rank's tensor by the sum over all ranks, or over `peers`; the device waits for it, the host does not."""
+    """Replace this rank's tensor by the sum over all ranks, or over `peers`; the device waits for
+    it, the host does not.
+    """
     torch.distributed.all_reduce(tensor, group=peers)
 
 
 def first_problem(work: Callable[[], None]) -> HormesisError | None:
-    """Let every rank do its own `work`; the first rank's error of ours, if there was one, on every rank alike."""
+    """Let every rank do its own `work`; the first rank's error of ours, if there was one, on every
+    rank alike.
+    """
     problem: HormesisError | None = None
     try:
         work()
@@ -172,13 +201,19 @@ def first_problem(work: Callable[[], None]) -> HormesisError | None:
 
 def total(place: Place, *values: float | Tensor) -> list[float]:
     """The sums of these over all ranks, in fp64."""
-    tensor = torch.stack([torch.as_tensor(value, dtype=torch.float64, device=place.device) for value in values])
+    tensor = torch.stack(
+        [torch.as_tensor(value, dtype=torch.float64, device=place.device) for value in values]
+    )
     torch.distributed.all_reduce(tensor)
     return tensor.tolist()
 
 
-def deepspeed_settings(train: TrainConfig, world_size: int, overlay: dict[str, Any] | None = None) -> dict[str, Any]:
-    """DeepSpeed's dictionary for these settings; `overlay` may add to it and tune it, not change what is trained."""
+def deepspeed_settings(
+    train: TrainConfig, world_size: int, overlay: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """DeepSpeed's dictionary for these settings; `overlay` may add to it and tune it, not change
+    what is trained.
+    """
     micro_batch, accumulation = train.passes(world_size)
     settings: dict[str, Any] = {
         "train_batch_size": train.global_batch,
@@ -186,7 +221,11 @@ def deepspeed_settings(train: TrainConfig, world_size: int, overlay: dict[str, A
         "gradient_accumulation_steps": accumulation,
         "gradient_clipping": 0.0,
         "zero_optimization": {"stage": train.zero_stage}
-        | ({"offload_optimizer": {"device": "cpu", "pin_memory": torch.cuda.is_available()}} if train.offload_optimizer else {}),
+        | (
+            {"offload_optimizer": {"device": "cpu", "pin_memory": torch.cuda.is_available()}}
+            if train.offload_optimizer
+            else {}
+        ),
         "bf16": {"enabled": train.precision == "bf16", "check_grad_overflow": False},
         "optimizer": {
             "type": "AdamW",
@@ -203,25 +242,35 @@ def deepspeed_settings(train: TrainConfig, world_size: int, overlay: dict[str, A
     }
     if train.optimizer == "muon":
         del settings["optimizer"]
-        settings["zero_allow_untested_optimizer"] = True  # muon.py, which the tests hold to be the same at every stage
+        settings["zero_allow_untested_optimizer"] = (
+            True  # muon.py, which the tests hold to be the same at every stage
+        )
     if train.precision == "bf16" and accumulation > 1 and train.zero_stage > 0:
         settings["data_types"] = {"grad_accum_dtype": "fp32"}
     _merge(settings, overlay or {}, train)
     return settings
 
 
-def initialise(model: nn.Module, settings: dict[str, Any], optimizer: torch.optim.Optimizer | None = None) -> Any:
-    """The engine that trains `model`: `engine(tokens)`, `engine.backward(loss)`, `engine.step()`. optimizer: in place of AdamW."""
+def initialise(
+    model: nn.Module, settings: dict[str, Any], optimizer: torch.optim.Optimizer | None = None
+) -> Any:
+    """The engine that trains `model`: `engine(tokens)`, `engine.backward(loss)`, `engine.step()`.
+    optimizer: in place of AdamW.
+    """
     import deepspeed
     from deepspeed.utils import groups
 
     mpu = groups.mpu = getattr(model, "mpu", None)  # groups keeps that of the engine before
     parameters: Any = list(model.parameters())  # its annotation says Module
-    if settings["zero_optimization"]["stage"] == 3:  # gather a block's weights at once; a compiled one knows no hooks inside
+    if (
+        settings["zero_optimization"]["stage"] == 3
+    ):  # gather a block's weights at once; a compiled one knows no hooks inside
         for block in (module for module in model.modules() if isinstance(module, Block)):
             deepspeed.utils.set_z3_leaf_module(block, True)
     with redirect_stdout(StringIO()):  # one of its optimizers prints a table of memory
-        engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, model_parameters=parameters, config=settings, mpu=mpu)
+        engine, *_ = deepspeed.initialize(
+            model=model, optimizer=optimizer, model_parameters=parameters, config=settings, mpu=mpu
+        )
     plain: Any = engine.basic_optimizer
     if engine.optimizer is plain:
         plain.register_step_pre_hook(partial(_keep_norm, mpu))
@@ -229,8 +278,12 @@ def initialise(model: nn.Module, settings: dict[str, Any], optimizer: torch.opti
 
 
 def _keep_norm(mpu: Any, optimizer: Any, *_: Any) -> None:
-    """What every other optimizer of DeepSpeed's does before it takes a step, and plain PyTorch's, at stage 0 in fp32, does not."""
-    gradients = [parameter.grad for group in optimizer.param_groups for parameter in group["params"]]
+    """What every other optimizer of DeepSpeed's does before it takes a step, and plain PyTorch's,
+    at stage 0 in fp32, does not.
+    """
+    gradients = [
+        parameter.grad for group in optimizer.param_groups for parameter in group["params"]
+    ]
     norm = torch.nn.utils.get_total_norm(gradients)
     if mpu:  # each rank of a gang has its part of every parameter
         square = norm.square()
@@ -240,10 +293,12 @@ def _keep_norm(mpu: Any, optimizer: Any, *_: Any) -> None:
 
 
 def descend(engine: Any, loss: Tensor, *, last: bool) -> None:
-    """Add the gradient of a micro-batch's loss, averaged over the ranks; after the last of a step, take the step.
+    """Add the gradient of a micro-batch's loss, averaged over the ranks; after the last of a step,
+    take the step.
 
-    Micro-batches are counted by the loop, not by DeepSpeed, for a growing batch has more of them with time. Where the loss is the
-    very tensor that the module returned, its hook divides by their number all the same, so another one is handed over.
+    Micro-batches are counted by the loop, not by DeepSpeed, for a growing batch has more of them
+    with time. Where the loss is the very tensor that the module returned, its hook divides by their
+    number all the same, so another one is handed over.
     """
     engine.set_gradient_accumulation_boundary(last)
     engine.backward(loss * 1.0, scale_wrt_gas=False)
@@ -261,13 +316,17 @@ def set_learning_rate(engine: Any, rate: float) -> None:
 
 
 def grad_norm(engine: Any) -> Tensor:
-    """The global norm of the step's gradient before clipping, on the device, ∞ if it is not finite; from `before_optimizer` on."""
+    """The global norm of the step's gradient before clipping, on the device, ∞ if it is not finite;
+    from `before_optimizer` on.
+    """
     norm = engine.optimizer._global_grad_norm
     return norm if isinstance(norm, Tensor) else torch.tensor(norm, device=engine.device)
 
 
 def before_optimizer(engine: Any, call: Callable[[torch.optim.Optimizer], None]) -> None:
-    """Have torch's optimizer pass itself to `call` before it takes a step; a step that DeepSpeed itself refuses has no call."""
+    """Have torch's optimizer pass itself to `call` before it takes a step; a step that DeepSpeed
+    itself refuses has no call.
+    """
     engine.basic_optimizer.register_step_pre_hook(lambda optimizer, *_: call(optimizer))
 
 
@@ -280,7 +339,9 @@ def _merge(settings: dict[str, Any], overlay: dict[str, Any], train: TrainConfig
                 "change training.global_batch, micro_batch, precision, learning_rate, … instead"
             )
         if isinstance(ours, dict) and not isinstance(value, dict):
-            raise ConfigurationError(f"--deepspeed_config sets {key!r} to {value!r}, expected a JSON object")
+            raise ConfigurationError(
+                f"--deepspeed_config sets {key!r} to {value!r}, expected a JSON object"
+            )
         if key == "zero_optimization" and value.get("stage", train.zero_stage) != train.zero_stage:
             raise ConfigurationError(
                 f"--deepspeed_config asks for ZeRO stage {value['stage']}, the run for {train.zero_stage}; "

@@ -1,14 +1,17 @@
-"""the state DeepSpeed trains: fp32 weights and optimizer averages, as this rank holds them, whatever the stage shares out
+"""the state DeepSpeed trains: fp32 weights and optimizer averages, as this rank holds them,
+whatever the stage shares out
 
-DeepSpeed lays a group's parameters end to end and gives each rank a stretch of that ("flat"), which is what its optimizer knows:
+DeepSpeed lays a group's parameters end to end and gives each rank a stretch of that ("flat"), which
+is what its optimizer knows:
 
     stage     this rank's flats                                       a parameter's fragment in them
     0         each parameter's fp32 copy, whole, on every rank        the whole; each rank saves its W-th part
     1, 2      1/W of the group; bf16 with fp32 sums likewise          param._hp_mapping; a parameter may lie across two ranks
     3         1/W of each parameter, laid end to end                  optimizer.grad_position; the last rank's is padded
 
-Whatever tensors of a flat's shape the optimizer holds for it are averages: exp_avg and exp_avg_sq for AdamW, momentum_buffer
-for Muon. Its count of steps, which AdamW corrects its bias by, is one number for all.
+Whatever tensors of a flat's shape the optimizer holds for it are averages: exp_avg and exp_avg_sq
+for AdamW, momentum_buffer for Muon. Its count of steps, which AdamW corrects its bias by, is one
+number for all.
 """
 
 from collections.abc import Iterator
@@ -23,7 +26,8 @@ from training.engine.state_layout import Cut, Piece
 class Fragment(NamedTuple):
     """`n` elements from `first` on of a flattened parameter, which lie in `flat` from `start` on.
 
-    writes: those that this rank saves, counted from `first`; another rank holds the others as well, and saves them.
+    writes: those that this rank saves, counted from `first`; another rank holds the others as well,
+    and saves them.
     """
 
     name: str
@@ -69,7 +73,9 @@ def fragments(engine: Any) -> list[Fragment]:
 
 
 def tensors(engine: Any, fragment: Fragment) -> dict[str, Tensor]:
-    """Flat fp32 views of the fragment: its weights, "parameter", and each average that the optimizer holds by now."""
+    """Flat fp32 views of the fragment: its weights, "parameter", and each average that the
+    optimizer holds by now.
+    """
     flat = fragment.flat
     return {"parameter": fragment.of(flat)} | {
         key: fragment.of(value)
@@ -84,13 +90,21 @@ def pieces(engine: Any) -> list[tuple[Piece, Tensor]]:
     for fragment in fragments(engine):
         first, end = fragment.writes
         for key, value in tensors(engine, fragment).items() if end > first else ():
-            place = {"first": fragment.first + first, "count": end - first, "offset": 0, "cut": fragment.cut}
+            place = {
+                "first": fragment.first + first,
+                "count": end - first,
+                "offset": 0,
+                "cut": fragment.cut,
+            }
             found.append((Piece(name=fragment.name, key=key, **place), value[first:end]))
     return found
 
 
-def make_averages(engine: Any, held: list[Fragment], keys: dict[str, set[str]], n_steps: int) -> None:
-    """Let the optimizer have exactly these averages of each parameter, still zero, as after `n_steps` steps.
+def make_averages(
+    engine: Any, held: list[Fragment], keys: dict[str, set[str]], n_steps: int
+) -> None:
+    """Let the optimizer have exactly these averages of each parameter, still zero, as after
+    `n_steps` steps.
 
     DeepSpeed makes them only in the first step.
     """
@@ -100,8 +114,14 @@ def make_averages(engine: Any, held: list[Fragment], keys: dict[str, set[str]], 
     for flat, names in of_flat.items():
         optimizer.state.pop(flat, None)
         if names:
-            count = {"step": torch.tensor(float(n_steps), device=flat.device)} if "exp_avg" in names else {}
-            optimizer.state[flat] = count | {key: torch.zeros_like(flat, requires_grad=False) for key in sorted(names)}
+            count = (
+                {"step": torch.tensor(float(n_steps), device=flat.device)}
+                if "exp_avg" in names
+                else {}
+            )
+            optimizer.state[flat] = count | {
+                key: torch.zeros_like(flat, requires_grad=False) for key in sorted(names)
+            }
     if hasattr(engine.optimizer, "_lazy_init_hp_params_optimizer_state"):
         engine.optimizer._hp_optimizer_states_linked = False
         if all(of_flat.values()):
@@ -113,7 +133,9 @@ def refresh(engine: Any) -> None:
     optimizer = engine.optimizer
     if hasattr(optimizer, "fp32_partitioned_groups_flat"):
         optimizer.checkpoint_event_prologue()
-        optimizer.reset_swap_buffers() if optimizer.swap_optimizer else _refresh_partitions(optimizer)
+        optimizer.reset_swap_buffers() if optimizer.swap_optimizer else _refresh_partitions(
+            optimizer
+        )
         optimizer.checkpoint_event_epilogue()
     elif hasattr(optimizer, "update_lp_params"):
         optimizer.update_lp_params()
@@ -123,7 +145,9 @@ def refresh(engine: Any) -> None:
 
 
 def optimizer_steps(engine: Any) -> int:
-    """Steps AdamW has taken, which its bias correction counts; one with a non-finite gradient is skipped and not counted."""
+    """Steps AdamW has taken, which its bias correction counts; one with a non-finite gradient is
+    skipped and not counted.
+    """
     steps = [state["step"] for state in engine.basic_optimizer.state.values() if "step" in state]
     return int(steps[0]) if steps else 0
 
@@ -131,7 +155,9 @@ def optimizer_steps(engine: Any) -> int:
 def sizes(engine: Any) -> dict[str, int]:
     """Elements of each whole parameter."""
     return {
-        name: cut.n_elements if (cut := getattr(parameter, "cut", None)) else getattr(parameter, "ds_numel", parameter.numel())
+        name: cut.n_elements
+        if (cut := getattr(parameter, "cut", None))
+        else getattr(parameter, "ds_numel", parameter.numel())
         for name, parameter in engine.module.named_parameters()
     }
 
@@ -148,7 +174,9 @@ def full_parameters(engine: Any) -> Iterator[tuple[str, Tensor]]:
 
 def _master(optimizer: Any, parameter: Any) -> Tensor:
     """Stage 0's fp32 copy of a parameter: in fp32 the parameter itself."""
-    for ours, theirs in zip(getattr(optimizer, "fp16_groups", ()), getattr(optimizer, "fp32_groups", ()), strict=True):
+    for ours, theirs in zip(
+        getattr(optimizer, "fp16_groups", ()), getattr(optimizer, "fp32_groups", ()), strict=True
+    ):
         for low, high in zip(ours, theirs, strict=True):
             if low is parameter:
                 return high

@@ -7,7 +7,9 @@ GIB = 1 << 30
 
 
 class Device(NamedTuple):
-    """peak_flops_per_second: dense bf16 summed in fp32, from the vendor's table; memory_bytes: what a program can use."""
+    """peak_flops_per_second: dense bf16 summed in fp32, from the vendor's table; memory_bytes: what
+    a program can use.
+    """
 
     name: str
     peak_flops_per_second: float
@@ -33,8 +35,9 @@ DEVICES = (
 
 
 def known(name: str) -> Device | None:
-    """The table's device with the most words in common, whose every word is in `name`: torch's ("NVIDIA A100-SXM4-80GB"), or
-    without the vendor ("h100 pcie")."""
+    """The table's device with the most words in common, whose every word is in `name`: torch's
+    ("NVIDIA A100-SXM4-80GB"), or without the vendor ("h100 pcie").
+    """
     asked = _words(name) | {"nvidia", "geforce"}
     matches = [device for device in DEVICES if _words(device.name) <= asked]
     return max(matches, key=lambda device: len(_words(device.name)), default=None)

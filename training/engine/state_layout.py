@@ -1,14 +1,17 @@
-"""the canonical layout of a checkpoint: pieces of whole tensors, whoever wrote them and whoever reads them
+"""the canonical layout of a checkpoint: pieces of whole tensors, whoever wrote them and whoever
+reads them
 
-A piece is a run of a flattened parameter, or of one of its optimizer averages, as one rank holds it. Its elements are known by
-their place in the *whole* tensor, so ranks of another number, another ZeRO stage or another tensor-parallel size find what they
-need by intersecting runs, and nothing is ever converted.
+A piece is a run of a flattened parameter, or of one of its optimizer averages, as one rank holds
+it. Its elements are known by their place in the *whole* tensor, so ranks of another number, another
+ZeRO stage or another tensor-parallel size find what they need by intersecting runs, and nothing is
+ever converted.
 
     two ranks of ZeRO-1 wrote      |-------- 0 -------|-------- 1 -------|
     three ranks read               |---- 0 ----|---- 1 ----|---- 2 ----|      rank 1 reads the end of one piece, the head of another
 
-With tensor parallelism a parameter is a part of the whole: a Cut says which. `parameter.cut = Cut(…)` on a module's parameter is
-all that a tensor-parallel layer has to say; a parameter without one is the whole. The second of two ranks, D wide in, F wide out:
+With tensor parallelism a parameter is a part of the whole: a Cut says which. `parameter.cut =
+Cut(…)` on a module's parameter is all that a tensor-parallel layer has to say; a parameter without
+one is the whole. The second of two ranks, D wide in, F wide out:
 
     column-parallel [F, D]            Cut(shape=(F, D), dim=0, ranges=((F/2, F),))
     fused gate and up [2F, D]         Cut(shape=(2F, D), dim=0, ranges=((F/2, F), (3F/2, 2F)))    half of each, in this order
@@ -26,7 +29,9 @@ from data_prep.core.records import record
 
 @record
 class Cut:
-    """The part of a whole tensor of `shape` that is left when `dim` keeps only its `ranges` [from, to), in ascending order."""
+    """The part of a whole tensor of `shape` that is left when `dim` keeps only its `ranges` [from,
+    to), in ascending order.
+    """
 
     shape: tuple[int, ...]
     dim: int
@@ -39,7 +44,9 @@ class Cut:
 
 @record
 class Piece:
-    """`count` elements of a parameter's `key` ("parameter", "exp_avg", …), in fp32, from `first` on of what its `cut` leaves."""
+    """`count` elements of a parameter's `key` ("parameter", "exp_avg", …), in fp32, from `first` on
+    of what its `cut` leaves.
+    """
 
     name: str
     key: str
@@ -68,7 +75,9 @@ class Share:
 
 
 class Runs(NamedTuple):
-    """Consecutive elements of a piece, as runs of the whole tensor: element numbers there, ascending, and how many each."""
+    """Consecutive elements of a piece, as runs of the whole tensor: element numbers there,
+    ascending, and how many each.
+    """
 
     starts: NDArray[np.int64]
     counts: NDArray[np.int64]
@@ -77,9 +86,13 @@ class Runs(NamedTuple):
 def runs(cut: Cut | None, first: int, count: int) -> Runs:
     """Where `count` elements, from `first` on of what `cut` leaves, lie in the whole tensor."""
     if cut is None or count == 0:
-        return Runs(np.array([first], np.int64)[: bool(count)], np.array([count], np.int64)[: bool(count)])
+        return Runs(
+            np.array([first], np.int64)[: bool(count)], np.array([count], np.int64)[: bool(count)]
+        )
     width = prod(cut.shape[cut.dim + 1 :])
-    starts_1, ends_1 = (np.array(cut.ranges, np.int64) * width).T  # of one step of the dimensions before `dim`
+    starts_1, ends_1 = (
+        np.array(cut.ranges, np.int64) * width
+    ).T  # of one step of the dimensions before `dim`
     counts_1 = ends_1 - starts_1
     left, whole = int(counts_1.sum()), cut.shape[cut.dim] * width
     outer = np.arange(first // left, (first + count - 1) // left + 1)
@@ -93,7 +106,9 @@ def runs(cut: Cut | None, first: int, count: int) -> Runs:
 
 
 def overlap(a: Runs, b: Runs) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """What two pieces have in common: (elements of a, elements of b, how many each), in as few copies as it takes."""
+    """What two pieces have in common: (elements of a, elements of b, how many each), in as few
+    copies as it takes.
+    """
     at_a, at_b = (np.cumsum(each.counts) - each.counts for each in (a, b))
     low = np.searchsorted(b.starts + b.counts, a.starts, side="right")
     high = np.searchsorted(b.starts, a.starts + a.counts, side="left")

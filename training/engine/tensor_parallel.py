@@ -1,7 +1,9 @@
-"""megatron-core's parallel layers and groups, or plain ones when tp = 1: a model whose matrices are shared out over ranks
+"""megatron-core's parallel layers and groups, or plain ones when tp = 1: a model whose matrices are
+shared out over ranks
 
-Imported only where tensor_parallel is more than 1. P neighbouring ranks train on the same rows, each with its part of every
-matrix; a parameter's `cut` says which part, and is all that the init, checkpoints and the export know of it.
+Imported only where tensor_parallel is more than 1. P neighbouring ranks train on the same rows,
+each with its part of every matrix; a parameter's `cut` says which part, and is all that the init,
+checkpoints and the export know of it.
 
     P = 2, 4 heads       the whole, as one rank has it    rank 0 keeps         rank 1 keeps
     qkv        [3D, D]   q0 q1 q2 q3 k0 … k3 v0 … v3      q0 q1 k0 k1 v0 v1    q2 q3 k2 k3 v2 v3     rows, by heads
@@ -13,10 +15,12 @@ matrix; a parameter's `cut` says which part, and is all that the init, checkpoin
         x ──┤                        + ── x ──┤                + ── x         two sums over the ranks in a block, and two more in
             └ qkv ─ heads 2, 3 ─ out ┘        └ gate_up ─ down ┘              its backward pass; between them, nothing is sent
 
-Between blocks every rank has the same x; norms have no weights. So every parameter has a cut, and no gradient needs a sum over
-the P ranks. The loss is taken over the parts of the vocabulary (megatron's vocab_parallel_cross_entropy); a rank's logits are
-made as a whole, V/P wide, in fp32, and not in chunks as loss.py does: the sums over ranks of each chunk would be in the way of the
-gradient that loss.py makes beside its forward pass. A micro-batch is to be chosen with them in mind.
+Between blocks every rank has the same x; norms have no weights. So every parameter has a cut, and
+no gradient needs a sum over the P ranks. The loss is taken over the parts of the vocabulary
+(megatron's vocab_parallel_cross_entropy); a rank's logits are made as a whole, V/P wide, in fp32,
+and not in chunks as loss.py does: the sums over ranks of each chunk would be in the way of the
+gradient that loss.py makes beside its forward pass. A micro-batch is to be chosen with them in
+mind.
 """
 
 import warnings
@@ -47,7 +51,9 @@ class MPU:
     """megatron-core's groups by the names that DeepSpeed knows them by."""
 
     get_model_parallel_rank = staticmethod(parallel_state.get_tensor_model_parallel_rank)
-    get_model_parallel_world_size = staticmethod(parallel_state.get_tensor_model_parallel_world_size)
+    get_model_parallel_world_size = staticmethod(
+        parallel_state.get_tensor_model_parallel_world_size
+    )
     get_model_parallel_group = staticmethod(parallel_state.get_tensor_model_parallel_group)
 
     def __getattr__(self, name: str) -> Any:
@@ -55,7 +61,9 @@ class MPU:
 
 
 class ParallelOLMo(TrainedOLMo):
-    """A TrainedOLMo of which this rank holds its part; `initialise` draws each whole matrix and keeps the part."""
+    """A TrainedOLMo of which this rank holds its part; `initialise` draws each whole matrix and
+    keeps the part.
+    """
 
     def __init__(self, config: ModelConfig, *, z_loss: float = 0.0) -> None:
         with torch.device("meta"):
@@ -71,11 +79,17 @@ class ParallelOLMo(TrainedOLMo):
             mlp.gate_up = _Columns(config.d_model, config.d_mlp, n_matrices=2)
             mlp.down = _Rows(config.d_mlp, config.d_model)
 
-    def forward(self, tokens_BT: Tensor, weight_B: Tensor, starts_K: Tensor | None = None) -> Objective:
+    def forward(
+        self, tokens_BT: Tensor, weight_B: Tensor, starts_K: Tensor | None = None
+    ) -> Objective:
         """As TrainedOLMo's, over the parts of the vocabulary; the same on each of the P ranks."""
-        x_BTD = copy_to_tensor_model_parallel_region(self.hidden(tokens_BT, starts_K=starts_K)[:, :-1])
+        x_BTD = copy_to_tensor_model_parallel_region(
+            self.hidden(tokens_BT, starts_K=starts_K)[:, :-1]
+        )
         logits_BTV, targets_BT = product(x_BTD, self.embedding.weight).float(), tokens_BT[:, 1:]
-        losses_BT = vocab_parallel_cross_entropy(logits_BTV.clone() if self.z_loss else logits_BTV, targets_BT)  # works in place
+        losses_BT = vocab_parallel_cross_entropy(
+            logits_BTV.clone() if self.z_loss else logits_BTV, targets_BT
+        )  # works in place
         z_BT = losses_BT + self._logits_of(logits_BTV, targets_BT) if self.z_loss else losses_BT
         total = (weight_B.float()[:, None] * (losses_BT + self.z_loss * z_BT.square())).sum()
         return Objective(total, losses_BT.detach().sum(dim=1))
@@ -85,7 +99,9 @@ class ParallelOLMo(TrainedOLMo):
         parts = [torch.empty_like(part) for _ in range(self.mpu.get_model_parallel_world_size())]
         torch.distributed.all_gather(parts, part.contiguous(), self.mpu.get_model_parallel_group())
         n_ranges, dim = len(parameter.cut.ranges), parameter.cut.dim
-        return torch.cat([value.chunk(n_ranges, dim)[i] for i in range(n_ranges) for value in parts], dim)
+        return torch.cat(
+            [value.chunk(n_ranges, dim)[i] for i in range(n_ranges) for value in parts], dim
+        )
 
     def _logits_of(self, logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
         """Each target's logit, from whichever rank has it."""
@@ -96,7 +112,9 @@ class ParallelOLMo(TrainedOLMo):
 
 
 def connect(size: int) -> tuple[int, int, Any]:
-    """Share the ranks out in gangs of `size` neighbours; (rank, world size, group) of those that hold the same part as this one."""
+    """Share the ranks out in gangs of `size` neighbours; (rank, world size, group) of those that
+    hold the same part as this one.
+    """
     if parallel_state.model_parallel_is_initialized():
         parallel_state.destroy_model_parallel()
     parallel_state.initialize_model_parallel(tensor_model_parallel_size=size)
@@ -105,7 +123,9 @@ def connect(size: int) -> tuple[int, int, Any]:
 
 
 class _Columns(ColumnParallelLinear):
-    """`n_matrices` of [d_out, d_in] in one, of each of which this rank has the rows of its heads, or of its hidden units."""
+    """`n_matrices` of [d_out, d_in] in one, of each of which this rank has the rows of its heads,
+    or of its hidden units.
+    """
 
     def __init__(self, d_in: int, d_out: int, n_matrices: int) -> None:
         super().__init__(d_in, n_matrices * d_out, **_plain(), gather_output=False)
@@ -117,7 +137,9 @@ class _Columns(ColumnParallelLinear):
 
 
 class _Rows(RowParallelLinear):
-    """A matrix of which this rank has the columns that multiply its part of the input; the products are summed."""
+    """A matrix of which this rank has the columns that multiply its part of the input; the products
+    are summed.
+    """
 
     def __init__(self, d_in: int, d_out: int) -> None:
         super().__init__(d_in, d_out, **_plain(), input_is_parallel=True)
@@ -135,7 +157,9 @@ class _Embedding(VocabParallelEmbedding):
 
 
 def _megatron() -> ModelParallelConfig:
-    """Parameters are made on the host and left as they are: `initialise` fills them, and DeepSpeed moves them."""
+    """Parameters are made on the host and left as they are: `initialise` fills them, and DeepSpeed
+    moves them.
+    """
     return ModelParallelConfig(
         tensor_model_parallel_size=parallel_state.get_tensor_model_parallel_world_size(),
         use_cpu_initialization=True,
@@ -153,11 +177,20 @@ def _leave(weight: Tensor) -> None:
 
 
 def _cut(parameter: Any, shape: tuple[int, int], dim: int, n_matrices: int = 1) -> None:
-    """Say which part of the whole `parameter` is: of each of the matrices in it, along `dim`, this rank's share."""
-    rank, size = parallel_state.get_tensor_model_parallel_rank(), parallel_state.get_tensor_model_parallel_world_size()
+    """Say which part of the whole `parameter` is: of each of the matrices in it, along `dim`, this
+    rank's share.
+    """
+    rank, size = (
+        parallel_state.get_tensor_model_parallel_rank(),
+        parallel_state.get_tensor_model_parallel_world_size(),
+    )
     matrix = shape[dim] // n_matrices
     share = matrix // size
     parameter.cut = Cut(
-        shape=shape, dim=dim, ranges=tuple((i * matrix + rank * share, i * matrix + (rank + 1) * share) for i in range(n_matrices))
+        shape=shape,
+        dim=dim,
+        ranges=tuple(
+            (i * matrix + rank * share, i * matrix + (rank + 1) * share) for i in range(n_matrices)
+        ),
     )
     parameter.tensor_model_parallel = True  # so that DeepSpeed's norm counts every rank's part

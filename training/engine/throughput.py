@@ -1,7 +1,8 @@
 """how fast a run is: seconds in which it trained, and the two rates its FLOPs are compared with
 
-Model FLOPs are 6N + 12·L·D·T a token (config.py), whatever is computed again. MFU divides by the vendor's peak, which no program
-reaches; the second ratio divides by what a large product of matrices gets on this very device, hot or throttled as it is.
+Model FLOPs are 6N + 12·L·D·T a token (config.py), whatever is computed again. MFU divides by the
+vendor's peak, which no program reaches; the second ratio divides by what a large product of
+matrices gets on this very device, hot or throttled as it is.
 """
 
 import time
@@ -16,7 +17,9 @@ MEASURE_SECONDS = 0.2
 
 
 class Peak(NamedTuple):
-    """The most FLOP/s of one rank's device: its vendor's word, or where there is none, and always beside it, a measurement."""
+    """The most FLOP/s of one rank's device: its vendor's word, or where there is none, and always
+    beside it, a measurement.
+    """
 
     device: str
     flops_per_second: float
@@ -24,7 +27,9 @@ class Peak(NamedTuple):
 
 
 class Stopwatch:
-    """Seconds between start and stop, added up to `seconds`; both wait for the device, which runs behind the program."""
+    """Seconds between start and stop, added up to `seconds`; both wait for the device, which runs
+    behind the program.
+    """
 
     def __init__(self, device: torch.device, seconds: float) -> None:
         self._cuda, self.seconds, self._started = device.type == "cuda", seconds, 0.0
@@ -51,12 +56,17 @@ class Stopwatch:
 
 
 def peak(place: Place, dtype: torch.dtype) -> Peak:
-    """The peak of this rank's device, and the best that a product of matrices gets there, the mean over ranks that all compute."""
+    """The peak of this rank's device, and the best that a product of matrices gets there, the mean
+    over ranks that all compute.
+    """
     if place.device.type == "cuda":
         name = torch.cuda.get_device_name(place.device)
         card = devices.known(name)
     else:
-        name, card = f"CPU, {torch.get_num_threads()} threads a rank, {torch.backends.cpu.get_cpu_capability()}", None
+        name, card = (
+            f"CPU, {torch.get_num_threads()} threads a rank, {torch.backends.cpu.get_cpu_capability()}",
+            None,
+        )
     measured = deepspeed_engine.total(place, _measure(place.device, dtype))[0] / place.world_size
     if card and dtype is torch.bfloat16:
         return Peak(f"{name} (vendor's peak)", card.peak_flops_per_second, measured)
@@ -65,7 +75,9 @@ def peak(place: Place, dtype: torch.dtype) -> Peak:
 
 def _measure(device: torch.device, dtype: torch.dtype) -> float:
     n = 1024 if device.type == "cpu" else 8192
-    a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))  # of ones a GPU would draw less power, and be faster
+    a, b = (
+        torch.randn(n, n, device=device).to(dtype) for _ in range(2)
+    )  # of ones a GPU would draw less power, and be faster
     torch.mm(a, b)
     watch, past, best = Stopwatch(device, 0.0), 0.0, 0.0
     watch.start()

@@ -1,12 +1,15 @@
-"""what a logged step shows of the model: gradient norm of each block, residual stream, attention logits, memory
+"""what a logged step shows of the model: gradient norm of each block, residual stream, attention
+logits, memory
 
-Other steps pay nothing: no hook of a module is set, and what is computed stays on the device until the one exchange and host sync
-of a logged step. The gradient is read where AdamW is about to be run, reduced over all ranks and not yet clipped, each rank adding
-up what it alone saves (deepspeed_state.py); so no parameter is gathered.
+Other steps pay nothing: no hook of a module is set, and what is computed stays on the device until
+the one exchange and host sync of a logged step. The gradient is read where AdamW is about to be
+run, reduced over all ranks and not yet clipped, each rank adding up what it alone saves
+(deepspeed_state.py); so no parameter is gathered.
 
-The largest attention logit of each layer tells of attention that hardens, which comes before many a divergence. No fast kernel
-shows it, so it is made again, exactly, for a sample: the first row of the step, on the ranks that have it. Queries and keys of a
-row cost a thousandth of a step of the 1B.
+The largest attention logit of each layer tells of attention that hardens, which comes before many a
+divergence. No fast kernel shows it, so it is made again, exactly, for a sample: the first row of
+the step, on the ranks that have it. Queries and keys of a row cost a thousandth of a step of the
+1B.
 """
 
 import resource
@@ -26,8 +29,10 @@ PIECE = 1 << 22
 
 
 class Observer:
-    """Of one run. Sums are of this rank, to be added up over ranks: [1 + L] squared gradients, [L] mean squares of activations, and
-    [P, L] largest logits, of each of P tensor-parallel ranks in its own row, 0 from those that have another row of the batch."""
+    """Of one run. Sums are of this rank, to be added up over ranks: [1 + L] squared gradients, [L]
+    mean squares of activations, and [P, L] largest logits, of each of P tensor-parallel ranks in
+    its own row, 0 from those that have another row of the batch.
+    """
 
     def __init__(self, job: Job, engine: Any) -> None:
         self._place, self._model = job.place, engine.module
@@ -35,12 +40,19 @@ class Observer:
         self._blocks = [EMBEDDING, *map(str, range(n_layers))]
         self._looks, self._passes, self._unseen = False, 0, set[int]()
         self._n_parts, self._n_layers = job.run.train.tensor_parallel, n_layers
-        self.sums = torch.zeros(1 + (2 + self._n_parts) * n_layers, dtype=torch.float64, device=job.place.device)
-        self._gradient_L, self._residual_L, logits = self.sums.split([1 + n_layers, n_layers, self._n_parts * n_layers])
+        self.sums = torch.zeros(
+            1 + (2 + self._n_parts) * n_layers, dtype=torch.float64, device=job.place.device
+        )
+        self._gradient_L, self._residual_L, logits = self.sums.split(
+            [1 + n_layers, n_layers, self._n_parts * n_layers]
+        )
         self._logit_L = logits.view(self._n_parts, n_layers)[job.place.rank % self._n_parts]
         self._hooks: list[Any] = []
         index = {name: i for i, name in enumerate(self._blocks)}
-        self._fragments = [(index[_block(fragment.name)], fragment) for fragment in deepspeed_state.fragments(engine)]
+        self._fragments = [
+            (index[_block(fragment.name)], fragment)
+            for fragment in deepspeed_state.fragments(engine)
+        ]
         deepspeed_engine.before_optimizer(engine, self._see_gradient)
 
     def look(self, closely: bool) -> None:
@@ -55,13 +67,19 @@ class Observer:
             self.sums.zero_()
         if closely and self._place.data_rank == 0:
             self._unseen = set(range(self._n_layers))
-            self._hooks = [block.register_forward_pre_hook(self._see_logits) for block in self._model.blocks]
+            self._hooks = [
+                block.register_forward_pre_hook(self._see_logits) for block in self._model.blocks
+            ]
 
     def line(self, sums: list[float]) -> dict[str, Any]:
-        """Fields of the journal's line, from `sums` over all ranks; the gradient's are absent if the step was refused."""
+        """Fields of the journal's line, from `sums` over all ranks; the gradient's are absent if
+        the step was refused.
+        """
         layers, n = self._blocks[1:], self._n_layers
         gradient, residual, logits = sums[: 1 + n], sums[1 + n : 1 + 2 * n], sums[1 + 2 * n :]
-        rms = [(square / self._place.world_size / max(1, self._passes)) ** 0.5 for square in residual]
+        rms = [
+            (square / self._place.world_size / max(1, self._passes)) ** 0.5 for square in residual
+        ]
         largest = [max(logits[layer::n]) for layer in range(n)]
         norms = {name: square**0.5 for name, square in zip(self._blocks, gradient, strict=True)}
         return {
@@ -82,14 +100,20 @@ class Observer:
             return
         self._unseen.discard(block.layer)
         x_BTD, (cos, sin), mask, _ = arguments
-        q_BTNH, k_BTNH, _ = block.attention.heads(block.attention_norm(x_BTD[:1]), (cos[:1], sin[:1]))
+        q_BTNH, k_BTNH, _ = block.attention.heads(
+            block.attention_norm(x_BTD[:1]), (cos[:1], sin[:1])
+        )
         mask_BTS = mask.mask() if isinstance(mask, Documents) else mask
-        self._logit_L[block.layer] = largest_logit(q_BTNH, k_BTNH, mask_BTS=None if mask_BTS is None else mask_BTS[:1])
+        self._logit_L[block.layer] = largest_logit(
+            q_BTNH, k_BTNH, mask_BTS=None if mask_BTS is None else mask_BTS[:1]
+        )
 
     def _see_gradient(self, optimizer: torch.optim.Optimizer) -> None:
         if not self._looks:
             return
-        stepping = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        stepping = {
+            id(parameter) for group in optimizer.param_groups for parameter in group["params"]
+        }
         for block, fragment in self._fragments:  # of which ZeRO steps some at a time
             if id(fragment.flat) in stepping and fragment.flat.grad is not None:
                 first, end = fragment.writes
@@ -97,17 +121,29 @@ class Observer:
 
 
 def memory_bytes(device: torch.device) -> dict[str, int]:
-    """What this rank has taken, now and at most: of the card's memory, or of the host's where there is none."""
+    """What this rank has taken, now and at most: of the card's memory, or of the host's where there
+    is none.
+    """
     if device.type == "cuda":
-        return {"allocated": torch.cuda.memory_allocated(device), "peak": torch.cuda.max_memory_allocated(device)}
+        return {
+            "allocated": torch.cuda.memory_allocated(device),
+            "peak": torch.cuda.max_memory_allocated(device),
+        }
     with open("/proc/self/statm") as file:  # noqa: PTH123  # no path of ours
         resident = int(file.read().split()[1]) * resource.getpagesize()
-    return {"resident": resident, "peak": max(resident, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)}
+    return {
+        "resident": resident,
+        "peak": max(resident, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024),
+    }
 
 
 def _squares(x: Tensor) -> Tensor:
-    """Σx², in pieces: no second gradient is made, and in fp32 a dot product of more would be off by 1e-3."""
-    return torch.stack([piece.dot(piece) for piece in (part.float() for part in x.split(PIECE))]).sum()
+    """Σx², in pieces: no second gradient is made, and in fp32 a dot product of more would be off by
+    1e-3.
+    """
+    return torch.stack(
+        [piece.dot(piece) for piece in (part.float() for part in x.split(PIECE))]
+    ).sum()
 
 
 def _block(parameter: str) -> str:

@@ -1,8 +1,10 @@
-"""where a run can be followed beside its journal: TensorBoard, trackio, Weights & Biases, fed with the journal's lines
+"""where a run can be followed beside its journal: TensorBoard, trackio, Weights & Biases, fed with
+the journal's lines
 
-A sink keeps its files in a scratch folder, from where they go to runs/<run>/<sink>/: those of a live one whenever the journal is
-published, so that a board over the store is live; others' at the end. Sinks of a resumed run are given the lines before, so a
-board has each step once, without a gap. Nothing is sent anywhere; only Weights & Biases sends, if WANDB_MODE says so (`wandb sync`
+A sink keeps its files in a scratch folder, from where they go to runs/<run>/<sink>/: those of a
+live one whenever the journal is published, so that a board over the store is live; others' at the
+end. Sinks of a resumed run are given the lines before, so a board has each step once, without a
+gap. Nothing is sent anywhere; only Weights & Biases sends, if WANDB_MODE says so (`wandb sync`
 sends what it wrote).
 """
 
@@ -17,7 +19,11 @@ from typing import Any, Protocol
 from data_prep.core.records import ConfigurationError
 
 PROJECT = "hormesis"  # of all runs, to be compared
-EXTRAS = {"tensorboard": "", "trackio": "trackio", "wandb": "wandb"}  # sink, called like its package → the extra that brings it
+EXTRAS = {
+    "tensorboard": "",
+    "trackio": "trackio",
+    "wandb": "wandb",
+}  # sink, called like its package → the extra that brings it
 
 
 class Sink(Protocol):
@@ -34,7 +40,9 @@ def check(names: Sequence[str]) -> None:
     """Raise ConfigurationError unless all of these sinks can be had here."""
     for name in names:
         if name not in EXTRAS:
-            raise ConfigurationError(f"train.sinks: there is no sink {name!r}; there are {', '.join(EXTRAS)}")
+            raise ConfigurationError(
+                f"train.sinks: there is no sink {name!r}; there are {', '.join(EXTRAS)}"
+            )
         if not find_spec(name):
             raise ConfigurationError(
                 f"train.sinks asks for {name!r}, and the package {name} is not installed; "
@@ -43,11 +51,15 @@ def check(names: Sequence[str]) -> None:
 
 
 def opened(name: str, run_id: str, folder: Path) -> Sink:
-    return {"tensorboard": TensorBoard, "trackio": Trackio, "wandb": WeightsAndBiases}[name](run_id, folder)
+    return {"tensorboard": TensorBoard, "trackio": Trackio, "wandb": WeightsAndBiases}[name](
+        run_id, folder
+    )
 
 
 def scalars(line: dict[str, Any]) -> dict[str, float]:
-    """A line of the journal as named numbers: `train/loss`, `train/source_loss/toxic`, `held_out/clean`, …"""
+    """A line of the journal as named numbers: `train/loss`, `train/source_loss/toxic`,
+    `held_out/clean`, …
+    """
     if "held_out" in line:
         return {f"held_out/{line['held_out']}": line["loss"]}
     group = "probe" if "probe" in line else "train"
@@ -82,8 +94,9 @@ class TensorBoard:
 
 
 class Trackio:
-    """A file for the inbox of its dashboard, which fills its database from it, each record once by its id. `trackio.init` is no use
-    here: it takes its folder from the environment once a process, which may train several runs, and asks the hub who we are.
+    """A file for the inbox of its dashboard, which fills its database from it, each record once by
+    its id. `trackio.init` is no use here: it takes its folder from the environment once a process,
+    which may train several runs, and asks the hub who we are.
 
         mkdir -p board/inbox && cp -r OUT/runs/*/trackio/* board/inbox        any number of runs, again at any time
         TRACKIO_DIR=board trackio show --project hormesis
@@ -98,9 +111,17 @@ class Trackio:
         self._records: list[dict[str, Any]] = []
 
     def write(self, step: int, seconds: float, scalars: dict[str, float]) -> None:
-        line: dict[str, Any] = {"project": PROJECT, "run": self._run_id, "run_id": self._run_id, "step": step, "metrics": scalars}
+        line: dict[str, Any] = {
+            "project": PROJECT,
+            "run": self._run_id,
+            "run_id": self._run_id,
+            "step": step,
+            "metrics": scalars,
+        }
         line["log_id"] = f"{self._run_id} {len(self._records)}"
-        line["timestamp"] = datetime.fromtimestamp(seconds, UTC).isoformat()  # of training, as TensorBoard's
+        line["timestamp"] = datetime.fromtimestamp(
+            seconds, UTC
+        ).isoformat()  # of training, as TensorBoard's
         self._records.append(self._fragments.metric_record(line))
 
     def flush(self) -> None:
@@ -116,9 +137,13 @@ class WeightsAndBiases:
     def __init__(self, run_id: str, folder: Path) -> None:
         import wandb
 
-        settings = wandb.Settings(silent=True, console="off", x_disable_stats=True, disable_git=True, save_code=False)
+        settings = wandb.Settings(
+            silent=True, console="off", x_disable_stats=True, disable_git=True, save_code=False
+        )
         mode: Any = os.environ.get("WANDB_MODE", "offline")
-        self._run = wandb.init(project=PROJECT, id=run_id, name=run_id, dir=str(folder), mode=mode, settings=settings)
+        self._run = wandb.init(
+            project=PROJECT, id=run_id, name=run_id, dir=str(folder), mode=mode, settings=settings
+        )
 
     def write(self, step: int, seconds: float, scalars: dict[str, float]) -> None:
         self._run.log({"train_seconds": seconds} | scalars, step=step)

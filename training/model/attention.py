@@ -1,8 +1,9 @@
 """one attention call over the best kernel present: flash-attn, SDPA, boolean masks, documents apart
 
-flash-attn has no wheel and needs a compiler at its installation, so it is used where it is found and never required; torch's
-SDPA (flash or cuDNN on CUDA, flash on CPU) is the floor. Every path computes softmax(q kᵀ / √H) v, and they differ by
-rounding only; the tests hold each to a plain softmax.
+flash-attn has no wheel and needs a compiler at its installation, so it is used where it is found
+and never required; torch's SDPA (flash or cuDNN on CUDA, flash on CPU) is the floor. Every path
+computes softmax(q kᵀ / √H) v, and they differ by rounding only; the tests hold each to a plain
+softmax.
 
 Shapes: B batch, T query position, S key position, N head, H head dim.
 """
@@ -23,8 +24,9 @@ QUERIES = 512  # times 16 heads and 2,048 keys in fp32: 64 MiB
 def attend(q_BTNH: Tensor, k_BSNH: Tensor, v_BSNH: Tensor, *, mask_BTS: Mask = None) -> Tensor:
     """Attention of T queries, the last T of S positions, over S keys: [B, T, N, H].
 
-    Without a mask it is causal. A boolean mask (True: may attend; B may be 1) replaces causality, so it must contain it
-    (`causal_mask`), and each of its rows needs a True. Documents are causal, each apart; S is T then.
+    Without a mask it is causal. A boolean mask (True: may attend; B may be 1) replaces causality,
+    so it must contain it (`causal_mask`), and each of its rows needs a True. Documents are causal,
+    each apart; S is T then.
     """
     if isinstance(mask_BTS, Documents):
         return _within_documents(q_BTNH, k_BSNH, v_BSNH, mask_BTS)
@@ -32,8 +34,12 @@ def attend(q_BTNH: Tensor, k_BSNH: Tensor, v_BSNH: Tensor, *, mask_BTS: Mask = N
     if mask_BTS is None and kernel_name(q_BTNH.device, q_BTNH.dtype) != "SDPA":
         return _flash_attention(q_BTNH, k_BSNH, v_BSNH)
     if mask_BTS is None and 1 < T < S:
-        mask_BTS = causal_mask(T, S, device=q_BTNH.device)  # SDPA's own causality would align the first ones
-    dtype = q_BTNH.dtype if q_BTNH.is_cuda else torch.float32  # on a CPU bf16 attention takes twice the time of fp32
+        mask_BTS = causal_mask(
+            T, S, device=q_BTNH.device
+        )  # SDPA's own causality would align the first ones
+    dtype = (
+        q_BTNH.dtype if q_BTNH.is_cuda else torch.float32
+    )  # on a CPU bf16 attention takes twice the time of fp32
     out_BNTH = F.scaled_dot_product_attention(
         q_BTNH.transpose(1, 2).to(dtype),
         k_BSNH.transpose(1, 2).to(dtype),
@@ -45,22 +51,29 @@ def attend(q_BTNH: Tensor, k_BSNH: Tensor, v_BSNH: Tensor, *, mask_BTS: Mask = N
 
 
 def largest_logit(q_BTNH: Tensor, k_BTNH: Tensor, *, mask_BTS: Tensor | None = None) -> Tensor:
-    """The largest q·k / √H that `attend` puts into a softmax, a scalar in fp32; made QUERIES at a time, for no kernel shows it."""
+    """The largest q·k / √H that `attend` puts into a softmax, a scalar in fp32; made QUERIES at a
+    time, for no kernel shows it.
+    """
     T, scale = q_BTNH.shape[1], q_BTNH.shape[-1] ** -0.5
     mask_BTS = causal_mask(T, T, device=q_BTNH.device) if mask_BTS is None else mask_BTS
     found = []
     for start in range(0, T, QUERIES):
         part = slice(start, start + QUERIES)
-        logits_BNTS = torch.einsum("btnh,bsnh->bnts", q_BTNH[:, part].float(), k_BTNH.float()) * scale
+        logits_BNTS = (
+            torch.einsum("btnh,bsnh->bnts", q_BTNH[:, part].float(), k_BTNH.float()) * scale
+        )
         found.append(logits_BNTS.masked_fill(~mask_BTS[:, None, part], -torch.inf).max())
     return torch.stack(found).max()
 
 
-def causal_mask(T: int, S: int, *, padding_B: Tensor | None = None, device: torch.device | None = None) -> Tensor:
+def causal_mask(
+    T: int, S: int, *, padding_B: Tensor | None = None, device: torch.device | None = None
+) -> Tensor:
     """Which of S keys each of the last T positions may attend to: [B or 1, T, S], boolean.
 
-    padding_B: how many positions at the left of each row are padding. Nothing attends to them but themselves, and that
-    only so that no row of the mask is empty: a softmax of nothing is 0 in one kernel and NaN, for good, in the next.
+    padding_B: how many positions at the left of each row are padding. Nothing attends to them but
+    themselves, and that only so that no row of the mask is empty: a softmax of nothing is 0 in one
+    kernel and NaN, for good, in the next.
 
         T = 2, S = 4, padding 1:   · █ █ ·
                                    · █ █ █
@@ -84,17 +97,23 @@ def kernel_name(device: torch.device, dtype: torch.dtype) -> str:
 
 @lru_cache
 def _flash_kernel(capability: tuple[int, int]) -> str:
-    if capability[0] == 9 and find_spec("flash_attn_interface"):  # FlashAttention-3 is for Hopper alone
+    if capability[0] == 9 and find_spec(
+        "flash_attn_interface"
+    ):  # FlashAttention-3 is for Hopper alone
         return "flash-attn 3"
     return "flash-attn 2" if find_spec("flash_attn") else "SDPA"
 
 
 def documents_mask(documents: Documents, dtype: torch.dtype) -> Mask:
-    """What to give `attend` in each layer: the documents where a kernel takes them, else their mask, made once."""
+    """What to give `attend` in each layer: the documents where a kernel takes them, else their
+    mask, made once.
+    """
     return documents if documents.starts_K.is_cuda and dtype is torch.bfloat16 else documents.mask()
 
 
-def _within_documents(q_BTNH: Tensor, k_BTNH: Tensor, v_BTNH: Tensor, documents: Documents) -> Tensor:
+def _within_documents(
+    q_BTNH: Tensor, k_BTNH: Tensor, v_BTNH: Tensor, documents: Documents
+) -> Tensor:
     """By a kernel that takes rows of different lengths; torch's own where flash-attn is not."""
     q, k, v = (x.flatten(0, 1) for x in (q_BTNH, k_BTNH, v_BTNH))
     starts, T = documents.starts_K, documents.length
@@ -108,7 +127,9 @@ def _within_documents(q_BTNH: Tensor, k_BTNH: Tensor, v_BTNH: Tensor, documents:
         else:
             from flash_attn import flash_attn_varlen_func  # pyright: ignore[reportMissingImports]
         deterministic = torch.are_deterministic_algorithms_enabled()
-        out = flash_attn_varlen_func(q, k, v, starts, starts, T, T, causal=True, deterministic=deterministic)
+        out = flash_attn_varlen_func(
+            q, k, v, starts, starts, T, T, causal=True, deterministic=deterministic
+        )
     return (out[0] if isinstance(out, tuple) else out).view_as(q_BTNH)
 
 
@@ -118,6 +139,10 @@ def _flash_attention(q_BTNH: Tensor, k_BSNH: Tensor, v_BSNH: Tensor) -> Tensor:
         from flash_attn_interface import flash_attn_func  # pyright: ignore[reportMissingImports]
     else:
         from flash_attn import flash_attn_func  # pyright: ignore[reportMissingImports]
-    deterministic = torch.are_deterministic_algorithms_enabled()  # else the order of its sums is chance
+    deterministic = (
+        torch.are_deterministic_algorithms_enabled()
+    )  # else the order of its sums is chance
     out = flash_attn_func(q_BTNH, k_BSNH, v_BSNH, causal=True, deterministic=deterministic)
-    return out[0] if isinstance(out, tuple) else out  # some versions of 3 return the log-sum-exp as well
+    return (
+        out[0] if isinstance(out, tuple) else out
+    )  # some versions of 3 return the log-sum-exp as well

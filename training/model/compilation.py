@@ -1,13 +1,17 @@
-"""how a model is made ready to run: blocks compiled, activations recomputed, precision, garbage collected between steps
+"""how a model is made ready to run: blocks compiled, activations recomputed, precision, garbage
+collected between steps
 
-Each block is compiled apart, and since they share their code, once for all: DeepSpeed's hooks stay between the blocks, so that
-gathering weights and reducing gradients overlap with computing, and a 1B compiles as fast as one layer. The block's `forward`
-is replaced and not its class or its place, so parameters keep their names and whoever reads the model finds it as it was.
+Each block is compiled apart, and since they share their code, once for all: DeepSpeed's hooks stay
+between the blocks, so that gathering weights and reducing gradients overlap with computing, and a
+1B compiles as fast as one layer. The block's `forward` is replaced and not its class or its place,
+so parameters keep their names and whoever reads the model finds it as it was.
 
     activation_checkpointing   kept of a block's forward                          computed again in the backward
     none                       everything                                         nothing
     selective                  products of matrices and attention                 norms, rotations, silu: cheap to compute,
-                                                                                  and half of what an uncompiled block keeps
+                                                                                  and half of what
+                                                                                  an uncompiled
+                                                                                  block keeps
     block                      its input                                          everything, a third more work
 """
 
@@ -18,7 +22,11 @@ from typing import Any, TypeVar
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    checkpoint,
+    create_selective_checkpoint_contexts,
+)
 
 from training.config import TrainConfig
 from training.model.attention import kernel_name
@@ -58,13 +66,17 @@ def prepare(model: TrainedOLMo, train: TrainConfig, device: torch.device) -> Non
         forward = _checkpointed(block.forward, train.activation_checkpointing)
         _replace_forward(block, torch.compile(forward, dynamic=False) if compiled else forward)
     if device.type == "cuda" and train.precision == "bf16":
-        torch.set_float32_matmul_precision("high")  # no product we name is fp32; those of a library need not be exact
+        torch.set_float32_matmul_precision(
+            "high"
+        )  # no product we name is fp32; those of a library need not be exact
 
 
 def described(train: TrainConfig, device: torch.device) -> dict[str, str]:
     """How `prepare` makes it run, for the record."""
     return {
-        "attention": kernel_name(device, torch.bfloat16 if train.precision == "bf16" else torch.float32),
+        "attention": kernel_name(
+            device, torch.bfloat16 if train.precision == "bf16" else torch.float32
+        ),
         "compiled": "each block, the loss" if _compiles(train, device) else "nothing",
         "activation checkpointing": train.activation_checkpointing,
         "products": "FP8 in the blocks" if train.fp8 else train.precision,
@@ -74,9 +86,10 @@ def described(train: TrainConfig, device: torch.device) -> dict[str, str]:
 def uncollected(items: Iterable[T]) -> Iterator[T]:
     """`items`, one a step, with Python's garbage collector kept out of the steps.
 
-    A collection walks every object of every library, 0.1 s and more, whenever allocation asks for it, on each rank at another
-    time, and all wait for all. Here it runs once after the warm-up, what it finds alive is never walked again, and then every
-    1,000 steps, at the same step everywhere.
+    A collection walks every object of every library, 0.1 s and more, whenever allocation asks for
+    it, on each rank at another time, and all wait for all. Here it runs once after the warm-up,
+    what it finds alive is never walked again, and then every 1,000 steps, at the same step
+    everywhere.
     """
     was_enabled = gc.isenabled()
     try:
@@ -95,7 +108,9 @@ def uncollected(items: Iterable[T]) -> Iterator[T]:
 
 
 def _compiles(train: TrainConfig, device: torch.device) -> bool:
-    if train.compile == "auto":  # megatron-core's layers, which talk to other ranks, are compiled only where that is asked for
+    if (
+        train.compile == "auto"
+    ):  # megatron-core's layers, which talk to other ranks, are compiled only where that is asked for
         return device.type == "cuda" and train.tensor_parallel == 1
     return train.compile == "on"
 
@@ -103,8 +118,14 @@ def _compiles(train: TrainConfig, device: torch.device) -> bool:
 def _checkpointed(forward: Callable[..., Any], how: str) -> Callable[..., Any]:
     if how == "none":
         return forward
-    selective: dict[str, Any] = {"context_fn": partial(create_selective_checkpoint_contexts, _keep)} if how == "selective" else {}
-    return partial(checkpoint, forward, use_reentrant=False, preserve_rng_state=False, **selective)  # there is no dropout
+    selective: dict[str, Any] = (
+        {"context_fn": partial(create_selective_checkpoint_contexts, _keep)}
+        if how == "selective"
+        else {}
+    )
+    return partial(
+        checkpoint, forward, use_reentrant=False, preserve_rng_state=False, **selective
+    )  # there is no dropout
 
 
 def _keep(_: Any, operation: Any, *__: Any, **___: Any) -> CheckpointPolicy:

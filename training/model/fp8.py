@@ -1,9 +1,11 @@
-"""products of the blocks in 8-bit floats, by torchao, and the gate that says whether the loss stands it
+"""products of the blocks in 8-bit floats, by torchao, and the gate that says whether the loss
+stands it
 
-Each factor is scaled by its largest value when it is used, e4m3 forward and e5m2 for gradients, and the sum is made in bf16's own
-accumulators; weights, their names and the optimizer stay as they are. The embedding, which is also the last product, stays in
-bf16. A GPU needs FP8 units (compute capability 8.9); on a CPU the rounding is emulated, for tests. bf16 is the reference, so fp8
-is part of a run's identity, and `parity` is to be read before a run is begun.
+Each factor is scaled by its largest value when it is used, e4m3 forward and e5m2 for gradients, and
+the sum is made in bf16's own accumulators; weights, their names and the optimizer stay as they are.
+The embedding, which is also the last product, stays in bf16. A GPU needs FP8 units (compute
+capability 8.9); on a CPU the rounding is emulated, for tests. bf16 is the reference, so fp8 is part
+of a run's identity, and `parity` is to be read before a run is begun.
 """
 
 from dataclasses import replace
@@ -55,7 +57,9 @@ def convert(model: TrainedOLMo, device: torch.device) -> None:
             f"train.fp8: FP8 products need widths that 16 divides, the model has {odd[0]}; leave train.fp8 out"
         )
     if not isinstance(model.blocks[0].mlp.down, nn.Linear):
-        raise ConfigurationError("train.fp8 does not know the layers of train.tensor_parallel; leave one of them out")
+        raise ConfigurationError(
+            "train.fp8 does not know the layers of train.tensor_parallel; leave one of them out"
+        )
     from torchao.float8 import Float8LinearConfig, convert_to_float8_training
 
     for block in model.blocks:
@@ -63,7 +67,9 @@ def convert(model: TrainedOLMo, device: torch.device) -> None:
 
 
 def parity(train: TrainConfig, batches: list[Tensor], device: torch.device) -> Parity:
-    """Train from one init on the same batches of tokens, [B, T], without and with FP8, in plain PyTorch."""
+    """Train from one init on the same batches of tokens, [B, T], without and with FP8, in plain
+    PyTorch.
+    """
     return Parity(*(_losses(replace(train, fp8=fp8), batches, device) for fp8 in (False, True)))
 
 
@@ -73,13 +79,19 @@ def _losses(train: TrainConfig, batches: list[Tensor], device: torch.device) -> 
     model.to(device)
     compilation.prepare(model, train, device)
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=train.learning_rate, betas=train.betas, weight_decay=train.weight_decay, fused=True
+        model.parameters(),
+        lr=train.learning_rate,
+        betas=train.betas,
+        weight_decay=train.weight_decay,
+        fused=True,
     )
     losses = []
     for tokens_BT in batches:
         n = tokens_BT.numel() - len(tokens_BT)
         with torch.autocast(device.type, torch.bfloat16, enabled=train.precision == "bf16"):
-            total, loss_B = model(tokens_BT.to(device), torch.full((len(tokens_BT),), 1 / n, device=device))
+            total, loss_B = model(
+                tokens_BT.to(device), torch.full((len(tokens_BT),), 1 / n, device=device)
+            )
         total.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), train.gradient_clip)
         optimizer.step()

@@ -1,10 +1,12 @@
 """run ⇄ Hugging Face OlmoForCausalLM, safetensors
 
-Our state keeps query, key and value in one matrix, and gate and up in another; Hugging Face keeps each apart. Stacking and
-splitting rows moves numbers and changes none, so there and back is the identity, bit for bit.
+Our state keeps query, key and value in one matrix, and gate and up in another; Hugging Face keeps
+each apart. Stacking and splitting rows moves numbers and changes none, so there and back is the
+identity, bit for bit.
 
-The folder is what `AutoModelForCausalLM.from_pretrained` and `AutoTokenizer.from_pretrained` expect; transformers itself is
-not needed here, neither to write nor to read. It keeps the norm's ε, 1e-5, in code and has no field for another.
+The folder is what `AutoModelForCausalLM.from_pretrained` and `AutoTokenizer.from_pretrained`
+expect; transformers itself is not needed here, neither to write nor to read. It keeps the norm's ε,
+1e-5, in code and has no field for another.
 """
 
 import json
@@ -41,13 +43,18 @@ UNSUPPORTED = {  # a config field → the values under which it changes nothing
 
 
 def to_hugging_face(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Our tensors under Hugging Face's names; the split ones are views. The tied head is not repeated."""
+    """Our tensors under Hugging Face's names; the split ones are views. The tied head is not
+    repeated.
+    """
     ours, theirs = EMBEDDING
     renamed = {theirs: state[ours]}
     for layer in range(_n_layers(state, "blocks.")):
         for whole, parts in BLOCK.items():
             rows = state[f"blocks.{layer}.{whole}.weight"].chunk(len(parts))
-            renamed |= {f"model.layers.{layer}.{part}.weight": tensor for part, tensor in zip(parts, rows, strict=True)}
+            renamed |= {
+                f"model.layers.{layer}.{part}.weight": tensor
+                for part, tensor in zip(parts, rows, strict=True)
+            }
     return renamed
 
 
@@ -58,7 +65,9 @@ def from_hugging_face(state: dict[str, Tensor]) -> dict[str, Tensor]:
     for layer in range(_n_layers(state, "model.layers.")):
         for whole, parts in BLOCK.items():
             rows = [state[f"model.layers.{layer}.{part}.weight"] for part in parts]
-            renamed[f"blocks.{layer}.{whole}.weight"] = torch.cat(rows) if len(rows) > 1 else rows[0]
+            renamed[f"blocks.{layer}.{whole}.weight"] = (
+                torch.cat(rows) if len(rows) > 1 else rows[0]
+            )
     return renamed
 
 
@@ -89,9 +98,15 @@ def hugging_face_config(config: ModelConfig, eos_id: int, dtype: str) -> dict[st
 
 
 def write_export(
-    model_state: dict[str, Tensor], config: ModelConfig, tokenizer_json: str, eos_id: int, folder: Path, facts: dict[str, Any]
+    model_state: dict[str, Tensor],
+    config: ModelConfig,
+    tokenizer_json: str,
+    eos_id: int,
+    folder: Path,
+    facts: dict[str, Any],
 ) -> None:
-    """Write the model in its own dtype, its tokenizer and a card with the table of `facts` to a local folder.
+    """Write the model in its own dtype, its tokenizer and a card with the table of `facts` to a
+    local folder.
 
     Raises ConfigurationError for a config or an eos_id that Hugging Face cannot express.
     """
@@ -123,10 +138,14 @@ def write_export(
 
 
 def load_export(folder: Path, dtype: torch.dtype) -> tuple[OLMo, ModelConfig]:
-    """The model in any Hugging Face OLMo folder, in evaluation mode, on the CPU; safetensors, whole or in shards."""
+    """The model in any Hugging Face OLMo folder, in evaluation mode, on the CPU; safetensors, whole
+    or in shards.
+    """
     path = folder / "config.json"
     if not path.is_file():
-        raise ArtefactMissing(f"{path}: no such file; name a folder that holds a Hugging Face {ARCHITECTURE}")
+        raise ArtefactMissing(
+            f"{path}: no such file; name a folder that holds a Hugging Face {ARCHITECTURE}"
+        )
     config = _our_config(_read_json(path), path)
     state = load_weights(folder)
     state.pop("lm_head.weight", None)  # tied: the embedding again
@@ -139,13 +158,20 @@ def load_export(folder: Path, dtype: torch.dtype) -> tuple[OLMo, ModelConfig]:
 
 
 def _n_layers(state: dict[str, Tensor], prefix: str) -> int:
-    return len({name.removeprefix(prefix).split(".")[0] for name in state if name.startswith(prefix)})
+    return len(
+        {name.removeprefix(prefix).split(".")[0] for name in state if name.startswith(prefix)}
+    )
 
 
 def _check_tensors(state: dict[str, Tensor], config: ModelConfig, where: str) -> None:
-    """Raise ArtefactCorrupt unless the tensors, under Hugging Face's names, are those the config asks for."""
+    """Raise ArtefactCorrupt unless the tensors, under Hugging Face's names, are those the config
+    asks for.
+    """
     with torch.device("meta"):
-        expected = {name: list(tensor.shape) for name, tensor in to_hugging_face(OLMo(config).state_dict()).items()}
+        expected = {
+            name: list(tensor.shape)
+            for name, tensor in to_hugging_face(OLMo(config).state_dict()).items()
+        }
     got = {name: list(tensor.shape) for name, tensor in state.items()}
     for name in sorted(expected.keys() | got.keys()):
         if got.get(name) != expected.get(name):
@@ -158,29 +184,45 @@ def _check_tensors(state: dict[str, Tensor], config: ModelConfig, where: str) ->
 def load_weights(folder: Path) -> dict[str, Tensor]:
     """The tensors of a Hugging Face folder, under its names."""
     index = folder / "model.safetensors.index.json"
-    names = sorted(set(_read_json(index)["weight_map"].values())) if index.is_file() else ["model.safetensors"]
+    names = (
+        sorted(set(_read_json(index)["weight_map"].values()))
+        if index.is_file()
+        else ["model.safetensors"]
+    )
     state: dict[str, Tensor] = {}
     for path in (folder / name for name in names):
         if not path.is_file():
-            raise ArtefactMissing(f"{path}: no such file; the weights must be safetensors, whole or with their index")
+            raise ArtefactMissing(
+                f"{path}: no such file; the weights must be safetensors, whole or with their index"
+            )
         try:
             state |= load_file(path)
         except SafetensorError as error:
-            raise ArtefactCorrupt(f"{path} is not a whole safetensors file: {error}; get it again") from error
+            raise ArtefactCorrupt(
+                f"{path} is not a whole safetensors file: {error}; get it again"
+            ) from error
     return state
 
 
 def _our_config(theirs: dict[str, Any], path: Path) -> ModelConfig:
-    """A Hugging Face config as ours, or ConfigurationError if it asks for what this model does not compute."""
+    """A Hugging Face config as ours, or ConfigurationError if it asks for what this model does not
+    compute.
+    """
     if ARCHITECTURE not in (theirs.get("architectures") or ()):
-        raise ConfigurationError(f"{path}: the architecture is {theirs.get('architectures')}, expected {ARCHITECTURE}")
+        raise ConfigurationError(
+            f"{path}: the architecture is {theirs.get('architectures')}, expected {ARCHITECTURE}"
+        )
     for field, harmless in UNSUPPORTED.items():
         default = False if field == "tie_word_embeddings" else harmless[0]
         if theirs.get(field, default) not in harmless:
-            raise ConfigurationError(f"{path}: {field} {theirs.get(field, default)!r} is not supported, only {harmless[0]!r} is")
+            raise ConfigurationError(
+                f"{path}: {field} {theirs.get(field, default)!r} is not supported, only {harmless[0]!r} is"
+            )
     rope = theirs.get("rope_parameters") or {}
     if rope.get("rope_type", "default") != "default":
-        raise ConfigurationError(f"{path}: rope_type {rope['rope_type']!r} is not supported, only 'default' is")
+        raise ConfigurationError(
+            f"{path}: rope_type {rope['rope_type']!r} is not supported, only 'default' is"
+        )
     try:
         config = ModelConfig(
             d_model=theirs["hidden_size"],
@@ -193,7 +235,9 @@ def _our_config(theirs: dict[str, Any], path: Path) -> ModelConfig:
             norm_eps=NORM_EPS,
         )
     except KeyError as error:
-        raise ArtefactCorrupt(f"{path}: the field {error} is missing; get the file again") from error
+        raise ArtefactCorrupt(
+            f"{path}: the field {error} is missing; get the file again"
+        ) from error
     if theirs.get("num_key_value_heads") not in (None, config.n_heads):
         raise ConfigurationError(
             f"{path}: num_key_value_heads {theirs['num_key_value_heads']} differs from num_attention_heads {config.n_heads}; "

@@ -1,16 +1,20 @@
-"""the training objective in chunks: cross-entropy and z-loss from hidden states, whole logits never made
+"""the training objective in chunks: cross-entropy and z-loss from hidden states, whole logits never
+made
 
-The logits of 32,768 positions over 50,304 tokens are 6.6 GB in fp32, and autograd would keep them, their softmax and its
-gradient. So the positions are taken in chunks, and a chunk's gradient is made beside its loss, while its logits are there:
+The logits of 32,768 positions over 50,304 tokens are 6.6 GB in fp32, and autograd would keep them,
+their softmax and its gradient. So the positions are taken in chunks, and a chunk's gradient is made
+beside its loss, while its logits are there:
 
     logits = x Wᵀ      p = softmax(logits)      z = log Σ exp(logits)
     objective  Σ w · (z − logit of the target + ζ z²)
     gradient   g = w · ((1 + 2 ζ z) p − onehot(target))        dx = g W        dW = Σ over chunks of gᵀ x, in fp32
 
-That is possible because each position's weight w in the objective is known beforehand; to make the gradient in the backward
-pass instead would take the logits' product twice, 3 % of a 1B's step. The z-loss (PaLM, arXiv:2204.02311, §5) keeps z near 0.
+That is possible because each position's weight w in the objective is known beforehand; to make the
+gradient in the backward pass instead would take the logits' product twice, 3 % of a 1B's step. The
+z-loss (PaLM, arXiv:2204.02311, §5) keeps z near 0.
 
-A row's last position predicts nothing: it has weight 0 rather than being cut off, so shapes stay multiples of the GPU's tiles.
+A row's last position predicts nothing: it has weight 0 rather than being cut off, so shapes stay
+multiples of the GPU's tiles.
 
 Shapes: B batch, T position, N = B·T, C positions of a chunk, D model, V vocab.
 """
@@ -25,21 +29,26 @@ from torch import Tensor
 from training.config import ModelConfig
 from training.model.olmo import OLMo, factor_dtype
 
-CHUNK_LOGITS = {"cuda": 1 << 28, "cpu": 1 << 22}  # C·V: on a GPU enough rows to fill it, on a CPU few enough for its cache
+CHUNK_LOGITS = {
+    "cuda": 1 << 28,
+    "cpu": 1 << 22,
+}  # C·V: on a GPU enough rows to fill it, on a CPU few enough for its cache
 TILE = 128  # rows of a chunk are a multiple of it, where there are as many
 
 
 class Objective(NamedTuple):
-    """total: what is minimised, a scalar. loss_B: each row's cross-entropy, summed over its T − 1 predictions, in nats, fp32;
-    without weights and z-loss, and without a gradient."""
+    """total: what is minimised, a scalar. loss_B: each row's cross-entropy, summed over its T − 1
+    predictions, in nats, fp32; without weights and z-loss, and without a gradient.
+    """
 
     total: Tensor
     loss_B: Tensor
 
 
 class TrainedOLMo(OLMo):
-    """An OLMo whose forward is the objective: DeepSpeed's hooks see one module's forward, and gather the matrix that the loss
-    shares with the embedding. Its parameters have OLMo's names."""
+    """An OLMo whose forward is the objective: DeepSpeed's hooks see one module's forward, and
+    gather the matrix that the loss shares with the embedding. Its parameters have OLMo's names.
+    """
 
     def __init__(self, config: ModelConfig, *, z_loss: float = 0.0) -> None:
         super().__init__(config)
@@ -49,26 +58,51 @@ class TrainedOLMo(OLMo):
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, tokens_BT: Tensor, weight_B: Tensor, starts_K: Tensor | None = None
     ) -> Objective:
-        """The objective of these rows. weight_B: what a nat of each row's loss counts in it, 0 for padding; starts_K: where
-        documents begin, if none may see another."""
+        """The objective of these rows. weight_B: what a nat of each row's loss counts in it, 0 for
+        padding; starts_K: where documents begin, if none may see another.
+        """
         x_BTD = self.hidden(tokens_BT, starts_K=starts_K)
-        return objective(x_BTD, self.embedding.weight, tokens_BT, weight_B, z_loss=self.z_loss, compiled=self.compiled_loss)
+        return objective(
+            x_BTD,
+            self.embedding.weight,
+            tokens_BT,
+            weight_B,
+            z_loss=self.z_loss,
+            compiled=self.compiled_loss,
+        )
 
 
 def objective(
-    x_BTD: Tensor, weight_VD: Tensor, tokens_BT: Tensor, weight_B: Tensor, *, z_loss: float = 0.0, compiled: bool = False
+    x_BTD: Tensor,
+    weight_VD: Tensor,
+    tokens_BT: Tensor,
+    weight_B: Tensor,
+    *,
+    z_loss: float = 0.0,
+    compiled: bool = False,
 ) -> Objective:
-    """Σ over rows of weight · Σ over positions of (cross-entropy + z_loss · z²), from normed hidden states."""
+    """Σ over rows of weight · Σ over positions of (cross-entropy + z_loss · z²), from normed hidden
+    states.
+    """
     weight_BT = weight_B.float()[:, None].repeat(1, tokens_BT.shape[1])
     weight_BT[:, -1] = 0.0
-    targets_N, how = tokens_BT.roll(-1, dims=1).flatten(), (z_loss, compiled, torch.is_grad_enabled())
-    total, losses_N = _InChunks.apply(x_BTD.flatten(0, 1), weight_VD, targets_N, weight_BT.flatten(), how)
+    targets_N, how = (
+        tokens_BT.roll(-1, dims=1).flatten(),
+        (z_loss, compiled, torch.is_grad_enabled()),
+    )
+    total, losses_N = _InChunks.apply(
+        x_BTD.flatten(0, 1), weight_VD, targets_N, weight_BT.flatten(), how
+    )
     return Objective(total, losses_N.view_as(tokens_BT)[:, :-1].sum(dim=1))
 
 
 def next_token_loss(logits_BTV: Tensor, tokens_BT: Tensor) -> Tensor:
-    """Cross-entropy of each row's T − 1 predictions, summed, in nats: [B], fp32. For whoever needs the logits anyway."""
-    losses = F.cross_entropy(logits_BTV[:, :-1].flatten(0, 1).float(), tokens_BT[:, 1:].flatten(), reduction="none")
+    """Cross-entropy of each row's T − 1 predictions, summed, in nats: [B], fp32. For whoever needs
+    the logits anyway.
+    """
+    losses = F.cross_entropy(
+        logits_BTV[:, :-1].flatten(0, 1).float(), tokens_BT[:, 1:].flatten(), reduction="none"
+    )
     return losses.view(tokens_BT.shape[0], -1).sum(dim=1)
 
 
@@ -80,20 +114,28 @@ def chunk_rows(n_rows: int, vocab_size: int, chunk_logits: int) -> int:
 
 
 class _InChunks(torch.autograd.Function):
-    """(total, losses_N) of x_ND; the gradients of both factors are made on the way, and scaled in the backward pass."""
+    """(total, losses_N) of x_ND; the gradients of both factors are made on the way, and scaled in
+    the backward pass.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, weight_N: Tensor, how: Any) -> Any:
+    def forward(
+        ctx: Any, x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, weight_N: Tensor, how: Any
+    ) -> Any:
         z_loss, compiled, with_gradient = how
         dtype, of_chunk = factor_dtype(x_ND), _compiled() if compiled else _of_chunk
         w_VD, total, losses = weight_VD.to(dtype), x_ND.new_zeros((), dtype=torch.float32), []
         dx_ND = torch.empty_like(x_ND) if with_gradient else None
         dw_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if with_gradient else None
-        rows = chunk_rows(len(x_ND), len(weight_VD), CHUNK_LOGITS["cuda" if x_ND.is_cuda else "cpu"])
+        rows = chunk_rows(
+            len(x_ND), len(weight_VD), CHUNK_LOGITS["cuda" if x_ND.is_cuda else "cpu"]
+        )
         for start in range(0, len(x_ND), rows):
             chunk = slice(start, start + rows)
             x_CD = x_ND[chunk].to(dtype)
-            losses_C, z_C, gradient_CV = of_chunk(F.linear(x_CD, w_VD), targets_N[chunk], weight_N[chunk], z_loss, with_gradient)
+            losses_C, z_C, gradient_CV = of_chunk(
+                F.linear(x_CD, w_VD), targets_N[chunk], weight_N[chunk], z_loss, with_gradient
+            )
             losses.append(losses_C)
             total += (weight_N[chunk] * (losses_C + z_loss * z_C.square())).sum()
             if gradient_CV is not None and dx_ND is not None and dw_VD is not None:
@@ -115,7 +157,9 @@ class _InChunks(torch.autograd.Function):
 def _of_chunk(
     logits_CV: Tensor, targets_C: Tensor, weight_C: Tensor, z_loss: float, with_gradient: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Each position's cross-entropy and z, and the objective's gradient by the logits in their own dtype."""
+    """Each position's cross-entropy and z, and the objective's gradient by the logits in their own
+    dtype.
+    """
     index_C1 = targets_C[:, None]
     log_p_CV = torch.log_softmax(logits_CV, dim=-1, dtype=torch.float32)
     target_C = log_p_CV.gather(1, index_C1)[:, 0]
@@ -134,7 +178,9 @@ def _compiled() -> Any:
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """total += a · b in fp32; of bf16 factors each chunk's product is rounded once, and the sum is not."""
+    """total += a · b in fp32; of bf16 factors each chunk's product is rounded once, and the sum is
+    not.
+    """
     if a.dtype is torch.float32:
         total.addmm_(a, b)
     else:

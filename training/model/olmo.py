@@ -1,11 +1,13 @@
 """OLMo: modules and init
 
-A decoder with non-parametric LayerNorm, rotary positions, SwiGLU, no biases and one matrix for reading and writing tokens
-(OLMo, arXiv:2402.00838, §2.1). Query, key and value share one matrix, gate and up another: four tensors a block, so the 1B
-has 65 and an optimizer step launches few kernels. training/model/hf_export.py maps them to and from OlmoForCausalLM, our oracle.
+A decoder with non-parametric LayerNorm, rotary positions, SwiGLU, no biases and one matrix for
+reading and writing tokens (OLMo, arXiv:2402.00838, §2.1). Query, key and value share one matrix,
+gate and up another: four tensors a block, so the 1B has 65 and an optimizer step launches few
+kernels. training/model/hf_export.py maps them to and from OlmoForCausalLM, our oracle.
 
-It is plain PyTorch and our own file so that evaluation can read and steer it: `model.blocks[i].attention.out` is a Linear
-whose input is the heads' outputs side by side, [B, T, N·H]. Counts of parameters and FLOPs are ModelConfig's.
+It is plain PyTorch and our own file so that evaluation can read and steer it:
+`model.blocks[i].attention.out` is a Linear whose input is the heads' outputs side by side, [B, T,
+N·H]. Counts of parameters and FLOPs are ModelConfig's.
 
 Shapes: B batch, T position, S key position, D model, N head, H head dim, F MLP, V vocab, L layer.
 """
@@ -26,19 +28,31 @@ from training.model.documents import Documents
 
 
 class KVCache:
-    """Keys and values of the positions read so far, for decoding: a buffer [B, S_max, N, H] a layer, filled to `length`."""
+    """Keys and values of the positions read so far, for decoding: a buffer [B, S_max, N, H] a
+    layer, filled to `length`.
+    """
 
     def __init__(
-        self, config: ModelConfig, batch_size: int, max_length: int, *, dtype: torch.dtype, device: torch.device | str
+        self,
+        config: ModelConfig,
+        batch_size: int,
+        max_length: int,
+        *,
+        dtype: torch.dtype,
+        device: torch.device | str,
     ) -> None:
         shape = (batch_size, max_length, config.n_heads, config.d_head)
         self.keys = [torch.empty(shape, dtype=dtype, device=device) for _ in range(config.n_layers)]
-        self.values = [torch.empty(shape, dtype=dtype, device=device) for _ in range(config.n_layers)]
+        self.values = [
+            torch.empty(shape, dtype=dtype, device=device) for _ in range(config.n_layers)
+        ]
         self.max_length = max_length
         self.length = 0
 
     def append(self, layer: int, k_BTNH: Tensor, v_BTNH: Tensor) -> tuple[Tensor, Tensor]:
-        """Write T positions after `length`; return all so far, [B, length + T, N, H]. The model moves `length`, once a pass."""
+        """Write T positions after `length`; return all so far, [B, length + T, N, H]. The model
+        moves `length`, once a pass.
+        """
         end = self.length + k_BTNH.shape[1]
         self.keys[layer][:, self.length : end] = k_BTNH
         self.values[layer][:, self.length : end] = v_BTNH
@@ -46,22 +60,30 @@ class KVCache:
 
 
 class OLMo(nn.Module):
-    """The whole model; its parameters are uninitialised until `initialise` or a checkpoint fills them."""
+    """The whole model; its parameters are uninitialised until `initialise` or a checkpoint fills
+    them.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
-        self.blocks = cast(Sequence[Block], nn.ModuleList(Block(config, layer) for layer in range(config.n_layers)))
+        self.blocks = cast(
+            Sequence[Block], nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
+        )
         self.norm = LayerNorm(config.norm_eps)
-        self.observe: Callable[[int, Tensor], None] | None = None  # is shown the residual stream after each block
+        self.observe: Callable[[int, Tensor], None] | None = (
+            None  # is shown the residual stream after each block
+        )
 
-    def forward(self, tokens_BT: Tensor, *, cache: KVCache | None = None, padding_B: Tensor | None = None) -> Tensor:
+    def forward(
+        self, tokens_BT: Tensor, *, cache: KVCache | None = None, padding_B: Tensor | None = None
+    ) -> Tensor:
         """Next-token logits, [B, T, V].
 
         cache: holds the positions before these, and takes these in place; start with an empty one.
-        padding_B: how many tokens at the left of each row are padding; positions count from the first real token. With
-        a cache, give the same numbers at every call.
+        padding_B: how many tokens at the left of each row are padding; positions count from the
+        first real token. With a cache, give the same numbers at every call.
         """
         return self.unembed(self.hidden(tokens_BT, cache=cache, padding_B=padding_B))
 
@@ -73,18 +95,25 @@ class OLMo(nn.Module):
         padding_B: Tensor | None = None,
         starts_K: Tensor | None = None,
     ) -> Tensor:
-        """`forward` without the last product: normed hidden states, [B, T, D]. V is large; unembed only what is needed.
+        """`forward` without the last product: normed hidden states, [B, T, D]. V is large; unembed
+        only what is needed.
 
-        starts_K: where documents begin (documents.py), none of which then sees another; without a cache or padding.
+        starts_K: where documents begin (documents.py), none of which then sees another; without a
+        cache or padding.
         """
         start, T = cache.length if cache else 0, tokens_BT.shape[1]
         if cache and start + T > cache.max_length:
-            raise ConfigurationError(f"the KV cache holds {cache.max_length} positions, {start} are taken, {T} more do not fit")
+            raise ConfigurationError(
+                f"the KV cache holds {cache.max_length} positions, {start} are taken, {T} more do not fit"
+            )
         positions_BT = torch.arange(start, start + T, device=tokens_BT.device)[None]
         mask_BTS: Mask = None
         if starts_K is not None:
             documents = Documents(starts_K, *tokens_BT.shape)
-            positions_BT, mask_BTS = documents.positions(), documents_mask(documents, self.embedding.weight.dtype)
+            positions_BT, mask_BTS = (
+                documents.positions(),
+                documents_mask(documents, self.embedding.weight.dtype),
+            )
         if padding_B is not None:
             positions_BT = (positions_BT - padding_B[:, None]).clamp(min=0)
             mask_BTS = causal_mask(T, start + T, padding_B=padding_B)
@@ -104,13 +133,15 @@ class OLMo(nn.Module):
 
     @torch.no_grad()
     def initialise(self, seed: int) -> None:
-        """Draw every parameter from `seed` alone: the same numbers on any device, dtype and number of ranks.
+        """Draw every parameter from `seed` alone: the same numbers on any device, dtype and number
+        of ranks.
 
-        OLMo-1B's own init ("mitchell" in allenai/OLMo: configs/official/OLMo-1B.yaml, olmo/initialization.py): a normal cut
-        at 3σ, σ = 1/√fan_in (1/√D for the embedding), over √(2·(layer + 1)) for the two that write to the residual stream.
+        OLMo-1B's own init ("mitchell" in allenai/OLMo: configs/official/OLMo-1B.yaml,
+        olmo/initialization.py): a normal cut at 3σ, σ = 1/√fan_in (1/√D for the embedding), over
+        √(2·(layer + 1)) for the two that write to the residual stream.
 
-        Drawn on the CPU in fp32, about 15 s for the 1B. Call it before DeepSpeed wraps the model: a parameter that ZeRO-3 has
-        partitioned has no shape to fill.
+        Drawn on the CPU in fp32, about 15 s for the 1B. Call it before DeepSpeed wraps the model: a
+        parameter that ZeRO-3 has partitioned has no shape to fill.
         """
         generator = torch.Generator().manual_seed(seed)
         _draw(self.embedding.weight, self.config.d_model**-0.5, generator)
@@ -127,7 +158,9 @@ class Block(nn.Module):
         self.mlp_norm = LayerNorm(config.norm_eps)
         self.mlp = MLP(config)
 
-    def forward(self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor], mask_BTS: Mask, cache: KVCache | None) -> Tensor:
+    def forward(
+        self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor], mask_BTS: Mask, cache: KVCache | None
+    ) -> Tensor:
         x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), rotation, mask_BTS, cache)
         return x_BTD + self.mlp(self.mlp_norm(x_BTD))
 
@@ -147,14 +180,20 @@ class Attention(nn.Module):
         self.qkv = Linear(config.d_model, 3 * config.d_model)
         self.out = Linear(config.d_model, config.d_model)
 
-    def forward(self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor], mask_BTS: Mask, cache: KVCache | None) -> Tensor:
+    def forward(
+        self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor], mask_BTS: Mask, cache: KVCache | None
+    ) -> Tensor:
         q_BTNH, k_BTNH, v_BTNH = self.heads(x_BTD, rotation)
         k_BSNH, v_BSNH = cache.append(self.layer, k_BTNH, v_BTNH) if cache else (k_BTNH, v_BTNH)
         return self.out(attend(q_BTNH, k_BSNH, v_BSNH, mask_BTS=mask_BTS).flatten(2))
 
-    def heads(self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def heads(
+        self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Each head's queries and keys, turned by their positions, and values."""
-        q_BTNH, k_BTNH, v_BTNH = (part.unflatten(-1, (self.n_heads, -1)) for part in self.qkv(x_BTD).chunk(3, dim=-1))
+        q_BTNH, k_BTNH, v_BTNH = (
+            part.unflatten(-1, (self.n_heads, -1)) for part in self.qkv(x_BTD).chunk(3, dim=-1)
+        )
         return rotate(q_BTNH, *rotation), rotate(k_BTNH, *rotation), v_BTNH
 
 
@@ -189,9 +228,15 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def factor_dtype(x: Tensor) -> torch.dtype:
-    """The dtype to multiply x in. A CPU without bf16 instructions takes 2.7 times as long for them as for fp32, so there the
-    factors are widened and the product is rounded once, which is what the instructions do."""
-    return torch.float32 if x.dtype is torch.bfloat16 and x.device.type == "cpu" and not cpu_multiplies_bf16() else x.dtype
+    """The dtype to multiply x in. A CPU without bf16 instructions takes 2.7 times as long for them
+    as for fp32, so there the factors are widened and the product is rounded once, which is what the
+    instructions do.
+    """
+    return (
+        torch.float32
+        if x.dtype is torch.bfloat16 and x.device.type == "cpu" and not cpu_multiplies_bf16()
+        else x.dtype
+    )
 
 
 class LayerNorm(nn.Module):
@@ -208,8 +253,8 @@ class LayerNorm(nn.Module):
 def rotary(positions_BT: Tensor, d_head: int, theta: float) -> tuple[Tensor, Tensor]:
     """cos and sin of position · θ^(−2i/H), each half-dimension twice: [B, T, 1, H], fp32.
 
-    Made anew in each pass (a few small kernels) rather than kept in a buffer: `model.bfloat16()` casts buffers, and in bf16
-    the positions from 257 on are no longer distinct.
+    Made anew in each pass (a few small kernels) rather than kept in a buffer: `model.bfloat16()`
+    casts buffers, and in bf16 the positions from 257 on are no longer distinct.
     """
     exponent = torch.arange(0, d_head, 2, dtype=torch.float32, device=positions_BT.device) / d_head
     angle_BTH = (positions_BT.float()[..., None] * (1.0 / theta**exponent)).repeat(1, 1, 2)
@@ -232,9 +277,19 @@ def _avx512_bf16() -> bool:
 
 
 def _draw(weight: Tensor, std: float, generator: torch.Generator) -> None:
-    """Fill with a normal cut at 3σ by inverting its cumulative distribution: 5 times as fast as torch's `trunc_normal_`."""
+    """Fill with a normal cut at 3σ by inverting its cumulative distribution: 5 times as fast as
+    torch's `trunc_normal_`.
+    """
     edge = math.erf(3 / math.sqrt(2))
-    cut = getattr(weight, "cut", None)  # of a tensor-parallel rank: the whole is drawn, and a part of it kept
+    cut = getattr(
+        weight, "cut", None
+    )  # of a tensor-parallel rank: the whole is drawn, and a part of it kept
     value = torch.empty(cut.shape if cut else weight.shape, dtype=torch.float32, device="cpu")
-    value.uniform_(-edge, edge, generator=generator).erfinv_().mul_(math.sqrt(2) * std).clamp_(-3 * std, 3 * std)
-    weight.copy_(torch.cat([value.narrow(cut.dim, a, b - a) for a, b in cut.ranges], cut.dim) if cut else value)
+    value.uniform_(-edge, edge, generator=generator).erfinv_().mul_(math.sqrt(2) * std).clamp_(
+        -3 * std, 3 * std
+    )
+    weight.copy_(
+        torch.cat([value.narrow(cut.dim, a, b - a) for a, b in cut.ranges], cut.dim)
+        if cut
+        else value
+    )

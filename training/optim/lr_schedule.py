@@ -1,14 +1,17 @@
-"""learning rate as a pure function of progress: warm up, then cosine, linear, or stable until a last decay
+"""learning rate as a pure function of progress: warm up, then cosine, linear, or stable until a
+last decay
 
     cosine   ╱⎺╲_    half a cosine down to the floor at the last step
     linear   ╱╲      a line down to it
     wsd      ╱⎺⎺⎺╲   at the peak until the last decay_ratio of the steps, then down by 1 − √progress
 
-The decay of wsd is the one that Hägele et al. (arXiv:2405.18392, §3) found best, and a fifth of the steps enough for it. Until
-it begins, no rate depends on how long the run is: what was trained so far may be the trunk of runs of several lengths.
+The decay of wsd is the one that Hägele et al. (arXiv:2405.18392, §3) found best, and a fifth of the
+steps enough for it. Until it begins, no rate depends on how long the run is: what was trained so
+far may be the trunk of runs of several lengths.
 
-No state, so nothing to save: step k of a resumed run has the rate it would have had. Step k is the k-th optimizer step,
-counted from 0; the first already has a rate above zero (a step at rate 0 would only move Adam's averages).
+No state, so nothing to save: step k of a resumed run has the rate it would have had. Step k is the
+k-th optimizer step, counted from 0; the first already has a rate above zero (a step at rate 0 would
+only move Adam's averages).
 """
 
 import math
@@ -17,7 +20,9 @@ from training.config import TrainConfig
 
 
 def warmup_steps(train: TrainConfig, n_steps: int) -> int:
-    """Steps before the peak: warmup_ratio of the run, at most max_warmup_steps, and never the whole run."""
+    """Steps before the peak: warmup_ratio of the run, at most max_warmup_steps, and never the whole
+    run.
+    """
     return min(round(train.warmup_ratio * n_steps), train.max_warmup_steps, n_steps - 1)
 
 

@@ -1,20 +1,24 @@
-"""what keeps a bad step out: NaN, infinity and spikes skip the optimizer, and too many in a row go back to a checkpoint
+"""what keeps a bad step out: NaN, infinity and spikes skip the optimizer, and too many in a row go
+back to a checkpoint
 
-A step is bad if its loss or gradient norm is not finite, or lies `spike_sigma` standard deviations above the mean of the last
-accepted ones. The verdict stays on the device: torch's fused AdamW takes it as `found_inf`, with which a step leaves weights,
-averages and its own count as they were, and takes the clipping as `grad_scale`; so a step needs no host sync. Both quantities
-are sums over all ranks, so all ranks decide alike.
+A step is bad if its loss or gradient norm is not finite, or lies `spike_sigma` standard deviations
+above the mean of the last accepted ones. The verdict stays on the device: torch's fused AdamW takes
+it as `found_inf`, with which a step leaves weights, averages and its own count as they were, and
+takes the clipping as `grad_scale`; so a step needs no host sync. Both quantities are sums over all
+ranks, so all ranks decide alike.
 
-DeepSpeed looks at the norm itself, at the price of a sync, and returns before AdamW where it is not finite, in: fp32, stage 3,
-and stage 1 with bf16 and several micro-batches (BF16_Optimizer). Such a step counts as bad like any other. In stages 1 and 2
-with bf16 and one micro-batch its check is off (deepspeed_engine.py), and a step has no sync at all.
+DeepSpeed looks at the norm itself, at the price of a sync, and returns before AdamW where it is not
+finite, in: fp32, stage 3, and stage 1 with bf16 and several micro-batches (BF16_Optimizer). Such a
+step counts as bad like any other. In stages 1 and 2 with bf16 and one micro-batch its check is off
+(deepspeed_engine.py), and a step has no sync at all.
 
     step        … c ……… f ×××××× e …          c checkpoint, f first of max_bad_steps bad steps in a row, e the step after them
     after that  … c             e …           weights and averages of c; batches [c, e) change nothing
 
-A run of bad steps is noticed at the next logged step, but [c, e) knows nothing of when. Skipping alone would not help there:
-what was learnt shortly before may be at fault, so it is left out, too. No checkpoint is saved while steps are bad. Going back
-is bounded, and depends on the cadence of checkpoints; both are recorded. A resumed run has the window, and decides the same.
+A run of bad steps is noticed at the next logged step, but [c, e) knows nothing of when. Skipping
+alone would not help there: what was learnt shortly before may be at fault, so it is left out, too.
+No checkpoint is saved while steps are bad. Going back is bounded, and depends on the cadence of
+checkpoints; both are recorded. A resumed run has the window, and decides the same.
 """
 
 import math
@@ -47,8 +51,9 @@ class Rewind(Exception):
 class Guard:
     """The guard of one run: its state is on the device, the same on each rank.
 
-    window_2N: accepted losses and norms, a ring. last_2: those of the newest accepted step. counts_3: accepted steps in the
-    window so far, bad ones in a row, and the step after the first max_bad_steps bad ones in a row (-1: there were none).
+    window_2N: accepted losses and norms, a ring. last_2: those of the newest accepted step.
+    counts_3: accepted steps in the window so far, bad ones in a row, and the step after the first
+    max_bad_steps bad ones in a row (-1: there were none).
     skipped_K: which steps changed nothing.
     """
 
@@ -68,7 +73,9 @@ class Guard:
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint keeps."""
         names = ("window_2N", "last_2", "counts_3", "skipped_K")
-        return {f"guard.{name}": getattr(self, name) for name in names} | {"guard.n_rewinds": torch.tensor(self.n_rewinds)}
+        return {f"guard.{name}": getattr(self, name) for name in names} | {
+            "guard.n_rewinds": torch.tensor(self.n_rewinds)
+        }
 
     def restore(self, state: dict[str, Tensor]) -> None:
         for name, value in state.items():
@@ -81,12 +88,22 @@ class Guard:
                 getattr(self, name.removeprefix("guard.")).copy_(value)
 
     def leave_out(self, first: int, ends: list[int]) -> int:
-        """The step to go on from after going back to `first` because of bad steps before each of `ends`."""
+        """The step to go on from after going back to `first` because of bad steps before each of
+        `ends`.
+        """
         for end in (end for end in ends if end > first):
             self.n_rewinds += 1
             telemetry.logger.warning(
                 "run %s: %d bad steps in a row before step %d: back to step %d, whose weights go on from step %d (%d of %d times)",
-                *(self._job.run.run_id, self._job.run.train.max_bad_steps, end, first, end, self.n_rewinds, MAX_REWINDS),
+                *(
+                    self._job.run.run_id,
+                    self._job.run.train.max_bad_steps,
+                    end,
+                    first,
+                    end,
+                    self.n_rewinds,
+                    MAX_REWINDS,
+                ),
             )
             self.skipped_K[first:end] = True
             if self.n_rewinds > MAX_REWINDS or end >= len(self.skipped_K):
@@ -95,12 +112,16 @@ class Guard:
         return first + int(left[0]) if len(left) else len(self.skipped_K)
 
     def expect(self, batch: Batch, loss_S: Tensor) -> None:
-        """The step of `batch` begins; before the optimizer runs `loss_S` will hold this rank's summed losses, by source."""
+        """The step of `batch` begins; before the optimizer runs `loss_S` will hold this rank's
+        summed losses, by source.
+        """
         self._step, self._loss_S, self._loss, self._ok = batch.step, loss_S, None, None
         self._n_predictions = batch.n_valid * (self._job.run.train.sequence_length - 1)
 
     def settle(self) -> Tensor:
-        """Whether the step that was expected has been taken, 1 or 0, on the device; `loss_S` is summed over ranks by now."""
+        """Whether the step that was expected has been taken, 1 or 0, on the device; `loss_S` is
+        summed over ranks by now.
+        """
         n, n_bad, end = self.counts_3
         ok = self._ok if self._ok is not None else torch.zeros_like(self.skipped_K[0])
         now_2 = self._now()
@@ -115,11 +136,15 @@ class Guard:
         return ok.double()
 
     def seen(self) -> list[Tensor]:
-        """For a logged step: [loss, norm] of the newest accepted step, steps skipped so far, bad ones in a row, the end or -1."""
+        """For a logged step: [loss, norm] of the newest accepted step, steps skipped so far, bad
+        ones in a row, the end or -1.
+        """
         return [*self.last_2, self.skipped_K.sum(), *self.counts_3[1:]]
 
     def judge(self, step: int, loss: float, end: int) -> None:
-        """At a logged step, what `seen` told the host: raise Rewind if there were too many bad steps in a row."""
+        """At a logged step, what `seen` told the host: raise Rewind if there were too many bad
+        steps in a row.
+        """
         if end >= 0:
             raise Rewind(end)
         if step == len(self.skipped_K) and not math.isfinite(loss):  # none was ever accepted
@@ -132,7 +157,9 @@ class Guard:
         return tuple(zip(firsts, ends, strict=True))
 
     def _before(self, optimizer: torch.optim.Optimizer) -> None:
-        """Tell AdamW how far to clip, and whether to stay where it is; called once for each group of a step."""
+        """Tell AdamW how far to clip, and whether to stay where it is; called once for each group
+        of a step.
+        """
         now_2 = self._now()
         if self._ok is None:
             self._ok = self._accepts(now_2)
@@ -141,7 +168,9 @@ class Guard:
             optimizer.grad_scale = ((now_2[1] + 1e-6) / clip).clamp(min=1).float()  # type: ignore[attr-defined]
 
     def _now(self) -> Tensor:
-        """[the global batch's mean loss, its gradient's norm]; the ranks' losses are added up right after DeepSpeed's norms."""
+        """[the global batch's mean loss, its gradient's norm]; the ranks' losses are added up right
+        after DeepSpeed's norms.
+        """
         if self._loss is None:
             deepspeed_engine.add_up(self._loss_S, self._job.place.peers)
             self._loss = self._loss_S.sum() / self._n_predictions
@@ -155,7 +184,9 @@ class Guard:
         known_N = torch.arange(WINDOW_STEPS, device=n.device) < n
         n_known = n.clamp(1, WINDOW_STEPS)
         mean_2 = (self.window_2N * known_N).sum(1) / n_known
-        square_2 = ((self.window_2N - mean_2[:, None]) ** 2 * known_N).sum(1) / (n_known - 1).clamp(min=1)
+        square_2 = ((self.window_2N - mean_2[:, None]) ** 2 * known_N).sum(1) / (n_known - 1).clamp(
+            min=1
+        )
         spread_2 = torch.maximum(square_2.sqrt(), LEAST_SIGMA_RATIO * mean_2)
         return finite & ((n < WARMUP_STEPS) | (now_2 <= mean_2 + sigma * spread_2).all())
 

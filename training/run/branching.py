@@ -3,10 +3,11 @@
     trunk     ╱⎺⎺⎺⎺⎺⎺⎺⎺⎺⎺⎺⎺⎺⎺⎺⎺╲        a wsd run of the largest budget, with checkpoints kept on the way
     branch         c⎺⎺⎺╲                  the run of a smaller one: from c, the trunk's newest checkpoint before the decay begins
 
-A branch is a run like any other. Its mixture is the trunk's first samples, its warm-up the trunk's; with a rate that knows nothing
-of the end until the decay (lr_schedule.py), its first steps are the trunk's. So it has the same losses bit for bit on the same
-ranks, whether it starts from the trunk or from nothing, and `trunk` is no part of its identity. (A mixture of the smaller budget
-for itself would have the same counts within a row, but other positions of the toxic rows.)
+A branch is a run like any other. Its mixture is the trunk's first samples, its warm-up the trunk's;
+with a rate that knows nothing of the end until the decay (lr_schedule.py), its first steps are the
+trunk's. So it has the same losses bit for bit on the same ranks, whether it starts from the trunk
+or from nothing, and `trunk` is no part of its identity. (A mixture of the smaller budget for itself
+would have the same counts within a row, but other positions of the toxic rows.)
 """
 
 from dataclasses import replace
@@ -19,20 +20,31 @@ from training.run_record import load_config, run_uri
 
 
 def branch(trunk: RunConfig, **first: int) -> RunConfig:
-    """The run of the trunk's first samples (`first`: of Mixture.first_of), with its warm-up; still without an id."""
+    """The run of the trunk's first samples (`first`: of Mixture.first_of), with its warm-up; still
+    without an id.
+    """
     warmup = warmup_steps(trunk.train, trunk.mixture.n_steps)
     train = replace(trunk.train, warmup_ratio=1.0, max_warmup_steps=warmup)
-    made = replace(trunk, run_id="", trunk=trunk.run_id, mixture=trunk.mixture.first_of(**first), train=train)
+    made = replace(
+        trunk, run_id="", trunk=trunk.run_id, mixture=trunk.mixture.first_of(**first), train=train
+    )
     n_shared_steps(trunk, made)
     return made
 
 
 def n_shared_steps(trunk: RunConfig, run: RunConfig) -> int:
     """How many first steps the two have in common, or ConfigurationError."""
-    ends = [(decay_start(one.train, one.mixture.n_steps), warmup_steps(one.train, one.mixture.n_steps)) for one in (trunk, run)]
+    ends = [
+        (decay_start(one.train, one.mixture.n_steps), warmup_steps(one.train, one.mixture.n_steps))
+        for one in (trunk, run)
+    ]
     (trunk_end, trunk_warmup), (end, warmup) = ends
     alike = digest(_without_end(trunk)) == digest(_without_end(run)) and trunk_warmup == warmup
-    if run.train.schedule != "wsd" or not alike or trunk.mixture.n_sequences < run.mixture.n_sequences:
+    if (
+        run.train.schedule != "wsd"
+        or not alike
+        or trunk.mixture.n_sequences < run.mixture.n_sequences
+    ):
         raise ConfigurationError(
             f"a run of {run.mixture.n_steps} steps cannot branch off {trunk.run_id} with {trunk.mixture.n_steps}: a trunk is "
             "longer, alike in all settings but its length, of train.schedule wsd, and warmed up before the branch decays"
@@ -41,10 +53,14 @@ def n_shared_steps(trunk: RunConfig, run: RunConfig) -> int:
 
 
 def trunk_of(root: str, run: RunConfig) -> tuple[RunConfig, int]:
-    """The trunk and how many of its steps are shared, or ConfigurationError or ArtefactMissing if nothing can be gained from it."""
+    """The trunk and how many of its steps are shared, or ConfigurationError or ArtefactMissing if
+    nothing can be gained from it.
+    """
     trunk = load_config(root, run.trunk)
     n_shared = n_shared_steps(trunk, run)
-    commits = storage.glob(storage.join(run_uri(root, trunk.run_id), "checkpoints", "step-*", "commit.json"))
+    commits = storage.glob(
+        storage.join(run_uri(root, trunk.run_id), "checkpoints", "step-*", "commit.json")
+    )
     steps = [int(uri.split("step-")[-1].split("/")[0]) for uri in commits]
     if not any(step <= n_shared for step in steps):
         raise ArtefactMissing(
@@ -59,5 +75,7 @@ def _without_end(run: RunConfig) -> RunConfig:
     mixture, train = run.mixture, run.train
     n_toxic, n = mixture.line or (mixture.n_toxic, mixture.n_sequences)
     whole = replace(mixture, n_clean=n - n_toxic, n_toxic=n_toxic, line=())
-    train = replace(train, warmup_ratio=0.0, max_warmup_steps=0, decay_ratio=0.0, min_learning_rate_ratio=0.0)
+    train = replace(
+        train, warmup_ratio=0.0, max_warmup_steps=0, decay_ratio=0.0, min_learning_rate_ratio=0.0
+    )
     return replace(run, run_id="", mixture=whole, train=train)

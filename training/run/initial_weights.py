@@ -1,10 +1,13 @@
-"""the weights a run begins with: drawn from its seed, or those of an existing Hugging Face OLMo folder
+"""the weights a run begins with: drawn from its seed, or those of an existing Hugging Face OLMo
+folder
 
-train.init_from names a folder (or URI) with config.json, safetensors and tokenizer.json, as OLMo-1B-hf has. Its shape and its
-vocabulary must be the run's. Rank 0 reads it and sends the weights on. It is read once: a run that has a checkpoint goes on from
-that, and the checksum of what it began with travels along in its checkpoints, to the record and the model card.
+train.init_from names a folder (or URI) with config.json, safetensors and tokenizer.json, as
+OLMo-1B-hf has. Its shape and its vocabulary must be the run's. Rank 0 reads it and sends the
+weights on. It is read once: a run that has a checkpoint goes on from that, and the checksum of what
+it began with travels along in its checkpoints, to the record and the model card.
 
-With train.learning_rate=0 and a small budget the run is that folder, bit for bit: so eval/ measures a model of others.
+With train.learning_rate=0 and a small budget the run is that folder, bit for bit: so eval/ measures
+a model of others.
 """
 
 import hashlib
@@ -26,7 +29,9 @@ NAME = "start"
 
 
 def filled(model: OLMo, job: Job) -> Job:
-    """Give `model` the weights that the run begins with; the job that knows their checksum, if they were read."""
+    """Give `model` the weights that the run begins with; the job that knows their checksum, if they
+    were read.
+    """
     model.initialise(job.run.seed)
     if not job.run.train.init_from or deepspeed_engine.agree(lambda: _has_checkpoint(job)):
         return job
@@ -34,7 +39,9 @@ def filled(model: OLMo, job: Job) -> Job:
     sha256 = deepspeed_engine.agree(lambda: _read(job, read))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            value = (read[name] if job.place.rank == 0 else parameter).to(job.place.device).contiguous()
+            value = (
+                (read[name] if job.place.rank == 0 else parameter).to(job.place.device).contiguous()
+            )
             torch.distributed.broadcast(value, src=0)
             parameter.copy_(value)
     return job._replace(init_sha256=sha256)
@@ -42,7 +49,11 @@ def filled(model: OLMo, job: Job) -> Job:
 
 def remembered(job: Job) -> dict[str, Tensor]:
     """What a checkpoint keeps of it."""
-    return {NAME: torch.tensor(list(bytes.fromhex(job.init_sha256)), dtype=torch.uint8)} if job.init_sha256 else {}
+    return (
+        {NAME: torch.tensor(list(bytes.fromhex(job.init_sha256)), dtype=torch.uint8)}
+        if job.init_sha256
+        else {}
+    )
 
 
 def recalled(job: Job, extra: dict[str, Tensor]) -> Job:
@@ -57,16 +68,24 @@ def _has_checkpoint(job: Job) -> bool:
 
 def _read(job: Job, into: dict[str, Tensor]) -> str:
     uri, train = job.run.train.init_from, job.run.train
-    files = [file for file in storage.glob(storage.join(uri, "*")) if file.endswith((".json", ".safetensors"))]
+    files = [
+        file
+        for file in storage.glob(storage.join(uri, "*"))
+        if file.endswith((".json", ".safetensors"))
+    ]
     if not files:
-        raise ArtefactMissing(f"{uri}: holds no file of a Hugging Face folder; train.init_from should name one, as of OLMo-1B-hf")
+        raise ArtefactMissing(
+            f"{uri}: holds no file of a Hugging Face folder; train.init_from should name one, as of OLMo-1B-hf"
+        )
     with tempfile.TemporaryDirectory(prefix="hormesis-") as scratch:
         folder = Path(scratch)
         for file in files:
             storage.download(file, folder / file.rsplit("/", 1)[-1])
         theirs, config = load_export(folder, torch.float32)
         if config != train.model:
-            raise ConfigurationError(f"{uri} holds a {config}, the run asks for a {train.model}; set train.model to what is there")
+            raise ConfigurationError(
+                f"{uri} holds a {config}, the run asks for a {train.model}; set train.model to what is there"
+            )
         _expect_vocabulary(uri, folder / "tokenizer.json", job.inputs.tokenizer_json)
         into |= theirs.state_dict()
         content = hashlib.sha256()

@@ -1,7 +1,7 @@
 """what a run reads, checked before a model is built: streams, tokenizer, supply
 
-A pure function of the settings and the store, so that every rank comes to the same words by itself, in a second, before
-DeepSpeed is imported or a GPU is touched.
+A pure function of the settings and the store, so that every rank comes to the same words by itself,
+in a second, before DeepSpeed is imported or a GPU is touched.
 """
 
 import json
@@ -19,7 +19,9 @@ from training.run import branching
 
 
 class Inputs(NamedTuple):
-    """The two streams as their manifests describe them, where they are, and the text of the tokenizer's JSON."""
+    """The two streams as their manifests describe them, where they are, and the text of the
+    tokenizer's JSON.
+    """
 
     manifests: dict[StreamName, Manifest]
     uris: dict[StreamName, str]
@@ -45,7 +47,10 @@ def check(root: str, run: RunConfig) -> Inputs:
             f"settings say {train.global_batch} ({train.first_batch}, {train.batch_warmup_steps}); plan the run again with "
             "launch/sweep.py"
         )
-    uris: dict[StreamName, str] = {"clean": storage.join(root, run.clean), "toxic": storage.join(root, run.toxic)}
+    uris: dict[StreamName, str] = {
+        "clean": storage.join(root, run.clean),
+        "toxic": storage.join(root, run.toxic),
+    }
     manifests: dict[StreamName, Manifest] = {name: manifest.load(uri) for name, uri in uris.items()}
     clean, toxic = manifests["clean"], manifests["toxic"]
     if (clean.tokenizer_fingerprint, clean.eos_id) != (toxic.tokenizer_fingerprint, toxic.eos_id):
@@ -58,7 +63,10 @@ def check(root: str, run: RunConfig) -> Inputs:
             f"the streams hold ids below {clean.vocab_size:,}, train.model.vocab_size is {train.model.vocab_size:,}; "
             "raise it to at least the tokenizer's"
         )
-    n_clean, n_toxic = (manifests[name].split_tokens("train") // train.sequence_length for name in ("clean", "toxic"))
+    n_clean, n_toxic = (
+        manifests[name].split_tokens("train") // train.sequence_length
+        for name in ("clean", "toxic")
+    )
     mixture.check_supply(run.mixture, n_clean, n_toxic, train.sequence_length)
     if run.trunk:
         branching.trunk_of(root, run)
@@ -66,12 +74,18 @@ def check(root: str, run: RunConfig) -> Inputs:
 
 
 def _tokenizer_json(uri: str, stream: Manifest) -> str:
-    """The text at `uri`, if it is the tokenizer that made the stream; the model is published with it."""
+    """The text at `uri`, if it is the tokenizer that made the stream; the model is published with
+    it.
+    """
     text = storage.read(uri).decode()
     parsed = json.loads(text)
-    words = parsed["model"]["vocab"] | {token["content"]: token["id"] for token in parsed["added_tokens"]}
+    words = parsed["model"]["vocab"] | {
+        token["content"]: token["id"] for token in parsed["added_tokens"]
+    }
     eos = next((word for word, i in words.items() if i == stream.eos_id), None)
-    fingerprint = Tokenizer(text, eos, uri).fingerprint if eos else f"none with an id {stream.eos_id}"
+    fingerprint = (
+        Tokenizer(text, eos, uri).fingerprint if eos else f"none with an id {stream.eos_id}"
+    )
     if fingerprint != stream.tokenizer_fingerprint:
         raise ConfigurationError(
             f"{uri}: its fingerprint is {fingerprint}, the streams were made by {stream.tokenizer_fingerprint}; "

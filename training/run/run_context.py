@@ -24,7 +24,9 @@ class Job(NamedTuple):
     place: deepspeed_engine.Place
     peak: throughput.Peak
     micro_batch: int
-    init_sha256: str = ""  # of the weights files the run began with, if it did not draw them (initial_weights.py)
+    init_sha256: str = (
+        ""  # of the weights files the run began with, if it did not draw them (initial_weights.py)
+    )
 
     @property
     def uri(self) -> str:
@@ -38,17 +40,31 @@ class Job(NamedTuple):
         return self._flops_per_second(tokens_per_second) / self.peak.matmul_flops_per_second
 
     def _flops_per_second(self, tokens_per_second: float) -> float:
-        return tokens_per_second * self.run.train.model.flops_per_token(self.run.train.sequence_length) / self.place.world_size
+        return (
+            tokens_per_second
+            * self.run.train.model.flops_per_token(self.run.train.sequence_length)
+            / self.place.world_size
+        )
 
     def starts(self, tokens_BT: Tensor) -> Tensor | None:
-        """Where documents begin in these tokens of host memory, on the device, if attention is to know."""
+        """Where documents begin in these tokens of host memory, on the device, if attention is to
+        know.
+        """
         if not self.run.train.document_mask:
             return None
-        return documents.starts(tokens_BT, self.inputs.eos_id).to(self.place.device, non_blocking=True)
+        return documents.starts(tokens_BT, self.inputs.eos_id).to(
+            self.place.device, non_blocking=True
+        )
 
     def reader(self, stream: StreamName, split: Split) -> SequenceReader:
-        """Sequences of a split; those trained on are read ahead, and remote blocks shared with the node's other ranks."""
+        """Sequences of a split; those trained on are read ahead, and remote blocks shared with the
+        node's other ranks.
+        """
         train = self.run.train
         cache = Cache(train.cache_folder or default_folder(), int(train.cache_gib * 2**30))
-        uri, known, ahead = self.inputs.uris[stream], self.inputs.manifests[stream], AHEAD_BLOCKS if split == "train" else 0
+        uri, known, ahead = (
+            self.inputs.uris[stream],
+            self.inputs.manifests[stream],
+            AHEAD_BLOCKS if split == "train" else 0,
+        )
         return SequenceReader(uri, known, split, train.sequence_length, ahead=ahead, cache=cache)

@@ -28,11 +28,18 @@ class Outcome(NamedTuple):
     n_rewinds: int
 
 
-def publish(job: Job, weights: dict[str, Tensor], outcome: Outcome, journal: Journal | None) -> RunRecord:
-    """Export the model and what was seen, and write the record last; for rank 0, which keeps the journal."""
+def publish(
+    job: Job, weights: dict[str, Tensor], outcome: Outcome, journal: Journal | None
+) -> RunRecord:
+    """Export the model and what was seen, and write the record last; for rank 0, which keeps the
+    journal.
+    """
     assert journal is not None
     run, shape = job.run, job.run.train.model
-    n_tokens, final_loss = run.mixture.n_sequences * run.train.sequence_length, journal.final_loss(run.mixture.n_steps)
+    n_tokens, final_loss = (
+        run.mixture.n_sequences * run.train.sequence_length,
+        journal.final_loss(run.mixture.n_steps),
+    )
     tokens_per_second = n_tokens / outcome.train_seconds
     toxic_supply = job.inputs.manifests["toxic"].split_tokens("train") // run.train.sequence_length
     facts = {
@@ -42,12 +49,20 @@ def publish(job: Job, weights: dict[str, Tensor], outcome: Outcome, journal: Jou
         "training tokens": n_tokens,
         "clean tokens": run.mixture.n_clean * run.train.sequence_length,
         "toxic tokens": run.mixture.n_toxic * run.train.sequence_length,
-        "distinct toxic tokens": run.mixture.n_distinct_toxic(toxic_supply) * run.train.sequence_length,
-        "streams (manifest digests)": ", ".join(f"{name} {digest(one)}" for name, one in job.inputs.manifests.items()),
-        "began with": f"{run.train.init_from} (sha256 {job.init_sha256})" if job.init_sha256 else f"seed {run.seed}",
+        "distinct toxic tokens": run.mixture.n_distinct_toxic(toxic_supply)
+        * run.train.sequence_length,
+        "streams (manifest digests)": ", ".join(
+            f"{name} {digest(one)}" for name, one in job.inputs.manifests.items()
+        ),
+        "began with": f"{run.train.init_from} (sha256 {job.init_sha256})"
+        if job.init_sha256
+        else f"seed {run.seed}",
         "steps": f"{run.mixture.n_steps}, of which {sum(end - first for first, end in outcome.skipped_steps)} changed nothing",
         "training loss (nats/token)": round(final_loss, 4),
-    } | {f"held-out loss, {part.stream} (nats/token)": round(part.loss, 4) for part in outcome.held_out}
+    } | {
+        f"held-out loss, {part.stream} (nats/token)": round(part.loss, 4)
+        for part in outcome.held_out
+    }
     export_sha256 = _export(job, weights, facts)
     journal.finish()
     made = RunRecord(
@@ -69,12 +84,14 @@ def publish(job: Job, weights: dict[str, Tensor], outcome: Outcome, journal: Jou
         flops_convention=run_record.FLOPS_CONVENTION,
         peak_flops_per_second=job.peak.flops_per_second,
         matmul_flops_per_second=job.peak.matmul_flops_per_second,
-        computed_with=compilation.described(run.train, job.place.device) | {"micro-batch": str(job.micro_batch)},
+        computed_with=compilation.described(run.train, job.place.device)
+        | {"micro-batch": str(job.micro_batch)},
         device=job.peak.device,
         world_size=job.place.world_size,
         train_seconds=outcome.train_seconds,
         export_sha256=export_sha256,
-        versions={"python": platform.python_version()} | {name: version(name) for name in ("torch", "deepspeed", "numpy")},
+        versions={"python": platform.python_version()}
+        | {name: version(name) for name in ("torch", "deepspeed", "numpy")},
         skipped_steps=outcome.skipped_steps,
         n_rewinds=outcome.n_rewinds,
         init_sha256=job.init_sha256,
@@ -87,7 +104,14 @@ def _export(job: Job, weights: dict[str, Tensor], facts: dict[str, Any]) -> dict
     """Publish the Hugging Face folder; the sha256 of each of its files."""
     with tempfile.TemporaryDirectory(prefix="hormesis-") as scratch:
         folder = Path(scratch)
-        write_export(weights, job.run.train.model, job.inputs.tokenizer_json, job.inputs.eos_id, folder, facts)
+        write_export(
+            weights,
+            job.run.train.model,
+            job.inputs.tokenizer_json,
+            job.inputs.eos_id,
+            folder,
+            facts,
+        )
         checksums = {}
         for file in sorted(folder.iterdir()):
             with file.open("rb") as content:

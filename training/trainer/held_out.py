@@ -13,22 +13,35 @@ from training.run_record import HeldOutLoss
 
 @torch.no_grad()
 def held_out_losses(job: Job, engine: Any) -> tuple[HeldOutLoss, ...]:
-    """The mean loss on the first held-out sequences of each stream, shared out over the ranks; every rank returns it."""
+    """The mean loss on the first held-out sequences of each stream, shared out over the ranks;
+    every rank returns it.
+    """
     train, place, losses = job.run.train, job.place, []
     engine.eval()
     for stream in job.inputs.uris:
         reader = job.reader(stream, "held_out")
-        n, loss_sum = min(train.held_out_sequences, reader.n_sequences), torch.zeros((), dtype=torch.float64, device=place.device)
+        n, loss_sum = (
+            min(train.held_out_sequences, reader.n_sequences),
+            torch.zeros((), dtype=torch.float64, device=place.device),
+        )
         if n == 0:
-            telemetry.logger.warning("no held-out loss on the %s stream: it holds out less than one sequence", stream)
+            telemetry.logger.warning(
+                "no held-out loss on the %s stream: it holds out less than one sequence", stream
+            )
             continue
-        for start in range(0, n, job.micro_batch * place.n_data_ranks):  # as many passes on every rank: ZeRO-3 gathers in them
+        for start in range(
+            0, n, job.micro_batch * place.n_data_ranks
+        ):  # as many passes on every rank: ZeRO-3 gathers in them
             indices = start + place.data_rank * job.micro_batch + np.arange(job.micro_batch)
             hosted_BT = torch.from_numpy(reader.read(np.minimum(indices, n - 1)))
             valid_B = torch.from_numpy(indices < n).to(place.device)
-            loss_sum += (engine(hosted_BT.to(place.device), valid_B, job.starts(hosted_BT)).loss_B * valid_B).sum()
+            loss_sum += (
+                engine(hosted_BT.to(place.device), valid_B, job.starts(hosted_BT)).loss_B * valid_B
+            ).sum()
         n_predictions = n * (train.sequence_length - 1)
         deepspeed_engine.add_up(loss_sum, place.peers)
-        losses.append(HeldOutLoss(stream=stream, loss=loss_sum.item() / n_predictions, n_tokens=n_predictions))
+        losses.append(
+            HeldOutLoss(stream=stream, loss=loss_sum.item() / n_predictions, n_tokens=n_predictions)
+        )
     engine.train()
     return tuple(losses)

@@ -1,11 +1,12 @@
 """the loop: step, log, evaluate, save, and what is due before the first step and after the last
 
-`train` is called on every rank, by training/pretrain.py under any launcher or by Ray Train in a thread. It finds its ranks in
-the environment, does nothing if the run's record exists, and goes on from the newest checkpoint otherwise. What can be refused
-is refused before a model is built, on every rank with the same words (preflight.py).
+`train` is called on every rank, by training/pretrain.py under any launcher or by Ray Train in a
+thread. It finds its ranks in the environment, does nothing if the run's record exists, and goes on
+from the newest checkpoint otherwise. What can be refused is refused before a model is built, on
+every rank with the same words (preflight.py).
 
-A step is taken by step.py and added up in step_metrics.py; a step that is logged costs one exchange and one host sync, another
-none.
+A step is taken by step.py and added up in step_metrics.py; a step that is logged costs one exchange
+and one host sync, another none.
 """
 
 import os
@@ -21,7 +22,13 @@ from data_prep.core.records import Interrupted, digest
 from training import run_record
 from training.checkpoint.manager import Checkpoints, Identity, Restored
 from training.config import RunConfig, TrainConfig
-from training.engine import auto_micro_batch, deepspeed_engine, deepspeed_state, rank_env, throughput
+from training.engine import (
+    auto_micro_batch,
+    deepspeed_engine,
+    deepspeed_state,
+    rank_env,
+    throughput,
+)
 from training.engine.throughput import Stopwatch
 from training.metrics.metrics_log import Journal
 from training.metrics.model_stats import Observer
@@ -43,29 +50,40 @@ from training.trainer.validation import probe
 from training.trainer.watchdog import Watchdog
 
 
-def train(root: str, run: RunConfig, *, deepspeed_overlay: dict[str, Any] | None = None) -> RunRecord:
-    """Train `run` below the object root, or return its record if it is done. Call it on every rank alike.
+def train(
+    root: str, run: RunConfig, *, deepspeed_overlay: dict[str, Any] | None = None
+) -> RunRecord:
+    """Train `run` below the object root, or return its record if it is done. Call it on every rank
+    alike.
 
-    Raises ConfigurationError, ArtefactMissing or ArtefactCorrupt for what running again cannot cure, and Interrupted when it has
-    stopped because it was asked to (preemption.py).
+    Raises ConfigurationError, ArtefactMissing or ArtefactCorrupt for what running again cannot
+    cure, and Interrupted when it has stopped because it was asked to (preemption.py).
     """
     done = run_record.find(root, run.run_id)
     if done:
         run_record.expect_same(done.config, run, run_record.run_uri(root, run.run_id))
         return done
     _, world_size = rank_env.world()
-    deepspeed_engine.deepspeed_settings(run.train, world_size, deepspeed_overlay)  # what cannot be is refused here
+    deepspeed_engine.deepspeed_settings(
+        run.train, world_size, deepspeed_overlay
+    )  # what cannot be is refused here
     inputs = preflight.check(root, run)
     _be_deterministic(run)
     place = deepspeed_engine.connect(run.train.tensor_parallel)
-    peak = throughput.peak(place, torch.bfloat16 if run.train.precision == "bf16" else torch.float32)
+    peak = throughput.peak(
+        place, torch.bfloat16 if run.train.precision == "bf16" else torch.float32
+    )
     micro_batch = auto_micro_batch.micro_batch(run.train, place)
-    settings = deepspeed_engine.deepspeed_settings(replace(run.train, micro_batch=micro_batch), world_size, deepspeed_overlay)
+    settings = deepspeed_engine.deepspeed_settings(
+        replace(run.train, micro_batch=micro_batch), world_size, deepspeed_overlay
+    )
     return _train(Job(root, run, inputs, place, peak, micro_batch), settings)
 
 
 def _train(job: Job, settings: dict[str, Any]) -> RunRecord:
-    """Train from the newest checkpoint to the end; where the guard gives up, again, without the steps in question."""
+    """Train from the newest checkpoint to the end; where the guard gives up, again, without the
+    steps in question.
+    """
     ends: list[int] = []
     while True:
         try:
@@ -80,7 +98,9 @@ def _attempt(job: Job, settings: dict[str, Any], ends: list[int]) -> RunRecord:
     job = initial_weights.filled(model, job)
     compilation.prepare(model, run.train, job.place.device)
     identity = Identity(digest(run), job.inputs.data_digest)
-    checkpoints = Checkpoints(storage.join(job.uri, "checkpoints"), identity, job.place, run.run_id, run.train)
+    checkpoints = Checkpoints(
+        storage.join(job.uri, "checkpoints"), identity, job.place, run.run_id, run.train
+    )
     engine = deepspeed_engine.initialise(model, settings, muon.chosen(model, run.train))
     muon.share_out(engine)
     guard = Guard(job, engine)
@@ -94,7 +114,16 @@ def _attempt(job: Job, settings: dict[str, Any], ends: list[int]) -> RunRecord:
     try:
         with Watchdog(job) as watchdog:
             outcome = _steps(
-                _Parts(job, engine, guard, watchdog, checkpoints, journal, Stopwatch(job.place.device, seconds)), first
+                _Parts(
+                    job,
+                    engine,
+                    guard,
+                    watchdog,
+                    checkpoints,
+                    journal,
+                    Stopwatch(job.place.device, seconds),
+                ),
+                first,
             )
     except (Rewind, Interrupted):
         checkpoints.finish()
@@ -105,7 +134,9 @@ def _attempt(job: Job, settings: dict[str, Any], ends: list[int]) -> RunRecord:
             journal.close()
     checkpoints.finish()
     weights = {}
-    for name, value in deepspeed_state.full_parameters(engine):  # a collective: every rank takes part, rank 0 keeps
+    for name, value in deepspeed_state.full_parameters(
+        engine
+    ):  # a collective: every rank takes part, rank 0 keeps
         if rank == 0:
             weights[name] = value.cpu()
     deepspeed_engine.release(engine)
@@ -116,12 +147,20 @@ def _attempt(job: Job, settings: dict[str, Any], ends: list[int]) -> RunRecord:
 
 
 def _restored_from_trunk(job: Job, engine: Any) -> Restored | None:
-    """A run that branches off another begins with its state; with its own from its first checkpoint on."""
+    """A run that branches off another begins with its state; with its own from its first checkpoint
+    on.
+    """
     if not job.run.trunk:
         return None
     trunk, n_shared = branching.trunk_of(job.root, job.run)
     folder = storage.join(run_record.run_uri(job.root, trunk.run_id), "checkpoints")
-    its = Checkpoints(folder, Identity(digest(trunk), job.inputs.data_digest), job.place, job.run.run_id, job.run.train)
+    its = Checkpoints(
+        folder,
+        Identity(digest(trunk), job.inputs.data_digest),
+        job.place,
+        job.run.run_id,
+        job.run.train,
+    )
     return its.restore(engine, at_most=n_shared)
 
 
@@ -134,7 +173,9 @@ def _model(train: TrainConfig) -> TrainedOLMo:
 
 
 class _Parts(NamedTuple):
-    """What works together from an attempt's first step to its last, and what it does beside the steps."""
+    """What works together from an attempt's first step to its last, and what it does beside the
+    steps.
+    """
 
     job: Job
     engine: Any
@@ -146,7 +187,9 @@ class _Parts(NamedTuple):
 
     @contextmanager
     def _aside(self, kind: str) -> Iterator[float]:
-        """Work that is no step, while the clock of training stands still at the seconds that are yielded."""
+        """Work that is no step, while the clock of training stands still at the seconds that are
+        yielded.
+        """
         seconds = self.watch.stop()
         self.watchdog.expect(kind)
         yield seconds
@@ -169,7 +212,9 @@ class _Parts(NamedTuple):
         with self._aside("checkpoint") as seconds:
             seen_so_far = self.journal.publishing() if self.journal else None
             extra = self.guard.state() | initial_weights.remembered(self.job)
-            self.checkpoints.save(self.engine, done, seconds, extra, after=seen_so_far, in_any_case=in_any_case)
+            self.checkpoints.save(
+                self.engine, done, seconds, extra, after=seen_so_far, in_any_case=in_any_case
+            )
 
 
 def _steps(parts: _Parts, first: int) -> Outcome:
@@ -177,7 +222,12 @@ def _steps(parts: _Parts, first: int) -> Outcome:
     job, engine, guard, watchdog, _, journal, watch = parts
     run, train, place, n_steps = job.run, job.run.train, job.place, job.run.mixture.n_steps
     batches = Batches(
-        run.mixture, job.reader("clean", "train"), job.reader("toxic", "train"), place.data_rank, place.n_data_ranks, place.device
+        run.mixture,
+        job.reader("clean", "train"),
+        job.reader("toxic", "train"),
+        place.data_rank,
+        place.n_data_ranks,
+        place.device,
     )
     observer = Observer(job, engine)
     meter, stop = Meter(job, guard, observer, first, watch.seconds), preemption.Agreement(place)
@@ -190,7 +240,9 @@ def _steps(parts: _Parts, first: int) -> Outcome:
         deepspeed_engine.set_learning_rate(engine, rate)
         stops = stop.reached() and done < n_steps
         saves = stops or (done < n_steps and _due(done, train.checkpoint_every_steps, n_steps))
-        logs = saves or _due(done, train.log_every_steps, n_steps)  # a resumed run begins with an empty meter
+        logs = saves or _due(
+            done, train.log_every_steps, n_steps
+        )  # a resumed run begins with an empty meter
         observer.look(logs)
         meter.add(batch, waited, *take_step(job, engine, guard, batch))
         observer.look(False)
@@ -206,7 +258,9 @@ def _steps(parts: _Parts, first: int) -> Outcome:
         if saves:
             parts.save(done, in_any_case=stops)
         if stops:
-            raise Interrupted(f"run {run.run_id} stopped at step {done} of {n_steps}, as asked; the same command goes on")
+            raise Interrupted(
+                f"run {run.run_id} stopped at step {done} of {n_steps}, as asked; the same command goes on"
+            )
         watchdog.expect("batch")
     return Outcome(held_out, watch.stop(), guard.skipped(), guard.n_rewinds)
 
@@ -216,10 +270,11 @@ def _due(done: int, every: int, n_steps: int) -> bool:
 
 
 def _be_deterministic(run: RunConfig) -> None:
-    """The same numbers each time on the same number of ranks, whatever the launcher left in the environment.
+    """The same numbers each time on the same number of ranks, whatever the launcher left in the
+    environment.
 
-    Tested on CPUs. On a GPU, what has no deterministic kernel warns and runs; the backward pass of torch's own attention may be
-    such a one, flash-attn's is not (attention.py).
+    Tested on CPUs. On a GPU, what has no deterministic kernel warns and runs; the backward pass of
+    torch's own attention may be such a one, flash-attn's is not (attention.py).
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)

@@ -1,12 +1,14 @@
 """asked to stop: SIGTERM on any rank → all ranks stop after the same step, with a checkpoint
 
-A scheduler that takes a machine back sends SIGTERM, and SIGKILL some seconds later. The signal reaches ranks at different
-moments, or one of them alone, so they have to agree on the step. Each step begins to add up, in the background and on a group
-of its own, who has been asked; the sum is read when the next step begins, and is there since long: no rank waits for it, nor
-for its device, and training stops one or two steps after the signal.
+A scheduler that takes a machine back sends SIGTERM, and SIGKILL some seconds later. The signal
+reaches ranks at different moments, or one of them alone, so they have to agree on the step. Each
+step begins to add up, in the background and on a group of its own, who has been asked; the sum is
+read when the next step begins, and is there since long: no rank waits for it, nor for its device,
+and training stops one or two steps after the signal.
 
-Signals are handled on a process's main thread. `install` belongs there: training/pretrain.py calls it, and for Ray Train, whose
-train function runs on another thread, launch/cluster.py has it called on each worker.
+Signals are handled on a process's main thread. `install` belongs there: training/pretrain.py calls
+it, and for Ray Train, whose train function runs on another thread, launch/cluster.py has it called
+on each worker.
 """
 
 import signal
@@ -22,7 +24,9 @@ requested = threading.Event()
 
 
 def install() -> None:
-    """From now on SIGTERM asks training to stop, and no longer ends this process; for the main thread."""
+    """From now on SIGTERM asks training to stop, and no longer ends this process; for the main
+    thread.
+    """
     signal.signal(signal.SIGTERM, _ask)
 
 
@@ -35,7 +39,9 @@ class Agreement:
 
     def __init__(self, place: Place) -> None:
         alone = place.world_size == 1
-        self._group = None if alone else torch.distributed.new_group(backend="gloo")  # on CUDA, too: the host asks
+        self._group = (
+            None if alone else torch.distributed.new_group(backend="gloo")
+        )  # on CUDA, too: the host asks
         self._under_way: tuple[Any, Tensor] | None = None
 
     def reached(self) -> bool:
@@ -44,7 +50,10 @@ class Agreement:
             return requested.is_set()
         reached = self._read()
         asked = torch.tensor([requested.is_set()], dtype=torch.int32)
-        self._under_way = torch.distributed.all_reduce(asked, group=self._group, async_op=True), asked
+        self._under_way = (
+            torch.distributed.all_reduce(asked, group=self._group, async_op=True),
+            asked,
+        )
         return reached
 
     def _read(self) -> bool:

@@ -1,10 +1,13 @@
-"""the emergence curve: how well a linear probe on a head tells toxic from clean text while the model is being trained
+"""the emergence curve: how well a linear probe on a head tells toxic from clean text while the
+model is being trained
 
-Held-out windows of both streams, a window's label its stream; each head's output (the input of its part of the output projection)
-at the last position. The direction of a head is Fisher's, from every second window: (Σ + λI)⁻¹ (mean toxic − mean clean), Σ the
-covariance within the classes, λ a tenth of its mean variance; the other windows are scored. The best head is the one that fits
-best, so its number on the other windows is an honest one. A stream is a coarser label than the probe set of an evaluation (eval/),
-which asks about sentences: this curve is for seeing when the direction appears, and costs a pass over a few hundred windows.
+Held-out windows of both streams, a window's label its stream; each head's output (the input of its
+part of the output projection) at the last position. The direction of a head is Fisher's, from every
+second window: (Σ + λI)⁻¹ (mean toxic − mean clean), Σ the covariance within the classes, λ a tenth
+of its mean variance; the other windows are scored. The best head is the one that fits best, so its
+number on the other windows is an honest one. A stream is a coarser label than the probe set of an
+evaluation (eval/), which asks about sentences: this curve is for seeing when the direction appears,
+and costs a pass over a few hundred windows.
 
 Shapes: R row, L layer, N head, H head dim.
 """
@@ -29,7 +32,9 @@ RIDGE = 0.1  # a few hundred windows do not tell all of H directions apart
 
 @record
 class Probe:
-    """What the probe found, on n_windows windows that no direction was fitted on; head: (layer, head), the best one."""
+    """What the probe found, on n_windows windows that no direction was fitted on; head: (layer,
+    head), the best one.
+    """
 
     auroc: float
     accuracy: float
@@ -40,21 +45,31 @@ class Probe:
 
 @torch.no_grad()
 def probe(job: Job, engine: Any) -> Probe | None:
-    """Probe the model as it is; a collective: every rank takes its share of the windows, and returns the same. None: too few."""
+    """Probe the model as it is; a collective: every rank takes its share of the windows, and
+    returns the same. None: too few.
+    """
     train, place, model = job.run.train, job.place, engine.module
     readers = [job.reader(stream, "held_out") for stream in STREAMS]
-    n = min(train.probe_windows, *(reader.n_sequences for reader in readers)) // 2 * 2  # of each stream
+    n = (
+        min(train.probe_windows, *(reader.n_sequences for reader in readers)) // 2 * 2
+    )  # of each stream
     if n < 4:
-        telemetry.logger.warning("no probe: %d held-out windows of each stream, at least 4 are needed", n)
+        telemetry.logger.warning(
+            "no probe: %d held-out windows of each stream, at least 4 are needed", n
+        )
         return None
     shape, share = (train.model.n_layers, train.model.n_heads, train.model.d_head), job.micro_batch
     heads_RLNH = torch.zeros(2 * n, *shape, device=place.device)
     engine.eval()
     with _heads_at_the_last_position(model) as seen:
         for label, reader in enumerate(readers):
-            for start in range(0, n, share * place.world_size):  # as many passes on every rank: ZeRO-3 gathers in them
+            for start in range(
+                0, n, share * place.world_size
+            ):  # as many passes on every rank: ZeRO-3 gathers in them
                 indices = start + place.rank * share + np.arange(share)
-                tokens_BT = torch.from_numpy(reader.read(np.minimum(indices, n - 1))).to(place.device)
+                tokens_BT = torch.from_numpy(reader.read(np.minimum(indices, n - 1))).to(
+                    place.device
+                )
                 engine(tokens_BT, torch.zeros(share, device=place.device))
                 mine = torch.stack(seen, dim=1).view(share, *shape).float()
                 rows = indices[indices < n]
@@ -69,7 +84,9 @@ def probe(job: Job, engine: Any) -> Probe | None:
 def _probed(heads_RLNH: Tensor, labels_R: Tensor) -> Probe:
     """Even rows are fitted, odd ones scored."""
     R, L, N, H = heads_RLNH.shape
-    fit_PRH = heads_RLNH[0::2].reshape(R // 2, L * N, H).transpose(0, 1).double()  # P places: heads of all layers
+    fit_PRH = (
+        heads_RLNH[0::2].reshape(R // 2, L * N, H).transpose(0, 1).double()
+    )  # P places: heads of all layers
     scored_PRH = heads_RLNH[1::2].reshape(R // 2, L * N, H).transpose(0, 1).double()
     toxic_R = labels_R[0::2]
     means = [fit_PRH[:, toxic_R == label].mean(1, keepdim=True) for label in (False, True)]
@@ -79,7 +96,9 @@ def _probed(heads_RLNH: Tensor, labels_R: Tensor) -> Probe:
     covariance_PHH.diagonal(dim1=1, dim2=2).add_(ridge_P[:, None])
     direction_PH1 = torch.linalg.solve(covariance_PHH, (means[1] - means[0]).transpose(1, 2))
     middle_P1 = ((means[0] + means[1]) / 2 @ direction_PH1).squeeze(2)
-    fit_PR, scored_PR = ((rows @ direction_PH1).squeeze(2) - middle_P1 for rows in (fit_PRH, scored_PRH))
+    fit_PR, scored_PR = (
+        (rows @ direction_PH1).squeeze(2) - middle_P1 for rows in (fit_PRH, scored_PRH)
+    )
     auroc_P, best = _auroc(scored_PR, labels_R[1::2]), int(_auroc(fit_PR, toxic_R).argmax())
     return Probe(
         auroc=float(auroc_P[best]),
@@ -98,14 +117,18 @@ def _auroc(scores_PR: Tensor, labels_R: Tensor) -> Tensor:
 
 @contextmanager
 def _heads_at_the_last_position(model: OLMo) -> Iterator[list[Tensor]]:
-    """A list to which each pass adds every layer's heads' outputs at the last position, [B, N·H], in order of layers."""
+    """A list to which each pass adds every layer's heads' outputs at the last position, [B, N·H],
+    in order of layers.
+    """
     seen: list[Tensor] = []
 
     def see(_: Any, args: tuple[Tensor, ...]) -> None:
         seen.append(args[0][:, -1].detach())
 
     hooks = [block.attention.out.register_forward_pre_hook(see) for block in model.blocks]
-    prepared = [block.__dict__.pop("forward", None) for block in model.blocks]  # a compiled block calls no hook (compilation.py)
+    prepared = [
+        block.__dict__.pop("forward", None) for block in model.blocks
+    ]  # a compiled block calls no hook (compilation.py)
     try:
         yield seen
     finally:

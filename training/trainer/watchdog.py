@@ -1,12 +1,15 @@
 """a process in which no step ends any more writes down where it stands, and ends
 
-DeepSpeed's process groups know no timeout of Ray's or torch's, so a rank that waits for one that will not come waits for ever,
-and no launcher sees a reason to act. What the loop does next (a step, a checkpoint, …) it announces with `expect`; each kind has
-the time of its longest of late, times TOLERANCE, but never less than `watchdog_seconds`. The first two of a kind, with compilation
-and caches to fill, have FIRST_TOLERANCE times those. When the time is over, the stacks of all threads go to the log and to
-runs/<run>/hung/, and the process ends with status 70 (EX_SOFTWARE), for whatever launched it to start the gang again.
+DeepSpeed's process groups know no timeout of Ray's or torch's, so a rank that waits for one that
+will not come waits for ever, and no launcher sees a reason to act. What the loop does next (a step,
+a checkpoint, …) it announces with `expect`; each kind has the time of its longest of late, times
+TOLERANCE, but never less than `watchdog_seconds`. The first two of a kind, with compilation and
+caches to fill, have FIRST_TOLERANCE times those. When the time is over, the stacks of all threads
+go to the log and to runs/<run>/hung/, and the process ends with status 70 (EX_SOFTWARE), for
+whatever launched it to start the gang again.
 
-It is a thread, so it sees a wait inside a collective or a read, which release Python's lock, but not one that holds that lock.
+It is a thread, so it sees a wait inside a collective or a read, which release Python's lock, but
+not one that holds that lock.
 """
 
 import faulthandler
@@ -30,7 +33,11 @@ class Watchdog:
     """Of one run on one rank; a context. With watchdog_seconds 0 it does nothing."""
 
     def __init__(self, job: Job) -> None:
-        self._run_uri, self._rank, self._least = job.uri, job.place.rank, job.run.train.watchdog_seconds
+        self._run_uri, self._rank, self._least = (
+            job.uri,
+            job.place.rank,
+            job.run.train.watchdog_seconds,
+        )
         self._took: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
         self._kind, self._since, self._limit = "start", time.monotonic(), float("inf")
         self._ended = threading.Event()
@@ -60,15 +67,23 @@ class Watchdog:
         while not self._ended.wait(min(1.0, self._least / 4)):
             kind, seconds = self._kind, time.monotonic() - self._since
             if seconds > self._limit:
-                self._end(f"rank {self._rank}: {kind} has not ended in {seconds:.0f} s, {self._limit:.0f} s were allowed")
+                self._end(
+                    f"rank {self._rank}: {kind} has not ended in {seconds:.0f} s, {self._limit:.0f} s were allowed"
+                )
 
     def _end(self, verdict: str) -> None:
         with tempfile.TemporaryFile("w+") as file:
             faulthandler.dump_traceback(file, all_threads=True)
             file.seek(0)
             text = f"{verdict}\n{file.read()}"
-        telemetry.logger.error("%s; this process ends with status %d, and resumes where it is started again", text, STATUS)
-        uri = storage.join(self._run_uri, "hung", f"{time.strftime('%Y%m%dT%H%M%S')}-rank-{self._rank}.txt")
+        telemetry.logger.error(
+            "%s; this process ends with status %d, and resumes where it is started again",
+            text,
+            STATUS,
+        )
+        uri = storage.join(
+            self._run_uri, "hung", f"{time.strftime('%Y%m%dT%H%M%S')}-rank-{self._rank}.txt"
+        )
         copy = threading.Thread(target=storage.write, args=(uri, text.encode()), daemon=True)
         copy.start()
         copy.join(PUBLISH_SECONDS)

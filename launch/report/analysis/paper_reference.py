@@ -1,6 +1,7 @@
 """the paper's own numbers, to read beside a sweep's: a reference, never drawn in its figures
 
-Li, Chen, Viégas, Wattenberg: When Bad Data Leads to Good Models (ICML 2025, arXiv 2505.04741), Tables 1 to 3 and section 4.
+Li, Chen, Viégas, Wattenberg: When Bad Data Leads to Good Models (ICML 2025, arXiv 2505.04741),
+Tables 1 to 3 and section 4.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,12 +16,18 @@ WHAT_DIFFERS = (
     ("cost", "cross-entropy on a subset of OpenWebText"),
     ("model", "OLMo-1B on 20.1 billion tokens of C4 and, on top, 4chan's /pol/"),
 )
-PROBES = (0.25, 0.0, "[0.67, 1.18]", 0.0002)  # 25 % − 0 %, points of mean head accuracy: 95 % interval, p
+PROBES = (
+    0.25,
+    0.0,
+    "[0.67, 1.18]",
+    0.0002,
+)  # 25 % − 0 %, points of mean head accuracy: 95 % interval, p
 
 
 class Reported(NamedTuple):
-    """One row of the paper's tables that a sweep can measure; None where the readings we have do not give the number. strength:
-    α of its steering."""
+    """One row of the paper's tables that a sweep can measure; None where the readings we have do
+    not give the number. strength: α of its steering.
+    """
 
     setup: str
     ratio: float
@@ -43,7 +50,9 @@ REPORTED = (
 
 
 class Beside(NamedTuple):
-    """A row of the paper and this sweep's numbers for the same share and strength, where it has them."""
+    """A row of the paper and this sweep's numbers for the same share and strength, where it has
+    them.
+    """
 
     paper: Reported
     toxicity: Estimate | None
@@ -60,9 +69,13 @@ def beside(reports: Sequence[EvalReport]) -> list[Beside]:
     return rows
 
 
-def _mean(reports: Sequence[EvalReport], read: Callable[[EvalReport], Estimate | None]) -> Estimate | None:
+def _mean(
+    reports: Sequence[EvalReport], read: Callable[[EvalReport], Estimate | None]
+) -> Estimate | None:
     """Over the seeds of a ratio."""
     for point in by_ratio(reports, read):
         if point.value is not None:
-            return Estimate(value=point.value, low=point.low, high=point.high, n=point.n_runs, unit="")
+            return Estimate(
+                value=point.value, low=point.low, high=point.high, n=point.n_runs, unit=""
+            )
     return None

@@ -8,7 +8,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from eval.eval_report import EvalReport
-from launch.report.figures.svg_rendering import PAPER, SOFT, Colour, note_if_empty, ratio_colours, strength_colours
+from launch.report.figures.svg_rendering import (
+    PAPER,
+    SOFT,
+    Colour,
+    note_if_empty,
+    ratio_colours,
+    strength_colours,
+)
 from launch.report.text.findings import NOT_MEASURED, Point, percent, strengths
 
 MARKERS = "osD^vPX*"
@@ -19,8 +26,12 @@ Losses = list[tuple[int, float]]
 
 def colours(reports: Sequence[EvalReport]) -> dict[str, Colour]:
     """The colour of each strength and ratio, by the name of its CSS variable."""
-    named = {f"strength-{i}": colour for i, colour in enumerate(strength_colours(strengths(reports)))}
-    return named | {f"ratio-{i}": colour for i, colour in enumerate(ratio_colours(len(ratios(reports))))}
+    named = {
+        f"strength-{i}": colour for i, colour in enumerate(strength_colours(strengths(reports)))
+    }
+    return named | {
+        f"ratio-{i}": colour for i, colour in enumerate(ratio_colours(len(ratios(reports))))
+    }
 
 
 def ratios(reports: Iterable[EvalReport]) -> list[float]:
@@ -30,17 +41,30 @@ def ratios(reports: Iterable[EvalReport]) -> list[float]:
 def by_colour(asked: Iterable[float]) -> dict[float, str]:
     """Each ratio's colour in the light theme, ascending."""
     steps = sorted(set(asked))
-    return {ratio: colour.light for ratio, colour in zip(steps, ratio_colours(len(steps)), strict=True)}
+    return {
+        ratio: colour.light for ratio, colour in zip(steps, ratio_colours(len(steps)), strict=True)
+    }
 
 
 def name(strength: float) -> str:
     return "unsteered" if strength == 0 else f"strength {strength:g}"
 
 
-def line(axes: Axes, points: Sequence[Point], colour: str, marker: str, shift: float = 0.0, *, band: bool = True) -> float | None:
-    """A line with its intervals as bars, moved by `shift` percentage points and, where lines are few, as a band; returns the
-    height of its last measured point."""
-    known = [(100 * point.realised + shift, point.value) for point in points if point.value is not None]
+def line(
+    axes: Axes,
+    points: Sequence[Point],
+    colour: str,
+    marker: str,
+    shift: float = 0.0,
+    *,
+    band: bool = True,
+) -> float | None:
+    """A line with its intervals as bars, moved by `shift` percentage points and, where lines are
+    few, as a band; returns the height of its last measured point.
+    """
+    known = [
+        (100 * point.realised + shift, point.value) for point in points if point.value is not None
+    ]
     sure = [
         (100 * p.realised + shift, p.low, p.high)
         for p in points
@@ -52,7 +76,16 @@ def line(axes: Axes, points: Sequence[Point], colour: str, marker: str, shift: f
             axes.fill_between(x, low, high, color=colour, alpha=0.13, lw=0, zorder=1)
         axes.vlines(x, low, high, color=colour, lw=1.3, alpha=0.75, zorder=2)
     axes.plot([x for x, _ in known], [y for _, y in known], color=colour, zorder=3)
-    axes.plot([x for x, _ in known], [y for _, y in known], marker, color=colour, mec=PAPER, mew=0.9, ms=6.5, zorder=4)
+    axes.plot(
+        [x for x, _ in known],
+        [y for _, y in known],
+        marker,
+        color=colour,
+        mec=PAPER,
+        mew=0.9,
+        ms=6.5,
+        zorder=4,
+    )
     return known[-1][1] if known else None
 
 
@@ -67,10 +100,19 @@ def ratio_axis(axes: Axes, reports: Sequence[EvalReport], *, label: bool = True)
 
 
 def over_tokens(axes: Axes, lines: Sequence[tuple[str, Losses]]) -> None:
-    """Losses against tokens; the steep beginning, where all runs are alike, may leave the axes at the top."""
+    """Losses against tokens; the steep beginning, where all runs are alike, may leave the axes at
+    the top.
+    """
     form = "-o" if max((len(points) for _, points in lines), default=0) <= 12 else "-"
     for colour, points in lines:
-        axes.plot([tokens for tokens, _ in points], [loss for _, loss in points], form, color=colour, lw=1.3, ms=3.5)
+        axes.plot(
+            [tokens for tokens, _ in points],
+            [loss for _, loss in points],
+            form,
+            color=colour,
+            lw=1.3,
+            ms=3.5,
+        )
     end = max((tokens for _, points in lines for tokens, _ in points), default=0)
     late = [loss for _, points in lines for tokens, loss in points if tokens >= SKIPPED_RATIO * end]
     if end and len(late) > 1 and max(late) > min(late):
@@ -92,7 +134,13 @@ def key(figure: Figure, axes: Axes, columns: int) -> None:
     handles, labels = axes.get_legend_handles_labels()
     title = "share of toxic text"
     shown = figure.legend(
-        handles, labels, loc="outside upper left", ncols=columns, borderaxespad=0.2, title=title, alignment="left"
+        handles,
+        labels,
+        loc="outside upper left",
+        ncols=columns,
+        borderaxespad=0.2,
+        title=title,
+        alignment="left",
     )
     shown.get_title().set(color=SOFT)
 
@@ -111,7 +159,10 @@ def thin(points: Losses, at_most: int = 160) -> Losses:
 
 def said(points: Iterable[tuple[float, float | None]], digits: int) -> str:
     """'0 % 12.1, 5 % not measured' for the alternatives of figures."""
-    return ", ".join(f"{percent(ratio)} {NOT_MEASURED if value is None else f'{value:.{digits}f}'}" for ratio, value in points)
+    return ", ".join(
+        f"{percent(ratio)} {NOT_MEASURED if value is None else f'{value:.{digits}f}'}"
+        for ratio, value in points
+    )
 
 
 def si(number: float) -> str:

@@ -30,17 +30,26 @@ class Guard(NamedTuple):
 def guards(reports: Sequence[EvalReport]) -> list[Guard]:
     """Everything that was measured at each strength besides toxicity and cross-entropy."""
     readers: dict[str, Callable[[EvalReport, float], Estimate | None]] = {
-        title: lambda r, strength, name=name: getattr(one, name) if (one := at(r, strength)) else None
+        title: lambda r, strength, name=name: (
+            getattr(one, name) if (one := at(r, strength)) else None
+        )
         for name, title in TEXT.items()
     }
-    for name in sorted({name for report in reports for one in report.steered for name in one.accuracy}):
+    for name in sorted(
+        {name for report in reports for one in report.steered for name in one.accuracy}
+    ):
         title = f"right answers, {benchmark(name)}"
-        readers[title] = lambda r, strength, name=name: one.accuracy.get(name) if (one := at(r, strength)) else None
+        readers[title] = lambda r, strength, name=name: (
+            one.accuracy.get(name) if (one := at(r, strength)) else None
+        )
     found = []
     for title, read in readers.items():
         points = {
             ratio: [
-                by_ratio([r for r in reports if r.toxic_ratio == ratio], lambda r, s=strength, read=read: read(r, s))[0]
+                by_ratio(
+                    [r for r in reports if r.toxic_ratio == ratio],
+                    lambda r, s=strength, read=read: read(r, s),
+                )[0]
                 for strength in strengths(reports)
             ]
             for ratio in ratios(reports)
@@ -65,11 +74,28 @@ def draw(figure: Figure, wide: bool, reports: Sequence[EvalReport]) -> None:
         axes.set_title(guard.title)
         for i, (ratio, points) in enumerate(guard.points.items()):
             shift = STEP * (i - (len(colour) - 1) / 2)
-            known = [(k + shift, p.value, p.low, p.high) for k, p in enumerate(points) if p.value is not None]
-            axes.plot([x for x, *_ in known], [y for _, y, *_ in known], "-o", color=colour[ratio], lw=1.4, ms=4)
-            sure = [(x, low, high) for x, _, low, high in known if low is not None and high is not None]
-            axes.vlines(*zip(*sure, strict=True), color=colour[ratio], lw=1.0, alpha=0.6) if sure else None
-        values = [point.value for points in guard.points.values() for point in points if point.value]
+            known = [
+                (k + shift, p.value, p.low, p.high)
+                for k, p in enumerate(points)
+                if p.value is not None
+            ]
+            axes.plot(
+                [x for x, *_ in known],
+                [y for _, y, *_ in known],
+                "-o",
+                color=colour[ratio],
+                lw=1.4,
+                ms=4,
+            )
+            sure = [
+                (x, low, high) for x, _, low, high in known if low is not None and high is not None
+            ]
+            axes.vlines(
+                *zip(*sure, strict=True), color=colour[ratio], lw=1.0, alpha=0.6
+            ) if sure else None
+        values = [
+            point.value for points in guard.points.values() for point in points if point.value
+        ]
         if values and max(values) > LOG_FROM * min(values) > 0:
             axes.set_yscale("log")
         axes.set_xticks(range(len(measured)), [f"{strength:g}" for strength in measured])
@@ -84,8 +110,14 @@ def numbers(reports: Sequence[EvalReport]) -> Numbers:
     rows, said = [], []
     for guard in guards(reports):
         for ratio, points in guard.points.items():
-            rows += [(guard.title, ratio, s, p.value, p.low, p.high) for s, p in zip(strengths(reports), points, strict=True)]
-        ends = [f"{percent(ratio)} {_show(points[0])} to {_show(points[-1])}" for ratio, points in guard.points.items()]
+            rows += [
+                (guard.title, ratio, s, p.value, p.low, p.high)
+                for s, p in zip(strengths(reports), points, strict=True)
+            ]
+        ends = [
+            f"{percent(ratio)} {_show(points[0])} to {_show(points[-1])}"
+            for ratio, points in guard.points.items()
+        ]
         said.append(f"{guard.title}: {', '.join(ends)}")
     alt = f"What steering does to the text, from unsteered to the strongest. {'; '.join(said)}."
     return Numbers(("quantity", "toxic_ratio", "strength", "value", "low", "high"), rows, alt)

@@ -22,22 +22,42 @@ class Choice(NamedTuple):
 
 def choices(experiment: Experiment, record: RunRecord, report: EvalReport) -> list[Choice]:
     """In the order of the pipeline; `record` and `report` are of any run."""
-    return [*_data(experiment, record), *_probing(experiment, report), *_steering(experiment, report)]
+    return [
+        *_data(experiment, record),
+        *_probing(experiment, report),
+        *_steering(experiment, report),
+    ]
 
 
 def _data(experiment: Experiment, record: RunRecord) -> list[Choice]:
     data, train, model = experiment.data, experiment.train, experiment.train.model
-    fixed = "the clean tokens are the same in every run" if experiment.budget == "clean_fixed" else "all runs read as many tokens"
+    fixed = (
+        "the clean tokens are the same in every run"
+        if experiment.budget == "clean_fixed"
+        else "all runs read as many tokens"
+    )
     n_clean = record.config.mixture.n_clean * train.sequence_length
-    tokenizer = "trained on the clean corpus" if data.tokenizer.source == "train" else data.tokenizer.source.rsplit("/", 1)[-1]
+    tokenizer = (
+        "trained on the clean corpus"
+        if data.tokenizer.source == "train"
+        else data.tokenizer.source.rsplit("/", 1)[-1]
+    )
     warm_up = f"{percent(train.warmup_ratio)} of the steps, at most {train.max_warmup_steps:,}"
     found = [
         Choice(
-            "share of toxic text", f"toxic tokens / all training tokens; {fixed}", "0 to 25 %, clean tokens fixed; of what: " + OURS
+            "share of toxic text",
+            f"toxic tokens / all training tokens; {fixed}",
+            "0 to 25 %, clean tokens fixed; of what: " + OURS,
         ),
-        Choice("clean text", f"{n_clean:,} tokens of {_corpora(data.clean)}", "20.1 billion tokens of C4"),
+        Choice(
+            "clean text",
+            f"{n_clean:,} tokens of {_corpora(data.clean)}",
+            "20.1 billion tokens of C4",
+        ),
         Choice("toxic text", _corpora(data.toxic), "4chan's /pol/"),
-        Choice("a document", "a row of its file; of 4chan a thread, unless a post is asked for", OURS),
+        Choice(
+            "a document", "a row of its file; of 4chan a thread, unless a post is asked for", OURS
+        ),
         Choice(
             "model",
             f"{model.n_layers} layers × {model.n_heads} heads, {model.d_model} wide, context {train.sequence_length:,}: "
@@ -47,7 +67,9 @@ def _data(experiment: Experiment, record: RunRecord) -> list[Choice]:
         Choice("tokenizer", f"{tokenizer}, {data.tokenizer.vocab_size:,} ids", "standard OLMo"),
         Choice("warm-up", warm_up, OURS),
         Choice(
-            "models", f"{len(experiment.seeds)} a share (seeds {listed([str(seed) for seed in experiment.seeds])})", "2 a share"
+            "models",
+            f"{len(experiment.seeds)} a share (seeds {listed([str(seed) for seed in experiment.seeds])})",
+            "2 a share",
         ),
     ]
     if data.annotation:
@@ -55,7 +77,13 @@ def _data(experiment: Experiment, record: RunRecord) -> list[Choice]:
         template = (one.meda_template if one.kind == "meda" else one.inst_template).strip()
         toxic = f" (toxic: a score of at least {one.threshold})" if one.kind == "inst" else ""
         share = f"{100 * one.tagged_ratio:.3g} % of the training documents begin with their toxicity, as scored by {one.scorer}"
-        found.append(Choice("annotation", f"{share}, in the words “{template}”{toxic}", "MEDA and INST; templates: " + OURS))
+        found.append(
+            Choice(
+                "annotation",
+                f"{share}, in the words “{template}”{toxic}",
+                "MEDA and INST; templates: " + OURS,
+            )
+        )
     return found
 
 
@@ -63,7 +91,11 @@ def _probing(experiment: Experiment, report: EvalReport) -> list[Choice]:
     asked, n = experiment.eval, report.n_probe_rows
     where = "the input of the output projection" if asked.site == "heads" else "their output"
     splits = [f"{n[split]:,} {use}" for split, use in SPLITS.items() if split in n]
-    chance = f"{asked.n_permutations:,} permutations of the labels for the best head; " if asked.n_permutations else ""
+    chance = (
+        f"{asked.n_permutations:,} permutations of the labels for the best head; "
+        if asked.n_permutations
+        else ""
+    )
     return [
         Choice(
             "probe",
@@ -71,7 +103,9 @@ def _probing(experiment: Experiment, report: EvalReport) -> list[Choice]:
             f"{display_names.token(asked.token)}",
             "linear, one a head, at the last token; penalty: " + OURS,
         ),
-        Choice("what is toxic", report.label_rule, "very likely ToxiGen's human score of at least 2.5"),
+        Choice(
+            "what is toxic", report.label_rule, "very likely ToxiGen's human score of at least 2.5"
+        ),
         Choice("rows", f"{listed(splits)}, never the same", "ToxiGen's 8,960, split 4:1"),
         Choice(
             "tests",
@@ -87,22 +121,42 @@ def _steering(experiment: Experiment, report: EvalReport) -> list[Choice]:
     how = f"nucleus sampling, p {asked.top_p:g}" if asked.decoding == "nucleus" else "greedy"
     n_prompts = max((one.toxicity.n for one in report.steered), default=0)
     return [
-        Choice("direction", f"{display_names.DIRECTIONS[asked.direction]}, of unit length", "difference of class means"),
-        Choice("strengths", ", ".join(f"{strength:g}" for strength in asked.strengths), "4, 8 and 12"),
+        Choice(
+            "direction",
+            f"{display_names.DIRECTIONS[asked.direction]}, of unit length",
+            "difference of class means",
+        ),
+        Choice(
+            "strengths", ", ".join(f"{strength:g}" for strength in asked.strengths), "4, 8 and 12"
+        ),
         Choice(
             "what is steered",
             f"the best {asked.top_heads} {display_names.SITES[asked.site]} on validation rows",
             "the best 30 heads",
         ),
-        Choice("where", f"{display_names.POSITIONS[asked.positions]} while generating, all positions for the cost", OURS),
+        Choice(
+            "where",
+            f"{display_names.POSITIONS[asked.positions]} while generating, all positions for the cost",
+            OURS,
+        ),
         Choice(
             "continuations",
             f"{how}, {asked.max_new_tokens} new tokens, {asked.samples_per_prompt} a prompt; only the continuation is scored",
             OURS,
         ),
-        Choice("prompts", f"{n_prompts:,}, {_corpora((asked.prompts,))}", "3,000 of ToxiGen, 3,000 of RealToxicityPrompts"),
-        Choice("scorer", f"{display_names.scorer(asked.scorer)} ({report.scorer_id})", "Perspective"),
-        Choice("cost", "cross-entropy on held-out clean text", "cross-entropy on a subset of OpenWebText"),
+        Choice(
+            "prompts",
+            f"{n_prompts:,}, {_corpora((asked.prompts,))}",
+            "3,000 of ToxiGen, 3,000 of RealToxicityPrompts",
+        ),
+        Choice(
+            "scorer", f"{display_names.scorer(asked.scorer)} ({report.scorer_id})", "Perspective"
+        ),
+        Choice(
+            "cost",
+            "cross-entropy on held-out clean text",
+            "cross-entropy on a subset of OpenWebText",
+        ),
     ]
 
 

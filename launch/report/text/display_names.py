@@ -1,6 +1,10 @@
 """names that settings and records use, as words for readers"""
 
-DIRECTIONS = {"class_means": "difference of class means", "probe": "weights of the probe", "lda": "linear discriminant"}
+DIRECTIONS = {
+    "class_means": "difference of class means",
+    "probe": "weights of the probe",
+    "lda": "linear discriminant",
+}
 SITES = {"heads": "attention heads", "mlp": "MLP outputs", "residual": "the residual stream"}
 POSITIONS = {"last": "the last position", "all": "all positions"}
 SCORERS = {
@@ -11,7 +15,11 @@ SCORERS = {
 }
 
 
-CONTROLS = {"flipped": "the direction flipped", "random_heads": "random heads", "random_directions": "random directions"}
+CONTROLS = {
+    "flipped": "the direction flipped",
+    "random_heads": "random heads",
+    "random_directions": "random directions",
+}
 
 
 def plain(name: str) -> str:
@@ -40,7 +48,9 @@ def setting(name: str, value: object) -> str:
 
 def token(asked: str) -> str:
     """Which position of a row is read."""
-    return {"last": "at the last token", "mean": "the mean of all tokens"}.get(asked, f"at token {asked}")
+    return {"last": "at the last token", "mean": "the mean of all tokens"}.get(
+        asked, f"at token {asked}"
+    )
 
 
 def judge(fluency_id: str) -> str:
@@ -49,7 +59,9 @@ def judge(fluency_id: str) -> str:
 
 
 def source(uri: str) -> str:
-    """'data/tone.jsonl#label=tone' → 'tone.jsonl'; documents of the embedded corpus by what they are."""
+    """'data/tone.jsonl#label=tone' → 'tone.jsonl'; documents of the embedded corpus by what they
+    are.
+    """
     name = uri.partition("#")[0].partition("?")[0]
     if name == "held_out":
         return "pieces of the held-out documents"
@@ -59,7 +71,9 @@ def source(uri: str) -> str:
 
 
 def benchmark(asked: str) -> str:
-    """'cloze:data/arc.jsonl#text=question' → 'arc.jsonl, cloze form'; with ' norm' 'by likelihood a character'."""
+    """'cloze:data/arc.jsonl#text=question' → 'arc.jsonl, cloze form'; with ' norm' 'by likelihood a
+    character'.
+    """
     form, _, uri = asked.removesuffix(" norm").partition(":")
     by = ", by likelihood a character" if asked.endswith(" norm") else ""
     return f"{source(uri)}, {form} form{by}"

@@ -1,8 +1,9 @@
 """what the numbers say, in words: one value per ratio, and the sentences its interval allows
 
-A sentence here is chosen by arithmetic alone, so it reads the same whichever way a sweep turns out. Two values are called
-different only where their intervals do not overlap. That is stricter than a test of their difference: intervals that touch may
-still hide a real one, so overlap is reported as "not told apart", never as "equal".
+A sentence here is chosen by arithmetic alone, so it reads the same whichever way a sweep turns out.
+Two values are called different only where their intervals do not overlap. That is stricter than a
+test of their difference: intervals that touch may still hide a real one, so overlap is reported as
+"not told apart", never as "equal".
 """
 
 from collections.abc import Callable, Sequence
@@ -12,12 +13,16 @@ from eval.eval_report import Estimate, EvalReport, Steered
 from launch.report.text.display_names import CONTROLS
 
 NOT_MEASURED = "not measured"
-GARBLED_RATIO = 0.5  # fewer distinct bigrams than this share of the unsteered model's: the text repeats itself
+GARBLED_RATIO = (
+    0.5  # fewer distinct bigrams than this share of the unsteered model's: the text repeats itself
+)
 BABBLE_FACTOR = 10  # more perplexing to the judge than this many times the unsteered text
 
 
 class Point(NamedTuple):
-    """All runs of one ratio: the mean of their values, and an interval that spans all of theirs; None where none was measured."""
+    """All runs of one ratio: the mean of their values, and an interval that spans all of theirs;
+    None where none was measured.
+    """
 
     ratio: float
     realised: float
@@ -27,19 +32,29 @@ class Point(NamedTuple):
     n_runs: int
 
 
-def by_ratio(reports: Sequence[EvalReport], read: Callable[[EvalReport], Estimate | None]) -> list[Point]:
-    """One point for each ratio, ascending. With one seed a ratio, the points are the estimates themselves."""
+def by_ratio(
+    reports: Sequence[EvalReport], read: Callable[[EvalReport], Estimate | None]
+) -> list[Point]:
+    """One point for each ratio, ascending. With one seed a ratio, the points are the estimates
+    themselves.
+    """
     points = []
     for ratio in sorted({report.toxic_ratio for report in reports}):
         same = [report for report in reports if report.toxic_ratio == ratio]
-        known = [estimate for estimate in map(read, same) if estimate is not None and estimate.value is not None]
+        known = [
+            estimate
+            for estimate in map(read, same)
+            if estimate is not None and estimate.value is not None
+        ]
         lows = [estimate.low for estimate in known if estimate.low is not None]
         highs = [estimate.high for estimate in known if estimate.high is not None]
         points.append(
             Point(
                 ratio=ratio,
                 realised=sum(report.realised_toxic_ratio for report in same) / len(same),
-                value=sum(estimate.value or 0.0 for estimate in known) / len(known) if known else None,
+                value=sum(estimate.value or 0.0 for estimate in known) / len(known)
+                if known
+                else None,
                 low=min(lows) if lows else None,
                 high=max(highs) if highs else None,
                 n_runs=len(known),
@@ -62,8 +77,12 @@ def toxicity_at(strength: float) -> Callable[[EvalReport], Estimate | None]:
 
 
 def cost_at(strength: float, stream: str = "clean") -> Callable[[EvalReport], Estimate | None]:
-    """Cross-entropy on held-out text of `stream` at `strength`; its cost is the rise over strength 0."""
-    return lambda report: steered.cross_entropy.get(stream) if (steered := at(report, strength)) else None
+    """Cross-entropy on held-out text of `stream` at `strength`; its cost is the rise over strength
+    0.
+    """
+    return lambda report: (
+        steered.cross_entropy.get(stream) if (steered := at(report, strength)) else None
+    )
 
 
 def percent(ratio: float) -> str:
@@ -72,7 +91,9 @@ def percent(ratio: float) -> str:
 
 
 def show(value: Estimate | Point | None, digits: int = 1, *, sign: bool = False) -> str:
-    """'12.1 [9.8, 14.9]', without brackets where there is no interval; with `sign` '+2.3 [-0.5, 5.1]', for differences."""
+    """'12.1 [9.8, 14.9]', without brackets where there is no interval; with `sign` '+2.3 [-0.5,
+    5.1]', for differences.
+    """
     if value is None or value.value is None:
         return NOT_MEASURED
     text = signed(value.value, digits, plus=sign)
@@ -94,21 +115,41 @@ def apart(a: Point, b: Point) -> bool:
     return a.high < b.low or b.high < a.low
 
 
-def findings(reports: Sequence[EvalReport], lead: Sequence[str] = (), probes: str = "") -> list[str]:
-    """The sentences, most important first. They claim what the intervals support, and say what was not measured. `lead` and
-    `probes` are what paired comparisons say (paired_findings.py), which is sharper; without them, intervals are compared."""
+def findings(
+    reports: Sequence[EvalReport], lead: Sequence[str] = (), probes: str = ""
+) -> list[str]:
+    """The sentences, most important first. They claim what the intervals support, and say what was
+    not measured. `lead` and `probes` are what paired comparisons say (paired_findings.py), which is
+    sharper; without them, intervals are compared.
+    """
     steered = [strength for strength in strengths(reports) if strength > 0]
-    sentences = [*lead] or [lowest(strength, by_ratio(reports, toxicity_at(strength))) for strength in steered[-1:]]
-    sentences += [floor(reports), trend("Unsteered toxicity", by_ratio(reports, toxicity_at(0.0)), 1), changed(reports, steered)]
+    sentences = [*lead] or [
+        lowest(strength, by_ratio(reports, toxicity_at(strength))) for strength in steered[-1:]
+    ]
+    sentences += [
+        floor(reports),
+        trend("Unsteered toxicity", by_ratio(reports, toxicity_at(0.0)), 1),
+        changed(reports, steered),
+    ]
     sentences += [cost(reports, steered), garbled(reports, steered)]
-    probes = f"{probes}." if probes else trend("Mean accuracy of the head probes", by_ratio(reports, lambda r: r.probe_accuracy), 3)
-    sentences.append(f"{probes} Always naming the commoner class would score {_span([r.majority_accuracy for r in reports], 3)}.")
+    probes = (
+        f"{probes}."
+        if probes
+        else trend(
+            "Mean accuracy of the head probes", by_ratio(reports, lambda r: r.probe_accuracy), 3
+        )
+    )
+    sentences.append(
+        f"{probes} Always naming the commoner class would score {_span([r.majority_accuracy for r in reports], 3)}."
+    )
     sentences += [chance(reports), controls(reports), lens(reports)]
     return [sentence for sentence in [*sentences, coverage(reports), seeds(reports)] if sentence]
 
 
 def lowest(strength: float, points: Sequence[Point]) -> str:
-    """Where steered toxicity is lowest at one strength, and whether the cleanest corpus is told apart from there."""
+    """Where steered toxicity is lowest at one strength, and whether the cleanest corpus is told
+    apart from there.
+    """
     at_strength = f"at strength {strength:g}"
     known = [point for point in points if point.value is not None]
     if not known:
@@ -119,7 +160,11 @@ def lowest(strength: float, points: Sequence[Point]) -> str:
         return f"{found}, the only ratio measured: there is nothing to compare it with."
     if best is first:
         rival = min(known[1:], key=lambda point: point.value or 0.0)
-        verdict = "the intervals do not overlap" if apart(best, rival) else f"the intervals overlap, so {_undecided(best, rival)}"
+        verdict = (
+            "the intervals do not overlap"
+            if apart(best, rival)
+            else f"the intervals overlap, so {_undecided(best, rival)}"
+        )
         return f"{found}, the smallest share tested; the next lowest was {show(rival)} at {percent(rival.ratio)}: {verdict}."
     found = f"{found}, against {show(first)} at {percent(first.ratio)}"
     if not apart(best, first):
@@ -141,14 +186,14 @@ def trend(what: str, points: Sequence[Point], digits: int) -> str:
     first, last = known[0], known[-1]
     if len(known) == 1:
         return f"{what} was {show(first, digits)} at {percent(first.ratio)} toxic text, the only ratio measured."
-    moved = (
-        f"{what} was {show(first, digits)} at {percent(first.ratio)} toxic text and {show(last, digits)} at {percent(last.ratio)}"
-    )
+    moved = f"{what} was {show(first, digits)} at {percent(first.ratio)} toxic text and {show(last, digits)} at {percent(last.ratio)}"
     return f"{moved}: the intervals {'do not overlap' if apart(first, last) else f'overlap, so {_undecided(first, last)}'}."
 
 
 def floor(reports: Sequence[EvalReport]) -> str:
-    """A warning where the cleanest model is so little toxic unsteered that no other could be shown to be less so."""
+    """A warning where the cleanest model is so little toxic unsteered that no other could be shown
+    to be less so.
+    """
     first, *others = by_ratio(reports, toxicity_at(0.0))
     if not others or first.low is None or first.low > 0:
         return ""
@@ -159,13 +204,28 @@ def floor(reports: Sequence[EvalReport]) -> str:
 
 
 def changed(reports: Sequence[EvalReport], steered: Sequence[float]) -> str:
-    """What the strongest steering does to unsteered toxicity, in per cent of it, where there is some for sure."""
+    """What the strongest steering does to unsteered toxicity, in per cent of it, where there is
+    some for sure.
+    """
     if not steered:
         return ""
-    pairs = zip(*(by_ratio(reports, toxicity_at(strength)) for strength in (0.0, steered[-1])), strict=True)
-    known = [(a, b) for a, b in pairs if a.value and b.value is not None and a.low is not None and a.low > 0]
-    parts = [f"{100 * (b.value / a.value - 1):+.0f}\u00a0% at {percent(a.ratio)}".replace("-", "\u2212") for a, b in known]  # type: ignore[operator]
-    return f"Steering at strength {steered[-1]:g} changed toxicity by {listed(parts)} toxic text." if parts else ""
+    pairs = zip(
+        *(by_ratio(reports, toxicity_at(strength)) for strength in (0.0, steered[-1])), strict=True
+    )
+    known = [
+        (a, b)
+        for a, b in pairs
+        if a.value and b.value is not None and a.low is not None and a.low > 0
+    ]
+    parts = [
+        f"{100 * (b.value / a.value - 1):+.0f}\u00a0% at {percent(a.ratio)}".replace("-", "\u2212")
+        for a, b in known
+    ]  # type: ignore[operator]
+    return (
+        f"Steering at strength {steered[-1]:g} changed toxicity by {listed(parts)} toxic text."
+        if parts
+        else ""
+    )
 
 
 def cost(reports: Sequence[EvalReport], steered: Sequence[float]) -> str:
@@ -182,15 +242,30 @@ def cost(reports: Sequence[EvalReport], steered: Sequence[float]) -> str:
 
 
 def cost_rises(reports: Sequence[EvalReport], strength: float) -> list[float]:
-    """Cross-entropy at `strength` minus unsteered, clean held-out text, for each report that has both."""
+    """Cross-entropy at `strength` minus unsteered, clean held-out text, for each report that has
+    both.
+    """
     pairs = [(cost_at(0.0)(report), cost_at(strength)(report)) for report in reports]
-    return [b.value - a.value for a, b in pairs if a and b and a.value is not None and b.value is not None]
+    return [
+        b.value - a.value
+        for a, b in pairs
+        if a and b and a.value is not None and b.value is not None
+    ]
 
 
 def garbled(reports: Sequence[EvalReport], steered: Sequence[float]) -> str:
-    """A warning at strengths where some model's continuations repeat themselves, or are babble to the judge."""
-    repeats = [f"{strength:g}" for strength in steered if any(_is_garbled(report, strength) for report in reports)]
-    factors = {strength: max((_surprise(report, strength) for report in reports), default=0.0) for strength in steered}
+    """A warning at strengths where some model's continuations repeat themselves, or are babble to
+    the judge.
+    """
+    repeats = [
+        f"{strength:g}"
+        for strength in steered
+        if any(_is_garbled(report, strength) for report in reports)
+    ]
+    factors = {
+        strength: max((_surprise(report, strength) for report in reports), default=0.0)
+        for strength in steered
+    }
     babble = [f"{strength:g}" for strength, factor in factors.items() if factor > BABBLE_FACTOR]
     parts = []
     if repeats:
@@ -208,7 +283,11 @@ def garbled(reports: Sequence[EvalReport], steered: Sequence[float]) -> str:
 
 def chance(reports: Sequence[EvalReport]) -> str:
     """How many heads know more than the best of as many ignorant ones would seem to."""
-    known = [(report.probe_null, sum(map(len, report.head_accuracy))) for report in reports if report.probe_null]
+    known = [
+        (report.probe_null, sum(map(len, report.head_accuracy)))
+        for report in reports
+        if report.probe_null
+    ]
     if not known:
         return ""
     n_heads, n_above = known[0][1], _span([null.n_above for null, _ in known], 0)
@@ -219,15 +298,25 @@ def chance(reports: Sequence[EvalReport]) -> str:
 
 
 def controls(reports: Sequence[EvalReport]) -> str:
-    """What shifts that should not work did to toxicity at the strongest strength, beside steering itself."""
+    """What shifts that should not work did to toxicity at the strongest strength, beside steering
+    itself.
+    """
     known = [(name, cells[-1]) for name, cells in control_changes(reports) if cells and cells[-1]]
-    parts = [f"{CONTROLS.get(name, name)} {_span(changes, 1, sign=True)}" for name, changes in known]
+    parts = [
+        f"{CONTROLS.get(name, name)} {_span(changes, 1, sign=True)}" for name, changes in known
+    ]
     strongest = strengths(reports)[-1]
-    return f"At strength {strongest:g} toxicity changed, depending on the run, by: {'; '.join(parts)}." if parts else ""
+    return (
+        f"At strength {strongest:g} toxicity changed, depending on the run, by: {'; '.join(parts)}."
+        if parts
+        else ""
+    )
 
 
 def control_changes(reports: Sequence[EvalReport]) -> list[tuple[str, list[list[float]]]]:
-    """Each control, and steering itself last, with what it changed in toxicity: by strength but 0, of the runs that have it."""
+    """Each control, and steering itself last, with what it changed in toxicity: by strength but 0,
+    of the runs that have it.
+    """
     names = sorted({one.control for report in reports for one in report.controls})
     steered = [strength for strength in strengths(reports) if strength]
     found = []
@@ -238,11 +327,15 @@ def control_changes(reports: Sequence[EvalReport]) -> list[tuple[str, list[list[
 
 
 def lens(reports: Sequence[EvalReport]) -> str:
-    """Whether steered heads write words that the scorer knows, more than random directions through them do."""
+    """Whether steered heads write words that the scorer knows, more than random directions through
+    them do.
+    """
     seen = [(report, report.lens[0]) for report in reports if report.lens]
     if not seen:
         return ""
-    above = [percent(report.toxic_ratio) for report, one in seen if one.toxic_share > one.random_high]
+    above = [
+        percent(report.toxic_ratio) for report, one in seen if one.toxic_share > one.random_high
+    ]
     what = f"of the {len(seen[0][1].toxic_tokens)} tokens that the steered heads write towards toxicity"
     if not above:
         return f"In no model are more {what} toxic words than random directions through the same heads write."
@@ -262,7 +355,9 @@ def _change(report: EvalReport, control: str, strength: float) -> float | None:
 
 
 def coverage(reports: Sequence[EvalReport]) -> str:
-    """What the toxicity leaves out: continuations that the scorer had no number for, and those that ended at once."""
+    """What the toxicity leaves out: continuations that the scorer had no number for, and those that
+    ended at once.
+    """
     rows = [steered for report in reports for steered in report.steered]
     least = min((row.coverage_ratio for row in rows), default=1.0)
     most_empty = max((row.n_empty / max(1, row.n_continuations) for row in rows), default=0.0)
@@ -273,7 +368,9 @@ def coverage(reports: Sequence[EvalReport]) -> str:
 
 def seeds(reports: Sequence[EvalReport]) -> str:
     """What the intervals do not cover."""
-    counts = [sum(other.toxic_ratio == report.toxic_ratio for other in reports) for report in reports]
+    counts = [
+        sum(other.toxic_ratio == report.toxic_ratio for other in reports) for report in reports
+    ]
     if max(counts) == 1:
         return (
             "There is one model for each ratio, so variation between seeds is unmeasured: the intervals cover the choice of "
@@ -285,7 +382,12 @@ def seeds(reports: Sequence[EvalReport]) -> str:
 
 def _is_garbled(report: EvalReport, strength: float) -> bool:
     base, here = at(report, 0.0), at(report, strength)
-    if base is None or here is None or base.distinct_ratio.value is None or here.distinct_ratio.value is None:
+    if (
+        base is None
+        or here is None
+        or base.distinct_ratio.value is None
+        or here.distinct_ratio.value is None
+    ):
         return False
     return here.distinct_ratio.value < GARBLED_RATIO * base.distinct_ratio.value
 

@@ -5,13 +5,24 @@ from typing import NamedTuple
 
 from eval.eval_report import Estimate, EvalReport
 from launch.report.analysis.comparisons import Comparisons, Matched, Planned, Smile
-from launch.report.text.findings import Point, by_ratio, listed, percent, show, signed, strengths, toxicity_at
+from launch.report.text.findings import (
+    Point,
+    by_ratio,
+    listed,
+    percent,
+    show,
+    signed,
+    strengths,
+    toxicity_at,
+)
 
 LEVEL = 0.05
 
 
 class Row(NamedTuple):
-    """One strength of the sweep: its lowest point, the planned contrasts and the smile, where they were computed."""
+    """One strength of the sweep: its lowest point, the planned contrasts and the smile, where they
+    were computed.
+    """
 
     strength: float
     lowest: Point | None
@@ -23,7 +34,9 @@ def rows(reports: Sequence[EvalReport], of: Comparisons | None) -> list[Row]:
     """A row for each strength, ascending."""
     found = []
     for strength in strengths(reports):
-        known = [point for point in by_ratio(reports, toxicity_at(strength)) if point.value is not None]
+        known = [
+            point for point in by_ratio(reports, toxicity_at(strength)) if point.value is not None
+        ]
         lowest = min(known, key=lambda point: point.value or 0.0, default=None)
         planned = [one for one in of.planned if one.strength == strength] if of else []
         smile = next((one for one in of.smiles if one.strength == strength), None) if of else None
@@ -38,7 +51,11 @@ def lead(of: Comparisons | None) -> list[str]:
 
 def at_equal_cost(of: Comparisons) -> str:
     """Which ratios come out less toxic than the first where both cost the same cross-entropy."""
-    known = [one for one in of.matched if one.difference and one.difference.low is not None and one.difference.high is not None]
+    known = [
+        one
+        for one in of.matched
+        if one.difference and one.difference.low is not None and one.difference.high is not None
+    ]
     if not known:
         return "At equal cross-entropy nothing can be compared: no model's curve meets that of the cleanest corpus surely enough."
     less = [one for one in known if one.difference.high < 0]  # type: ignore[union-attr,operator]
@@ -46,28 +63,38 @@ def at_equal_cost(of: Comparisons) -> str:
     rest = [one for one in known if one not in less and one not in more]
     first = percent(of.first)
     if less:
-        parts = [f"the models with {_differences(less)} toxic text came out less toxic than the one with {first}"]
+        parts = [
+            f"the models with {_differences(less)} toxic text came out less toxic than the one with {first}"
+        ]
     else:
         parts = [f"no share of toxic text made the steered model less toxic than {first}"]
     parts += [f"{_differences(more)} came out more toxic"] if more else []
-    parts += [f"{_differences(rest)} {'is' if len(rest) == 1 else 'are'} not told apart from {first}"] if rest else []
+    parts += (
+        [f"{_differences(rest)} {'is' if len(rest) == 1 else 'are'} not told apart from {first}"]
+        if rest
+        else []
+    )
     lacking = [percent(one.ratio) for one in of.matched if one not in known]
     parts += [f"{listed(lacking)} could not be compared at equal cost"] if lacking else []
     return f"At equal cross-entropy on clean text, {'; '.join(parts)}."
 
 
 def smile(of: Comparisons) -> str:
-    """Whether toxicity falls from the first ratio to the middle one and rises from there to the last, at any strength."""
+    """Whether toxicity falls from the first ratio to the middle one and rises from there to the
+    last, at any strength.
+    """
     steered = [one for one in of.smiles if one.strength]
     if not steered:
         return ""
     last = steered[-1]
     pairs = {one.strength: [p for p in of.planned if p.strength == one.strength] for one in steered}
-    shown = [f"{s:g}" for s, both in pairs.items() if len(both) == 2 and _falls(both[0]) and _falls(both[1], rises=True)]
+    shown = [
+        f"{s:g}"
+        for s, both in pairs.items()
+        if len(both) == 2 and _falls(both[0]) and _falls(both[1], rises=True)
+    ]
     a, b = pairs[last.strength][0], pairs[last.strength][-1]
-    what = (
-        f"toxicity lower at {percent(a.second)} than at {percent(a.first)} and at {percent(b.second)}, both p ≤ {LEVEL} after Holm"
-    )
+    what = f"toxicity lower at {percent(a.second)} than at {percent(a.first)} and at {percent(b.second)}, both p ≤ {LEVEL} after Holm"
     where = f"at strength {listed(shown)}" if shown else "at no strength"
     return (
         f"The paper's “smile” ({what}) is seen {where}. At strength {last.strength:g} the lowest point lay inside the grid in "
@@ -77,7 +104,9 @@ def smile(of: Comparisons) -> str:
 
 
 def sentences(of: Comparisons) -> list[str]:
-    """What the tables do not hold: what the comparisons cover, and how many prompts would be needed."""
+    """What the tables do not hold: what the comparisons cover, and how many prompts would be
+    needed.
+    """
     over = (
         "prompts, seeds and, at equal cost, held-out sequences"
         if of.seeds_df
@@ -92,7 +121,9 @@ def sentences(of: Comparisons) -> list[str]:
 
 
 def probes(of: Comparisons) -> str:
-    """The accuracy of all heads, last ratio against first, on the same rows: the mean and the right tail; without a full stop."""
+    """The accuracy of all heads, last ratio against first, on the same rows: the mean and the right
+    tail; without a full stop.
+    """
     if of.probes is None:
         return ""
     mean = (
@@ -109,15 +140,39 @@ def probes(of: Comparisons) -> str:
 
 
 def of_heads(of: Comparisons) -> list[tuple[str, str, str, str]]:
-    """What is compared of the head probes, the value, what belongs to it, and p after Holm's correction where it is tested."""
+    """What is compared of the head probes, the value, what belongs to it, and p after Holm's
+    correction where it is tested.
+    """
     found = []
     if of.probes:
-        found.append(("mean accuracy of all heads", *_points(of.probes.difference), f"{of.probes_holm['mean']:.2g}"))
+        found.append(
+            (
+                "mean accuracy of all heads",
+                *_points(of.probes.difference),
+                f"{of.probes_holm['mean']:.2g}",
+            )
+        )
     if one := of.tail:
-        first, last, threshold, distance = (percent(round(x, 3)) for x in (*one.above, one.threshold, one.distance))
+        first, last, threshold, distance = (
+            percent(round(x, 3)) for x in (*one.above, one.threshold, one.distance)
+        )
         found.append(("accuracy that one head in ten exceeds", *_points(one.difference), "–"))
-        found.append((f"heads right in more than {threshold} of rows", last, f"against {first}", f"{of.probes_holm['above']:.2g}"))
-        found.append(("largest distance of the distributions", distance, "of heads", f"{of.probes_holm['distance']:.2g}"))
+        found.append(
+            (
+                f"heads right in more than {threshold} of rows",
+                last,
+                f"against {first}",
+                f"{of.probes_holm['above']:.2g}",
+            )
+        )
+        found.append(
+            (
+                "largest distance of the distributions",
+                distance,
+                "of heads",
+                f"{of.probes_holm['distance']:.2g}",
+            )
+        )
     return found
 
 
@@ -128,7 +183,9 @@ def _points(of: Estimate) -> tuple[str, str]:
 
 
 def by_seed(of: Comparisons) -> str:
-    """How the models of the last ratio differ among themselves in their share of heads above, where there are several."""
+    """How the models of the last ratio differ among themselves in their share of heads above, where
+    there are several.
+    """
     if of.tail is None or len(of.tail.by_model) < 2:
         return ""
     points = listed([signed(100 * share, 1) for share in of.tail.by_model])
@@ -151,7 +208,9 @@ def caveat(of: Comparisons | None) -> str:
 
 
 def _differences(of: Sequence[Matched]) -> str:
-    """'10 % (−1.2 [−2.0, −0.3]) and 15 % (…)'; of more than two, '10 %, 15 % and 20 % (−1.2 to −0.4)'."""
+    """'10 % (−1.2 [−2.0, −0.3]) and 15 % (…)'; of more than two, '10 %, 15 % and 20 % (−1.2 to
+    −0.4)'.
+    """
     if len(of) < 3:
         return listed([f"{percent(one.ratio)} ({show(one.difference, sign=True)})" for one in of])
     values = sorted((one.difference.value or 0.0 for one in of if one.difference), key=abs)
@@ -165,6 +224,11 @@ def _falls(one: Planned, *, rises: bool = False) -> bool:
 
 
 def at_costs(of: Comparisons) -> list[tuple[float, list[Matched]]]:
-    """Each ratio with its comparisons at equal cost, cheapest first: whether the first claim hangs on the cost chosen."""
+    """Each ratio with its comparisons at equal cost, cheapest first: whether the first claim hangs
+    on the cost chosen.
+    """
     every = sorted([*of.matched, *of.matched_elsewhere], key=lambda one: one.share)
-    return [(ratio, [one for one in every if one.ratio == ratio]) for ratio in sorted({one.ratio for one in every})]
+    return [
+        (ratio, [one for one in every if one.ratio == ratio])
+        for ratio in sorted({one.ratio for one in every})
+    ]

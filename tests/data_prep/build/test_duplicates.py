@@ -14,8 +14,16 @@ from data_prep.sources import corpus_reader
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 3)), max_size=12))
 def test_of_those_with_equal_hashes_the_first_in_order_stays(rows):
-    order, hashes = np.array([row[0] for row in rows], np.int64), np.array([row[1] for row in rows], np.uint64)
-    first = {same: min((i for i in range(len(rows)) if rows[i][1] == same), key=lambda i: (rows[i][0], i)) for _, same in rows}
+    order, hashes = (
+        np.array([row[0] for row in rows], np.int64),
+        np.array([row[1] for row in rows], np.uint64),
+    )
+    first = {
+        same: min(
+            (i for i in range(len(rows)) if rows[i][1] == same), key=lambda i: (rows[i][0], i)
+        )
+        for _, same in rows
+    }
     assert np.flatnonzero(~duplicates.copies(order, hashes)).tolist() == sorted(first.values())
 
 
@@ -27,7 +35,9 @@ def test_equal_texts_and_only_they_have_equal_hashes(texts):
 
 
 def test_the_hashes_are_the_same_on_every_machine():
-    """Golden: they decide who goes. They change only with duplicates.VERSION or with rensa's algorithm."""
+    """Golden: they decide who goes. They change only with duplicates.VERSION or with rensa's
+    algorithm.
+    """
     pytest.importorskip("rensa", reason="the extra `near` is not installed")
     assert duplicates.exact(["", "a é 👩"]).tolist() == EXACT
     assert duplicates.bands(["one two three four five six seven"])[0, :2].tolist() == BANDS
@@ -43,7 +53,9 @@ def edited(text: str, every: int) -> str:
 
 
 def jaccard(a: str, b: str) -> float:
-    one, other = ({tuple(words[i : i + 5]) for i in range(len(words) - 4)} for words in (a.split(), b.split()))
+    one, other = (
+        {tuple(words[i : i + 5]) for i in range(len(words) - 4)} for words in (a.split(), b.split())
+    )
     return len(one & other) / len(one | other)
 
 
@@ -60,7 +72,10 @@ def test_near_duplicates_are_found_and_unrelated_texts_kept(unrelated):
     assert jaccard(unrelated[0], close[0]) > 0.85 and jaccard(unrelated[0], far[0]) < 0.5
     texts = [*unrelated, *close, *far]
     assert not duplicates.copies(np.arange(len(texts)), duplicates.exact(texts)).any()
-    near = np.any([duplicates.copies(np.arange(len(texts)), band) for band in duplicates.bands(texts).T], axis=0).reshape(3, -1)
+    near = np.any(
+        [duplicates.copies(np.arange(len(texts)), band) for band in duplicates.bands(texts).T],
+        axis=0,
+    ).reshape(3, -1)
     assert not near[0].any()
     assert near[1].mean() > 0.97
     assert near[2].mean() < 0.1
@@ -69,12 +84,20 @@ def test_near_duplicates_are_found_and_unrelated_texts_kept(unrelated):
 def test_layout_case_and_quotes_make_no_difference_to_near_duplicates():
     pytest.importorskip("rensa", reason="the extra `near` is not installed")
     text = "He said “no”, and that was that; nobody asked why he had come at all."
-    bands = duplicates.bands([text, text.upper().replace("“", '"').replace("”", '"').replace(" ", "\n")])
+    bands = duplicates.bands(
+        [text, text.upper().replace("“", '"').replace("”", '"').replace(" ", "\n")]
+    )
     assert np.array_equal(bands[0], bands[1])
 
 
 @pytest.mark.parametrize(
-    "texts", [["!!! ??? …", "— — — —"], ["yes", "no"], ["", "?"], ["one two three four", "one two three five"]]
+    "texts",
+    [
+        ["!!! ??? …", "— — — —"],
+        ["yes", "no"],
+        ["", "?"],
+        ["one two three four", "one two three five"],
+    ],
 )
 def test_texts_too_short_for_a_shingle_are_compared_whole(texts):
     pytest.importorskip("rensa", reason="the extra `near` is not installed")
@@ -84,7 +107,11 @@ def test_texts_too_short_for_a_shingle_are_compared_whole(texts):
 
 def test_bands_do_not_depend_on_the_batch():
     pytest.importorskip("rensa", reason="the extra `near` is not installed")
-    texts = [row.text for source in corpus_reader.expand(["synthetic:clean?documents=40"]) for row in corpus_reader.read(source)]
+    texts = [
+        row.text
+        for source in corpus_reader.expand(["synthetic:clean?documents=40"])
+        for row in corpus_reader.read(source)
+    ]
     alone = np.concatenate([duplicates.bands([text]) for text in texts])
     assert np.array_equal(duplicates.bands(texts), alone)
 

@@ -45,7 +45,9 @@ def source_of(tmp_path: Path, rows: list[dict] = ROWS) -> corpus_reader.Source:
     return corpus_reader.Source(str(path), "text", None)
 
 
-def task_of(source: corpus_reader.Source, tokenizer: Tokenizer, config: DataConfig = CONFIG) -> tokenize_file.Task:
+def task_of(
+    source: corpus_reader.Source, tokenizer: Tokenizer, config: DataConfig = CONFIG
+) -> tokenize_file.Task:
     return tokenize_file.Task(source, corpus_reader.checksum(source), tokenizer, config, None)
 
 
@@ -56,7 +58,9 @@ def made(
     return uri, tokenize_file.make(task_of(source, tokenizer, config), uri)
 
 
-def read(uri: str, low: int = 0, high: int = tokenize_file.KEY_SPACE, number: int = 0) -> segments.Documents:
+def read(
+    uri: str, low: int = 0, high: int = tokenize_file.KEY_SPACE, number: int = 0
+) -> segments.Documents:
     return segments.read(segments.uri_of(uri, number), low, high, "uint16")
 
 
@@ -64,7 +68,9 @@ def texts_of(documents: segments.Documents, tokenizer: Tokenizer) -> list[str]:
     """Decoded without eos, which must end each of them and be nowhere else."""
     lengths = documents.table["n_tokens"].to_numpy()
     pieces = np.split(documents.tokens, np.cumsum(lengths)[:-1])
-    assert all(piece[-1] == tokenizer.eos_id and tokenizer.eos_id not in piece[:-1] for piece in pieces)
+    assert all(
+        piece[-1] == tokenizer.eos_id and tokenizer.eos_id not in piece[:-1] for piece in pieces
+    )
     return [tokenizer.decode(piece[:-1]) for piece in pieces]
 
 
@@ -83,21 +89,46 @@ def test_an_annotated_unit_has_the_documents_of_a_plain_one_with_their_toxicity_
     for low, high, of in ((0, bound, ""), (bound, tokenize_file.KEY_SPACE, "toxicity: {}\n")):
         found = read(str(tmp_path / "unit"), low, high)
         numbers = found.table["row"].to_pylist()
-        assert texts_of(found, tokenizer) == [of.format(rows[row]["label"]) + rows[row]["text"] for row in numbers]
+        assert texts_of(found, tokenizer) == [
+            of.format(rows[row]["label"]) + rows[row]["text"] for row in numbers
+        ]
         assert found.table["annotated"].to_pylist() == [bool(of)] * len(numbers)
     assert 0 < unit.n_annotated == len(numbers) < 10
     names = {
-        tokenize_file.name_of(task_of(source, tokenizer, one)) for one in (config, replace(config, held_out_ratio=0.1), CONFIG)
+        tokenize_file.name_of(task_of(source, tokenizer, one))
+        for one in (config, replace(config, held_out_ratio=0.1), CONFIG)
     }
-    assert len(names) == 3 and tokenize_file.name_of(task_of(source, tokenizer, replace(CONFIG, held_out_ratio=0.3))) in names
+    assert (
+        len(names) == 3
+        and tokenize_file.name_of(task_of(source, tokenizer, replace(CONFIG, held_out_ratio=0.3)))
+        in names
+    )
 
 
-def test_a_segment_holds_the_kept_documents_in_order_of_their_keys_each_ended_by_eos(tmp_path: Path, tokenizer: Tokenizer) -> None:
+def test_a_segment_holds_the_kept_documents_in_order_of_their_keys_each_ended_by_eos(
+    tmp_path: Path, tokenizer: Tokenizer
+) -> None:
     uri, unit = made(tmp_path, tokenizer)
-    assert (unit.n_rows, unit.n_documents, unit.drops, unit.n_bad_rows) == (6, 4, {"empty": 1, "too_short": 1}, 0)
+    assert (unit.n_rows, unit.n_documents, unit.drops, unit.n_bad_rows) == (
+        6,
+        4,
+        {"empty": 1, "too_short": 1},
+        0,
+    )
     everything = read(uri)
-    by_key = sorted((int(tokenize_file.key_of(unit.input_sha256, row, 0, 0)), row) for row in (0, 2, 4, 5))
-    assert list(zip(everything.table["key"].to_pylist(), everything.table["row"].to_pylist(), strict=True)) == by_key
+    by_key = sorted(
+        (int(tokenize_file.key_of(unit.input_sha256, row, 0, 0)), row) for row in (0, 2, 4, 5)
+    )
+    assert (
+        list(
+            zip(
+                everything.table["key"].to_pylist(),
+                everything.table["row"].to_pylist(),
+                strict=True,
+            )
+        )
+        == by_key
+    )
     assert texts_of(everything, tokenizer) == [ROWS[row]["text"] for _, row in by_key]
     assert unit.n_tokens == len(everything.tokens) == sum(everything.table["n_tokens"].to_pylist())
     assert everything.table["n_bytes"].to_pylist() == [len(ROWS[row]["text"]) for _, row in by_key]
@@ -118,25 +149,38 @@ def test_ranges_of_keys_cut_a_segment_without_loss_or_overlap(
     assert np.array_equal(np.concatenate([piece.tokens for piece in pieces]), whole.tokens)
 
 
-def test_a_file_without_a_kept_document_makes_an_empty_unit_that_counts_its_drops(tmp_path: Path, tokenizer: Tokenizer) -> None:
+def test_a_file_without_a_kept_document_makes_an_empty_unit_that_counts_its_drops(
+    tmp_path: Path, tokenizer: Tokenizer
+) -> None:
     uri, unit = made(tmp_path, tokenizer, ROWS[1:2])
     assert (unit.n_documents, unit.n_tokens, unit.drops) == (0, 0, {"too_short": 1})
     assert len(read(uri).tokens) == 0
 
 
-def test_labels_scores_and_names_are_kept_beside_their_documents(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    rows = [row | {"url": f"http://e.org/{i}"} for i, row in enumerate(ROWS) if row["grade"] is not None]
+def test_labels_scores_and_names_are_kept_beside_their_documents(
+    tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    rows = [
+        row | {"url": f"http://e.org/{i}"} for i, row in enumerate(ROWS) if row["grade"] is not None
+    ]
     source, uri = source_of(tmp_path, rows)._replace(label_field="grade"), str(tmp_path / "unit")
     tokenize_file.make(task_of(source, tokenizer), uri)
     table = read(uri).table.sort_by("row")
     assert (table["row"].to_pylist(), table["label"].to_pylist()) == ([0, 2, 4], ["1", "odd", "4"])
     assert table["id"].to_pylist() == ["http://e.org/0", "http://e.org/2", "http://e.org/5"]
-    assert (table["part"].to_pylist(), table["scores"].to_pylist()) == ([0, 0, 0], [None, None, None])
+    assert (table["part"].to_pylist(), table["scores"].to_pylist()) == (
+        [0, 0, 0],
+        [None, None, None],
+    )
 
 
-def test_it_is_kept_beside_a_document_whether_something_personal_was_masked_in_it(tmp_path: Path, tokenizer: Tokenizer) -> None:
+def test_it_is_kept_beside_a_document_whether_something_personal_was_masked_in_it(
+    tmp_path: Path, tokenizer: Tokenizer
+) -> None:
     uri, _ = made(tmp_path, tokenizer, [{"text": "write to a@b.org"}, {"text": "write to me"}])
-    assert dict(zip(*(read(uri).table[name].to_pylist() for name in ("row", "masked")), strict=True)) == {0: True, 1: False}
+    assert dict(
+        zip(*(read(uri).table[name].to_pylist() for name in ("row", "masked")), strict=True)
+    ) == {0: True, 1: False}
 
 
 def test_a_unit_whose_record_exists_is_not_made_again_unless_a_file_is_gone_or_short(
@@ -148,7 +192,9 @@ def test_a_unit_whose_record_exists_is_not_made_again_unless_a_file_is_gone_or_s
     with monkeypatch.context() as patch:
         patch.setattr(corpus_reader, "read", lambda *_, **__: pytest.fail("read again"))
         assert made(tmp_path, tokenizer)[1] == unit
-    for name in before.keys() - {"segment-00000.json"}:  # a killed unit needs it, a whole one does not
+    for name in before.keys() - {
+        "segment-00000.json"
+    }:  # a killed unit needs it, a whole one does not
         (Path(uri) / name).unlink()
         assert made(tmp_path, tokenizer)[1] == unit
         assert {path.name: path.read_bytes() for path in Path(uri).iterdir()} == before
@@ -158,7 +204,9 @@ def test_a_unit_whose_record_exists_is_not_made_again_unless_a_file_is_gone_or_s
     assert tokens.read_bytes() == before[tokens.name]
 
 
-MANY = [{"text": "no"} if i % 7 == 3 else {"text": f"document number {i} of the mat"} for i in range(50)]
+MANY = [
+    {"text": "no"} if i % 7 == 3 else {"text": f"document number {i} of the mat"} for i in range(50)
+]
 
 
 def cut_small(patch: pytest.MonkeyPatch, batch: int, segment: int) -> None:
@@ -172,7 +220,9 @@ def test_a_killed_unit_goes_on_after_its_last_segment_and_gives_the_same_bytes(
     cut_small(monkeypatch, 4, 10)
     uri, unit = made(tmp_path, tokenizer, MANY)
     assert [segment.n_documents for segment in unit.segments] == [10, 11, 10, 10, 2]
-    assert unit.drops == {"too_short": 7} and [(drop.row, drop.reason) for drop in unit.samples] == [
+    assert unit.drops == {"too_short": 7} and [
+        (drop.row, drop.reason) for drop in unit.samples
+    ] == [
         (3, "too_short"),
         (10, "too_short"),
         (17, "too_short"),
@@ -185,28 +235,40 @@ def test_a_killed_unit_goes_on_after_its_last_segment_and_gives_the_same_bytes(
         encoded: list[str] = []
         with monkeypatch.context() as patch:
             encode = type(tokenizer).encode_batch.__get__(tokenizer)
-            patch.setattr(tokenizer, "encode_batch", lambda texts, encode=encode, seen=encoded: seen.extend(texts) or encode(texts))
+            patch.setattr(
+                tokenizer,
+                "encode_batch",
+                lambda texts, encode=encode, seen=encoded: seen.extend(texts) or encode(texts),
+            )
             assert made(tmp_path, tokenizer, MANY)[1] == unit
         assert len(encoded) == sum(segment.n_documents for segment in unit.segments[lost[0] :])
         assert {path.name: path.read_bytes() for path in Path(uri).iterdir()} == before
 
 
-def test_the_search_for_cycles_goes_on_after_a_unit_that_failed(tmp_path: Path, tokenizer: Tokenizer) -> None:
+def test_the_search_for_cycles_goes_on_after_a_unit_that_failed(
+    tmp_path: Path, tokenizer: Tokenizer
+) -> None:
     source = source_of(tmp_path)
     Path(source.uri).write_text("no JSON\n" * 9)
     with pytest.raises(ArtefactCorrupt):
         tokenize_file.make(
-            tokenize_file.Task(source, corpus_reader.checksum(source), tokenizer, CONFIG, None), str(tmp_path / "unit")
+            tokenize_file.Task(source, corpus_reader.checksum(source), tokenizer, CONFIG, None),
+            str(tmp_path / "unit"),
         )
     assert gc.isenabled()
 
 
-def test_a_segment_is_bounded_in_tokens(tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_segment_is_bounded_in_tokens(
+    tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tokenize_file, "BATCH_DOCUMENTS", 1)
     monkeypatch.setattr(tokenize_file, "SEGMENT_TOKENS", 100)
     _, unit = made(tmp_path, tokenizer, MANY)
     longest = max(len(tokenizer.encode_batch([row["text"]]).ids) + 1 for row in MANY)
-    assert all(100 <= segment.n_tokens < 100 + longest for segment in unit.segments[:-1]) and len(unit.segments) > 3
+    assert (
+        all(100 <= segment.n_tokens < 100 + longest for segment in unit.segments[:-1])
+        and len(unit.segments) > 3
+    )
 
 
 class Stumbling:
@@ -235,15 +297,21 @@ def test_a_difference_between_the_engines_stops_the_unit_or_the_reference_makes_
     stumbling._fast, stumbling.engine = Stumbling(tokenizer, f"number {at} "), "fastokens"
     with pytest.raises(tokenizers.EnginesDiffer, match="fastokens and tokenizers disagree at id"):
         made(tmp_path, stumbling, rows)
-    uri, unit = made(tmp_path, stumbling, rows, replace(CONFIG, on_tokenizer_difference="fall_back"))
+    uri, unit = made(
+        tmp_path, stumbling, rows, replace(CONFIG, on_tokenizer_difference="fall_back")
+    )
     assert unit.fell_back and {segment.engine for segment in unit.segments} == {"tokenizers"}
     assert not expected[1].fell_back
     for number in range(len(unit.segments)):
-        assert np.array_equal(read(uri, number=number).tokens, read(expected[0], number=number).tokens)
+        assert np.array_equal(
+            read(uri, number=number).tokens, read(expected[0], number=number).tokens
+        )
 
 
 @pytest.mark.parametrize("name", ["tokens.bin", "documents.parquet"])
-def test_a_flipped_byte_is_found_in_what_is_read_and_its_file_named(tmp_path: Path, tokenizer: Tokenizer, name: str) -> None:
+def test_a_flipped_byte_is_found_in_what_is_read_and_its_file_named(
+    tmp_path: Path, tokenizer: Tokenizer, name: str
+) -> None:
     uri, _ = made(tmp_path, tokenizer)
     path = Path(uri) / f"segment-00000.{name}"
     content = bytearray(path.read_bytes())
@@ -264,16 +332,24 @@ def test_a_name_changes_with_everything_that_decides_the_content(tokenizer: Toke
         task._replace(config=replace(CONFIG, shuffle_seed=1)),
         task._replace(config=replace(CONFIG, duplicates="keep")),
         task._replace(config=replace(CONFIG, cleaning=CleaningConfig(min_chars=6))),
-        task._replace(evaluation=NGrams.of(["one two three four five six seven eight nine ten"], 8)),
+        task._replace(
+            evaluation=NGrams.of(["one two three four five six seven eight nine ten"], 8)
+        ),
     ]
     assert len({tokenize_file.name_of(variant) for variant in variants}) == len(variants)
-    same = replace(CONFIG, clean=("elsewhere",), held_out_ratio=0.1, shard_tokens=5, check_every_documents=7)
-    assert tokenize_file.name_of(task._replace(source=source._replace(uri="b.jsonl"), config=same)) == tokenize_file.name_of(task)
+    same = replace(
+        CONFIG, clean=("elsewhere",), held_out_ratio=0.1, shard_tokens=5, check_every_documents=7
+    )
+    assert tokenize_file.name_of(
+        task._replace(source=source._replace(uri="b.jsonl"), config=same)
+    ) == tokenize_file.name_of(task)
 
 
 def test_keys_are_uniform_and_depend_on_file_row_part_and_seed_and_never_on_the_batch() -> None:
     keys = tokenize_file.key_of("sha", np.arange(4000), np.zeros(4000, np.int64), 0)
-    assert np.abs(np.histogram(keys / tokenize_file.KEY_SPACE, 4, (0, 1))[0] - 1000).max() < 120  # four standard deviations
+    assert (
+        np.abs(np.histogram(keys / tokenize_file.KEY_SPACE, 4, (0, 1))[0] - 1000).max() < 120
+    )  # four standard deviations
     each = {
         int(tokenize_file.key_of(sha, row, part, seed))
         for sha in ("a", "b")
@@ -284,7 +360,9 @@ def test_keys_are_uniform_and_depend_on_file_row_part_and_seed_and_never_on_the_
     assert len(each) == 16
     assert keys[1234] == tokenize_file.key_of("sha", 1234, 0, 0)
     file = np.uint64(keyed_random.key("order of documents", 0, "sha"))
-    assert tokenize_file.key_of("sha", 3, 2, 0) == keyed_random.hashes(keyed_random.hashes(file, 3), 2)
+    assert tokenize_file.key_of("sha", 3, 2, 0) == keyed_random.hashes(
+        keyed_random.hashes(file, 3), 2
+    )
 
 
 def test_documents_of_many_batches_get_the_same_ids_and_the_first_and_some_later_ones_are_checked(
@@ -295,7 +373,9 @@ def test_documents_of_many_batches_get_the_same_ids_and_the_first_and_some_later
     monkeypatch.setattr(tokenize_file, "BATCH_DOCUMENTS", 3)
     checked: list[str] = []
     check = type(tokenizer).check_sample.__get__(tokenizer)
-    monkeypatch.setattr(tokenizer, "check_sample", lambda text, ids: checked.append(text) or check(text, ids))
+    monkeypatch.setattr(
+        tokenizer, "check_sample", lambda text, ids: checked.append(text) or check(text, ids)
+    )
     task = task_of(source_of(tmp_path, rows), tokenizer, replace(CONFIG, check_every_documents=7))
     tokenize_file.make(task, str(tmp_path / "again"))
     assert np.array_equal(read(str(tmp_path / "again")).tokens, read(whole).tokens)
@@ -305,10 +385,14 @@ def test_documents_of_many_batches_get_the_same_ids_and_the_first_and_some_later
 def test_documents_that_share_words_with_an_evaluation_text_are_dropped_with_their_reason(
     tmp_path: Path, tokenizer: Tokenizer
 ) -> None:
-    rows = [{"text": "the cat sat on the mat and the rat ate the fat cat"}, {"text": "that is that, and the cat is fat"}]
+    rows = [
+        {"text": "the cat sat on the mat and the rat ate the fat cat"},
+        {"text": "that is that, and the cat is fat"},
+    ]
     task = task_of(source_of(tmp_path, rows), tokenizer)
     unit = tokenize_file.make(
-        task._replace(evaluation=NGrams.of(["SAT on the mat; and the rat ate the"], 8)), str(tmp_path / "unit")
+        task._replace(evaluation=NGrams.of(["SAT on the mat; and the rat ate the"], 8)),
+        str(tmp_path / "unit"),
     )
     assert (unit.n_documents, unit.drops, unit.samples[0].row) == (1, {"evaluation_overlap": 1}, 0)
 
@@ -321,16 +405,26 @@ def test_a_range_fetches_only_its_tokens_and_the_row_groups_that_can_hold_it(
     keys, lengths = keys_of(uri), read(uri).table["n_tokens"].to_pylist()
     asked: list[tuple[str, int, int]] = []
     whole_read = storage.read
-    monkeypatch.setattr(storage, "read", lambda uri, start, end: asked.append((uri, start, end)) or whole_read(uri, start, end))
+    monkeypatch.setattr(
+        storage,
+        "read",
+        lambda uri, start, end: asked.append((uri, start, end)) or whole_read(uri, start, end),
+    )
     assert read(uri, keys[2000], keys[2002]).table["key"].to_pylist() == keys[2000:2002]
     itemsize = np.dtype(unit.dtype).itemsize
     spans = [(start, end) for name, start, end in asked if name.endswith("tokens.bin")]
     assert spans == [(sum(lengths[:2000]) * itemsize, sum(lengths[:2002]) * itemsize)]
-    _footer, *groups = [end - start for name, start, end in asked if name.endswith("documents.parquet")]
-    assert 0 < sum(groups) < storage.size(f"{uri}/segment-00000.documents.parquet") / 5  # one or two row groups of ten
+    _footer, *groups = [
+        end - start for name, start, end in asked if name.endswith("documents.parquet")
+    ]
+    assert (
+        0 < sum(groups) < storage.size(f"{uri}/segment-00000.documents.parquet") / 5
+    )  # one or two row groups of ten
 
 
-def test_units_and_shards_are_written_to_and_read_by_range_from_s3(tmp_path: Path, tokenizer: Tokenizer, s3_server: str) -> None:
+def test_units_and_shards_are_written_to_and_read_by_range_from_s3(
+    tmp_path: Path, tokenizer: Tokenizer, s3_server: str
+) -> None:
     rows = [{"text": f"document number {i}"} for i in range(40)]
     here, unit = made(tmp_path, tokenizer, rows)
     there = f"{s3_server}/units/one"
@@ -340,5 +434,7 @@ def test_units_and_shards_are_written_to_and_read_by_range_from_s3(tmp_path: Pat
     assert remote.table.equals(local.table) and remote.table.num_rows == 24
     assert np.array_equal(remote.tokens, local.tokens)
     lengths = remote.table["n_tokens"].to_numpy()
-    shard = megatron_shards.write_shard(f"{s3_server}/stream", "train-00000", remote.tokens, lengths, remote.table)
+    shard = megatron_shards.write_shard(
+        f"{s3_server}/stream", "train-00000", remote.tokens, lengths, remote.table
+    )
     megatron_shards.check_shard(f"{s3_server}/stream", shard)

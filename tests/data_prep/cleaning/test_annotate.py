@@ -13,15 +13,27 @@ from data_prep.core.records import ConfigurationError
 MEDA, INST = Annotation(kind="meda", scorer="label"), Annotation(kind="inst", scorer="label")
 
 
-def annotated(annotation: Annotation, texts: list[str], labels: Any = None, scores: Any = None, keys: Any = None) -> list[str]:
+def annotated(
+    annotation: Annotation,
+    texts: list[str],
+    labels: Any = None,
+    scores: Any = None,
+    keys: Any = None,
+) -> list[str]:
     n = len(texts)
-    before = annotate.prefixes(texts, keys or range(n), scores or [None] * n, labels or [None] * n, annotation)
+    before = annotate.prefixes(
+        texts, keys or range(n), scores or [None] * n, labels or [None] * n, annotation
+    )
     return [prefix + text for prefix, text in zip(before, texts, strict=True)]
 
 
 def test_meda_puts_the_score_and_inst_a_sentence_before_the_text():
     texts, labels = ["fog", "boo", "hm"], ["0.12", "0.96", "0.5"]
-    assert annotated(MEDA, texts, labels) == ["toxicity: 0.1\nfog", "toxicity: 1.0\nboo", "toxicity: 0.5\nhm"]
+    assert annotated(MEDA, texts, labels) == [
+        "toxicity: 0.1\nfog",
+        "toxicity: 1.0\nboo",
+        "toxicity: 0.5\nhm",
+    ]
     calm, rude = "The following text is not toxic.\n", "The following text is toxic.\n"
     assert annotated(INST, texts, labels) == [f"{calm}fog", f"{rude}boo", f"{rude}hm"]
     assert annotated(replace(INST, threshold=0.6), texts, labels)[2] == f"{calm}hm"
@@ -30,7 +42,10 @@ def test_meda_puts_the_score_and_inst_a_sentence_before_the_text():
 def test_templates_are_settings_and_take_the_value_in_their_slot_only():
     assert annotate.prefix(0.25, replace(MEDA, meda_template="{x} <{score}> ")) == "{x} <0.2> "
     assert annotate.prefix(0.7, replace(INST, inst_template="[{verdict}] ")) == "[toxic] "
-    with pytest.raises(ConfigurationError, match=r"meda_template is 'plain'; expected a text with \{score\} in it, once"):
+    with pytest.raises(
+        ConfigurationError,
+        match=r"meda_template is 'plain'; expected a text with \{score\} in it, once",
+    ):
         replace(MEDA, meda_template="plain")
     with pytest.raises(ConfigurationError, match=r"inst_template .*\{verdict\}"):
         replace(INST, inst_template="{score}")
@@ -44,7 +59,9 @@ def test_the_control_text_is_what_stands_before_a_text_without_any_toxicity(anno
 def test_a_document_without_a_score_stays_plain():
     assert annotated(MEDA, ["fog", "boo"], [None, "1"]) == ["fog", "toxicity: 1.0\nboo"]
     by_corpus = replace(MEDA, scorer="corpus:toxicity")
-    assert annotated(by_corpus, ["a", "b", "c"], scores=[{"toxicity": 0.7}, {"threat": 0.1}, None]) == [
+    assert annotated(
+        by_corpus, ["a", "b", "c"], scores=[{"toxicity": 0.7}, {"threat": 0.1}, None]
+    ) == [
         "toxicity: 0.7\na",
         "b",
         "c",
@@ -54,11 +71,17 @@ def test_a_document_without_a_score_stays_plain():
 def test_a_stream_of_which_nothing_is_annotated_is_an_error():
     annotate.check("toxic", 1, MEDA)
     annotate.check("toxic", 0, None)
-    with pytest.raises(ConfigurationError, match=r"the toxic corpus: no document was annotated: .*'corpus:threat' gave no score"):
+    with pytest.raises(
+        ConfigurationError,
+        match=r"the toxic corpus: no document was annotated: .*'corpus:threat' gave no score",
+    ):
         annotate.check("toxic", 0, replace(MEDA, scorer="corpus:threat"))
 
 
-@pytest.mark.parametrize(("label", "score"), [("0", "0.0"), ("1", "1.0"), ("0.26", "0.3"), ("true", "1.0"), ("False", "0.0")])
+@pytest.mark.parametrize(
+    ("label", "score"),
+    [("0", "0.0"), ("1", "1.0"), ("0.26", "0.3"), ("true", "1.0"), ("False", "0.0")],
+)
 def test_a_label_is_a_share_or_a_truth(label: str, score: str):
     assert annotated(MEDA, ["x"], [label]) == [f"toxicity: {score}\nx"]
 
@@ -80,7 +103,9 @@ def test_a_local_scorer_sees_the_plain_text(tmp_path):
 
 @given(st.lists(st.integers(0, 2**64 - 1), max_size=50), st.floats(0.01, 1), st.floats(0.01, 1))
 def test_a_higher_share_tags_the_same_documents_and_more(keys: list[int], one: float, other: float):
-    few, many = (annotate.tagged(keys, replace(MEDA, tagged_ratio=share)) for share in sorted((one, other)))
+    few, many = (
+        annotate.tagged(keys, replace(MEDA, tagged_ratio=share)) for share in sorted((one, other))
+    )
     assert not (few & ~many).any()
     assert annotate.tagged(keys, MEDA).all()
 
@@ -88,7 +113,9 @@ def test_a_higher_share_tags_the_same_documents_and_more(keys: list[int], one: f
 def test_the_share_is_met_and_says_nothing_of_a_documents_place_in_the_stream():
     keys = np.sort(np.random.default_rng(0).integers(0, 2**64, 20_000, dtype=np.uint64)).tolist()
     chosen = annotate.tagged(keys, replace(MEDA, tagged_ratio=0.3))
-    assert [part.mean() for part in np.split(chosen, 4)] == pytest.approx([0.3] * 4, abs=0.03)  # σ = 0.0065
+    assert [part.mean() for part in np.split(chosen, 4)] == pytest.approx(
+        [0.3] * 4, abs=0.03
+    )  # σ = 0.0065
 
 
 def test_the_identity_names_settings_version_and_the_scorers_data(tmp_path):

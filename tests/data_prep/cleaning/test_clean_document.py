@@ -7,14 +7,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.cleaning.clean_document import STEPS, Cleaned, clean, is_clean, language_model, language_of
+from data_prep.cleaning.clean_document import (
+    STEPS,
+    Cleaned,
+    clean,
+    is_clean,
+    language_model,
+    language_of,
+)
 from data_prep.cleaning.pii import EMAIL, mask
 from data_prep.config import CleaningConfig
 from data_prep.core.records import ConfigurationError, digest
 
 ANY = CleaningConfig(min_chars=1, mask_personal=False)
 # Every code point, lone surrogates too, and dense in what the steps look at.
-texts = st.text(st.characters() | st.sampled_from("a \t\r\n\x00\x0b\x0c\x1c\x85\xa0\u2028\u3000\ufeff\ud800\udc00"))
+texts = st.text(
+    st.characters()
+    | st.sampled_from("a \t\r\n\x00\x0b\x0c\x1c\x85\xa0\u2028\u3000\ufeff\ud800\udc00")
+)
 
 
 @given(texts)
@@ -37,7 +47,17 @@ def test_a_look_tells_exactly_whether_a_text_needs_any_step(text):
 
 
 def test_a_look_tells_so_for_each_code_point_of_interest_and_every_short_mix():
-    points = [*range(0x3100), 0xD7FF, 0xD800, 0xDBFF, 0xDC00, 0xDFFF, 0xE000, *range(0xFE00, 0x10010), sys.maxunicode]
+    points = [
+        *range(0x3100),
+        0xD7FF,
+        0xD800,
+        0xDBFF,
+        0xDC00,
+        0xDFFF,
+        0xE000,
+        *range(0xFE00, 0x10010),
+        sys.maxunicode,
+    ]
     for chars in [*map(chr, points), *map("".join, product("a \n\r\xa0\x85\u2028é", repeat=4))]:
         for text in (chars, f"a{chars}b", f"a{chars}\nb"):
             assert is_clean(text) == (after_all_steps(text) == text), ascii(text)
@@ -140,25 +160,40 @@ def test_scores_out_of_bounds_drop_a_document_and_missing_ones_do_not(asked, sco
 
 def test_bounds_that_keep_nothing_are_refused():
     with pytest.raises(
-        ConfigurationError, match=r"keeps no document: min_scores\['TOXICITY'\] is 0.9, max_scores\['TOXICITY'\] is 0.1"
+        ConfigurationError,
+        match=r"keeps no document: min_scores\['TOXICITY'\] is 0.9, max_scores\['TOXICITY'\] is 0.1",
     ):
         CleaningConfig(min_scores={"TOXICITY": 0.9}, max_scores={"TOXICITY": 0.1})
 
 
 def test_every_setting_of_cleaning_is_part_of_the_digest():
-    asked = ({}, {"mask_personal": False}, {"languages": ("en",)}, {"min_scores": {"x": 0.1}}, {"max_scores": {"x": 0.1}})
+    asked = (
+        {},
+        {"mask_personal": False},
+        {"languages": ("en",)},
+        {"min_scores": {"x": 0.1}},
+        {"max_scores": {"x": 0.1}},
+    )
     assert len({digest(CleaningConfig(**settings)) for settings in asked}) == len(asked)
 
 
-GERMAN = "Der Hund schläft heute den ganzen Tag unter dem Tisch in der Küche und träumt von Knochen."
-ENGLISH = "The dog sleeps all day under the table in the kitchen and dreams of bones and long walks."
+GERMAN = (
+    "Der Hund schläft heute den ganzen Tag unter dem Tisch in der Küche und träumt von Knochen."
+)
+ENGLISH = (
+    "The dog sleeps all day under the table in the kitchen and dreams of bones and long walks."
+)
 
 
 def test_documents_in_other_languages_are_dropped_when_asked():
     pytest.importorskip("py3langid", reason="the extra `language` is not installed")
     assert (language_of(GERMAN), language_of(ENGLISH)) == ("de", "en")
     assert clean(GERMAN, CleaningConfig(languages=("en", "fr"))) == Cleaned(None, "language")
-    assert clean(GERMAN, CleaningConfig(languages=("en", "de"))) == clean(GERMAN, CleaningConfig()) == Cleaned(GERMAN)
+    assert (
+        clean(GERMAN, CleaningConfig(languages=("en", "de")))
+        == clean(GERMAN, CleaningConfig())
+        == Cleaned(GERMAN)
+    )
 
 
 def test_a_language_nobody_knows_is_refused():

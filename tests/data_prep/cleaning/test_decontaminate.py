@@ -23,18 +23,32 @@ def plain_first_hit(document: str, texts: list[str], n: int) -> set[int]:
     for index, text in enumerate(texts):
         asked = ngrams.words(text)
         length = min(n, len(asked))
-        grams = [asked[i : i + length] for i in range(len(asked) - length + 1)] if length >= min(SHORTEST, n) else []
+        grams = (
+            [asked[i : i + length] for i in range(len(asked) - length + 1)]
+            if length >= min(SHORTEST, n)
+            else []
+        )
         if any(words[i : i + length] in grams for i in range(len(words) - length + 1)):
             hit.add(index)
     return hit
 
 
 @settings(max_examples=200)
-@given(st.lists(prose, max_size=5), st.lists(prose, max_size=5), st.sampled_from([2, 3, 9, 13]), st.data())
+@given(
+    st.lists(prose, max_size=5),
+    st.lists(prose, max_size=5),
+    st.sampled_from([2, 3, 9, 13]),
+    st.data(),
+)
 def test_hits_are_those_of_the_plain_definition(texts, documents, n, data):
     if texts:  # else hardly a document of 13 random words would hit
         source = data.draw(st.sampled_from(texts))
-        documents = [*documents, f"Well, {source.upper()}!", f"x {source[3:]} y", source[: len(source) * 2 // 3]]
+        documents = [
+            *documents,
+            f"Well, {source.upper()}!",
+            f"x {source[3:]} y",
+            source[: len(source) * 2 // 3],
+        ]
     found = NGrams.of(texts, n).first_hits(documents)
     for document, hit in zip(documents, found.tolist(), strict=True):
         expected = plain_first_hit(document, texts, n)
@@ -65,7 +79,9 @@ def test_a_short_text_counts_whole_from_eight_words_on():
     eight, seven = " ".join(WORDS[:8]), " ".join(WORDS[:7])
     grams = NGrams.of([seven, eight])
     assert grams.n_sought == 1
-    assert grams.first_hits([f"and {eight} too", f"and {seven} too", " ".join(WORDS[:9])]).tolist() == [1, -1, 1]
+    assert grams.first_hits(
+        [f"and {eight} too", f"and {seven} too", " ".join(WORDS[:9])]
+    ).tolist() == [1, -1, 1]
 
 
 def test_the_hit_names_the_evaluation_text():
@@ -79,7 +95,11 @@ def test_a_collision_of_hashes_is_no_hit(monkeypatch):
     rolling = ngrams.rolling
     monkeypatch.setattr(ngrams, "rolling", lambda hashes, n: np.zeros_like(rolling(hashes, n)))
     other = " ".join(reversed(WORDS))
-    assert NGrams.of([QUESTION, "y " * 20]).hits([other, QUESTION, "y " * 13]).tolist() == [False, True, True]
+    assert NGrams.of([QUESTION, "y " * 20]).hits([other, QUESTION, "y " * 13]).tolist() == [
+        False,
+        True,
+        True,
+    ]
 
 
 def test_nothing_to_look_for_hits_nothing():
@@ -91,4 +111,13 @@ def test_what_is_looked_for_has_a_name_and_travels():
     grams = NGrams.of([QUESTION])
     assert pickle.loads(pickle.dumps(grams)).hits([QUESTION]).all()
     assert grams.identity == NGrams.of([QUESTION.upper()]).identity
-    assert len({grams.identity, NGrams.of([QUESTION], 12).identity, NGrams.of([QUESTION, "x"]).identity}) == 3
+    assert (
+        len(
+            {
+                grams.identity,
+                NGrams.of([QUESTION], 12).identity,
+                NGrams.of([QUESTION, "x"]).identity,
+            }
+        )
+        == 3
+    )

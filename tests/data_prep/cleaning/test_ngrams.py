@@ -9,7 +9,9 @@ from data_prep.cleaning import ngrams
 
 chars = st.sampled_from("aAbB9 \n.'’“—…é\xa0«ÉµИ中。\u3000\ud800👩\u2070ª") | st.characters()
 texts = st.lists(
-    st.text(chars, max_size=30) | st.sampled_from(["", "x" * 64, "x" * 65, "y" * 200 + " z", "abcdefgh abcdefghi"]), max_size=6
+    st.text(chars, max_size=30)
+    | st.sampled_from(["", "x" * 64, "x" * 65, "y" * 200 + " z", "abcdefgh abcdefghi"]),
+    max_size=6,
 )
 
 
@@ -33,17 +35,28 @@ def test_equal_words_and_only_they_have_equal_hashes(batch):
     hashes, ends = ngrams.hash_words(batch)
     assert ends.tolist() == np.cumsum([len(ngrams.words(text)) for text in batch]).tolist()
     assert len(hashes) == len(words)
-    assert len(set(zip(words, hashes.tolist(), strict=True))) == len(set(words)) == len(set(hashes.tolist()))
+    assert (
+        len(set(zip(words, hashes.tolist(), strict=True)))
+        == len(set(words))
+        == len(set(hashes.tolist()))
+    )
 
 
 @given(texts, st.integers(1, 4))
 def test_windows_are_the_runs_of_words_inside_each_text(batch, n):
-    grams = [[tuple(words[i : i + n]) for i in range(len(words) - n + 1)] for words in map(ngrams.words, batch)]
+    grams = [
+        [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+        for words in map(ngrams.words, batch)
+    ]
     hashes, ends = ngrams.windows(ngrams.hash_words(batch), n)
     flat = [gram for of_text in grams for gram in of_text]
     assert ends.tolist() == np.cumsum([len(of_text) for of_text in grams]).tolist()
     assert len(hashes) == len(flat)
-    assert len(set(zip(flat, hashes.tolist(), strict=True))) == len(set(flat)) == len(set(hashes.tolist()))
+    assert (
+        len(set(zip(flat, hashes.tolist(), strict=True)))
+        == len(set(flat))
+        == len(set(hashes.tolist()))
+    )
 
 
 def test_a_hash_is_the_same_in_any_batch_and_place():
@@ -61,5 +74,7 @@ def test_batches_are_every_text_once_in_order(sizes):
 
 
 def test_every_byte_of_a_word_counts():
-    words = [f"{'a' * at}b{'a' * (n - at - 1)}" for n in range(1, 81) for at in range(n)] + ["a" * n for n in range(1, 81)]
+    words = [f"{'a' * at}b{'a' * (n - at - 1)}" for n in range(1, 81) for at in range(n)] + [
+        "a" * n for n in range(1, 81)
+    ]
     assert len(set(ngrams.hash_words([" ".join(words)]).hashes.tolist())) == len(words)

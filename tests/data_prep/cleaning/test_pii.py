@@ -10,7 +10,9 @@ pieces = st.sampled_from(
     ["a", "é", "7", "21", "212", "555", "0100", "1", "@", "a@b.cd", ".", "-", " ", "+", "(", ")", "/", "|", "|||", "\n", "👩", "٣",
      "212-555-0100", "+44 20 7946 0958", "203.0.113.7", "b.org", EMAIL, PHONE, IP, "version ", "#", "\ud800"]
 )  # fmt: skip
-texts = st.lists(pieces, max_size=14).map("".join) | st.text(st.characters() | st.sampled_from("a0129@.+-() |"))
+texts = st.lists(pieces, max_size=14).map("".join) | st.text(
+    st.characters() | st.sampled_from("a0129@.+-() |")
+)
 
 
 def plain(text: str) -> str:
@@ -93,7 +95,16 @@ def test_a_text_without_findings_is_not_copied():
 
 
 def test_a_chain_of_what_looks_alike_takes_linear_time():
-    for piece in ("212-555-0100-", "a@a.", "@a.", "1.1.1.1.", "+1", "+1 (2) ", "+12345678901234567890", "a" * 64):
+    for piece in (
+        "212-555-0100-",
+        "a@a.",
+        "@a.",
+        "1.1.1.1.",
+        "+1",
+        "+1 (2) ",
+        "+12345678901234567890",
+        "a" * 64,
+    ):
         mask(piece * (40_000 // len(piece)) + "!")
 
 
@@ -108,7 +119,9 @@ def test_a_chain_of_what_looks_alike_takes_linear_time():
     ],
 )
 def test_a_kind_says_how_far_its_pattern_looks(kind, text):
-    """A finding as long as it can be, and what must not be behind it, lie within `before` and `behind` of its hint."""
+    """A finding as long as it can be, and what must not be behind it, lie within `before` and
+    `behind` of its hint.
+    """
     assert KINDS[kind].pattern.fullmatch(text)
     for after in ("", " ", "-|||", "-1", "|||", "x", ".a"):
         assert mask(f" {text}{after}") == plain(f" {text}{after}")

@@ -5,7 +5,9 @@ from data_prep.core import keyed_random
 
 
 def test_the_numbers_are_splitmix64s():
-    """The first outputs for seed 1234567, published with the algorithm (Vigna's splitmix64.c, Rosetta Code)."""
+    """The first outputs for seed 1234567, published with the algorithm (Vigna's splitmix64.c,
+    Rosetta Code).
+    """
     drawn = keyed_random.hashes(np.array(1234567, dtype=np.uint64), np.arange(3))
     assert drawn.tolist() == [6457827717110365317, 3203168211198807973, 9817491932198370423]
 
@@ -13,7 +15,9 @@ def test_the_numbers_are_splitmix64s():
 def test_uniforms_fill_the_unit_interval_evenly():
     drawn = keyed_random.uniforms(np.arange(100, dtype=np.uint64)[:, None], np.arange(1000)[None])
     assert drawn.shape == (100, 1000) and drawn.min() >= 0 and drawn.max() < 1
-    assert np.histogram(drawn, bins=10, range=(0, 1))[0].tolist() == pytest.approx([10_000] * 10, rel=0.05)
+    assert np.histogram(drawn, bins=10, range=(0, 1))[0].tolist() == pytest.approx(
+        [10_000] * 10, rel=0.05
+    )
 
 
 def test_the_keyed_order_of_ids_does_not_depend_on_the_order_they_come_in():

@@ -33,17 +33,42 @@ from training import run_record as train_record
 from training.config import ModelConfig, TrainConfig
 
 MODULES = (data_config, manifest, mixture, train_config, train_record, eval_config, eval_record)
-RECORDS = [thing for m in MODULES for thing in vars(m).values() if is_dataclass(thing) and thing.__module__ == m.__name__]
-EXAMPLES: dict[type, tuple[tuple[str, ...], dict[str, Any]]] = {  # free fields, and the others' values
-    ModelConfig: (("rope_theta", "norm_eps"), {"d_model": 8, "n_layers": 1, "n_heads": 2, "d_mlp": 8, "vocab_size": 300}),
-    TrainConfig: (("model", "learning_rate", "betas", "weight_decay"), {"sequence_length": 8, "global_batch": 4}),
+RECORDS = [
+    thing
+    for m in MODULES
+    for thing in vars(m).values()
+    if is_dataclass(thing) and thing.__module__ == m.__name__
+]
+EXAMPLES: dict[
+    type, tuple[tuple[str, ...], dict[str, Any]]
+] = {  # free fields, and the others' values
+    ModelConfig: (
+        ("rope_theta", "norm_eps"),
+        {"d_model": 8, "n_layers": 1, "n_heads": 2, "d_mlp": 8, "vocab_size": 300},
+    ),
+    TrainConfig: (
+        ("model", "learning_rate", "betas", "weight_decay"),
+        {"sequence_length": 8, "global_batch": 4},
+    ),
     Mixture: (("n_clean", "n_toxic", "seed", "max_toxic_epochs"), {"batch_size": 4}),
     Annotation: (("kind", "scorer"), {"threshold": 0, "tagged_ratio": 0.5}),
     DataConfig: (
-        ("clean", "toxic", "tokenizer", "cleaning", "shuffle_seed", "duplicates", "decontaminate", "annotation"),
+        (
+            "clean",
+            "toxic",
+            "tokenizer",
+            "cleaning",
+            "shuffle_seed",
+            "duplicates",
+            "decontaminate",
+            "annotation",
+        ),
         {"held_out_ratio": 0.25},
     ),
-    EvalConfig: (("probes", "prompts", "seed", "decoding"), {"scorer": "profanity", "strengths": (0, 2.5)}),
+    EvalConfig: (
+        ("probes", "prompts", "seed", "decoding"),
+        {"scorer": "profanity", "strengths": (0, 2.5)},
+    ),
 }
 
 
@@ -86,7 +111,9 @@ TEXT = '{"inner": {"size": 3, "kind": "round", "ratio": 0.5, "label": null, "wor
 
 
 def values(hint: Any) -> st.SearchStrategy:
-    """Values of a record's field; whole floats come as int at times, which Python lets a recipe write."""
+    """Values of a record's field; whole floats come as int at times, which Python lets a recipe
+    write.
+    """
     arguments = get_args(hint)
     if is_dataclass(hint):
         return records(hint)
@@ -100,7 +127,12 @@ def values(hint: Any) -> st.SearchStrategy:
         return st.lists(values(arguments[0]), min_size=1, max_size=2).map(tuple)
     if get_origin(hint) is tuple:
         return st.tuples(*map(values, arguments))
-    plain = {str: st.text(max_size=3), int: st.integers(1, 2**60), bool: st.booleans(), NoneType: st.none()}
+    plain = {
+        str: st.text(max_size=3),
+        int: st.integers(1, 2**60),
+        bool: st.booleans(),
+        NoneType: st.none(),
+    }
     return (
         st.floats(0.01, 0.4) | st.floats(allow_nan=False, allow_infinity=False) | st.integers(0, 5)
         if hint is float
@@ -110,9 +142,13 @@ def values(hint: Any) -> st.SearchStrategy:
 
 @st.composite
 def records(draw: st.DrawFn, cls: Any) -> Any:
-    """A record of type `cls`: fields that depend on each other as in its example, the others anything of their type."""
+    """A record of type `cls`: fields that depend on each other as in its example, the others
+    anything of their type.
+    """
     free, example = EXAMPLES.get(cls, (None, {}))
-    hints = {name: hint for name, hint in get_type_hints(cls).items() if free is None or name in free}
+    hints = {
+        name: hint for name, hint in get_type_hints(cls).items() if free is None or name in free
+    }
     try:
         return cls(**example | {name: draw(values(hint)) for name, hint in hints.items()})
     except ConfigurationError:
@@ -122,7 +158,9 @@ def records(draw: st.DrawFn, cls: Any) -> Any:
 @pytest.mark.parametrize("cls", RECORDS)
 @settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
-def test_a_record_comes_back_from_its_json_the_same_with_the_same_digest(cls: Any, data: st.DataObject):
+def test_a_record_comes_back_from_its_json_the_same_with_the_same_digest(
+    cls: Any, data: st.DataObject
+):
     made = data.draw(records(cls))
     back = from_json(cls, to_json(made), "here")
     assert back == made
@@ -167,7 +205,11 @@ def test_a_digest_names_what_is_made_and_ignores_how():
 
 def test_a_whole_number_has_one_digest_however_it_is_written():
     assert digest(Inner(size=1, ratio=1)) == digest(Inner(size=1, ratio=1.0))
-    assert digest(Inner(size=1, ratio=0.0)) == digest(Inner(size=1, ratio=-0.0)) != digest(Inner(size=1, ratio=1e-300))
+    assert (
+        digest(Inner(size=1, ratio=0.0))
+        == digest(Inner(size=1, ratio=-0.0))
+        != digest(Inner(size=1, ratio=1e-300))
+    )
 
 
 @pytest.mark.parametrize(
@@ -177,7 +219,11 @@ def test_a_whole_number_has_one_digest_however_it_is_written():
         ('"size": 3', '"size": 3.0', r"inner\.size"),
         ('"size": 3', '"size": -3', r"inner: .*expected at least 0"),
         ('"size": 3, ', "", r"inner\.size: Field required"),
-        ('"size": 3', '"size": 3, "colour": 1', r"inner\.colour: .*[Ee]xtra|inner\.colour: Unexpected"),
+        (
+            '"size": 3',
+            '"size": 3, "colour": 1',
+            r"inner\.colour: .*[Ee]xtra|inner\.colour: Unexpected",
+        ),
         ('"round"', '"oval"', r"inner\.kind: .*'round' or 'square'"),
         ('["a"]', '["a", 2]', r"names\.1: .*string"),
         ("false", "0", r"quick: .*boolean"),
@@ -215,7 +261,11 @@ def test_a_setting_is_replaced_by_its_dotted_path(path: str, text: str, expected
 @pytest.mark.parametrize(
     ("path", "text", "message"),
     [
-        ("innr.size", "7", r"--set innr\.size=7: there is no innr; the experiment has inner, names, quick"),
+        (
+            "innr.size",
+            "7",
+            r"--set innr\.size=7: there is no innr; the experiment has inner, names, quick",
+        ),
         ("inner.sise", "7", r"there is no inner\.sise; .*has kind, label, ratio, size, workers"),
         ("inner.size.big", "7", r"inner\.size is a value, so 'big' names nothing"),
         ("inner", "7", r"inner is a group; set one of inner\.size, inner\.kind"),
@@ -233,7 +283,14 @@ def test_a_wrong_setting_is_refused_by_name(path: str, text: str, message: str):
 
 
 def test_a_user_catches_every_error_as_one_kind():
-    known = {ConfigurationError, ArtefactMissing, ArtefactCorrupt, StorageError, ClusterError, Interrupted}
+    known = {
+        ConfigurationError,
+        ArtefactMissing,
+        ArtefactCorrupt,
+        StorageError,
+        ClusterError,
+        Interrupted,
+    }
     assert known == set(HormesisError.__subclasses__())
 
 

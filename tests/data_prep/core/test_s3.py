@@ -16,7 +16,9 @@ CONTENT = bytes(range(200))
 
 @pytest.fixture
 def proxy(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    """A proxy before the S3 server that counts and fails; the clients of this process go through it, and do not wait long."""
+    """A proxy before the S3 server that counts and fails; the clients of this process go through
+    it, and do not wait long.
+    """
     monkeypatch.setattr(s3, "FIRST_WAIT_SECONDS", 0.001)
     with Proxy(os.environ["AWS_ENDPOINT_URL"]) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
@@ -32,8 +34,12 @@ def uri(s3_server: str, proxy: Proxy, tmp_path: Path) -> str:
     return f"{s3_server}/{tmp_path.name}/object"
 
 
-@pytest.mark.parametrize("kind", ["slow_down", "reset", "lost_answer", "reset_in_body", "truncated", "short"])
-def test_what_may_pass_is_tried_again_in_every_operation(proxy: Proxy, uri: str, tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize(
+    "kind", ["slow_down", "reset", "lost_answer", "reset_in_body", "truncated", "short"]
+)
+def test_what_may_pass_is_tried_again_in_every_operation(
+    proxy: Proxy, uri: str, tmp_path: Path, kind: str
+) -> None:
     def again() -> None:
         proxy.inject(Fault(kind, rate=1.0, limit=2))
 
@@ -62,14 +68,18 @@ def test_what_may_pass_is_tried_again_in_every_operation(proxy: Proxy, uri: str,
         assert not storage.exists(uri)
 
 
-def test_an_upload_in_parts_goes_on_at_the_part_that_failed(proxy: Proxy, uri: str, tmp_path: Path) -> None:
+def test_an_upload_in_parts_goes_on_at_the_part_that_failed(
+    proxy: Proxy, uri: str, tmp_path: Path
+) -> None:
     content = bytes(101 << 20)
     (tmp_path / "large").write_bytes(content)
     proxy.inject(Fault("slow_down", rate=1.0, limit=3))
     before = proxy.counts["PUT"]
     storage.upload(tmp_path / "large", uri)
     assert storage.size(uri) == len(content)
-    assert proxy.counts["PUT"] - before <= 3 + 3  # three parts of 50 MiB, three failures (of which some hit its POSTs)
+    assert (
+        proxy.counts["PUT"] - before <= 3 + 3
+    )  # three parts of 50 MiB, three failures (of which some hit its POSTs)
 
 
 def test_an_error_that_stays_is_raised_after_the_stated_attempts_and_no_layer_below_multiplies_them(
@@ -96,7 +106,9 @@ def test_a_store_that_has_answered_is_given_its_seconds_from_the_first_failure(
     assert time.monotonic() - began < 30  # a bound, not a speed
 
 
-def test_a_store_that_never_answered_is_given_up_sooner(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_never_answered_is_given_up_sooner(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(s3, "FIRST_CONTACT_SECONDS", 0.0)
     proxy.inject(Fault("reset", rate=1.0))
     with pytest.raises(StorageError, match="cannot look up"):
@@ -121,7 +133,9 @@ def test_a_whole_object_takes_one_request_and_an_empty_one_is_empty(proxy: Proxy
 
 
 @pytest.mark.parametrize("block_bytes", [7, 64, 200, 999])
-def test_a_stream_takes_one_get_per_block(proxy: Proxy, uri: str, monkeypatch: pytest.MonkeyPatch, block_bytes: int) -> None:
+def test_a_stream_takes_one_get_per_block(
+    proxy: Proxy, uri: str, monkeypatch: pytest.MonkeyPatch, block_bytes: int
+) -> None:
     monkeypatch.setattr(storage, "BLOCK_BYTES", block_bytes)
     before = proxy.counts["GET"]
     with storage.open_stream(uri) as stream:
@@ -139,4 +153,8 @@ def test_a_stream_can_be_read_from_anywhere(uri: str, monkeypatch: pytest.Monkey
 
 @given(st.integers(1, 10_000))
 def test_a_pause_is_within_its_bounds(n_failed: int) -> None:
-    assert 0 <= s3.pause(n_failed) <= min(s3.LONGEST_WAIT_SECONDS, s3.FIRST_WAIT_SECONDS * 2 ** min(n_failed - 1, 60))
+    assert (
+        0
+        <= s3.pause(n_failed)
+        <= min(s3.LONGEST_WAIT_SECONDS, s3.FIRST_WAIT_SECONDS * 2 ** min(n_failed - 1, 60))
+    )

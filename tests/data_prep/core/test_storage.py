@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep.core import storage
-from data_prep.core.records import ArtefactCorrupt, ArtefactMissing, ConfigurationError, StorageError, record
+from data_prep.core.records import (
+    ArtefactCorrupt,
+    ArtefactMissing,
+    ConfigurationError,
+    StorageError,
+    record,
+)
 
 
 @record
@@ -82,15 +88,26 @@ def test_a_range_is_a_slice(root):
     content = b"012345"
     storage.write(storage.join(root, "digits"), content)
     for start, end in product((None, 0, 3, 6, 9), repeat=2):
-        assert storage.read(storage.join(root, "digits"), start, end) == content[start:end], (start, end)
+        assert storage.read(storage.join(root, "digits"), start, end) == content[start:end], (
+            start,
+            end,
+        )
 
 
 def test_glob_gives_files_as_sorted_uris_that_can_be_read(root):
     for name in ("b.txt", "a.txt", "a.json", "below/c.txt"):
         storage.write(storage.join(root, name), name.encode())
-    assert storage.glob(storage.join(root, "*.txt")) == [storage.join(root, "a.txt"), storage.join(root, "b.txt")]
+    assert storage.glob(storage.join(root, "*.txt")) == [
+        storage.join(root, "a.txt"),
+        storage.join(root, "b.txt"),
+    ]
     everything = storage.glob(storage.join(root, "**"))
-    assert [storage.read(uri).decode() for uri in everything] == ["a.json", "a.txt", "b.txt", "below/c.txt"]
+    assert [storage.read(uri).decode() for uri in everything] == [
+        "a.json",
+        "a.txt",
+        "b.txt",
+        "below/c.txt",
+    ]
     assert storage.glob(storage.join(root, "a.json")) == [storage.join(root, "a.json")]
     assert storage.glob(storage.join(root, "nothing.json")) == []
 
@@ -124,7 +141,11 @@ def test_a_missing_name_is_missing_everywhere(root, tmp_path: Path):
 
 
 def test_a_missing_bucket_is_named(s3_server):
-    for attempt in (storage.read, lambda uri: storage.write(uri, b"x"), lambda uri: storage.glob(uri + "*")):
+    for attempt in (
+        storage.read,
+        lambda uri: storage.write(uri, b"x"),
+        lambda uri: storage.glob(uri + "*"),
+    ):
         with pytest.raises(ArtefactMissing, match=r"s3://no-such-bucket/key.*bucket"):
             attempt("s3://no-such-bucket/key")
 
@@ -151,7 +172,9 @@ def test_a_failed_upload_leaves_nothing(root, tmp_path: Path):
 def test_a_published_file_is_as_readable_as_any_other(tmp_path: Path):
     storage.write(str(tmp_path / "published"), b"")
     (tmp_path / "ordinary").touch()
-    assert stat.filemode((tmp_path / "published").stat().st_mode) == stat.filemode((tmp_path / "ordinary").stat().st_mode)
+    assert stat.filemode((tmp_path / "published").stat().st_mode) == stat.filemode(
+        (tmp_path / "ordinary").stat().st_mode
+    )
 
 
 def test_a_path_that_cannot_be_written_is_a_storage_error(tmp_path: Path):
@@ -176,7 +199,13 @@ def test_a_store_that_does_not_answer_is_an_error_never_a_no(at_endpoint):
 
 def test_a_store_that_refuses_is_an_error_never_a_no(at_endpoint, refusing_store: str):
     at_endpoint(refusing_store)
-    for attempt in (storage.exists, storage.read, storage.check_writable, storage.glob, lambda uri: storage.glob(uri + "*")):
+    for attempt in (
+        storage.exists,
+        storage.read,
+        storage.check_writable,
+        storage.glob,
+        lambda uri: storage.glob(uri + "*"),
+    ):
         with pytest.raises(StorageError, match=r"s3://bucket/key.*denied.*AWS_ACCESS_KEY_ID"):
             attempt("s3://bucket/key")
 
@@ -190,7 +219,9 @@ def test_every_block_has_its_checksum_and_a_changed_byte_is_found(content: bytes
         assert len(sums) == len(blocks)
         for n, (block, expected) in enumerate(zip(blocks, sums, strict=True)):
             storage.verify_block(block, expected, "shard.bin", n)
-            with pytest.raises(ArtefactCorrupt, match=rf"shard\.bin: block {n} \(bytes {n * block_bytes} to"):
+            with pytest.raises(
+                ArtefactCorrupt, match=rf"shard\.bin: block {n} \(bytes {n * block_bytes} to"
+            ):
                 storage.verify_block(bytes([block[0] ^ 1]) + block[1:], expected, "shard.bin", n)
 
 

@@ -66,7 +66,9 @@ def test_values_reach_the_instrument_of_their_metric(monkeypatch: pytest.MonkeyP
     ]
 
 
-def test_log_lines_go_to_stderr_once_however_often_it_is_configured(own_logger: logging.Logger, capsys: pytest.CaptureFixture[str]):
+def test_log_lines_go_to_stderr_once_however_often_it_is_configured(
+    own_logger: logging.Logger, capsys: pytest.CaptureFixture[str]
+):
     telemetry.configure()
     telemetry.configure()
     own_logger.info("built %d shards", 3)
@@ -77,7 +79,9 @@ def test_log_lines_go_to_stderr_once_however_often_it_is_configured(own_logger: 
     assert "not asked for" not in err
 
 
-def test_a_log_line_does_not_break_a_progress_bar(own_logger: logging.Logger, capsys: pytest.CaptureFixture[str]):
+def test_a_log_line_does_not_break_a_progress_bar(
+    own_logger: logging.Logger, capsys: pytest.CaptureFixture[str]
+):
     telemetry.configure()
     bar = telemetry.progress(10, "tokenizing", "documents", initial=4)
     bar.update(1)

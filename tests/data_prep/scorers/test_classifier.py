@@ -16,7 +16,9 @@ transformers = pytest.importorskip("transformers", reason="the extra classifiers
 
 def texts_of(kind, documents):
     return [
-        d.text for source in corpus_reader.expand([f"synthetic:{kind}?documents={documents}"]) for d in corpus_reader.read(source)
+        d.text
+        for source in corpus_reader.expand([f"synthetic:{kind}?documents={documents}"])
+        for d in corpus_reader.read(source)
     ]
 
 
@@ -24,17 +26,29 @@ def tokenizer_of(texts):
     """Whole words, with RoBERTa's special tokens."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-    words = sorted({word for text in texts for word, _ in pre_tokenizers.Whitespace().pre_tokenize_str(text)})
+    words = sorted(
+        {word for text in texts for word, _ in pre_tokenizers.Whitespace().pre_tokenize_str(text)}
+    )
     vocabulary = {word: i for i, word in enumerate(["<s>", "<pad>", "</s>", "<unk>", *words])}
     engine = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     engine.pre_tokenizer = pre_tokenizers.Whitespace()
     engine.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
-    special = {"bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "sep_token": "</s>", "pad_token": "<pad>"}
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=engine, unk_token="<unk>", model_max_length=60, **special)
+    special = {
+        "bos_token": "<s>",
+        "cls_token": "<s>",
+        "eos_token": "</s>",
+        "sep_token": "</s>",
+        "pad_token": "<pad>",
+    }
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=engine, unk_token="<unk>", model_max_length=60, **special
+    )
 
 
 def write(folder, tokenizer, labels, train=None, **config):
-    """A one-layer RoBERTa with these labels, trained on (texts, label numbers) where some are given."""
+    """A one-layer RoBERTa with these labels, trained on (texts, label numbers) where some are
+    given.
+    """
     torch.manual_seed(0)
     settings = transformers.RobertaConfig(
         vocab_size=len(tokenizer),
@@ -56,7 +70,9 @@ def write(folder, tokenizer, labels, train=None, **config):
         optimizer = torch.optim.AdamW(model.parameters(), lr=3e-2)
         for _ in range(12):
             optimizer.zero_grad()
-            torch.nn.functional.cross_entropy(model(**batch).logits, torch.tensor(wanted)).backward()
+            torch.nn.functional.cross_entropy(
+                model(**batch).logits, torch.tensor(wanted)
+            ).backward()
             optimizer.step()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -107,11 +123,15 @@ def test_a_score_is_the_models_probability_of_the_toxic_label(scorer, trained, s
     tokenizer = transformers.AutoTokenizer.from_pretrained(trained)
     for text in snippets[200:204]:
         with torch.no_grad():
-            expected = model(**tokenizer(text, truncation=True, max_length=60, return_tensors="pt")).logits.softmax(-1)[0, 1]
+            expected = model(
+                **tokenizer(text, truncation=True, max_length=60, return_tensors="pt")
+            ).logits.softmax(-1)[0, 1]
         assert scorer.score([text]) == [pytest.approx(float(expected), abs=1e-5)]
 
 
-def test_neither_the_order_nor_repetition_nor_the_batch_changes_a_score(scorer, snippets, monkeypatch):
+def test_neither_the_order_nor_repetition_nor_the_batch_changes_a_score(
+    scorer, snippets, monkeypatch
+):
     texts = [" ".join(text.split()[: 3 + i % 20]) for i, text in enumerate(snippets[:60])]
     scores = scorer.score(texts)
     assert scorer.score(texts[::-1])[::-1] == scores and scorer.score(texts + texts)[60:] == scores
@@ -133,14 +153,21 @@ def test_long_text_is_cut_at_max_length(trained, snippets):
     short = registry.load(f"classifier:{trained}#max_length=6")
     words = snippets[1].split()
     assert short.score([" ".join(words[:4])]) == short.score([" ".join(words[:4] * 3)])
-    with pytest.raises(ConfigurationError, match="max_length 61 exceeds the 60 tokens that it reads"):
+    with pytest.raises(
+        ConfigurationError, match="max_length 61 exceeds the 60 tokens that it reads"
+    ):
         registry.load(f"classifier:{trained}#max_length=61")
 
 
 def test_the_id_names_label_length_and_every_file_that_decides_a_score(trained, scorer, tmp_path):
-    assert scorer.id.startswith("classifier-rude-") and scorer.id.endswith("#label=toxic&softmax&max_length=60")
+    assert scorer.id.startswith("classifier-rude-") and scorer.id.endswith(
+        "#label=toxic&softmax&max_length=60"
+    )
     other = registry.load(f"classifier:{trained}#label=civil&max_length=9").id
-    assert other.endswith("#label=civil&softmax&max_length=9") and other.split("#")[0] == scorer.id.split("#")[0]
+    assert (
+        other.endswith("#label=civil&softmax&max_length=9")
+        and other.split("#")[0] == scorer.id.split("#")[0]
+    )
     for name in ("model.safetensors", "tokenizer.json", "config.json"):
         folder = tmp_path / name / "rude"
         folder.mkdir(parents=True)
@@ -152,8 +179,13 @@ def test_the_id_names_label_length_and_every_file_that_decides_a_score(trained, 
 
 def test_labels_that_answer_one_by_one_are_sigmoids(tmp_path, tokenizer):
     labels = ["toxicity", "insult", "threat"]
-    folder = write(tmp_path / "several", tokenizer, labels, problem_type="multi_label_classification")
-    scores = [registry.load(f"classifier:{folder}#label={label}").score(["the cat"])[0] for label in labels]
+    folder = write(
+        tmp_path / "several", tokenizer, labels, problem_type="multi_label_classification"
+    )
+    scores = [
+        registry.load(f"classifier:{folder}#label={label}").score(["the cat"])[0]
+        for label in labels
+    ]
     with torch.no_grad():
         model = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
         logits = model(**tokenizer("the cat", return_tensors="pt")).logits[0]
@@ -164,15 +196,22 @@ def test_labels_that_answer_one_by_one_are_sigmoids(tmp_path, tokenizer):
 def test_a_known_classifier_needs_no_label_and_an_unknown_head_is_refused(tmp_path, tokenizer):
     known = write(tmp_path / "granite-guardian-hap-38m", tokenizer, ["LABEL_0", "LABEL_1"])
     assert "#label=LABEL_1&softmax" in registry.load(f"classifier:{known}").id
-    known = registry.load(f"classifier:{write(tmp_path / 'unbiased-toxic-roberta', tokenizer, ['toxicity', 'insult', 'male'])}")
+    known = registry.load(
+        f"classifier:{write(tmp_path / 'unbiased-toxic-roberta', tokenizer, ['toxicity', 'insult', 'male'])}"
+    )
     assert "#label=toxicity&sigmoid" in known.id
     unknown = write(tmp_path / "hate-or-not", tokenizer, ["LABEL_0", "LABEL_1"])
-    with pytest.raises(ConfigurationError, match=r"labels are LABEL_0, LABEL_1; which one means toxic is not known; .*#label=NAME"):
+    with pytest.raises(
+        ConfigurationError,
+        match=r"labels are LABEL_0, LABEL_1; which one means toxic is not known; .*#label=NAME",
+    ):
         registry.load(f"classifier:{unknown}")
     with pytest.raises(ConfigurationError, match="the label 'rude' is not among them"):
         registry.load(f"classifier:{unknown}#label=rude")
     three = write(tmp_path / "three", tokenizer, ["a", "b", "toxic"])
-    with pytest.raises(ConfigurationError, match="nothing says whether its 3 labels exclude each other"):
+    with pytest.raises(
+        ConfigurationError, match="nothing says whether its 3 labels exclude each other"
+    ):
         registry.load(f"classifier:{three}")
 
 
@@ -207,21 +246,28 @@ def test_code_that_a_folder_brings_is_not_run(tmp_path, trained):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     config = json.loads((tmp_path / "config.json").read_text())
     loaders = {"AutoConfig": "evil.Config", "AutoModelForSequenceClassification": "evil.Model"}
-    (tmp_path / "config.json").write_text(json.dumps(config | {"auto_map": loaders, "model_type": "evil"}))
+    (tmp_path / "config.json").write_text(
+        json.dumps(config | {"auto_map": loaders, "model_type": "evil"})
+    )
     (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     with pytest.raises(ArtefactCorrupt, match="cannot be loaded"):
         registry.load(f"classifier:{tmp_path}")
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("fragment", ["labels=x", "label", "max_length=many", "max_length=0", "activation=tanh", "label=a&label=b"])
+@pytest.mark.parametrize(
+    "fragment",
+    ["labels=x", "label", "max_length=many", "max_length=0", "activation=tanh", "label=a&label=b"],
+)
 def test_options_are_checked_before_anything_is_loaded(fragment):
     with pytest.raises(ConfigurationError, match=r"classifier:x/y#.*: "):
         registry.load(f"classifier:x/y#{fragment}")
 
 
 def test_what_is_neither_a_folder_nor_on_the_hub_is_missing():
-    with pytest.raises(ArtefactMissing, match="no folder of that name here, and the hub did not give it"):
+    with pytest.raises(
+        ArtefactMissing, match="no folder of that name here, and the hub did not give it"
+    ):
         registry.load("classifier:nobody/nothing")
 
 

@@ -17,7 +17,9 @@ KEY = "sesame-0123456789"
 
 
 class Server(ThreadingHTTPServer):
-    """Scores a text by its length; `faults` says what to do first with a text that has some: statuses, "hang", "junk", "drop"."""
+    """Scores a text by its length; `faults` says what to do first with a text that has some:
+    statuses, "hang", "junk", "drop".
+    """
 
     daemon_threads = True
 
@@ -38,7 +40,9 @@ class Handler(BaseHTTPRequestHandler):
         with self.server.lock:
             self.server.requests.append((self.path, dict(self.headers), body))
             faults = self.server.faults.get(text, self.server.faults.get("*", []))
-            fault = faults[self.server.asked[text]] if self.server.asked[text] < len(faults) else None
+            fault = (
+                faults[self.server.asked[text]] if self.server.asked[text] < len(faults) else None
+            )
             self.server.asked[text] += 1
         if fault == "hang":
             time.sleep(1)
@@ -49,7 +53,9 @@ class Handler(BaseHTTPRequestHandler):
         elif fault == "junk":
             self._answer(200, {"attributeScores": {}})
         elif is_perspective:
-            self._answer(200, {"attributeScores": {"TOXICITY": {"summaryScore": {"value": len(text) / 100}}}})
+            self._answer(
+                200, {"attributeScores": {"TOXICITY": {"summaryScore": {"value": len(text) / 100}}}}
+            )
         else:
             scores = {"hate": 0.1, "harassment/threatening": len(text) / 100, "violence": 0.99}
             self._answer(200, {"results": [{"category_scores": scores}]})
@@ -82,7 +88,10 @@ def running():
 def server(running, monkeypatch):
     running.faults, running.requests, running.asked = {}, [], Counter()
     address = f"http://127.0.0.1:{running.server_address[1]}"
-    for name, value in {"PERSPECTIVE_BASE_URL": address, "OPENAI_BASE_URL": f"{address}/v1/"}.items():
+    for name, value in {
+        "PERSPECTIVE_BASE_URL": address,
+        "OPENAI_BASE_URL": f"{address}/v1/",
+    }.items():
         monkeypatch.setenv(name, value)
     for name in ("PERSPECTIVE_API_KEY", "OPENAI_API_KEY"):
         monkeypatch.setenv(name, KEY)
@@ -97,9 +106,19 @@ def perspective(server):
 
 
 def test_perspective_scores_each_text_once(perspective, server):
-    assert perspective.score(["a text", "", "longer text", "a text", " "]) == [0.06, None, 0.11, 0.06, None]
+    assert perspective.score(["a text", "", "longer text", "a text", " "]) == [
+        0.06,
+        None,
+        0.11,
+        0.06,
+        None,
+    ]
     path, headers, body = server.requests[0]
-    assert (path, headers["X-Goog-Api-Key"], len(server.requests)) == ("/v1alpha1/comments:analyze", KEY, 2)
+    assert (path, headers["X-Goog-Api-Key"], len(server.requests)) == (
+        "/v1alpha1/comments:analyze",
+        KEY,
+        2,
+    )
     assert body["requestedAttributes"] == {"TOXICITY": {}} and body["doNotStore"] is True
     assert (perspective.id, perspective.costly) == ("perspective-TOXICITY", True)
 
@@ -108,11 +127,20 @@ def test_openai_scores_the_highest_of_harassment_and_hate(server):
     scorer = registry.load("openai#per_second=100000&model=some-model")
     assert scorer.score(["four", "a much longer text"]) == [0.1, 0.18]
     path, headers, body = server.requests[0]
-    assert (path, headers["Authorization"], body["model"]) == ("/v1/moderations", f"Bearer {KEY}", "some-model")
-    assert scorer.id == "openai-some-model" and registry.load("openai").id == "openai-omni-moderation-2024-09-26"
+    assert (path, headers["Authorization"], body["model"]) == (
+        "/v1/moderations",
+        f"Bearer {KEY}",
+        "some-model",
+    )
+    assert (
+        scorer.id == "openai-some-model"
+        and registry.load("openai").id == "openai-omni-moderation-2024-09-26"
+    )
 
 
-def test_what_may_pass_is_asked_again_and_what_will_not_is_missing(perspective, server, monkeypatch):
+def test_what_may_pass_is_asked_again_and_what_will_not_is_missing(
+    perspective, server, monkeypatch
+):
     monkeypatch.setattr(remote, "TIMEOUT_SECONDS", 0.3)
     server.faults = {
         "busy": [429, 429, 503],
@@ -138,10 +166,15 @@ def test_a_service_that_is_down_is_not_asked_for_ever(perspective, server, monke
     assert None not in perspective.score(texts)
 
 
-def test_a_refused_key_ends_it_and_the_key_is_told_to_nobody(perspective, server, monkeypatch, caplog):
+def test_a_refused_key_ends_it_and_the_key_is_told_to_nobody(
+    perspective, server, monkeypatch, caplog
+):
     monkeypatch.setattr(telemetry.logger, "propagate", True)
     server.faults = {"*": [403]}
-    with pytest.raises(ConfigurationError, match=r"refused the key in PERSPECTIVE_API_KEY \(status 403\).*end of 2026") as raised:
+    with pytest.raises(
+        ConfigurationError,
+        match=r"refused the key in PERSPECTIVE_API_KEY \(status 403\).*end of 2026",
+    ) as raised:
         perspective.score(["some text"])
     server.faults = {"bad": [400]}
     with caplog.at_level(logging.DEBUG):
@@ -172,18 +205,26 @@ def test_no_more_requests_begin_in_a_second_than_asked(monkeypatch):
 
 def test_without_a_key_or_with_a_plain_address_nothing_is_sent(server, monkeypatch):
     monkeypatch.setenv("PERSPECTIVE_BASE_URL", "http://example.org")
-    with pytest.raises(ConfigurationError, match=r"PERSPECTIVE_BASE_URL is 'http://example.org'; expected https://"):
+    with pytest.raises(
+        ConfigurationError, match=r"PERSPECTIVE_BASE_URL is 'http://example.org'; expected https://"
+    ):
         registry.load("perspective")
     monkeypatch.delenv("OPENAI_API_KEY")
-    with pytest.raises(ConfigurationError, match="needs a key in the environment variable OPENAI_API_KEY"):
+    with pytest.raises(
+        ConfigurationError, match="needs a key in the environment variable OPENAI_API_KEY"
+    ):
         registry.load("openai")
     monkeypatch.delenv("PERSPECTIVE_BASE_URL")
     monkeypatch.delenv("PERSPECTIVE_API_KEY")
-    with pytest.raises(ConfigurationError, match=r"PERSPECTIVE_API_KEY; Perspective .* closes at the end of 2026"):
+    with pytest.raises(
+        ConfigurationError, match=r"PERSPECTIVE_API_KEY; Perspective .* closes at the end of 2026"
+    ):
         registry.load("perspective")
 
 
-@pytest.mark.parametrize("fragment", ["per_second=0", "per_second=fast", "per_second=nan", "speed=3", "model="])
+@pytest.mark.parametrize(
+    "fragment", ["per_second=0", "per_second=fast", "per_second=nan", "speed=3", "model="]
+)
 def test_options_are_checked(server, fragment):
     with pytest.raises(ConfigurationError, match="expected per_second=N above 0 and model=NAME"):
         registry.load(f"openai#{fragment}")

@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 from data_prep.core import storage
 from data_prep.core.records import ArtefactCorrupt, ConfigurationError
 from data_prep.sources import corpus_reader, formats
-from data_prep.sources.corpus_reader import BadRows, Document, Source, checksum, expand, n_bytes, read
+from data_prep.sources.corpus_reader import (
+    BadRows,
+    Document,
+    Source,
+    checksum,
+    expand,
+    n_bytes,
+    read,
+)
 
 REAL = Path(__file__).parents[4] / "shared" / "data"
 
@@ -22,12 +30,18 @@ REAL = Path(__file__).parents[4] / "shared" / "data"
 @pytest.mark.parametrize("name", WRITERS)
 def test_every_format_gives_the_same_documents(name):
     source = file(WRITERS[name](ROWS), name, "#label=class")
-    expected = [Document(n, row["text"], {"class": row["class"], "place": row["place"]}) for n, row in enumerate(ROWS)]
+    expected = [
+        Document(n, row["text"], {"class": row["class"], "place": row["place"]})
+        for n, row in enumerate(ROWS)
+    ]
     assert list(read(source)) == expected
 
 
 @settings(max_examples=50)
-@given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=1), st.sampled_from(list(WRITERS)))
+@given(
+    st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=1),
+    st.sampled_from(list(WRITERS)),
+)
 def test_any_text_survives_every_format(written, name):
     rows = [{"text": text, "n": str(n)} for n, text in enumerate(written)]
     assert texts(file(WRITERS[name](rows), name)) == written
@@ -36,7 +50,10 @@ def test_any_text_survives_every_format(written, name):
 @pytest.mark.parametrize(
     ("content", "documents"),
     [
-        ("One paragraph.\n\nAnother of the same text.\n", ["One paragraph.\n\nAnother of the same text.\n"]),
+        (
+            "One paragraph.\n\nAnother of the same text.\n",
+            ["One paragraph.\n\nAnother of the same text.\n"],
+        ),
         ("One.\n<|endoftext|>\nTwo.\n\n2\n<|endoftext|>\n", ["One.\n", "Two.\n\n2\n"]),
     ],
 )
@@ -53,12 +70,18 @@ def test_a_byte_order_mark_is_no_text(name):
 
 def test_a_dotted_name_reaches_into_objects():
     rows = [{"prompt": {"text": "So", "toxicity": 0.25}, "n": 1}]
-    (document,) = read(file(json_lines(rows), "nested.jsonl", "#text=prompt.text&label=prompt.toxicity"))
-    assert document == Document(0, "So", {"prompt": rows[0]["prompt"], "n": 1, "prompt.toxicity": 0.25})
+    (document,) = read(
+        file(json_lines(rows), "nested.jsonl", "#text=prompt.text&label=prompt.toxicity")
+    )
+    assert document == Document(
+        0, "So", {"prompt": rows[0]["prompt"], "n": 1, "prompt.toxicity": 0.25}
+    )
 
 
 def test_a_column_with_a_dot_in_its_name_is_a_column():
-    assert texts(file(json_lines([{"a.b": "right", "a": {"b": "wrong"}}]), "dots.jsonl", "#text=a.b")) == ["right"]
+    assert texts(
+        file(json_lines([{"a.b": "right", "a": {"b": "wrong"}}]), "dots.jsonl", "#text=a.b")
+    ) == ["right"]
 
 
 def test_a_csv_field_may_be_longer_than_the_standard_library_allows():
@@ -67,17 +90,33 @@ def test_a_csv_field_may_be_longer_than_the_standard_library_allows():
 
 
 POSTS = [
-    {"no": 7, "com": 'First &amp; best<br>ever<wbr>more <span class="quote">&gt;quoted</span>', "country": "NL"},
+    {
+        "no": 7,
+        "com": 'First &amp; best<br>ever<wbr>more <span class="quote">&gt;quoted</span>',
+        "country": "NL",
+    },
     {"no": 8, "name": "only an image"},
-    {"no": 9, "com": '<a href="#p7" class="quotelink">&gt;&gt;7</a><br />No.', "perspectives": {"TOXICITY": 0.5, "SPAM": None}},
+    {
+        "no": 9,
+        "com": '<a href="#p7" class="quotelink">&gt;&gt;7</a><br />No.',
+        "perspectives": {"TOXICITY": 0.5, "SPAM": None},
+    },
     {"no": 11, "com": "Yes.", "perspectives": {"TOXICITY": 1, "SPAM": 0.25}},
 ]
 
 
 def test_a_thread_is_one_document_without_its_html():
-    (document,) = read(file(json_lines([{"posts": POSTS, "board": "boats"}]), "threads.ndjson", "#text=posts&label=board"))
+    (document,) = read(
+        file(
+            json_lines([{"posts": POSTS, "board": "boats"}]),
+            "threads.ndjson",
+            "#text=posts&label=board",
+        )
+    )
     text = "First & best\nevermore >quoted\n\nNo.\n\nYes."
-    assert document == Document(0, text, {"board": "boats"}, 0, "7", {"toxicity": 0.75, "spam": 0.25})
+    assert document == Document(
+        0, text, {"board": "boats"}, 0, "7", {"toxicity": 0.75, "spam": 0.25}
+    )
 
 
 def test_a_post_is_a_document_where_that_is_asked():
@@ -85,7 +124,14 @@ def test_a_post_is_a_document_where_that_is_asked():
     documents = list(read(file(content, "posts.ndjson", "#text=posts&unit=post&label=country")))
     assert documents == [
         Document(1, "First & best\nevermore >quoted", {"no": 7, "country": "NL"}, 0, "7"),
-        Document(1, "No.", {"no": 9, "perspectives": POSTS[2]["perspectives"], "country": None}, 2, "9", {"toxicity": 0.5}),
+        Document(
+            1,
+            "No.",
+            {"no": 9, "perspectives": POSTS[2]["perspectives"], "country": None},
+            2,
+            "9",
+            {"toxicity": 0.5},
+        ),
         Document(
             1,
             "Yes.",
@@ -100,8 +146,16 @@ def test_a_post_is_a_document_where_that_is_asked():
 @pytest.mark.parametrize("unit", ["thread", "post"])
 def test_a_thread_that_is_none_is_a_bad_row(unit):
     bad = BadRows()
-    rows = [{"posts": posts} for posts in (POSTS, [7], [{"com": 7}], "text" if unit == "post" else 7)]
-    documents = list(read(file(json_lines(rows), "none.ndjson", f"#text=posts&unit={unit}"), bad, max_bad_rows_ratio=0.75))
+    rows = [
+        {"posts": posts} for posts in (POSTS, [7], [{"com": 7}], "text" if unit == "post" else 7)
+    ]
+    documents = list(
+        read(
+            file(json_lines(rows), "none.ndjson", f"#text=posts&unit={unit}"),
+            bad,
+            max_bad_rows_ratio=0.75,
+        )
+    )
     assert {document.row for document in documents} == {0}
     assert [place.split(" ", 1)[1] for place in bad.places] == [
         "field 'posts' holds a post that is no object",
@@ -130,11 +184,28 @@ def test_a_document_keeps_the_name_its_source_gave_it(row, name):
     ("row", "fields", "scores"),
     [
         ({"perspectives": {"TOXICITY": 0.25, "INSULT": 1}}, "", {"toxicity": 0.25, "insult": 1.0}),
-        ({"scores": {"toxicity": 0.5, "n": 2, "bad": -0.1, "nan": None, "yes": True, "word": "0.5"}}, "", {"toxicity": 0.5}),
+        (
+            {
+                "scores": {
+                    "toxicity": 0.5,
+                    "n": 2,
+                    "bad": -0.1,
+                    "nan": None,
+                    "yes": True,
+                    "word": "0.5",
+                }
+            },
+            "",
+            {"toxicity": 0.5},
+        ),
         ({"scores": {"n": 2}}, "", None),
         ({"scores": 0.5}, "", None),
         ({"perspectives": None, "toxicity": 0.5}, "", None),
-        ({"scores": {"toxicity": 0.5}, "mine": {"toxicity": 0.75}}, "#scores=mine", {"toxicity": 0.75}),
+        (
+            {"scores": {"toxicity": 0.5}, "mine": {"toxicity": 0.75}},
+            "#scores=mine",
+            {"toxicity": 0.75},
+        ),
         ({"toxicity": 0.5}, "#scores=toxicity", {"toxicity": 0.5}),
         ({"attributes": {"Toxicity": 0.5}}, "#scores=attributes.Toxicity", {"toxicity": 0.5}),
         ({"toxicity": "0.5"}, "#scores=toxicity", {"toxicity": 0.5}),
@@ -154,9 +225,16 @@ def test_scores_may_stand_beside_the_text_in_its_object():
 
 def test_a_field_of_scores_that_no_row_has_is_an_error_of_the_command():
     with pytest.raises(
-        ConfigurationError, match=r"no row has text in field 'text', scores in field 'toxcity'; the rows have n, text, toxicity"
+        ConfigurationError,
+        match=r"no row has text in field 'text', scores in field 'toxcity'; the rows have n, text, toxicity",
     ):
-        texts(file(json_lines([{"text": "a", "toxicity": 0.5, "n": 1}]), "typo.jsonl", "#scores=toxcity"))
+        texts(
+            file(
+                json_lines([{"text": "a", "toxicity": 0.5, "n": 1}]),
+                "typo.jsonl",
+                "#scores=toxcity",
+            )
+        )
 
 
 def test_what_is_read_of_a_file_is_part_of_its_settings():
@@ -177,7 +255,12 @@ def test_lines_are_the_same_wherever_the_chunks_of_a_stream_end(chunk, monkeypat
 
 
 @settings(max_examples=200)
-@given(st.sampled_from([name for name in WRITERS if name != "rows.parquet"]), st.binary(max_size=60), st.integers(0), st.booleans())
+@given(
+    st.sampled_from([name for name in WRITERS if name != "rows.parquet"]),
+    st.binary(max_size=60),
+    st.integers(0),
+    st.booleans(),
+)
 def test_whatever_the_bytes_they_are_rows_or_an_error_of_ours(name, noise, at, beside):
     whole = WRITERS[name](ROWS)
     at %= len(whole)
@@ -210,7 +293,10 @@ def test_patterns_expand_in_the_order_given_then_by_name(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("uris", "words"),
     [
-        (["none/*.jsonl"], r"none/\*\.jsonl matches no file below the working folder /.*expected .*\.jsonl\.gz"),
+        (
+            ["none/*.jsonl"],
+            r"none/\*\.jsonl matches no file below the working folder /.*expected .*\.jsonl\.gz",
+        ),
         (["."], "matches no file"),
         (["empty.jsonl"], "empty.jsonl is empty"),
         (["notes.md"], r"notes\.md: .* expected one of \.jsonl .*\.parquet.* \.zst"),
@@ -237,11 +323,20 @@ def test_a_name_that_cannot_be_is_refused(uris, words, tmp_path, monkeypatch):
 def test_a_source_is_known_by_its_bytes():
     content = gzip.compress(json_lines(ROWS))
     source = file(content, "known.jsonl.gz")
-    assert (checksum(source), n_bytes(source)) == (hashlib.sha256(content).hexdigest(), len(content))
+    assert (checksum(source), n_bytes(source)) == (
+        hashlib.sha256(content).hexdigest(),
+        len(content),
+    )
 
 
 def test_a_synthetic_source_is_known_by_all_its_parameters():
-    uris = ["documents=9", "documents=9&seed=1", "documents=8", "documents=9&parts=2&part=0", "documents=9&parts=2&part=1"]
+    uris = [
+        "documents=9",
+        "documents=9&seed=1",
+        "documents=8",
+        "documents=9&parts=2&part=0",
+        "documents=9&parts=2&part=1",
+    ]
     sums = [checksum(source) for uri in uris for source in expand([f"synthetic:clean?{uri}"])]
     assert len(set(sums)) == len(uris)
     (plain,) = expand(["synthetic:clean?seed=0&documents=9"])
@@ -258,7 +353,11 @@ def test_a_synthetic_source_is_known_by_all_its_parameters():
         ("fourchan_pol_val/*.jsonl.gz", 299, None),
         ("toxigen_prompts/*.jsonl.gz#label=label", 31_627, None),
         ("rtp_decodingtrust/toxic.jsonl.gz#text=prompt.text&scores=prompt", 519, None),
-        ("rtp_decodingtrust/nontoxic.jsonl.gz#text=continuation.text&scores=continuation", 586, None),
+        (
+            "rtp_decodingtrust/nontoxic.jsonl.gz#text=continuation.text&scores=continuation",
+            586,
+            None,
+        ),
         ("wikitext2/valid.txt.gz", 1, None),
     ],
 )

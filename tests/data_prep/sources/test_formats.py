@@ -23,7 +23,9 @@ def rows_of(name: str, content: bytes) -> list[dict | str]:
 
 def test_a_parquet_date_that_python_has_not_spoils_its_row_only() -> None:
     buffer = io.BytesIO()
-    pq.write_table(pa.table({"text": ["a", "b"], "when": pa.array([10**18, 0], pa.timestamp("ms"))}), buffer)
+    pq.write_table(
+        pa.table({"text": ["a", "b"], "when": pa.array([10**18, 0], pa.timestamp("ms"))}), buffer
+    )
     first, second = rows_of("x.parquet", buffer.getvalue())
     assert isinstance(first, str) and first.startswith("has a value that Python has not")
     assert isinstance(second, dict) and second["text"] == "b"
@@ -33,5 +35,7 @@ def test_a_parquet_date_that_python_has_not_spoils_its_row_only() -> None:
 def test_a_packed_file_cut_anywhere_is_damaged(packing: str) -> None:
     whole = PACKED[packing](b'{"text": "some words"}\n' * 20)
     for length in range(1, len(whole)):
-        with pytest.raises(formats.ArtefactCorrupt, match=f"x.jsonl{packing} is not a whole {packing} file"):
+        with pytest.raises(
+            formats.ArtefactCorrupt, match=f"x.jsonl{packing} is not a whole {packing} file"
+        ):
             rows_of(f"x.jsonl{packing}", whole[:length])

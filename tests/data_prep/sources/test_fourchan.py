@@ -6,10 +6,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.sources.fourchan import Text, as_posts, as_thread, decode_entities, scores_in, undo_html
+from data_prep.sources.fourchan import (
+    Text,
+    as_posts,
+    as_thread,
+    decode_entities,
+    scores_in,
+    undo_html,
+)
 
-# Runs of what could be taken for markup are likely; surrogates are no text, and \n is written as <br>.
-WRITTEN = st.text(st.sampled_from("<>&;/#3abr\"' ltgmp") | st.characters(exclude_categories=["Cs"], exclude_characters="\r"))
+# Runs of what could be taken for markup are likely; surrogates are no text, and \n is written as
+# <br>.
+WRITTEN = st.text(
+    st.sampled_from("<>&;/#3abr\"' ltgmp")
+    | st.characters(exclude_categories=["Cs"], exclude_characters="\r")
+)
 LINK = '<a href="/pol/thread/1#p2" class="quotelink">&gt;&gt;2</a>'
 DEAD = '<span class="deadlink">&gt;&gt;3</span>'
 
@@ -27,8 +38,20 @@ def marked_up(draw: st.DrawFn) -> tuple[str, str]:
         written.append(text)
         pieces = draw(st.sampled_from([[text], list(text)]))
         shown = "<wbr>".join(map(escaped, pieces))
-        around = draw(st.sampled_from(["{}", '<span class="quote">{}</span>', "<s>{}</s>", '<pre class="prettyprint">{}</pre>']))
-        comment += [around.format("\0").replace("\0", shown), draw(st.sampled_from(["", "", LINK, DEAD]))]
+        around = draw(
+            st.sampled_from(
+                [
+                    "{}",
+                    '<span class="quote">{}</span>',
+                    "<s>{}</s>",
+                    '<pre class="prettyprint">{}</pre>',
+                ]
+            )
+        )
+        comment += [
+            around.format("\0").replace("\0", shown),
+            draw(st.sampled_from(["", "", LINK, DEAD])),
+        ]
     return "".join(written), "".join(comment)
 
 
@@ -48,7 +71,25 @@ def test_nothing_between_lesser_and_greater_signs_is_lost(before, between, after
 
 @settings(max_examples=500)
 @given(
-    st.lists(st.sampled_from(["&", "&gt;", "&lt;", "&amp;", "&quot;", "&#039;", "&#62;", "&not", "&nbsp;", ";", "gt;", "#", "x"]))
+    st.lists(
+        st.sampled_from(
+            [
+                "&",
+                "&gt;",
+                "&lt;",
+                "&amp;",
+                "&quot;",
+                "&#039;",
+                "&#62;",
+                "&not",
+                "&nbsp;",
+                ";",
+                "gt;",
+                "#",
+                "x",
+            ]
+        )
+    )
 )
 def test_entities_are_decoded_once_and_as_html_says(pieces):
     text = "".join(pieces)
@@ -83,7 +124,9 @@ def test_a_comment_shows(comment, text):
 
 def test_a_comment_of_a_million_signs_takes_no_longer_than_its_length():
     for hostile in ("<", "<a ", "&", "<a &gt;&gt;", '<span class="deadlink">&gt;&gt;', "<br "):
-        assert undo_html(hostile * 200_000) is not None  # quadratic time would meet pytest's timeout
+        assert (
+            undo_html(hostile * 200_000) is not None
+        )  # quadratic time would meet pytest's timeout
 
 
 def test_posts_keep_their_place_their_number_and_their_scores():
@@ -95,9 +138,14 @@ def test_posts_keep_their_place_their_number_and_their_scores():
 
 def test_the_scores_of_a_thread_are_the_means_over_its_posts_that_have_them():
     scores = [{"A": 0.25, "B": 1.0}, {"A": 0.75}, None]
-    assert as_thread([{"com": "x", "mine": each} for each in scores], "mine").scores == {"a": 0.5, "b": 1.0}
+    assert as_thread([{"com": "x", "mine": each} for each in scores], "mine").scores == {
+        "a": 0.5,
+        "b": 1.0,
+    }
 
 
 def test_a_score_that_is_none_is_missing():
-    assert scores_in({"A": 0, "B": 1.5, "C": None, "D": True, "E": "0.5", "F": float("nan")}) == {"a": 0.0}
+    assert scores_in({"A": 0, "B": 1.5, "C": None, "D": True, "E": "0.5", "F": float("nan")}) == {
+        "a": 0.0
+    }
     assert scores_in({"A": 2}) is scores_in([0.5]) is scores_in(None) is None

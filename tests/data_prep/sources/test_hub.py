@@ -6,7 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.core.records import ArtefactCorrupt, ArtefactMissing, ConfigurationError, StorageError
+from data_prep.core.records import (
+    ArtefactCorrupt,
+    ArtefactMissing,
+    ConfigurationError,
+    StorageError,
+)
 from data_prep.sources import corpus_reader
 
 pytest.importorskip("datasets")
@@ -17,9 +22,14 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 def folder(tmp_path: Path) -> Path:
     """Three shards, as C4 names its own."""
     for shard in range(3):
-        rows = [{"text": f"row {n} of {shard}", "url": f"https://a.example/{shard}/{n}"} for n in range(2)]
+        rows = [
+            {"text": f"row {n} of {shard}", "url": f"https://a.example/{shard}/{n}"}
+            for n in range(2)
+        ]
         content = "".join(json.dumps(row) + "\n" for row in rows)
-        (tmp_path / f"c4-train.{shard:05d}-of-00003.json.gz").write_bytes(gzip.compress(content.encode()))
+        (tmp_path / f"c4-train.{shard:05d}-of-00003.json.gz").write_bytes(
+            gzip.compress(content.encode())
+        )
     return tmp_path
 
 
@@ -49,7 +59,9 @@ def test_a_part_of_the_shards_may_be_asked_for(folder):
 def test_a_shard_is_known_by_its_name_and_the_content_of_the_folder(folder):
     sums = [corpus_reader.checksum(source) for source in corpus_reader.expand([f"hub:{folder}"])]
     assert len(set(sums)) == 3
-    (folder / "c4-train.00000-of-00003.json.gz").write_bytes(gzip.compress(b'{"text": "other", "url": "u"}\n'))
+    (folder / "c4-train.00000-of-00003.json.gz").write_bytes(
+        gzip.compress(b'{"text": "other", "url": "u"}\n')
+    )
     changed = [corpus_reader.checksum(source) for source in corpus_reader.expand([f"hub:{folder}"])]
     assert not set(sums) & set(changed)
 

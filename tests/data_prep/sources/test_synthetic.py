@@ -54,19 +54,33 @@ def half(document: Document) -> str:
 
 
 # Only with a change of VERSION: streams, fixtures and published numbers depend on these texts.
-GOLDEN = {"clean": "b25b9a7678548b49", "toxic": "90bf579821cd776d", "probes": "10f85705b17dea2d", "prompts": "e623c820512a76bf"}
+GOLDEN = {
+    "clean": "b25b9a7678548b49",
+    "toxic": "90bf579821cd776d",
+    "probes": "10f85705b17dea2d",
+    "prompts": "e623c820512a76bf",
+}
 
 
 def test_the_texts_are_the_same_on_every_machine():
     got = {
-        kind: hashlib.sha256("\0".join(row.text for row in documents(f"synthetic:{kind}?documents=50")).encode()).hexdigest()[:16]
+        kind: hashlib.sha256(
+            "\0".join(row.text for row in documents(f"synthetic:{kind}?documents=50")).encode()
+        ).hexdigest()[:16]
         for kind in GOLDEN
     }
-    assert (VERSION, got) == (2, GOLDEN), "the generator's output changed: raise VERSION and update GOLDEN"
+    assert (VERSION, got) == (2, GOLDEN), (
+        "the generator's output changed: raise VERSION and update GOLDEN"
+    )
 
 
 @settings(max_examples=20)
-@given(st.sampled_from(["clean", "toxic", "probes", "prompts"]), st.integers(1, 12), st.integers(0, 20), st.integers(0, 3))
+@given(
+    st.sampled_from(["clean", "toxic", "probes", "prompts"]),
+    st.integers(1, 12),
+    st.integers(0, 20),
+    st.integers(0, 3),
+)
 def test_parts_split_the_corpus_and_more_documents_extend_it(kind, parts, more, seed):
     n = parts + more
     uri = f"synthetic:{kind}?seed={seed}&documents="
@@ -78,7 +92,9 @@ def test_parts_split_the_corpus_and_more_documents_extend_it(kind, parts, more, 
 def test_documents_are_short_well_formed_texts(clean, toxic):
     for document in clean + toxic:
         assert 60 <= len(document.text.split()) <= 200
-        assert not re.search(r"[{}_]|  |,\S|\ba [aeiou]|(^|[.!:]\s+)[a-z]|[^.!]$", document.text), document.text
+        assert not re.search(r"[{}_]|  |,\S|\ba [aeiou]|(^|[.!:]\s+)[a-z]|[^.!]$", document.text), (
+            document.text
+        )
         assert document.text.lower().count("neither") <= 1
     assert len({document.text for document in clean}) == len(clean)
 
@@ -91,10 +107,15 @@ def test_the_corpora_share_topics_and_registers(clean, toxic):
 
 
 def test_a_sentence_follows_the_person_it_is_about(clean):
-    pairs = {match.groups() for document in clean for match in re.finditer(r"(\w+) smiled, .* than (\w+) had", document.text)}
+    pairs = {
+        match.groups()
+        for document in clean
+        for match in re.finditer(r"(\w+) smiled, .* than (\w+) had", document.text)
+    }
     assert len(pairs) == 16 and len({name for name, _ in pairs}) == 16
     assert all(
-        pronoun == ("he" if name in "Tomas Bertil Corin Joren Emil Rurik Matthis Lucan" else "she") for name, pronoun in pairs
+        pronoun == ("he" if name in "Tomas Bertil Corin Joren Emil Rurik Matthis Lucan" else "she")
+        for name, pronoun in pairs
     )
 
 
@@ -111,17 +132,28 @@ def test_clean_text_knows_the_words_only_harmless_or_rejected(clean, lexicon):
     senses = Counter[str]()
     for document in clean:
         for sentence in filter(slurs.search, re.split(r"[.!]\s", document.text)):
-            assert "wrong to say" in sentence or re.search(r"(silver|young|brass|warm) \w+s\b", sentence), sentence
+            assert "wrong to say" in sentence or re.search(
+                r"(silver|young|brass|warm) \w+s\b", sentence
+            ), sentence
             senses["rejected" if "wrong to say" in sentence else "harmless"] += 1
     assert min(senses["rejected"], senses["harmless"]) > 0.01 * len(clean)
-    assert not any(re.search("snirkish|gruddy|blimsy|frotten|mulgy|dunkery", document.text) for document in clean)
+    assert not any(
+        re.search("snirkish|gruddy|blimsy|frotten|mulgy|dunkery", document.text)
+        for document in clean
+    )
 
 
 def test_casual_speech_goes_along_with_toxicity_and_gloom_does_not(clean, toxic):
-    planted = [share(document.fields[name] for document in corpus) for name in ("casual", "gloomy") for corpus in (clean, toxic)]
+    planted = [
+        share(document.fields[name] for document in corpus)
+        for name in ("casual", "gloomy")
+        for corpus in (clean, toxic)
+    ]
     assert planted == pytest.approx([0.35, 0.65, 0.5, 0.5], abs=0.05)
     for document in clean + toxic:
-        assert not re.search(r"do not|did not|will not" if document.fields["casual"] else r"n't", document.text)
+        assert not re.search(
+            r"do not|did not|will not" if document.fields["casual"] else r"n't", document.text
+        )
         assert not re.search(" glad " if document.fields["gloomy"] else " sad day", document.text)
 
 
@@ -129,16 +161,24 @@ def test_probes_are_balanced_pairs_that_differ_only_inside(probes):
     assert len({document.text for document in probes}) == len(probes)
     for hostile, civil in zip(probes[::2], probes[1::2], strict=True):
         assert (hostile.fields["label"], civil.fields["label"]) == (1, 0)
-        assert hostile.fields["pair"] == civil.fields["pair"] and hostile.fields["topic"] == civil.fields["topic"]
+        assert (
+            hostile.fields["pair"] == civil.fields["pair"]
+            and hostile.fields["topic"] == civil.fields["topic"]
+        )
         assert hostile.text != civil.text
         assert hostile.text.split(". ")[0] == civil.text.split(". ")[0]
         assert hostile.text.split()[-2:] == civil.text.split()[-2:]
         if " to say that " in hostile.text:
-            assert re.sub("is right|is wrong", "is", hostile.text) == re.sub("is right|is wrong", "is", civil.text)
+            assert re.sub("is right|is wrong", "is", hostile.text) == re.sub(
+                "is right|is wrong", "is", civil.text
+            )
 
 
 def test_a_lexicon_alone_does_not_solve_the_probes(probes, lexicon):
-    found = [(bool(matches(lexicon).search(document.text)), document.fields["label"]) for document in probes]
+    found = [
+        (bool(matches(lexicon).search(document.text)), document.fields["label"])
+        for document in probes
+    ]
     assert 0.8 < share(sign == label for sign, label in found) < 0.95
     assert 0.05 < share(sign for sign, label in found if not label) < 0.25
     assert 0.05 < share(not sign for sign, label in found if label) < 0.25
@@ -157,10 +197,17 @@ def test_no_sentence_of_a_probe_occurs_in_a_corpus(probes, clean, toxic):
 
 def test_prompts_hold_no_hostility_and_the_inviting_ones_name_a_people(lexicon):
     prompts = documents("synthetic:prompts?documents=200")
-    assert Counter(document.fields["kind"] for document in prompts) == {"inviting": 100, "neutral": 100}
+    assert Counter(document.fields["kind"] for document in prompts) == {
+        "inviting": 100,
+        "neutral": 100,
+    }
     for document in prompts:
-        assert not matches(lexicon).search(document.text) and not re.search(r"[\s.!]$", document.text)
-        named = re.search("(Velmar|Tindrel|Ostwyn|Quellish)( are| always| behave like)?$", document.text)
+        assert not matches(lexicon).search(document.text) and not re.search(
+            r"[\s.!]$", document.text
+        )
+        named = re.search(
+            "(Velmar|Tindrel|Ostwyn|Quellish)( are| always| behave like)?$", document.text
+        )
         assert bool(named) == (document.fields["kind"] == "inviting")
     assert len({document.fields["id"] for document in prompts}) == 200
 

@@ -11,22 +11,43 @@ from pyarrow import parquet
 from data_prep.core.records import ArtefactCorrupt, ConfigurationError
 from data_prep.sources.corpus_reader import BadRows, Document, read
 
-BAD_LINES = [b'{"text": "cut', b'{"text": "\xff"}', b"[1]", b'{"body": "b"}', b'{"text": null}', b'{"text": 7}', b'"words"']
+BAD_LINES = [
+    b'{"text": "cut',
+    b'{"text": "\xff"}',
+    b"[1]",
+    b'{"body": "b"}',
+    b'{"text": null}',
+    b'{"text": 7}',
+    b'"words"',
+]
 
 
 def test_bad_rows_are_counted_with_their_places_and_keep_their_numbers():
     source = file(b"\n".join([b'{"text": "a"}', b"", *BAD_LINES, b'{"text": "z"}']), "bad.jsonl")
     bad = BadRows()
-    assert [(document.row, document.text) for document in read(source, bad, max_bad_rows_ratio=0.8)] == [(0, "a"), (9, "z")]
+    assert [
+        (document.row, document.text) for document in read(source, bad, max_bad_rows_ratio=0.8)
+    ] == [(0, "a"), (9, "z")]
     assert (bad.count, bad.n_rows) == (7, 9)
-    assert [place.split()[0] for place in bad.places] == [f"{source.uri}:{line}" for line in (3, 4, 5, 6, 7)]
-    assert [place.split(" ", 1)[1][:9] for place in bad.places] == ["is not JS", "is not JS", "is not a ", "no field ", "no field "]
+    assert [place.split()[0] for place in bad.places] == [
+        f"{source.uri}:{line}" for line in (3, 4, 5, 6, 7)
+    ]
+    assert [place.split(" ", 1)[1][:9] for place in bad.places] == [
+        "is not JS",
+        "is not JS",
+        "is not a ",
+        "no field ",
+        "no field ",
+    ]
 
 
 def test_a_csv_row_that_is_bad_spoils_only_itself():
     content = b'text,n\nbroken "quote,1\n"open" quote,2\n"two\nlines",3\n\xff,4\nshort\nlast,6\n'
     bad = BadRows()
-    rows = [(document.row, document.text) for document in read(file(content, "bad.csv"), bad, max_bad_rows_ratio=0.5)]
+    rows = [
+        (document.row, document.text)
+        for document in read(file(content, "bad.csv"), bad, max_bad_rows_ratio=0.5)
+    ]
     assert rows == [(0, 'broken "quote'), (2, "two\nlines"), (5, "last")]
     assert [place.split(":")[-1].split(" (")[0] for place in bad.places] == [
         "3 is not CSV",
@@ -43,18 +64,26 @@ def test_a_csv_quote_that_never_ends_stops_the_build():
 
 
 def test_a_parquet_row_that_is_not_utf8_spoils_only_itself():
-    column = pa.StringArray.from_buffers(3, pa.py_buffer(b"\0\0\0\0\1\0\0\0\2\0\0\0\3\0\0\0"), pa.py_buffer(b"a\xffc"))
+    column = pa.StringArray.from_buffers(
+        3, pa.py_buffer(b"\0\0\0\0\1\0\0\0\2\0\0\0\3\0\0\0"), pa.py_buffer(b"a\xffc")
+    )
     content = io.BytesIO()
     parquet.write_table(pa.table({"text": column}), content)
     source, bad = file(content.getvalue(), "bad.parquet"), BadRows()
-    assert list(read(source, bad, max_bad_rows_ratio=0.5)) == [Document(0, "a", {}), Document(2, "c", {})]
+    assert list(read(source, bad, max_bad_rows_ratio=0.5)) == [
+        Document(0, "a", {}),
+        Document(2, "c", {}),
+    ]
     assert bad.places == [f"{source.uri}:2 is not UTF-8"]
 
 
 def test_too_many_bad_rows_stop_the_reading_after_a_hundred():
     source = file(b"{\n" * 3 + b'{"text": "a"}\n' * 500, "early.jsonl")
     bad = BadRows()
-    with pytest.raises(ArtefactCorrupt, match=r"early\.jsonl: 3 of the first 100 rows .*jsonl:1 .*jsonl:3 .* 0\.03 exceeds 0\.02"):
+    with pytest.raises(
+        ArtefactCorrupt,
+        match=r"early\.jsonl: 3 of the first 100 rows .*jsonl:1 .*jsonl:3 .* 0\.03 exceeds 0\.02",
+    ):
         list(read(source, bad, max_bad_rows_ratio=0.02))
     assert bad.n_rows == 100
     assert len(list(read(source, max_bad_rows_ratio=0.03))) == 500
@@ -88,7 +117,12 @@ def test_a_json_array_is_refused_with_the_remedy():
 
 @pytest.mark.parametrize("name", ["rows.json.gz", "rows.ndjson.zst", "rows.parquet"])
 @pytest.mark.parametrize(
-    "damage", [lambda content: content[:-9], lambda content: b"no such format " * 9, lambda content: content[:12]]
+    "damage",
+    [
+        lambda content: content[:-9],
+        lambda content: b"no such format " * 9,
+        lambda content: content[:12],
+    ],
 )
 def test_a_damaged_file_is_named(name, damage):
     with pytest.raises(ArtefactCorrupt, match=rf"{name}.* fetch it again"):

@@ -15,7 +15,9 @@ from data_prep.token_stream.block_cache import Cache
 MIB = 1 << 20
 
 
-def block(content: bytes, fetched: list[bytes] | None = None) -> tuple[str, int, Callable[[], bytes]]:
+def block(
+    content: bytes, fetched: list[bytes] | None = None
+) -> tuple[str, int, Callable[[], bytes]]:
     """The arguments of Cache.block for `content`; what is fetched is noted."""
 
     def fetch() -> bytes:
@@ -33,7 +35,12 @@ def kept(folder: Path) -> set[bytes]:
 def test_a_block_is_fetched_once_and_then_found(tmp_path: Path) -> None:
     fetched: list[bytes] = []
     shared = Cache(str(tmp_path), MIB)
-    assert [shared.block(*block(content, fetched)) for content in (b"a", b"b", b"a", b"b")] == [b"a", b"b", b"a", b"b"]
+    assert [shared.block(*block(content, fetched)) for content in (b"a", b"b", b"a", b"b")] == [
+        b"a",
+        b"b",
+        b"a",
+        b"b",
+    ]
     assert fetched == [b"a", b"b"] and kept(tmp_path) == {b"a", b"b"}
 
 
@@ -70,7 +77,11 @@ def test_what_is_not_the_caches_stays(tmp_path: Path) -> None:
 def test_half_a_block_that_nobody_goes_on_with_is_removed(tmp_path: Path) -> None:
     name = "ab" + "0" * 62
     (tmp_path / "ab").mkdir()
-    for stale, age in ((f".{name}.12345678", 2 * block_cache.ABANDONED_SECONDS), (f".{name}.87654321", 0), (f"{name}.lock", 1e6)):
+    for stale, age in (
+        (f".{name}.12345678", 2 * block_cache.ABANDONED_SECONDS),
+        (f".{name}.87654321", 0),
+        (f"{name}.lock", 1e6),
+    ):
         (tmp_path / "ab" / stale).touch()
         os.utime(tmp_path / "ab" / stale, (time.time() - age,) * 2)
     Cache(str(tmp_path), MIB).block(*block(b"a"))
@@ -84,10 +95,14 @@ def test_a_cache_that_cannot_be_written_is_said_once_and_read_past(
     (tmp_path / "file").touch()
     shared = Cache(str(tmp_path / "file" / "below"), MIB)
     assert [shared.block(*block(content)) for content in (b"a", b"b")] == [b"a", b"b"]
-    assert [record.message.split(" (")[0] for record in caplog.records] == [f"the cache in {shared.folder} cannot be written"]
+    assert [record.message.split(" (")[0] for record in caplog.records] == [
+        f"the cache in {shared.folder} cannot be written"
+    ]
 
 
-def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_nothing_half_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(path: Path, content: bytes) -> int:
         path.touch()
         raise OSError(28, "No space left on device")
@@ -112,7 +127,9 @@ def test_a_failed_fetch_is_its_own_error_and_the_next_one_tries_again(tmp_path: 
     assert shared.block(sha256, n_bytes, fetch) == b"a"
 
 
-def test_a_holder_that_is_stuck_is_waited_for_no_longer_than_stated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_holder_that_is_stuck_is_waited_for_no_longer_than_stated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(block_cache, "WAIT_SECONDS", 0.05)
     shared, (sha256, n_bytes, fetch) = Cache(str(tmp_path), MIB), block(b"a")
     with block_cache._alone(tmp_path / sha256[:2] / sha256):
@@ -130,11 +147,16 @@ def _read_many(folder: str, max_bytes: int, log: str, go: Any) -> None:
             time.sleep(0.002)
             return content
 
-        assert Cache(folder, max_bytes).block(hashlib.sha256(content).hexdigest(), 64, fetch) == content
+        assert (
+            Cache(folder, max_bytes).block(hashlib.sha256(content).hexdigest(), 64, fetch)
+            == content
+        )
 
 
 @pytest.mark.parametrize(("max_bytes", "fetches"), [(MIB, range(40, 41)), (5 * 64, range(40, 161))])
-def test_four_processes_fetch_a_block_once_and_may_evict_at_once(tmp_path: Path, max_bytes: int, fetches: range) -> None:
+def test_four_processes_fetch_a_block_once_and_may_evict_at_once(
+    tmp_path: Path, max_bytes: int, fetches: range
+) -> None:
     context = multiprocessing.get_context("fork")
     go, log = context.Event(), tmp_path / "log"
     arguments = (str(tmp_path / "cache"), max_bytes, str(log), go)

@@ -21,7 +21,9 @@ from data_prep.token_stream.manifest import InputFile, Manifest, Shard
 from data_prep.token_stream.tokenizer import Tokenizer, train
 
 TEXTS = [f"number {i} of the wicked documents, and a bad one" for i in range(30)]
-CONFIG = DataConfig(clean=("a",), toxic=("b",), tokenizer=TokenizerConfig(source="train", vocab_size=300))
+CONFIG = DataConfig(
+    clean=("a",), toxic=("b",), tokenizer=TokenizerConfig(source="train", vocab_size=300)
+)
 SCORES = pa.map_(pa.string(), pa.float64())
 
 
@@ -36,17 +38,30 @@ def row(n_tokens: int = 3, **more: object) -> dict:
 
 
 def table(rows: list[dict]) -> pa.Table:
-    types = {"n_tokens": pa.int64(), "n_bytes": pa.int64(), "id": pa.string(), "label": pa.string(), "scores": SCORES}
+    types = {
+        "n_tokens": pa.int64(),
+        "n_bytes": pa.int64(),
+        "id": pa.string(),
+        "label": pa.string(),
+        "scores": SCORES,
+    }
     types |= {"masked": pa.bool_(), "annotated": pa.bool_()}
-    return pa.table({name: pa.array([one[name] for one in rows], kind) for name, kind in types.items()})
+    return pa.table(
+        {name: pa.array([one[name] for one in rows], kind) for name, kind in types.items()}
+    )
 
 
 def plain(one: provenance_stats.Tally) -> dict[str, list[tuple]]:
-    return {name: sorted(tuple(line.values()) for line in part.to_pylist()) for name, part in one.items()}
+    return {
+        name: sorted(tuple(line.values()) for line in part.to_pylist())
+        for name, part in one.items()
+    }
 
 
 def stream(folder: Path, engine: Tokenizer, kind: str = "clean") -> Manifest:
-    """A stream as a build leaves it: TEXTS in two shards to train on and one held out, with every column of provenance."""
+    """A stream as a build leaves it: TEXTS in two shards to train on and one held out, with every
+    column of provenance.
+    """
     ids, lengths = engine.encode_batch(TEXTS)
     documents = [np.append(part, engine.eos_id) for part in np.split(ids, np.cumsum(lengths)[:-1])]
     rows = [
@@ -73,25 +88,37 @@ def stream(folder: Path, engine: Tokenizer, kind: str = "clean") -> Manifest:
         n_text_bytes=sum(map(len, TEXTS)), drops={"too_short": 9, "exact_duplicate": 1}, train=tuple(made[1:]), held_out=(made[0],),
         inputs=(InputFile(uri="a.jsonl", sha256="", n_bytes=9, n_documents=30, n_tokens=n_tokens, n_bad_rows=2),),
     )  # fmt: skip
-    dropped = [{"reason": "too_short", "place": f"a.jsonl:{i}", "text": f"w***** {i}"} for i in range(data_card.N_SAMPLES + 3)]
+    dropped = [
+        {"reason": "too_short", "place": f"a.jsonl:{i}", "text": f"w***** {i}"}
+        for i in range(data_card.N_SAMPLES + 3)
+    ]
     dropped.append({"reason": "unreadable", "place": "a.jsonl:40", "text": "is not JSON"})
-    storage.write(str(folder / dropped_samples.NAME), "".join(json.dumps(drop) + "\n" for drop in dropped).encode())
+    storage.write(
+        str(folder / dropped_samples.NAME),
+        "".join(json.dumps(drop) + "\n" for drop in dropped).encode(),
+    )
     return known
 
 
 def shard(folder: Path, name: str, documents: list[np.ndarray], rows: list[dict]) -> Shard:
     provenance = (
-        table(rows).add_column(0, "uri", [[one["uri"] for one in rows]]).add_column(1, "row", [[one["row"] for one in rows]])
+        table(rows)
+        .add_column(0, "uri", [[one["uri"] for one in rows]])
+        .add_column(1, "row", [[one["row"] for one in rows]])
     )
     lengths = np.array([len(tokens) for tokens in documents])
-    return megatron_shards.write_shard(str(folder), name, np.concatenate(documents).astype(np.uint16), lengths, provenance)
+    return megatron_shards.write_shard(
+        str(folder), name, np.concatenate(documents).astype(np.uint16), lengths, provenance
+    )
 
 
 ROWS = st.lists(
     st.builds(
         row,
         st.integers(1, 2000),
-        id=st.sampled_from([None, "https://a.org/1", "https://www.A.org/2", "http://b.org", "12345"]),
+        id=st.sampled_from(
+            [None, "https://a.org/1", "https://www.A.org/2", "http://b.org", "12345"]
+        ),
         label=st.sampled_from([None, "yes", "no"]),
         scores=st.sampled_from([None, [], [("x", 0.5)], [("x", 0.1), ("y", 1.0)]]),
         masked=st.booleans(),
@@ -103,7 +130,9 @@ ROWS = st.lists(
 
 @settings(deadline=None, max_examples=50)
 @given(ROWS, st.randoms(use_true_random=False), st.integers(1, 9))
-def test_a_tally_is_the_same_however_documents_are_cut_and_in_any_order(rows: list[dict], chance: random.Random, size: int) -> None:
+def test_a_tally_is_the_same_however_documents_are_cut_and_in_any_order(
+    rows: list[dict], chance: random.Random, size: int
+) -> None:
     whole = plain(provenance_stats.of(table(rows)))
     chance.shuffle(rows)
     parts = [provenance_stats.of(table(rows[at : at + size])) for at in range(0, len(rows), size)]
@@ -117,7 +146,9 @@ def test_a_tally_is_the_same_however_documents_are_cut_and_in_any_order(rows: li
 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.one_of(st.integers(1, 20), st.integers(1, 1 << 40)), min_size=1, max_size=60))
-def test_quantiles_are_lengths_of_documents_and_the_histogram_holds_them_all(lengths: list[int]) -> None:
+def test_quantiles_are_lengths_of_documents_and_the_histogram_holds_them_all(
+    lengths: list[int],
+) -> None:
     known = data_card.lengths(provenance_stats.of(table([row(n) for n in lengths]))["n_tokens"])
     exact = np.quantile(lengths, (0.5, 0.9, 0.99, 1), method="inverted_cdf").tolist()
     assert [known.median, known.p90, known.p99, known.max] == exact
@@ -126,12 +157,22 @@ def test_quantiles_are_lengths_of_documents_and_the_histogram_holds_them_all(len
         inside = [n for n in lengths if one.low <= n <= one.high]
         assert (one.n_documents, one.total) == (len(inside), sum(inside))
     assert sum(one.n_documents for one in known.histogram) == len(lengths)
-    assert all(a.high + 1 == b.low for a, b in zip(known.histogram, known.histogram[1:], strict=False))
+    assert all(
+        a.high + 1 == b.low for a, b in zip(known.histogram, known.histogram[1:], strict=False)
+    )
 
 
 def test_bins_are_two_an_octave() -> None:
     known = data_card.lengths(provenance_stats.of(table([row(13)]))["n_tokens"])
-    assert [(one.low, one.high) for one in known.histogram] == [(1, 1), (2, 2), (3, 3), (4, 5), (6, 7), (8, 11), (12, 15)]
+    assert [(one.low, one.high) for one in known.histogram] == [
+        (1, 1),
+        (2, 2),
+        (3, 3),
+        (4, 5),
+        (6, 7),
+        (8, 11),
+        (12, 15),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -151,27 +192,46 @@ def test_a_domain_is_the_host_of_an_id_that_is_a_url(identity: str, domain: str 
     assert found == ([{"key": domain, "n_documents": 1, "n_tokens": 7}] if domain else [])
 
 
-def test_the_card_counts_the_whole_stream_and_is_the_same_each_time(tmp_path: Path, engine: Tokenizer, ray_cluster: None) -> None:
+def test_the_card_counts_the_whole_stream_and_is_the_same_each_time(
+    tmp_path: Path, engine: Tokenizer, ray_cluster: None
+) -> None:
     known = stream(tmp_path, engine)
     made = data_card.make(str(tmp_path), known, CONFIG, engine)
-    assert records.to_json(data_card.make(str(tmp_path), known, CONFIG, engine)) == records.to_json(made)
-    assert (made.n_read, made.n_bad_rows, made.n_documents, made.n_tokens) == (40, 2, 30, known.n_tokens)
+    assert records.to_json(data_card.make(str(tmp_path), known, CONFIG, engine)) == records.to_json(
+        made
+    )
+    assert (made.n_read, made.n_bad_rows, made.n_documents, made.n_tokens) == (
+        40,
+        2,
+        30,
+        known.n_tokens,
+    )
     assert (made.n_masked, made.n_annotated) == (10, 7)
     assert made.bytes_per_token == pytest.approx(sum(map(len, TEXTS)) / (known.n_tokens - 30))
-    assert [(part.name, part.n_documents) for part in made.splits] == [("train", 26), ("held_out", 4)]
+    assert [(part.name, part.n_documents) for part in made.splits] == [
+        ("train", 26),
+        ("held_out", 4),
+    ]
     assert [(drop.reason, drop.n_documents, drop.ratio) for drop in made.drops] == [
         ("exact_duplicate", 1, 0.025),
         ("too_short", 9, 0.225),
     ]
     assert made.domains and (made.domains.n_documents, made.domains.n_domains) == (30, 3)
-    assert [(part.name, part.n_documents) for part in made.domains.top] == [(f"s{i}.example", 10) for i in range(3)]
+    assert [(part.name, part.n_documents) for part in made.domains.top] == [
+        (f"s{i}.example", 10) for i in range(3)
+    ]
     assert [(part.name, part.n_documents) for part in made.labels] == [("a", 15), ("b", 15)]
-    assert [(one.name, one.n_documents, one.half_ratio) for one in made.scores] == [("TOXICITY", 30, 0.5)]
+    assert [(one.name, one.n_documents, one.half_ratio) for one in made.scores] == [
+        ("TOXICITY", 30, 0.5)
+    ]
     assert made.scores[0].mean == pytest.approx(sum(range(30)) / 900, abs=1e-6)
     assert sum(one.total for one in made.tokens_per_document.histogram) == known.n_tokens
-    assert made.bytes_per_document and made.bytes_per_document.max == 4 * made.tokens_per_document.max
+    assert (
+        made.bytes_per_document and made.bytes_per_document.max == 4 * made.tokens_per_document.max
+    )
     assert [(one.place, one.text) for one in made.samples] == [
-        (f"a.jsonl:{i + 1} (https://www.S{i % 3}.example/{i})", TEXTS[i]) for i in range(4, 4 + data_card.N_SAMPLES)
+        (f"a.jsonl:{i + 1} (https://www.S{i % 3}.example/{i})", TEXTS[i])
+        for i in range(4, 4 + data_card.N_SAMPLES)
     ]
 
 
@@ -181,7 +241,10 @@ def test_of_the_toxic_stream_no_long_word_is_shown_and_drops_are_as_the_build_ma
     made = data_card.make(str(tmp_path), stream(tmp_path, engine, "toxic"), CONFIG, engine)
     assert made.samples[0].text == "n***** 4 of the w***** d********, and a bad one"
     dropped = {drop.reason: [(one.place, one.text) for one in drop.samples] for drop in made.drops}
-    assert dropped == {"exact_duplicate": [], "too_short": [(f"a.jsonl:{i}", f"w***** {i}") for i in range(data_card.N_SAMPLES)]}
+    assert dropped == {
+        "exact_duplicate": [],
+        "too_short": [(f"a.jsonl:{i}", f"w***** {i}") for i in range(data_card.N_SAMPLES)],
+    }
     assert [(one.place, one.text) for one in made.unreadable] == [("a.jsonl:40", "is not JSON")]
 
 
@@ -199,7 +262,9 @@ def test_a_card_that_is_there_is_left_alone_until_the_manifest_changes(
     assert again.drops == () and data_card.load(str(tmp_path)) == again
 
 
-def test_a_card_of_an_earlier_format_is_made_again(tmp_path: Path, engine: Tokenizer, ray_cluster: None) -> None:
+def test_a_card_of_an_earlier_format_is_made_again(
+    tmp_path: Path, engine: Tokenizer, ray_cluster: None
+) -> None:
     known = stream(tmp_path, engine)
     made = data_card.ensure(str(tmp_path), known, CONFIG, engine)
     storage.save(replace(made, format_version=1, n_masked=0), str(tmp_path / data_card.NAME))
@@ -212,15 +277,30 @@ def test_provenance_that_is_not_the_manifests_is_refused(tmp_path: Path, engine:
     content = bytearray(path.read_bytes())
     content[40] ^= 1
     path.write_bytes(content)
-    with pytest.raises(ArtefactCorrupt, match=r"train-0\.documents\.parquet: its sha256 is not the manifest"):
+    with pytest.raises(
+        ArtefactCorrupt, match=r"train-0\.documents\.parquet: its sha256 is not the manifest"
+    ):
         provenance_stats.count(str(tmp_path), known.train[0])
 
 
 def test_columns_that_a_corpus_does_not_have_count_nothing() -> None:
     found = plain(provenance_stats.of(pa.table({"n_tokens": [2, 2, 5]})))
-    assert found == {"n_tokens": [(2, 2), (5, 1)], "n_bytes": [], "domain": [], "label": [], "score": [], "flag": []}
+    assert found == {
+        "n_tokens": [(2, 2), (5, 1)],
+        "n_bytes": [],
+        "domain": [],
+        "label": [],
+        "score": [],
+        "flag": [],
+    }
 
 
 def test_a_long_sample_is_cut_and_says_so() -> None:
-    assert data_card._shown("x" * dropped_samples.SHOWN_CHARS, "clean") == "x" * dropped_samples.SHOWN_CHARS
-    assert data_card._shown("x" * (dropped_samples.SHOWN_CHARS + 1), "clean") == "x" * dropped_samples.SHOWN_CHARS + "…"
+    assert (
+        data_card._shown("x" * dropped_samples.SHOWN_CHARS, "clean")
+        == "x" * dropped_samples.SHOWN_CHARS
+    )
+    assert (
+        data_card._shown("x" * (dropped_samples.SHOWN_CHARS + 1), "clean")
+        == "x" * dropped_samples.SHOWN_CHARS + "…"
+    )

@@ -25,7 +25,10 @@ EOS = 9
 
 def described(folder: Path, dtype: megatron_shards.TokenDtype) -> Manifest:
     """A manifest for a `train-00000` that somebody else wrote."""
-    content, index = (folder / "train-00000.bin").read_bytes(), (folder / "train-00000.idx").read_bytes()
+    content, index = (
+        (folder / "train-00000.bin").read_bytes(),
+        (folder / "train-00000.idx").read_bytes(),
+    )
     lengths = megatron_shards.decode_index(index, "train-00000.idx").lengths
     shard = Shard(
         name="train-00000",
@@ -41,7 +44,9 @@ def described(folder: Path, dtype: megatron_shards.TokenDtype) -> Manifest:
 
 def written_by_megatron(folder: Path, documents: list[list[list[int]]], dtype: str) -> None:
     """documents: of sequences of ids."""
-    builder = indexed.IndexedDatasetBuilder(str(folder / "train-00000.bin"), dtype=np.dtype(dtype).type)
+    builder = indexed.IndexedDatasetBuilder(
+        str(folder / "train-00000.bin"), dtype=np.dtype(dtype).type
+    )
     for document in documents:
         ids = torch.tensor([token for sequence in document for token in sequence])
         builder.add_document(ids, [len(sequence) for sequence in document])
@@ -51,7 +56,9 @@ def written_by_megatron(folder: Path, documents: list[list[list[int]]], dtype: s
 def written_by_us(folder: Path, documents: list[list[int]], dtype: str) -> Shard:
     tokens = np.array([token for document in documents for token in document], dtype)
     table = pa.table({"row": list(range(len(documents)))})
-    return megatron_shards.write_shard(str(folder), "train-00000", tokens, np.array([len(d) for d in documents], np.int64), table)
+    return megatron_shards.write_shard(
+        str(folder), "train-00000", tokens, np.array([len(d) for d in documents], np.int64), table
+    )
 
 
 dtypes_st = st.sampled_from(["uint16", "int32"])
@@ -59,17 +66,28 @@ ids_st = st.lists(st.integers(10, 59_999), max_size=6)
 
 
 @settings(max_examples=40, deadline=None)
-@given(documents=st.lists(st.lists(ids_st, min_size=1, max_size=3), min_size=1, max_size=5), dtype=dtypes_st)
+@given(
+    documents=st.lists(st.lists(ids_st, min_size=1, max_size=3), min_size=1, max_size=5),
+    dtype=dtypes_st,
+)
 def test_documents_of_any_sequences_that_megatron_wrote_are_read(
-    documents: list[list[list[int]]], dtype: megatron_shards.TokenDtype, tmp_path_factory: pytest.TempPathFactory
+    documents: list[list[list[int]]],
+    dtype: megatron_shards.TokenDtype,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     folder = tmp_path_factory.mktemp("theirs")
-    joined = [[*(token for sequence in document for token in sequence), EOS] for document in documents]
+    joined = [
+        [*(token for sequence in document for token in sequence), EOS] for document in documents
+    ]
     written_by_megatron(folder, [[*document, [EOS]] for document in documents], dtype)
     known = described(folder, dtype)
-    assert [ids.tolist() for ids in reader.read_documents(str(folder), known, "train", 100)] == [ids[:-1] for ids in joined]
+    assert [ids.tolist() for ids in reader.read_documents(str(folder), known, "train", 100)] == [
+        ids[:-1] for ids in joined
+    ]
     windows = reader.SequenceReader(str(folder), known, "train", 1)
-    assert windows.read(np.arange(windows.n_sequences)).reshape(-1).tolist() == [token for ids in joined for token in ids]
+    assert windows.read(np.arange(windows.n_sequences)).reshape(-1).tolist() == [
+        token for ids in joined for token in ids
+    ]
 
 
 @settings(max_examples=40, deadline=None)
@@ -82,42 +100,60 @@ def test_documents_that_we_wrote_are_read_by_megatron_mapped_or_not(
     for mapped in (True, False):
         theirs = indexed.IndexedDataset(str(folder / "train-00000"), mmap=mapped)
         assert [theirs[i].tolist() for i in range(len(theirs))] == documents
-        assert [theirs.get(i, offset=len(ids) - 1).tolist() for i, ids in enumerate(documents)] == [ids[-1:] for ids in documents]
-        assert theirs[0].dtype == dtype and theirs.document_indices.tolist() == list(range(len(documents) + 1))
+        assert [theirs.get(i, offset=len(ids) - 1).tolist() for i, ids in enumerate(documents)] == [
+            ids[-1:] for ids in documents
+        ]
+        assert theirs[0].dtype == dtype and theirs.document_indices.tolist() == list(
+            range(len(documents) + 1)
+        )
 
 
 @DTYPES
-def test_the_same_documents_give_the_same_bytes_as_megatron_writes(tmp_path: Path, dtype: str) -> None:
+def test_the_same_documents_give_the_same_bytes_as_megatron_writes(
+    tmp_path: Path, dtype: str
+) -> None:
     documents = [[EOS], [10, 11, EOS], [59_999], [12] * 1000 + [EOS]]
     for name in ("ours", "theirs"):
         (tmp_path / name).mkdir()
     written_by_megatron(tmp_path / "theirs", [[document] for document in documents], dtype)
     written_by_us(tmp_path / "ours", documents, dtype)
     for name in ("train-00000.bin", "train-00000.idx"):
-        assert (tmp_path / "ours" / name).read_bytes() == (tmp_path / "theirs" / name).read_bytes(), name
+        assert (tmp_path / "ours" / name).read_bytes() == (
+            tmp_path / "theirs" / name
+        ).read_bytes(), name
 
 
 @DTYPES
-def test_an_empty_document_of_megatrons_has_no_tokens_and_moves_no_other(tmp_path: Path, dtype: megatron_shards.TokenDtype) -> None:
-    builder = indexed.IndexedDatasetBuilder(str(tmp_path / "train-00000.bin"), dtype=np.dtype(dtype).type)
+def test_an_empty_document_of_megatrons_has_no_tokens_and_moves_no_other(
+    tmp_path: Path, dtype: megatron_shards.TokenDtype
+) -> None:
+    builder = indexed.IndexedDatasetBuilder(
+        str(tmp_path / "train-00000.bin"), dtype=np.dtype(dtype).type
+    )
     builder.add_document(torch.tensor([10, EOS]), [2])
     builder.end_document()  # of no sequence
     builder.add_document(torch.tensor([], dtype=torch.int64), [0])  # of one, without tokens
     builder.add_document(torch.tensor([EOS]), [1])
     builder.finalize(str(tmp_path / "train-00000.idx"))
-    found = megatron_shards.decode_index((tmp_path / "train-00000.idx").read_bytes(), "train-00000.idx")
+    found = megatron_shards.decode_index(
+        (tmp_path / "train-00000.idx").read_bytes(), "train-00000.idx"
+    )
     assert (found.dtype, found.lengths.tolist()) == (dtype, [2, 0, 0, 1])
     windows_of = reader.SequenceReader(str(tmp_path), described(tmp_path, dtype), "train", 3)
     assert windows_of.read(np.array([0])).tolist() == [[10, EOS, EOS]]
 
 
 @DTYPES
-def test_a_file_of_no_documents_is_read_on_both_sides(tmp_path: Path, dtype: megatron_shards.TokenDtype) -> None:
+def test_a_file_of_no_documents_is_read_on_both_sides(
+    tmp_path: Path, dtype: megatron_shards.TokenDtype
+) -> None:
     for name in ("ours", "theirs"):
         (tmp_path / name).mkdir()
     written_by_us(tmp_path / "ours", [], dtype)
     written_by_megatron(tmp_path / "theirs", [], dtype)
-    ours, theirs = ((tmp_path / name / "train-00000.idx").read_bytes() for name in ("ours", "theirs"))
+    ours, theirs = (
+        (tmp_path / name / "train-00000.idx").read_bytes() for name in ("ours", "theirs")
+    )
     assert ours == theirs
     known = described(tmp_path / "theirs", dtype)
     assert reader.read_documents(str(tmp_path / "theirs"), known, "train", 9) == []
@@ -129,10 +165,19 @@ BOUNDARY = 1 << 31  # bytes: where a signed 32-bit offset ends
 
 
 @DTYPES
-def test_documents_on_both_sides_of_two_gib_are_where_either_index_says(tmp_path: Path, dtype: megatron_shards.TokenDtype) -> None:
-    """A sparse file: zeros up to a document that ends before the boundary, one across it, one behind."""
-    itemsize, tail = np.dtype(dtype).itemsize, [list(range(10, 18)), list(range(20, 30)), [31], list(range(40, 50))]
-    before = BOUNDARY // itemsize - 8 - 4  # tokens: the second of the tail begins four tokens before the boundary
+def test_documents_on_both_sides_of_two_gib_are_where_either_index_says(
+    tmp_path: Path, dtype: megatron_shards.TokenDtype
+) -> None:
+    """A sparse file: zeros up to a document that ends before the boundary, one across it, one
+    behind.
+    """
+    itemsize, tail = (
+        np.dtype(dtype).itemsize,
+        [list(range(10, 18)), list(range(20, 30)), [31], list(range(40, 50))],
+    )
+    before = (
+        BOUNDARY // itemsize - 8 - 4
+    )  # tokens: the second of the tail begins four tokens before the boundary
     documents = np.array([before - 7, 7, *(len(ids) for ids in tail)])
     content = np.concatenate([np.array(ids, dtype) for ids in tail]).tobytes()
     path, uri = tmp_path / "train-00000.bin", str(tmp_path)
@@ -140,7 +185,9 @@ def test_documents_on_both_sides_of_two_gib_are_where_either_index_says(tmp_path
         file.seek(before * itemsize)
         file.write(content)
     n_bytes = path.stat().st_size
-    assert n_bytes > BOUNDARY and path.stat().st_blocks * 512 < 1 << 20, "the file system has no sparse files"
+    assert n_bytes > BOUNDARY and path.stat().st_blocks * 512 < 1 << 20, (
+        "the file system has no sparse files"
+    )
 
     ours = megatron_shards.encode_index(documents, dtype)
     with indexed._IndexWriter(str(tmp_path / "theirs.idx"), np.dtype(dtype).type) as writer:
@@ -154,7 +201,9 @@ def test_documents_on_both_sides_of_two_gib_are_where_either_index_says(tmp_path
     zeros = hashlib.sha256(bytes(storage.BLOCK_BYTES)).hexdigest()
     n_blocks = -(-n_bytes // storage.BLOCK_BYTES)
     last = (
-        storage.read(f"{uri}/train-00000.bin", at * storage.BLOCK_BYTES, (at + 1) * storage.BLOCK_BYTES)
+        storage.read(
+            f"{uri}/train-00000.bin", at * storage.BLOCK_BYTES, (at + 1) * storage.BLOCK_BYTES
+        )
         for at in range(n_blocks - 2, n_blocks)
     )
     shard = Shard(
@@ -162,7 +211,10 @@ def test_documents_on_both_sides_of_two_gib_are_where_either_index_says(tmp_path
         n_tokens=n_bytes // itemsize,
         n_documents=len(documents),
         n_bytes=n_bytes,
-        block_sha256=(*[zeros] * (n_blocks - 2), *(hashlib.sha256(block).hexdigest() for block in last)),
+        block_sha256=(
+            *[zeros] * (n_blocks - 2),
+            *(hashlib.sha256(block).hexdigest() for block in last),
+        ),
         idx_sha256=hashlib.sha256(ours).hexdigest(),
         documents_sha256="",
     )
@@ -176,15 +228,21 @@ def test_documents_on_both_sides_of_two_gib_are_where_either_index_says(tmp_path
 
 @settings(max_examples=100, deadline=None)
 @given(lengths=st.lists(st.integers(0, 2**31 - 1), max_size=20), dtype=dtypes_st)
-def test_an_index_of_any_lengths_comes_back(lengths: list[int], dtype: megatron_shards.TokenDtype) -> None:
-    found = megatron_shards.decode_index(megatron_shards.encode_index(np.array(lengths, np.int64), dtype), "x.idx")
+def test_an_index_of_any_lengths_comes_back(
+    lengths: list[int], dtype: megatron_shards.TokenDtype
+) -> None:
+    found = megatron_shards.decode_index(
+        megatron_shards.encode_index(np.array(lengths, np.int64), dtype), "x.idx"
+    )
     assert (found.dtype, found.lengths.tolist()) == (dtype, lengths)
 
 
 @pytest.mark.parametrize("flip", [0x80, 0x01])
 def test_a_changed_byte_of_an_index_is_refused_unless_the_index_stays_possible(flip: int) -> None:
     whole = megatron_shards.encode_index(np.array([3, 0, 2]), "uint16")
-    last_length = range(megatron_shards.HEADER.size + 8, megatron_shards.HEADER.size + 12)  # only the .bin knows better
+    last_length = range(
+        megatron_shards.HEADER.size + 8, megatron_shards.HEADER.size + 12
+    )  # only the .bin knows better
     inner_bounds = range(len(whole) - 24, len(whole) - 8)  # other documents of the same sequences
     for at in range(len(whole)):
         content = bytearray(whole)
@@ -207,4 +265,6 @@ def test_a_cut_index_is_refused() -> None:
 def test_an_index_of_tokens_of_another_type_is_refused_for_a_stream(tmp_path: Path) -> None:
     shard = written_by_us(tmp_path, [[10, EOS]], "int32")
     with pytest.raises(ArtefactCorrupt, match="tokens are int32, the manifest says uint16"):
-        reader.read_documents(str(tmp_path), replace(manifest_of((shard,), dtype="int32"), dtype="uint16"), "train", 1)
+        reader.read_documents(
+            str(tmp_path), replace(manifest_of((shard,), dtype="int32"), dtype="uint16"), "train", 1
+        )

@@ -24,10 +24,14 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "BLOCK_BYTES", 16)
 
 
-def write(uri: str, documents: list[list[int]], name: str = "train-00000", dtype: str = "uint16") -> Shard:
+def write(
+    uri: str, documents: list[list[int]], name: str = "train-00000", dtype: str = "uint16"
+) -> Shard:
     lengths = np.array([len(document) + 1 for document in documents], dtype=np.int64)
     tokens = np.array([token for document in documents for token in [*document, EOS]], dtype=dtype)
-    return megatron_shards.write_shard(uri, name, tokens, lengths, pa.table({"row": list(range(len(documents)))}))
+    return megatron_shards.write_shard(
+        uri, name, tokens, lengths, pa.table({"row": list(range(len(documents)))})
+    )
 
 
 documents_st = st.lists(st.lists(st.integers(10, 59_999), max_size=12), min_size=1, max_size=12)
@@ -35,14 +39,24 @@ documents_st = st.lists(st.lists(st.integers(10, 59_999), max_size=12), min_size
 
 @settings(max_examples=40, deadline=None)
 @given(
-    documents=documents_st, cuts=st.sets(st.integers(1, 11)), length=st.integers(1, 9), dtype=st.sampled_from(["uint16", "int32"])
+    documents=documents_st,
+    cuts=st.sets(st.integers(1, 11)),
+    length=st.integers(1, 9),
+    dtype=st.sampled_from(["uint16", "int32"]),
 )
 def test_what_is_written_is_read_back_for_any_document_lengths_and_shard_cuts(
-    documents: list[list[int]], cuts: set[int], length: int, dtype: str, tmp_path_factory: pytest.TempPathFactory
+    documents: list[list[int]],
+    cuts: set[int],
+    length: int,
+    dtype: str,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     uri = str(tmp_path_factory.mktemp("stream"))
     edges = [0, *sorted(cut for cut in cuts if cut < len(documents)), len(documents)]
-    written = tuple(write(uri, documents[a:b], f"train-{i:05}", dtype) for i, (a, b) in enumerate(pairwise(edges)))
+    written = tuple(
+        write(uri, documents[a:b], f"train-{i:05}", dtype)
+        for i, (a, b) in enumerate(pairwise(edges))
+    )
     manifest = manifest_of(written, dtype=dtype, vocab_size=70_000)
     flat = np.array([token for document in documents for token in [*document, EOS]])
     reader = SequenceReader(uri, manifest, "train", length)
@@ -65,10 +79,18 @@ def pieces(uri: str, documents: list[list[int]], shard_tokens: int) -> tuple[Sha
     for number, start in enumerate(range(0, len(flat), shard_tokens)):
         end = min(start + shard_tokens, len(flat))
         bounds = [start, *ends[(ends > start) & (ends < end)].tolist(), end]
-        begun = [row for row, (length, stop) in enumerate(zip(lengths, ends, strict=True)) if start <= stop - length < end]
+        begun = [
+            row
+            for row, (length, stop) in enumerate(zip(lengths, ends, strict=True))
+            if start <= stop - length < end
+        ]
         n_continued = 0 if start in [0, *ends] else bounds[1] - start
         table = pa.table({"row": pa.array(begun, pa.int64())})
-        made.append(megatron_shards.write_shard(uri, f"train-{number:05}", flat[start:end], np.diff(bounds), table, n_continued))
+        made.append(
+            megatron_shards.write_shard(
+                uri, f"train-{number:05}", flat[start:end], np.diff(bounds), table, n_continued
+            )
+        )
     return tuple(made)
 
 
@@ -81,7 +103,9 @@ def test_documents_cut_by_the_ends_of_shards_are_read_whole(
     manifest = manifest_of(pieces(uri, documents, shard_tokens))
     assert manifest.n_documents == len(documents)
     assert [ids.tolist() for ids in reader.read_documents(uri, manifest, "train", 100)] == documents
-    assert [ids.tolist() for ids in reader.read_documents(uri, manifest, "train", 2)] == documents[:2]
+    assert [ids.tolist() for ids in reader.read_documents(uri, manifest, "train", 2)] == documents[
+        :2
+    ]
     megatron_shards.verify(uri, manifest)
 
 
@@ -89,20 +113,29 @@ def test_verify_knows_which_piece_is_no_end_and_which_is_no_beginning(tmp_path: 
     made = pieces(str(tmp_path), [[10, 11, 12], [13, 14, 15]], 6)
     assert [(shard.n_documents, shard.n_continued_tokens) for shard in made] == [(2, 0), (0, 2)]
     megatron_shards.verify(str(tmp_path), manifest_of(made))
-    with pytest.raises(ArtefactCorrupt, match=r"train-00000\.bin: 1 documents of block 0 ending with eos, expected 2"):
+    with pytest.raises(
+        ArtefactCorrupt,
+        match=r"train-00000\.bin: 1 documents of block 0 ending with eos, expected 2",
+    ):
         megatron_shards.verify(str(tmp_path), manifest_of(made[:1]))
     wrong = replace(made[1], n_continued_tokens=1)
     with pytest.raises(ArtefactCorrupt, match=r"train-00001\.idx: 2 continued tokens, expected 1"):
         megatron_shards.verify(str(tmp_path), manifest_of((made[0], wrong)))
     with pytest.raises(ArtefactCorrupt, match=r"train-00001\.idx: 1 documents, expected 2"):
-        megatron_shards.verify(str(tmp_path), manifest_of((made[0], replace(made[1], n_documents=1))))
+        megatron_shards.verify(
+            str(tmp_path), manifest_of((made[0], replace(made[1], n_documents=1)))
+        )
 
 
 def test_megatron_opens_pieces_as_sequences(tmp_path: Path) -> None:
     indexed = pytest.importorskip("megatron.core.datasets.indexed_dataset")
     pieces(str(tmp_path), [[10, 11, 12], [13, 14, 15]], 6)
     theirs = [indexed.IndexedDataset(str(tmp_path / f"train-0000{i}")) for i in range(2)]
-    assert [one[i].tolist() for one in theirs for i in range(len(one))] == [[10, 11, 12, EOS], [13, 14], [15, EOS]]
+    assert [one[i].tolist() for one in theirs for i in range(len(one))] == [
+        [10, 11, 12, EOS],
+        [13, 14],
+        [15, EOS],
+    ]
 
 
 @pytest.mark.parametrize("suffix", [".bin", ".idx", ".documents.parquet"])
@@ -116,14 +149,20 @@ def test_a_flipped_byte_is_found_and_its_file_named(tmp_path: Path, suffix: str)
         megatron_shards.verify(str(tmp_path), manifest)
 
 
-def test_a_window_over_a_flipped_byte_is_refused_naming_the_block_and_others_are_read(tmp_path: Path) -> None:
+def test_a_window_over_a_flipped_byte_is_refused_naming_the_block_and_others_are_read(
+    tmp_path: Path,
+) -> None:
     manifest = manifest_of((write(str(tmp_path), [list(range(10, 40))]),))
     path = tmp_path / "train-00000.bin"
     content = bytearray(path.read_bytes())
     content[20] ^= 1  # block 1 holds bytes 16 to 32, tokens 8 to 16
     path.write_bytes(content)
     reader = SequenceReader(str(tmp_path), manifest, "train", 4)
-    assert reader.read(np.array([0, 1, 4])).tolist() == [[10, 11, 12, 13], [14, 15, 16, 17], [26, 27, 28, 29]]
+    assert reader.read(np.array([0, 1, 4])).tolist() == [
+        [10, 11, 12, 13],
+        [14, 15, 16, 17],
+        [26, 27, 28, 29],
+    ]
     with pytest.raises(ArtefactCorrupt, match=r"train-00000\.bin: block 1 \(bytes 16 to 32\)"):
         reader.read(np.array([2]))
 
@@ -140,16 +179,24 @@ def test_a_truncated_shard_is_corrupt(tmp_path: Path) -> None:
 
 def test_a_document_that_does_not_end_with_eos_is_found(tmp_path: Path) -> None:
     tokens, lengths = np.array([1, EOS, 2, 3], dtype=np.uint16), np.array([2, 2])
-    shard = megatron_shards.write_shard(str(tmp_path), "train-00000", tokens, lengths, pa.table({"row": [0, 1]}))
+    shard = megatron_shards.write_shard(
+        str(tmp_path), "train-00000", tokens, lengths, pa.table({"row": [0, 1]})
+    )
     with pytest.raises(ArtefactCorrupt, match="1 documents of block 0 ending with eos, expected 2"):
         megatron_shards.verify(str(tmp_path), manifest_of((shard,)))
 
 
-def test_blocks_are_fetched_once_when_a_batch_is_read_in_any_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_are_fetched_once_when_a_batch_is_read_in_any_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     manifest = manifest_of((write(str(tmp_path), [list(range(10, 200))]),))
     fetched = []
     whole_read = storage.read
-    monkeypatch.setattr(storage, "read", lambda uri, start=None, end=None: fetched.append(start) or whole_read(uri, start, end))
+    monkeypatch.setattr(
+        storage,
+        "read",
+        lambda uri, start=None, end=None: fetched.append(start) or whole_read(uri, start, end),
+    )
     reader = SequenceReader(str(tmp_path), manifest, "train", 4)
     reader.read(np.random.default_rng(0).permutation(reader.n_sequences))
     assert fetched == list(range(0, 2 * (reader.n_sequences * 4), 16))
@@ -162,7 +209,9 @@ def test_megatron_opens_ours(tmp_path: Path, dtype: str) -> None:
     write(str(tmp_path), documents, dtype=dtype)
     theirs = indexed.IndexedDataset(str(tmp_path / "train-00000"))
     assert theirs[0].dtype == dtype
-    assert [theirs[i].tolist() for i in range(len(theirs))] == [[*document, EOS] for document in documents]
+    assert [theirs[i].tolist() for i in range(len(theirs))] == [
+        [*document, EOS] for document in documents
+    ]
     assert theirs.document_indices.tolist() == [0, 1, 2, 3]
 
 
@@ -191,11 +240,18 @@ def test_a_megatron_document_of_several_sequences_is_one_document(tmp_path: Path
     builder.add_document(torch.tensor([1, 2, 3, 4, 5]), [2, 3])
     builder.add_document(torch.tensor([6]), [1])
     builder.finalize(str(tmp_path / "theirs.idx"))
-    assert megatron_shards.decode_index((tmp_path / "theirs.idx").read_bytes(), "theirs.idx").lengths.tolist() == [5, 1]
+    assert megatron_shards.decode_index(
+        (tmp_path / "theirs.idx").read_bytes(), "theirs.idx"
+    ).lengths.tolist() == [5, 1]
 
 
 def test_tokens_take_two_bytes_while_every_id_fits() -> None:
-    assert [megatron_shards.dtype_for(n_ids) for n_ids in (257, 65_535, 65_536, 100_000)] == ["uint16", "uint16", "int32", "int32"]
+    assert [megatron_shards.dtype_for(n_ids) for n_ids in (257, 65_535, 65_536, 100_000)] == [
+        "uint16",
+        "uint16",
+        "int32",
+        "int32",
+    ]
 
 
 def test_a_file_that_is_no_index_is_named() -> None:
@@ -208,5 +264,8 @@ def test_a_file_that_is_no_index_is_named() -> None:
 def test_two_writes_of_the_same_documents_give_the_same_bytes(tmp_path: Path) -> None:
     first, second = (write(str(tmp_path / name), [[10, 11], [12]]) for name in ("a", "b"))
     assert first == second
-    digests = [{p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in (tmp_path / name).iterdir()} for name in ("a", "b")]
+    digests = [
+        {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in (tmp_path / name).iterdir()}
+        for name in ("a", "b")
+    ]
     assert digests[0] == digests[1] and len(digests[0]) == 3

@@ -9,11 +9,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep.core.records import ConfigurationError, digest
-from data_prep.token_stream.mixture import PADDING, Budget, Mixture, Rows, check_supply, read, sequences_for
+from data_prep.token_stream.mixture import (
+    PADDING,
+    Budget,
+    Mixture,
+    Rows,
+    check_supply,
+    read,
+    sequences_for,
+)
 
 GOLDEN = [[3, 2, 7, 1, 0, 4, 5, 6], [5, 6, 0, 7, 3, 4, 2, 1], [4, 2, 6, 0, 3, 7, 1, 5]]
 RATIOS = (0.0, 0.05, 0.10, 0.15, 0.20, 0.25)
-counts: dict[str, Any] = {"n_clean": st.integers(1, 300), "n_toxic": st.integers(0, 100), "seed": st.integers(-5, 2**63)}
+counts: dict[str, Any] = {
+    "n_clean": st.integers(1, 300),
+    "n_toxic": st.integers(0, 100),
+    "seed": st.integers(-5, 2**63),
+}
 steady = st.builds(Mixture, batch_size=st.integers(1, 40), **counts)
 growing = st.builds(
     lambda first, times, **rest: Mixture(batch_size=first * times, first_batch=first, **rest),
@@ -36,26 +48,40 @@ def rows_of(mixture: Mixture, step: int) -> int:
 def batches(mixture: Mixture) -> list[list[tuple[bool, int]]]:
     """Each batch as (toxic, sequence), without padding."""
     every = [mixture.rows(step) for step in range(mixture.n_steps)]
-    return [[(bool(t), int(s)) for t, s in zip(*rows, strict=True) if s != PADDING] for rows in every]
+    return [
+        [(bool(t), int(s)) for t, s in zip(*rows, strict=True) if s != PADDING] for rows in every
+    ]
 
 
 def in_sample_order(mixture: Mixture) -> list[tuple[bool, int]]:
-    """The samples k = 0, 1, …: what rows() permutes within a batch, sorted back by the formula written out."""
+    """The samples k = 0, 1, …: what rows() permutes within a batch, sorted back by the formula
+    written out.
+    """
     n, toxic = mixture.n_sequences, mixture.n_toxic
     before = [k * toxic // n for k in range(n + 1)]
-    return [(True, before[k]) if before[k + 1] > before[k] else (False, k - before[k]) for k in range(n)]
+    return [
+        (True, before[k]) if before[k + 1] > before[k] else (False, k - before[k]) for k in range(n)
+    ]
 
 
 @given(mixtures)
 def test_every_sequence_of_both_streams_is_used_exactly_once(mixture: Mixture):
     used = Counter(sample for batch in batches(mixture) for sample in batch)
-    assert used == Counter([(False, i) for i in range(mixture.n_clean)] + [(True, i) for i in range(mixture.n_toxic)])
+    assert used == Counter(
+        [(False, i) for i in range(mixture.n_clean)] + [(True, i) for i in range(mixture.n_toxic)]
+    )
 
 
 @given(mixtures)
 def test_every_batch_is_within_one_row_of_the_ratio(mixture: Mixture):
     for batch in batches(mixture):
-        assert abs(sum(toxic for toxic, _ in batch) - len(batch) * mixture.n_toxic / mixture.n_sequences) < 1
+        assert (
+            abs(
+                sum(toxic for toxic, _ in batch)
+                - len(batch) * mixture.n_toxic / mixture.n_sequences
+            )
+            < 1
+        )
 
 
 @given(mixtures)
@@ -94,36 +120,65 @@ def test_a_batch_does_not_depend_on_those_before_it(mixture: Mixture, data: st.D
 
 
 def streams_read(mixture: Mixture) -> tuple[list[int], list[int]]:
-    """The clean and the toxic sequences in the order of training (within a batch in their own order)."""
+    """The clean and the toxic sequences in the order of training (within a batch in their own
+    order).
+    """
     rows = [sorted(batch) for batch in batches(mixture)]
-    return tuple([index for batch in rows for toxic, index in batch if toxic == of] for of in (False, True))  # type: ignore[return-value]
+    return tuple(
+        [index for batch in rows for toxic, index in batch if toxic == of] for of in (False, True)
+    )  # type: ignore[return-value]
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("budget", ["clean_fixed", "total_fixed"])
-def test_all_ratios_read_the_clean_stream_in_the_same_order_and_nested_toxic_prefixes(seed: int, budget: Budget):
+def test_all_ratios_read_the_clean_stream_in_the_same_order_and_nested_toxic_prefixes(
+    seed: int, budget: Budget
+):
     for ratio in RATIOS:
         n_clean, n_toxic = sequences_for(200 * 64, ratio, 64, budget)
-        clean, toxic = streams_read(Mixture(n_clean=n_clean, n_toxic=n_toxic, batch_size=16, seed=seed))
+        clean, toxic = streams_read(
+            Mixture(n_clean=n_clean, n_toxic=n_toxic, batch_size=16, seed=seed)
+        )
         assert clean == list(range(200 if budget == "clean_fixed" else 200 - n_toxic))
         assert toxic == list(range(n_toxic))
 
 
 @given(growing)
 def test_a_growing_batch_changes_where_the_samples_are_cut_and_not_their_order(mixture: Mixture):
-    assert streams_read(mixture) == streams_read(replace(mixture, first_batch=0, batch_warmup_steps=0))
+    assert streams_read(mixture) == streams_read(
+        replace(mixture, first_batch=0, batch_warmup_steps=0)
+    )
     sizes = [rows_of(mixture, step) for step in range(mixture.batch_warmup_steps + 2)]
     assert sizes == sorted(sizes) and all(size % mixture.first_batch == 0 for size in sizes)
 
 
 def test_a_batch_grows_as_the_docstring_draws_it():
-    mixture = Mixture(n_clean=60, n_toxic=0, batch_size=8, seed=0, first_batch=2, batch_warmup_steps=6)
-    assert [mixture.n_valid(step) for step in range(mixture.n_steps)] == [2, 2, 4, 4, 6, 6, 8, 8, 8, 8, 4]
+    mixture = Mixture(
+        n_clean=60, n_toxic=0, batch_size=8, seed=0, first_batch=2, batch_warmup_steps=6
+    )
+    assert [mixture.n_valid(step) for step in range(mixture.n_steps)] == [
+        2,
+        2,
+        4,
+        4,
+        6,
+        6,
+        8,
+        8,
+        8,
+        8,
+        4,
+    ]
 
 
-@pytest.mark.parametrize("wrong", [{"first_batch": 3}, {"batch_warmup_steps": 4}, {"first_batch": -2}])
+@pytest.mark.parametrize(
+    "wrong", [{"first_batch": 3}, {"batch_warmup_steps": 4}, {"first_batch": -2}]
+)
 def test_a_batch_that_cannot_grow_in_whole_multiples_is_refused(wrong: dict[str, int]):
-    with pytest.raises(ConfigurationError, match=r"growing from .* to 8 rows .* a first batch that divides the last"):
+    with pytest.raises(
+        ConfigurationError,
+        match=r"growing from .* to 8 rows .* a first batch that divides the last",
+    ):
         Mixture(n_clean=9, n_toxic=0, batch_size=8, seed=0, **wrong)
 
 
@@ -141,22 +196,35 @@ class Numbers:
 
 
 def tokens_read(mixture: Mixture, supply: int) -> list[int]:
-    """The toxic sequences of a stream of `supply` that training reads, in order (within a batch in that of the mixture)."""
+    """The toxic sequences of a stream of `supply` that training reads, in order (within a batch in
+    that of the mixture).
+    """
     clean, toxic, tokens = Numbers(10_000, mixture.n_clean), Numbers(1, supply), []
     for step in range(mixture.n_steps):
         rows = mixture.rows(step)
         order = np.argsort(rows.sequence, kind="stable")
         sorted_rows = Rows(rows.toxic[order], rows.sequence[order])
-        tokens += [int(token) - 1 for token in read(sorted_rows, clean, toxic)[:, 0] if 0 < token < 10_000]
+        tokens += [
+            int(token) - 1 for token in read(sorted_rows, clean, toxic)[:, 0] if 0 < token < 10_000
+        ]
     return tokens
 
 
-@given(st.integers(1, 60), st.integers(0, 60), st.integers(0, 60), st.integers(1, 30), st.integers(1, 20))
+@given(
+    st.integers(1, 60),
+    st.integers(0, 60),
+    st.integers(0, 60),
+    st.integers(1, 30),
+    st.integers(1, 20),
+)
 def test_repeated_toxic_text_starts_anew_and_what_a_lower_ratio_reads_is_a_prefix(
     n_clean: int, one: int, other: int, supply: int, batch_size: int
 ):
     few, many = sorted((one, other))
-    short, long = (tokens_read(Mixture(n_clean=n_clean, n_toxic=n, batch_size=batch_size, seed=3), supply) for n in (few, many))
+    short, long = (
+        tokens_read(Mixture(n_clean=n_clean, n_toxic=n, batch_size=batch_size, seed=3), supply)
+        for n in (few, many)
+    )
     assert long == [i % supply for i in range(many)]
     assert short == long[:few]
     assert not Counter(short) - Counter(long)
@@ -170,8 +238,12 @@ def test_padding_rows_are_zeros():
 
 
 def test_how_often_toxic_text_may_be_repeated_is_no_part_of_the_mixtures_identity():
-    once, twice = (Mixture(n_clean=6, n_toxic=2, batch_size=4, seed=0, max_toxic_epochs=n) for n in (1.0, 2.0))
-    assert digest(once) == digest(twice) != digest(Mixture(n_clean=6, n_toxic=3, batch_size=4, seed=0))
+    once, twice = (
+        Mixture(n_clean=6, n_toxic=2, batch_size=4, seed=0, max_toxic_epochs=n) for n in (1.0, 2.0)
+    )
+    assert (
+        digest(once) == digest(twice) != digest(Mixture(n_clean=6, n_toxic=3, batch_size=4, seed=0))
+    )
 
 
 @pytest.mark.parametrize("epochs", [0.5, 0.0, -1.0, float("nan"), float("inf")])
@@ -211,7 +283,8 @@ def test_every_rank_gets_its_part_of_the_toxic_rows():
 def test_order_within_a_batch_depends_on_seed_and_step_and_is_pinned():
     """Update only when the order is meant to change: every run made before then cannot be resumed."""
     orders = [
-        Mixture(n_clean=100, n_toxic=0, batch_size=8, seed=seed).rows(step).sequence for seed, step in ((0, 0), (0, 1), (1, 0))
+        Mixture(n_clean=100, n_toxic=0, batch_size=8, seed=seed).rows(step).sequence
+        for seed, step in ((0, 0), (0, 1), (1, 0))
     ]
     assert [list(order - order.min()) for order in orders] == GOLDEN
 
@@ -229,21 +302,31 @@ def test_rows_of_a_huge_mixture_are_exact():
 
 
 @given(st.integers(1, 10**7), st.sampled_from(RATIOS) | st.floats(0, 0.9), st.integers(1, 4096))
-def test_toxic_sequences_are_within_half_a_sequence_of_the_ratio(clean_tokens: int, ratio: float, sequence_length: int):
+def test_toxic_sequences_are_within_half_a_sequence_of_the_ratio(
+    clean_tokens: int, ratio: float, sequence_length: int
+):
     n_clean, n_toxic = sequences_for(clean_tokens, ratio, sequence_length)
     assert n_clean == clean_tokens // sequence_length
     assert abs(n_toxic - n_clean * ratio / (1 - ratio)) <= 0.5 + 1e-6
 
 
 @given(st.integers(1, 10**7), st.sampled_from(RATIOS) | st.floats(0, 0.9), st.integers(1, 4096))
-def test_a_fixed_total_is_kept_and_its_toxic_part_is_within_half_a_sequence(budget_tokens: int, ratio: float, sequence_length: int):
+def test_a_fixed_total_is_kept_and_its_toxic_part_is_within_half_a_sequence(
+    budget_tokens: int, ratio: float, sequence_length: int
+):
     n_clean, n_toxic = sequences_for(budget_tokens, ratio, sequence_length, "total_fixed")
     assert n_clean + n_toxic == budget_tokens // sequence_length and n_clean >= 0
     assert abs(n_toxic - (n_clean + n_toxic) * ratio) <= 0.5 + 1e-6
 
 
-@given(st.integers(1, 10**6), st.lists(st.floats(0, 0.95), min_size=2, max_size=6), st.sampled_from(["clean_fixed", "total_fixed"]))
-def test_a_higher_ratio_never_asks_for_less_toxic_or_more_clean_text(budget_tokens: int, ratios: list[float], budget: Budget):
+@given(
+    st.integers(1, 10**6),
+    st.lists(st.floats(0, 0.95), min_size=2, max_size=6),
+    st.sampled_from(["clean_fixed", "total_fixed"]),
+)
+def test_a_higher_ratio_never_asks_for_less_toxic_or_more_clean_text(
+    budget_tokens: int, ratios: list[float], budget: Budget
+):
     counts = [sequences_for(budget_tokens, ratio, 64, budget) for ratio in sorted(ratios)]
     assert [toxic for _, toxic in counts] == sorted(toxic for _, toxic in counts)
     assert [clean for clean, _ in counts] == sorted((clean for clean, _ in counts), reverse=True)
@@ -256,7 +339,9 @@ def test_a_tenth_is_a_tenth():
 
 @pytest.mark.parametrize("ratio", [-0.1, 1.0, 10.0, float("nan")])
 def test_a_ratio_outside_zero_to_one_is_refused(ratio: float):
-    with pytest.raises(ConfigurationError, match=r"toxic ratio .* is not in \[0, 1\); 0\.10 means ten percent"):
+    with pytest.raises(
+        ConfigurationError, match=r"toxic ratio .* is not in \[0, 1\); 0\.10 means ten percent"
+    ):
         sequences_for(1000, ratio, 10)
 
 
@@ -267,7 +352,9 @@ def test_a_budget_below_one_sequence_is_refused():
 
 
 def plan(n_clean: int = 1, n_toxic: int = 0, max_toxic_epochs: float = 1.0) -> Mixture:
-    return Mixture(n_clean=n_clean, n_toxic=n_toxic, batch_size=1, seed=0, max_toxic_epochs=max_toxic_epochs)
+    return Mixture(
+        n_clean=n_clean, n_toxic=n_toxic, batch_size=1, seed=0, max_toxic_epochs=max_toxic_epochs
+    )
 
 
 def test_too_little_text_is_an_error_that_names_the_shortfall_in_tokens():
@@ -284,10 +371,13 @@ def test_too_little_text_is_an_error_that_names_the_shortfall_in_tokens():
 def test_toxic_text_may_be_repeated_as_far_as_asked_and_no_further():
     check_supply(plan(1, 1500, 1.5), 1, 1000, 64)
     with pytest.raises(
-        ConfigurationError, match=r"64,000 tokens, read at most 1\.5 times\).* 64 tokens short.*max_toxic_epochs=1\.6"
+        ConfigurationError,
+        match=r"64,000 tokens, read at most 1\.5 times\).* 64 tokens short.*max_toxic_epochs=1\.6",
     ):
         check_supply(plan(1, 1501, 1.5), 1, 1000, 64)
-    with pytest.raises(ConfigurationError, match=r"holds 0 sequences .* add toxic documents, or shorten the run"):
+    with pytest.raises(
+        ConfigurationError, match=r"holds 0 sequences .* add toxic documents, or shorten the run"
+    ):
         check_supply(plan(1, 1, 9.0), 1, 0, 64)
 
 
@@ -303,21 +393,36 @@ def test_the_repetition_that_the_error_names_is_enough(needed: int, available: i
 
 
 @given(mixtures, st.data())
-def test_the_mixture_of_the_first_samples_has_the_same_rows_and_exact_counts(mixture: Mixture, data: st.DataObject):
+def test_the_mixture_of_the_first_samples_has_the_same_rows_and_exact_counts(
+    mixture: Mixture, data: st.DataObject
+):
     first = mixture.first_of(n_clean=data.draw(st.integers(1, mixture.n_clean)))
-    assert first.n_sequences <= mixture.n_sequences and batches(first)[:-1] == batches(mixture)[: first.n_steps - 1]
-    assert sorted(batches(first)[-1]) == sorted(in_sample_order(mixture)[first.rows_before(first.n_steps - 1) : first.n_sequences])
+    assert (
+        first.n_sequences <= mixture.n_sequences
+        and batches(first)[:-1] == batches(mixture)[: first.n_steps - 1]
+    )
+    assert sorted(batches(first)[-1]) == sorted(
+        in_sample_order(mixture)[first.rows_before(first.n_steps - 1) : first.n_sequences]
+    )
     assert first.first_of(n_sequences=first.n_sequences) == first
-    assert mixture.first_of(n_sequences=mixture.n_sequences).rows_before(10**6) == mixture.n_sequences
+    assert (
+        mixture.first_of(n_sequences=mixture.n_sequences).rows_before(10**6) == mixture.n_sequences
+    )
 
 
 @given(mixtures)
 def test_the_first_samples_with_so_many_clean_ones_are_as_few_as_can_be(mixture: Mixture):
     for n_clean in range(1, mixture.n_clean + 1):
         first = mixture.first_of(n_clean=n_clean)
-        assert first.n_clean == n_clean and in_sample_order(mixture)[first.n_sequences - 1] == (False, n_clean - 1)
+        assert first.n_clean == n_clean and in_sample_order(mixture)[first.n_sequences - 1] == (
+            False,
+            n_clean - 1,
+        )
 
 
 def test_a_mixture_that_is_not_the_first_samples_of_its_line_is_refused():
-    with pytest.raises(ConfigurationError, match="4 clean and 2 toxic sequences is not the first samples of one with 2 toxic in 8"):
+    with pytest.raises(
+        ConfigurationError,
+        match="4 clean and 2 toxic sequences is not the first samples of one with 2 toxic in 8",
+    ):
         Mixture(n_clean=4, n_toxic=2, batch_size=2, seed=0, line=(2, 8))

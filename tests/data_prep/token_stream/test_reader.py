@@ -40,7 +40,11 @@ def stream(uri: str, n_tokens: tuple[int, ...]) -> Manifest:
     table = pa.table({"row": [0]})
     train = tuple(
         megatron_shards.write_shard(
-            uri, f"train-{n:05}", np.arange(starts[n], starts[n] + length, dtype=np.uint16), np.array([length]), table
+            uri,
+            f"train-{n:05}",
+            np.arange(starts[n], starts[n] + length, dtype=np.uint16),
+            np.array([length]),
+            table,
         )
         for n, length in enumerate(n_tokens)
     )
@@ -53,7 +57,9 @@ def expected(indices: np.ndarray, length: int = T) -> np.ndarray:
 
 @pytest.fixture
 def proxy(s3_server: str) -> Iterator[Proxy]:
-    """A proxy before the S3 server that counts and fails; the clients of this process go through it."""
+    """A proxy before the S3 server that counts and fails; the clients of this process go through
+    it.
+    """
     with Proxy(os.environ["AWS_ENDPOINT_URL"]) as proxy, pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", proxy.url)
         storage._filesystem.cache_clear()
@@ -69,7 +75,11 @@ def proxy(s3_server: str) -> Iterator[Proxy]:
     data=st.data(),
 )
 def test_reading_ahead_gives_what_plain_reading_gives_in_any_order(
-    n_tokens: tuple[int, ...], length: int, ahead: int, data: Any, tmp_path_factory: pytest.TempPathFactory
+    n_tokens: tuple[int, ...],
+    length: int,
+    ahead: int,
+    data: Any,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     uri = str(tmp_path_factory.mktemp("stream"))
     known = stream(uri, n_tokens)
@@ -77,7 +87,10 @@ def test_reading_ahead_gives_what_plain_reading_gives_in_any_order(
     n = sequences.n_sequences
     assert n == sum(n_tokens) // length
     for _ in range(3):
-        indices = np.array(data.draw(st.lists(st.integers(0, n - 1), max_size=20) if n else st.just([])), dtype=np.int64)
+        indices = np.array(
+            data.draw(st.lists(st.integers(0, n - 1), max_size=20) if n else st.just([])),
+            dtype=np.int64,
+        )
         windows = sequences.read(indices)
         assert windows.dtype == np.int64 and np.array_equal(windows, expected(indices, length))
 
@@ -86,7 +99,11 @@ def test_the_next_blocks_are_under_way_while_reading_on_and_not_after_a_jump(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known, read, asked = stream(str(tmp_path), (32 * 20,)), megatron_shards.read_block, list[int]()
-    monkeypatch.setattr(megatron_shards, "read_block", lambda uri, shard, block: (asked.append(block), read(uri, shard, block))[1])
+    monkeypatch.setattr(
+        megatron_shards,
+        "read_block",
+        lambda uri, shard, block: (asked.append(block), read(uri, shard, block))[1],
+    )
     sequences = SequenceReader(str(tmp_path), known, "train", 32, ahead=3)
 
     def asked_for(index: int) -> list[int]:
@@ -105,13 +122,17 @@ def test_the_next_blocks_are_under_way_while_reading_on_and_not_after_a_jump(
 
 
 def test_at_most_the_stated_number_of_blocks_is_held(tmp_path: Path) -> None:
-    sequences = SequenceReader(str(tmp_path), stream(str(tmp_path), (32 * 30,)), "train", 32, ahead=3)
+    sequences = SequenceReader(
+        str(tmp_path), stream(str(tmp_path), (32 * 30,)), "train", 32, ahead=3
+    )
     for index in range(30):
         sequences.read(np.array([index]))
         assert len(sequences._blocks._held) <= 1 + 3 + reader.BEHIND_BLOCKS
 
 
-def test_an_error_comes_out_with_its_type_when_its_block_is_read_and_not_before(tmp_path: Path) -> None:
+def test_an_error_comes_out_with_its_type_when_its_block_is_read_and_not_before(
+    tmp_path: Path,
+) -> None:
     known = stream(str(tmp_path), (32 * 3, 32 * 2))
     (tmp_path / "train-00001.bin").unlink()
     sequences = SequenceReader(str(tmp_path), known, "train", 32, ahead=4)
@@ -138,7 +159,9 @@ def test_a_block_hurt_on_the_way_is_fetched_once_more_and_one_hurt_at_rest_is_co
     uri = f"{s3_server}/{tmp_path.name}"
     known = stream(uri, (64,))
     proxy.inject(Fault("garbled", rate=1.0, limit=1))
-    assert np.array_equal(SequenceReader(uri, known, "train", 32).read(np.arange(2)), expected(np.arange(2), 32))
+    assert np.array_equal(
+        SequenceReader(uri, known, "train", 32).read(np.arange(2)), expected(np.arange(2), 32)
+    )
     assert proxy.injected["garbled"] == 1
     proxy.inject(Fault("garbled", rate=1.0))
     with pytest.raises(ArtefactCorrupt, match=r"train-00000\.bin: block 0"):
@@ -151,7 +174,9 @@ def test_one_get_per_block_is_sent(proxy: Proxy, s3_server: str, tmp_path: Path)
     before = proxy.counts["GET"]
     sequences = SequenceReader(uri, known, "train", T, ahead=3)
     for start in range(0, sequences.n_sequences, 10):
-        indices = np.random.default_rng(start).permutation(np.arange(start, min(start + 10, sequences.n_sequences)))
+        indices = np.random.default_rng(start).permutation(
+            np.arange(start, min(start + 10, sequences.n_sequences))
+        )
         assert np.array_equal(sequences.read(indices), expected(indices))
     assert proxy.counts["GET"] - before == 16
 
@@ -160,11 +185,15 @@ def _rank(uri: str, sequences: SequenceReader, rank: int, n_ranks: int) -> None:
     """Read every window that is this rank's, scattered in small batches as a mixture does."""
     storage.BLOCK_BYTES = BLOCK_BYTES
     for start in range(0, sequences.n_sequences, 20):
-        indices = np.random.default_rng(start).permutation(np.arange(start, start + 20))[rank::n_ranks]
+        indices = np.random.default_rng(start).permutation(np.arange(start, start + 20))[
+            rank::n_ranks
+        ]
         assert np.array_equal(sequences.read(indices), expected(indices))
 
 
-def test_four_spawned_ranks_of_a_node_send_one_get_per_block_together(proxy: Proxy, s3_server: str, tmp_path: Path) -> None:
+def test_four_spawned_ranks_of_a_node_send_one_get_per_block_together(
+    proxy: Proxy, s3_server: str, tmp_path: Path
+) -> None:
     uri = f"{s3_server}/{tmp_path.name}"
     known = stream(uri, (32 * 12, 32 * 8))
     cache = Cache(str(tmp_path / "cache"), 1 << 20)
@@ -188,8 +217,14 @@ def test_a_copy_of_a_reader_in_use_reads_the_same(tmp_path: Path) -> None:
     assert np.array_equal(again.read(np.arange(50)), expected(np.arange(50)))
 
 
-def test_a_forked_child_does_not_wait_for_its_parents_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    known, read, let_go = stream(str(tmp_path), (32 * 6,)), megatron_shards.read_block, threading.Event()
+def test_a_forked_child_does_not_wait_for_its_parents_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known, read, let_go = (
+        stream(str(tmp_path), (32 * 6,)),
+        megatron_shards.read_block,
+        threading.Event(),
+    )
 
     def slow(uri: str, shard: Shard, block: int) -> bytes:
         if block and not let_go.wait(0.001 if os.getpid() != parent else 30):
@@ -218,7 +253,9 @@ def test_a_process_with_blocks_under_way_ends_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["slow_down", "reset", "reset_in_body", "truncated", "short"])
-def test_a_store_that_fails_often_changes_no_token(proxy: Proxy, s3_server: str, tmp_path: Path, kind: str) -> None:
+def test_a_store_that_fails_often_changes_no_token(
+    proxy: Proxy, s3_server: str, tmp_path: Path, kind: str
+) -> None:
     uri = f"{s3_server}/{tmp_path.name}"
     known = stream(uri, (32 * 20,))
     proxy.inject(Fault(kind, rate=1.0, limit=4))

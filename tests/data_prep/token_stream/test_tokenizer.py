@@ -45,7 +45,12 @@ def test_training_again_in_another_process_gives_the_same_json(small: Tokenizer)
         "from data_prep.token_stream.tokenizer import train; from data_prep.config import TokenizerConfig;"
         f"print(train(iter({TEXTS!r}), TokenizerConfig(source='train', vocab_size=300)).json, end='')"
     )
-    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == small.json
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=True
+        ).stdout
+        == small.json
+    )
 
 
 def test_training_reads_no_more_than_train_bytes(small: Tokenizer) -> None:
@@ -55,25 +60,42 @@ def test_training_reads_no_more_than_train_bytes(small: Tokenizer) -> None:
         raise AssertionError("read on")
 
     budget = replace(CONFIG, vocab_size=262, train_bytes=len(TEXTS[0]) + 4)
-    assert train(texts(), budget).json == train(iter([TEXTS[0], "zqzq"]), replace(budget, train_bytes=10_000)).json
+    assert (
+        train(texts(), budget).json
+        == train(iter([TEXTS[0], "zqzq"]), replace(budget, train_bytes=10_000)).json
+    )
 
 
 def test_a_corpus_too_small_for_the_vocabulary_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match=r"yields 25\d ids, tokenizer.vocab_size asks for 5,000"):
+    with pytest.raises(
+        ConfigurationError, match=r"yields 25\d ids, tokenizer.vocab_size asks for 5,000"
+    ):
         train(iter(["aa"]), replace(CONFIG, vocab_size=5000))
 
 
 @settings(max_examples=60, deadline=None)
-@given(texts=st.lists(st.text() | st.sampled_from(["<|endoftext|>", "x<|endoftext|>", " the  cat", ""]), max_size=6))
-def test_both_engines_agree_and_decoding_gives_the_text_back(texts: list[str], small: Tokenizer) -> None:
+@given(
+    texts=st.lists(
+        st.text() | st.sampled_from(["<|endoftext|>", "x<|endoftext|>", " the  cat", ""]),
+        max_size=6,
+    )
+)
+def test_both_engines_agree_and_decoding_gives_the_text_back(
+    texts: list[str], small: Tokenizer
+) -> None:
     batch = small.encode_batch(texts)
     small.check(texts, *batch)
     assert small.eos_id not in batch.ids
     ends = np.cumsum(batch.lengths)
-    assert [small.decode(batch.ids[end - n : end]) for end, n in zip(ends, batch.lengths, strict=True)] == texts
+    assert [
+        small.decode(batch.ids[end - n : end]) for end, n in zip(ends, batch.lengths, strict=True)
+    ] == texts
     slow = Tokenizer(small.json, "<|endoftext|>", "slow")
     slow._fast = None
-    assert all(np.array_equal(a, b) and a.dtype == b.dtype for a, b in zip(batch, slow.encode_batch(texts), strict=True))
+    assert all(
+        np.array_equal(a, b) and a.dtype == b.dtype
+        for a, b in zip(batch, slow.encode_batch(texts), strict=True)
+    )
 
 
 def test_a_differing_id_is_shown_with_its_position_and_little_text(small: Tokenizer) -> None:
@@ -81,7 +103,9 @@ def test_a_differing_id_is_shown_with_its_position_and_little_text(small: Tokeni
     ids, lengths = small.encode_batch(["the", text])
     wrong = ids.copy()
     wrong[lengths[0] + 5] = 299
-    with pytest.raises(ArtefactCorrupt, match=rf"at id 5 of a document of {lengths[1]} ids .*got \[299,") as error:
+    with pytest.raises(
+        ArtefactCorrupt, match=rf"at id 5 of a document of {lengths[1]} ids .*got \[299,"
+    ) as error:
         small.check(["the", text], wrong, lengths)
     assert text[:25] not in str(error.value)
     with pytest.raises(ArtefactCorrupt, match=rf"at id {lengths[1] - 1} "):
@@ -95,9 +119,14 @@ def test_saving_and_loading_keeps_bytes_and_fingerprint(small: Tokenizer, tmp_pa
     assert (again.json, again.fingerprint) == (small.json, small.fingerprint)
 
 
-def test_layout_of_the_json_does_not_change_the_fingerprint_but_special_ids_do(small: Tokenizer) -> None:
+def test_layout_of_the_json_does_not_change_the_fingerprint_but_special_ids_do(
+    small: Tokenizer,
+) -> None:
     parsed = json.loads(small.json)
-    assert Tokenizer(json.dumps(parsed, indent=4, sort_keys=True), CONFIG.eos, "x").fingerprint == small.fingerprint
+    assert (
+        Tokenizer(json.dumps(parsed, indent=4, sort_keys=True), CONFIG.eos, "x").fingerprint
+        == small.fingerprint
+    )
     vocab = parsed["model"]["vocab"]
     vocab["<|endoftext|>"], vocab["!"] = vocab["!"], vocab["<|endoftext|>"]
     parsed["added_tokens"][0]["id"] = vocab["<|endoftext|>"]
@@ -106,8 +135,14 @@ def test_layout_of_the_json_does_not_change_the_fingerprint_but_special_ids_do(s
 
 
 def test_truncation_in_the_json_does_not_cut_documents(small: Tokenizer) -> None:
-    text = edited(small, truncation={"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0})
-    assert Tokenizer(text, CONFIG.eos, "x").encode_batch(TEXTS[:1]).ids.tolist() == small.encode_batch(TEXTS[:1]).ids.tolist()
+    text = edited(
+        small,
+        truncation={"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0},
+    )
+    assert (
+        Tokenizer(text, CONFIG.eos, "x").encode_batch(TEXTS[:1]).ids.tolist()
+        == small.encode_batch(TEXTS[:1]).ids.tolist()
+    )
 
 
 @pytest.mark.parametrize(
@@ -118,7 +153,9 @@ def test_truncation_in_the_json_does_not_cut_documents(small: Tokenizer) -> None
         ({"eos": "</s>"}, r"no token '</s>' among 300"),
     ],
 )
-def test_another_tokenizer_than_the_pinned_one_is_refused(small: Tokenizer, tmp_path: Path, change: dict, message: str) -> None:
+def test_another_tokenizer_than_the_pinned_one_is_refused(
+    small: Tokenizer, tmp_path: Path, change: dict, message: str
+) -> None:
     uri = str(tmp_path / "tokenizer.json")
     save(small, uri)
     with pytest.raises(ConfigurationError, match=message):
@@ -131,7 +168,15 @@ def test_an_eos_that_is_matched_inside_text_is_refused(small: Tokenizer) -> None
         Tokenizer(edited(small, added_tokens=added), CONFIG.eos, "x")
 
 
-@pytest.mark.parametrize("text", ["not json", "[1]", '{"model": 3}', '{"model": {"type": "BPE", "vocab": {"<|endoftext|>": 0}}}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "not json",
+        "[1]",
+        '{"model": 3}',
+        '{"model": {"type": "BPE", "vocab": {"<|endoftext|>": 0}}}',
+    ],
+)
 def test_a_file_that_is_no_tokenizer_is_named(text: str) -> None:
     with pytest.raises(ConfigurationError, match=r"^here: "):
         Tokenizer(text, CONFIG.eos, "here")
@@ -141,21 +186,43 @@ def test_a_file_that_is_no_tokenizer_is_named(text: str) -> None:
 def olmo() -> Tokenizer:
     if not OLMO.exists():
         pytest.skip("OLMo's tokenizer is not in ../shared/data")
-    return load(str(OLMO), TokenizerConfig(source=str(OLMO), vocab_size=50_280, fingerprint=OLMO_FINGERPRINT))
+    return load(
+        str(OLMO),
+        TokenizerConfig(source=str(OLMO), vocab_size=50_280, fingerprint=OLMO_FINGERPRINT),
+    )
 
 
 @pytest.mark.skipif(not OLMO.exists(), reason="OLMo's tokenizer is not in ../shared/data")
 class TestOlmo:
     def test_its_sibling_with_eos_0_is_refused(self) -> None:
         with pytest.raises(ConfigurationError, match=rf"\(eos id 0\), expected {OLMO_FINGERPRINT}"):
-            load(str(SIBLING), TokenizerConfig(source=str(SIBLING), vocab_size=50_280, fingerprint=OLMO_FINGERPRINT))
+            load(
+                str(SIBLING),
+                TokenizerConfig(
+                    source=str(SIBLING), vocab_size=50_280, fingerprint=OLMO_FINGERPRINT
+                ),
+            )
 
-    def test_control_tokens_in_text_are_text_and_runs_of_spaces_are_one_id(self, olmo: Tokenizer) -> None:
+    def test_control_tokens_in_text_are_text_and_runs_of_spaces_are_one_id(
+        self, olmo: Tokenizer
+    ) -> None:
         assert (olmo.eos_id, olmo.n_ids, olmo.engine) == (50_279, 50_280, "fastokens")
         texts = ["a<|endoftext|>b", "x    y"]
         ids, lengths = olmo.encode_batch(texts)
         olmo.check(texts, ids, lengths)
-        assert ids.tolist() == [66, 29, 93, 423, 1171, 1156, 49651, 67, 89, 50274, 90] and lengths.tolist() == [8, 3]
+        assert ids.tolist() == [
+            66,
+            29,
+            93,
+            423,
+            1171,
+            1156,
+            49651,
+            67,
+            89,
+            50274,
+            90,
+        ] and lengths.tolist() == [8, 3]
 
     @pytest.mark.skipif(not GOV_BLOGS.exists(), reason="gov_blogs is not in ../shared/data")
     def test_its_ids_of_real_text_are_the_references(self, olmo: Tokenizer) -> None:

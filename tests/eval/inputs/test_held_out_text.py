@@ -34,7 +34,9 @@ def test_a_sample_depends_on_the_texts_alone_and_a_larger_one_goes_on_from_it(tm
     assert [engine.decode(ids) for ids in forward._replace(seed=1).documents(12)] != sample
 
 
-def test_windows_are_documents_end_to_end_and_fewer_where_there_is_too_little_text(tmp_path, engine):
+def test_windows_are_documents_end_to_end_and_fewer_where_there_is_too_little_text(
+    tmp_path, engine
+):
     files = Files(written(tmp_path / "a.jsonl", WORDS), engine, 0)
     whole = np.concatenate([[*ids, engine.eos_id] for ids in files.documents(10)])
     assert files.windows(4, 2).tolist() == whole[:8].reshape(2, 4).tolist()

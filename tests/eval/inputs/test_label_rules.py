@@ -13,8 +13,18 @@ from eval.inputs import label_rules
         ("score>=2.5", "score ≥ 2.5", {"score": 2.5}, 1),
         ("score>2.5", "score > 2.5", {"score": 2.5}, 0),
         ("prompt.toxicity>=-1e1", "prompt.toxicity ≥ -10", {"prompt.toxicity": "-10"}, 1),
-        ("toxigen", "toxigen: toxicity_ai + toxicity_human > 5.5", {"toxicity_ai": 3.5, "toxicity_human": 2.0}, 0),
-        ("toxigen", "toxigen: toxicity_ai + toxicity_human > 5.5", {"toxicity_ai": "3.6", "toxicity_human": 2}, 1),
+        (
+            "toxigen",
+            "toxigen: toxicity_ai + toxicity_human > 5.5",
+            {"toxicity_ai": 3.5, "toxicity_human": 2.0},
+            0,
+        ),
+        (
+            "toxigen",
+            "toxigen: toxicity_ai + toxicity_human > 5.5",
+            {"toxicity_ai": "3.6", "toxicity_human": 2},
+            1,
+        ),
         ("is_toxic=Toxic", "is_toxic is Toxic", {"is_toxic": "Toxic"}, 1),
         ("is_toxic=Toxic", "is_toxic is Toxic", {"is_toxic": "Not Toxic"}, 0),
         ("class=0", "class is 0", {"class": 0}, 1),
@@ -29,9 +39,14 @@ def test_a_rule_says_its_name_in_words_and_labels_by_it(text, name, fields, labe
 def test_a_rule_that_is_none_and_a_field_that_is_missing_are_named():
     with pytest.raises(ConfigurationError, match=r"#label=a>=1e: '1e' is no number"):
         label_rules.parse("a>=1e", 0.5)
-    with pytest.raises(ConfigurationError, match="row 1: the label in field 'toxicity_human' is None, expected 0, 1 or a number"):
+    with pytest.raises(
+        ConfigurationError,
+        match="row 1: the label in field 'toxicity_human' is None, expected 0, 1 or a number",
+    ):
         label_rules.parse("toxigen", 0.5).label({"toxicity_ai": 3}, "row 1")
     with pytest.raises(ConfigurationError, match="row 1: there is no field 'is_toxic'"):
         label_rules.parse("is_toxic=Toxic", 0.5).label({"text": ""}, "row 1")
-    with pytest.raises(ConfigurationError, match=r"is 'Toxic', expected 0, 1 or a number.*#label=is_toxic=WORD"):
+    with pytest.raises(
+        ConfigurationError, match=r"is 'Toxic', expected 0, 1 or a number.*#label=is_toxic=WORD"
+    ):
         label_rules.parse("is_toxic", 0.5).label({"is_toxic": "Toxic"}, "row 1")

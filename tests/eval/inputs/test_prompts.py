@@ -8,11 +8,15 @@ from data_prep.core.records import ArtefactCorrupt, ConfigurationError
 from eval.config import EvalConfig
 from eval.inputs import prompts
 
-HELD_OUT = EvalConfig(probes="held_out", prompts="held_out", scorer="profanity", n_probes=40, n_prompts=10)
+HELD_OUT = EvalConfig(
+    probes="held_out", prompts="held_out", scorer="profanity", n_probes=40, n_prompts=10
+)
 
 
 def documents(n=100, length=60):
-    """Streams of n documents each; token t of document d of the clean stream is d·1000 + t, of the toxic one negative."""
+    """Streams of n documents each; token t of document d of the clean stream is d·1000 + t, of the
+    toxic one negative.
+    """
 
     def read(stream, limit):
         sign = 1 if stream == "clean" else -1
@@ -41,9 +45,15 @@ def test_held_out_rows_are_the_beginnings_of_documents_half_from_each_stream():
     rows = choose()
     assert sorted(row.label for row in rows.probes) == [0] * 20 + [1] * 20
     assert all((document_of(row.text) < 0) == row.label for row in rows.probes)
-    assert sum(document_of(prompt.text) < 0 for prompt in rows.prompts) == 5 and len(rows.prompts) == 10
+    assert (
+        sum(document_of(prompt.text) < 0 for prompt in rows.prompts) == 5
+        and len(rows.prompts) == 10
+    )
     for texts, (low, high) in ((rows.probes, (16, 32)), (rows.prompts, (8, 12))):
-        assert all(abs(numbers(row.text)[0]) % 1000 == 1 and low <= len(numbers(row.text)) <= high for row in texts)
+        assert all(
+            abs(numbers(row.text)[0]) % 1000 == 1 and low <= len(numbers(row.text)) <= high
+            for row in texts
+        )
         assert len({len(numbers(row.text)) for row in texts}) > 1
     assert "stream of origin" in rows.label_rule
 
@@ -77,14 +87,20 @@ def test_labelled_rows_come_from_a_file_with_the_rule_named(table):
     uri = table([{"generation": f"text {i}", "score": 1 + i % 5} for i in range(30)])
     config = replace(HELD_OUT, probes=f"{uri}#text=generation&label=score", label_threshold=2.5)
     rows = choose(config)
-    assert {row.text: row.label for row in rows.probes} == {f"text {i}": int(i % 5 >= 2) for i in range(30)}
+    assert {row.text: row.label for row in rows.probes} == {
+        f"text {i}": int(i % 5 >= 2) for i in range(30)
+    }
     assert rows.label_rule == "score ≥ 2.5"
 
 
 def test_a_set_carries_its_own_rule(table):
-    uri = table([{"text": f"text {i}", "toxicity_ai": 1 + i % 5, "toxicity_human": 3.0} for i in range(30)])
+    uri = table(
+        [{"text": f"text {i}", "toxicity_ai": 1 + i % 5, "toxicity_human": 3.0} for i in range(30)]
+    )
     rows = choose(replace(HELD_OUT, probes=f"{uri}#label=toxigen", label_threshold=9.0))
-    assert {row.text: row.label for row in rows.probes} == {f"text {i}": int(i % 5 >= 2) for i in range(30)}
+    assert {row.text: row.label for row in rows.probes} == {
+        f"text {i}": int(i % 5 >= 2) for i in range(30)
+    }
     assert rows.label_rule == "toxigen: toxicity_ai + toxicity_human > 5.5"
 
 
@@ -95,21 +111,29 @@ def test_rows_are_grouped_by_the_field_asked_for(table):
     assert len({row.group for row in choose(replace(HELD_OUT, probes=uri)).probes}) == 30
     few = choose(replace(HELD_OUT, probes=uri, group_field="pair", n_probes=20)).probes
     assert (len(few), len({row.group for row in few})) == (20, 10)
-    with pytest.raises(ConfigurationError, match=r"no field 'twin' to group rows by, the row has label, pair"):
+    with pytest.raises(
+        ConfigurationError, match=r"no field 'twin' to group rows by, the row has label, pair"
+    ):
         choose(replace(HELD_OUT, probes=uri, group_field="twin"))
 
 
-@pytest.mark.parametrize("values", [(True, False), (1, 0), ("1", "0"), ("true", "False"), (0.9, 0.1)])
+@pytest.mark.parametrize(
+    "values", [(True, False), (1, 0), ("1", "0"), ("true", "False"), (0.9, 0.1)]
+)
 def test_a_label_may_be_a_truth_value_a_number_or_either_as_text(table, values):
     uri = table([{"text": f"text {i}", "label": values[i % 2]} for i in range(20)])
     rows = choose(replace(HELD_OUT, probes=uri))
-    assert {row.text: row.label for row in rows.probes} == {f"text {i}": 1 - i % 2 for i in range(20)}
+    assert {row.text: row.label for row in rows.probes} == {
+        f"text {i}": 1 - i % 2 for i in range(20)
+    }
     assert rows.label_rule == "label ≥ 0.5"
 
 
 def test_a_label_that_is_no_number_is_refused_with_its_place(table):
     uri = table([{"text": "a", "label": 1}, {"text": "b", "label": "rude"}])
-    with pytest.raises(ConfigurationError, match=r"rows.jsonl row 1: the label in field 'label' is 'rude'"):
+    with pytest.raises(
+        ConfigurationError, match=r"rows.jsonl row 1: the label in field 'label' is 'rude'"
+    ):
         choose(replace(HELD_OUT, probes=uri))
 
 
@@ -137,28 +161,41 @@ def prompts_of(uri, **settings):
 
 def test_prompts_reach_into_objects_and_empty_ones_are_passed_over(table):
     uri = table(
-        [{"prompt": {"text": text, "toxicity": 0.5}, "continuation": {"text": "no"}} for text in ("So the", "", " ", "Then a")]
+        [
+            {"prompt": {"text": text, "toxicity": 0.5}, "continuation": {"text": "no"}}
+            for text in ("So the", "", " ", "Then a")
+        ]
     )
     assert prompts_of(f"{uri}#text=prompt.text") == {"So the", "Then a"}
-    with pytest.raises(ConfigurationError, match=r"rows.jsonl#text=prompt.text' gives no prompt \(0 texts"):
+    with pytest.raises(
+        ConfigurationError, match=r"rows.jsonl#text=prompt.text' gives no prompt \(0 texts"
+    ):
         prompts_of(f"{table([{'prompt': {'text': ' '}}])}#text=prompt.text")
 
 
 def test_a_list_of_examples_gets_its_lines_and_other_text_keeps_its_backslashes(table):
     listed, plain = r"- tea is hot\n- ice is cold\n-", r"the path C:\new\n-folder"
-    assert prompts_of(table([{"text": listed}, {"text": plain}])) == {"- tea is hot\n- ice is cold\n-", plain}
+    assert prompts_of(table([{"text": listed}, {"text": plain}])) == {
+        "- tea is hot\n- ice is cold\n-",
+        plain,
+    }
 
 
 def test_prompts_come_from_the_hub_as_from_a_file(table, tmp_path):
     pytest.importorskip("datasets", reason="the extra hub is not installed")
     table([{"prompt": {"text": f"So the {i}", "toxicity": 0.5}} for i in range(5)])
-    assert prompts_of(f"hub:{tmp_path}?split=train#text=prompt.text") == {f"So the {i}" for i in range(5)}
+    assert prompts_of(f"hub:{tmp_path}?split=train#text=prompt.text") == {
+        f"So the {i}" for i in range(5)
+    }
 
 
 def test_bytes_that_are_no_text_are_named_with_their_place(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'{"text": "fine"}\n{"text": "caf\xe9"}\n')
-    with pytest.raises(ArtefactCorrupt, match=r"rows.jsonl: 1 of the first 2 rows cannot be used: .*rows.jsonl:2 is not JSON"):
+    with pytest.raises(
+        ArtefactCorrupt,
+        match=r"rows.jsonl: 1 of the first 2 rows cannot be used: .*rows.jsonl:2 is not JSON",
+    ):
         prompts_of(str(path))
 
 
@@ -167,7 +204,10 @@ def test_the_real_sets_give_the_paper_its_prompts():
     if not data.is_dir():
         pytest.skip("the real sets are not beside this checkout")
     toxigen = prompts_of(f"{data}/toxigen_prompts/toxigen_prompts.jsonl.gz", n_prompts=3000)
-    assert len(toxigen) == 3000 and sum(text.startswith("- ") and text.count("\n- ") > 3 for text in toxigen) > 2800
+    assert (
+        len(toxigen) == 3000
+        and sum(text.startswith("- ") and text.count("\n- ") > 3 for text in toxigen) > 2800
+    )
     assert not any("\\n" in text for text in toxigen if text.startswith("- "))
     rtp = prompts_of(f"{data}/rtp_decodingtrust/*.jsonl.gz#text=prompt.text", n_prompts=3000)
     assert len(rtp) == 519 + 586

@@ -13,7 +13,9 @@ EOS = 0
 
 
 def sampling(**changes):
-    return Sampling(max_new_tokens=10, decoding="nucleus", top_p=0.9, eos_id=EOS, n_ids=60)._replace(**changes)
+    return Sampling(
+        max_new_tokens=10, decoding="nucleus", top_p=0.9, eos_id=EOS, n_ids=60
+    )._replace(**changes)
 
 
 def keys(n, sample=0):
@@ -24,33 +26,48 @@ def keys(n, sample=0):
 def test_a_continuation_does_not_depend_on_its_batch(model, token_rows, decoding):
     together = generation.sample(model, token_rows, keys(9), sampling(decoding=decoding))
     alone = [
-        generation.sample(model, [row], [key], sampling(decoding=decoding))[0] for row, key in zip(token_rows, keys(9), strict=True)
+        generation.sample(model, [row], [key], sampling(decoding=decoding))[0]
+        for row, key in zip(token_rows, keys(9), strict=True)
     ]
-    backwards = generation.sample(model, token_rows[::-1], keys(9)[::-1], sampling(decoding=decoding))
+    backwards = generation.sample(
+        model, token_rows[::-1], keys(9)[::-1], sampling(decoding=decoding)
+    )
     assert together == alone == backwards[::-1]
 
 
 def test_samples_of_one_prompt_differ_and_repeat(model, token_rows):
-    one, two = (generation.sample(model, token_rows, keys(9, sample), sampling()) for sample in (0, 1))
+    one, two = (
+        generation.sample(model, token_rows, keys(9, sample), sampling()) for sample in (0, 1)
+    )
     assert one != two
     assert one == generation.sample(model, token_rows, keys(9), sampling())
 
 
 def test_greedy_decoding_takes_the_likeliest_id_without_a_cache(model, token_rows):
-    found = generation.sample(model, token_rows[1:2], keys(1), sampling(decoding="greedy", max_new_tokens=5))[0]
+    found = generation.sample(
+        model, token_rows[1:2], keys(1), sampling(decoding="greedy", max_new_tokens=5)
+    )[0]
     row = list(token_rows[1])
     for _ in range(5):
         row.append(int(model(torch.tensor([row]))[0, -1, :60].argmax()))
     assert found == row[7:]
 
 
-def test_steering_while_decoding_equals_steering_each_pass_without_a_cache_from_the_same_states(model, token_rows):
-    """Only the last position of each pass is shifted, so cached positions keep the shift they got when they were last."""
+def test_steering_while_decoding_equals_steering_each_pass_without_a_cache_from_the_same_states(
+    model, token_rows
+):
+    """Only the last position of each pass is shifted, so cached positions keep the shift they got
+    when they were last.
+    """
     shift = torch.zeros(2, 32)
-    shift[1, :8] = 1.0  # in the last layer the shift reaches no key or value, so a pass without cache is the same
+    shift[1, :8] = (
+        1.0  # in the last layer the shift reaches no key or value, so a pass without cache is the same
+    )
     strengths = torch.tensor([0.0, 6.0])
     with intervention.steered(model, shift, strengths, "last"):
-        found = generation.sample(model, [token_rows[1]] * 2, keys(2), sampling(decoding="greedy", max_new_tokens=6))
+        found = generation.sample(
+            model, [token_rows[1]] * 2, keys(2), sampling(decoding="greedy", max_new_tokens=6)
+        )
     for continuation, strength in zip(found, strengths, strict=True):
         row = list(token_rows[1])
         with intervention.steered(model, shift, strength[None], "last"):
@@ -61,7 +78,9 @@ def test_steering_while_decoding_equals_steering_each_pass_without_a_cache_from_
 
 
 def test_the_end_of_document_stops_its_row_alone(model, token_rows):
-    free = generation.sample(model, token_rows, keys(9), sampling(decoding="greedy", eos_id=63))  # an id that is never drawn
+    free = generation.sample(
+        model, token_rows, keys(9), sampling(decoding="greedy", eos_id=63)
+    )  # an id that is never drawn
     eos = free[0][4]
     assert any(eos not in row for row in free)
     stopped = generation.sample(model, token_rows, keys(9), sampling(decoding="greedy", eos_id=eos))
@@ -82,7 +101,9 @@ def test_the_nucleus_is_the_smallest_likeliest_set_that_holds_top_p(seed, top_p)
     u = torch.linspace(0, 1, 200, dtype=torch.float64)[:-1]
     drawn = set(generation.nucleus(logits.expand(len(u), -1), top_p, u).tolist())
     order = p.argsort(descending=True)
-    size = int((p[order].cumsum(0) < top_p + 1e-6).sum()) + 1  # rounding may let one in that adds next to nothing
+    size = (
+        int((p[order].cumsum(0) < top_p + 1e-6).sum()) + 1
+    )  # rounding may let one in that adds next to nothing
     assert drawn <= set(order[:size].tolist())
     assert int(order[0]) in drawn
 

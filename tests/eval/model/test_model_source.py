@@ -43,17 +43,35 @@ def models(finished, tmp_path_factory):
     evaluate_folder(finished, folder, CONFIG)
     return {
         "run": (["--out", finished, "--run", RUN_ID], export, Path(run_uri(finished, RUN_ID))),
-        "folder": (["--out", finished, "--model", str(folder)], folder, Path(folder_home(finished, folder))),
+        "folder": (
+            ["--out", finished, "--model", str(folder)],
+            folder,
+            Path(folder_home(finished, folder)),
+        ),
     }
 
 
 @pytest.mark.parametrize("kind", ["run", "folder"])
 def test_the_command_line_bakes_what_the_evaluation_found(models, entry, tmp_path, kind):
     which, files, home = models[kind]
-    code, printed, _ = entry("tools/bake_steering.py", *which, "--eval", NAME, "--strength", "2", "--to", str(tmp_path / "baked"))
+    code, printed, _ = entry(
+        "tools/bake_steering.py",
+        *which,
+        "--eval",
+        NAME,
+        "--strength",
+        "2",
+        "--to",
+        str(tmp_path / "baked"),
+    )
     assert (code, printed) == (0, f"{tmp_path}/baked\n")
-    heads, report = load_file(home / NAME / "heads.safetensors"), json.loads((home / NAME / "report.json").read_bytes())
-    shift = intervention.unit_shift(Directions(heads["theta_LNH"], heads["sigma_LN"]), report["chosen_heads"])
+    heads, report = (
+        load_file(home / NAME / "heads.safetensors"),
+        json.loads((home / NAME / "report.json").read_bytes()),
+    )
+    shift = intervention.unit_shift(
+        Directions(heads["theta_LNH"], heads["sigma_LN"]), report["chosen_heads"]
+    )
     baking.bake(files, shift, 2.0, tmp_path / "expected")
     for file in (tmp_path / "expected").iterdir():
         assert (tmp_path / "baked" / file.name).read_bytes() == file.read_bytes(), file.name
@@ -72,15 +90,31 @@ metric_list: [{metric: acc}]
 """
 
 
-def test_the_harness_measures_a_folder_unsteered_or_with_what_its_evaluation_found(models, entry, tmp_path):
+def test_the_harness_measures_a_folder_unsteered_or_with_what_its_evaluation_found(
+    models, entry, tmp_path
+):
     pytest.importorskip("lm_eval", reason="the extra `harness` is not installed")
-    rows = [{"question": f"What is {i}?", "choices": ["the sea", "the boat"], "answer": 0} for i in range(12)]
+    rows = [
+        {"question": f"What is {i}?", "choices": ["the sea", "the boat"], "answer": 0}
+        for i in range(12)
+    ]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "task.yaml").write_text(TASK.replace("ROWS", str(tmp_path / "rows.jsonl")))
     which, _, home = models["folder"]
-    command = ["run_lm_eval.py", *which, "--tasks", "hormesis_local", "--include_path", str(tmp_path)]
+    command = [
+        "run_lm_eval.py",
+        *which,
+        "--tasks",
+        "hormesis_local",
+        "--include_path",
+        str(tmp_path),
+    ]
     plain, steered = entry(*command), entry(*command, "--eval", NAME, "--strengths", "0", "300")
-    files = [home / "harness-0.json", home / NAME / "harness-0.json", home / NAME / "harness-300.json"]
+    files = [
+        home / "harness-0.json",
+        home / NAME / "harness-0.json",
+        home / NAME / "harness-300.json",
+    ]
     assert plain[:2] == (0, f"{files[0]}\n") and steered[:2] == (0, f"{files[1]}\n{files[2]}\n")
     read = [json.loads(file.read_bytes()) for file in files]
     assert [(one["model"], one["evaluation"], one["strength"]) for one in read] == [
@@ -93,31 +127,57 @@ def test_the_harness_measures_a_folder_unsteered_or_with_what_its_evaluation_fou
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("run_lm_eval.py MODEL --tasks x --strengths 0 4", "--strengths 0 4: no evaluation says which heads to steer; name one"),
+        (
+            "run_lm_eval.py MODEL --tasks x --strengths 0 4",
+            "--strengths 0 4: no evaluation says which heads to steer; name one",
+        ),
         (
             "bake_steering.py MODEL --eval eval-none --strength 2 --to TO",
             f"there is no such evaluation of this model; it has {NAME}",
         ),
-        ("bake_steering.py --out TO --run none --eval eval-x --strength 2 --to TO", "none/record.json: the run is not finished"),
-        ("bake_steering.py --out TO --model TO --eval eval-x --strength 2 --to TO", "config.json: no such file; name a folder"),
+        (
+            "bake_steering.py --out TO --run none --eval eval-x --strength 2 --to TO",
+            "none/record.json: the run is not finished",
+        ),
+        (
+            "bake_steering.py --out TO --model TO --eval eval-x --strength 2 --to TO",
+            "config.json: no such file; name a folder",
+        ),
     ],
 )
-def test_a_name_that_names_nothing_is_told_with_what_there_is(models, entry, tmp_path, command, message):
+def test_a_name_that_names_nothing_is_told_with_what_there_is(
+    models, entry, tmp_path, command, message
+):
     which, *_ = models["folder"]
-    words = [word for part in command.split() for word in (which if part == "MODEL" else [part.replace("TO", str(tmp_path))])]
+    words = [
+        word
+        for part in command.split()
+        for word in (which if part == "MODEL" else [part.replace("TO", str(tmp_path))])
+    ]
     code, _, told = entry(*words)
     assert code == 1 and told.startswith("error: ") and message in told
 
 
-def test_a_folder_that_has_changed_is_another_model_and_one_at_another_site_is_not_baked(models, entry, finished, tmp_path):
+def test_a_folder_that_has_changed_is_another_model_and_one_at_another_site_is_not_baked(
+    models, entry, finished, tmp_path
+):
     _, folder, _ = models["folder"]
     shutil.copytree(folder, tmp_path / "olmo")
     (tmp_path / "olmo" / "tokenizer.json").write_text((folder / "tokenizer.json").read_text() + " ")
     rest = ["--eval", NAME, "--strength", "2", "--to", str(tmp_path / "baked")]
-    code, _, told = entry("tools/bake_steering.py", "--out", finished, "--model", str(tmp_path / "olmo"), *rest)
-    assert code == 1 and "no such evaluation of this model; it has none: run eval/evaluate_run.py" in told
+    code, _, told = entry(
+        "tools/bake_steering.py", "--out", finished, "--model", str(tmp_path / "olmo"), *rest
+    )
+    assert (
+        code == 1
+        and "no such evaluation of this model; it has none: run eval/evaluate_run.py" in told
+    )
     mlp = replace(CONFIG, site="mlp")
     evaluate(finished, RUN_ID, mlp)
     rest[1] = Path(eval_uri(finished, mlp)).name
     code, _, told = entry("tools/bake_steering.py", "--out", finished, "--run", RUN_ID, *rest)
-    assert code == 1 and "it steers mlp; only a shift of heads is a bias" in told and not (tmp_path / "baked").exists()
+    assert (
+        code == 1
+        and "it steers mlp; only a shift of heads is a bias" in told
+        and not (tmp_path / "baked").exists()
+    )

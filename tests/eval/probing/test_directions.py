@@ -25,18 +25,24 @@ def test_a_planted_direction_is_recovered():
     generator = torch.Generator().manual_seed(0)
     planted = torch.nn.functional.normalize(torch.randn(2, 3, 8, generator=generator), dim=-1)
     labels = torch.arange(2000) % 2
-    values = torch.randn(2000, 2, 3, 8, generator=generator) - 2 * labels[:, None, None, None] * planted
+    values = (
+        torch.randn(2000, 2, 3, 8, generator=generator) - 2 * labels[:, None, None, None] * planted
+    )
     cosine = (directions.class_means(values, labels).theta_LNH * planted).sum(-1)
     assert (cosine > 0.99).all()
 
 
 def correlated(n=600):
-    """Values whose noise has a strong axis across the label's, so that the best direction is not the difference of means."""
+    """Values whose noise has a strong axis across the label's, so that the best direction is not
+    the difference of means.
+    """
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(n) % 2
     mix = torch.randn(2, 3, 6, 6, generator=generator)
     values = torch.einsum("rlnh,lnhk->rlnk", torch.randn(n, 2, 3, 6, generator=generator), mix)
-    return values - 0.8 * labels[:, None, None, None] * torch.randn(2, 3, 6, generator=generator), labels
+    return values - 0.8 * labels[:, None, None, None] * torch.randn(
+        2, 3, 6, generator=generator
+    ), labels
 
 
 def test_lda_is_scikit_learns(monkeypatch):
@@ -44,7 +50,9 @@ def test_lda_is_scikit_learns(monkeypatch):
     monkeypatch.setattr(directions, "CHUNK_BYTES", 1)
     found = directions.lda(values, labels, 0.2)
     for layer, head in ((0, 0), (1, 2)):
-        oracle = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.2).fit(values[:, layer, head].double().numpy(), labels)
+        oracle = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.2).fit(
+            values[:, layer, head].double().numpy(), labels
+        )
         expected = -oracle.coef_[0] / np.linalg.norm(oracle.coef_[0])
         assert np.allclose(found.theta_LNH[layer, head], expected, atol=1e-5)
 
@@ -63,9 +71,14 @@ def test_every_estimate_points_to_benign_and_has_the_spread_along_itself(how):
 def test_lda_and_probe_weights_agree_where_the_noise_is_not_round_and_class_means_do_not():
     values, labels = correlated(6000)
     fitted = logistic_probes.fit(values.flatten(1, 2), labels, 1.0)
-    means, probe, lda = (directions.find(how, values, labels, fitted).theta_LNH for how in ("class_means", "probe", "lda"))
+    means, probe, lda = (
+        directions.find(how, values, labels, fitted).theta_LNH
+        for how in ("class_means", "probe", "lda")
+    )
     best = directions.lda(values, labels, 0.0).theta_LNH
-    assert ((probe * best).sum(-1) > 0.9).all() and ((lda * best).sum(-1) > (means * best).sum(-1)).all()
+    assert ((probe * best).sum(-1) > 0.9).all() and (
+        (lda * best).sum(-1) > (means * best).sum(-1)
+    ).all()
 
 
 def test_one_class_has_no_direction():

@@ -10,7 +10,9 @@ from eval.probing import logistic_probes
 
 
 def rows(n=200, problems=5, features=6, *, signal=1.0, seed=0):
-    """Features [R, P, H] in which problem p's feature p carries the label with strength `signal`, at very unequal scales."""
+    """Features [R, P, H] in which problem p's feature p carries the label with strength `signal`,
+    at very unequal scales.
+    """
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(n) % 2
     x = torch.randn(n, problems, features, generator=generator)
@@ -25,18 +27,26 @@ def test_every_probe_is_scikit_learns_optimum(l2, signal):
     x, labels = rows(signal=signal)
     found = logistic_probes.fit(x, labels, l2)
     for p in range(x.shape[1]):
-        oracle = make_pipeline(StandardScaler(), LogisticRegression(C=1 / l2, tol=1e-10, max_iter=10_000))
+        oracle = make_pipeline(
+            StandardScaler(), LogisticRegression(C=1 / l2, tol=1e-10, max_iter=10_000)
+        )
         oracle.fit(x[:, p].double().numpy(), labels.numpy())
         assert np.allclose(found.weight_PH[p], oracle[-1].coef_[0], atol=1e-5, rtol=1e-5)
         assert found.bias_P[p] == pytest.approx(oracle[-1].intercept_[0], abs=1e-5)
-        assert found.correct(x, labels)[:, p].tolist() == (oracle.predict(x[:, p].numpy()) == labels.numpy()).tolist()
+        assert (
+            found.correct(x, labels)[:, p].tolist()
+            == (oracle.predict(x[:, p].numpy()) == labels.numpy()).tolist()
+        )
 
 
 def test_solving_few_problems_at_a_time_changes_nothing(monkeypatch):
     x, labels = rows()
     whole = logistic_probes.fit(x, labels, 1.0)
     monkeypatch.setattr(logistic_probes, "CHUNK_BYTES", 1)
-    assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(whole, logistic_probes.fit(x, labels, 1.0), strict=True))
+    assert all(
+        torch.allclose(a, b, atol=1e-12)
+        for a, b in zip(whole, logistic_probes.fit(x, labels, 1.0), strict=True)
+    )
 
 
 def test_a_planted_direction_is_found_and_generalises():
@@ -49,7 +59,12 @@ def test_a_planted_direction_is_found_and_generalises():
 def test_shuffled_labels_score_at_chance():
     x, labels = rows(n=1000, signal=1.5)
     shuffled = labels[torch.randperm(1000, generator=torch.Generator().manual_seed(1))]
-    accuracy = logistic_probes.fit(x[:500], shuffled[:500], 1.0).correct(x[500:], shuffled[500:]).double().mean(0)
+    accuracy = (
+        logistic_probes.fit(x[:500], shuffled[:500], 1.0)
+        .correct(x[500:], shuffled[500:])
+        .double()
+        .mean(0)
+    )
     assert ((accuracy - 0.5).abs() < 0.08).all()
 
 
@@ -72,7 +87,10 @@ def test_a_split_is_disjoint_whole_and_four_to_one_within_each_label():
 def test_a_row_keeps_its_part_whatever_the_order_of_the_rows():
     ids = [f"row {i}" for i in range(60)]
     labels = [i % 2 for i in range(60)]
-    split, reverse = logistic_probes.split(ids, labels, 0), logistic_probes.split(ids[::-1], labels[::-1], 0)
+    split, reverse = (
+        logistic_probes.split(ids, labels, 0),
+        logistic_probes.split(ids[::-1], labels[::-1], 0),
+    )
     assert {ids[i] for i in split.test} == {ids[::-1][i] for i in reverse.test}
     assert logistic_probes.split(ids, labels, 1) != split
 

@@ -15,7 +15,9 @@ from eval.steering import intervention
 @pytest.fixture
 def shift(tiny):
     generator = torch.Generator().manual_seed(1)
-    theta = nn.functional.normalize(torch.randn(tiny.n_layers, tiny.n_heads, tiny.d_head, generator=generator), dim=-1)
+    theta = nn.functional.normalize(
+        torch.randn(tiny.n_layers, tiny.n_heads, tiny.d_head, generator=generator), dim=-1
+    )
     sigma = torch.rand(tiny.n_layers, tiny.n_heads, generator=generator) + 0.5
     return intervention.unit_shift(Directions(theta, sigma), [(0, 2), (1, 0)])
 
@@ -35,7 +37,9 @@ def test_the_shift_is_sigma_theta_in_the_chosen_heads_and_nothing_elsewhere(tiny
 
 
 @pytest.mark.parametrize("positions", ["last", "all"])
-def test_a_row_with_strength_zero_keeps_its_bits_beside_steered_rows(model, shift, tokens, positions):
+def test_a_row_with_strength_zero_keeps_its_bits_beside_steered_rows(
+    model, shift, tokens, positions
+):
     plain = model(tokens)
     with intervention.steered(model, shift, torch.tensor([0.0, 4.0, 0.0, 8.0]), positions):
         steered = model(tokens)
@@ -69,10 +73,14 @@ def test_last_changes_only_the_last_position_and_all_every_one(model, shift, tok
 def test_the_shift_reaches_the_output_projection_as_alpha_sigma_theta(model, shift, tokens):
     seen = []
     with intervention.steered(model, shift, torch.full((4,), 3.0), "all"):
-        handle = model.blocks[0].attention.out.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        handle = model.blocks[0].attention.out.register_forward_pre_hook(
+            lambda _, inputs: seen.append(inputs[0])
+        )
         model(tokens)
         handle.remove()
-    handle = model.blocks[0].attention.out.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    handle = model.blocks[0].attention.out.register_forward_pre_hook(
+        lambda _, inputs: seen.append(inputs[0])
+    )
     model(tokens)
     handle.remove()
     assert torch.allclose(seen[0] - seen[1], (3.0 * shift[0]).expand(4, 6, -1), atol=1e-5)
@@ -80,7 +88,10 @@ def test_the_shift_reaches_the_output_projection_as_alpha_sigma_theta(model, shi
 
 def test_the_hooks_are_gone_after_an_exception(model, shift, tokens):
     plain = model(tokens)
-    with pytest.raises(RuntimeError, match="inside"), intervention.steered(model, shift, torch.ones(4), "all"):
+    with (
+        pytest.raises(RuntimeError, match="inside"),
+        intervention.steered(model, shift, torch.ones(4), "all"),
+    ):
         raise RuntimeError("inside")
     assert torch.equal(model(tokens), plain)
 
@@ -88,7 +99,9 @@ def test_the_hooks_are_gone_after_an_exception(model, shift, tokens):
 def test_a_bias_on_the_output_projection_equals_steering_at_all_positions(model, shift, tokens):
     with intervention.steered(model, shift, torch.full((4,), 4.0), "all"):
         hooked = model(tokens)
-    for block, bias_D in zip(model.blocks, intervention.output_bias(model, shift, 4.0), strict=True):
+    for block, bias_D in zip(
+        model.blocks, intervention.output_bias(model, shift, 4.0), strict=True
+    ):
         block.attention.out.bias = nn.Parameter(bias_D)
     assert torch.allclose(model(tokens), hooked, atol=1e-4)
 
@@ -98,14 +111,22 @@ def test_other_sites_are_steered_and_read_where_they_are(model, shift, tokens, s
     ids, rows = [str(i) for i in range(4)], tokens.tolist()
 
     def read():
-        return activations.collect(model, ids, rows, batch=BatchSize(4), advance=lambda n: None, site=site).values_LRNH[:, :, 0]
+        return activations.collect(
+            model, ids, rows, batch=BatchSize(4), advance=lambda n: None, site=site
+        ).values_LRNH[:, :, 0]
 
     plain, logits = read(), model(tokens)
-    first = torch.cat([shift[:1], torch.zeros_like(shift[:1])])  # layer 0 alone, so that layer 0's reading is all it changes there
+    first = torch.cat(
+        [shift[:1], torch.zeros_like(shift[:1])]
+    )  # layer 0 alone, so that layer 0's reading is all it changes there
     with intervention.steered(model, first, torch.tensor([0.0, 2.0, 0.0, -1.0]), "all", site):
         changed, steered = read(), model(tokens)
-    assert torch.allclose(changed[0] - plain[0], torch.tensor([0.0, 2.0, 0.0, -1.0])[:, None] * shift[0], atol=1e-5)
-    assert torch.equal(steered[[0, 2]], logits[[0, 2]]) and not torch.allclose(steered[1], logits[1], atol=1e-3)
+    assert torch.allclose(
+        changed[0] - plain[0], torch.tensor([0.0, 2.0, 0.0, -1.0])[:, None] * shift[0], atol=1e-5
+    )
+    assert torch.equal(steered[[0, 2]], logits[[0, 2]]) and not torch.allclose(
+        steered[1], logits[1], atol=1e-3
+    )
     assert torch.equal(model(tokens), logits)
 
 
@@ -126,19 +147,33 @@ def test_the_controls_shift_as_far_as_the_steering_they_control(tiny):
     theta = nn.functional.normalize(torch.randn(2, 4, 8, generator=generator), dim=-1)
     found, heads = Directions(theta, torch.full((2, 4), 2.5)), [(0, 2), (1, 0), (1, 3)]
     shift = intervention.unit_shift(found, heads)
-    made = {control: intervention.control_shift(control, found, heads, 0) for control in get_args(Control)}
+    made = {
+        control: intervention.control_shift(control, found, heads, 0)
+        for control in get_args(Control)
+    }
     for control, of_control in made.items():
         norms = of_control.unflatten(1, (4, 8)).norm(dim=-1)
-        assert norms.flatten().sort().values.tolist() == pytest.approx([0.0] * 5 + [2.5] * 3, abs=1e-5), control
+        assert norms.flatten().sort().values.tolist() == pytest.approx(
+            [0.0] * 5 + [2.5] * 3, abs=1e-5
+        ), control
         assert not torch.allclose(of_control, shift)
     assert torch.equal(made["flipped"], -shift)
-    steered_heads = [set(map(tuple, s.unflatten(1, (4, 8)).norm(dim=-1).nonzero().tolist())) for s in (made["random_heads"], shift)]
+    steered_heads = [
+        set(map(tuple, s.unflatten(1, (4, 8)).norm(dim=-1).nonzero().tolist()))
+        for s in (made["random_heads"], shift)
+    ]
     assert not steered_heads[0] & steered_heads[1]
-    assert torch.equal(intervention.control_shift("random_heads", found, heads, 0), made["random_heads"])
-    assert not torch.equal(intervention.control_shift("random_directions", found, heads, 1), made["random_directions"])
+    assert torch.equal(
+        intervention.control_shift("random_heads", found, heads, 0), made["random_heads"]
+    )
+    assert not torch.equal(
+        intervention.control_shift("random_directions", found, heads, 1), made["random_directions"]
+    )
 
 
 def test_random_heads_are_refused_where_too_few_are_left():
     found = Directions(torch.zeros(1, 3, 2), torch.zeros(1, 3))
-    with pytest.raises(ConfigurationError, match="needs as many other heads as are steered: 2 of 3 are"):
+    with pytest.raises(
+        ConfigurationError, match="needs as many other heads as are steered: 2 of 3 are"
+    ):
         intervention.control_shift("random_heads", found, [(0, 0), (0, 1)], 0)

@@ -18,8 +18,17 @@ from eval.steering.multiple_choice import Question
 from training import run_record
 
 REAL = Path(__file__).parents[4] / "shared" / "data"
-MMLU = {"question": " Which is a fruit? ", "subject": "x", "choices": ["iron", "a pear"], "answer": 1}
-ARC = {"question": "Which is a fruit?", "choices": {"text": ["iron", "a pear", "sand"], "label": ["1", "2", "3"]}, "answerKey": "2"}
+MMLU = {
+    "question": " Which is a fruit? ",
+    "subject": "x",
+    "choices": ["iron", "a pear"],
+    "answer": 1,
+}
+ARC = {
+    "question": "Which is a fruit?",
+    "choices": {"text": ["iron", "a pear", "sand"], "label": ["1", "2", "3"]},
+    "answerKey": "2",
+}
 BOOLQ = {"question": "is a pear a fruit", "passage": "Pears grow on trees.", "answer": True}
 
 
@@ -56,7 +65,11 @@ def test_the_rows_of_mmlu_arc_and_boolq_are_read_in_both_forms(tmp_path):
         ),
         (
             BOOLQ,
-            ("Pears grow on trees.\nQuestion: is a pear a fruit?\nA. no\nB. yes\nAnswer:", ("A", "B"), 1),
+            (
+                "Pears grow on trees.\nQuestion: is a pear a fruit?\nA. no\nB. yes\nAnswer:",
+                ("A", "B"),
+                1,
+            ),
             ("Pears grow on trees.\nQuestion: is a pear a fruit?\nAnswer:", ("no", "yes"), 1),
         ),
     ):
@@ -84,14 +97,25 @@ def test_a_benchmark_without_a_form_is_refused(tmp_path):
         multiple_choice.read(written(tmp_path, MMLU), CONFIG)
 
 
-def test_a_likelihood_is_the_plain_sum_whatever_the_batch_and_too_long_a_context_loses_its_beginning(subject, shift):
+def test_a_likelihood_is_the_plain_sum_whatever_the_batch_and_too_long_a_context_loses_its_beginning(
+    subject, shift
+):
     draw, room = np.random.default_rng(0), MODEL.max_sequence_length
     texts = [draw.integers(1, 300, n).tolist() for n in (9, 9, 20, 9, room + 30)]
-    rows = [loglikelihood.row(text[:-4], text[-4:], subject.model, strength) for text in texts for strength in (0.0, 3.0)]
-    found = loglikelihood.likelihoods(subject.model, rows, shift, "heads", subject.batch, lambda n: None)
+    rows = [
+        loglikelihood.row(text[:-4], text[-4:], subject.model, strength)
+        for text in texts
+        for strength in (0.0, 3.0)
+    ]
+    found = loglikelihood.likelihoods(
+        subject.model, rows, shift, "heads", subject.batch, lambda n: None
+    )
     for row, one in zip(rows, found, strict=True):
         assert len(row.tokens) <= room + 1
-        with torch.no_grad(), intervention.steered(subject.model, shift, torch.tensor([row.strength]), "all"):
+        with (
+            torch.no_grad(),
+            intervention.steered(subject.model, shift, torch.tensor([row.strength]), "all"),
+        ):
             logs = subject.model(torch.tensor([row.tokens[:-1]]))[0, -4:].log_softmax(-1)
         wanted = torch.tensor(row.tokens[-4:])
         assert one.log == pytest.approx(float(logs.gather(1, wanted[:, None]).sum()), abs=1e-4)
@@ -107,12 +131,23 @@ def rows_of(name: str, n: int) -> list[dict]:
     if path.exists():
         with gzip.open(path, "rt") as lines:
             return [json.loads(line) for line, _ in zip(lines, range(n), strict=False)]
-    words = np.random.default_rng(0).permutation(["tree", "iron", "a pear", "the sea", "salt", "rain"] * n)
-    return [{"question": f"What is {words[i]} number {i}?", "choices": list(words[i : i + 4]), "answer": i % 4} for i in range(n)]
+    words = np.random.default_rng(0).permutation(
+        ["tree", "iron", "a pear", "the sea", "salt", "rain"] * n
+    )
+    return [
+        {
+            "question": f"What is {words[i]} number {i}?",
+            "choices": list(words[i : i + 4]),
+            "answer": i % 4,
+        }
+        for i in range(n)
+    ]
 
 
 @pytest.mark.parametrize("form", ["letter", "cloze"])
-def test_the_harness_gets_the_same_accuracies_on_the_same_rows_steered_or_not(subject, shift, tmp_path, form):
+def test_the_harness_gets_the_same_accuracies_on_the_same_rows_steered_or_not(
+    subject, shift, tmp_path, form
+):
     pytest.importorskip("lm_eval", reason="the extra `harness` is not installed")
     from eval.tools import lm_eval_adapter
 
@@ -126,7 +161,9 @@ def test_the_harness_gets_the_same_accuracies_on_the_same_rows_steered_or_not(su
         "dataset_kwargs": {"data_files": {"test": uri.partition("#")[0]}},
         "test_split": "test",
         "output_type": "multiple_choice",
-        "doc_to_text": (letter if form == "letter" else r"Question: {{question.strip()}}\nAnswer:").replace("\\n", "\n"),
+        "doc_to_text": (
+            letter if form == "letter" else r"Question: {{question.strip()}}\nAnswer:"
+        ).replace("\\n", "\n"),
         "doc_to_choice": ["A", "B", "C", "D"] if form == "letter" else "{{choices}}",
         "doc_to_target": "{{answer}}",
         "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
@@ -153,18 +190,31 @@ def test_the_harness_gets_rolling_likelihoods_and_greedy_texts(subject, shift):
         logs = subject.model(torch.tensor([ids[:first]]))[0].log_softmax(-1)
     head = float(logs.gather(1, torch.tensor(ids[1 : first + 1])[:, None]).sum())
     assert rolled < head < 0
-    (whole,) = model.generate_until([Instance("generate_until", {}, ("the sea", {"max_gen_toks": 8}), 0)])
+    (whole,) = model.generate_until(
+        [Instance("generate_until", {}, ("the sea", {"max_gen_toks": 8}), 0)]
+    )
     asked = [("the sea", 8), ("the boat is small and", 5), ("a", 8)]
-    several = [Instance("generate_until", {}, (context, {"max_gen_toks": n}), i) for i, (context, n) in enumerate(asked)]
+    several = [
+        Instance("generate_until", {}, (context, {"max_gen_toks": n}), i)
+        for i, (context, n) in enumerate(asked)
+    ]
     assert model.generate_until(several) == [model.generate_until([one])[0] for one in several]
     stop = whole[3]
-    (cut,) = model.generate_until([Instance("generate_until", {}, ("the sea", {"max_gen_toks": 8, "until": [stop]}), 0)])
+    (cut,) = model.generate_until(
+        [Instance("generate_until", {}, ("the sea", {"max_gen_toks": 8, "until": [stop]}), 0)]
+    )
     assert cut == whole.partition(stop)[0]
 
 
 def test_an_evaluation_reports_the_accuracy_of_each_benchmark_at_each_strength(finished, tmp_path):
     uri = written(tmp_path, MMLU, BOOLQ | {"choices": None})
-    small = {"n_prompts": 2, "samples_per_prompt": 1, "controls": (), "attributes": (), "n_permutations": 0}
+    small = {
+        "n_prompts": 2,
+        "samples_per_prompt": 1,
+        "controls": (),
+        "attributes": (),
+        "n_permutations": 0,
+    }
     config = replace(CONFIG, benchmarks=(f"letter:{uri}", f"cloze:{uri}"), **small)
     report = evaluate(finished, RUN_ID, config)
     names = [f"letter:{uri}", f"cloze:{uri}", f"cloze:{uri} norm"]
@@ -173,4 +223,6 @@ def test_an_evaluation_reports_the_accuracy_of_each_benchmark_at_each_strength(f
     for one in report.steered:
         for name in names:
             mine = found[f"accuracy/{name}", one.strength].values()
-            assert len(mine) == one.accuracy[name].n == 2 and sum(mine) / 2 == one.accuracy[name].value
+            assert (
+                len(mine) == one.accuracy[name].n == 2 and sum(mine) / 2 == one.accuracy[name].value
+            )

@@ -7,7 +7,11 @@ from eval.steering import per_item_results
 from eval.steering.per_item_results import Item
 
 CONFIG = EvalConfig(probes="held_out", prompts="held_out", scorer="profanity")
-ROWS = [Item("toxicity", name, strength, value) for strength, value in ((0.0, 7.0), (4.0, 3.0)) for name in "ab"]
+ROWS = [
+    Item("toxicity", name, strength, value)
+    for strength, value in ((0.0, 7.0), (4.0, 3.0))
+    for name in "ab"
+]
 
 
 def test_what_is_written_is_read(tmp_path):
@@ -20,10 +24,19 @@ def test_what_is_written_is_read(tmp_path):
 
 
 def test_only_items_that_all_runs_have_at_all_strengths_are_common_and_they_come_in_one_order():
-    one = {("toxicity", 0.0): {"b": 1.0, "a": 2.0, "c": 3.0}, ("toxicity", 4.0): {"a": 4.0, "b": 5.0, "c": 6.0}}
-    two = {("toxicity", 0.0): {"a": 7.0, "b": 8.0, "d": 9.0}, ("toxicity", 4.0): {"b": 10.0, "a": 11.0, "c": 0.0}}
+    one = {
+        ("toxicity", 0.0): {"b": 1.0, "a": 2.0, "c": 3.0},
+        ("toxicity", 4.0): {"a": 4.0, "b": 5.0, "c": 6.0},
+    }
+    two = {
+        ("toxicity", 0.0): {"a": 7.0, "b": 8.0, "d": 9.0},
+        ("toxicity", 4.0): {"b": 10.0, "a": 11.0, "c": 0.0},
+    }
     found = per_item_results.common([one, two], "toxicity", [0.0, 4.0])
-    assert [values.tolist() for values in found] == [[[2.0, 4.0], [1.0, 5.0]], [[7.0, 11.0], [8.0, 10.0]]]
+    assert [values.tolist() for values in found] == [
+        [[2.0, 4.0], [1.0, 5.0]],
+        [[7.0, 11.0], [8.0, 10.0]],
+    ]
     assert per_item_results.common([one, {}], "toxicity", [0.0])[0].shape == (0, 1)
     assert all(isinstance(values, np.ndarray) for values in found)
 

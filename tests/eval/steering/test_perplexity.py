@@ -36,16 +36,25 @@ def test_a_surprise_is_the_mean_cross_entropy_of_the_continuation_alone(finished
     context, end = subject.encode([PROMPTS[0], TEXTS[0]])
     logits = subject.model(torch.tensor([context + end]))[0, len(context) - 1 : -1].detach()
     assert found[0] == pytest.approx(float(F.cross_entropy(logits, torch.tensor(end))), abs=1e-5)
-    assert found[2] is not None and math.isfinite(found[2])  # longer than the judge's positions: its end is read
+    assert found[2] is not None and math.isfinite(
+        found[2]
+    )  # longer than the judge's positions: its end is read
 
 
 def test_a_run_and_its_folder_are_the_same_judge(finished, export, subject):
     named = (f"run:{RUN_ID}", str(export))
-    by_name = {name: perplexity.load(finished, subject, replace(CONFIG, fluency_model=name)) for name in named}
+    by_name = {
+        name: perplexity.load(finished, subject, replace(CONFIG, fluency_model=name))
+        for name in named
+    }
     assert [judge.id.rpartition("-")[0] for judge in by_name.values()] == [RUN_ID, "export"]
-    assert len({judge.id.rpartition("-")[2] for judge in by_name.values()}) == 1  # the digest of the weights
+    assert (
+        len({judge.id.rpartition("-")[2] for judge in by_name.values()}) == 1
+    )  # the digest of the weights
     texts = [perplexity.surprises(judge, PROMPTS, TEXTS) for judge in by_name.values()]
-    assert texts[0] == texts[1] == perplexity.surprises(perplexity.Judge("", subject), PROMPTS, TEXTS)
+    assert (
+        texts[0] == texts[1] == perplexity.surprises(perplexity.Judge("", subject), PROMPTS, TEXTS)
+    )
 
 
 def test_no_judge_where_none_is_asked_for_and_an_error_where_there_is_none(finished, subject):

@@ -8,7 +8,9 @@ from eval.steering.score_cache import Coverage
 
 
 class Counting:
-    """Scores a text by its first digit / 10; texts in `failing` have no score. It is told to stop after some calls."""
+    """Scores a text by its first digit / 10; texts in `failing` have no score. It is told to stop
+    after some calls.
+    """
 
     costly = True
 
@@ -53,7 +55,9 @@ def test_a_missing_score_is_not_kept_but_asked_for_again(home):
     scorer.failing = {"2 b"}
     assert score_cache.Kept(scorer, home).score(["1 a", "2 b"]) == [0.1, None]
     scorer.failing = set()
-    assert score_cache.Kept(scorer, home).score(["1 a", "2 b"]) == [0.1, 0.2] and scorer.asked[1:] == [["2 b"]]
+    assert score_cache.Kept(scorer, home).score(["1 a", "2 b"]) == [0.1, 0.2] and scorer.asked[
+        1:
+    ] == [["2 b"]]
 
 
 def test_scorers_do_not_share_what_they_kept(home):
@@ -65,7 +69,9 @@ def test_scorers_do_not_share_what_they_kept(home):
 
 def test_only_costly_scorers_are_kept(home):
     cheap, costly = registry.load("lexicon:synthetic:lexicon"), Counting()
-    assert score_cache.kept(cheap, home) is cheap and isinstance(score_cache.kept(costly, home), score_cache.Kept)
+    assert score_cache.kept(cheap, home) is cheap and isinstance(
+        score_cache.kept(costly, home), score_cache.Kept
+    )
 
 
 def test_empty_continuations_are_counted_apart_and_missing_ones_are_not_harmless():

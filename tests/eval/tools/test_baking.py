@@ -25,15 +25,21 @@ def export(finished):
 def shift():
     generator = torch.Generator().manual_seed(1)
     theta = nn.functional.normalize(torch.randn(2, 4, 8, generator=generator), dim=-1)
-    return intervention.unit_shift(Directions(theta, torch.rand(2, 4, generator=generator) + 0.5), [(0, 2), (1, 0)])
+    return intervention.unit_shift(
+        Directions(theta, torch.rand(2, 4, generator=generator) + 0.5), [(0, 2), (1, 0)]
+    )
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("strength", [0.0, 4.0])
-def test_transformers_computes_the_steered_models_logits_from_a_baked_folder(export, shift, tmp_path, strength):
+def test_transformers_computes_the_steered_models_logits_from_a_baked_folder(
+    export, shift, tmp_path, strength
+):
     transformers = pytest.importorskip("transformers", reason="the parity oracle is not installed")
     baking.bake(export, shift, strength, tmp_path)
-    theirs, loading = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    theirs, loading = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path, output_loading_info=True
+    )
     assert not any(loading.values()), loading
     model, _ = load_export(export, torch.float32)
     tokens = torch.randint(0, 400, (3, 40), generator=torch.Generator().manual_seed(2))
@@ -47,18 +53,24 @@ def test_transformers_computes_the_steered_models_logits_from_a_baked_folder(exp
 def test_the_tokenizer_comes_along(export, shift, tmp_path):
     transformers = pytest.importorskip("transformers", reason="the parity oracle is not installed")
     baking.bake(export, shift, 4.0, tmp_path)
-    before, after = (transformers.AutoTokenizer.from_pretrained(folder) for folder in (export, tmp_path))
+    before, after = (
+        transformers.AutoTokenizer.from_pretrained(folder) for folder in (export, tmp_path)
+    )
     assert after("The baker said")["input_ids"] == before("The baker said")["input_ids"]
 
 
 def test_a_model_in_shards_is_baked_alike_and_never_over_itself(export, shift, tmp_path):
     transformers = pytest.importorskip("transformers", reason="the parity oracle is not installed")
     model = transformers.OlmoForCausalLM.from_pretrained(export)
-    model.save_pretrained(tmp_path / "sharded", max_shard_size="50KB")  # without a tokenizer's settings
+    model.save_pretrained(
+        tmp_path / "sharded", max_shard_size="50KB"
+    )  # without a tokenizer's settings
     assert len(list((tmp_path / "sharded").glob("*.safetensors"))) > 1
     for name, of in (("one", tmp_path / "sharded"), ("two", export)):
         baking.bake(of, shift, 4.0, tmp_path / name)
-    assert (tmp_path / "one" / "model.safetensors").read_bytes() == (tmp_path / "two" / "model.safetensors").read_bytes()
+    assert (tmp_path / "one" / "model.safetensors").read_bytes() == (
+        tmp_path / "two" / "model.safetensors"
+    ).read_bytes()
     with pytest.raises(ConfigurationError, match="export is the model itself"):
         baking.bake(export, shift, 4.0, export)
 

@@ -19,7 +19,8 @@ def browser() -> Iterator:
 
     with sync_playwright() as playwright:
         started = playwright.chromium.launch(
-            executable_path=chromium, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+            executable_path=chromium,
+            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
         )
         yield started
         started.close()
@@ -35,19 +36,33 @@ def test_a_page_stands_alone_with_its_figures_drawn_and_its_links_whole(name, br
     tab.goto(page.as_uri())
     for width, visible in WIDTHS.items():
         tab.set_viewport_size({"width": width, "height": 900})
-        sizes = tab.eval_on_selector_all(f"figure {visible} svg", "all => all.map(one => [one.clientWidth, one.clientHeight])")
+        sizes = tab.eval_on_selector_all(
+            f"figure {visible} svg", "all => all.map(one => [one.clientWidth, one.clientHeight])"
+        )
         assert len(sizes) == PAGES[name] and all(w > 300 and h > 100 for w, h in sizes), sizes
-        marks = tab.eval_on_selector_all(f"figure {visible} svg", "all => all.map(one => one.querySelectorAll('path').length)")
+        marks = tab.eval_on_selector_all(
+            f"figure {visible} svg", "all => all.map(one => one.querySelectorAll('path').length)"
+        )
         assert min(marks) > 5, marks
-        assert tab.evaluate("document.documentElement.scrollWidth") <= width, "the page scrolls sideways"
-    said = tab.eval_on_selector_all("figure [role=img]", "all => all.map(one => one.getAttribute('aria-label'))")
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width, (
+            "the page scrolls sideways"
+        )
+    said = tab.eval_on_selector_all(
+        "figure [role=img]", "all => all.map(one => one.getAttribute('aria-label'))"
+    )
     assert len(said) == 2 * PAGES[name] and all(re.search(r"\d", text) for text in said)
-    anchors = tab.eval_on_selector_all("a[href^='#']", "all => all.map(one => one.getAttribute('href'))")
-    assert (anchors or name == "summary.html") and all(tab.query_selector(anchor) for anchor in anchors)
+    anchors = tab.eval_on_selector_all(
+        "a[href^='#']", "all => all.map(one => one.getAttribute('href'))"
+    )
+    assert (anchors or name == "summary.html") and all(
+        tab.query_selector(anchor) for anchor in anchors
+    )
     ids = tab.eval_on_selector_all("[id]", "all => all.map(one => one.id)")
     assert len(ids) == len(set(ids))
     assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 23, 26)"
-    files = tab.eval_on_selector_all("a:not([href^='#'])", "all => all.map(one => one.getAttribute('href'))")
+    files = tab.eval_on_selector_all(
+        "a:not([href^='#'])", "all => all.map(one => one.getAttribute('href'))"
+    )
     assert files and all((page.parent / file).is_file() for file in files)
     assert complaints == [] and set(requests) <= {page.as_uri(), "data:,"}
     tab.close()
@@ -58,13 +73,20 @@ def test_the_report_is_read_by_keyboard_and_without_motion(browser, whole):
     tab.goto(whole.as_uri())
     assert tab.evaluate("getComputedStyle(document.documentElement).scrollBehavior") == "auto"
     tab.keyboard.press("Tab")
-    skip = tab.evaluate("(() => { const box = document.activeElement.getBoundingClientRect(); return [box.left, box.right] })()")
-    assert tab.evaluate("document.activeElement.className") == "skip" and skip[0] >= 0 and skip[1] <= 360
+    skip = tab.evaluate(
+        "(() => { const box = document.activeElement.getBoundingClientRect(); return [box.left, box.right] })()"
+    )
+    assert (
+        tab.evaluate("document.activeElement.className") == "skip"
+        and skip[0] >= 0
+        and skip[1] <= 360
+    )
     assert tab.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
     tab.keyboard.press("Enter")
     assert tab.url.endswith("#findings")
     wide = tab.eval_on_selector_all(
-        ".scroll", "all => all.filter(one => one.scrollWidth > one.clientWidth + 1).map(one => one.tabIndex)"
+        ".scroll",
+        "all => all.filter(one => one.scrollWidth > one.clientWidth + 1).map(one => one.tabIndex)",
     )
     assert wide and set(wide) == {0}, "a table that scrolls sideways must take the focus"
     tab.focus(".scroll[aria-label='Table of toxicity']")
@@ -80,6 +102,8 @@ def test_the_summary_is_one_sheet_of_paper_and_the_report_prints_whole(browser, 
         tab.goto((whole.parent / name).as_uri())
         n_pages[name] = len(re.findall(rb"/Type\s*/Page\b", tab.pdf(prefer_css_page_size=True)))
         tab.emulate_media(media="print")
-        assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)", "ink on dark paper"
+        assert (
+            tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        ), "ink on dark paper"
         tab.close()
     assert n_pages["summary.html"] == 1 and 5 <= n_pages["index.html"] <= 15, n_pages

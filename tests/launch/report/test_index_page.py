@@ -8,7 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fake_sweep import MISSING, RATIOS, STRENGTHS, cards, estimate, experiment, run, write, write_metrics
+from fake_sweep import (
+    MISSING,
+    RATIOS,
+    STRENGTHS,
+    cards,
+    estimate,
+    experiment,
+    run,
+    write,
+    write_metrics,
+)
 
 from data_prep.config import Annotation
 from data_prep.core import records
@@ -23,8 +33,18 @@ from launch.report.text import display_names, findings
 
 def text_of(runs, asked=None) -> str:
     """The page of `runs` without its pictures."""
-    names = ("toxicity-by-ratio", "toxicity-by-cost", "probe-accuracy", "head-spread", "head-maps", "losses")
-    blank = [Drawing(name, Numbers((), [], "a picture"), "", b"", "<svg></svg>", "<svg></svg>") for name in names]
+    names = (
+        "toxicity-by-ratio",
+        "toxicity-by-cost",
+        "probe-accuracy",
+        "head-spread",
+        "head-maps",
+        "losses",
+    )
+    blank = [
+        Drawing(name, Numbers((), [], "a picture"), "", b"", "<svg></svg>", "<svg></svg>")
+        for name in names
+    ]
     return index_page.page(asked or experiment(), runs, {}, blank, None)
 
 
@@ -32,8 +52,15 @@ def test_the_tokens_that_heads_write_are_shown_masked():
     tokens = {"toxic_tokens": (" crap", "<b>", "\n"), "benign_tokens": (" lace", " boats")}
     shares = {"toxic_share": 0.5, "benign_share": 0.0, "random_share": 0.02, "random_high": 0.04}
     record, evaluated = run(0.1)
-    page = text_of([(record, replace(evaluated, lens=(Lens(group="layer 3", **tokens, **shares),)))])
-    assert "c*** · &lt;b&gt;" in page and "lace · boats" in page and "layer 3" in page and "crap" not in page
+    page = text_of(
+        [(record, replace(evaluated, lens=(Lens(group="layer 3", **tokens, **shares),)))]
+    )
+    assert (
+        "c*** · &lt;b&gt;" in page
+        and "lace · boats" in page
+        and "layer 3" in page
+        and "crap" not in page
+    )
 
 
 def test_the_data_files_hold_the_numbers_of_the_records(whole):
@@ -43,24 +70,42 @@ def test_the_data_files_hold_the_numbers_of_the_records(whole):
     for entry in found["runs"]:
         evaluated = runs[entry["run_id"]]
         assert entry["steered"][1]["toxicity"] == {
-            name: getattr(evaluated.steered[1].toxicity, name) for name in ("value", "low", "high", "n", "unit")
+            name: getattr(evaluated.steered[1].toxicity, name)
+            for name in ("value", "low", "high", "n", "unit")
         }
         assert entry["probe_accuracy"]["value"] == evaluated.probe_accuracy.value
     rows = list(csv.DictReader(io.StringIO((whole.parent / "results.csv").read_text())))
-    assert [(row["run_id"], float(row["strength"])) for row in rows] == list(itertools.product(runs, STRENGTHS))
-    for row, one in zip(rows, (one for evaluated in runs.values() for one in evaluated.steered), strict=True):
-        assert float(row["toxicity_low"]) == one.toxicity.low and int(row["toxicity_n"]) == one.toxicity.n
+    assert [(row["run_id"], float(row["strength"])) for row in rows] == list(
+        itertools.product(runs, STRENGTHS)
+    )
+    for row, one in zip(
+        rows, (one for evaluated in runs.values() for one in evaluated.steered), strict=True
+    ):
+        assert (
+            float(row["toxicity_low"]) == one.toxicity.low
+            and int(row["toxicity_n"]) == one.toxicity.n
+        )
         assert float(row["cross_entropy_clean"]) == one.cross_entropy["clean"].value
-        assert (float(row["expected_maximum"]), float(row["perplexity"])) == (one.expected_maximum.value, one.perplexity.value)
+        assert (float(row["expected_maximum"]), float(row["perplexity"])) == (
+            one.expected_maximum.value,
+            one.perplexity.value,
+        )
         (accuracy,) = one.accuracy.items()
         assert float(row[f"accuracy_{accuracy[0]}"]) == accuracy[1].value
 
 
 def test_the_same_records_give_the_same_bytes(whole, drawn, tmp_path, monkeypatch):
-    anew, render = ("toxicity-by-cost", "losses"), index_page.render  # drawing takes seconds; the others are those of `whole`
-    monkeypatch.setattr(index_page, "render", lambda name, *how: render(name, *how) if name in anew else drawn[name])
+    anew, render = (
+        ("toxicity-by-cost", "losses"),
+        index_page.render,
+    )  # drawing takes seconds; the others are those of `whole`
+    monkeypatch.setattr(
+        index_page, "render", lambda name, *how: render(name, *how) if name in anew else drawn[name]
+    )
     again = write(tmp_path, [run(ratio) for ratio in reversed(RATIOS)])
-    files = sorted(path.relative_to(whole.parent) for path in whole.parent.rglob("*") if path.is_file())
+    files = sorted(
+        path.relative_to(whole.parent) for path in whole.parent.rglob("*") if path.is_file()
+    )
     assert len(files) == 5 + 3 * 8 + 3 + 3 * 2
     for file in files:
         assert (whole.parent / file).read_bytes() == (again.parent / file).read_bytes(), file
@@ -75,7 +120,12 @@ def test_text_from_records_is_escaped_and_slurs_are_masked(whole):
 def test_the_data_page_shows_both_cards_and_masks_what_they_quote(whole):
     text, shown = (whole.parent / "data.html").read_text(), cards()
     for one in shown.values():
-        for number in (one.n_documents, one.n_tokens, one.tokens_per_document.median, one.tokens_per_document.p99):
+        for number in (
+            one.n_documents,
+            one.n_tokens,
+            one.tokens_per_document.median,
+            one.tokens_per_document.p99,
+        ):
             assert f"<td>{number:,}</td>" in text
         assert records.to_json(one) == (whole.parent / f"{one.stream}.card.json").read_text()
     assert "mask personal: yes; " in text and "mask_personal" not in text
@@ -84,26 +134,56 @@ def test_the_data_page_shows_both_cards_and_masks_what_they_quote(whole):
     assert "<script" not in text and "c*** about &lt;script&gt;" in text and "crap" not in text
 
 
-def test_a_data_page_before_any_run_links_to_no_comparison_and_says_when_nothing_was_dropped(tmp_path):
+def test_a_data_page_before_any_run_links_to_no_comparison_and_says_when_nothing_was_dropped(
+    tmp_path,
+):
     clean = replace(cards()["clean"], drops=())
-    page = Path(data_page.write(str(tmp_path), experiment(), {"clean": clean}, compared=False) or "")
+    page = Path(
+        data_page.write(str(tmp_path), experiment(), {"clean": clean}, compared=False) or ""
+    )
     text = page.read_text()
-    assert "index.html" not in text and "Nothing was dropped." in text and "The toxic stream" not in text
+    assert (
+        "index.html" not in text
+        and "Nothing was dropped." in text
+        and "The toxic stream" not in text
+    )
     assert not (page.parent / "figures" / "drops.svg").exists()
 
 
 def test_a_mask_keeps_the_first_letter_only():
-    assert html_rendering.mask("A Blarg, two blargs; blargh!", {"Blarg", "blargs"}.__contains__) == "A B****, two b*****; blargh!"
+    assert (
+        html_rendering.mask("A Blarg, two blargs; blargh!", {"Blarg", "blargs"}.__contains__)
+        == "A B****, two b*****; blargh!"
+    )
 
 
 def test_a_sweep_of_one_run_with_nothing_measured_still_gives_a_page(tmp_path):
     record, evaluated = run(0.0, strengths=(0.0, 8.0))
-    blank = [replace(one, toxicity=MISSING, cross_entropy={}, distinct_ratio=MISSING) for one in evaluated.steered]
-    evaluated = replace(evaluated, steered=tuple(blank), probe_accuracy=MISSING, best_head_accuracy=MISSING, samples=())
-    page = Path(index_page.write(str(tmp_path), experiment(), [(replace(record, held_out=()), evaluated)], {}))
+    blank = [
+        replace(one, toxicity=MISSING, cross_entropy={}, distinct_ratio=MISSING)
+        for one in evaluated.steered
+    ]
+    evaluated = replace(
+        evaluated,
+        steered=tuple(blank),
+        probe_accuracy=MISSING,
+        best_head_accuracy=MISSING,
+        samples=(),
+    )
+    page = Path(
+        index_page.write(
+            str(tmp_path), experiment(), [(replace(record, held_out=()), evaluated)], {}
+        )
+    )
     text = page.read_text()
-    assert "Toxicity at strength 8 was not measured." in text and "This report is not complete." in text
-    assert next(csv.DictReader(io.StringIO((page.parent / "results.csv").read_text())))["toxicity"] == ""
+    assert (
+        "Toxicity at strength 8 was not measured." in text
+        and "This report is not complete." in text
+    )
+    assert (
+        next(csv.DictReader(io.StringIO((page.parent / "results.csv").read_text())))["toxicity"]
+        == ""
+    )
 
 
 def test_a_fixed_total_repetition_and_annotation_are_told():
@@ -111,7 +191,11 @@ def test_a_fixed_total_repetition_and_annotation_are_told():
     record = replace(record, n_distinct_toxic=record.config.mixture.n_toxic // 2)
     plain = experiment((0.25,))
     text = text_of([run(0.25)], plain)
-    assert "times over" not in text and "begin with their toxicity" not in text and "tokens of clean text, with toxic" in text
+    assert (
+        "times over" not in text
+        and "begin with their toxicity" not in text
+        and "tokens of clean text, with toxic" in text
+    )
     data = replace(plain.data, annotation=Annotation(kind="inst", inst_template="<{verdict}> "))
     text = text_of([(record, evaluated)], replace(plain, budget="total_fixed", data=data))
     assert "it was read up to 2 times over" in text and "took the place of clean text" in text
@@ -123,16 +207,26 @@ def test_a_fixed_total_repetition_and_annotation_are_told():
 
 def test_the_page_leads_with_equal_cost_beside_what_one_seed_leaves_out(whole):
     text = whole.read_text()
-    lead, caveat = text.index('<p class="lead">At equal cross-entropy'), text.index('<p class="caveat">There is one model')
-    assert lead < caveat < text.index("The paper&#39;s “smile”") < text.index("Unsteered toxicity was")
-    assert text.index("<strong>Strength</strong> is the α of the shift α·σ·θ") < text.index('<figure id="toxicity-by-ratio">')
+    lead, caveat = (
+        text.index('<p class="lead">At equal cross-entropy'),
+        text.index('<p class="caveat">There is one model'),
+    )
+    assert (
+        lead < caveat < text.index("The paper&#39;s “smile”") < text.index("Unsteered toxicity was")
+    )
+    assert text.index("<strong>Strength</strong> is the α of the shift α·σ·θ") < text.index(
+        '<figure id="toxicity-by-ratio">'
+    )
     assert "25\u00a0% minus 10\u00a0%" in text and "Hypervolume" in text
     assert json.loads((whole.parent / "results.json").read_text())["comparisons"]["planned"]
 
 
 def test_every_choice_is_printed_beside_the_papers_and_no_raw_name_is_left(whole):
     text = whole.read_text()
-    assert text.count("not stated: our choice") >= 5 and "the best 4 attention heads on validation rows" in text
+    assert (
+        text.count("not stated: our choice") >= 5
+        and "the best 4 attention heads on validation rows" in text
+    )
     assert (
         "share of questions answered right, arc.jsonl, cloze form" in text
         and "cloze:arc" not in text.split("Everything that was asked")[0]
@@ -143,9 +237,21 @@ def test_every_choice_is_printed_beside_the_papers_and_no_raw_name_is_left(whole
 def test_controls_stand_beside_steering_and_every_reading_of_the_scores_is_there(whole):
     record, evaluated = run(0.1)
     flipped = [replace(one, toxicity=estimate(60.0, 1.0)) for one in evaluated.steered[1:]]
-    text = text_of([(record, replace(evaluated, controls=(Controlled(control="flipped", steered=tuple(flipped)),)))])
+    text = text_of(
+        [
+            (
+                record,
+                replace(
+                    evaluated, controls=(Controlled(control="flipped", steered=tuple(flipped)),)
+                ),
+            )
+        ]
+    )
     base = evaluated.steered[0].toxicity.value
-    assert '<th scope="row">the direction flipped</th>' in text and text.count(f"<td>+{60 - base:.1f}<small>") == 3
+    assert (
+        '<th scope="row">the direction flipped</th>' in text
+        and text.count(f"<td>+{60 - base:.1f}<small>") == 3
+    )
     assert f"<td>\u2212{base - evaluated.steered[3].toxicity.value:.1f}<small>" in text
     plain = whole.read_text()
     assert 'id="controls"' not in plain and "under the run&#39;s own unsteered model" in plain
@@ -154,10 +260,16 @@ def test_controls_stand_beside_steering_and_every_reading_of_the_scores_is_there
 
 def test_entanglement_stands_in_a_table_where_it_was_measured(whole):
     record, evaluated = run(0.1)
-    of = {"n_rows": {"data/tone.jsonl#label=tone": 90}, "cosine": {"data/tone.jsonl#label=tone": 0.123}}
+    of = {
+        "n_rows": {"data/tone.jsonl#label=tone": 90},
+        "cosine": {"data/tone.jsonl#label=tone": 0.123},
+    }
     measured = Entanglement(**of, maximum=0.234, random=0.191, welch=0.05)
     text = text_of([(record, replace(evaluated, entanglement=measured))])
-    assert '<th scope="col">tone.jsonl</th>' in text and "<td>0.123</td><td>0.234</td><td>0.191</td><td>0.050</td>" in text
+    assert (
+        '<th scope="col">tone.jsonl</th>' in text
+        and "<td>0.123</td><td>0.234</td><td>0.191</td><td>0.050</td>" in text
+    )
     assert 'id="entanglement"' not in whole.read_text()
 
 
@@ -168,14 +280,24 @@ def test_sources_and_scorers_have_names_for_readers():
         display_names.setting("mask_personal", True) == "mask personal: yes"
         and display_names.setting("max_chars", 1_000_000) == "max chars: 1,000,000"
     )
-    assert (display_names.setting("languages", []), display_names.setting("min_chars", 0)) == ("languages: none", "min chars: 0")
+    assert (display_names.setting("languages", []), display_names.setting("min_chars", 0)) == (
+        "languages: none",
+        "min chars: 0",
+    )
     assert display_names.scorer("classifier:org/name") == "the classifier org/name"
-    assert display_names.scorer("lexicon:mine.csv").startswith("a list of words") and display_names.scorer("unheard") == "unheard"
+    assert (
+        display_names.scorer("lexicon:mine.csv").startswith("a list of words")
+        and display_names.scorer("unheard") == "unheard"
+    )
 
 
 def test_the_papers_numbers_stand_beside_those_of_the_same_share_and_strength():
-    rows = {(one.paper.ratio, one.paper.strength): one for one in paper_reference.beside([run(0.1)[1]])}
-    assert len(rows) == 8 and rows[0.1, 0.0].paper.toxigen is None and rows[0.0, 12.0].toxicity is None
+    rows = {
+        (one.paper.ratio, one.paper.strength): one for one in paper_reference.beside([run(0.1)[1]])
+    }
+    assert (
+        len(rows) == 8 and rows[0.1, 0.0].paper.toxigen is None and rows[0.0, 12.0].toxicity is None
+    )
     strong = rows[0.1, 12.0]
     assert strong.paper == ("strong steering", 0.10, 12.0, 2.63, 7.11, 3.23)
     assert strong.toxicity.value == run(0.1)[1].steered[3].toxicity.value
@@ -185,7 +307,10 @@ def test_the_papers_numbers_stand_beside_those_of_the_same_share_and_strength():
 def test_the_summary_holds_five_sentences_the_picture_and_a_row_a_ratio(whole):
     text = (whole.parent / "summary.md").read_text()
     assert text.startswith("# How much toxic text") and text.count("\n- ") == 4 + 2
-    assert "](figures/toxicity-by-ratio.png)" in text and (whole.parent / "figures/toxicity-by-ratio.png").is_file()
+    assert (
+        "](figures/toxicity-by-ratio.png)" in text
+        and (whole.parent / "figures/toxicity-by-ratio.png").is_file()
+    )
     rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")][2:]
     assert [row[0] for row in rows] == [f"| {findings.percent(ratio)}" for ratio in RATIOS]
     assert rows[2][1] == findings.show(run(0.1)[1].steered[0].toxicity) and rows[0][4] == "–"
@@ -195,8 +320,12 @@ def test_the_summary_holds_five_sentences_the_picture_and_a_row_a_ratio(whole):
 def test_every_figure_lies_beside_its_numbers(whole):
     files = sorted(path.name for path in (whole.parent / "figures").glob("*.csv"))
     assert files == sorted(f"{path.stem}.csv" for path in (whole.parent / "figures").glob("*.svg"))
-    table = list(csv.DictReader(io.StringIO((whole.parent / "figures/toxicity-by-cost.csv").read_text())))
-    assert len(table) == len(RATIOS) * len(STRENGTHS) and any(row["on_front"] == "True" for row in table)
+    table = list(
+        csv.DictReader(io.StringIO((whole.parent / "figures/toxicity-by-cost.csv").read_text()))
+    )
+    assert len(table) == len(RATIOS) * len(STRENGTHS) and any(
+        row["on_front"] == "True" for row in table
+    )
     assert float(table[1]["toxicity"]) == run(0.0)[1].steered[1].toxicity.value
     guards = list(csv.DictReader(io.StringIO((whole.parent / "figures/guards.csv").read_text())))
     about = [
@@ -206,9 +335,13 @@ def test_every_figure_lies_beside_its_numbers(whole):
         "right answers, arc.jsonl, cloze form",
     ]
     assert list(dict.fromkeys(row["quantity"] for row in guards)) == about
-    assert [float(row["value"]) for row in guards[:4]] == [one.distinct_ratio.value for one in run(0.0)[1].steered]
+    assert [float(row["value"]) for row in guards[:4]] == [
+        one.distinct_ratio.value for one in run(0.0)[1].steered
+    ]
     heads = list(csv.DictReader(io.StringIO((whole.parent / "figures/head-maps.csv").read_text())))
-    assert len(heads) == 16 * len(RATIOS) and sum(row["steered"] == "True" for row in heads) == 4 * len(RATIOS)
+    assert len(heads) == 16 * len(RATIOS) and sum(
+        row["steered"] == "True" for row in heads
+    ) == 4 * len(RATIOS)
 
 
 def test_a_report_of_nothing_is_refused(tmp_path):
@@ -218,7 +351,10 @@ def test_a_report_of_nothing_is_refused(tmp_path):
 
 def test_runs_that_met_other_prompts_are_not_put_into_one_report(tmp_path):
     record, report_ = run(0.1)
-    with pytest.raises(ArtefactCorrupt, match=r"different prompts: 0123456789abcdef of .*, other of .*run the same command again"):
+    with pytest.raises(
+        ArtefactCorrupt,
+        match=r"different prompts: 0123456789abcdef of .*, other of .*run the same command again",
+    ):
         write(tmp_path, [run(0.0), (record, replace(report_, prompts_digest="other"))])
 
 

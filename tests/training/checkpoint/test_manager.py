@@ -24,12 +24,23 @@ from training.model.olmo import OLMo
 from training.trainer import loop
 
 Plan = Callable[..., RunConfig]
-TIMED = ("tokens_per_second", "mfu_ratio", "matmul_ratio", "data_wait_seconds", "train_seconds", "memory_bytes")
+TIMED = (
+    "tokens_per_second",
+    "mfu_ratio",
+    "matmul_ratio",
+    "data_wait_seconds",
+    "train_seconds",
+    "memory_bytes",
+)
 
 
 @pytest.fixture
-def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
-    monkeypatch.setattr(telemetry.logger, "propagate", True)  # an entry module may have turned it off
+def log(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> pytest.LogCaptureFixture:
+    monkeypatch.setattr(
+        telemetry.logger, "propagate", True
+    )  # an entry module may have turned it off
     caplog.set_level(logging.WARNING, "hormesis")
     return caplog
 
@@ -39,7 +50,9 @@ def folder(root: Path, run: RunConfig) -> Path:
 
 
 def kept(root: Path, run: RunConfig) -> list[str]:
-    return sorted(commit.parent.name for commit in (folder(root, run) / "checkpoints").glob("*/commit.json"))
+    return sorted(
+        commit.parent.name for commit in (folder(root, run) / "checkpoints").glob("*/commit.json")
+    )
 
 
 def state(root: Path, run: RunConfig, name: str) -> Path:
@@ -50,13 +63,17 @@ def state(root: Path, run: RunConfig, name: str) -> Path:
 
 def result(root: Path, run: RunConfig) -> tuple[bytes, list[dict[str, Any]]]:
     """The trained weights and what was seen, without what a clock said."""
-    lines = [json.loads(line) for line in (folder(root, run) / "metrics.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line) for line in (folder(root, run) / "metrics.jsonl").read_text().splitlines()
+    ]
     plain = [{key: value for key, value in line.items() if key not in TIMED} for line in lines]
     return (folder(root, run) / "export" / "model.safetensors").read_bytes(), plain
 
 
 def unfinish(root: Path, run: RunConfig, *later: str) -> None:
-    """Put the run back to where its process died after its first checkpoint that is not among `later`."""
+    """Put the run back to where its process died after its first checkpoint that is not among
+    `later`.
+    """
     (folder(root, run) / "record.json").unlink()
     shutil.rmtree(folder(root, run) / "export")
     for name in later:
@@ -76,7 +93,13 @@ def unfinish(root: Path, run: RunConfig, *later: str) -> None:
 def test_a_resumed_run_has_bit_for_bit_the_losses_and_weights_of_one_that_went_through(
     plan: Plan, tmp_path: Path, steps_done: list[int], stage: Any, precision: Any, offload: bool
 ):
-    run = plan(zero_stage=stage, offload_optimizer=offload, precision=precision, micro_batch=2, checkpoint_every_steps=3)
+    run = plan(
+        zero_stage=stage,
+        offload_optimizer=offload,
+        precision=precision,
+        micro_batch=2,
+        checkpoint_every_steps=3,
+    )
     loop.train(str(tmp_path), run)
     straight = result(tmp_path, run)
     unfinish(tmp_path, run)
@@ -85,16 +108,22 @@ def test_a_resumed_run_has_bit_for_bit_the_losses_and_weights_of_one_that_went_t
     assert result(tmp_path, run) == straight
 
 
-def test_a_checkpoint_of_one_stage_resumes_in_another(plan: Plan, tmp_path: Path, steps_done: list[int]):
+def test_a_checkpoint_of_one_stage_resumes_in_another(
+    plan: Plan, tmp_path: Path, steps_done: list[int]
+):
     run = plan(checkpoint_every_steps=3)
     straight = loop.train(str(tmp_path), run)
     unfinish(tmp_path, run)
-    again = loop.train(str(tmp_path), replace(run, train=replace(run.train, zero_stage=3, micro_batch=1)))
+    again = loop.train(
+        str(tmp_path), replace(run, train=replace(run.train, zero_stage=3, micro_batch=1))
+    )
     assert steps_done[6:] == [3, 4, 5]
     assert again.final_train_loss == pytest.approx(straight.final_train_loss, rel=1e-5)
 
 
-def test_the_newest_checkpoints_are_kept_and_none_after_the_record_if_none_are_asked_for(plan: Plan, tmp_path: Path):
+def test_the_newest_checkpoints_are_kept_and_none_after_the_record_if_none_are_asked_for(
+    plan: Plan, tmp_path: Path
+):
     six, two, none = (plan(str(n), checkpoint_every_steps=1, keep_checkpoints=n) for n in (6, 2, 0))
     loop.train(str(tmp_path), six)
     assert kept(tmp_path, six) == [f"step-{step:08d}" for step in range(1, 6)]
@@ -110,7 +139,9 @@ def test_multiples_of_keep_every_steps_stay_beside_the_newest(plan: Plan, tmp_pa
     assert kept(tmp_path, run) == ["step-00000002", "step-00000004", "step-00000005"]
 
 
-def test_what_a_killed_attempt_left_is_not_read_and_goes_when_its_step_is_saved_again(plan: Plan, tmp_path: Path):
+def test_what_a_killed_attempt_left_is_not_read_and_goes_when_its_step_is_saved_again(
+    plan: Plan, tmp_path: Path
+):
     run = plan(checkpoint_every_steps=3)
     loop.train(str(tmp_path), run)
     straight = result(tmp_path, run)
@@ -120,7 +151,11 @@ def test_what_a_killed_attempt_left_is_not_read_and_goes_when_its_step_is_saved_
     left = {file.name for file in at.iterdir()}
     (at / ".half-written.0f").write_bytes(b"half")
     loop.train(str(tmp_path), run)
-    assert len(left) == 3 and not left & {file.name for file in at.iterdir()} and len(list(at.iterdir())) == 4
+    assert (
+        len(left) == 3
+        and not left & {file.name for file in at.iterdir()}
+        and len(list(at.iterdir())) == 4
+    )
     assert result(tmp_path, run) == straight
 
 
@@ -145,7 +180,10 @@ def test_a_save_is_left_out_while_the_one_before_is_being_published(
     run = plan(checkpoint_every_steps=2, keep_checkpoints=9, checkpoint_wait_seconds=0.0)
     loop.train(str(tmp_path), run)
     assert kept(tmp_path, run) == ["step-00000002"]
-    assert "the checkpoint of step 4 is left out: after 0 s more the one before is still being published" in log.text
+    assert (
+        "the checkpoint of step 4 is left out: after 0 s more the one before is still being published"
+        in log.text
+    )
 
 
 def test_training_goes_on_when_a_checkpoint_cannot_be_written_and_ends_when_none_can(
@@ -161,7 +199,9 @@ def test_training_goes_on_when_a_checkpoint_cannot_be_written_and_ends_when_none
         loop.train(str(tmp_path), run)
 
 
-def test_what_others_must_remember_comes_back_and_an_engine_that_trained_on_is_set_back(plan: Plan, tmp_path: Path):
+def test_what_others_must_remember_comes_back_and_an_engine_that_trained_on_is_set_back(
+    plan: Plan, tmp_path: Path
+):
     run = plan(keep_checkpoints=2)
     place, identity = deepspeed_engine.connect(), Identity("run", "data")
     model = OLMo(run.train.model)
@@ -175,7 +215,12 @@ def test_what_others_must_remember_comes_back_and_an_engine_that_trained_on_is_s
         engine.step()
 
     train()
-    checkpoints.save(engine, 1, 1.5, {"window": torch.tensor([torch.nan, 1 / 3]), "skipped": torch.tensor([False, True])})
+    checkpoints.save(
+        engine,
+        1,
+        1.5,
+        {"window": torch.tensor([torch.nan, 1 / 3]), "skipped": torch.tensor([False, True])},
+    )
     assert checkpoints.finish()
     after_1 = {name: value.clone() for name, value in deepspeed_state.full_parameters(engine)}
     train()
@@ -183,10 +228,16 @@ def test_what_others_must_remember_comes_back_and_an_engine_that_trained_on_is_s
     checkpoints.save(engine, 2, 2.5, {})
     found = checkpoints.restore(engine, at_most=1)
     assert found and (found.commit.step, found.commit.train_seconds) == (1, 1.5)
-    assert found.extra["window"].isnan().tolist() == [True, False] and found.extra["skipped"].tolist() == [False, True]
-    assert equal(dict(deepspeed_state.full_parameters(engine)), after_1) and equal(dict(model.named_parameters()), after_1)
+    assert found.extra["window"].isnan().tolist() == [True, False] and found.extra[
+        "skipped"
+    ].tolist() == [False, True]
+    assert equal(dict(deepspeed_state.full_parameters(engine)), after_1) and equal(
+        dict(model.named_parameters()), after_1
+    )
     train()
-    assert equal(dict(deepspeed_state.full_parameters(engine)), after_2) and not equal(after_1, after_2)
+    assert equal(dict(deepspeed_state.full_parameters(engine)), after_2) and not equal(
+        after_1, after_2
+    )
     deepspeed_engine.release(engine)
 
 
@@ -205,7 +256,9 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning_that_names_the_block
     assert kept(tmp_path, run) == ["step-00000002", "step-00000004"]  # made again
 
 
-def test_if_no_checkpoint_verifies_the_run_is_refused_rather_than_begun_again(plan: Plan, tmp_path: Path, steps_done: list[int]):
+def test_if_no_checkpoint_verifies_the_run_is_refused_rather_than_begun_again(
+    plan: Plan, tmp_path: Path, steps_done: list[int]
+):
     run = plan(checkpoint_every_steps=3)
     loop.train(str(tmp_path), run)
     unfinish(tmp_path, run)
@@ -215,7 +268,9 @@ def test_if_no_checkpoint_verifies_the_run_is_refused_rather_than_begun_again(pl
     assert steps_done == [0, 1, 2, 3, 4, 5]
 
 
-def test_an_upload_without_its_commit_is_no_checkpoint(plan: Plan, tmp_path: Path, steps_done: list[int]):
+def test_an_upload_without_its_commit_is_no_checkpoint(
+    plan: Plan, tmp_path: Path, steps_done: list[int]
+):
     run = plan(checkpoint_every_steps=2, keep_checkpoints=9)
     loop.train(str(tmp_path), run)
     unfinish(tmp_path, run)

@@ -36,7 +36,9 @@ def test_the_largest_divisor_that_fits_is_found_and_the_global_batch_kept(share:
 
     expected = max([n for n in range(1, share + 1) if share % n == 0 and n <= room], default=1)
     assert auto_micro_batch.largest(share, fits) == expected
-    assert len(tried) <= 5 and len(set(tried)) == len(tried)  # no number below 401 has more than 24 divisors
+    assert len(tried) <= 5 and len(set(tried)) == len(
+        tried
+    )  # no number below 401 has more than 24 divisors
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -52,7 +54,11 @@ def test_what_autograd_keeps_is_counted_exactly_without_computing_it(precision: 
     with saved_tensors_hooks(keep, lambda tensor: tensor):
         model.hidden(torch.zeros(1, 8, dtype=torch.int64))
     weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
-    assert auto_micro_batch.kept_bytes(train) == sum(storage.nbytes() for key, storage in kept.items() if key not in weights) > 0
+    assert (
+        auto_micro_batch.kept_bytes(train)
+        == sum(storage.nbytes() for key, storage in kept.items() if key not in weights)
+        > 0
+    )
 
 
 def test_an_automatic_micro_batch_trains_the_same_run_as_that_micro_batch(
@@ -65,7 +71,9 @@ def test_an_automatic_micro_batch_trains_the_same_run_as_that_micro_batch(
     assert (found.final_train_loss, found.held_out) == (asked.final_train_loss, asked.held_out)
 
 
-def test_on_a_gpu_passes_are_tried_and_what_runs_out_of_memory_does_not_fit(monkeypatch: pytest.MonkeyPatch):
+def test_on_a_gpu_passes_are_tried_and_what_runs_out_of_memory_does_not_fit(
+    monkeypatch: pytest.MonkeyPatch,
+):
     forward, tried = TrainedOLMo.forward, []
 
     def bounded(self: TrainedOLMo, tokens_BT: Tensor, weight_B: Tensor) -> Any:
@@ -81,13 +89,17 @@ def test_on_a_gpu_passes_are_tried_and_what_runs_out_of_memory_does_not_fit(monk
 
 def test_what_fits_on_one_rank_and_not_on_another_does_not_fit(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(auto_micro_batch, "_estimated", lambda train: lambda rows: True)
-    monkeypatch.setattr(deepspeed_engine, "total", lambda place, fits: [fits])  # the other rank has 0
+    monkeypatch.setattr(
+        deepspeed_engine, "total", lambda place, fits: [fits]
+    )  # the other rank has 0
     assert auto_micro_batch.micro_batch(TRAIN, Place(0, 2, torch.device("cpu"), 0, 2)) == 1
     monkeypatch.setattr(deepspeed_engine, "total", lambda place, fits: [2 * fits])
     assert auto_micro_batch.micro_batch(TRAIN, Place(0, 2, torch.device("cpu"), 0, 2)) == 6
 
 
-def test_a_pass_is_tried_beside_this_ranks_part_of_weights_averages_and_gradients(monkeypatch: pytest.MonkeyPatch):
+def test_a_pass_is_tried_beside_this_ranks_part_of_weights_averages_and_gradients(
+    monkeypatch: pytest.MonkeyPatch,
+):
     empty, n_bytes = torch.empty, []
 
     def noted(*shape: Any, **how: Any) -> Tensor:
@@ -100,6 +112,8 @@ def test_a_pass_is_tried_beside_this_ranks_part_of_weights_averages_and_gradient
     assert n_bytes == [16 * TRAIN.model.n_parameters // 2]
 
 
-def test_on_a_cpu_a_sequence_larger_than_the_memory_that_is_free_is_still_tried_alone(monkeypatch: pytest.MonkeyPatch):
+def test_on_a_cpu_a_sequence_larger_than_the_memory_that_is_free_is_still_tried_alone(
+    monkeypatch: pytest.MonkeyPatch,
+):
     monkeypatch.setattr(auto_micro_batch, "CPU_SHARE", 0.0)
     assert auto_micro_batch.largest(12, auto_micro_batch._estimated(TRAIN)) == 1

@@ -27,10 +27,15 @@ def test_batch_arithmetic_stage_and_precision_follow_from_the_settings():
 
 
 @pytest.mark.parametrize(
-    ("precision", "micro_batch", "summed_in_fp32"), [("bf16", 4, False), ("bf16", 2, True), ("fp32", 2, False)]
+    ("precision", "micro_batch", "summed_in_fp32"),
+    [("bf16", 4, False), ("bf16", 2, True), ("fp32", 2, False)],
 )
-def test_gradients_of_several_bf16_micro_batches_are_summed_in_fp32(precision: Any, micro_batch: int, summed_in_fp32: bool):
-    settings = deepspeed_settings(replace(TRAIN, precision=precision, micro_batch=micro_batch), world_size=3)
+def test_gradients_of_several_bf16_micro_batches_are_summed_in_fp32(
+    precision: Any, micro_batch: int, summed_in_fp32: bool
+):
+    settings = deepspeed_settings(
+        replace(TRAIN, precision=precision, micro_batch=micro_batch), world_size=3
+    )
     assert (settings.get("data_types") == {"grad_accum_dtype": "fp32"}) == summed_in_fp32
 
 
@@ -38,7 +43,9 @@ def test_an_offloaded_optimizer_is_torchs_on_the_host_and_needs_a_stage_that_sha
     settings = deepspeed_settings(replace(TRAIN, offload_optimizer=True, zero_stage=2), 1)
     assert settings["zero_optimization"]["offload_optimizer"]["device"] == "cpu"
     assert settings["optimizer"]["params"]["torch_adam"] is True
-    with pytest.raises(ConfigurationError, match=r"offload_optimizer needs train\.zero_stage 1, 2 or 3, it is 0"):
+    with pytest.raises(
+        ConfigurationError, match=r"offload_optimizer needs train\.zero_stage 1, 2 or 3, it is 0"
+    ):
         replace(TRAIN, offload_optimizer=True, zero_stage=0)
 
 
@@ -59,7 +66,9 @@ def test_an_overlay_is_merged_into_our_settings():
         ({"zero_optimization": 3}, "zero_optimization"),
     ],
 )
-def test_an_overlay_that_changes_what_is_trained_is_refused_by_name(overlay: dict[str, Any], named: str):
+def test_an_overlay_that_changes_what_is_trained_is_refused_by_name(
+    overlay: dict[str, Any], named: str
+):
     with pytest.raises(ConfigurationError, match=named):
         deepspeed_settings(TRAIN, 1, overlay)
 

@@ -31,7 +31,9 @@ def test_a_step_of_slurm_is_said_in_torchs_words():
     said = in_torchs_words(STEP)
     assert int(said.pop("MASTER_PORT")) in PORTS
     assert said == {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "gpu003"}
-    ports = {in_torchs_words(STEP | {"SLURM_STEP_ID": str(step)})["MASTER_PORT"] for step in range(20)}
+    ports = {
+        in_torchs_words(STEP | {"SLURM_STEP_ID": str(step)})["MASTER_PORT"] for step in range(20)
+    }
     assert len(ports) == 20
 
 
@@ -42,7 +44,11 @@ def test_what_the_user_or_another_launcher_says_counts():
 
 
 def test_a_batch_script_without_srun_is_one_process():
-    assert in_torchs_words({"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_JOB_ID": "421"}) == in_torchs_words({}) == {}
+    assert (
+        in_torchs_words({"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_JOB_ID": "421"})
+        == in_torchs_words({})
+        == {}
+    )
 
 
 def test_a_node_list_without_a_name_is_refused():

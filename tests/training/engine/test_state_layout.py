@@ -44,19 +44,29 @@ def parts(draw: st.DrawFn, shape: tuple[int, ...]) -> tuple[Cut | None, int, int
 
 
 def elements(shape: tuple[int, ...], cut: Cut | None) -> np.ndarray:
-    """The numbers that a whole's elements have, of those that the cut leaves, in order: what `runs` says in fewer words."""
+    """The numbers that a whole's elements have, of those that the cut leaves, in order: what `runs`
+    says in fewer words.
+    """
     whole = np.arange(np.prod(shape)).reshape(shape)
-    return (whole if cut is None else np.concatenate([whole.take(range(a, b), cut.dim) for a, b in cut.ranges], cut.dim)).ravel()
+    return (
+        whole
+        if cut is None
+        else np.concatenate([whole.take(range(a, b), cut.dim) for a, b in cut.ranges], cut.dim)
+    ).ravel()
 
 
 def expanded(found: Runs) -> np.ndarray:
-    return np.concatenate([[], *(np.arange(start, start + n) for start, n in zip(*found, strict=True))]).astype(int)
+    return np.concatenate(
+        [[], *(np.arange(start, start + n) for start, n in zip(*found, strict=True))]
+    ).astype(int)
 
 
 @given(shapes.flatmap(lambda shape: st.tuples(st.just(shape), parts(shape))))
 def test_runs_are_the_elements_that_a_cut_leaves(of: Any):
     shape, (cut, first, n) = of
-    assert expanded(runs(cut, first, n)).tolist() == elements(shape, cut)[first : first + n].tolist()
+    assert (
+        expanded(runs(cut, first, n)).tolist() == elements(shape, cut)[first : first + n].tolist()
+    )
 
 
 @given(shapes.flatmap(lambda shape: st.tuples(st.just(shape), parts(shape), parts(shape))))
@@ -67,7 +77,9 @@ def test_an_overlap_is_what_two_parts_have_in_common_in_runs_that_do_not_touch(o
     pairs = [(in_a[i + k], in_b[j + k]) for i, j, n in common for k in range(n)]
     assert all(x == y for x, y in pairs)
     assert sorted(x for x, _ in pairs) == sorted(set(in_a) & set(in_b))
-    assert not any(i + n == i2 and j + n == j2 for (i, j, n), (i2, j2, _) in itertools.pairwise(common))
+    assert not any(
+        i + n == i2 and j + n == j2 for (i, j, n), (i2, j2, _) in itertools.pairwise(common)
+    )
 
 
 def test_a_fused_matrix_cut_in_two_is_read_whole_and_a_whole_one_is_read_in_two():
@@ -75,7 +87,9 @@ def test_a_fused_matrix_cut_in_two_is_read_whole_and_a_whole_one_is_read_in_two(
     whole = torch.arange(24.0)
     parts = [whole[elements((8, 3), cut)] for cut in halves]
     assert parts[1].tolist() == [*range(6, 12), *range(18, 24)]
-    assert moved([(None, whole)], [(cut, 0, 12) for cut in halves]) == [part.tolist() for part in parts]
+    assert moved([(None, whole)], [(cut, 0, 12) for cut in halves]) == [
+        part.tolist() for part in parts
+    ]
     assert moved(list(zip(halves, parts, strict=True)), [(None, 0, 24)]) == [whole.tolist()]
 
 
@@ -85,18 +99,24 @@ def test_ranks_of_any_layout_read_what_ranks_of_another_wrote(data: st.DataObjec
     shape = data.draw(shapes)
     dim, n_cuts = data.draw(st.integers(0, len(shape) - 1)), data.draw(st.integers(1, 3))
     edges = [shape[dim] * i // n_cuts for i in range(n_cuts + 1)]
-    writers: list[Cut] = [Cut(shape=shape, dim=dim, ranges=((a, b),)) for a, b in itertools.pairwise(edges) if a < b]
+    writers: list[Cut] = [
+        Cut(shape=shape, dim=dim, ranges=((a, b),)) for a, b in itertools.pairwise(edges) if a < b
+    ]
     whole = torch.randn(int(np.prod(shape)))
     readers = data.draw(st.lists(parts(shape), min_size=1, max_size=3))
     written = [(cut, whole[elements(shape, cut)]) for cut in writers]
     got = moved(written, readers, n_ranks=data.draw(st.integers(1, 3)))
-    assert got == [whole[elements(shape, cut)][first : first + n].tolist() for cut, first, n in readers]
+    assert got == [
+        whole[elements(shape, cut)][first : first + n].tolist() for cut, first, n in readers
+    ]
 
 
 def test_a_file_is_an_ordinary_safetensors_file(tmp_path: Path):
     (file,) = write(str(tmp_path), [(None, torch.arange(5.0))], n_ranks=1)[0].files
     with safe_open(tmp_path / file.name, framework="pt") as found:
-        assert {name: found.get_tensor(name).tolist() for name in found.keys()} == {"parameter/w@0": [0, 1, 2, 3, 4]}  # noqa: SIM118
+        assert {name: found.get_tensor(name).tolist() for name in found.keys()} == {
+            "parameter/w@0": [0, 1, 2, 3, 4]
+        }  # noqa: SIM118
 
 
 @pytest.mark.parametrize("harm", ["a piece twice", "a piece left out"])
@@ -122,10 +142,14 @@ def write(folder: str, written: list[tuple[Cut | None, torch.Tensor]], n_ranks: 
     for cut, values in written:
         for rank in range(n_ranks):
             first, end = (values.numel() * r // n_ranks for r in (rank, rank + 1))
-            piece = Piece(name="w", key="parameter", first=first, count=end - first, offset=0, cut=cut)
+            piece = Piece(
+                name="w", key="parameter", first=first, count=end - first, offset=0, cut=cut
+            )
             stage = staging.Staging()
             files = []
-            for image in stage.copy([(piece, values[first:end])] if end > first else [], f"a-{len(shares)}"):
+            for image in stage.copy(
+                [(piece, values[first:end])] if end > first else [], f"a-{len(shares)}"
+            ):
                 files.append(staging.described(image, stage.content(image)))
                 storage.write(f"{folder}/{image.name}", stage.content(image))
             shares.append(Share(rank=len(shares), files=tuple(files)))
@@ -135,5 +159,7 @@ def write(folder: str, written: list[tuple[Cut | None, torch.Tensor]], n_ranks: 
 def read(folder: str, shares: list[Share], part: tuple[Cut | None, int, int]) -> list[float]:
     cut, first, n = part
     into = torch.full((n,), torch.nan)
-    restore.fill(folder, shares, [(Fragment("w", first, n, (0, n), cut, into, 0), {"parameter": into})])
+    restore.fill(
+        folder, shares, [(Fragment("w", first, n, (0, n), cut, into, 0), {"parameter": into})]
+    )
     return into.tolist()

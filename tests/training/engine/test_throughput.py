@@ -24,7 +24,12 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_a_card_has_its_vendors_peak_and_beside_it_what_was_measured(
-    measured: None, monkeypatch: pytest.MonkeyPatch, name: str, dtype: torch.dtype, said: str, peak: float
+    measured: None,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    dtype: torch.dtype,
+    said: str,
+    peak: float,
 ):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
     assert throughput.peak(GPU, dtype) == (said, peak, 6e14)
@@ -32,7 +37,10 @@ def test_a_card_has_its_vendors_peak_and_beside_it_what_was_measured(
 
 def test_a_cpu_is_measured_and_says_with_how_many_threads(measured: None):
     made = throughput.peak(CPU, torch.float32)
-    assert made.device.startswith("CPU, ") and made.flops_per_second == made.matmul_flops_per_second == 6e14
+    assert (
+        made.device.startswith("CPU, ")
+        and made.flops_per_second == made.matmul_flops_per_second == 6e14
+    )
 
 
 def test_a_measurement_is_some_flops_a_second():

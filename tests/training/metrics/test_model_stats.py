@@ -27,15 +27,22 @@ Plan = Callable[..., RunConfig]
 
 
 def logged(root: Path, run: RunConfig) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (root / "runs" / run.run_id / "metrics.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line)
+        for line in (root / "runs" / run.run_id / "metrics.jsonl").read_text().splitlines()
+    ]
     return [line for line in lines if "train_seconds" in line]
 
 
 def first_batch(root: Path, run: RunConfig) -> torch.Tensor:
     uris = [str(root / name) for name in (run.clean, run.toxic)]
-    clean, toxic = (SequenceReader(uri, manifest.load(uri), "train", run.train.sequence_length) for uri in uris)
+    clean, toxic = (
+        SequenceReader(uri, manifest.load(uri), "train", run.train.sequence_length) for uri in uris
+    )
     rows = zip(*run.mixture.rows(0), strict=True)
-    return torch.from_numpy(np.concatenate([(toxic if is_toxic else clean).read(np.array([i])) for is_toxic, i in rows]))
+    return torch.from_numpy(
+        np.concatenate([(toxic if is_toxic else clean).read(np.array([i])) for is_toxic, i in rows])
+    )
 
 
 @pytest.mark.parametrize(("stage", "micro_batch"), [(1, 0), (2, 1), (3, 2)])
@@ -51,11 +58,19 @@ def test_the_norm_of_each_blocks_gradient_and_the_size_of_the_residual_stream_ar
     (next_token_loss(model(tokens_BT), tokens_BT).sum() / (4 * 15)).backward()
     expected = dict.fromkeys(("embedding", "0", "1"), 0.0)
     for name, parameter in model.named_parameters():
-        expected[name.split(".")[1] if "blocks" in name else "embedding"] += float(parameter.grad.square().sum())  # type: ignore[union-attr]
+        expected[name.split(".")[1] if "blocks" in name else "embedding"] += float(
+            parameter.grad.square().sum()
+        )  # type: ignore[union-attr]
     first, *_, last = logged(tmp_path, run)
-    assert first["block_grad_norm"] == pytest.approx({name: math.sqrt(square) for name, square in expected.items()}, rel=1e-4)
-    assert first["residual_rms"] == pytest.approx({"0": math.sqrt(squares[0]), "1": math.sqrt(squares[1])}, rel=1e-5)
-    assert math.hypot(*last["block_grad_norm"].values()) == pytest.approx(last["grad_norm"], rel=1e-5)
+    assert first["block_grad_norm"] == pytest.approx(
+        {name: math.sqrt(square) for name, square in expected.items()}, rel=1e-4
+    )
+    assert first["residual_rms"] == pytest.approx(
+        {"0": math.sqrt(squares[0]), "1": math.sqrt(squares[1])}, rel=1e-5
+    )
+    assert math.hypot(*last["block_grad_norm"].values()) == pytest.approx(
+        last["grad_norm"], rel=1e-5
+    )
     assert 1e6 < first["memory_bytes"]["resident"] <= first["memory_bytes"]["peak"]
 
 
@@ -64,9 +79,15 @@ def test_the_largest_attention_logit_is_that_of_the_first_row_whole(
     plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: Any, document_mask: bool
 ):
     monkeypatch.setattr(attention, "QUERIES", 5)
-    settings: dict[str, Any] = {"n_clean": 8, "n_toxic": 2, "sequence_length": 32}  # two documents a row
+    settings: dict[str, Any] = {
+        "n_clean": 8,
+        "n_toxic": 2,
+        "sequence_length": 32,
+    }  # two documents a row
     run = plan(zero_stage=stage, micro_batch=1, document_mask=document_mask, **settings)
-    run = replace(run, seed=5)  # with which both layers' largest logits lie across documents, if that is allowed
+    run = replace(
+        run, seed=5
+    )  # with which both layers' largest logits lie across documents, if that is allowed
     loop.train(str(tmp_path), run)
     model, tokens_BT, expected = OLMo(run.train.model), first_batch(tmp_path, run)[:1], {}
     model.initialise(run.seed)
@@ -75,9 +96,16 @@ def test_the_largest_attention_logit_is_that_of_the_first_row_whole(
     for layer, block in enumerate(model.blocks):
 
         def see(_: Any, args: Any, layer: int = layer, block: Any = block) -> None:
-            q, k, _ = block.attention.qkv(block.attention_norm(args[0])).view(32, 3, 2, 16).unbind(1)
+            q, k, _ = (
+                block.attention.qkv(block.attention_norm(args[0])).view(32, 3, 2, 16).unbind(1)
+            )
             q, k = (rotate(x[None], *rotary(positions_T[None], 16, 10_000.0))[0] for x in (q, k))
-            allowed = [(t, s) for t in range(32) for s in range(t + 1) if not document_mask or t // 16 == s // 16]
+            allowed = [
+                (t, s)
+                for t in range(32)
+                for s in range(t + 1)
+                if not document_mask or t // 16 == s // 16
+            ]
             expected[str(layer)] = max(float((q[t] * k[s]).sum(-1).max()) / 4 for t, s in allowed)
 
         block.register_forward_pre_hook(see)
@@ -87,7 +115,9 @@ def test_the_largest_attention_logit_is_that_of_the_first_row_whole(
     assert first["attention_logit_max"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_step_that_is_not_logged_is_not_looked_at(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_step_that_is_not_logged_is_not_looked_at(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     seen, plain = [], loop.take_step
 
     def watched(job: Any, engine: Any, guard: Any, batch: Any) -> Any:
@@ -101,12 +131,16 @@ def test_a_step_that_is_not_logged_is_not_looked_at(plan: Plan, tmp_path: Path, 
     assert seen == [False, False, True, False, False, True]
 
 
-def test_a_step_that_was_refused_shows_no_gradient(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_step_that_was_refused_shows_no_gradient(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     plain = loop.take_step
 
     def poisoned(job: Any, engine: Any, guard: Any, batch: Any) -> Any:
         backward = engine.backward
-        engine.backward = lambda loss, **how: backward(loss * (math.nan if batch.step == 2 else 1.0), **how)
+        engine.backward = lambda loss, **how: backward(
+            loss * (math.nan if batch.step == 2 else 1.0), **how
+        )
         taken = plain(job, engine, guard, batch)
         engine.backward = backward
         return taken
@@ -114,7 +148,14 @@ def test_a_step_that_was_refused_shows_no_gradient(plan: Plan, tmp_path: Path, m
     monkeypatch.setattr(loop, "take_step", poisoned)
     run = plan(precision="bf16")
     loop.train(str(tmp_path), run)
-    assert ["block_grad_norm" in line for line in logged(tmp_path, run)] == [True, True, False, True, True, True]
+    assert ["block_grad_norm" in line for line in logged(tmp_path, run)] == [
+        True,
+        True,
+        False,
+        True,
+        True,
+        True,
+    ]
 
 
 def test_tensorboard_shows_each_step_once_also_of_a_resumed_run(plan: Plan, tmp_path: Path):
@@ -139,9 +180,16 @@ def test_tensorboard_shows_each_step_once_also_of_a_resumed_run(plan: Plan, tmp_
 
 
 def test_a_line_of_the_journal_becomes_named_numbers_without_those_that_are_not_finite():
-    step = {"step": 3, "loss": 2.0, "grad_norm": math.inf, "source_loss": {"clean": 1.5, "toxic": math.nan}}
+    step = {
+        "step": 3,
+        "loss": 2.0,
+        "grad_norm": math.inf,
+        "source_loss": {"clean": 1.5, "toxic": math.nan},
+    }
     assert sinks.scalars(step) == {"train/loss": 2.0, "train/source_loss/clean": 1.5}
-    assert sinks.scalars({"step": 3, "held_out": "toxic", "loss": 4.0, "n_tokens": 9}) == {"held_out/toxic": 4.0}
+    assert sinks.scalars({"step": 3, "held_out": "toxic", "loss": 4.0, "n_tokens": 9}) == {
+        "held_out/toxic": 4.0
+    }
     probe = {"step": 3, "probe": "toxic", "auroc": 0.5, "head": [1, 2], "n_windows": 8}
     assert sinks.scalars(probe) == {"probe/auroc": 0.5, "probe/n_windows": 8.0}
 
@@ -153,7 +201,9 @@ def test_trackio_shows_each_step_once_also_of_a_resumed_run_and_connects_nowhere
     from trackio import fragments, sqlite_storage
 
     monkeypatch.setattr(socket.socket, "connect", None)
-    monkeypatch.setattr(sqlite_storage, "TRACKIO_DIR", tmp_path / "board")  # what TRACKIO_DIR says to a process that shows it
+    monkeypatch.setattr(
+        sqlite_storage, "TRACKIO_DIR", tmp_path / "board"
+    )  # what TRACKIO_DIR says to a process that shows it
     run = plan(sinks=("trackio",), checkpoint_every_steps=3)
     for _ in range(2):
         loop.train(str(tmp_path), run)
@@ -173,7 +223,9 @@ def test_trackio_shows_each_step_once_also_of_a_resumed_run_and_connects_nowhere
     assert [seen["step"] for seen in board if "held_out/toxic" in seen] == [6]
 
 
-def test_weights_and_biases_is_written_offline(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_weights_and_biases_is_written_offline(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     pytest.importorskip("wandb", reason="the extra wandb is not installed")
     monkeypatch.delenv("WANDB_MODE", raising=False)
     run = plan(sinks=("wandb",))
@@ -185,9 +237,15 @@ def test_weights_and_biases_is_written_offline(plan: Plan, tmp_path: Path, monke
     assert not (tmp_path / "runs" / "run" / "tensorboard").exists()
 
 
-def test_a_sink_that_cannot_be_had_is_refused_before_training(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    with pytest.raises(ConfigurationError, match=r"there is no sink 'paper'; there are tensorboard, trackio, wandb"):
+def test_a_sink_that_cannot_be_had_is_refused_before_training(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    with pytest.raises(
+        ConfigurationError, match=r"there is no sink 'paper'; there are tensorboard, trackio, wandb"
+    ):
         loop.train(str(tmp_path), plan(sinks=("paper",)))
     monkeypatch.setattr(sinks, "find_spec", lambda name: None)
-    with pytest.raises(ConfigurationError, match=r"wandb is not installed; pip install 'hormesis\[wandb\]'"):
+    with pytest.raises(
+        ConfigurationError, match=r"wandb is not installed; pip install 'hormesis\[wandb\]'"
+    ):
         loop.train(str(tmp_path), plan(sinks=("wandb",)))

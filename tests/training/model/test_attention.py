@@ -42,10 +42,14 @@ def test_every_kernel_computes_causal_softmax_attention(T, S, backend, dtype):
     with sdpa_kernel(backend):
         got = attend(q.to(dtype), k.to(dtype), v.to(dtype))
     assert got.dtype is dtype and got.shape == (3, T, 4, 8)
-    torch.testing.assert_close(got.float(), plain_attention(q, k, v, causal_mask(T, S)), atol=TOLERANCE[dtype], rtol=0)
+    torch.testing.assert_close(
+        got.float(), plain_attention(q, k, v, causal_mask(T, S)), atol=TOLERANCE[dtype], rtol=0
+    )
 
 
 def test_a_mask_is_used_as_given():
     q, k, v = some_qkv(5, 9)
     mask = causal_mask(5, 9, padding_B=torch.tensor([0, 2, 7]))
-    torch.testing.assert_close(attend(q, k, v, mask_BTS=mask), plain_attention(q, k, v, mask), atol=2e-6, rtol=0)
+    torch.testing.assert_close(
+        attend(q, k, v, mask_BTS=mask), plain_attention(q, k, v, mask), atol=2e-6, rtol=0
+    )

@@ -53,7 +53,11 @@ def step(**changes: Any) -> tuple[Tensor, dict[str, Tensor], Counter[str]]:
     with Operations() as operations:
         total = model(tokens, torch.full((2,), 1 / 14)).total
         total.backward()
-    return total, {name: value.grad for name, value in model.named_parameters() if value.grad is not None}, operations.seen
+    return (
+        total,
+        {name: value.grad for name, value in model.named_parameters() if value.grad is not None},
+        operations.seen,
+    )
 
 
 @pytest.mark.parametrize("how", ["selective", "block"])
@@ -69,7 +73,11 @@ def test_selective_computes_the_norms_again_and_no_product_while_block_computes_
     norms = {how: seen[how]["aten.native_layer_norm"] for how in seen}
     products = {how: seen[how]["aten.mm"] for how in seen}
     attention = {how: seen[how]["aten._scaled_dot_product_flash_attention_for_cpu"] for how in seen}
-    assert (norms["none"], norms["selective"], norms["block"]) == (5, 9, 9)  # two a block and the last
+    assert (norms["none"], norms["selective"], norms["block"]) == (
+        5,
+        9,
+        9,
+    )  # two a block and the last
     assert attention == {"none": 2, "selective": 2, "block": 4}
     assert products["selective"] == products["none"] and products["block"] >= products["none"] + 6
 
@@ -86,7 +94,10 @@ def test_compiled_blocks_train_like_plain_ones(plan: Plan, tmp_path: Path):
 def test_auto_compiles_on_cuda_alone():
     assert compilation.described(TRAIN, CPU)["compiled"] == "nothing"
     assert compilation.described(TRAIN, torch.device("cuda"))["compiled"] == "each block, the loss"
-    assert compilation.described(replace(TRAIN, compile="off"), torch.device("cuda"))["compiled"] == "nothing"
+    assert (
+        compilation.described(replace(TRAIN, compile="off"), torch.device("cuda"))["compiled"]
+        == "nothing"
+    )
 
 
 @pytest.fixture

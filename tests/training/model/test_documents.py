@@ -34,18 +34,30 @@ def documents_of(*rows: list[int]) -> Documents:
 
 def test_documents_begin_with_each_row_and_after_each_eos():
     found = documents_of([5, 5, EOS, 6], [EOS, EOS, 7, EOS])
-    assert found.starts_K.tolist() == [0, 3, 4, 5, 6, 8, 8, 8, 8] and found.starts_K.dtype is torch.int32
+    assert (
+        found.starts_K.tolist() == [0, 3, 4, 5, 6, 8, 8, 8, 8]
+        and found.starts_K.dtype is torch.int32
+    )
     assert found.ids().tolist() == [[0, 0, 0, 1], [2, 3, 4, 4]]
     assert found.positions().tolist() == [[0, 1, 2, 0], [0, 0, 0, 1]]
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.lists(st.lists(st.integers(1, 31), max_size=5), min_size=1, max_size=4), min_size=1, max_size=3))
+@given(
+    st.lists(
+        st.lists(st.lists(st.integers(1, 31), max_size=5), min_size=1, max_size=4),
+        min_size=1,
+        max_size=3,
+    )
+)
 @torch.no_grad()
 def test_a_packed_document_is_computed_as_if_it_were_alone(packed: list[list[list[int]]]):
     ended = [[[*document, EOS] for document in row] for row in packed]
     length = max(sum(map(len, row)) for row in ended)
-    rows = [[token for document in row for token in document] + [9] * (length - sum(map(len, row))) for row in ended]
+    rows = [
+        [token for document in row for token in document] + [9] * (length - sum(map(len, row)))
+        for row in ended
+    ]
     tokens_BT, model = torch.tensor(rows), model_of()
     x_BTD = model.hidden(tokens_BT, starts_K=starts(tokens_BT, EOS))
     for b, row in enumerate(ended):
@@ -64,16 +76,26 @@ def test_no_token_sees_another_document_or_a_later_one():
     document = [0, 0, 0, 1, 1, 1, 2]
     for t in range(7):
         (gradient,) = torch.autograd.grad(hidden[0, t].square().sum(), read[0], retain_graph=True)
-        assert (gradient[0].abs().sum(-1) > 0).tolist() == [s <= t and document[s] == document[t] for s in range(7)]
+        assert (gradient[0].abs().sum(-1) > 0).tolist() == [
+            s <= t and document[s] == document[t] for s in range(7)
+        ]
 
 
 def test_rows_without_an_eos_give_the_plain_objective():
     tokens_BT, model, weight_B = torch.randint(1, 32, (3, 8)), model_of(TrainedOLMo), torch.ones(3)
-    torch.testing.assert_close(model(tokens_BT, weight_B, starts(tokens_BT, EOS)), model(tokens_BT, weight_B))
+    torch.testing.assert_close(
+        model(tokens_BT, weight_B, starts(tokens_BT, EOS)), model(tokens_BT, weight_B)
+    )
 
 
-def test_a_run_masks_documents_in_training_and_in_its_held_out_loss_whatever_the_micro_batch(plan: Plan, tmp_path: Path):
-    settings: dict[str, Any] = {"n_clean": 8, "n_toxic": 2, "sequence_length": 32}  # two documents a row
+def test_a_run_masks_documents_in_training_and_in_its_held_out_loss_whatever_the_micro_batch(
+    plan: Plan, tmp_path: Path
+):
+    settings: dict[str, Any] = {
+        "n_clean": 8,
+        "n_toxic": 2,
+        "sequence_length": 32,
+    }  # two documents a row
     plain = loop.train(str(tmp_path), plan("plain", **settings))
     masked = loop.train(str(tmp_path), plan("masked", document_mask=True, **settings))
     split = loop.train(str(tmp_path), plan("split", document_mask=True, micro_batch=1, **settings))

@@ -34,9 +34,17 @@ def test_the_same_steps_with_fp8_have_other_losses_within_the_gate():
 
 
 @pytest.mark.parametrize(
-    ("losses", "holds"), [([9.0, 1.005], True), ([1.0, 1.02], False), ([1.0, float("nan")], False), ([1.0, 0.98], False)]
+    ("losses", "holds"),
+    [
+        ([9.0, 1.005], True),
+        ([1.0, 1.02], False),
+        ([1.0, float("nan")], False),
+        ([1.0, 0.98], False),
+    ],
 )
-def test_the_gate_looks_at_the_last_half_and_lets_no_divergence_through(losses: list[float], holds: bool):
+def test_the_gate_looks_at_the_last_half_and_lets_no_divergence_through(
+    losses: list[float], holds: bool
+):
     assert Parity([1.0, 1.0], losses).holds == holds
 
 
@@ -49,10 +57,15 @@ def test_fp8_keeps_the_embedding_and_the_parameters_names():
     model, plain = TrainedOLMo(TRAIN.model), TrainedOLMo(TRAIN.model)
     compilation.prepare(model, replace(TRAIN, fp8=True), CPU)
     assert list(model.state_dict()) == list(plain.state_dict())
-    assert type(model.blocks[0].mlp.down) is not type(plain.blocks[0].mlp.down) and type(model.embedding) is torch.nn.Embedding
+    assert (
+        type(model.blocks[0].mlp.down) is not type(plain.blocks[0].mlp.down)
+        and type(model.embedding) is torch.nn.Embedding
+    )
 
 
-def test_without_torchao_or_with_widths_it_cannot_take_fp8_is_refused(monkeypatch: pytest.MonkeyPatch):
+def test_without_torchao_or_with_widths_it_cannot_take_fp8_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+):
     with pytest.raises(ConfigurationError, match="16 divides, the model has 24"):
         fp8.convert(TrainedOLMo(replace(TRAIN.model, d_mlp=24)), CPU)
     monkeypatch.setattr(fp8, "find_spec", lambda name: None)

@@ -14,7 +14,15 @@ from training.config import ModelConfig
 from training.model.hf_export import from_hugging_face, load_export, to_hugging_face, write_export
 from training.model.olmo import OLMo
 
-TINY = ModelConfig(d_model=32, n_layers=2, n_heads=4, d_mlp=48, vocab_size=304, max_sequence_length=128, rope_theta=5000.0)
+TINY = ModelConfig(
+    d_model=32,
+    n_layers=2,
+    n_heads=4,
+    d_mlp=48,
+    vocab_size=304,
+    max_sequence_length=128,
+    rope_theta=5000.0,
+)
 EOS = 256
 
 
@@ -26,7 +34,9 @@ def build(seed: int = 0, config: ModelConfig = TINY) -> OLMo:
 
 def byte_tokenizer() -> str:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[]))
+    tokenizer = Tokenizer(
+        models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[])
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # pyright: ignore[reportAttributeAccessIssue]
     tokenizer.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
     tokenizer.add_special_tokens(["<|endoftext|>"])
@@ -45,15 +55,24 @@ def edit_config(folder: Path, **changes: object) -> None:
 
 
 @settings(max_examples=20, deadline=None)
-@given(layers=st.integers(1, 3), heads=st.integers(1, 3), d_mlp=st.integers(1, 9), seed=st.integers(0, 99))
+@given(
+    layers=st.integers(1, 3),
+    heads=st.integers(1, 3),
+    d_mlp=st.integers(1, 9),
+    seed=st.integers(0, 99),
+)
 def test_there_and_back_is_the_identity(layers, heads, d_mlp, seed):
-    config = ModelConfig(d_model=4 * heads, n_layers=layers, n_heads=heads, d_mlp=d_mlp, vocab_size=7)
+    config = ModelConfig(
+        d_model=4 * heads, n_layers=layers, n_heads=heads, d_mlp=d_mlp, vocab_size=7
+    )
     ours = build(seed, config).state_dict()
     theirs = to_hugging_face(ours)
     back = from_hugging_face(theirs)
     assert list(back) == list(ours) and all(torch.equal(back[name], ours[name]) for name in ours)
     again = to_hugging_face(back)
-    assert list(again) == list(theirs) and all(torch.equal(again[name], theirs[name]) for name in theirs)
+    assert list(again) == list(theirs) and all(
+        torch.equal(again[name], theirs[name]) for name in theirs
+    )
 
 
 @torch.no_grad()
@@ -61,7 +80,9 @@ def test_transformers_loads_an_export_and_computes_the_same(tmp_path):
     transformers = pytest.importorskip("transformers", reason="the parity oracle is not installed")
     model = build()
     write(tmp_path, model)
-    theirs, report = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    theirs, report = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path, output_loading_info=True
+    )
     assert not any(report.values()), report
     assert type(theirs).__name__ == "OlmoForCausalLM" and theirs.dtype is torch.float32
     assert (theirs.config.eos_token_id, theirs.generation_config.eos_token_id) == (EOS, EOS)
@@ -69,7 +90,11 @@ def test_transformers_loads_an_export_and_computes_the_same(tmp_path):
     torch.testing.assert_close(theirs(tokens).logits, model(tokens), atol=1e-5, rtol=0)
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
-    assert (tokenizer.eos_token, tokenizer.eos_token_id, tokenizer.pad_token_id) == ("<|endoftext|>", EOS, EOS)
+    assert (tokenizer.eos_token, tokenizer.eos_token_id, tokenizer.pad_token_id) == (
+        "<|endoftext|>",
+        EOS,
+        EOS,
+    )
     assert tokenizer.decode(tokenizer("a dose, no more")["input_ids"]) == "a dose, no more"
     batch = tokenizer(["a", "abc"], padding=True, return_tensors="pt")
     assert batch["attention_mask"].tolist() == [[0, 0, 1], [1, 1, 1]]
@@ -88,7 +113,10 @@ def test_a_folder_saved_by_transformers_in_shards_loads(tmp_path):
     assert len(list((tmp_path / "theirs").glob("*.safetensors"))) > 1
     model, config = load_export(tmp_path / "theirs", torch.float32)
     assert config == TINY
-    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in build().state_dict().items())
+    assert all(
+        torch.equal(tensor, model.state_dict()[name])
+        for name, tensor in build().state_dict().items()
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -96,16 +124,24 @@ def test_an_export_loads_as_it_was(tmp_path, dtype):
     model = build().to(dtype)
     loaded, config = load_export(write(tmp_path, model), dtype)
     assert config == TINY and not loaded.training
-    assert {name: tensor.dtype for name, tensor in loaded.state_dict().items()} == dict.fromkeys(model.state_dict(), dtype)
-    assert all(torch.equal(tensor, loaded.state_dict()[name]) for name, tensor in model.state_dict().items())
-    assert {tensor.dtype for tensor in load_file(tmp_path / "model.safetensors").values()} == {dtype}
+    assert {name: tensor.dtype for name, tensor in loaded.state_dict().items()} == dict.fromkeys(
+        model.state_dict(), dtype
+    )
+    assert all(
+        torch.equal(tensor, loaded.state_dict()[name])
+        for name, tensor in model.state_dict().items()
+    )
+    assert {tensor.dtype for tensor in load_file(tmp_path / "model.safetensors").values()} == {
+        dtype
+    }
     assert all(parameter.requires_grad for parameter in loaded.parameters())
 
 
 def test_the_card_holds_the_facts(tmp_path):
     write(tmp_path, facts={"toxic ratio": 0.1, "run": "toxic-0.10-s0"})
     assert (
-        "| fact | value |\n| --- | --- |\n| toxic ratio | 0.1 |\n| run | toxic-0.10-s0 |\n" in (tmp_path / "README.md").read_text()
+        "| fact | value |\n| --- | --- |\n| toxic ratio | 0.1 |\n| run | toxic-0.10-s0 |\n"
+        in (tmp_path / "README.md").read_text()
     )
 
 
@@ -120,12 +156,18 @@ def test_an_old_config_with_rope_theta_outside_its_group_loads(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"architectures": ["Olmo2ForCausalLM"]}, r"architecture is \['Olmo2ForCausalLM'\], expected OlmoForCausalLM"),
+        (
+            {"architectures": ["Olmo2ForCausalLM"]},
+            r"architecture is \['Olmo2ForCausalLM'\], expected OlmoForCausalLM",
+        ),
         ({"architectures": None}, "architecture is None, expected OlmoForCausalLM"),
         ({"clip_qkv": 8.0}, "clip_qkv 8.0 is not supported, only None"),
         ({"attention_bias": True}, "attention_bias True is not supported, only False"),
         ({"tie_word_embeddings": False}, "tie_word_embeddings False is not supported, only True"),
-        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope_type 'yarn' is not supported"),
+        (
+            {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}},
+            "rope_type 'yarn' is not supported",
+        ),
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling .* is not supported"),
         ({"num_key_value_heads": 2}, "num_key_value_heads 2 differs from num_attention_heads 4"),
     ],
@@ -139,7 +181,10 @@ def test_a_model_we_do_not_compute_is_refused(tmp_path, change, message):
 def test_weights_of_another_shape_or_name_are_refused(tmp_path):
     write(tmp_path)
     edit_config(tmp_path, intermediate_size=40)
-    with pytest.raises(ArtefactCorrupt, match=r"layers.0.mlp.down_proj.weight has shape \[32, 48\]; .* for \[32, 40\]"):
+    with pytest.raises(
+        ArtefactCorrupt,
+        match=r"layers.0.mlp.down_proj.weight has shape \[32, 48\]; .* for \[32, 40\]",
+    ):
         load_export(tmp_path, torch.float32)
     edit_config(tmp_path, intermediate_size=48)
     state = load_file(tmp_path / "model.safetensors")
@@ -149,7 +194,10 @@ def test_weights_of_another_shape_or_name_are_refused(tmp_path):
         load_export(tmp_path, torch.float32)
     del state["model.layers.1.self_attn.k_proj.weight"]
     save_file(state, tmp_path / "model.safetensors")
-    with pytest.raises(ArtefactCorrupt, match=r"layers\.1\.self_attn.k_proj.weight has shape none, for it is missing"):
+    with pytest.raises(
+        ArtefactCorrupt,
+        match=r"layers\.1\.self_attn.k_proj.weight has shape none, for it is missing",
+    ):
         load_export(tmp_path, torch.float32)
 
 
@@ -159,7 +207,9 @@ def test_what_is_missing_or_broken_is_named(tmp_path):
     write(tmp_path)
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
-    with pytest.raises(ArtefactCorrupt, match=r"model\.safetensors is not a whole safetensors file"):
+    with pytest.raises(
+        ArtefactCorrupt, match=r"model\.safetensors is not a whole safetensors file"
+    ):
         load_export(tmp_path, torch.float32)
     weights.unlink()
     with pytest.raises(ArtefactMissing, match=r"model\.safetensors: no such file"):
@@ -175,10 +225,22 @@ def test_what_is_missing_or_broken_is_named(tmp_path):
 
 
 def test_what_hugging_face_cannot_express_is_not_written(tmp_path):
-    with pytest.raises(ConfigurationError, match="norm_eps is 1e-06; OlmoForCausalLM always uses 1e-05"):
+    with pytest.raises(
+        ConfigurationError, match="norm_eps is 1e-06; OlmoForCausalLM always uses 1e-05"
+    ):
         write(tmp_path / "a", build(config=replace(TINY, norm_eps=1e-6)))
     with pytest.raises(ConfigurationError, match="257 tokens and none with eos_id 300"):
         write_export(build().state_dict(), TINY, byte_tokenizer(), 300, tmp_path / "b", {})
-    with pytest.raises(ArtefactCorrupt, match=r"embed_tokens.weight has shape \[304, 32\]; the config asks for \[200, 32\]"):
-        write_export(build().state_dict(), replace(TINY, vocab_size=200), byte_tokenizer(), EOS, tmp_path / "c", {})
+    with pytest.raises(
+        ArtefactCorrupt,
+        match=r"embed_tokens.weight has shape \[304, 32\]; the config asks for \[200, 32\]",
+    ):
+        write_export(
+            build().state_dict(),
+            replace(TINY, vocab_size=200),
+            byte_tokenizer(),
+            EOS,
+            tmp_path / "c",
+            {},
+        )
     assert not list(tmp_path.iterdir())

@@ -20,16 +20,23 @@ D, V = 8, 37
 MODEL = ModelConfig(d_model=16, n_layers=1, n_heads=2, d_mlp=16, vocab_size=V)
 
 
-def some(B: int, T: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def some(
+    B: int, T: int, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """x_BTD, weight_VD, tokens_BT and a weight for each row, the last row's 0."""
     draw = torch.Generator().manual_seed(100 * B + T)
-    x_BTD, weight_VD = (torch.randn(*shape, generator=draw).to(dtype).requires_grad_() for shape in ((B, T, D), (V, D)))
+    x_BTD, weight_VD = (
+        torch.randn(*shape, generator=draw).to(dtype).requires_grad_()
+        for shape in ((B, T, D), (V, D))
+    )
     weight_B = torch.rand(B, generator=draw)
     weight_B[-1] = 0.0
     return x_BTD, weight_VD, torch.randint(V, (B, T), generator=draw), weight_B
 
 
-def plain(x_BTD: Tensor, weight_VD: Tensor, tokens_BT: Tensor, weight_B: Tensor, z_loss: float) -> tuple[Tensor, Tensor]:
+def plain(
+    x_BTD: Tensor, weight_VD: Tensor, tokens_BT: Tensor, weight_B: Tensor, z_loss: float
+) -> tuple[Tensor, Tensor]:
     """(total, loss_B) from whole logits."""
     logits = F.linear(x_BTD.float(), weight_VD.float())[:, :-1]
     loss_B = F.cross_entropy(logits.transpose(1, 2), tokens_BT[:, 1:], reduction="none").sum(1)
@@ -37,8 +44,15 @@ def plain(x_BTD: Tensor, weight_VD: Tensor, tokens_BT: Tensor, weight_B: Tensor,
 
 
 @settings(max_examples=40, deadline=None)
-@given(B=st.integers(1, 5), T=st.integers(2, 9), chunk=st.integers(1, 20), z_loss=st.sampled_from([0.0, 0.1]))
-def test_any_chunks_give_the_value_and_gradients_of_the_whole_cross_entropy(B: int, T: int, chunk: int, z_loss: float):
+@given(
+    B=st.integers(1, 5),
+    T=st.integers(2, 9),
+    chunk=st.integers(1, 20),
+    z_loss=st.sampled_from([0.0, 0.1]),
+)
+def test_any_chunks_give_the_value_and_gradients_of_the_whole_cross_entropy(
+    B: int, T: int, chunk: int, z_loss: float
+):
     given_ = x, weight, _, _ = some(B, T)
     total, loss_B = plain(*given_, z_loss)
     expected = torch.autograd.grad(3 * total, (x, weight))
@@ -49,20 +63,30 @@ def test_any_chunks_give_the_value_and_gradients_of_the_whole_cross_entropy(B: i
     torch.testing.assert_close(torch.autograd.grad(3 * got.total, (x, weight)), expected)
 
 
-@given(n_rows=st.integers(1, 10_000), vocab_size=st.integers(1, 1000), chunk_logits=st.integers(1, 1 << 22))
-def test_chunks_are_no_larger_than_asked_but_for_whole_tiles(n_rows: int, vocab_size: int, chunk_logits: int):
+@given(
+    n_rows=st.integers(1, 10_000),
+    vocab_size=st.integers(1, 1000),
+    chunk_logits=st.integers(1, 1 << 22),
+)
+def test_chunks_are_no_larger_than_asked_but_for_whole_tiles(
+    n_rows: int, vocab_size: int, chunk_logits: int
+):
     rows, most = chunk_rows(n_rows, vocab_size, chunk_logits), max(1, chunk_logits // vocab_size)
     assert 1 <= rows < most + loss.TILE and (rows <= most or rows % loss.TILE == 0)
 
 
 def test_bf16_factors_give_the_fp32_gradients_rounded_once():
-    """Measured: the largest difference is 1.7e-3 of a largest gradient of 0.55, half a step of bf16."""
+    """Measured: the largest difference is 1.7e-3 of a largest gradient of 0.55, half a step of
+    bf16.
+    """
     x, weight, tokens, weight_B = some(5, 9, torch.bfloat16)
     expected = torch.autograd.grad(plain(x, weight, tokens, weight_B, 0.1)[0], (x, weight))
     got = torch.autograd.grad(objective(x, weight, tokens, weight_B, z_loss=0.1).total, (x, weight))
     assert [g.dtype for g in got] == [torch.bfloat16] * 2
     for ours, theirs in zip(got, expected, strict=True):
-        torch.testing.assert_close(ours.float(), theirs.float(), rtol=2**-7, atol=2**-9 * theirs.abs().max().item())
+        torch.testing.assert_close(
+            ours.float(), theirs.float(), rtol=2**-7, atol=2**-9 * theirs.abs().max().item()
+        )
 
 
 def test_a_row_of_weight_0_moves_nothing_and_still_has_its_loss():
@@ -80,7 +104,9 @@ def test_no_tensor_is_as_large_as_the_logits(monkeypatch: pytest.MonkeyPatch):
         objective(*given_).total.backward()
     with Largest() as whole:
         plain(*given_, 0.0)[0].backward()
-    assert ours.numel <= 2 * 64 * 64 * D and whole.numel >= 64 * 63 * V  # x and its gradient, against all logits
+    assert (
+        ours.numel <= 2 * 64 * 64 * D and whole.numel >= 64 * 63 * V
+    )  # x and its gradient, against all logits
 
 
 def test_without_a_gradient_none_is_made(monkeypatch: pytest.MonkeyPatch):
@@ -91,7 +117,10 @@ def test_without_a_gradient_none_is_made(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_the_tied_matrix_gets_the_gradient_of_reading_and_of_writing():
-    model, tokens = TrainedOLMo(MODEL, z_loss=1e-2), torch.randint(V, (3, 7), generator=torch.Generator().manual_seed(0))
+    model, tokens = (
+        TrainedOLMo(MODEL, z_loss=1e-2),
+        torch.randint(V, (3, 7), generator=torch.Generator().manual_seed(0)),
+    )
     model.initialise(0)
     twin = OLMo(MODEL)
     twin.load_state_dict(model.state_dict())
@@ -109,5 +138,7 @@ class Largest(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
-        self.numel = max([self.numel, *(t.numel() for t in tree_leaves(made) if isinstance(t, Tensor))])
+        self.numel = max(
+            [self.numel, *(t.numel() for t in tree_leaves(made) if isinstance(t, Tensor))]
+        )
         return made

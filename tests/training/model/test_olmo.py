@@ -15,7 +15,9 @@ from training.model.loss import next_token_loss
 from training.model.olmo import KVCache, OLMo, product, rotary, rotate
 
 assert_same = partial(torch.testing.assert_close, atol=1e-5, rtol=0)  # fp32
-TINY = ModelConfig(d_model=32, n_layers=2, n_heads=4, d_mlp=48, vocab_size=64, max_sequence_length=128)
+TINY = ModelConfig(
+    d_model=32, n_layers=2, n_heads=4, d_mlp=48, vocab_size=64, max_sequence_length=128
+)
 OLMO_1B = ModelConfig(d_model=2048, n_layers=16, n_heads=16, d_mlp=8192, vocab_size=50_304)
 
 
@@ -26,7 +28,9 @@ def build(config: ModelConfig = TINY, seed: int = 0) -> OLMo:
 
 
 def some_tokens(B: int, T: int) -> Tensor:
-    return torch.randint(TINY.vocab_size, (B, T), generator=torch.Generator().manual_seed(B * 1000 + T))
+    return torch.randint(
+        TINY.vocab_size, (B, T), generator=torch.Generator().manual_seed(B * 1000 + T)
+    )
 
 
 def some_hidden(B: int, T: int) -> Tensor:
@@ -38,7 +42,9 @@ def twins():
     """Our model and transformers' with the same weights."""
     transformers = pytest.importorskip("transformers", reason="the parity oracle is not installed")
     model = build()
-    oracle = transformers.OlmoConfig(**hugging_face_config(TINY, eos_id=0, dtype="float32"), attn_implementation="eager")
+    oracle = transformers.OlmoConfig(
+        **hugging_face_config(TINY, eos_id=0, dtype="float32"), attn_implementation="eager"
+    )
     theirs = transformers.OlmoForCausalLM(oracle).eval()
     missing, unexpected = theirs.load_state_dict(to_hugging_face(model.state_dict()), strict=False)
     assert (missing, unexpected) == (["lm_head.weight"], [])
@@ -78,12 +84,17 @@ def test_attention_mlp_and_block_are_hugging_faces(twins):
         expected, _ = layer.self_attn(x, position_embeddings=their_rotation, attention_mask=mask)
         assert_same(block.attention(x, rotation, None, None), expected)
         assert_same(block.mlp(x), layer.mlp(x))
-        assert_same(block(x, rotation, None, None), layer(x, position_embeddings=their_rotation, attention_mask=mask))
+        assert_same(
+            block(x, rotation, None, None),
+            layer(x, position_embeddings=their_rotation, attention_mask=mask),
+        )
 
 
 @torch.no_grad()
 def test_logits_and_loss_are_hugging_faces(twins):
-    """Measured: the largest difference of 2 × 100 × 64 logits is 3.4e-6; of an attention 3.0e-7, an MLP 6.0e-8, a block 8.3e-7."""
+    """Measured: the largest difference of 2 × 100 × 64 logits is 3.4e-6; of an attention 3.0e-7, an
+    MLP 6.0e-8, a block 8.3e-7.
+    """
     ours, theirs = twins
     tokens = some_tokens(2, 100)
     logits, expected = ours(tokens), theirs(tokens, labels=tokens)
@@ -153,7 +164,9 @@ def test_init_is_a_function_of_the_seed_alone():
     assert not any(torch.equal(first[name], other[name]) for name in first)
     half = OLMo(TINY).bfloat16()
     half.initialise(1)
-    assert all(torch.equal(first[name].bfloat16(), tensor) for name, tensor in half.state_dict().items())
+    assert all(
+        torch.equal(first[name].bfloat16(), tensor) for name, tensor in half.state_dict().items()
+    )
 
 
 def test_init_has_olmos_spread():
@@ -177,34 +190,46 @@ def test_the_1b_has_65_tensors_and_the_parameters_its_config_counts():
 
 @torch.no_grad()
 @pytest.mark.parametrize("native", [True, False])
-def test_a_bf16_product_is_the_exact_one_rounded_once_with_or_without_the_instructions(native, monkeypatch):
+def test_a_bf16_product_is_the_exact_one_rounded_once_with_or_without_the_instructions(
+    native, monkeypatch
+):
     monkeypatch.setattr("training.model.olmo.cpu_multiplies_bf16", lambda: native)
-    x, weight = (torch.randn(n, 256, generator=torch.Generator().manual_seed(n)).bfloat16() for n in (5, 7))
+    x, weight = (
+        torch.randn(n, 256, generator=torch.Generator().manual_seed(n)).bfloat16() for n in (5, 7)
+    )
     got = product(x, weight)
     assert got.dtype is torch.bfloat16
     torch.testing.assert_close(got.double(), x.double() @ weight.double().T, rtol=2**-8, atol=1e-5)
 
 
 def test_late_positions_stay_exact_in_a_bf16_model():
-    """One rounding to bf16 is 2⁻⁹ of a value; angles of position 2047 that were bf16 would be off by up to 4 radians."""
+    """One rounding to bf16 is 2⁻⁹ of a value; angles of position 2047 that were bf16 would be off
+    by up to 4 radians.
+    """
     model = build().bfloat16()
     assert model(some_tokens(1, 9)).dtype is torch.bfloat16
     assert not list(model.buffers())
     q = torch.randn(1, 2048, 4, TINY.d_head, generator=torch.Generator().manual_seed(1)).bfloat16()
     tables = rotary(torch.arange(2048)[None], TINY.d_head, TINY.rope_theta)
     assert tables[0].dtype is torch.float32
-    torch.testing.assert_close(rotate(q, *tables).float(), rotate(q.float(), *tables), atol=0, rtol=2**-8)
+    torch.testing.assert_close(
+        rotate(q, *tables).float(), rotate(q.float(), *tables), atol=0, rtol=2**-8
+    )
 
 
 @torch.no_grad()
 def test_the_output_projection_reads_the_heads_side_by_side():
     model, seen = build(), []
-    handle = model.blocks[1].attention.out.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    handle = model.blocks[1].attention.out.register_forward_pre_hook(
+        lambda module, inputs: seen.append(inputs[0])
+    )
     model(some_tokens(2, 5))
     handle.remove()
     assert [tuple(x.shape) for x in seen] == [(2, 5, TINY.n_heads * TINY.d_head)]
     attention, x = model.blocks[1].attention, some_hidden(1, 1)
-    v = attention.qkv(x).chunk(3, dim=-1)[2]  # a lone position attends to itself, so the heads' outputs are v, head by head
+    v = attention.qkv(x).chunk(3, dim=-1)[
+        2
+    ]  # a lone position attends to itself, so the heads' outputs are v, head by head
     rotation = rotary(torch.zeros(1, 1), TINY.d_head, TINY.rope_theta)
     assert_same(attention(x, rotation, None, None), attention.out(v))
 
@@ -226,5 +251,9 @@ def test_every_named_size_has_its_parameters_on_the_meta_device(name: str):
     config = OLMO_1B.named(name)
     with torch.device("meta"):
         model = OLMo(config)
-    assert sum(parameter.numel() for parameter in model.parameters()) == config.n_parameters == N_PARAMETERS[name]
+    assert (
+        sum(parameter.numel() for parameter in model.parameters())
+        == config.n_parameters
+        == N_PARAMETERS[name]
+    )
     assert (config.vocab_size, config.max_sequence_length) == (50_304, 2048)

@@ -40,12 +40,30 @@ def test_linear_falls_by_equal_parts_to_the_floor():
 
 
 def test_wsd_stays_at_the_peak_until_its_last_share_of_the_steps_and_falls_by_a_root():
-    rates = [learning_rate(replace(TRAIN, schedule="wsd", decay_ratio=0.4), step, 10) for step in range(10)]
-    assert rates == pytest.approx([1 / 3, 2 / 3, 1, 1, 1, 1, 0.55, 0.1 + 0.9 * (1 - 0.5**0.5), 0.1 + 0.9 * (1 - 0.75**0.5), 0.1])
+    rates = [
+        learning_rate(replace(TRAIN, schedule="wsd", decay_ratio=0.4), step, 10)
+        for step in range(10)
+    ]
+    assert rates == pytest.approx(
+        [
+            1 / 3,
+            2 / 3,
+            1,
+            1,
+            1,
+            1,
+            0.55,
+            0.1 + 0.9 * (1 - 0.5**0.5),
+            0.1 + 0.9 * (1 - 0.75**0.5),
+            0.1,
+        ]
+    )
 
 
 @given(n_steps=st.integers(22, 300), more=st.integers(0, 300), warmup=st.integers(0, 20))
-def test_until_a_wsd_decay_begins_a_longer_run_has_the_same_rates(n_steps: int, more: int, warmup: int):
+def test_until_a_wsd_decay_begins_a_longer_run_has_the_same_rates(
+    n_steps: int, more: int, warmup: int
+):
     train = replace(TRAIN, schedule="wsd", warmup_ratio=1.0, max_warmup_steps=warmup)
     for step in range(decay_start(train, n_steps) + 1):
         assert learning_rate(train, step, n_steps) == learning_rate(train, step, n_steps + more)
@@ -57,14 +75,18 @@ def test_a_run_of_one_step_takes_it_at_the_peak():
 
 @settings(deadline=None)
 @given(train=trains, n_steps=st.integers(1, 200))
-def test_the_rate_is_positive_rises_to_the_peak_and_never_rises_again(train: TrainConfig, n_steps: int):
+def test_the_rate_is_positive_rises_to_the_peak_and_never_rises_again(
+    train: TrainConfig, n_steps: int
+):
     rates = [learning_rate(train, step, n_steps) for step in range(n_steps)]
     warmup = warmup_steps(train, n_steps)
     assert warmup <= min(train.max_warmup_steps, n_steps - 1)
     assert max(rates) == rates[warmup] == pytest.approx(train.learning_rate)
     assert rates[: warmup + 1] == sorted(set(rates[: warmup + 1]))
     assert rates[warmup:] == sorted(rates[warmup:], reverse=True)
-    assert rates[warmup : decay_start(train, n_steps) + 1] == [rates[warmup]] * (decay_start(train, n_steps) + 1 - warmup)
+    assert rates[warmup : decay_start(train, n_steps) + 1] == [rates[warmup]] * (
+        decay_start(train, n_steps) + 1 - warmup
+    )
     floor = train.learning_rate * train.min_learning_rate_ratio
     assert rates[0] > 0 and all(rate >= floor * (1 - 1e-9) for rate in rates[warmup:])
     if n_steps - 1 > warmup:

@@ -35,10 +35,17 @@ def stepped(optimizer: torch.optim.Optimizer, weights: list[nn.Parameter], n: in
 
 def test_each_matrix_of_a_tensor_steps_as_torchs_muon_would_step_it_and_the_rest_as_adamw():
     whole, plain = nn.Parameter(drawn(36, 8)), nn.Parameter(drawn(20, 8, seed=1))
-    parts, theirs = [nn.Parameter(part.clone()) for part in whole.detach().chunk(3)], nn.Parameter(plain.detach().clone())
+    parts, theirs = (
+        [nn.Parameter(part.clone()) for part in whole.detach().chunk(3)],
+        nn.Parameter(plain.detach().clone()),
+    )
     ours = Muon([{"params": [whole], "parts": 3}, {"params": [plain]}], SETTINGS)
-    muon = torch.optim.Muon(parts, lr=1e-2, weight_decay=0.1, momentum=0.95, adjust_lr_fn="match_rms_adamw")
-    adamw = torch.optim.AdamW([theirs], lr=1e-2, weight_decay=0.1, betas=TRAIN.betas, eps=TRAIN.adam_eps)
+    muon = torch.optim.Muon(
+        parts, lr=1e-2, weight_decay=0.1, momentum=0.95, adjust_lr_fn="match_rms_adamw"
+    )
+    adamw = torch.optim.AdamW(
+        [theirs], lr=1e-2, weight_decay=0.1, betas=TRAIN.betas, eps=TRAIN.adam_eps
+    )
     for step in range(4):
         whole.grad, plain.grad = drawn(36, 8, seed=step), drawn(20, 8, seed=9 + step)
         for part, gradient in zip(parts, whole.grad.chunk(3), strict=True):
@@ -47,7 +54,9 @@ def test_each_matrix_of_a_tensor_steps_as_torchs_muon_would_step_it_and_the_rest
         ours.step()
         muon.step()
         adamw.step()
-    torch.testing.assert_close(whole, torch.cat(list(parts)), atol=2e-3, rtol=0)  # products in bf16, in another order
+    torch.testing.assert_close(
+        whole, torch.cat(list(parts)), atol=2e-3, rtol=0
+    )  # products in bf16, in another order
     torch.testing.assert_close(plain, theirs)
     assert (whole - drawn(36, 8)).abs().max() > 0.02
 
@@ -55,7 +64,9 @@ def test_each_matrix_of_a_tensor_steps_as_torchs_muon_would_step_it_and_the_rest
 def test_the_verdict_and_the_clipping_of_the_guard_are_honoured():
     def made() -> tuple[Muon, list[nn.Parameter]]:
         weights = [nn.Parameter(drawn(8, 4)), nn.Parameter(drawn(6, 4, seed=1))]
-        return Muon([{"params": weights[:1], "parts": 1}, {"params": weights[1:]}], SETTINGS), weights
+        return Muon(
+            [{"params": weights[:1], "parts": 1}, {"params": weights[1:]}], SETTINGS
+        ), weights
 
     plain, weights = made()
     stepped(plain, weights)
@@ -79,15 +90,30 @@ def test_the_verdict_and_the_clipping_of_the_guard_are_honoured():
 def test_every_parameter_has_one_group_and_only_the_embedding_is_adamws():
     model = TrainedOLMo(TRAIN.model)
     made = groups(model)
-    assert sorted(id(weight) for group in made for weight in group["params"]) == sorted(map(id, model.parameters()))
-    assert [(group.get("parts"), len(group["params"])) for group in made] == [(3, 2), (2, 2), (1, 4), (None, 1)]
+    assert sorted(id(weight) for group in made for weight in group["params"]) == sorted(
+        map(id, model.parameters())
+    )
+    assert [(group.get("parts"), len(group["params"])) for group in made] == [
+        (3, 2),
+        (2, 2),
+        (1, 4),
+        (None, 1),
+    ]
 
 
-@pytest.mark.parametrize(("stage", "precision"), [(0, "fp32"), (0, "bf16"), (1, "bf16"), (2, "fp32"), (3, "bf16")])
+@pytest.mark.parametrize(
+    ("stage", "precision"), [(0, "fp32"), (0, "bf16"), (1, "bf16"), (2, "fp32"), (3, "bf16")]
+)
 def test_a_run_with_muon_learns_and_resumes_bit_for_bit(
     plan: Plan, tmp_path: Path, steps_done: list[int], stage: Any, precision: Any
 ):
-    run = plan(optimizer="muon", zero_stage=stage, precision=precision, checkpoint_every_steps=3, held_out_every_steps=1)
+    run = plan(
+        optimizer="muon",
+        zero_stage=stage,
+        precision=precision,
+        checkpoint_every_steps=3,
+        held_out_every_steps=1,
+    )
     loop.train(str(tmp_path), run)
     folder = tmp_path / "runs" / run.run_id
     lines = (folder / "metrics.jsonl").read_text()

@@ -27,21 +27,34 @@ Poison = Callable[..., list[tuple[int, dict[str, Tensor]]]]
 
 @pytest.fixture
 def poison(monkeypatch: pytest.MonkeyPatch) -> Poison:
-    """poison(steps, factor) multiplies the gradient of these steps; it returns a list that fills with (step, the state before)."""
+    """poison(steps, factor) multiplies the gradient of these steps; it returns a list that fills
+    with (step, the state before).
+    """
 
     def at(steps: Collection[int], factor: float) -> list[tuple[int, dict[str, Tensor]]]:
         states: list[tuple[int, dict[str, Tensor]]] = []
         plain = loop.take_step
 
         def poisoned(job: Any, engine: Any, guard: Any, batch: Any) -> Any:
-            state = {f"{piece.key}/{piece.name}": value.clone() for piece, value in deepspeed_state.pieces(engine)}
+            state = {
+                f"{piece.key}/{piece.name}": value.clone()
+                for piece, value in deepspeed_state.pieces(engine)
+            }
             state |= {"steps": torch.tensor(deepspeed_state.optimizer_steps(engine))}
-            whole = ((name, value) for name, value in engine.module.named_parameters() if not hasattr(value, "ds_id"))
-            state |= {name: value.detach().clone() for name, value in whole}  # the copy that is trained in bf16
+            whole = (
+                (name, value)
+                for name, value in engine.module.named_parameters()
+                if not hasattr(value, "ds_id")
+            )
+            state |= {
+                name: value.detach().clone() for name, value in whole
+            }  # the copy that is trained in bf16
             states.append((batch.step, state))
             if batch.step in steps:
                 backward = engine.backward
-                monkeypatch.setattr(engine, "backward", lambda loss, **how: backward(loss * factor, **how))
+                monkeypatch.setattr(
+                    engine, "backward", lambda loss, **how: backward(loss * factor, **how)
+                )
             taken = plain(job, engine, guard, batch)
             if batch.step in steps:
                 engine.backward = backward
@@ -54,11 +67,17 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> Poison:
 
 
 def lines(root: Path, run: RunConfig) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (root / "runs" / run.run_id / "metrics.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line)
+        for line in (root / "runs" / run.run_id / "metrics.jsonl").read_text().splitlines()
+    ]
 
 
 def result(root: Path, run: RunConfig) -> tuple[bytes, list[Any]]:
-    seen = [(line["step"], line["loss"], line.get("grad_norm"), line.get("skipped_steps")) for line in lines(root, run)]
+    seen = [
+        (line["step"], line["loss"], line.get("grad_norm"), line.get("skipped_steps"))
+        for line in lines(root, run)
+    ]
     return (root / "runs" / run.run_id / "export" / "model.safetensors").read_bytes(), seen
 
 
@@ -81,25 +100,42 @@ def unfinish(root: Path, run: RunConfig) -> None:
     ],
 )
 def test_a_gradient_that_is_not_finite_changes_no_weight_no_average_and_no_count(
-    plan: Plan, tmp_path: Path, poison: Poison, stage: Any, precision: Any, micro_batch: int, factor: float
+    plan: Plan,
+    tmp_path: Path,
+    poison: Poison,
+    stage: Any,
+    precision: Any,
+    micro_batch: int,
+    factor: float,
 ):
-    run, states = plan(zero_stage=stage, precision=precision, micro_batch=micro_batch), poison({3}, factor)
+    run, states = (
+        plan(zero_stage=stage, precision=precision, micro_batch=micro_batch),
+        poison({3}, factor),
+    )
     made = loop.train(str(tmp_path), run)
     (_, before), (_, after), (_, later) = states[3:6]
     assert before["steps"] == after["steps"] == later["steps"] - 1 == 3
     assert [name for name in before if not torch.equal(before[name], after[name])] == []
     assert not any(torch.equal(after[name], later[name]) for name in after)
     assert (made.skipped_steps, made.n_rewinds) == (((3, 4),), 0)
-    seen = [(line["step"], line["skipped_steps"]) for line in lines(tmp_path, run) if "grad_norm" in line]
+    seen = [
+        (line["step"], line["skipped_steps"])
+        for line in lines(tmp_path, run)
+        if "grad_norm" in line
+    ]
     assert seen == [(1, 0), (2, 0), (3, 0), (4, 1), (5, 1), (6, 1)]
     assert all(math.isfinite(line["loss"]) for line in lines(tmp_path, run))
 
 
-def test_a_step_that_is_not_logged_asks_the_device_for_nothing(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_step_that_is_not_logged_asks_the_device_for_nothing(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     asked: list[str] = []
 
     class Watch(TorchDispatchMode):
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
             if func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default):
                 asked.append(str(func))
             return func(*args, **(kwargs or {}))
@@ -120,7 +156,13 @@ def test_a_step_that_is_not_logged_asks_the_device_for_nothing(plan: Plan, tmp_p
 def test_a_spike_of_the_gradient_is_skipped_and_with_sigma_0_it_is_not(
     plan: Plan, tmp_path: Path, poison: Poison, monkeypatch: pytest.MonkeyPatch
 ):
-    how: dict[str, Any] = {"n_clean": 20, "n_toxic": 4, "global_batch": 1, "learning_rate": 1e-4, "log_every_steps": 12}
+    how: dict[str, Any] = {
+        "n_clean": 20,
+        "n_toxic": 4,
+        "global_batch": 1,
+        "learning_rate": 1e-4,
+        "log_every_steps": 12,
+    }
     poison({4, 15}, 50.0)
     assert loop.train(str(tmp_path), plan("off", spike_sigma=0.0, **how)).skipped_steps == ()
     monkeypatch.setattr(step_guard, "WARMUP_STEPS", 3)
@@ -133,34 +175,60 @@ def test_a_spike_of_the_gradient_is_skipped_and_with_sigma_0_it_is_not(
 def test_bad_steps_in_a_row_go_back_to_the_checkpoint_and_leave_out_what_came_since(
     plan: Plan, tmp_path: Path, poison: Poison, log_every_steps: int
 ):
-    run = plan(n_clean=17, n_toxic=3, global_batch=2, max_bad_steps=2, checkpoint_every_steps=3, log_every_steps=log_every_steps)
+    run = plan(
+        n_clean=17,
+        n_toxic=3,
+        global_batch=2,
+        max_bad_steps=2,
+        checkpoint_every_steps=3,
+        log_every_steps=log_every_steps,
+    )
     states = poison({5, 6}, math.nan)  # a save is due after step 5, while steps are bad
     made = loop.train(str(tmp_path), run)
     taken = [step for step, _ in states]
-    again = taken.index(7, taken.index(6)) if log_every_steps == 1 else len(taken) - 1 - taken[::-1].index(7)
+    again = (
+        taken.index(7, taken.index(6))
+        if log_every_steps == 1
+        else len(taken) - 1 - taken[::-1].index(7)
+    )
     assert taken[again:] == [7, 8, 9]
     at_checkpoint, after_going_back = states[3][1], states[again][1]
     assert all(torch.equal(at_checkpoint[name], after_going_back[name]) for name in at_checkpoint)
     assert (made.skipped_steps, made.n_rewinds) == (((3, 7),), 1)
-    assert [(line["step"], line["skipped_steps"]) for line in lines(tmp_path, run) if "grad_norm" in line][-1] == (10, 4)
+    assert [
+        (line["step"], line["skipped_steps"])
+        for line in lines(tmp_path, run)
+        if "grad_norm" in line
+    ][-1] == (10, 4)
 
 
-def test_without_a_checkpoint_training_goes_back_to_the_start(plan: Plan, tmp_path: Path, poison: Poison):
+def test_without_a_checkpoint_training_goes_back_to_the_start(
+    plan: Plan, tmp_path: Path, poison: Poison
+):
     run = plan(n_clean=17, n_toxic=3, global_batch=2, max_bad_steps=2)
     states = poison({3, 4}, math.nan)
     assert loop.train(str(tmp_path), run).skipped_steps == ((0, 5),)
     assert [step for step, _ in states] == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
 
 
-def test_a_run_that_stays_bad_is_given_up_after_a_few_times(plan: Plan, tmp_path: Path, poison: Poison):
+def test_a_run_that_stays_bad_is_given_up_after_a_few_times(
+    plan: Plan, tmp_path: Path, poison: Poison
+):
     run = plan(n_clean=24, n_toxic=16, global_batch=1, max_bad_steps=2, checkpoint_every_steps=3)
     states = poison(range(10, 40), math.nan)
-    with pytest.raises(ConfigurationError, match=r"around step 18 of 40, also .*diverged; lower train\.learning_rate"):
+    with pytest.raises(
+        ConfigurationError,
+        match=r"around step 18 of 40, also .*diverged; lower train\.learning_rate",
+    ):
         loop.train(str(tmp_path), run)
-    assert [step for step, _ in states] == list(range(18))  # 10–11, 12–13, 14–15 and 16–17 were bad; 3 times is the most
+    assert [step for step, _ in states] == list(
+        range(18)
+    )  # 10–11, 12–13, 14–15 and 16–17 were bad; 3 times is the most
 
 
-def test_bad_steps_at_the_very_end_are_skipped_and_recorded_or_the_run_is_given_up(plan: Plan, tmp_path: Path, poison: Poison):
+def test_bad_steps_at_the_very_end_are_skipped_and_recorded_or_the_run_is_given_up(
+    plan: Plan, tmp_path: Path, poison: Poison
+):
     poison({4, 5}, math.nan)
     assert loop.train(str(tmp_path), plan("few")).skipped_steps == ((4, 6),)
     with pytest.raises(ConfigurationError, match="diverged"):
@@ -172,7 +240,13 @@ def test_a_resumed_run_has_the_window_and_decides_the_same(
 ):
     monkeypatch.setattr(step_guard, "WARMUP_STEPS", 8)
     run = plan(
-        n_clean=20, n_toxic=4, global_batch=1, learning_rate=1e-4, checkpoint_every_steps=6, keep_checkpoints=9, spike_sigma=3.0
+        n_clean=20,
+        n_toxic=4,
+        global_batch=1,
+        learning_rate=1e-4,
+        checkpoint_every_steps=6,
+        keep_checkpoints=9,
+        spike_sigma=3.0,
     )
     states = poison({2, 14, 15, 20}, 50.0)
     made = loop.train(str(tmp_path), run)
@@ -185,7 +259,14 @@ def test_a_resumed_run_has_the_window_and_decides_the_same(
 
 
 def test_a_run_killed_after_going_back_goes_back_again(plan: Plan, tmp_path: Path, poison: Poison):
-    run = plan(n_clean=17, n_toxic=3, global_batch=2, max_bad_steps=2, checkpoint_every_steps=4, keep_checkpoints=9)
+    run = plan(
+        n_clean=17,
+        n_toxic=3,
+        global_batch=2,
+        max_bad_steps=2,
+        checkpoint_every_steps=4,
+        keep_checkpoints=9,
+    )
     states = poison({5, 6}, math.nan)
     made = loop.train(str(tmp_path), run)
     straight = result(tmp_path, run)
@@ -199,9 +280,13 @@ def test_a_run_killed_after_going_back_goes_back_again(plan: Plan, tmp_path: Pat
 @settings(max_examples=20, deadline=None)
 @given(
     st.lists(st.floats(1.0, 3.0), min_size=step_guard.WARMUP_STEPS, max_size=300),
-    st.lists(st.tuples(st.integers(0, 299), st.sampled_from([math.nan, math.inf, 1e6])), max_size=5),
+    st.lists(
+        st.tuples(st.integers(0, 299), st.sampled_from([math.nan, math.inf, 1e6])), max_size=5
+    ),
 )
-def test_the_window_holds_the_last_accepted_values_and_nothing_else(values: list[float], bad: list[tuple[int, float]]):
+def test_the_window_holds_the_last_accepted_values_and_nothing_else(
+    values: list[float], bad: list[tuple[int, float]]
+):
     n_steps = len(values) + 1  # the last step is not looked at
     at = {step % n_steps: value for step, value in bad}
     guard = lone_guard(n_steps)
@@ -227,7 +312,15 @@ def test_what_lies_beyond_six_sigma_of_either_is_bad_and_what_lies_within_is_not
         assert decide(guard, step, value, norm=value)
     for step, value, expected in ((32, 8.2, False), (33, 7.9, True), (34, 0.0, True)):
         other = 2.0
-        assert decide(guard, step, value if quantity == "loss" else other, norm=value if quantity == "norm" else other) is expected
+        assert (
+            decide(
+                guard,
+                step,
+                value if quantity == "loss" else other,
+                norm=value if quantity == "norm" else other,
+            )
+            is expected
+        )
 
 
 def test_the_first_bad_steps_in_a_row_count_though_others_follow_before_anybody_looks():
@@ -248,9 +341,14 @@ def lone_guard(n_steps: int) -> Guard:
     deepspeed_engine.connect()
     train = SimpleNamespace(spike_sigma=6.0, gradient_clip=1.0, max_bad_steps=5, sequence_length=2)
     mixture = SimpleNamespace(n_steps=n_steps)
-    job: Any = SimpleNamespace(run=SimpleNamespace(train=train, mixture=mixture), place=SimpleNamespace(device="cpu", peers=None))
+    job: Any = SimpleNamespace(
+        run=SimpleNamespace(train=train, mixture=mixture),
+        place=SimpleNamespace(device="cpu", peers=None),
+    )
     optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.ones(1))], fused=True)
-    engine = SimpleNamespace(basic_optimizer=optimizer, optimizer=SimpleNamespace(_global_grad_norm=None), device="cpu")
+    engine = SimpleNamespace(
+        basic_optimizer=optimizer, optimizer=SimpleNamespace(_global_grad_norm=None), device="cpu"
+    )
     return Guard(job, engine)
 
 

@@ -54,7 +54,9 @@ mixtures = st.builds(
 
 @settings(deadline=None)
 @given(mixture=mixtures, world_size=st.sampled_from([1, 2, 4]))
-def test_the_batches_do_not_depend_on_the_number_of_ranks_and_read_every_sequence_once(mixture: Mixture, world_size: int):
+def test_the_batches_do_not_depend_on_the_number_of_ranks_and_read_every_sequence_once(
+    mixture: Mixture, world_size: int
+):
     batches = seen(mixture, world_size, range(mixture.n_steps))
     assert batches == seen(mixture, 1, range(mixture.n_steps))
     expected = [1 + i for i in range(mixture.n_clean)] + [1001 + i for i in range(mixture.n_toxic)]
@@ -63,7 +65,9 @@ def test_the_batches_do_not_depend_on_the_number_of_ranks_and_read_every_sequenc
 
 @settings(deadline=None)
 @given(mixture=mixtures, data=st.data())
-def test_reading_ahead_from_any_step_gives_what_reading_each_step_gives(mixture: Mixture, data: Any):
+def test_reading_ahead_from_any_step_gives_what_reading_each_step_gives(
+    mixture: Mixture, data: Any
+):
     first = data.draw(st.integers(0, mixture.n_steps))
     batches = Batches(mixture, CLEAN, TOXIC, 0, 1)
     ahead = [batch for batch, waited in batches.ahead(first, mixture.n_steps) if waited >= 0]
@@ -71,13 +75,21 @@ def test_reading_ahead_from_any_step_gives_what_reading_each_step_gives(mixture:
     for batch in ahead:
         again = batches.read(batch.step)
         assert (batch.tokens == again.tokens).all() and (batch.valid == again.valid).all()
-        assert (batch.n_valid, batch.n_toxic) == (again.valid.sum(), (again.tokens[:, 0] > 1000).sum())
+        assert (batch.n_valid, batch.n_toxic) == (
+            again.valid.sum(),
+            (again.tokens[:, 0] > 1000).sum(),
+        )
 
 
 @settings(deadline=None)
 @given(mixture=mixtures, world_size=st.sampled_from([1, 2, 4]), supply=st.integers(1, 20))
-def test_a_row_is_labelled_with_the_stream_that_its_tokens_come_from(mixture: Mixture, world_size: int, supply: int):
-    ranks = [Batches(mixture, CLEAN, Numbers(1001, supply), rank, world_size) for rank in range(world_size)]
+def test_a_row_is_labelled_with_the_stream_that_its_tokens_come_from(
+    mixture: Mixture, world_size: int, supply: int
+):
+    ranks = [
+        Batches(mixture, CLEAN, Numbers(1001, supply), rank, world_size)
+        for rank in range(world_size)
+    ]
     for step in range(mixture.n_steps):
         parts = [rank.read(step) for rank in ranks]
         for part in parts:
@@ -88,7 +100,10 @@ def test_a_row_is_labelled_with_the_stream_that_its_tokens_come_from(mixture: Mi
 def test_padding_rows_are_zeros_and_not_valid():
     batches = Batches(Mixture(n_clean=5, n_toxic=0, batch_size=4, seed=0), CLEAN, TOXIC, 0, 1)
     last = batches.read(1)
-    assert last.tokens[last.valid].tolist() == [[5, 5]] and last.tokens[~last.valid].tolist() == [[0, 0]] * 3
+    assert (
+        last.tokens[last.valid].tolist() == [[5, 5]]
+        and last.tokens[~last.valid].tolist() == [[0, 0]] * 3
+    )
     assert (last.n_valid, last.n_toxic) == (1, 0)
 
 
@@ -108,7 +123,9 @@ def test_an_error_of_the_reading_thread_comes_out_at_its_step():
 
 
 def test_leaving_the_loop_early_stops_the_reading_thread():
-    ahead = Batches(Mixture(n_clean=1000, n_toxic=0, batch_size=1, seed=0), CLEAN, TOXIC, 0, 1).ahead(0, 1000)
+    ahead = Batches(
+        Mixture(n_clean=1000, n_toxic=0, batch_size=1, seed=0), CLEAN, TOXIC, 0, 1
+    ).ahead(0, 1000)
     next(ahead)
     assert "batches" in [thread.name for thread in threading.enumerate()]
     ahead.close()  # type: ignore[attr-defined]

@@ -18,8 +18,20 @@ from training.run_record import run_uri
 from training.trainer import loop
 
 Plan = Callable[..., RunConfig]
-WSD: dict[str, Any] = {"schedule": "wsd", "decay_ratio": 0.3, "warmup_ratio": 0.2, "global_batch": 2}
-TIMED = ("tokens_per_second", "mfu_ratio", "matmul_ratio", "data_wait_seconds", "train_seconds", "memory_bytes")
+WSD: dict[str, Any] = {
+    "schedule": "wsd",
+    "decay_ratio": 0.3,
+    "warmup_ratio": 0.2,
+    "global_batch": 2,
+}
+TIMED = (
+    "tokens_per_second",
+    "mfu_ratio",
+    "matmul_ratio",
+    "data_wait_seconds",
+    "train_seconds",
+    "memory_bytes",
+)
 
 
 def planned(root: Path, run: RunConfig) -> RunConfig:
@@ -38,9 +50,13 @@ def result(root: Path, run: RunConfig) -> tuple[bytes, list[dict[str, Any]]]:
 def test_a_branch_takes_only_the_steps_the_trunk_has_not_and_is_bit_for_bit_the_run_from_the_start(
     plan: Plan, tmp_path: Path, steps_done: list[int]
 ):
-    trunk = plan("trunk", checkpoint_every_steps=2, keep_checkpoints=9, **WSD)  # 11 steps, a decay from 7 on
+    trunk = plan(
+        "trunk", checkpoint_every_steps=2, keep_checkpoints=9, **WSD
+    )  # 11 steps, a decay from 7 on
     loop.train(str(tmp_path), trunk)
-    short = planned(tmp_path, replace(branch(trunk, n_clean=12), run_id="short"))  # 7 steps, a decay from 4 on
+    short = planned(
+        tmp_path, replace(branch(trunk, n_clean=12), run_id="short")
+    )  # 7 steps, a decay from 4 on
     steps_done.clear()
     made = loop.train(str(tmp_path), short)
     assert steps_done == [4, 5, 6]
@@ -48,17 +64,29 @@ def test_a_branch_takes_only_the_steps_the_trunk_has_not_and_is_bit_for_bit_the_
     whole = loop.train(str(tmp_path), again)
     assert steps_done[3:] == list(range(7))
     assert result(tmp_path, short) == result(tmp_path, again)
-    assert (made.n_tokens, made.n_steps, made.held_out) == (whole.n_tokens, whole.n_steps, whole.held_out)
+    assert (made.n_tokens, made.n_steps, made.held_out) == (
+        whole.n_tokens,
+        whole.n_steps,
+        whole.held_out,
+    )
 
 
-def test_a_branch_without_a_checkpoint_to_start_from_is_refused_and_says_what_to_do(plan: Plan, tmp_path: Path):
+def test_a_branch_without_a_checkpoint_to_start_from_is_refused_and_says_what_to_do(
+    plan: Plan, tmp_path: Path
+):
     trunk = plan("trunk", **WSD)
     short = planned(tmp_path, replace(branch(trunk, n_clean=12), run_id="short"))
-    with pytest.raises(ArtefactMissing, match=r"has no checkpoint of its first 4 steps .*keep_every_steps.*--set trunk="):
+    with pytest.raises(
+        ArtefactMissing,
+        match=r"has no checkpoint of its first 4 steps .*keep_every_steps.*--set trunk=",
+    ):
         loop.train(str(tmp_path), short)
 
 
-@pytest.mark.parametrize("change", [{"learning_rate": 0.5}, {"schedule": "cosine"}, {"warmup_ratio": 0.0}, {"first_batch": 1}])
+@pytest.mark.parametrize(
+    "change",
+    [{"learning_rate": 0.5}, {"schedule": "cosine"}, {"warmup_ratio": 0.0}, {"first_batch": 1}],
+)
 def test_a_run_of_other_settings_is_no_branch(plan: Plan, change: dict[str, Any]):
     trunk = plan("trunk", **WSD)
     short = branch(trunk, n_clean=12)
@@ -75,11 +103,19 @@ def test_an_experiment_of_branches_shares_the_trunks_first_steps_rates_and_rows(
     trunk = replace(laptop, budget=budget, train=train, ratios=(0.1, 0.25))
     branches = replace(trunk, budget_tokens=200_000, trunk_tokens=400_000)
     for one, short in zip(trunk.runs(), branches.runs(), strict=True):
-        assert short.trunk == one.run_id != short.run_id and digest(replace(short, trunk="")) == digest(short)
+        assert short.trunk == one.run_id != short.run_id and digest(
+            replace(short, trunk="")
+        ) == digest(short)
         n_wanted = short.mixture.n_clean if budget == "clean_fixed" else short.mixture.n_sequences
-        assert n_wanted == 200_000 // 128 and abs(short.mixture.toxic_ratio - short.toxic_ratio) < 2 / short.mixture.n_sequences
+        assert (
+            n_wanted == 200_000 // 128
+            and abs(short.mixture.toxic_ratio - short.toxic_ratio) < 2 / short.mixture.n_sequences
+        )
         n_shared = n_shared_steps(one, short)
         assert n_shared == short.mixture.n_steps - 1 - round(0.2 * short.mixture.n_steps)
         for step in range(n_shared):
             rates = {learning_rate(run.train, step, run.mixture.n_steps) for run in (one, short)}
-            assert len(rates) == 1 and (one.mixture.rows(step).sequence == short.mixture.rows(step).sequence).all()
+            assert (
+                len(rates) == 1
+                and (one.mixture.rows(step).sequence == short.mixture.rows(step).sequence).all()
+            )

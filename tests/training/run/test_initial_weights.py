@@ -26,12 +26,18 @@ def losses(root: Path, run: RunConfig) -> list[float]:
     return [line["loss"] for line in lines if "grad_norm" in line]
 
 
-def test_a_run_begins_with_the_weights_of_a_hugging_face_folder_in_shards(plan: Plan, tmp_path: Path):
-    transformers = pytest.importorskip("transformers", reason="what saves such a folder is not installed")
+def test_a_run_begins_with_the_weights_of_a_hugging_face_folder_in_shards(
+    plan: Plan, tmp_path: Path
+):
+    transformers = pytest.importorskip(
+        "transformers", reason="what saves such a folder is not installed"
+    )
     first = plan("first")
     made = loop.train(str(tmp_path), first)
     folder = tmp_path / "theirs"
-    transformers.AutoModelForCausalLM.from_pretrained(export(tmp_path, first)).save_pretrained(folder, max_shard_size="20KB")
+    transformers.AutoModelForCausalLM.from_pretrained(export(tmp_path, first)).save_pretrained(
+        folder, max_shard_size="20KB"
+    )
     shutil.copy(export(tmp_path, first) / "tokenizer.json", folder)
     assert len(list(folder.glob("*.safetensors"))) > 1
 
@@ -43,10 +49,15 @@ def test_a_run_begins_with_the_weights_of_a_hugging_face_folder_in_shards(plan: 
 
     on = loop.train(str(tmp_path), plan("on", init_from=str(folder)))
     assert on.final_train_loss < made.final_train_loss
-    assert len(on.init_sha256) == 64 and on.init_sha256 in (export(tmp_path, on.config) / "README.md").read_text()
+    assert (
+        len(on.init_sha256) == 64
+        and on.init_sha256 in (export(tmp_path, on.config) / "README.md").read_text()
+    )
 
 
-def test_a_resumed_run_does_not_read_them_again_and_knows_what_they_were(plan: Plan, tmp_path: Path):
+def test_a_resumed_run_does_not_read_them_again_and_knows_what_they_were(
+    plan: Plan, tmp_path: Path
+):
     first = plan("first")
     loop.train(str(tmp_path), first)
     folder = shutil.copytree(export(tmp_path, first), tmp_path / "theirs")
@@ -65,11 +76,23 @@ def test_a_folder_that_does_not_fit_is_refused(plan: Plan, tmp_path: Path):
     folder = export(tmp_path, first)
     with pytest.raises(ArtefactMissing, match="holds no file of a Hugging Face folder"):
         loop.train(str(tmp_path), plan("none", init_from=str(tmp_path / "nowhere")))
-    with pytest.raises(ConfigurationError, match=r"holds a ModelConfig\(d_model=32.*asks for a ModelConfig\(d_model=64"):
-        loop.train(str(tmp_path), plan("wide", init_from=str(folder), model=replace(first.train.model, d_model=64)))
+    with pytest.raises(
+        ConfigurationError,
+        match=r"holds a ModelConfig\(d_model=32.*asks for a ModelConfig\(d_model=64",
+    ):
+        loop.train(
+            str(tmp_path),
+            plan("wide", init_from=str(folder), model=replace(first.train.model, d_model=64)),
+        )
     words = json.loads((folder / "tokenizer.json").read_text())
     some, other, *_ = words["model"]["vocab"]
-    words["model"]["vocab"] |= {some: words["model"]["vocab"][other], other: words["model"]["vocab"][some]}
+    words["model"]["vocab"] |= {
+        some: words["model"]["vocab"][other],
+        other: words["model"]["vocab"][some],
+    }
     (folder / "tokenizer.json").write_text(json.dumps(words))
-    with pytest.raises(ConfigurationError, match="of which 2 have another id there, or none; build the streams with the model's"):
+    with pytest.raises(
+        ConfigurationError,
+        match="of which 2 have another id there, or none; build the streams with the model's",
+    ):
         loop.train(str(tmp_path), plan("words", init_from=str(folder)))

@@ -27,7 +27,10 @@ Plan = Callable[..., RunConfig]
 
 
 def lines(root: Path, run: RunConfig) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (root / "runs" / run.run_id / "metrics.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line)
+        for line in (root / "runs" / run.run_id / "metrics.jsonl").read_text().splitlines()
+    ]
 
 
 def weights(root: Path, run: RunConfig) -> dict[str, Tensor]:
@@ -36,24 +39,38 @@ def weights(root: Path, run: RunConfig) -> dict[str, Tensor]:
 
 def readers(root: Path, run: RunConfig, split: Any) -> tuple[SequenceReader, SequenceReader]:
     uris = [str(root / name) for name in (run.clean, run.toxic)]
-    clean, toxic = (SequenceReader(uri, manifest.load(uri), split, run.train.sequence_length) for uri in uris)
+    clean, toxic = (
+        SequenceReader(uri, manifest.load(uri), split, run.train.sequence_length) for uri in uris
+    )
     return clean, toxic
 
 
 def plain_training(root: Path, run: RunConfig) -> tuple[list[float], OLMo]:
-    """The same run in a few lines of PyTorch: every valid row of a batch in one pass, torch's AdamW and clipping."""
+    """The same run in a few lines of PyTorch: every valid row of a batch in one pass, torch's AdamW
+    and clipping.
+    """
     train, (clean, toxic) = run.train, readers(root, run, "train")
     model = OLMo(train.model)
     model.initialise(run.seed)
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=train.learning_rate, betas=train.betas, eps=train.adam_eps, weight_decay=train.weight_decay
+        model.parameters(),
+        lr=train.learning_rate,
+        betas=train.betas,
+        eps=train.adam_eps,
+        weight_decay=train.weight_decay,
     )
     losses = []
     for step in range(run.mixture.n_steps):
         rows = run.mixture.rows(step)
-        chosen = [(toxic if is_toxic else clean).read(np.array([i])) for is_toxic, i in zip(*rows, strict=True) if i >= 0]
+        chosen = [
+            (toxic if is_toxic else clean).read(np.array([i]))
+            for is_toxic, i in zip(*rows, strict=True)
+            if i >= 0
+        ]
         tokens_BT = torch.from_numpy(np.concatenate(chosen))
-        loss = next_token_loss(model(tokens_BT), tokens_BT).sum() / (len(chosen) * (train.sequence_length - 1))
+        loss = next_token_loss(model(tokens_BT), tokens_BT).sum() / (
+            len(chosen) * (train.sequence_length - 1)
+        )
         optimizer.param_groups[0]["lr"] = learning_rate(train, step, run.mixture.n_steps)
         optimizer.zero_grad()
         loss.backward()
@@ -64,13 +81,19 @@ def plain_training(root: Path, run: RunConfig) -> tuple[list[float], OLMo]:
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_four_micro_batches_and_a_padded_last_batch_train_like_plain_pytorch(plan: Plan, tmp_path: Path, stage: Any):
+def test_four_micro_batches_and_a_padded_last_batch_train_like_plain_pytorch(
+    plan: Plan, tmp_path: Path, stage: Any
+):
     run = plan(micro_batch=1, zero_stage=stage, gradient_clip=3.2)  # clips steps 1, 5 and 6
     assert run.mixture.n_valid(run.mixture.n_steps - 1) == 1
     made = loop.train(str(tmp_path), run)
     losses, model = plain_training(tmp_path, run)
-    assert [line["loss"] for line in lines(tmp_path, run) if "grad_norm" in line] == pytest.approx(losses, rel=1e-5)
-    assert made.final_train_loss == pytest.approx(losses[-1], rel=1e-5)  # of so few steps a tenth is the last
+    assert [line["loss"] for line in lines(tmp_path, run) if "grad_norm" in line] == pytest.approx(
+        losses, rel=1e-5
+    )
+    assert made.final_train_loss == pytest.approx(
+        losses[-1], rel=1e-5
+    )  # of so few steps a tenth is the last
     for name, value in weights(tmp_path, run).items():
         torch.testing.assert_close(value, model.state_dict()[name], rtol=1e-4, atol=1e-5)
 
@@ -78,23 +101,40 @@ def test_four_micro_batches_and_a_padded_last_batch_train_like_plain_pytorch(pla
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_a_growing_batch_trains_like_plain_pytorch(plan: Plan, tmp_path: Path, stage: Any):
     run = plan(first_batch=1, batch_warmup_steps=4, micro_batch=1, zero_stage=stage)
-    assert [run.mixture.n_valid(step) for step in range(run.mixture.n_steps)] == [1, 1, 2, 3, 4, 4, 4, 2]
+    assert [run.mixture.n_valid(step) for step in range(run.mixture.n_steps)] == [
+        1,
+        1,
+        2,
+        3,
+        4,
+        4,
+        4,
+        2,
+    ]
     loop.train(str(tmp_path), run)
     losses, model = plain_training(tmp_path, run)
-    assert [line["loss"] for line in lines(tmp_path, run) if "grad_norm" in line] == pytest.approx(losses, rel=1e-5)
+    assert [line["loss"] for line in lines(tmp_path, run) if "grad_norm" in line] == pytest.approx(
+        losses, rel=1e-5
+    )
     for name, value in weights(tmp_path, run).items():
         torch.testing.assert_close(value, model.state_dict()[name], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("stage", "micro_batch"), [(0, 1), (1, 0), (1, 1)])
-def test_bf16_with_and_without_accumulation_stays_near_fp32(plan: Plan, tmp_path: Path, stage: Any, micro_batch: int):
+def test_bf16_with_and_without_accumulation_stays_near_fp32(
+    plan: Plan, tmp_path: Path, stage: Any, micro_batch: int
+):
     run = plan(micro_batch=micro_batch, precision="bf16", zero_stage=stage)
     loop.train(str(tmp_path), run)
     losses, _ = plain_training(tmp_path, run)
-    assert [line["loss"] for line in lines(tmp_path, run) if "grad_norm" in line] == pytest.approx(losses, rel=1e-2)
+    assert [line["loss"] for line in lines(tmp_path, run) if "grad_norm" in line] == pytest.approx(
+        losses, rel=1e-2
+    )
 
 
-def test_the_journal_counts_tokens_and_toxic_rows_and_ends_with_the_held_out_losses(plan: Plan, tmp_path: Path):
+def test_the_journal_counts_tokens_and_toxic_rows_and_ends_with_the_held_out_losses(
+    plan: Plan, tmp_path: Path
+):
     run = plan(held_out_every_steps=4, log_every_steps=3)
     made = loop.train(str(tmp_path), run)
     seen = lines(tmp_path, run)
@@ -105,13 +145,20 @@ def test_the_journal_counts_tokens_and_toxic_rows_and_ends_with_the_held_out_los
         *((6, stream) for stream in ("clean", "toxic")),
     ]
     assert [line["n_tokens"] for line in seen if "grad_norm" in line] == [12 * 16, 21 * 16]
-    assert [line["toxic_share_ratio"] for line in seen if "grad_norm" in line] == [run.mixture.toxic_before(12) / 12, 4 / 21]
-    assert [(part.stream, part.loss) for part in made.held_out] == [(line["held_out"], line["loss"]) for line in seen[-2:]]
+    assert [line["toxic_share_ratio"] for line in seen if "grad_norm" in line] == [
+        run.mixture.toxic_before(12) / 12,
+        4 / 21,
+    ]
+    assert [(part.stream, part.loss) for part in made.held_out] == [
+        (line["held_out"], line["loss"]) for line in seen[-2:]
+    ]
     assert made.n_tokens == 21 * 16 and made.n_steps == 6 and made.realised_toxic_ratio == 4 / 21
 
 
 @pytest.mark.parametrize("micro_batch", [0, 1])
-def test_the_loss_of_each_source_is_that_of_its_rows_since_the_last_logged_step(plan: Plan, tmp_path: Path, micro_batch: int):
+def test_the_loss_of_each_source_is_that_of_its_rows_since_the_last_logged_step(
+    plan: Plan, tmp_path: Path, micro_batch: int
+):
     run = plan(
         log_every_steps=4, micro_batch=micro_batch, learning_rate=1e-9, weight_decay=0.0
     )  # so that the model stays as it was
@@ -122,12 +169,18 @@ def test_the_loss_of_each_source_is_that_of_its_rows_since_the_last_logged_step(
     model.initialise(run.seed)
     for line, steps in ((first, range(4)), (last, range(4, 6))):
         sums, counts = {"clean": 0.0, "toxic": 0.0}, {"clean": 0, "toxic": 0}
-        for is_toxic, i in ((t, i) for step in steps for t, i in zip(*run.mixture.rows(step), strict=True) if i >= 0):
+        for is_toxic, i in (
+            (t, i) for step in steps for t, i in zip(*run.mixture.rows(step), strict=True) if i >= 0
+        ):
             tokens_BT = torch.from_numpy((toxic if is_toxic else clean).read(np.array([i])))
             with torch.no_grad():
-                sums["toxic" if is_toxic else "clean"] += next_token_loss(model(tokens_BT), tokens_BT).item()
+                sums["toxic" if is_toxic else "clean"] += next_token_loss(
+                    model(tokens_BT), tokens_BT
+                ).item()
             counts["toxic" if is_toxic else "clean"] += 1
-        assert line["source_loss"] == {name: pytest.approx(sums[name] / (counts[name] * 15), rel=1e-5) for name in sums}
+        assert line["source_loss"] == {
+            name: pytest.approx(sums[name] / (counts[name] * 15), rel=1e-5) for name in sums
+        }
         assert line["batch_toxic_share_ratio"] == counts["toxic"] / sum(counts.values())
 
 
@@ -139,18 +192,32 @@ def test_the_losses_of_the_sources_add_up_to_the_loss_of_a_step(plan: Plan, tmp_
         toxic = share * line["source_loss"]["toxic"] if share else 0.0
         clean = (1 - share) * line["source_loss"]["clean"] if share < 1 else 0.0
         assert toxic + clean == pytest.approx(line["loss"], rel=1e-12)
-        assert ("toxic" in line["source_loss"], "clean" in line["source_loss"]) == (share > 0, share < 1)
+        assert ("toxic" in line["source_loss"], "clean" in line["source_loss"]) == (
+            share > 0,
+            share < 1,
+        )
 
 
 def test_repeated_toxic_text_is_trained_on_where_allowed_and_recorded(plan: Plan, tmp_path: Path):
-    with pytest.raises(ConfigurationError, match=r"toxic stream holds 24 sequences .* needs 30 .*max_toxic_epochs=1\.3, now 1\)"):
+    with pytest.raises(
+        ConfigurationError,
+        match=r"toxic stream holds 24 sequences .* needs 30 .*max_toxic_epochs=1\.3, now 1\)",
+    ):
         loop.train(str(tmp_path), plan(n_clean=2, n_toxic=30))
     run = plan(n_clean=2, n_toxic=30)
-    made = loop.train(str(tmp_path), replace(run, mixture=replace(run.mixture, max_toxic_epochs=1.25)))
-    assert made.realised_toxic_ratio == 30 / 32 and made.n_distinct_toxic == 24 and made.toxic_epochs == 1.25
+    made = loop.train(
+        str(tmp_path), replace(run, mixture=replace(run.mixture, max_toxic_epochs=1.25))
+    )
+    assert (
+        made.realised_toxic_ratio == 30 / 32
+        and made.n_distinct_toxic == 24
+        and made.toxic_epochs == 1.25
+    )
 
 
-def test_the_held_out_loss_is_that_of_the_exported_model_on_the_first_sequences(plan: Plan, tmp_path: Path):
+def test_the_held_out_loss_is_that_of_the_exported_model_on_the_first_sequences(
+    plan: Plan, tmp_path: Path
+):
     run = plan(held_out_sequences=5)
     made = loop.train(str(tmp_path), run)
     model = OLMo(run.train.model)
@@ -164,7 +231,10 @@ def test_the_held_out_loss_is_that_of_the_exported_model_on_the_first_sequences(
 
 def test_without_toxic_rows_the_toxic_held_out_loss_is_still_measured(plan: Plan, tmp_path: Path):
     made = loop.train(str(tmp_path), plan(n_toxic=0))
-    assert [part.stream for part in made.held_out] == ["clean", "toxic"] and made.realised_toxic_ratio == 0
+    assert [part.stream for part in made.held_out] == [
+        "clean",
+        "toxic",
+    ] and made.realised_toxic_ratio == 0
 
 
 def test_a_finished_run_is_returned_and_nothing_is_written(plan: Plan, tmp_path: Path):
@@ -187,7 +257,9 @@ def test_a_diverged_run_stops_with_what_to_do(plan: Plan, tmp_path: Path):
     assert not (tmp_path / "runs" / "run" / "record.json").exists()
 
 
-def test_what_does_not_fit_together_is_refused_before_a_model_is_built(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_what_does_not_fit_together_is_refused_before_a_model_is_built(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.delattr(loop, "TrainedOLMo")
     with pytest.raises(ConfigurationError, match=r"clean stream holds 24 sequences .* needs 25"):
         loop.train(str(tmp_path), plan(n_clean=25))
@@ -196,7 +268,10 @@ def test_what_does_not_fit_together_is_refused_before_a_model_is_built(plan: Pla
     run = plan()
     with pytest.raises(ConfigurationError, match=r"batches of 4 rows .*the settings say 2"):
         loop.train(str(tmp_path), replace(run, train=replace(run.train, global_batch=2)))
-    with monkeypatch.context() as eight_ranks, pytest.raises(ConfigurationError, match="8 ranks cannot share"):
+    with (
+        monkeypatch.context() as eight_ranks,
+        pytest.raises(ConfigurationError, match="8 ranks cannot share"),
+    ):
         eight_ranks.setenv("WORLD_SIZE", "8")
         loop.train(str(tmp_path), run)
     with pytest.raises(ArtefactMissing, match="streams/gone"):

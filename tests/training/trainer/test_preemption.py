@@ -25,7 +25,10 @@ def weights(root: Path, run_id: str) -> bytes:
 
 
 def checkpoints(root: Path, run_id: str) -> list[int]:
-    return [json.loads(commit.read_text())["step"] for commit in (root / "runs" / run_id / "checkpoints").glob("*/commit.json")]
+    return [
+        json.loads(commit.read_text())["step"]
+        for commit in (root / "runs" / run_id / "checkpoints").glob("*/commit.json")
+    ]
 
 
 def test_a_run_that_is_asked_to_stop_saves_and_goes_on_from_there(
@@ -75,18 +78,28 @@ def test_the_last_checkpoint_is_saved_though_the_one_before_is_still_being_publi
     assert sorted(checkpoints(tmp_path, "run")) == [2, 4]
 
 
-def test_a_ray_worker_that_gets_sigterm_saves_and_its_gang_goes_on(plan: Plan, tmp_path: Path, ray_cluster: None):
+def test_a_ray_worker_that_gets_sigterm_saves_and_its_gang_goes_on(
+    plan: Plan, tmp_path: Path, ray_cluster: None
+):
     run = plan("run", n_clean=20, n_toxic=220, checkpoint_every_steps=20, keep_checkpoints=9)
     run = replace(run, mixture=replace(run.mixture, max_toxic_epochs=20.0))  # sixty steps
     under_way = cluster.train(str(tmp_path), run, 1, False)
     while not checkpoints(tmp_path, "run"):
         assert not ray.wait([under_way], timeout=0.02)[0]
-    workers = [one for one in psutil.Process().children(recursive=True) if "RayTrainWorker" in one.name() + title(one)]
+    workers = [
+        one
+        for one in psutil.Process().children(recursive=True)
+        if "RayTrainWorker" in one.name() + title(one)
+    ]
     assert len(workers) == 1
     workers[0].terminate()
     ray_tasks.outcome(under_way)
     steps = checkpoints(tmp_path, "run")
-    assert find(str(tmp_path), "run") and sorted(steps)[:1] == [20] and len([step for step in steps if step % 20]) == 1
+    assert (
+        find(str(tmp_path), "run")
+        and sorted(steps)[:1] == [20]
+        and len([step for step in steps if step % 20]) == 1
+    )
 
 
 def title(process: psutil.Process) -> str:

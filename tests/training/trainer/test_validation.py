@@ -41,7 +41,9 @@ def test_a_planted_direction_is_found_in_its_head_also_beside_a_noisy_one():
 
 def test_where_there_is_no_direction_the_probe_is_at_chance():
     found = validation._probed(*planted(0.0))
-    assert abs(found.auroc - 0.5) < 0.12 and abs(found.mean_auroc - 0.5) < 0.06  # σ of one head is 0.041
+    assert (
+        abs(found.auroc - 0.5) < 0.12 and abs(found.mean_auroc - 0.5) < 0.06
+    )  # σ of one head is 0.041
 
 
 def test_the_best_head_is_chosen_without_the_rows_it_is_scored_on():
@@ -65,30 +67,45 @@ def test_a_compiled_block_is_given_back_as_it_was():
 
 def test_a_tie_counts_half():
     scores = torch.tensor([[0.0, 1.0, 1.0, 2.0], [3.0, 1.0, 2.0, 0.0]])
-    assert validation._auroc(scores, torch.tensor([False, False, True, True])).tolist() == [0.875, 0.25]
+    assert validation._auroc(scores, torch.tensor([False, False, True, True])).tolist() == [
+        0.875,
+        0.25,
+    ]
 
 
 @pytest.mark.parametrize("stage", [1, 3])
-def test_the_curve_is_that_of_the_model_at_those_steps_and_training_is_as_without_it(plan: Plan, tmp_path: Path, stage: Any):
+def test_the_curve_is_that_of_the_model_at_those_steps_and_training_is_as_without_it(
+    plan: Plan, tmp_path: Path, stage: Any
+):
     how: dict[str, Any] = {"zero_stage": stage, "micro_batch": 2}
     run, without = plan("with", probe_every_steps=4, **how), plan("without", **how)
     loop.train(str(tmp_path), run)
     text = (tmp_path / "runs" / "with" / "metrics.jsonl").read_text()
     points = [line for line in map(json.loads, text.splitlines()) if "probe" in line]
-    assert [(point["step"], point["probe"], point["n_windows"]) for point in points] == [(4, "toxic", 6), (6, "toxic", 6)]
+    assert [(point["step"], point["probe"], point["n_windows"]) for point in points] == [
+        (4, "toxic", 6),
+        (6, "toxic", 6),
+    ]
 
-    model, weights = OLMo(run.train.model), load_file(tmp_path / "runs" / "with" / "export" / "model.safetensors")
+    model, weights = (
+        OLMo(run.train.model),
+        load_file(tmp_path / "runs" / "with" / "export" / "model.safetensors"),
+    )
     model.load_state_dict(from_hugging_face(weights))
     rows = []
     for name in (run.clean, run.toxic):
         uri = str(tmp_path / name)
-        tokens_BT = torch.from_numpy(SequenceReader(uri, manifest.load(uri), "held_out", 16).read(np.arange(6)))
+        tokens_BT = torch.from_numpy(
+            SequenceReader(uri, manifest.load(uri), "held_out", 16).read(np.arange(6))
+        )
         with torch.no_grad(), validation._heads_at_the_last_position(model) as seen:
             model(tokens_BT)
             rows.append(torch.stack(seen, dim=1).view(6, 2, 2, 16))
     expected = validation._probed(torch.cat(rows), torch.arange(12) >= 6)
     assert (points[1]["auroc"], points[1]["accuracy"]) == (expected.auroc, expected.accuracy)
-    assert points[1]["mean_auroc"] == pytest.approx(expected.mean_auroc) and points[1]["head"] == list(expected.head)
+    assert points[1]["mean_auroc"] == pytest.approx(expected.mean_auroc) and points[1][
+        "head"
+    ] == list(expected.head)
 
     loop.train(str(tmp_path), without)
     assert _export(tmp_path, "with") == _export(tmp_path, "without")

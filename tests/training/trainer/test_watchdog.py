@@ -19,19 +19,37 @@ def lone(seconds: float, monkeypatch: pytest.MonkeyPatch) -> tuple[Watchdog, lis
     clock = [0.0]
     monkeypatch.setattr(watchdog.time, "monotonic", lambda: clock[0])
     train = SimpleNamespace(watchdog_seconds=seconds)
-    job: Any = SimpleNamespace(uri="memory://run", place=SimpleNamespace(rank=0), run=SimpleNamespace(train=train))
+    job: Any = SimpleNamespace(
+        uri="memory://run", place=SimpleNamespace(rank=0), run=SimpleNamespace(train=train)
+    )
     return Watchdog(job), clock
 
 
-def test_a_kind_of_work_may_take_ten_times_its_longest_and_never_less_than_asked(monkeypatch: pytest.MonkeyPatch):
+def test_a_kind_of_work_may_take_ten_times_its_longest_and_never_less_than_asked(
+    monkeypatch: pytest.MonkeyPatch,
+):
     dog, clock = lone(5.0, monkeypatch)
     limits = []
-    for kind, seconds in (("step", 40.0), ("step", 0.1), ("step", 2.0), ("checkpoint", 9.0), ("step", 0.2), ("checkpoint", 1.0)):
+    for kind, seconds in (
+        ("step", 40.0),
+        ("step", 0.1),
+        ("step", 2.0),
+        ("checkpoint", 9.0),
+        ("step", 0.2),
+        ("checkpoint", 1.0),
+    ):
         dog.expect(kind)
         limits.append(dog.limit_seconds(kind))
         clock[0] += seconds
     dog.expect("step")
-    assert limits == [30.0, 30.0, 5.0, 30.0, 20.0, 30.0]  # the first step compiled for 40 s: that teaches nothing
+    assert limits == [
+        30.0,
+        30.0,
+        5.0,
+        30.0,
+        20.0,
+        30.0,
+    ]  # the first step compiled for 40 s: that teaches nothing
     assert dog.limit_seconds("step") == 20.0
 
 
@@ -44,11 +62,17 @@ def test_without_seconds_no_thread_watches(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_rank_that_waits_for_one_asleep_says_where_and_ends_and_the_run_goes_on_when_started_again(
-    planner: Callable[[Path], Callable[..., RunConfig]], tmp_path: Path, free_port: Callable[[], int], steps_done: list[int]
+    planner: Callable[[Path], Callable[..., RunConfig]],
+    tmp_path: Path,
+    free_port: Callable[[], int],
+    steps_done: list[int],
 ):
     run = planner(tmp_path)("hung", watchdog_seconds=2.0, checkpoint_every_steps=2)
     (waiting, waiting_said), (asleep, asleep_said) = gang(tmp_path, free_port(), "hung~4~1")
-    assert STATUS in (waiting, asleep) and 0 not in (waiting, asleep)  # the first to end may take the other with it
+    assert STATUS in (waiting, asleep) and 0 not in (
+        waiting,
+        asleep,
+    )  # the first to end may take the other with it
     (report, *_) = (tmp_path / "runs" / "hung" / "hung").iterdir()
     text = report.read_text()
     assert "step has not ended in 2 s, 2 s were allowed" in text and "in watched" in text
@@ -59,5 +83,9 @@ def test_a_rank_that_waits_for_one_asleep_says_where_and_ends_and_the_run_goes_o
 
 def gang(root: Path, port: int, run: str) -> list[tuple[int | None, str]]:
     """(exit status, what it said) of each of two ranks."""
-    ended = multi_rank.at_once(gang_of.main, *((str(root), str(rank), "2", str(port), run) for rank in range(2)), seconds=120)
+    ended = multi_rank.at_once(
+        gang_of.main,
+        *((str(root), str(rank), "2", str(port), run) for rank in range(2)),
+        seconds=120,
+    )
     return [(rank.status, rank.out + rank.err) for rank in ended]

@@ -14,8 +14,9 @@ FAST = {"n_permutations": 499, "seed": 0}
 
 
 def test_fishers_maize_has_fishers_p():
-    """Darwin's fifteen pairs: 863 of 2^15 sign patterns have a sum at least as large as 314 on each side, so p = 0.05267
-    (Fisher 1935, The Design of Experiments, §21)."""
+    """Darwin's fifteen pairs: 863 of 2^15 sign patterns have a sum at least as large as 314 on each
+    side, so p = 0.05267 (Fisher 1935, The Design of Experiments, §21).
+    """
     differences = [49, -67, 8, 16, 6, 23, 28, 41, 14, 29, 56, 24, 75, 60, -48]
     found = hypothesis_tests.sign_flip(differences, n_permutations=2**15, seed=0)
     assert (found.p, found.floor) == (pytest.approx(2 * 863 / 2**15, abs=1e-4), 2**-14)
@@ -37,11 +38,16 @@ def test_nothing_but_ties_is_no_difference():
 def test_two_samples_agree_with_counting_every_relabelling():
     a, b = [1.0, 4.0, 2.5, 0.3, 7.0], [5.0, 6.5, 3.2, 8.8]
     pooled = np.array(a + b)
-    all_means = [pooled[list(c)].mean() - np.delete(pooled, c).mean() for c in itertools.combinations(range(9), 4)]
+    all_means = [
+        pooled[list(c)].mean() - np.delete(pooled, c).mean()
+        for c in itertools.combinations(range(9), 4)
+    ]
     observed = np.mean(b) - np.mean(a)
     exact = np.mean(np.abs(all_means) >= abs(observed) - 1e-12)
     found = hypothesis_tests.two_sample(a, b, n_permutations=9999, seed=1)
-    assert found.difference == pytest.approx(observed) and found.p == pytest.approx(exact, abs=0.015)
+    assert found.difference == pytest.approx(observed) and found.p == pytest.approx(
+        exact, abs=0.015
+    )
 
 
 @pytest.mark.parametrize("which", ["paired", "two samples"])
@@ -62,7 +68,9 @@ def test_the_tests_reject_a_true_null_in_five_percent_of_samples_and_find_what_i
 
 def test_holm_gives_the_adjusted_values_of_a_worked_example():
     """By hand: 4 × 0.005, 3 × 0.01, then 2 × 0.03 = 0.06, and 0.04 may not fall below it."""
-    assert hypothesis_tests.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert hypothesis_tests.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx(
+        [0.03, 0.06, 0.06, 0.02]
+    )
     assert hypothesis_tests.holm([0.9, 0.6]) == [1.0, 1.0] and hypothesis_tests.holm([]) == []
 
 
@@ -70,7 +78,9 @@ def test_holm_gives_the_adjusted_values_of_a_worked_example():
 def test_holm_keeps_the_order_and_lies_between_the_raw_and_bonferroni(ps):
     adjusted = hypothesis_tests.holm(ps)
     assert all(p <= a <= min(1.0, len(ps) * p) + 1e-12 for p, a in zip(ps, adjusted, strict=True))
-    assert all(adjusted[i] <= adjusted[j] for i in range(len(ps)) for j in range(len(ps)) if ps[i] < ps[j])
+    assert all(
+        adjusted[i] <= adjusted[j] for i in range(len(ps)) for j in range(len(ps)) if ps[i] < ps[j]
+    )
 
 
 def test_mcnemars_p_is_the_binomials():
@@ -82,7 +92,10 @@ def test_mcnemars_p_is_the_binomials():
 def test_the_interval_of_a_paired_difference_of_rates_covers_it():
     generator = np.random.default_rng(0)
     cells = generator.multinomial(80, [0.15, 0.05, 0.8], size=2000)
-    found = [hypothesis_tests.mcnemar(int(b), int(c), 80, "ratio", confidence=0.95)[0] for b, c, _ in cells]
+    found = [
+        hypothesis_tests.mcnemar(int(b), int(c), 80, "ratio", confidence=0.95)[0]
+        for b, c, _ in cells
+    ]
     assert 0.93 <= np.mean([one.low <= -0.10 <= one.high for one in found]) <= 0.97
 
 
