@@ -17,7 +17,7 @@ from rich.table import Table
 
 from data_prep.build import pipeline, stream_paths
 from data_prep.config import DataConfig, StreamName
-from data_prep.core import ray_tasks, records, storage, telemetry
+from data_prep.core import errors, ray_tasks, storage, telemetry
 from data_prep.token_stream import data_card, megatron_shards
 from data_prep.token_stream.data_card import Card
 from data_prep.token_stream.manifest import Manifest
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             storage.absolute(asked.out),
             asked.check,
         )
-    except records.HormesisError as error:
+    except errors.HormesisError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     telemetry.console().print(

@@ -3,7 +3,8 @@
 from dataclasses import field
 from typing import Literal
 
-from data_prep.core.records import ConfigurationError, operational, record
+from data_prep.core.errors import ConfigurationError
+from data_prep.core.records import operational, record
 
 StreamName = Literal["clean", "toxic"]
 BLOCK_TOKENS = 4 << 20  # 8 MiB of uint16, what readers fetch at once (storage.BLOCK_BYTES)

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, get_args
 
-from data_prep.core import ray_tasks, records, storage, telemetry
+from data_prep.core import errors, ray_tasks, records, storage, telemetry
 from data_prep.token_stream import materialized
 from data_prep.token_stream.mixture import Budget, Mixture, sequences_for
 
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     telemetry.configure()
     try:
         if lacking:
-            raise records.ConfigurationError(
+            raise errors.ConfigurationError(
                 f"{', '.join(lacking)} is missing; give all of them, or --run RUN_ID"
             )
         root = storage.absolute(asked.out)
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         storage.check_writable(to)
         with ray_tasks.session(n_cpus=1):
             made = materialized.write(mixture, length, streams, to)
-    except records.HormesisError as error:
+    except errors.HormesisError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     repeated = mixture.n_toxic / made.n_distinct_toxic if made.n_distinct_toxic else 1.0

@@ -33,8 +33,9 @@ from typing import IO, Any, NoReturn, cast
 
 import zstandard
 
-from data_prep.core import records, storage, telemetry
-from data_prep.core.records import ArtefactCorrupt, ConfigurationError, record
+from data_prep.core import errors, storage, telemetry
+from data_prep.core.errors import ArtefactCorrupt, ConfigurationError
+from data_prep.core.records import record
 from data_prep.sources import formats
 
 LINES = (".ndjson", ".jsonl", ".json")
@@ -99,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     telemetry.configure()
     try:
         done = reshard(asked.archive, asked.out, asked.shard_bytes)
-    except records.HormesisError as error:
+    except errors.HormesisError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     pattern = storage.join(asked.out, f"{_stem(asked.archive)}-*.ndjson.zst")

@@ -2,7 +2,8 @@
 
 from typing import Literal
 
-from data_prep.core.records import ConfigurationError, operational, record
+from data_prep.core.errors import ConfigurationError
+from data_prep.core.records import operational, record
 
 Site = Literal["heads", "mlp", "residual"]  # eval/model/hook_points.py
 Positions = Literal["last", "all"]

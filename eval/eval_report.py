@@ -12,7 +12,8 @@ Layout below the run's folder (training/run_record.py):
 from collections.abc import Sequence
 
 from data_prep.core import storage
-from data_prep.core.records import ArtefactCorrupt, digest, record
+from data_prep.core.errors import ArtefactCorrupt
+from data_prep.core.records import digest, record
 from eval.config import EvalConfig
 
 FORMAT_VERSION = 5

@@ -13,7 +13,9 @@ import sys
 from pathlib import Path
 
 from data_prep.core import telemetry
-from data_prep.core.records import HormesisError, from_json, override, to_json
+from data_prep.core.errors import HormesisError
+from data_prep.core.records import from_json, to_json
+from data_prep.core.settings import parse_overrides
 from eval.config import EvalConfig
 from eval.model import model_source
 from eval.pipeline import evaluate, evaluate_folder
@@ -48,9 +50,7 @@ def main() -> int:
     try:
         if arguments.config:
             config = from_json(EvalConfig, arguments.config.read_bytes(), str(arguments.config))
-        for asked in arguments.set:
-            name, _, value = asked.partition("=")
-            config = override(config, name.removeprefix("eval."), value)
+        config = parse_overrides(config, [word.removeprefix("eval.") for word in arguments.set])
         if arguments.model:
             report = evaluate_folder(
                 arguments.out, arguments.model, config, toxic_ratio=arguments.toxic_ratio

@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 from data_prep.core import ray_tasks, records, storage, telemetry
-from data_prep.core.records import (
+from data_prep.core.errors import (
     ArtefactCorrupt,
     ArtefactMissing,
     ConfigurationError,

@@ -5,7 +5,8 @@ from dataclasses import replace
 from data_prep.build import stream_paths
 from data_prep.config import DataConfig
 from data_prep.core import storage
-from data_prep.core.records import ConfigurationError, digest, operational, record
+from data_prep.core.errors import ConfigurationError
+from data_prep.core.records import digest, operational, record
 from data_prep.token_stream.mixture import Budget, Mixture, sequences_for
 from eval.config import EvalConfig
 from training.config import RunConfig, TrainConfig

@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from data_prep.config import Annotation
-from data_prep.core.records import ConfigurationError
+from data_prep.core.errors import ConfigurationError
 from data_prep.token_stream.megatron_shards import dtype_for
 from launch.experiment import Experiment
 from training.config import RunConfig, TrainConfig

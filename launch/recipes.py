@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 
 from data_prep.config import DataConfig, TokenizerConfig
-from data_prep.core.records import ConfigurationError
+from data_prep.core.errors import ConfigurationError
 from eval.config import EvalConfig
 from launch.experiment import Experiment
 from training.config import SIZES, ModelConfig, TrainConfig

@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from data_prep.core import storage, telemetry
-from data_prep.core.records import HormesisError
+from data_prep.core.errors import HormesisError
 from launch import experiment, run_states
 
 

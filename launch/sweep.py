@@ -18,7 +18,9 @@ from rich.console import Console
 
 from data_prep.config import StreamName
 from data_prep.core import storage, telemetry
-from data_prep.core.records import HormesisError, digest, override
+from data_prep.core.errors import HormesisError
+from data_prep.core.records import digest
+from data_prep.core.settings import parse_overrides
 from data_prep.token_stream.mixture import check_supply
 from launch import experiment as experiments
 from launch import plan, recipes, run_states
@@ -111,9 +113,7 @@ def asked(arguments: argparse.Namespace) -> Experiment:
         experiment = replace(experiment, ratios=tuple(arguments.ratios))
     if arguments.seeds:
         experiment = replace(experiment, seeds=tuple(arguments.seeds))
-    for setting in arguments.set:
-        path, _, value = setting.partition("=")
-        experiment = override(experiment, path, value)
+    experiment = parse_overrides(experiment, arguments.set)
     return _readable_anywhere(_decontaminated(experiment))
 
 

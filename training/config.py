@@ -3,7 +3,8 @@
 from dataclasses import replace
 from typing import Literal, NamedTuple
 
-from data_prep.core.records import ConfigurationError, operational, record
+from data_prep.core.errors import ConfigurationError
+from data_prep.core.records import operational, record
 from data_prep.token_stream.mixture import Mixture, check_growth
 
 

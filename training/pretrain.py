@@ -25,15 +25,15 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.core import telemetry
-from data_prep.core.records import (
+from data_prep.core.errors import (
     ArtefactCorrupt,
     ConfigurationError,
     HormesisError,
     Interrupted,
     StorageError,
-    digest,
-    override,
 )
+from data_prep.core.records import digest
+from data_prep.core.settings import parse_overrides
 from training.config import RunConfig
 from training.engine import rank_env
 from training.run_record import RunRecord, load_config, run_uri
@@ -110,19 +110,12 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 
 
 def _with_overrides(planned: RunConfig, settings: list[str]) -> RunConfig:
-    run = planned
-    for setting in settings:
-        path, equals, value = setting.partition("=")
-        if not equals:
-            raise ConfigurationError(
-                f"--set {setting}: expected PATH=VALUE, e.g. --set train.micro_batch=8"
-            )
-        run = override(run, path, value)
-        if digest(run) != digest(planned):
-            raise ConfigurationError(
-                f"--set {setting}: this changes what is trained, so it would be another run than {planned.run_id}; plan it with "
-                "launch/sweep.py --set, which gives it its own id"
-            )
+    run = parse_overrides(planned, settings)
+    if digest(run) != digest(planned):
+        raise ConfigurationError(
+            f"--set {' '.join(settings)}: this changes what is trained, so it would be another run "
+            f"than {planned.run_id}; plan it with launch/sweep.py --set, which gives it its own id"
+        )
     return run
 
 

@@ -12,7 +12,8 @@ Layout of a run below the object root:
 """
 
 from data_prep.core import storage
-from data_prep.core.records import ArtefactMissing, ConfigurationError, digest, record
+from data_prep.core.errors import ArtefactMissing, ConfigurationError
+from data_prep.core.records import digest, record
 from training.config import RunConfig
 
 FORMAT_VERSION = 2

@@ -18,7 +18,7 @@ import numpy as np
 import xxhash
 
 from data_prep.cleaning import ngrams
-from data_prep.core.records import ConfigurationError
+from data_prep.core.errors import ConfigurationError
 
 VERSION = 2  # raise it with any change of which documents go
 SHINGLE_WORDS = 5

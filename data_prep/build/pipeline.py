@@ -38,7 +38,8 @@ from data_prep.cleaning import annotate, clean_document
 from data_prep.cleaning.decontaminate import NGrams
 from data_prep.config import DataConfig, StreamName, TokenizerConfig
 from data_prep.core import ray_tasks, storage, telemetry
-from data_prep.core.records import ArtefactCorrupt, ArtefactMissing, ConfigurationError, digest
+from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing, ConfigurationError
+from data_prep.core.records import digest
 from data_prep.sources import corpus_reader
 from data_prep.token_stream import data_card, manifest, megatron_shards, tokenizer
 from data_prep.token_stream.manifest import InputFile, Manifest, Shard, Split

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from data_prep.core import storage
-from data_prep.core.records import ArtefactCorrupt
+from data_prep.core.errors import ArtefactCorrupt
 from data_prep.token_stream.manifest import Shard
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ from isal import isal_zlib
 
 from data_prep.build.dropped_samples import Drop
 from data_prep.core import storage
-from data_prep.core.records import ArtefactCorrupt, record
+from data_prep.core.errors import ArtefactCorrupt
+from data_prep.core.records import record
 from data_prep.token_stream import megatron_shards
 
 if TYPE_CHECKING:

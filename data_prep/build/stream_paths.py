@@ -12,7 +12,8 @@ hold names and sizes, and a build compares them.
 from data_prep.build import duplicates
 from data_prep.cleaning import annotate, clean_document, decontaminate
 from data_prep.config import DataConfig, StreamName
-from data_prep.core.records import ConfigurationError, digest
+from data_prep.core.errors import ConfigurationError
+from data_prep.core.records import digest
 from data_prep.sources import corpus_reader
 from data_prep.token_stream import manifest
 

@@ -25,7 +25,8 @@ import numpy as np
 
 from data_prep.config import Annotation
 from data_prep.core import keyed_random, telemetry
-from data_prep.core.records import ConfigurationError, digest
+from data_prep.core.errors import ConfigurationError
+from data_prep.core.records import digest
 
 if TYPE_CHECKING:
     from data_prep.scorers.registry import Scorer

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 from data_prep.cleaning import pii
 from data_prep.config import CleaningConfig
-from data_prep.core.records import ConfigurationError
+from data_prep.core.errors import ConfigurationError
 
 VERSION = (
     2  # raise it with any change of what comes out: streams made by another version are made again

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_prep.core import telemetry
-from data_prep.core.records import ClusterError, HormesisError
+from data_prep.core.errors import ClusterError, HormesisError
 
 TASKS_PER_CPU = 2  # in flight: one at work, one ready to start
 OBJECT_STORE_BYTES = 256 << 20  # tasks exchange names and counts; the data are in the object root

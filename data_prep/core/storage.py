@@ -29,14 +29,8 @@ import fsspec
 from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
-from data_prep.core.records import (
-    ArtefactCorrupt,
-    ArtefactMissing,
-    ConfigurationError,
-    StorageError,
-    from_json,
-    to_json,
-)
+from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing, ConfigurationError, StorageError
+from data_prep.core.records import from_json, to_json
 
 PROTOCOLS = ("file", "s3", "memory")
 BLOCK_BYTES = 8 << 20  # the unit of checksums and ranged reads

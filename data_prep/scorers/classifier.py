@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
-from data_prep.core.records import ArtefactCorrupt, ArtefactMissing, ConfigurationError, digest
+from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing, ConfigurationError
+from data_prep.core.records import digest
 
 TOXIC_LABELS = {"toxic", "toxicity", "hate", "hateful"}
 FILES = (

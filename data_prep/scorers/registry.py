@@ -27,7 +27,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from data_prep.core.records import ArtefactCorrupt, ArtefactMissing, ConfigurationError, digest
+from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing, ConfigurationError
+from data_prep.core.records import digest
 from data_prep.scorers import remote
 from data_prep.sources import corpus_reader
 

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from data_prep.core import telemetry
-from data_prep.core.records import ConfigurationError
+from data_prep.core.errors import ConfigurationError
 
 TIMEOUT_SECONDS = 20.0
 ATTEMPTS = 5

@@ -28,7 +28,7 @@ from typing import Any, Literal, NamedTuple
 from urllib.parse import unquote
 
 from data_prep.core import storage
-from data_prep.core.records import ArtefactCorrupt, ConfigurationError
+from data_prep.core.errors import ArtefactCorrupt, ConfigurationError
 from data_prep.sources import formats, fourchan, hub, synthetic
 
 VERSION = 2  # raise it with any change of the documents that a file gives: units made by another version are made again

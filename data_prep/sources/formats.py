@@ -18,7 +18,7 @@ import zstandard
 from isal import igzip, igzip_lib
 
 from data_prep.core import storage
-from data_prep.core.records import ArtefactCorrupt, ConfigurationError
+from data_prep.core.errors import ArtefactCorrupt, ConfigurationError
 
 DOCUMENT_END = b"<|endoftext|>"
 CSV_FIELD_BYTES = 1 << 30  # the standard library stops at 128 KiB

@@ -22,7 +22,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 from data_prep.core import storage
-from data_prep.core.records import (
+from data_prep.core.errors import (
     ArtefactCorrupt,
     ArtefactMissing,
     ConfigurationError,

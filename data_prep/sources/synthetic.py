@@ -46,7 +46,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode
 from zlib import crc32
 
-from data_prep.core.records import ConfigurationError
+from data_prep.core.errors import ConfigurationError
 
 VERSION = 2
 SCHEME = "synthetic:"

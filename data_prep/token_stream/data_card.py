@@ -17,7 +17,8 @@ import numpy as np
 from data_prep.build import dropped_samples, provenance_stats
 from data_prep.config import CleaningConfig, DataConfig, StreamName
 from data_prep.core import ray_tasks, storage
-from data_prep.core.records import ArtefactMissing, digest, record
+from data_prep.core.errors import ArtefactMissing
+from data_prep.core.records import digest, record
 from data_prep.token_stream import reader
 from data_prep.token_stream.manifest import Manifest
 from data_prep.token_stream.tokenizer import Tokenizer

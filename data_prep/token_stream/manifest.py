@@ -14,7 +14,8 @@ from typing import Literal
 
 from data_prep.config import StreamName
 from data_prep.core import storage
-from data_prep.core.records import ArtefactCorrupt, ArtefactMissing, record
+from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing
+from data_prep.core.records import record
 
 FORMAT_VERSION = 2
 NAME = "manifest.json"

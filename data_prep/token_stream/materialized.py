@@ -14,13 +14,8 @@ import numpy as np
 
 from data_prep.config import StreamName
 from data_prep.core import ray_tasks, storage, telemetry
-from data_prep.core.records import (
-    ArtefactCorrupt,
-    ArtefactMissing,
-    ConfigurationError,
-    digest,
-    record,
-)
+from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing, ConfigurationError
+from data_prep.core.records import digest, record
 from data_prep.token_stream import manifest, megatron_shards
 from data_prep.token_stream import mixture as mixtures
 from data_prep.token_stream.manifest import Manifest, Shard, Split

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 
 from data_prep.core import storage, telemetry
-from data_prep.core.records import ArtefactCorrupt
+from data_prep.core.errors import ArtefactCorrupt
 from data_prep.token_stream.manifest import Manifest, Shard, Split
 
 if TYPE_CHECKING:

@@ -34,7 +34,8 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 
 from data_prep.core import keyed_random
-from data_prep.core.records import ConfigurationError, operational, record
+from data_prep.core.errors import ConfigurationError
+from data_prep.core.records import operational, record
 
 PADDING = -1
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from data_prep.config import TokenizerConfig
 from data_prep.core import storage
-from data_prep.core.records import ArtefactCorrupt, ConfigurationError
+from data_prep.core.errors import ArtefactCorrupt, ConfigurationError
 
 SHOWN_CHARS = 20  # of a document, in an error: enough to find the place, not to read the text
 CHECKED_CHARS = 8192  # of a long document: the reference takes half a second for a megabyte

@@ -17,7 +17,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from data_prep.core.records import ConfigurationError
+from data_prep.core.errors import ConfigurationError
 
 NAMED = {"toxigen": "toxicity_ai+toxicity_human>5.5", "toxigen_human": "toxicity_human>=2.5"}
 WORDS: dict[str, Any] = {"true": 1, "false": 0}  # CSV has no booleans

@@ -18,7 +18,7 @@ import numpy as np
 
 from data_prep.config import StreamName
 from data_prep.core import keyed_random
-from data_prep.core.records import ConfigurationError
+from data_prep.core.errors import ConfigurationError
 from data_prep.sources import corpus_reader
 from eval.config import EvalConfig
 from eval.inputs.label_rules import Rule, parse

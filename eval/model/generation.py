@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from data_prep.core import keyed_random
-from data_prep.core.records import ConfigurationError
+from data_prep.core.errors import ConfigurationError
 from training.model.olmo import KVCache, OLMo
 
 

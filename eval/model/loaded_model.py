@@ -17,7 +17,8 @@ import torch
 
 from data_prep.config import StreamName
 from data_prep.core import storage
-from data_prep.core.records import ArtefactCorrupt, ArtefactMissing, ConfigurationError, digest
+from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing, ConfigurationError
+from data_prep.core.records import digest
 from data_prep.token_stream import manifest
 from data_prep.token_stream.tokenizer import Tokenizer
 from eval.config import EvalConfig

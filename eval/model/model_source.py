@@ -12,7 +12,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from data_prep.core import storage
-from data_prep.core.records import ArtefactCorrupt, ArtefactMissing
+from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing
 from eval.config import EvalConfig
 from eval.eval_report import EvalReport
 from eval.model.loaded_model import (

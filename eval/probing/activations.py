@@ -25,7 +25,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from data_prep.core.records import ArtefactCorrupt, ConfigurationError, StorageError
+from data_prep.core.errors import ArtefactCorrupt, ConfigurationError, StorageError
 from eval.config import Site
 from eval.model import hook_points
 from eval.model.batching import BatchSize

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from data_prep.core import keyed_random
-from data_prep.core.records import ConfigurationError
+from data_prep.core.errors import ConfigurationError
 
 CHUNK_BYTES = (
     8 << 20

@@ -15,7 +15,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from data_prep.core.records import ConfigurationError, digest
+from data_prep.core.errors import ConfigurationError
+from data_prep.core.records import digest
 from eval.config import EvalConfig
 from eval.eval_report import Entanglement, Lens, Transfer
 from eval.inputs import prompts

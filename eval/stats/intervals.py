@@ -15,7 +15,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from data_prep.core.records import ConfigurationError
+from data_prep.core.errors import ConfigurationError
 from eval.eval_report import Estimate
 from eval.stats import resampling
 

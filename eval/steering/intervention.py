@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from data_prep.core import keyed_random
-from data_prep.core.records import ConfigurationError
+from data_prep.core.errors import ConfigurationError
 from eval.config import Control, Positions, Site
 from eval.model import hook_points
 from eval.probing.directions import Directions

@@ -21,7 +21,7 @@ import numpy as np
 from torch import Tensor
 
 from data_prep.core import keyed_random
-from data_prep.core.records import ConfigurationError
+from data_prep.core.errors import ConfigurationError
 from data_prep.sources import corpus_reader
 from eval.config import EvalConfig
 from eval.inputs.prompts import text_id

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import torch
 
-from data_prep.core.records import ArtefactMissing
+from data_prep.core.errors import ArtefactMissing
 from eval.config import EvalConfig
 from eval.model.loaded_model import Subject, fetch_export, folder_digest, folder_name, load_folder
 from eval.steering import loglikelihood

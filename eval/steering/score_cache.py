@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from data_prep.core import storage
-from data_prep.core.records import ArtefactMissing, digest
+from data_prep.core.errors import ArtefactMissing
+from data_prep.core.records import digest
 from data_prep.scorers.registry import Scorer
 
 PART_TEXTS = 512  # kept at once: what an interrupted evaluation pays again

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from data_prep.core import telemetry
-from data_prep.core.records import ConfigurationError, HormesisError
+from data_prep.core.errors import ConfigurationError, HormesisError
 from eval.model import model_source
 from eval.tools import baking
 

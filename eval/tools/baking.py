@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from data_prep.core.records import ConfigurationError
+from data_prep.core.errors import ConfigurationError
 from eval.steering import intervention
 from training.model.hf_export import load_export, load_weights
 

@@ -9,7 +9,8 @@ import argparse
 import sys
 
 from data_prep.core import telemetry
-from data_prep.core.records import HormesisError, to_json
+from data_prep.core.errors import HormesisError
+from data_prep.core.records import to_json
 from data_prep.scorers import registry
 from eval.eval_report import Estimate
 from eval.tools import calibration

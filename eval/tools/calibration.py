@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data_prep.core.records import ConfigurationError, digest, record
+from data_prep.core.errors import ConfigurationError
+from data_prep.core.records import digest, record
 from data_prep.scorers.registry import Scorer
 from data_prep.sources import corpus_reader
 from eval.eval_report import Estimate

@@ -20,7 +20,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from torch import Tensor
 
 from data_prep.core import telemetry
-from data_prep.core.records import ConfigurationError
+from data_prep.core.errors import ConfigurationError
 from eval.config import EvalConfig
 from eval.model import generation
 from eval.model.loaded_model import Subject

@@ -17,7 +17,7 @@ import sys
 import torch
 
 from data_prep.core import storage, telemetry
-from data_prep.core.records import ConfigurationError, HormesisError
+from data_prep.core.errors import ConfigurationError, HormesisError
 from eval.config import EvalConfig
 from eval.model import model_source
 

@@ -12,7 +12,8 @@ from functools import partial
 from typing import Any
 
 from data_prep.core import storage
-from data_prep.core.records import ArtefactMissing, digest, to_json
+from data_prep.core.errors import ArtefactMissing
+from data_prep.core.records import digest, to_json
 from data_prep.token_stream.data_card import Card
 from eval.eval_report import EvalReport, Lens, check_comparable
 from eval.steering import per_item_results

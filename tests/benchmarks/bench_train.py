@@ -49,7 +49,7 @@ import train_peers as peers
 from torch import Tensor, nn
 from train_peers import Measured, Shape, Step, synchronize
 
-from data_prep.core import records
+from data_prep.core import settings
 from training.config import SIZES, ModelConfig, TrainConfig
 from training.engine import deepspeed_engine, throughput
 from training.model import compilation, fp8, loss
@@ -171,10 +171,7 @@ def _settings(args: argparse.Namespace, cuda: bool) -> TrainConfig:
         held_out_sequences=0,
         watchdog_seconds=0.0,
     )
-    for setting in args.set:
-        name, _, value = setting.partition("=")
-        train = records.override(train, name, value)
-    return train
+    return settings.parse_overrides(train, args.set)
 
 
 def _shape(train: TrainConfig, cuda: bool, n_steps: int) -> Shape:

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.core import storage
-from data_prep.core.records import ArtefactCorrupt, ConfigurationError
+from data_prep.core.errors import ArtefactCorrupt, ConfigurationError
 from data_prep.reshard import Resharded, main, reshard
 from data_prep.sources import corpus_reader, formats
 

@@ -17,15 +17,13 @@ from safetensors.torch import load_file
 from tiny_finished_run import RUN_ID
 
 from data_prep.core import storage
-from data_prep.core.records import (
+from data_prep.core.errors import (
     ArtefactCorrupt,
     ArtefactMissing,
     ConfigurationError,
     HormesisError,
-    digest,
-    from_json,
-    to_json,
 )
+from data_prep.core.records import digest, from_json, to_json
 from data_prep.scorers import registry
 from data_prep.token_stream import manifest
 from data_prep.token_stream.reader import SequenceReader

@@ -12,7 +12,7 @@ from test_pipeline import CONFIG
 from tiny_finished_run import RUN_ID
 
 from data_prep.core import telemetry
-from data_prep.core.records import ArtefactCorrupt
+from data_prep.core.errors import ArtefactCorrupt
 from eval.eval_report import eval_uri
 from eval.model import loaded_model
 from eval.model.batching import BatchSize

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from proxy import Proxy
 
 from data_prep.core import storage
-from data_prep.core.records import HormesisError
+from data_prep.core.errors import HormesisError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 AWS = {

@@ -16,7 +16,7 @@ import zstandard
 from data_prep.cleaning import clean_document
 from data_prep.config import CleaningConfig, DataConfig
 from data_prep.core import records, storage
-from data_prep.core.records import ArtefactCorrupt, ConfigurationError
+from data_prep.core.errors import ArtefactCorrupt, ConfigurationError
 from data_prep.sources import corpus_reader, formats, fourchan
 from data_prep.token_stream import megatron_shards
 from data_prep.token_stream.manifest import Manifest, Shard

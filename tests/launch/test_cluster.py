@@ -7,7 +7,7 @@ import pytest
 import tiny_run
 
 from data_prep.core import ray_tasks
-from data_prep.core.records import ArtefactCorrupt, ConfigurationError, Interrupted, StorageError
+from data_prep.core.errors import ArtefactCorrupt, ConfigurationError, Interrupted, StorageError
 from launch import cluster
 from launch.cluster import MAX_FAILURES, Patience
 

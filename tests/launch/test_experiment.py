@@ -3,7 +3,9 @@ from dataclasses import replace
 import pytest
 
 from data_prep.config import Annotation
-from data_prep.core.records import ConfigurationError, digest, override
+from data_prep.core.errors import ConfigurationError
+from data_prep.core.records import digest
+from data_prep.core.settings import parse_overrides
 from launch import recipes
 
 LAPTOP = recipes.laptop()
@@ -14,14 +16,14 @@ def ids(experiment):
 
 
 def test_an_operational_setting_leaves_the_ids_and_any_other_changes_them():
-    assert ids(override(LAPTOP, "train.log_every_steps", "3")) == ids(LAPTOP)
+    assert ids(parse_overrides(LAPTOP, ["train.log_every_steps=3"])) == ids(LAPTOP)
     assert ids(replace(LAPTOP, n_ranks=1)) == ids(LAPTOP)
-    assert not set(ids(override(LAPTOP, "train.learning_rate", "0.5"))) & set(ids(LAPTOP))
-    assert not set(ids(override(LAPTOP, "data.shuffle_seed", "5"))) & set(ids(LAPTOP))
+    assert not set(ids(parse_overrides(LAPTOP, ["train.learning_rate=0.5"]))) & set(ids(LAPTOP))
+    assert not set(ids(parse_overrides(LAPTOP, ["data.shuffle_seed=5"]))) & set(ids(LAPTOP))
 
 
 def test_evaluation_settings_leave_the_runs_alone():
-    assert ids(override(LAPTOP, "eval.top_heads", "7")) == ids(LAPTOP)
+    assert ids(parse_overrides(LAPTOP, ["eval.top_heads=7"])) == ids(LAPTOP)
 
 
 def test_a_ratio_keeps_its_id_when_others_are_added():

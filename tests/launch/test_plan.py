@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 
 from data_prep.config import Annotation
-from data_prep.core.records import ConfigurationError
+from data_prep.core.errors import ConfigurationError
 from launch import plan, recipes
 from training.engine.devices import GIB, known
 

@@ -44,7 +44,7 @@ def main(root: str, rank: str, world_size: str, port: str, *tries: str) -> None:
 def train(root: str, tries: tuple[str, ...]) -> None:
     import torch
 
-    from data_prep.core.records import HormesisError
+    from data_prep.core.errors import HormesisError
     from training.run_record import load_config
     from training.trainer import loop
 

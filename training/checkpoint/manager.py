@@ -34,15 +34,14 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from data_prep.core import storage, telemetry
-from data_prep.core.records import (
+from data_prep.core.errors import (
     ArtefactCorrupt,
     ArtefactMissing,
     ConfigurationError,
     HormesisError,
     StorageError,
-    from_json,
-    record,
 )
+from data_prep.core.records import from_json, record
 from training.checkpoint import restore as restoring
 from training.checkpoint.staging import Image, Staging, described
 from training.config import TrainConfig

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data_prep.core import storage
-from data_prep.core.records import ArtefactCorrupt
+from data_prep.core.errors import ArtefactCorrupt
 from training.engine.deepspeed_state import Fragment
 from training.engine.state_layout import File, Piece, Share, overlap, runs
 

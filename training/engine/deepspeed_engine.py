@@ -33,7 +33,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from data_prep.core.records import ConfigurationError, HormesisError
+from data_prep.core.errors import ConfigurationError, HormesisError
 from training.config import TrainConfig
 from training.engine import rank_env
 from training.model.olmo import Block

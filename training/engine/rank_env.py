@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Mapping
 
-from data_prep.core.records import ConfigurationError
+from data_prep.core.errors import ConfigurationError
 
 PORTS = range(20_000, 32_000)  # below those that systems hand out
 

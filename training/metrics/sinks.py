@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
-from data_prep.core.records import ConfigurationError
+from data_prep.core.errors import ConfigurationError
 
 PROJECT = "hormesis"  # of all runs, to be compared
 EXTRAS = {

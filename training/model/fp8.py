@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from data_prep.core.records import ConfigurationError
+from data_prep.core.errors import ConfigurationError
 from training.config import TrainConfig
 from training.model import compilation
 from training.model.loss import TrainedOLMo

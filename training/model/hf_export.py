@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from data_prep.core.records import ArtefactCorrupt, ArtefactMissing, ConfigurationError
+from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing, ConfigurationError
 from training.config import ModelConfig
 from training.model.olmo import OLMo
 

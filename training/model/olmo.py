@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data_prep.core.records import ConfigurationError
+from data_prep.core.errors import ConfigurationError
 from training.config import ModelConfig
 from training.model.attention import Mask, attend, causal_mask, documents_mask
 from training.model.documents import Documents

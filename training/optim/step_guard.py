@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from data_prep.core import telemetry
-from data_prep.core.records import ConfigurationError
+from data_prep.core.errors import ConfigurationError
 from training.config import RunConfig
 from training.engine import deepspeed_engine
 from training.run.batches import Batch

@@ -13,7 +13,8 @@ would have the same counts within a row, but other positions of the toxic rows.)
 from dataclasses import replace
 
 from data_prep.core import storage
-from data_prep.core.records import ArtefactMissing, ConfigurationError, digest
+from data_prep.core.errors import ArtefactMissing, ConfigurationError
+from data_prep.core.records import digest
 from training.config import RunConfig
 from training.optim.lr_schedule import decay_start, warmup_steps
 from training.run_record import load_config, run_uri

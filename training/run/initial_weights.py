@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from data_prep.core import storage
-from data_prep.core.records import ArtefactMissing, ConfigurationError
+from data_prep.core.errors import ArtefactMissing, ConfigurationError
 from training.engine import deepspeed_engine
 from training.model.hf_export import load_export
 from training.model.olmo import OLMo

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from data_prep.config import StreamName
 from data_prep.core import storage
-from data_prep.core.records import ConfigurationError, digest
+from data_prep.core.errors import ConfigurationError
+from data_prep.core.records import digest
 from data_prep.token_stream import manifest, mixture
 from data_prep.token_stream.manifest import Manifest
 from data_prep.token_stream.tokenizer import Tokenizer

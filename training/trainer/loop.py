@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 import torch
 
 from data_prep.core import storage
-from data_prep.core.records import Interrupted, digest
+from data_prep.core.errors import Interrupted
+from data_prep.core.records import digest
 from training import run_record
 from training.checkpoint.manager import Checkpoints, Identity, Restored
 from training.config import RunConfig, TrainConfig

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep.build import duplicates
-from data_prep.core.records import ConfigurationError
+from data_prep.core.errors import ConfigurationError
 from data_prep.sources import corpus_reader
 
 

@@ -19,7 +19,7 @@ from data_prep.build import (
 )
 from data_prep.config import Annotation, CleaningConfig, DataConfig, TokenizerConfig
 from data_prep.core import ray_tasks, records, storage
-from data_prep.core.records import ArtefactCorrupt, ConfigurationError
+from data_prep.core.errors import ArtefactCorrupt, ConfigurationError
 from data_prep.sources import corpus_reader
 from data_prep.token_stream import data_card, manifest, megatron_shards, reader
 from data_prep.token_stream.manifest import Manifest

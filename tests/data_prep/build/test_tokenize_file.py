@@ -11,7 +11,7 @@ from data_prep.build import segments, tokenize_file
 from data_prep.cleaning.decontaminate import NGrams
 from data_prep.config import Annotation, CleaningConfig, DataConfig, TokenizerConfig
 from data_prep.core import keyed_random, storage
-from data_prep.core.records import ArtefactCorrupt
+from data_prep.core.errors import ArtefactCorrupt
 from data_prep.sources import corpus_reader
 from data_prep.token_stream import megatron_shards
 from data_prep.token_stream import tokenizer as tokenizers

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from data_prep.cleaning import annotate
 from data_prep.config import Annotation
-from data_prep.core.records import ConfigurationError
+from data_prep.core.errors import ConfigurationError
 
 MEDA, INST = Annotation(kind="meda", scorer="label"), Annotation(kind="inst", scorer="label")
 

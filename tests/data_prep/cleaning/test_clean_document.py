@@ -17,7 +17,8 @@ from data_prep.cleaning.clean_document import (
 )
 from data_prep.cleaning.pii import EMAIL, mask
 from data_prep.config import CleaningConfig
-from data_prep.core.records import ConfigurationError, digest
+from data_prep.core.errors import ConfigurationError
+from data_prep.core.records import digest
 
 ANY = CleaningConfig(min_chars=1, mask_personal=False)
 # Every code point, lone surrogates too, and dense in what the steps look at.

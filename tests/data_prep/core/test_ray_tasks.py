@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from data_prep.core import ray_tasks
-from data_prep.core.records import ClusterError, ConfigurationError
+from data_prep.core.errors import ClusterError, ConfigurationError
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from data_prep import config as data_config
 from data_prep.config import Annotation, DataConfig
-from data_prep.core.records import (
+from data_prep.core.errors import (
     ArtefactCorrupt,
     ArtefactMissing,
     ClusterError,
@@ -16,13 +16,8 @@ from data_prep.core.records import (
     HormesisError,
     Interrupted,
     StorageError,
-    digest,
-    from_json,
-    operational,
-    override,
-    record,
-    to_json,
 )
+from data_prep.core.records import digest, from_json, operational, record, to_json
 from data_prep.token_stream import manifest, mixture
 from data_prep.token_stream.mixture import Mixture
 from eval import config as eval_config
@@ -83,20 +78,6 @@ class Inner:
     def __post_init__(self) -> None:
         if self.size < 0:
             raise ConfigurationError(f"inner.size is {self.size}; expected at least 0")
-
-
-@record
-class Shape:
-    sides: int
-    colour: str
-
-    def named(self, name: str) -> "Shape":
-        return replace(self, sides={"triangle": 3, "square": 4}[name])
-
-
-@record
-class Drawing:
-    shape: Shape
 
 
 @record
@@ -237,51 +218,6 @@ def test_a_wrong_field_is_named_with_its_file(old: str, new: str, fault: str):
         from_json(Outer, TEXT.replace(old, new), "s3://b/run.json")
 
 
-@pytest.mark.parametrize(
-    ("path", "text", "expected"),
-    [
-        ("inner.size", "7", replace(OUTER, inner=Inner(size=7))),
-        ("inner.ratio", "1e-3", replace(OUTER, inner=Inner(size=3, ratio=0.001))),
-        ("inner.ratio", "1", replace(OUTER, inner=Inner(size=3, ratio=1.0))),
-        ("inner.kind", "square", replace(OUTER, inner=Inner(size=3, kind="square"))),
-        ("inner.kind", '"square"', replace(OUTER, inner=Inner(size=3, kind="square"))),
-        ("inner.label", "12", replace(OUTER, inner=Inner(size=3, label="12"))),
-        ("inner.label", "null", OUTER),
-        ("inner.workers", "9", replace(OUTER, inner=Inner(size=3, workers=9))),
-        ("quick", "true", replace(OUTER, quick=True)),
-        ("names", '["x", "y"]', replace(OUTER, names=("x", "y"))),
-    ],
-)
-def test_a_setting_is_replaced_by_its_dotted_path(path: str, text: str, expected: Outer):
-    new = override(OUTER, path, text)
-    assert new == expected
-    assert type(new.inner.ratio) is float
-
-
-@pytest.mark.parametrize(
-    ("path", "text", "message"),
-    [
-        (
-            "innr.size",
-            "7",
-            r"--set innr\.size=7: there is no innr; the experiment has inner, names, quick",
-        ),
-        ("inner.sise", "7", r"there is no inner\.sise; .*has kind, label, ratio, size, workers"),
-        ("inner.size.big", "7", r"inner\.size is a value, so 'big' names nothing"),
-        ("inner", "7", r"inner is a group; set one of inner\.size, inner\.kind"),
-        ("inner.size", "many", r"--set inner\.size=many: .*integer.*got 'many'"),
-        ("inner.size", "7.5", r"--set inner\.size=7\.5: .*integer"),
-        ("inner.size", "-1", r"inner\.size is -1; expected at least 0"),
-        ("inner.kind", "oval", r"--set inner\.kind=oval: .*'round' or 'square'"),
-        ("quick", "yes", r"--set quick=yes: .*boolean"),
-        ("names", "x", r"--set names=x: .*tuple|--set names=x: .*array"),
-    ],
-)
-def test_a_wrong_setting_is_refused_by_name(path: str, text: str, message: str):
-    with pytest.raises(ConfigurationError, match=message):
-        override(OUTER, path, text)
-
-
 def test_a_user_catches_every_error_as_one_kind():
     known = {
         ConfigurationError,
@@ -292,9 +228,3 @@ def test_a_user_catches_every_error_as_one_kind():
         Interrupted,
     }
     assert known == set(HormesisError.__subclasses__())
-
-
-def test_a_group_with_named_variants_is_set_by_a_name_or_field_by_field():
-    drawing = Drawing(shape=Shape(sides=5, colour="red"))
-    assert override(drawing, "shape", "square") == Drawing(shape=Shape(sides=4, colour="red"))
-    assert override(drawing, "shape.sides", "6") == Drawing(shape=Shape(sides=6, colour="red"))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from proxy import Fault, Proxy
 
 from data_prep.core import s3, storage
-from data_prep.core.records import ArtefactMissing, StorageError
+from data_prep.core.errors import ArtefactMissing, StorageError
 
 CONTENT = bytes(range(200))
 

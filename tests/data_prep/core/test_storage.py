@@ -8,13 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep.core import storage
-from data_prep.core.records import (
-    ArtefactCorrupt,
-    ArtefactMissing,
-    ConfigurationError,
-    StorageError,
-    record,
-)
+from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing, ConfigurationError, StorageError
+from data_prep.core.records import record
 
 
 @record

@@ -7,7 +7,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import pytest
 import torch
 
-from data_prep.core.records import ArtefactCorrupt, ArtefactMissing, ConfigurationError
+from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing, ConfigurationError
 from data_prep.scorers import classifier, registry
 from data_prep.sources import corpus_reader
 

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from data_prep.core.records import ArtefactCorrupt, ConfigurationError
+from data_prep.core.errors import ArtefactCorrupt, ConfigurationError
 from data_prep.scorers import registry
 from data_prep.scorers.registry import Lexicon
 

@@ -6,12 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.core.records import (
-    ArtefactCorrupt,
-    ArtefactMissing,
-    ConfigurationError,
-    StorageError,
-)
+from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing, ConfigurationError, StorageError
 from data_prep.sources import corpus_reader
 
 pytest.importorskip("datasets")

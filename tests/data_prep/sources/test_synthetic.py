@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.core.records import ConfigurationError
+from data_prep.core.errors import ConfigurationError
 from data_prep.sources.corpus_reader import Document, expand, read
 from data_prep.sources.synthetic import VERSION
 

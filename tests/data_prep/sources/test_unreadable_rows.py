@@ -8,7 +8,7 @@ import pytest
 from corpus_files import ROWS, WRITERS, file, json_lines, texts
 from pyarrow import parquet
 
-from data_prep.core.records import ArtefactCorrupt, ConfigurationError
+from data_prep.core.errors import ArtefactCorrupt, ConfigurationError
 from data_prep.sources.corpus_reader import BadRows, Document, read
 
 BAD_LINES = [

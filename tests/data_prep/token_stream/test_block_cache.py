@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from data_prep.core.records import StorageError
+from data_prep.core.errors import StorageError
 from data_prep.token_stream import block_cache
 from data_prep.token_stream.block_cache import Cache
 

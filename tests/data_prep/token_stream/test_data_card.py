@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from data_prep.build import dropped_samples, provenance_stats
 from data_prep.config import DataConfig, TokenizerConfig
 from data_prep.core import records, storage
-from data_prep.core.records import ArtefactCorrupt, ArtefactMissing
+from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing
 from data_prep.token_stream import data_card, megatron_shards
 from data_prep.token_stream.manifest import InputFile, Manifest, Shard
 from data_prep.token_stream.tokenizer import Tokenizer, train

@@ -11,7 +11,8 @@ from tiny_manifest import manifest_of
 from data_prep import materialize
 from data_prep.config import StreamName
 from data_prep.core import storage
-from data_prep.core.records import ConfigurationError, digest
+from data_prep.core.errors import ConfigurationError
+from data_prep.core.records import digest
 from data_prep.token_stream import manifest, materialized, megatron_shards
 from data_prep.token_stream.mixture import Mixture
 from data_prep.token_stream.reader import SequenceReader

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tiny_manifest import manifest_of
 
 from data_prep.core import storage
-from data_prep.core.records import ArtefactCorrupt
+from data_prep.core.errors import ArtefactCorrupt
 from data_prep.token_stream import megatron_shards, reader
 from data_prep.token_stream.manifest import Manifest, Shard
 

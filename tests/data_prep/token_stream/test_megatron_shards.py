@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tiny_manifest import manifest_of
 
 from data_prep.core import storage
-from data_prep.core.records import ArtefactCorrupt
+from data_prep.core.errors import ArtefactCorrupt
 from data_prep.token_stream import megatron_shards, reader
 from data_prep.token_stream.manifest import Shard
 from data_prep.token_stream.reader import SequenceReader, read_documents

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.core.records import ConfigurationError, digest
+from data_prep.core.errors import ConfigurationError
+from data_prep.core.records import digest
 from data_prep.token_stream.mixture import (
     PADDING,
     Budget,

@@ -19,7 +19,7 @@ from proxy import Fault, Proxy
 from tiny_manifest import manifest_of
 
 from data_prep.core import storage
-from data_prep.core.records import ArtefactCorrupt, ArtefactMissing
+from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing
 from data_prep.token_stream import megatron_shards, reader
 from data_prep.token_stream.block_cache import Cache
 from data_prep.token_stream.manifest import Manifest, Shard

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.config import TokenizerConfig
-from data_prep.core.records import ArtefactCorrupt, ConfigurationError
+from data_prep.core.errors import ArtefactCorrupt, ConfigurationError
 from data_prep.token_stream.tokenizer import Tokenizer, load, save, train
 
 TOKENIZERS = Path(__file__).parents[4] / "shared/data/tokenizers"

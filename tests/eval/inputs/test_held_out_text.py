@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from data_prep.config import TokenizerConfig
-from data_prep.core.records import ConfigurationError
+from data_prep.core.errors import ConfigurationError
 from data_prep.token_stream import tokenizer
 from eval.config import EvalConfig
 from eval.inputs.held_out_text import Files

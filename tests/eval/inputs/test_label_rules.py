@@ -1,6 +1,6 @@
 import pytest
 
-from data_prep.core.records import ConfigurationError
+from data_prep.core.errors import ConfigurationError
 from eval.inputs import label_rules
 
 

@@ -4,7 +4,7 @@ import tempfile
 import pytest
 import torch
 
-from data_prep.core.records import ArtefactCorrupt, ConfigurationError, StorageError
+from data_prep.core.errors import ArtefactCorrupt, ConfigurationError, StorageError
 from eval.model.batching import BatchSize
 from eval.probing import activations
 from training.model.hf_export import hugging_face_config, load_export, to_hugging_face

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from data_prep.core.records import ConfigurationError
+from data_prep.core.errors import ConfigurationError
 from eval.eval_report import Estimate
 from eval.stats import intervals, resampling
 

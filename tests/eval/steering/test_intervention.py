@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from data_prep.core.records import ConfigurationError
+from data_prep.core.errors import ConfigurationError
 from eval.config import Control
 from eval.model.batching import BatchSize
 from eval.probing import activations

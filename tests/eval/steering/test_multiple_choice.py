@@ -10,7 +10,7 @@ import torch
 from test_pipeline import CONFIG
 from tiny_finished_run import MODEL, RUN_ID
 
-from data_prep.core.records import ConfigurationError
+from data_prep.core.errors import ConfigurationError
 from eval.model.loaded_model import finished_run, load_run
 from eval.pipeline import evaluate
 from eval.steering import intervention, loglikelihood, multiple_choice, per_item_results

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from tiny_finished_run import RUN_ID
 
-from data_prep.core.records import ArtefactMissing
+from data_prep.core.errors import ArtefactMissing
 from eval.config import EvalConfig
 from eval.model.loaded_model import load_folder
 from eval.steering import perplexity

@@ -1,7 +1,7 @@
 import pytest
 
 from data_prep.core import storage
-from data_prep.core.records import ArtefactMissing
+from data_prep.core.errors import ArtefactMissing
 from data_prep.scorers import registry
 from eval.steering import score_cache
 from eval.steering.score_cache import Coverage

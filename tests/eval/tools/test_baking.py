@@ -8,7 +8,7 @@ import torch
 from tiny_finished_run import RUN_ID
 from torch import nn
 
-from data_prep.core.records import ArtefactMissing, ConfigurationError
+from data_prep.core.errors import ArtefactMissing, ConfigurationError
 from eval.probing.directions import Directions
 from eval.steering import intervention
 from eval.tools import baking

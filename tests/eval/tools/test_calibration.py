@@ -5,7 +5,8 @@ import pytest
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
-from data_prep.core.records import ConfigurationError, from_json
+from data_prep.core.errors import ConfigurationError
+from data_prep.core.records import from_json
 from eval.tools import calibration
 from eval.tools.calibration import Calibration, Referenced
 

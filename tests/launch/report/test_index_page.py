@@ -22,7 +22,7 @@ from fake_sweep import (
 
 from data_prep.config import Annotation
 from data_prep.core import records
-from data_prep.core.records import ArtefactCorrupt, ArtefactMissing
+from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing
 from eval.eval_report import Controlled, Entanglement, Lens
 from launch.report import data_page, html_rendering, index_page, results_files
 from launch.report.analysis import paper_reference

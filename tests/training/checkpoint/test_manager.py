@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from data_prep.core import storage, telemetry
-from data_prep.core.records import ArtefactCorrupt, ConfigurationError, StorageError
+from data_prep.core.errors import ArtefactCorrupt, ConfigurationError, StorageError
 from training.checkpoint import manager
 from training.checkpoint.manager import Checkpoints, Identity
 from training.config import RunConfig

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from data_prep.core.records import ConfigurationError
+from data_prep.core.errors import ConfigurationError
 from training.config import ModelConfig, TrainConfig
 from training.engine.deepspeed_engine import deepspeed_settings
 

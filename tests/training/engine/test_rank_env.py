@@ -1,6 +1,6 @@
 import pytest
 
-from data_prep.core.records import ConfigurationError
+from data_prep.core.errors import ConfigurationError
 from training.engine.rank_env import PORTS, first_host, in_torchs_words
 
 STEP = {

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from data_prep.core import storage
-from data_prep.core.records import ArtefactCorrupt
+from data_prep.core.errors import ArtefactCorrupt
 from training.checkpoint import restore, staging
 from training.engine.deepspeed_state import Fragment
 from training.engine.state_layout import Cut, Piece, Runs, Share, overlap, runs

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from test_pretrain import Gang, assert_close, run_gang
 
-from data_prep.core.records import ConfigurationError
+from data_prep.core.errors import ConfigurationError
 from training.config import ModelConfig, RunConfig, TrainConfig
 from training.trainer import loop
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from data_prep.core.records import ConfigurationError
+from data_prep.core.errors import ConfigurationError
 from data_prep.token_stream import manifest
 from data_prep.token_stream.reader import SequenceReader
 from training.config import RunConfig

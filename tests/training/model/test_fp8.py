@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from data_prep.core.records import ConfigurationError
+from data_prep.core.errors import ConfigurationError
 from training.config import ModelConfig, RunConfig, TrainConfig
 from training.model import compilation, fp8
 from training.model.fp8 import Parity, parity

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from data_prep.core.records import ArtefactCorrupt, ArtefactMissing, ConfigurationError
+from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing, ConfigurationError
 from training.config import ModelConfig
 from training.model.hf_export import from_hugging_face, load_export, to_hugging_face, write_export
 from training.model.olmo import OLMo

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from data_prep.core.records import ConfigurationError
+from data_prep.core.errors import ConfigurationError
 from training.config import SIZES, ModelConfig
 from training.model.hf_export import hugging_face_config, to_hugging_face
 from training.model.loss import next_token_loss

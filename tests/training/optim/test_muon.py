@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from tiny_run import TRAIN
 from torch import Tensor, nn
 
-from data_prep.core.records import ConfigurationError
+from data_prep.core.errors import ConfigurationError
 from training.config import RunConfig
 from training.model.loss import TrainedOLMo
 from training.optim.muon import Muon, groups

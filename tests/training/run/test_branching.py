@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from data_prep.core import storage
-from data_prep.core.records import ArtefactMissing, ConfigurationError, digest
+from data_prep.core.errors import ArtefactMissing, ConfigurationError
+from data_prep.core.records import digest
 from launch import recipes
 from training.config import RunConfig
 from training.optim.lr_schedule import learning_rate

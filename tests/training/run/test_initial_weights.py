@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from data_prep.core.records import ArtefactMissing, ConfigurationError
+from data_prep.core.errors import ArtefactMissing, ConfigurationError
 from training.config import RunConfig
 from training.trainer import loop
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from data_prep.core import storage
-from data_prep.core.records import ArtefactMissing, ConfigurationError
+from data_prep.core.errors import ArtefactMissing, ConfigurationError
 from data_prep.token_stream import manifest
 from data_prep.token_stream.reader import SequenceReader
 from training.config import RunConfig

@@ -11,7 +11,7 @@ import pytest
 import ray
 
 from data_prep.core import ray_tasks, storage
-from data_prep.core.records import Interrupted
+from data_prep.core.errors import Interrupted
 from launch import cluster
 from training.config import RunConfig
 from training.run_record import find
