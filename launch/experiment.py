@@ -88,8 +88,6 @@ class Experiment:
                 n_clean=n_clean,
                 n_toxic=n_toxic,
                 batch_size=self.train.global_batch,
-                first_batch=self.train.first_batch,
-                batch_warmup_steps=self.train.batch_warmup_steps,
                 seed=seed,
                 max_toxic_epochs=self.max_toxic_epochs,
             ),

@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 
 from data_prep.core.errors import ConfigurationError
 from data_prep.core.records import operational, record
-from data_prep.token_stream.mixture import Mixture, check_growth
+from data_prep.token_stream.mixture import Mixture
 
 
 class Size(NamedTuple):
@@ -90,8 +90,6 @@ class TrainConfig:
     takes the fewest passes, "auto" as many sequences as fit (auto_micro_batch.py).
     init_from: a Hugging Face OLMo folder (or URI) whose weights the run begins with
     (initial_weights.py); "" draws them from the seed.
-    first_batch, batch_warmup_steps: the batch grows from that many sequences (0: it does not) by
-    whole multiples of it over these steps; the learning rate knows nothing of it.
     schedule: see lr_schedule.py. warmup_ratio: share of the steps spent warming up, at most
     max_warmup_steps. decay_ratio: share spent decaying, for wsd. min_learning_rate_ratio: of the
     peak.
@@ -138,8 +136,6 @@ class TrainConfig:
     global_batch: int
     learning_rate: float
     init_from: str = ""
-    first_batch: int = 0
-    batch_warmup_steps: int = 0
     micro_batch: int | Literal["auto"] = operational(default=0)
     schedule: Literal["cosine", "linear", "wsd"] = "cosine"
     decay_ratio: float = 0.2
@@ -229,7 +225,6 @@ class TrainConfig:
             raise ConfigurationError(
                 "train.offload_optimizer needs train.zero_stage 1, 2 or 3, it is 0: DeepSpeed moves only what is shared out"
             )
-        check_growth(self.global_batch, self.first_batch, self.batch_warmup_steps)
         if self.spike_sigma < 0 or self.max_bad_steps < 1:
             raise ConfigurationError(
                 f"train.spike_sigma {self.spike_sigma:g} and train.max_bad_steps {self.max_bad_steps}: expected at least 0 and 1"
@@ -244,20 +239,19 @@ class TrainConfig:
             raise ConfigurationError(
                 f"{world_size} ranks cannot be shared out in gangs of train.tensor_parallel {self.tensor_parallel}; use a multiple"
             )
-        smallest = self.first_batch or self.global_batch
-        per_rank = smallest // n_data_ranks
-        if per_rank * n_data_ranks != smallest:
+        per_rank = self.global_batch // n_data_ranks
+        if per_rank * n_data_ranks != self.global_batch:
             gangs = f" (gangs of {self.tensor_parallel})" if self.tensor_parallel > 1 else ""
             raise ConfigurationError(
-                f"{n_data_ranks} ranks{gangs} cannot share a global batch of {smallest} rows evenly; use a number of ranks that "
-                f"divides it, or change train.{'first_batch' if self.first_batch else 'global_batch'}"
+                f"{n_data_ranks} ranks{gangs} cannot share a global batch of {self.global_batch} rows evenly; use a number of ranks that "
+                "divides it, or change train.global_batch"
             )
         micro = per_rank if self.micro_batch == "auto" else self.micro_batch or per_rank
         if per_rank % micro:
             raise ConfigurationError(
                 f"train.micro_batch {micro} does not divide the {per_rank} rows each of {n_data_ranks} ranks has in a step"
             )
-        return micro, self.global_batch // (n_data_ranks * micro)
+        return micro, per_rank // micro
 
 
 @record

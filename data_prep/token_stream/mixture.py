@@ -14,11 +14,6 @@ order in every run, toxic sets nest as prefixes, and ratio 0 is the same code pa
 global batch the rows are permuted by a keyed hash of (seed, step): at 25 % the pattern has period
 4, and the same ranks would get all the toxic rows.
 
-The global batch may grow over the first steps, by whole multiples of its first size; that moves the
-cuts between batches, never the order of the samples:
-
-    B = 8, first 2, grows over 6 steps:   2 2 4 4 6 6 8 8 8 …
-
 Where the toxic stream is shorter than the mixture asks for, and only as far as max_toxic_epochs
 allows, it is read again from its start: sequence i is sequence i mod S of the S there are. What one
 ratio reads is still a prefix of what a higher one reads, so the sets nest with their
@@ -26,7 +21,6 @@ multiplicities. S is known when the stream is built, and changes no plan and no 
 """
 
 import math
-from bisect import bisect_left
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any, Literal, NamedTuple, Protocol
@@ -68,8 +62,6 @@ class Mixture:
     """n_clean and n_toxic sequences, in global batches of batch_size rows; the last batch may be
     short (padded).
 
-    first_batch, batch_warmup_steps: rows of the first batch (0: batch_size), and the steps until
-    the batch has grown from it.
     line: (N_t, n) of the mixture of which this one is the first samples, so that both read the
     same; empty: it is its own.
     max_toxic_epochs: how often the toxic stream may be read through. It is a permission and changes
@@ -81,8 +73,6 @@ class Mixture:
     n_toxic: int
     batch_size: int
     seed: int
-    first_batch: int = 0
-    batch_warmup_steps: int = 0
     line: tuple[int, ...] = ()
     max_toxic_epochs: float = operational(default=1.0)
 
@@ -99,7 +89,6 @@ class Mixture:
                 f"a mixture of {self.n_clean} clean and {self.n_toxic} toxic sequences is not the first samples of one with "
                 f"{self.line[0]} toxic in {self.line[1]}; take those of `first_of`"
             )
-        check_growth(self.batch_size, self.first_batch, self.batch_warmup_steps)
         if not 1 <= self.max_toxic_epochs < math.inf:
             raise ConfigurationError(
                 f"max_toxic_epochs is {self.max_toxic_epochs}; expected a number from 1 (no toxic sequence comes twice), e.g. 2"
@@ -112,10 +101,7 @@ class Mixture:
     @property
     def n_steps(self) -> int:
         """Batches until every sequence is used."""
-        grown = self._rows_cut(self.batch_warmup_steps)
-        if self.n_sequences <= grown:
-            return bisect_left(range(self.batch_warmup_steps), self.n_sequences, key=self._rows_cut)
-        return self.batch_warmup_steps - (grown - self.n_sequences) // self.batch_size
+        return -(-self.n_sequences // self.batch_size)
 
     @property
     def toxic_ratio(self) -> float:
@@ -144,7 +130,7 @@ class Mixture:
 
     def rows(self, step: int) -> Rows:
         """The rows of global batch `step`, in the order the ranks take them."""
-        k = np.arange(self._rows_cut(step), self._rows_cut(step + 1), dtype=np.int64)
+        k = step * self.batch_size + np.arange(self.batch_size, dtype=np.int64)
         n_toxic, n = self.line or (self.n_toxic, self.n_sequences)
         before, after = k * n_toxic // n, (k + 1) * n_toxic // n
         toxic = after > before
@@ -160,36 +146,7 @@ class Mixture:
 
     def rows_before(self, step: int) -> int:
         """Rows in the first `step` batches, without padding."""
-        return min(self._rows_cut(step), self.n_sequences)
-
-    def _rows_cut(self, step: int) -> int:
-        """Rows in the first `step` batches, padding included. To m first batches over W steps,
-        growth j is at ⌈j·W/(m − 1)⌉.
-        """
-        first = self.first_batch or self.batch_size
-        growths = self.batch_size // first - 1
-        return first * (
-            step
-            + sum(
-                max(0, step + (-j * self.batch_warmup_steps // growths))
-                for j in range(1, growths + 1)
-            )
-        )
-
-
-def check_growth(batch_size: int, first_batch: int, warmup_steps: int) -> None:
-    """Raise unless batches of first_batch rows (0: batch_size) can grow to batch_size by whole
-    multiples.
-    """
-    if (
-        first_batch < 0
-        or warmup_steps < 0
-        or (batch_size % first_batch if first_batch else warmup_steps)
-    ):
-        raise ConfigurationError(
-            f"a batch growing from {first_batch} to {batch_size} rows over {warmup_steps} steps: expected a first batch that "
-            "divides the last (or neither); set train.first_batch and train.batch_warmup_steps"
-        )
+        return min(step * self.batch_size, self.n_sequences)
 
 
 def sequences_for(

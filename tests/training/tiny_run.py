@@ -68,8 +68,6 @@ def planner(root: str | Path) -> Plan:
                 batch_size=train.global_batch,
                 seed=0,
                 max_toxic_epochs=max_toxic_epochs,
-                first_batch=train.first_batch,
-                batch_warmup_steps=train.batch_warmup_steps,
             ),
             train=train,
         )

@@ -58,7 +58,7 @@ class Batches:
         world_size: int,
         device: torch.device | None = None,
     ) -> None:
-        assert (mixture.first_batch or mixture.batch_size) % world_size == 0, (mixture, world_size)
+        assert mixture.batch_size % world_size == 0, (mixture, world_size)
         self._mixture, self._clean, self._toxic = mixture, clean, toxic
         self._rank, self._world_size, self._cuda = (
             rank,

@@ -41,12 +41,10 @@ def check(root: str, run: RunConfig) -> Inputs:
     """The run's inputs, or ConfigurationError or ArtefactMissing saying which of them does not fit."""
     train = run.train
     sinks.check(train.sinks)
-    cut = (run.mixture.batch_size, run.mixture.first_batch, run.mixture.batch_warmup_steps)
-    if cut != (train.global_batch, train.first_batch, train.batch_warmup_steps):
+    if run.mixture.batch_size != train.global_batch:
         raise ConfigurationError(
-            f"run {run.run_id}: the mixture is cut in batches of {cut[0]} rows (first {cut[1]}, {cut[2]} steps of growth), the "
-            f"settings say {train.global_batch} ({train.first_batch}, {train.batch_warmup_steps}); plan the run again with "
-            "launch/sweep.py"
+            f"run {run.run_id}: its mixture has batches of {run.mixture.batch_size} rows, but "
+            f"train.global_batch is {train.global_batch}; plan the run again with launch/sweep.py"
         )
     uris: dict[StreamName, str] = {
         "clean": storage.join(root, run.clean),

@@ -22,28 +22,13 @@ from data_prep.token_stream.mixture import (
 
 GOLDEN = [[3, 2, 7, 1, 0, 4, 5, 6], [5, 6, 0, 7, 3, 4, 2, 1], [4, 2, 6, 0, 3, 7, 1, 5]]
 RATIOS = (0.0, 0.05, 0.10, 0.15, 0.20, 0.25)
-counts: dict[str, Any] = {
-    "n_clean": st.integers(1, 300),
-    "n_toxic": st.integers(0, 100),
-    "seed": st.integers(-5, 2**63),
-}
-steady = st.builds(Mixture, batch_size=st.integers(1, 40), **counts)
-growing = st.builds(
-    lambda first, times, **rest: Mixture(batch_size=first * times, first_batch=first, **rest),
-    first=st.integers(1, 8),
-    times=st.integers(1, 6),
-    batch_warmup_steps=st.integers(0, 40),
-    **counts,
+mixtures = st.builds(
+    Mixture,
+    n_clean=st.integers(1, 300),
+    n_toxic=st.integers(0, 100),
+    batch_size=st.integers(1, 40),
+    seed=st.integers(-5, 2**63),
 )
-mixtures = steady | growing
-
-
-def rows_of(mixture: Mixture, step: int) -> int:
-    """The size of a batch, padding included, by the definition of its growth."""
-    first, n_steps = mixture.first_batch or mixture.batch_size, mixture.batch_warmup_steps
-    if step >= n_steps:
-        return mixture.batch_size
-    return first * (1 + step * (mixture.batch_size // first - 1) // n_steps)
 
 
 def batches(mixture: Mixture) -> list[list[tuple[bool, int]]]:
@@ -96,8 +81,8 @@ def test_a_batch_holds_the_samples_of_its_own_steps_only(mixture: Mixture):
     samples, at = in_sample_order(mixture), 0
     for step, batch in enumerate(batches(mixture)):
         assert mixture.rows_before(step) == at
-        assert sorted(batch) == sorted(samples[at : at + rows_of(mixture, step)])
-        at += rows_of(mixture, step)
+        assert sorted(batch) == sorted(samples[at : at + mixture.batch_size])
+        at += mixture.batch_size
     assert mixture.rows_before(mixture.n_steps) == mixture.n_sequences <= at
 
 
@@ -105,9 +90,9 @@ def test_a_batch_holds_the_samples_of_its_own_steps_only(mixture: Mixture):
 def test_only_the_last_batch_is_padded_and_its_padding_is_not_toxic(mixture: Mixture):
     for step in range(mixture.n_steps):
         toxic, sequence = mixture.rows(step)
-        assert len(toxic) == len(sequence) == rows_of(mixture, step)
+        assert len(toxic) == len(sequence) == mixture.batch_size
         assert (sequence != PADDING).sum() == mixture.n_valid(step)
-        assert mixture.n_valid(step) == rows_of(mixture, step) or step == mixture.n_steps - 1
+        assert mixture.n_valid(step) == mixture.batch_size or step == mixture.n_steps - 1
         assert not toxic[sequence == PADDING].any()
     assert sum(map(mixture.n_valid, range(mixture.n_steps))) == mixture.n_sequences
 
@@ -142,45 +127,6 @@ def test_all_ratios_read_the_clean_stream_in_the_same_order_and_nested_toxic_pre
         )
         assert clean == list(range(200 if budget == "clean_fixed" else 200 - n_toxic))
         assert toxic == list(range(n_toxic))
-
-
-@given(growing)
-def test_a_growing_batch_changes_where_the_samples_are_cut_and_not_their_order(mixture: Mixture):
-    assert streams_read(mixture) == streams_read(
-        replace(mixture, first_batch=0, batch_warmup_steps=0)
-    )
-    sizes = [rows_of(mixture, step) for step in range(mixture.batch_warmup_steps + 2)]
-    assert sizes == sorted(sizes) and all(size % mixture.first_batch == 0 for size in sizes)
-
-
-def test_a_batch_grows_as_the_docstring_draws_it():
-    mixture = Mixture(
-        n_clean=60, n_toxic=0, batch_size=8, seed=0, first_batch=2, batch_warmup_steps=6
-    )
-    assert [mixture.n_valid(step) for step in range(mixture.n_steps)] == [
-        2,
-        2,
-        4,
-        4,
-        6,
-        6,
-        8,
-        8,
-        8,
-        8,
-        4,
-    ]
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"first_batch": 3}, {"batch_warmup_steps": 4}, {"first_batch": -2}]
-)
-def test_a_batch_that_cannot_grow_in_whole_multiples_is_refused(wrong: dict[str, int]):
-    with pytest.raises(
-        ConfigurationError,
-        match=r"growing from .* to 8 rows .* a first batch that divides the last",
-    ):
-        Mixture(n_clean=9, n_toxic=0, batch_size=8, seed=0, **wrong)
 
 
 class Numbers:

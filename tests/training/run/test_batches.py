@@ -35,20 +35,10 @@ def seen(mixture: Mixture, world_size: int, steps: range) -> list[list[int]]:
 
 mixtures = st.builds(
     Mixture,
-    n_clean=st.integers(1, 40),
+    n_clean=st.integers(1, 90),
     n_toxic=st.integers(0, 20),
     batch_size=st.sampled_from([4, 8, 12]),
     seed=st.integers(0, 99),
-    first_batch=st.sampled_from([0, 4]),
-    batch_warmup_steps=st.just(0),
-) | st.builds(
-    Mixture,
-    n_clean=st.integers(1, 90),
-    n_toxic=st.just(5),
-    batch_size=st.just(12),
-    seed=st.just(0),
-    first_batch=st.just(4),
-    batch_warmup_steps=st.integers(0, 9),
 )
 
 

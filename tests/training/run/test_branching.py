@@ -86,7 +86,7 @@ def test_a_branch_without_a_checkpoint_to_start_from_is_refused_and_says_what_to
 
 @pytest.mark.parametrize(
     "change",
-    [{"learning_rate": 0.5}, {"schedule": "cosine"}, {"warmup_ratio": 0.0}, {"first_batch": 1}],
+    [{"learning_rate": 0.5}, {"schedule": "cosine"}, {"warmup_ratio": 0.0}],
 )
 def test_a_run_of_other_settings_is_no_branch(plan: Plan, change: dict[str, Any]):
     trunk = plan("trunk", **WSD)

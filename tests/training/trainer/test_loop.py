@@ -98,28 +98,6 @@ def test_four_micro_batches_and_a_padded_last_batch_train_like_plain_pytorch(
         torch.testing.assert_close(value, model.state_dict()[name], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_a_growing_batch_trains_like_plain_pytorch(plan: Plan, tmp_path: Path, stage: Any):
-    run = plan(first_batch=1, batch_warmup_steps=4, micro_batch=1, zero_stage=stage)
-    assert [run.mixture.n_valid(step) for step in range(run.mixture.n_steps)] == [
-        1,
-        1,
-        2,
-        3,
-        4,
-        4,
-        4,
-        2,
-    ]
-    loop.train(str(tmp_path), run)
-    losses, model = plain_training(tmp_path, run)
-    assert [line["loss"] for line in lines(tmp_path, run) if "grad_norm" in line] == pytest.approx(
-        losses, rel=1e-5
-    )
-    for name, value in weights(tmp_path, run).items():
-        torch.testing.assert_close(value, model.state_dict()[name], rtol=1e-4, atol=1e-5)
-
-
 @pytest.mark.parametrize(("stage", "micro_batch"), [(0, 1), (1, 0), (1, 1)])
 def test_bf16_with_and_without_accumulation_stays_near_fp32(
     plan: Plan, tmp_path: Path, stage: Any, micro_batch: int
