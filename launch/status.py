@@ -5,7 +5,7 @@ import sys
 
 from data_prep.core import storage, telemetry
 from data_prep.core.errors import HormesisError
-from launch import experiment, run_states
+from launch import experiment, run_states, status_tables
 
 
 def main() -> int:
@@ -24,9 +24,9 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     console = telemetry.console()
-    console.print(run_states.progress_table(root, current, states))
+    console.print(status_tables.progress_table(root, current, states))
     if any(entry.report for entry in states):
-        console.print(run_states.result_table(current, states))
+        console.print(status_tables.result_table(current, states))
     return 0
 
 

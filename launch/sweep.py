@@ -6,12 +6,9 @@ root, so the same command after any interruption does only what is missing, and 
 nothing is.
 """
 
-import argparse
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -20,172 +17,21 @@ from data_prep.config import StreamName
 from data_prep.core import storage, telemetry
 from data_prep.core.errors import HormesisError
 from data_prep.core.records import digest
-from data_prep.core.settings import parse_overrides
 from data_prep.token_stream.mixture import check_supply
+from launch import cli, plan, run_states, status_tables
 from launch import experiment as experiments
-from launch import plan, recipes, run_states
 from launch.experiment import Experiment
-from launch.run_states import STAGES, RunState
+from launch.run_states import RunState
 
 REPORT_DONE = ("report", "done.txt")
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line; README lists the same flags."""
-    flags = argparse.ArgumentParser(
-        prog="launch/sweep.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    flags.add_argument(
-        "--recipe",
-        default="laptop",
-        metavar="NAME",
-        help=f"one of {', '.join(recipes.RECIPES)} (laptop)",
-    )
-    flags.add_argument(
-        "--clean",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="URI",
-        help="clean corpus; URI#text=field names the field",
-    )
-    flags.add_argument(
-        "--toxic",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="URI",
-        help="toxic corpus, likewise",
-    )
-    flags.add_argument(
-        "--ratios",
-        nargs="+",
-        type=float,
-        metavar="R",
-        help="toxic tokens / all training tokens, in [0, 1)",
-    )
-    flags.add_argument(
-        "--seeds", nargs="+", type=int, metavar="S", help="one model a ratio and seed"
-    )
-    flags.add_argument(
-        "--out",
-        default="out",
-        metavar="URI",
-        help="object root: a folder or s3://bucket/prefix (out)",
-    )
-    flags.add_argument(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="PATH=VALUE",
-        help="change a setting, e.g. train.learning_rate=1e-3",
-    )
-    flags.add_argument("--only", choices=STAGES, help="stop after this stage")
-    flags.add_argument(
-        "--materialize",
-        action="store_true",
-        help="also write each run's sequences in training order, for other trainers",
-    )
-    flags.add_argument("--plan", action="store_true", help="print what it would take, and stop")
-    flags.add_argument(
-        "--device",
-        default=plan.ASSUMED_DEVICE,
-        metavar="NAME",
-        help=f"card of the plan ({plan.ASSUMED_DEVICE})",
-    )
-    flags.add_argument(
-        "--mfu",
-        type=float,
-        default=plan.ASSUMED_MFU,
-        metavar="X",
-        help=f"utilisation of the plan ({plan.ASSUMED_MFU})",
-    )
-    return flags  # fmt: skip
-
-
-def asked(arguments: argparse.Namespace) -> Experiment:
-    """The experiment the command line describes."""
-    experiment = recipes.on_corpora(
-        recipes.named(arguments.recipe), arguments.clean, arguments.toxic
-    )
-    if arguments.ratios:
-        experiment = replace(experiment, ratios=tuple(arguments.ratios))
-    if arguments.seeds:
-        experiment = replace(experiment, seeds=tuple(arguments.seeds))
-    experiment = parse_overrides(experiment, arguments.set)
-    return _readable_anywhere(_decontaminated(experiment))
-
-
-def _decontaminated(experiment: Experiment) -> Experiment:
-    """The experiment whose streams share no run of words with the texts it is evaluated on.
-    Held-out documents are the streams' own; any other rows are looked for, so to name others is to
-    ask for other streams.
-    """
-    data, settings = experiment.data, experiment.eval
-    texts = (text.partition("=")[2] for text in settings.held_out)
-    sets = (settings.probes, settings.prompts, *settings.attributes, *settings.probe_transfer)
-    rows = [uri for uri in (*map(_unlabelled, sets), *texts) if uri != "held_out"]
-    return replace(
-        experiment,
-        data=replace(data, decontaminate=tuple(dict.fromkeys([*data.decontaminate, *rows]))),
-    )
-
-
-def _unlabelled(uri: str) -> str:
-    """The URI without the rule behind `label=`, which is no field of the file."""
-    name, _, fragment = uri.partition("#")
-    kept = "&".join(item for item in fragment.split("&") if not item.startswith("label="))
-    return f"{name}#{kept}" if kept else name
-
-
-def _readable_anywhere(experiment: Experiment) -> Experiment:
-    """The experiment with its local paths made absolute, for a worker's current folder is not the
-    user's.
-    """
-    data, settings = experiment.data, experiment.eval
-    corpora = {
-        name: tuple(map(storage.absolute, getattr(data, name)))
-        for name in ("clean", "toxic", "decontaminate")
-    }
-    rows = {name: getattr(settings, name) for name in ("probes", "prompts")}
-    rows = {name: uri if uri == "held_out" else storage.absolute(uri) for name, uri in rows.items()}
-    sets = {
-        name: tuple(map(storage.absolute, getattr(settings, name)))
-        for name in ("attributes", "probe_transfer")
-    }
-    named = (text.partition("=") for text in settings.held_out)
-    held_out = tuple(f"{name}={storage.absolute(uri)}" for name, _, uri in named)
-    if data.annotation:
-        data = replace(
-            data,
-            annotation=replace(data.annotation, scorer=_absolute_scorer(data.annotation.scorer)),
-        )
-    scorer = _absolute_scorer(settings.scorer)
-    judge = settings.fluency_model
-    judge = (
-        judge if judge in ("", "unsteered") or judge.startswith("run:") else storage.absolute(judge)
-    )
-    settings = replace(
-        settings, **rows, **sets, held_out=held_out, scorer=scorer, fluency_model=judge
-    )
-    return replace(experiment, data=replace(data, **corpora), eval=settings)
-
-
-def _absolute_scorer(name: str) -> str:
-    kind, _, place = name.partition(":")
-    is_local = kind == "lexicon" or (
-        kind == "classifier" and Path(place.partition("#")[0]).is_dir()
-    )
-    return f"{kind}:{storage.absolute(place)}" if place and is_local else name
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = parser().parse_args(argv)
+    arguments = cli.parser().parse_args(argv)
     telemetry.configure()
     console = telemetry.console()
     try:
-        experiment = asked(arguments)
+        experiment = cli.requested_experiment(arguments)
         if arguments.plan:
             console.print(
                 plan.render(experiment, plan.device_named(arguments.device), arguments.mfu)
@@ -240,10 +86,10 @@ def run(
             _report(root, experiment)
     states = run_states.read(root, experiment)
     if only is None or all(entry.report for entry in states):
-        console.print(run_states.result_table(experiment, states))
+        console.print(status_tables.result_table(experiment, states))
         console.print(f"report: {storage.join(root, 'report', 'index.html')}", soft_wrap=True)
     else:
-        console.print(run_states.progress_table(root, experiment, states))
+        console.print(status_tables.progress_table(root, experiment, states))
     telemetry.logger.info("finished in %.0f s", time.monotonic() - started)
 
 

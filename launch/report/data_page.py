@@ -18,7 +18,7 @@ from data_prep.core.records import to_dict
 from data_prep.token_stream import data_card
 from data_prep.token_stream.data_card import Card, Excerpt, Lengths
 from launch.experiment import Experiment
-from launch.report import html_rendering
+from launch.report import html_rendering, mask_slurs
 from launch.report.figures.axes import si
 from launch.report.figures.svg_rendering import SOFT, Colour, Drawing, Numbers, render
 from launch.report.text.findings import percent
@@ -51,7 +51,7 @@ def page(
     experiment: Experiment, cards: Cards, drawings: Sequence[Drawing], *, compared: bool
 ) -> str:
     """The HTML text."""
-    slurs = html_rendering.slurs(text for one in cards.values() for text in _texts(one))
+    slurs = mask_slurs.slurs(text for one in cards.values() for text in _texts(one))
     return html_rendering.template("data.html.j2").render(
         experiment=experiment,
         cards=cards,
@@ -62,7 +62,7 @@ def page(
         reasons=reasons(cards),
         dropped_samples=_dropped_samples,
         score_names=sorted({score.name for one in cards.values() for score in one.scores}),
-        hide=partial(html_rendering.mask, is_slur=slurs.__contains__),
+        hide=partial(mask_slurs.mask, is_slur=slurs.__contains__),
         cleaning={name: to_dict(one.cleaning) for name, one in cards.items()},
         n_inputs=N_INPUTS,
         n_domains=N_DOMAINS,

@@ -18,7 +18,13 @@ from data_prep.token_stream.data_card import Card
 from eval.eval_report import EvalReport, Lens, check_comparable
 from eval.steering import per_item_results
 from launch.experiment import Experiment
-from launch.report import data_page, html_rendering, results_files, summary_page
+from launch.report import (
+    data_page,
+    html_rendering,
+    mask_slurs,
+    results_files,
+    summary_page,
+)
 from launch.report.analysis import comparisons, head_tails, paper_reference
 from launch.report.analysis.comparisons import Comparisons
 from launch.report.figures import axes, probe_heads, side_effects, toxicity_curves, training_curves
@@ -225,7 +231,7 @@ def _samples(
         for sample in samples
         for text in (sample.prompt, *sample.continuations)
     ]
-    hide = partial(html_rendering.mask, is_slur=html_rendering.slurs(texts).__contains__)
+    hide = partial(mask_slurs.mask, is_slur=mask_slurs.slurs(texts).__contains__)
     shown = []
     for report, samples in chosen:
         asked = [steered.strength for steered in report.steered]
@@ -242,7 +248,7 @@ def _written(reports: Sequence[EvalReport]) -> list[tuple[EvalReport, list[tuple
     group of its heads writes.
     """
     first = {report.toxic_ratio: report for report in reversed(reports) if report.lens}
-    slurs = html_rendering.slurs(
+    slurs = mask_slurs.slurs(
         t
         for report in first.values()
         for one in report.lens
@@ -251,7 +257,7 @@ def _written(reports: Sequence[EvalReport]) -> list[tuple[EvalReport, list[tuple
 
     def line(of: Sequence[str]) -> str:
         return " · ".join(
-            filter(None, (html_rendering.mask(token, slurs.__contains__).strip() for token in of))
+            filter(None, (mask_slurs.mask(token, slurs.__contains__).strip() for token in of))
         )
 
     return [

@@ -24,7 +24,7 @@ from data_prep.config import Annotation
 from data_prep.core import records
 from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing
 from eval.eval_report import Controlled, Entanglement, Lens
-from launch.report import data_page, html_rendering, index_page, results_files
+from launch.report import data_page, index_page, mask_slurs, results_files
 from launch.report.analysis import paper_reference
 from launch.report.figures import training_curves
 from launch.report.figures.svg_rendering import Drawing, Numbers
@@ -152,7 +152,7 @@ def test_a_data_page_before_any_run_links_to_no_comparison_and_says_when_nothing
 
 def test_a_mask_keeps_the_first_letter_only():
     assert (
-        html_rendering.mask("A Blarg, two blargs; blargh!", {"Blarg", "blargs"}.__contains__)
+        mask_slurs.mask("A Blarg, two blargs; blargh!", {"Blarg", "blargs"}.__contains__)
         == "A B****, two b*****; blargh!"
     )
 

@@ -1,22 +1,22 @@
-"""The command line of the sweep, as far as it needs no cluster; tests/integration runs the whole."""
+"""The command line of the sweep: flags to an experiment; tests/integration runs the commands."""
 
-import runpy
 from pathlib import Path
 
 import pytest
 
-SWEEP = runpy.run_path(str(Path(__file__).parents[2] / "launch" / "sweep.py"), run_name="sweep")
+from launch import cli
+from launch.experiment import Experiment
 
 
-def asked(*flags: str):
-    return SWEEP["asked"](SWEEP["parser"]().parse_args(flags))
+def experiment_from(*flags: str) -> Experiment:
+    return cli.requested_experiment(cli.parser().parse_args(flags))
 
 
 def test_local_paths_are_made_absolute_and_nothing_else(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     monkeypatch.chdir(tmp_path)
-    experiment = asked(
+    experiment = experiment_from(
         "--clean",
         "a.jsonl",
         "s3://bucket/b.jsonl",
@@ -31,12 +31,12 @@ def test_local_paths_are_made_absolute_and_nothing_else(
         "held_out",
         f"lexicon:{tmp_path}/w.csv",
     )
-    costs = asked("--set", 'eval.held_out=["owt=d.jsonl"]')
+    costs = experiment_from("--set", 'eval.held_out=["owt=d.jsonl"]')
     assert (
         costs.eval.held_out == (f"owt={tmp_path}/d.jsonl",)
         and costs.data.decontaminate[-1] == f"{tmp_path}/d.jsonl"
     )
-    sets = asked(
+    sets = experiment_from(
         "--set", 'eval.probe_transfer=["t.csv#text=t&label=toxigen", "s3://b/u.csv#label=x>1"]'
     )
     assert sets.eval.probe_transfer == (
@@ -44,10 +44,12 @@ def test_local_paths_are_made_absolute_and_nothing_else(
         "s3://b/u.csv#label=x>1",
     )
     assert sets.data.decontaminate[-2:] == (f"{tmp_path}/t.csv#text=t", "s3://b/u.csv")
-    annotated = asked("--set", 'data.annotation={"kind": "meda", "scorer": "lexicon:w.csv"}')
+    annotated = experiment_from(
+        "--set", 'data.annotation={"kind": "meda", "scorer": "lexicon:w.csv"}'
+    )
     assert annotated.data.annotation.scorer == f"lexicon:{tmp_path}/w.csv"
     assert (
-        asked(
+        experiment_from(
             "--set", 'data.annotation={"kind": "meda", "scorer": "corpus:toxicity"}'
         ).data.annotation.scorer
         == "corpus:toxicity"
@@ -57,21 +59,24 @@ def test_local_paths_are_made_absolute_and_nothing_else(
         "rude#label=x": f"{tmp_path}/rude#label=x",
         "a/b": "a/b",
     }.items():  # a folder, and a name on the hub
-        assert asked("--set", f"eval.scorer=classifier:{name}").eval.scorer == f"classifier:{place}"
+        assert (
+            experiment_from("--set", f"eval.scorer=classifier:{name}").eval.scorer
+            == f"classifier:{place}"
+        )
     for judge, place in {
         "olmo": f"{tmp_path}/olmo",
         "unsteered": "unsteered",
         "run:toxic-0.00-s0-1": "run:toxic-0.00-s0-1",
     }.items():
-        assert asked("--set", f"eval.fluency_model={judge}").eval.fluency_model == place
+        assert experiment_from("--set", f"eval.fluency_model={judge}").eval.fluency_model == place
     assert (
-        asked().data.clean[0].startswith("synthetic:")
-        and asked().eval.scorer == "lexicon:synthetic:lexicon"
+        experiment_from().data.clean[0].startswith("synthetic:")
+        and experiment_from().eval.scorer == "lexicon:synthetic:lexicon"
     )
 
 
 def test_repeated_and_listed_flags_add_up():
-    experiment = asked(
+    experiment = experiment_from(
         "--clean",
         "/a",
         "/b",
@@ -97,12 +102,12 @@ def test_streams_share_no_run_of_words_with_what_the_sweep_is_evaluated_on(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     monkeypatch.chdir(tmp_path)
-    experiment = asked()
+    experiment = experiment_from()
     assert experiment.data.decontaminate == (experiment.eval.probes, experiment.eval.prompts)
     assert (
-        asked("--clean", "/a", "--toxic", "/b").data.decontaminate == ()
+        experiment_from("--clean", "/a", "--toxic", "/b").data.decontaminate == ()
     )  # evaluated on held-out documents
-    named = asked(
+    named = experiment_from(
         "--clean",
         "/a",
         "--toxic",
@@ -112,7 +117,7 @@ def test_streams_share_no_run_of_words_with_what_the_sweep_is_evaluated_on(
         'data.decontaminate=["/mmlu.jsonl", "/p"]',
     )
     assert named.data.decontaminate == ("/mmlu.jsonl", "/p", f"{tmp_path}/p.jsonl")
-    other = asked(
+    other = experiment_from(
         "--clean", "/a", "--toxic", "/b", "--set", 'eval.attributes=["tone.jsonl#label=tone"]'
     )
     assert other.eval.attributes == (f"{tmp_path}/tone.jsonl#label=tone",)
