@@ -15,21 +15,9 @@ from data_prep.core import storage
 from data_prep.core.errors import ArtefactCorrupt
 from data_prep.core.records import digest, record
 from eval.config import EvalConfig
+from eval.stats.estimate import Estimate
 
 FORMAT_VERSION = 5
-
-
-@record
-class Estimate:
-    """A number with its interval. value is None where nothing could be measured; n counts the
-    independent items behind it.
-    """
-
-    value: float | None
-    low: float | None
-    high: float | None
-    n: int
-    unit: str
 
 
 @record

@@ -25,15 +25,7 @@ from data_prep.core import storage, telemetry
 from data_prep.core.records import digest
 from data_prep.scorers import registry
 from eval.config import EvalConfig
-from eval.eval_report import (
-    FORMAT_VERSION,
-    Controlled,
-    Estimate,
-    EvalReport,
-    Sample,
-    eval_uri,
-    find,
-)
+from eval.eval_report import FORMAT_VERSION, Controlled, EvalReport, Sample, eval_uri, find
 from eval.inputs import prompts
 from eval.model.loaded_model import Subject, finished_run, folder_name, load_folder, load_run
 from eval.probing import logistic_probes, transfer
@@ -41,6 +33,7 @@ from eval.probing import probe_heads as probing
 from eval.probing.probe_heads import Heads
 from eval.resume import Parts
 from eval.stats import intervals
+from eval.stats.estimate import Estimate
 from eval.steering import (
     intervention,
     measure_strengths,

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from data_prep.core import keyed_random
-from eval.eval_report import Estimate
 from eval.stats import resampling
+from eval.stats.estimate import Estimate
 
 N_BINS = 10
 CHUNK_BYTES = 64 << 20

@@ -16,13 +16,8 @@ from statistics import NormalDist
 import numpy as np
 
 from data_prep.core.errors import ConfigurationError
-from eval.eval_report import Estimate
 from eval.stats import resampling
-
-
-def nothing(unit: str) -> Estimate:
-    """The estimate of what could not be measured."""
-    return Estimate(value=None, low=None, high=None, n=0, unit=unit)
+from eval.stats.estimate import Estimate, not_measured
 
 
 def bootstrap_mean(
@@ -48,7 +43,7 @@ def bootstrap_mean(
     items = np.asarray(values, dtype=np.float64)
     _check_finite(items, unit)
     if not items.size:
-        return nothing(unit)
+        return not_measured(unit)
     mean = float(items.mean())
     if items.size < 2:
         return Estimate(value=mean, low=None, high=None, n=1, unit=unit)
@@ -67,7 +62,7 @@ def wilson(successes: int, n: int, unit: str, *, confidence: float) -> Estimate:
     """
     assert 0 <= successes <= n, (successes, n)
     if n == 0:
-        return nothing(unit)
+        return not_measured(unit)
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     rate, shrink = successes / n, 1 + z * z / n
     centre = (rate + z * z / (2 * n)) / shrink

@@ -7,8 +7,9 @@ from io import BytesIO
 import numpy as np
 
 from eval.config import EvalConfig
-from eval.eval_report import Estimate, Steered
+from eval.eval_report import Steered
 from eval.stats import intervals
+from eval.stats.estimate import Estimate
 from eval.steering import score_cache
 from eval.steering.measure_strengths import Continuation, Outcome
 from eval.steering.per_item_results import Item

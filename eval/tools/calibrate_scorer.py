@@ -12,7 +12,7 @@ from data_prep.core import telemetry
 from data_prep.core.errors import HormesisError
 from data_prep.core.records import to_json
 from data_prep.scorers import registry
-from eval.eval_report import Estimate
+from eval.stats.estimate import Estimate
 from eval.tools import calibration
 from eval.tools.calibration import Calibration
 

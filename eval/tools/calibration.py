@@ -17,10 +17,10 @@ from data_prep.core.errors import ConfigurationError
 from data_prep.core.records import digest, record
 from data_prep.scorers.registry import Scorer
 from data_prep.sources import corpus_reader
-from eval.eval_report import Estimate
 from eval.inputs import label_rules
 from eval.inputs.prompts import text_id
 from eval.stats import intervals
+from eval.stats.estimate import Estimate, not_measured
 from eval.steering import score_cache
 
 N_BINS = 10
@@ -176,7 +176,7 @@ def spearman(a_N: np.ndarray, b_N: np.ndarray, confidence: float) -> Estimate:
 
     n, ranks = len(a_N), np.stack([rankdata(a_N), rankdata(b_N)])
     if n < 4 or (ranks.std(axis=1) == 0).any():
-        return intervals.nothing("rho")
+        return not_measured("rho")
     rho = float(np.corrcoef(ranks)[0, 1])
     if abs(rho) >= 1 - 1e-12:
         return Estimate(value=rho, low=None, high=None, n=n, unit="rho")

@@ -25,7 +25,7 @@ from launch.report import (
     results_files,
     summary_page,
 )
-from launch.report.analysis import comparisons, head_tails, paper_reference
+from launch.report.analysis import comparisons, head_tails, paper_reference, per_ratio_series
 from launch.report.analysis.comparisons import Comparisons
 from launch.report.figures import axes, probe_heads, side_effects, toxicity_curves, training_curves
 from launch.report.figures.svg_rendering import Drawing, Numbers, render
@@ -93,9 +93,11 @@ def page(
         drawings={drawing.name: drawing for drawing in drawn},
         colours=axes.colours(reports),
         n_ratios=len(axes.ratios(reports)),
-        strengths=findings.strengths(reports),
-        at=findings.at,
-        cost=lambda report, strength: next(iter(findings.cost_rises([report], strength)), None),
+        strengths=per_ratio_series.measured_strengths(reports),
+        at=per_ratio_series.steered_at,
+        cost=lambda report, strength: next(
+            iter(per_ratio_series.cross_entropy_rises([report], strength)), None
+        ),
         findings=said[:-1],
         caveat=said[-1],
         rows=rows,

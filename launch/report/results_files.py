@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from data_prep.core.records import digest, to_dict
-from eval.eval_report import Estimate, EvalReport
+from eval.eval_report import EvalReport
+from eval.stats.estimate import Estimate
 from launch.experiment import Experiment
 from launch.report.analysis.comparisons import Comparisons
 from launch.report.text import findings, paired_findings

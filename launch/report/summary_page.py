@@ -10,21 +10,19 @@ from typing import NamedTuple
 from data_prep.core import storage
 from launch.experiment import Experiment
 from launch.report import html_rendering, results_files
+from launch.report.analysis import per_ratio_series
 from launch.report.analysis.comparisons import Comparisons
+from launch.report.analysis.per_ratio_series import (
+    RatioPoint,
+    by_ratio,
+    cross_entropy_at,
+    toxicity_at,
+)
 from launch.report.figures import axes
 from launch.report.figures.svg_rendering import Drawing
 from launch.report.results_files import Run
 from launch.report.text import display_names, findings
-from launch.report.text.findings import (
-    NOT_MEASURED,
-    Point,
-    by_ratio,
-    cost_at,
-    percent,
-    show,
-    signed,
-    toxicity_at,
-)
+from launch.report.text.findings import NOT_MEASURED, percent, show, signed
 
 N_SENTENCES = 5
 PICTURE = "toxicity-by-ratio"
@@ -111,7 +109,7 @@ def _table(runs: Sequence[Run], compared: Comparisons | None) -> tuple[list[str]
     difference at equal cost.
     """
     reports = [report for _, report in runs]
-    strongest = findings.strengths(reports)[-1]
+    strongest = per_ratio_series.measured_strengths(reports)[-1]
     matched = {one.ratio: one.difference for one in compared.matched} if compared else {}
     first = percent(axes.ratios(reports)[0])
     columns = [
@@ -124,7 +122,12 @@ def _table(runs: Sequence[Run], compared: Comparisons | None) -> tuple[list[str]
     ]
     lines = [
         by_ratio(reports, read)
-        for read in (toxicity_at(0.0), toxicity_at(strongest), cost_at(0.0), cost_at(strongest))
+        for read in (
+            toxicity_at(0.0),
+            toxicity_at(strongest),
+            cross_entropy_at(0.0),
+            cross_entropy_at(strongest),
+        )
     ]
     probes = by_ratio(reports, lambda report: report.probe_accuracy)
     rows = []
@@ -145,7 +148,7 @@ def _table(runs: Sequence[Run], compared: Comparisons | None) -> tuple[list[str]
     return columns, rows
 
 
-def _rise(cheap: Point, dear: Point) -> str:
+def _rise(cheap: RatioPoint, dear: RatioPoint) -> str:
     return (
         NOT_MEASURED
         if cheap.value is None or dear.value is None

@@ -23,7 +23,8 @@ from data_prep.token_stream.data_card import (
 )
 from data_prep.token_stream.mixture import Mixture, sequences_for
 from eval.config import EvalConfig
-from eval.eval_report import Estimate, EvalReport, ProbeNull, Sample, Steered, Transfer, eval_uri
+from eval.eval_report import EvalReport, ProbeNull, Sample, Steered, Transfer, eval_uri
+from eval.stats.estimate import Estimate
 from eval.steering import per_item_results
 from launch.experiment import Experiment
 from launch.report import index_page

@@ -14,8 +14,9 @@ import numpy as np
 
 from data_prep.core.records import record
 from eval.config import EvalConfig
-from eval.eval_report import Estimate, EvalReport
+from eval.eval_report import EvalReport
 from eval.stats import intervals, resampling
+from eval.stats.estimate import Estimate
 from eval.steering import per_item_results
 from eval.steering.per_item_results import Table
 from launch.report.analysis import curves, head_tails, hypothesis_tests

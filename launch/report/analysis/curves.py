@@ -30,8 +30,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eval.eval_report import Estimate
 from eval.stats import resampling
+from eval.stats.estimate import Estimate
 from eval.stats.intervals import spread_levels
 
 

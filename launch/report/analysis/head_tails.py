@@ -28,8 +28,9 @@ import numpy as np
 from data_prep.core import storage
 from data_prep.core.records import record
 from eval.config import EvalConfig
-from eval.eval_report import Estimate, EvalReport, eval_uri
+from eval.eval_report import EvalReport, eval_uri
 from eval.stats import intervals, resampling
+from eval.stats.estimate import Estimate
 from launch.report.analysis import hypothesis_tests
 
 TAIL = 0.9

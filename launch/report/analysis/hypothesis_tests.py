@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eval.eval_report import Estimate
 from eval.stats import resampling
+from eval.stats.estimate import Estimate
 
 TIE = 1e-9  # relative: sums of the same numbers in another order are the same sum
 

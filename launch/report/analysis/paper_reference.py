@@ -7,8 +7,9 @@ Tables 1 to 3 and section 4.
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from eval.eval_report import Estimate, EvalReport
-from launch.report.text.findings import by_ratio, cost_at, toxicity_at
+from eval.eval_report import EvalReport
+from eval.stats.estimate import Estimate
+from launch.report.analysis.per_ratio_series import by_ratio, cross_entropy_at, toxicity_at
 
 WHAT_DIFFERS = (
     ("scorer", "Perspective, a remote service that closes at the end of 2026"),
@@ -64,7 +65,9 @@ def beside(reports: Sequence[EvalReport]) -> list[Beside]:
     rows = []
     for row in REPORTED:
         same = [report for report in reports if report.toxic_ratio == row.ratio]
-        toxicity, cost = (_mean(same, read(row.strength)) for read in (toxicity_at, cost_at))
+        toxicity, cost = (
+            _mean(same, read(row.strength)) for read in (toxicity_at, cross_entropy_at)
+        )
         rows.append(Beside(row, toxicity, cost))
     return rows
 

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from eval.eval_report import EvalReport
+from launch.report.analysis.per_ratio_series import RatioPoint, measured_strengths
 from launch.report.figures.svg_rendering import (
     PAPER,
     SOFT,
@@ -16,7 +17,7 @@ from launch.report.figures.svg_rendering import (
     ratio_colours,
     strength_colours,
 )
-from launch.report.text.findings import NOT_MEASURED, Point, percent, strengths
+from launch.report.text.findings import NOT_MEASURED, percent
 
 MARKERS = "osD^vPX*"
 SKIPPED_RATIO = 0.1  # share of a run whose steep first losses may leave the axes
@@ -27,7 +28,8 @@ Losses = list[tuple[int, float]]
 def colours(reports: Sequence[EvalReport]) -> dict[str, Colour]:
     """The colour of each strength and ratio, by the name of its CSS variable."""
     named = {
-        f"strength-{i}": colour for i, colour in enumerate(strength_colours(strengths(reports)))
+        f"strength-{i}": colour
+        for i, colour in enumerate(strength_colours(measured_strengths(reports)))
     }
     return named | {
         f"ratio-{i}": colour for i, colour in enumerate(ratio_colours(len(ratios(reports))))
@@ -52,7 +54,7 @@ def name(strength: float) -> str:
 
 def line(
     axes: Axes,
-    points: Sequence[Point],
+    points: Sequence[RatioPoint],
     colour: str,
     marker: str,
     shift: float = 0.0,

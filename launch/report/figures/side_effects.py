@@ -5,11 +5,18 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
-from eval.eval_report import Estimate, EvalReport
+from eval.eval_report import EvalReport
+from eval.stats.estimate import Estimate
+from launch.report.analysis.per_ratio_series import (
+    RatioPoint,
+    by_ratio,
+    measured_strengths,
+    steered_at,
+)
 from launch.report.figures.axes import by_colour, key, name_ratios, ratios
 from launch.report.figures.svg_rendering import Numbers
 from launch.report.text.display_names import benchmark
-from launch.report.text.findings import NOT_MEASURED, Point, at, by_ratio, percent, strengths
+from launch.report.text.findings import NOT_MEASURED, percent
 
 TEXT = {
     "distinct_ratio": "distinct pairs of tokens, share",
@@ -24,14 +31,14 @@ class Guard(NamedTuple):
     """One panel: its title and the points of each ratio, [ratio][strength]."""
 
     title: str
-    points: dict[float, list[Point]]
+    points: dict[float, list[RatioPoint]]
 
 
 def guards(reports: Sequence[EvalReport]) -> list[Guard]:
     """Everything that was measured at each strength besides toxicity and cross-entropy."""
     readers: dict[str, Callable[[EvalReport, float], Estimate | None]] = {
         title: lambda r, strength, name=name: (
-            getattr(one, name) if (one := at(r, strength)) else None
+            getattr(one, name) if (one := steered_at(r, strength)) else None
         )
         for name, title in TEXT.items()
     }
@@ -40,7 +47,7 @@ def guards(reports: Sequence[EvalReport]) -> list[Guard]:
     ):
         title = f"right answers, {benchmark(name)}"
         readers[title] = lambda r, strength, name=name: (
-            one.accuracy.get(name) if (one := at(r, strength)) else None
+            one.accuracy.get(name) if (one := steered_at(r, strength)) else None
         )
     found = []
     for title, read in readers.items():
@@ -50,7 +57,7 @@ def guards(reports: Sequence[EvalReport]) -> list[Guard]:
                     [r for r in reports if r.toxic_ratio == ratio],
                     lambda r, s=strength, read=read: read(r, s),
                 )[0]
-                for strength in strengths(reports)
+                for strength in measured_strengths(reports)
             ]
             for ratio in ratios(reports)
         }
@@ -66,7 +73,7 @@ def in_a_row(n: int) -> int:
 
 def draw(figure: Figure, wide: bool, reports: Sequence[EvalReport]) -> None:
     """A panel for each guard, against strength, one line a ratio."""
-    shown, measured = guards(reports), strengths(reports)
+    shown, measured = guards(reports), measured_strengths(reports)
     columns = in_a_row(len(shown)) if wide else 1
     grid = figure.subplots(-(-len(shown) // columns), columns, squeeze=False)
     colour = by_colour(ratios(reports))
@@ -112,7 +119,7 @@ def numbers(reports: Sequence[EvalReport]) -> Numbers:
         for ratio, points in guard.points.items():
             rows += [
                 (guard.title, ratio, s, p.value, p.low, p.high)
-                for s, p in zip(strengths(reports), points, strict=True)
+                for s, p in zip(measured_strengths(reports), points, strict=True)
             ]
         ends = [
             f"{percent(ratio)} {_show(points[0])} to {_show(points[-1])}"
@@ -123,5 +130,5 @@ def numbers(reports: Sequence[EvalReport]) -> Numbers:
     return Numbers(("quantity", "toxic_ratio", "strength", "value", "low", "high"), rows, alt)
 
 
-def _show(point: Point) -> str:
+def _show(point: RatioPoint) -> str:
     return NOT_MEASURED if point.value is None else f"{point.value:.3g}"

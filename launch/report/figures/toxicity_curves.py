@@ -14,6 +14,13 @@ from matplotlib.figure import Figure
 
 from eval.eval_report import EvalReport
 from launch.report.analysis.comparisons import Comparisons, Matched
+from launch.report.analysis.per_ratio_series import (
+    RatioPoint,
+    by_ratio,
+    cross_entropy_at,
+    measured_strengths,
+    toxicity_at,
+)
 from launch.report.figures.axes import (
     MARKERS,
     by_colour,
@@ -35,16 +42,7 @@ from launch.report.figures.svg_rendering import (
     note_if_empty,
     strength_colours,
 )
-from launch.report.text.findings import (
-    NOT_MEASURED,
-    Point,
-    by_ratio,
-    cost_at,
-    percent,
-    show,
-    strengths,
-    toxicity_at,
-)
+from launch.report.text.findings import NOT_MEASURED, percent, show
 
 TOXICITY = "toxicity of the continuations, mean score × 100"
 DODGE = 0.07  # between two lines at one ratio, as a share of the grid's step
@@ -71,7 +69,10 @@ class Curves(NamedTuple):
 
     @property
     def costs(self) -> list[float]:
-        points = (by_ratio(self.reports, cost_at(strength)) for strength in strengths(self.reports))
+        points = (
+            by_ratio(self.reports, cross_entropy_at(strength))
+            for strength in measured_strengths(self.reports)
+        )
         return [
             point.value
             for of_strength in points
@@ -111,7 +112,7 @@ def by_ratio_numbers(of: Curves) -> Numbers:
                 *((d.value, d.low, d.high) if d else (None,) * 3),
             )
         )
-    measured = strengths(of.reports)
+    measured = measured_strengths(of.reports)
     for strength in measured:
         rows += [
             (name(strength), p.realised, p.value, p.low, p.high)
@@ -156,9 +157,9 @@ def toxicity_by_cost(figure: Figure, wide: bool, of: Curves) -> None:
     key(figure, first, 8 if wide else 3)
     marks = [
         first.plot([], [], marker, color=SOFT, ms=6)[0]
-        for _, marker in zip(strengths(of.reports), MARKERS * 9, strict=False)
+        for _, marker in zip(measured_strengths(of.reports), MARKERS * 9, strict=False)
     ]
-    names = [name(strength) for strength in strengths(of.reports)]
+    names = [name(strength) for strength in measured_strengths(of.reports)]
     if of.compared and len(of.compared.front) > 1:
         marks.append(first.plot([], [], color=INK, lw=1.0, ls=(0, (4, 2)))[0])
         names.append("no point beats these")
@@ -170,8 +171,11 @@ def by_cost_numbers(of: Curves) -> Numbers:
     front = set(of.compared.front) if of.compared else set()
     for ratio in ratios(of.reports):
         same = [report for report in of.reports if report.toxic_ratio == ratio]
-        for strength in strengths(same):
-            (x,), (y,) = by_ratio(same, cost_at(strength)), by_ratio(same, toxicity_at(strength))
+        for strength in measured_strengths(same):
+            (x,), (y,) = (
+                by_ratio(same, cross_entropy_at(strength)),
+                by_ratio(same, toxicity_at(strength)),
+            )
             rows.append(
                 (
                     ratio,
@@ -229,7 +233,7 @@ def _at_equal_cost(axes: Axes, wide: bool, of: Curves) -> None:
     axes.axhline(0.0, color=SOFT, lw=1.0)
     axes.plot([100 * first], [0.0], "D", color=PAPER, mec=SOFT, mew=1.2, ms=6)
     points = [
-        Point(m.ratio, m.ratio, m.difference.value, m.difference.low, m.difference.high, 1)
+        RatioPoint(m.ratio, m.ratio, m.difference.value, m.difference.low, m.difference.high, 1)
         for m in of.matched
         if m.difference
     ]
@@ -269,7 +273,7 @@ def _at_equal_cost(axes: Axes, wide: bool, of: Curves) -> None:
 
 
 def _at_equal_strength(axes: Axes, wide: bool, reports: Sequence[EvalReport]) -> None:
-    measured, asked = strengths(reports), ratios(reports)
+    measured, asked = measured_strengths(reports), ratios(reports)
     step = min(
         (100 * min(b - a, (asked[-1] - asked[0]) / 5) for a, b in itertools.pairwise(asked)),
         default=1.0,
@@ -319,14 +323,20 @@ def _seeds(
 
 def _path(
     same: Sequence[EvalReport], reports: Sequence[EvalReport]
-) -> list[tuple[Point, Point, str]]:
+) -> list[tuple[RatioPoint, RatioPoint, str]]:
     return [
-        (by_ratio(same, cost_at(strength))[0], by_ratio(same, toxicity_at(strength))[0], marker)
-        for strength, marker in zip(strengths(reports), MARKERS * 9, strict=False)
+        (
+            by_ratio(same, cross_entropy_at(strength))[0],
+            by_ratio(same, toxicity_at(strength))[0],
+            marker,
+        )
+        for strength, marker in zip(measured_strengths(reports), MARKERS * 9, strict=False)
     ]
 
 
-def _paths(axes: Axes, paths: dict[float, list[tuple[Point, Point, str]]], of: Curves) -> None:
+def _paths(
+    axes: Axes, paths: dict[float, list[tuple[RatioPoint, RatioPoint, str]]], of: Curves
+) -> None:
     for ratio, colour in by_colour(paths).items():
         known = [
             (x, y, marker)
@@ -356,7 +366,7 @@ def _paths(axes: Axes, paths: dict[float, list[tuple[Point, Point, str]]], of: C
         at = {
             (ratio, s): (x.value, y.value)
             for ratio, path in paths.items()
-            for s, (x, y, _) in zip(strengths(of.reports), path, strict=True)
+            for s, (x, y, _) in zip(measured_strengths(of.reports), path, strict=True)
         }
         x, y = zip(*(at[one] for one in of.compared.front), strict=True)
         axes.step(x, y, where="post", color=INK, lw=1.0, ls=(0, (4, 2)), zorder=2.5)
@@ -366,7 +376,10 @@ def _paths(axes: Axes, paths: dict[float, list[tuple[Point, Point, str]]], of: C
 
 
 def _zoom(
-    axes: Axes, paths: dict[float, list[tuple[Point, Point, str]]], least: float, level: float
+    axes: Axes,
+    paths: dict[float, list[tuple[RatioPoint, RatioPoint, str]]],
+    least: float,
+    level: float,
 ) -> None:
     margin = 0.08 * (level - least)
     low, high = least - margin, 2 * level - least + margin
@@ -374,7 +387,7 @@ def _zoom(
     axes.set_title(f"the same around {level:.2f}, where they are compared")
 
 
-def _reach(point: Point) -> list[list[float]] | None:
+def _reach(point: RatioPoint) -> list[list[float]] | None:
     if point.value is None or point.low is None or point.high is None:
         return None
     return [[max(0.0, point.value - point.low)], [max(0.0, point.high - point.value)]]

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from data_prep.core import storage
-from eval.eval_report import Estimate
+from eval.stats.estimate import Estimate
 from launch.report.figures.axes import (
     Losses,
     by_colour,

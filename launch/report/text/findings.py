@@ -6,10 +6,19 @@ test of their difference: intervals that touch may still hide a real one, so ove
 "not told apart", never as "equal".
 """
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
-from eval.eval_report import Estimate, EvalReport, Steered
+from eval.eval_report import EvalReport
+from eval.stats.estimate import Estimate
+from launch.report.analysis.per_ratio_series import (
+    RatioPoint,
+    by_ratio,
+    cross_entropy_rises,
+    intervals_are_disjoint,
+    measured_strengths,
+    steered_at,
+    toxicity_at,
+)
 from launch.report.text.display_names import CONTROLS
 
 NOT_MEASURED = "not measured"
@@ -19,78 +28,12 @@ GARBLED_RATIO = (
 BABBLE_FACTOR = 10  # more perplexing to the judge than this many times the unsteered text
 
 
-class Point(NamedTuple):
-    """All runs of one ratio: the mean of their values, and an interval that spans all of theirs;
-    None where none was measured.
-    """
-
-    ratio: float
-    realised: float
-    value: float | None
-    low: float | None
-    high: float | None
-    n_runs: int
-
-
-def by_ratio(
-    reports: Sequence[EvalReport], read: Callable[[EvalReport], Estimate | None]
-) -> list[Point]:
-    """One point for each ratio, ascending. With one seed a ratio, the points are the estimates
-    themselves.
-    """
-    points = []
-    for ratio in sorted({report.toxic_ratio for report in reports}):
-        same = [report for report in reports if report.toxic_ratio == ratio]
-        known = [
-            estimate
-            for estimate in map(read, same)
-            if estimate is not None and estimate.value is not None
-        ]
-        lows = [estimate.low for estimate in known if estimate.low is not None]
-        highs = [estimate.high for estimate in known if estimate.high is not None]
-        points.append(
-            Point(
-                ratio=ratio,
-                realised=sum(report.realised_toxic_ratio for report in same) / len(same),
-                value=sum(estimate.value or 0.0 for estimate in known) / len(known)
-                if known
-                else None,
-                low=min(lows) if lows else None,
-                high=max(highs) if highs else None,
-                n_runs=len(known),
-            )
-        )
-    return points
-
-
-def strengths(reports: Sequence[EvalReport]) -> list[float]:
-    return sorted({steered.strength for report in reports for steered in report.steered})
-
-
-def at(report: EvalReport, strength: float) -> Steered | None:
-    """What was measured at `strength`, or None where that report lacks it."""
-    return next((steered for steered in report.steered if steered.strength == strength), None)
-
-
-def toxicity_at(strength: float) -> Callable[[EvalReport], Estimate | None]:
-    return lambda report: steered.toxicity if (steered := at(report, strength)) else None
-
-
-def cost_at(strength: float, stream: str = "clean") -> Callable[[EvalReport], Estimate | None]:
-    """Cross-entropy on held-out text of `stream` at `strength`; its cost is the rise over strength
-    0.
-    """
-    return lambda report: (
-        steered.cross_entropy.get(stream) if (steered := at(report, strength)) else None
-    )
-
-
 def percent(ratio: float) -> str:
     """0.1 → '10 %' with a no-break space."""
     return f"{100 * ratio:.4g}\u00a0%"
 
 
-def show(value: Estimate | Point | None, digits: int = 1, *, sign: bool = False) -> str:
+def show(value: Estimate | RatioPoint | None, digits: int = 1, *, sign: bool = False) -> str:
     """'12.1 [9.8, 14.9]', without brackets where there is no interval; with `sign` '+2.3 [-0.5,
     5.1]', for differences.
     """
@@ -108,13 +51,6 @@ def signed(value: float, digits: int, *, plus: bool = True) -> str:
     return (text if float(text) else text.lstrip("+-")).replace("-", "\u2212")
 
 
-def apart(a: Point, b: Point) -> bool:
-    """Whether the intervals of two points do not overlap; False where either is unknown."""
-    if a.low is None or a.high is None or b.low is None or b.high is None:
-        return False
-    return a.high < b.low or b.high < a.low
-
-
 def findings(
     reports: Sequence[EvalReport], lead: Sequence[str] = (), probes: str = ""
 ) -> list[str]:
@@ -122,7 +58,7 @@ def findings(
     not measured. `lead` and `probes` are what paired comparisons say (paired_findings.py), which is
     sharper; without them, intervals are compared.
     """
-    steered = [strength for strength in strengths(reports) if strength > 0]
+    steered = [strength for strength in measured_strengths(reports) if strength > 0]
     sentences = [*lead] or [
         lowest(strength, by_ratio(reports, toxicity_at(strength))) for strength in steered[-1:]
     ]
@@ -146,7 +82,7 @@ def findings(
     return [sentence for sentence in [*sentences, coverage(reports), seeds(reports)] if sentence]
 
 
-def lowest(strength: float, points: Sequence[Point]) -> str:
+def lowest(strength: float, points: Sequence[RatioPoint]) -> str:
     """Where steered toxicity is lowest at one strength, and whether the cleanest corpus is told
     apart from there.
     """
@@ -162,23 +98,23 @@ def lowest(strength: float, points: Sequence[Point]) -> str:
         rival = min(known[1:], key=lambda point: point.value or 0.0)
         verdict = (
             "the intervals do not overlap"
-            if apart(best, rival)
+            if intervals_are_disjoint(best, rival)
             else f"the intervals overlap, so {_undecided(best, rival)}"
         )
         return f"{found}, the smallest share tested; the next lowest was {show(rival)} at {percent(rival.ratio)}: {verdict}."
     found = f"{found}, against {show(first)} at {percent(first.ratio)}"
-    if not apart(best, first):
+    if not intervals_are_disjoint(best, first):
         return f"{found}: the intervals overlap, so {_undecided(first, best)}."
     if best is last:
         return f"{found}: the intervals do not overlap. It is the largest ratio tested, so the minimum may lie beyond it."
-    if not apart(best, last):
+    if not intervals_are_disjoint(best, last):
         both = f"{percent(best.ratio)} and {percent(last.ratio)}"
         return f"{found}: the intervals do not overlap. Those of {both} do, so where the curve turns is not settled."
     found = f"{found} and {show(last)} at {percent(last.ratio)}"
     return f"{found}: neither interval overlaps its own, so here the minimum lies inside the grid."
 
 
-def trend(what: str, points: Sequence[Point], digits: int) -> str:
+def trend(what: str, points: Sequence[RatioPoint], digits: int) -> str:
     """How a quantity moved from the smallest ratio to the largest."""
     known = [point for point in points if point.value is not None]
     if not known:
@@ -187,7 +123,7 @@ def trend(what: str, points: Sequence[Point], digits: int) -> str:
     if len(known) == 1:
         return f"{what} was {show(first, digits)} at {percent(first.ratio)} toxic text, the only ratio measured."
     moved = f"{what} was {show(first, digits)} at {percent(first.ratio)} toxic text and {show(last, digits)} at {percent(last.ratio)}"
-    return f"{moved}: the intervals {'do not overlap' if apart(first, last) else f'overlap, so {_undecided(first, last)}'}."
+    return f"{moved}: the intervals {'do not overlap' if intervals_are_disjoint(first, last) else f'overlap, so {_undecided(first, last)}'}."
 
 
 def floor(reports: Sequence[EvalReport]) -> str:
@@ -232,25 +168,13 @@ def cost(reports: Sequence[EvalReport], steered: Sequence[float]) -> str:
     """What the strongest steering did to cross-entropy on clean held-out text."""
     if not steered:
         return ""
-    rises = cost_rises(reports, steered[-1])
+    rises = cross_entropy_rises(reports, steered[-1])
     if not rises:
         return "The cost of steering in cross-entropy was not measured."
     return (
         f"Steering at strength {steered[-1]:g} changed cross-entropy on clean held-out text by {_span(rises, 2, sign=True)} nats "
         "per token, depending on the run; compare models at equal cost, not only at equal strength."
     )
-
-
-def cost_rises(reports: Sequence[EvalReport], strength: float) -> list[float]:
-    """Cross-entropy at `strength` minus unsteered, clean held-out text, for each report that has
-    both.
-    """
-    pairs = [(cost_at(0.0)(report), cost_at(strength)(report)) for report in reports]
-    return [
-        b.value - a.value
-        for a, b in pairs
-        if a and b and a.value is not None and b.value is not None
-    ]
 
 
 def garbled(reports: Sequence[EvalReport], steered: Sequence[float]) -> str:
@@ -305,7 +229,7 @@ def controls(reports: Sequence[EvalReport]) -> str:
     parts = [
         f"{CONTROLS.get(name, name)} {_span(changes, 1, sign=True)}" for name, changes in known
     ]
-    strongest = strengths(reports)[-1]
+    strongest = measured_strengths(reports)[-1]
     return (
         f"At strength {strongest:g} toxicity changed, depending on the run, by: {'; '.join(parts)}."
         if parts
@@ -318,7 +242,7 @@ def control_changes(reports: Sequence[EvalReport]) -> list[tuple[str, list[list[
     of the runs that have it.
     """
     names = sorted({one.control for report in reports for one in report.controls})
-    steered = [strength for strength in strengths(reports) if strength]
+    steered = [strength for strength in measured_strengths(reports) if strength]
     found = []
     for name in [*names, "steering"] if names else []:
         cells = [[_change(report, name, strength) for report in reports] for strength in steered]
@@ -348,7 +272,10 @@ def _change(report: EvalReport, control: str, strength: float) -> float | None:
     rows = next((one.steered for one in report.controls if one.control == control), report.steered)
     if control != "steering" and rows is report.steered:
         return None
-    here, base = next((row for row in rows if row.strength == strength), None), at(report, 0.0)
+    here, base = (
+        next((row for row in rows if row.strength == strength), None),
+        steered_at(report, 0.0),
+    )
     if here is None or base is None or here.toxicity.value is None or base.toxicity.value is None:
         return None
     return here.toxicity.value - base.toxicity.value
@@ -381,7 +308,7 @@ def seeds(reports: Sequence[EvalReport]) -> str:
 
 
 def _is_garbled(report: EvalReport, strength: float) -> bool:
-    base, here = at(report, 0.0), at(report, strength)
+    base, here = steered_at(report, 0.0), steered_at(report, strength)
     if (
         base is None
         or here is None
@@ -394,13 +321,13 @@ def _is_garbled(report: EvalReport, strength: float) -> bool:
 
 def _surprise(report: EvalReport, strength: float) -> float:
     """Perplexity at a strength / unsteered; 0 where it was not measured."""
-    base, here = at(report, 0.0), at(report, strength)
+    base, here = steered_at(report, 0.0), steered_at(report, strength)
     if base is None or here is None or not base.perplexity.value or here.perplexity.value is None:
         return 0.0
     return here.perplexity.value / base.perplexity.value
 
 
-def _undecided(a: Point, b: Point) -> str:
+def _undecided(a: RatioPoint, b: RatioPoint) -> str:
     return f"this sweep does not tell {percent(a.ratio)} and {percent(b.ratio)} apart"
 
 

@@ -3,18 +3,16 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from eval.eval_report import Estimate, EvalReport
+from eval.eval_report import EvalReport
+from eval.stats.estimate import Estimate
 from launch.report.analysis.comparisons import Comparisons, Matched, Planned, Smile
-from launch.report.text.findings import (
-    Point,
+from launch.report.analysis.per_ratio_series import (
+    RatioPoint,
     by_ratio,
-    listed,
-    percent,
-    show,
-    signed,
-    strengths,
+    measured_strengths,
     toxicity_at,
 )
+from launch.report.text.findings import listed, percent, show, signed
 
 LEVEL = 0.05
 
@@ -25,7 +23,7 @@ class Row(NamedTuple):
     """
 
     strength: float
-    lowest: Point | None
+    lowest: RatioPoint | None
     planned: list[Planned]
     smile: Smile | None
 
@@ -33,7 +31,7 @@ class Row(NamedTuple):
 def rows(reports: Sequence[EvalReport], of: Comparisons | None) -> list[Row]:
     """A row for each strength, ascending."""
     found = []
-    for strength in strengths(reports):
+    for strength in measured_strengths(reports):
         known = [
             point for point in by_ratio(reports, toxicity_at(strength)) if point.value is not None
         ]

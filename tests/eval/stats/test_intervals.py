@@ -4,8 +4,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from data_prep.core.errors import ConfigurationError
-from eval.eval_report import Estimate
 from eval.stats import intervals, resampling
+from eval.stats.estimate import Estimate, not_measured
 
 BOOTSTRAP = {"confidence": 0.95, "n_resamples": 2000, "seed": 0}
 
@@ -96,7 +96,7 @@ def test_nothing_measured_has_no_value_and_one_value_no_interval():
     assert intervals.bootstrap_mean([], "u", **BOOTSTRAP) == Estimate(
         value=None, low=None, high=None, n=0, unit="u"
     )
-    assert intervals.wilson(0, 0, "u", confidence=0.95) == intervals.nothing("u")
+    assert intervals.wilson(0, 0, "u", confidence=0.95) == not_measured("u")
     assert intervals.bootstrap_mean([3.0], "u", **BOOTSTRAP) == Estimate(
         value=3.0, low=None, high=None, n=1, unit="u"
     )

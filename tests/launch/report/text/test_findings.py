@@ -6,6 +6,7 @@ import pytest
 from fake_sweep import estimate, run, with_toxicity
 
 from eval.eval_report import Controlled, Lens
+from launch.report.analysis import per_ratio_series
 from launch.report.text import findings
 
 
@@ -54,7 +55,7 @@ def test_one_seed_leaves_seed_variation_unmeasured_and_several_widen_the_interva
     )
     assert "variation between seeds is unmeasured" in findings.findings([one])[-1]
     assert "2 seeds" in findings.findings([one, other])[-1]
-    (point,) = findings.by_ratio([one, other], lambda report: report.probe_accuracy)
+    (point,) = per_ratio_series.by_ratio([one, other], lambda report: report.probe_accuracy)
     assert (point.value, point.low, point.high, point.n_runs) == pytest.approx((0.7, 0.55, 0.85, 2))
 
 
