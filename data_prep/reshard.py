@@ -33,7 +33,7 @@ from typing import IO, Any, NoReturn, cast
 
 import zstandard
 
-from data_prep.core import errors, storage, telemetry
+from data_prep.core import errors, ranged_reads, storage, telemetry
 from data_prep.core.errors import ArtefactCorrupt, ConfigurationError
 from data_prep.core.records import record
 from data_prep.sources import formats
@@ -135,7 +135,7 @@ def reshard(archive: str, out: str, shard_bytes: int) -> Resharded:
         )
     else:
         storage.check_writable(out)
-    with storage.open_stream(archive) as stream:
+    with ranged_reads.open_stream(archive) as stream:
         bar = telemetry.progress(n_bytes, f"reshard {posixpath.basename(archive)}", "B")
         source, cutter = _Watched(stream, bar), _Cutter(archive, out, shard_bytes, there)
         try:

@@ -9,14 +9,13 @@
 range of it is a few row groups.
 """
 
-import io
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from isal import isal_zlib
 
 from data_prep.build.dropped_samples import Drop
-from data_prep.core import storage
+from data_prep.core import ranged_reads, storage
 from data_prep.core.errors import ArtefactCorrupt
 from data_prep.core.records import record
 from data_prep.token_stream import megatron_shards
@@ -189,7 +188,7 @@ def rows(uri: str, low: int, high: int, columns: list[str]) -> "pyarrow.Table":
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(_Ranged(uri), page_checksum_verification=True) as file:
+        with pq.ParquetFile(ranged_reads.RangedFile(uri), page_checksum_verification=True) as file:
             first = file.schema_arrow.names[0]
             ranges = [
                 file.metadata.row_group(i).column(0).statistics for i in range(file.num_row_groups)
@@ -223,30 +222,3 @@ def _checksums(tokens: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> n
         (starts * itemsize).tolist(), ((starts + lengths) * itemsize).tolist(), strict=True
     )
     return np.array([isal_zlib.crc32(content[start:end]) for start, end in bounds], np.uint32)
-
-
-class _Ranged(io.RawIOBase):
-    """An object in the store as a file that seeks: each read is one ranged request."""
-
-    def __init__(self, uri: str) -> None:
-        self._uri, self._size, self._at = uri, storage.size(uri), 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        end = min(self._at + len(buffer), self._size)
-        content = storage.read(self._uri, self._at, end) if end > self._at else b""
-        buffer[: len(content)] = content
-        self._at += len(content)
-        return len(content)

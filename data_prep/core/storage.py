@@ -11,15 +11,11 @@ PUT or a completed multipart upload is atomic. So whoever can see a record can r
 
 import glob as pathname
 import hashlib
-import io
 import os
 import posixpath
 import secrets
 import shutil
-import threading
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
@@ -35,10 +31,8 @@ from data_prep.core.records import from_json, to_json
 PROTOCOLS = ("file", "s3", "memory")
 BLOCK_BYTES = 8 << 20  # the unit of checksums and ranged reads
 PART_BYTES = 32 << 20  # of an upload from memory
-DOWNLOADS = 4  # ranges of one file under way at once
 
 R = TypeVar("R")
-T = TypeVar("T")
 
 
 def join(uri: str, *parts: str) -> str:
@@ -92,30 +86,11 @@ def upload(local: Path, uri: str) -> None:
             filesystem.put_file(str(local), path)
 
 
-def download(uri: str, local: Path) -> None:
-    """Bring `uri` to a local file, a few ranges at once."""
-    n_bytes = size(uri)
-    local.parent.mkdir(parents=True, exist_ok=True)
-    with local.open("wb") as file, ThreadPoolExecutor(DOWNLOADS, "download") as pool:
-
-        def fetch(start: int) -> None:
-            os.pwrite(file.fileno(), _exactly(uri, start, min(start + BLOCK_BYTES, n_bytes)), start)
-
-        deque(pool.map(fetch, range(0, n_bytes, BLOCK_BYTES)), maxlen=0)
-
-
-@contextmanager
-def open_stream(uri: str) -> Iterator[IO[bytes]]:
-    """`uri` as a sequential byte stream."""
+def open_local(uri: str) -> IO[bytes]:
+    """A file on a local disk or in memory, opened for reading."""
     with _errors("read", uri):
         filesystem, path = _locate(uri)
-        stream = (
-            io.BufferedReader(_Ranges(uri, size(uri)), BLOCK_BYTES)
-            if is_remote(uri)
-            else filesystem.open(path, "rb")
-        )
-    with stream:
-        yield cast(IO[bytes], stream)
+        return cast(IO[bytes], filesystem.open(path, "rb"))
 
 
 def size(uri: str) -> int:
@@ -208,16 +183,6 @@ def verify_block(content: bytes, expected: str, uri: str, block: int) -> None:
         )
 
 
-def _exactly(uri: str, start: int, end: int) -> bytes:
-    """The bytes in [start, end), all of them."""
-    content = read(uri, start, end)
-    if len(content) != end - start:
-        raise ArtefactCorrupt(
-            f"{uri}: bytes {start:,} to {end:,} are {len(content):,} bytes; it was cut while it was read"
-        )
-    return content
-
-
 class _Parts:
     """A buffer whose slices are bytes, which is what the S3 client sends: one part is copied at a
     time, not the whole.
@@ -231,65 +196,6 @@ class _Parts:
 
     def __getitem__(self, part: slice) -> bytes:
         return bytes(self._view[part])
-
-
-class _Ranges(io.RawIOBase):
-    """A remote file by ranges; who reads on from where they stopped finds the next one under way."""
-
-    def __init__(self, uri: str, n_bytes: int) -> None:
-        self._uri, self._n_bytes, self._at = uri, n_bytes, 0
-        self._reached = 0  # where the last range ended
-        self._next: tuple[int, int, Future[bytes]] | None = None
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = (
-            offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._n_bytes}[whence]
-        )
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        start, end = self._at, min(self._at + len(buffer), self._n_bytes)
-        if start >= end:
-            return 0
-        (first, last, under_way), self._next = self._next or (0, 0, None), None
-        content = (
-            under_way.result()
-            if under_way and (first, last) == (start, end)
-            else _exactly(self._uri, start, end)
-        )
-        if 0 < start == self._reached and end < self._n_bytes:
-            following = min(end + len(buffer), self._n_bytes)
-            self._next = (
-                end,
-                following,
-                in_background(lambda: _exactly(self._uri, end, following), "range"),
-            )
-        buffer[: end - start] = content
-        self._at = self._reached = end
-        return end - start
-
-
-def in_background(work: Callable[[], T], name: str) -> Future[T]:
-    """What `work` returns or raises, from a thread that nobody waits for when the process ends."""
-    future: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(work())
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=run, name=name, daemon=True).start()
-    return future
 
 
 @lru_cache

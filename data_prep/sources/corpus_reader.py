@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from urllib.parse import unquote
 
-from data_prep.core import storage
+from data_prep.core import ranged_reads, storage
 from data_prep.core.errors import ArtefactCorrupt, ConfigurationError
 from data_prep.sources import formats, fourchan, hub, synthetic
 
@@ -121,7 +121,7 @@ def checksum(source: Source) -> str:
     if maker := _maker(source.uri):
         return hashlib.sha256(f"{maker.VERSION} {source.uri}".encode()).hexdigest()
     sha256 = hashlib.sha256()
-    with storage.open_stream(source.uri) as stream:
+    with ranged_reads.open_stream(source.uri) as stream:
         while chunk := stream.read(CHUNK_BYTES):
             sha256.update(chunk)
     return sha256.hexdigest()

@@ -17,7 +17,7 @@ import orjson
 import zstandard
 from isal import igzip, igzip_lib
 
-from data_prep.core import storage
+from data_prep.core import ranged_reads
 from data_prep.core.errors import ArtefactCorrupt, ConfigurationError
 
 DOCUMENT_END = b"<|endoftext|>"
@@ -52,7 +52,7 @@ def rows(uri: str) -> Iterator[Row]:
     """Every row of the file, also the bad ones; blank lines are left out, but count in the numbers
     of JSON lines.
     """
-    with storage.open_stream(uri) as stream:
+    with ranged_reads.open_stream(uri) as stream:
         yield from rows_of(stream, uri)
 
 

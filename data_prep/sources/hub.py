@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
-from data_prep.core import storage
+from data_prep.core import ranged_reads, storage
 from data_prep.core.errors import (
     ArtefactCorrupt,
     ArtefactMissing,
@@ -123,7 +123,7 @@ def _folder_revision(uri: str, name: str, config: str | None, split: str) -> str
     sha256 = hashlib.sha256()
     for path in files.get(split, []):
         sha256.update(f"{Path(path).name} {storage.size(path)} ".encode())
-        with storage.open_stream(path) as stream:
+        with ranged_reads.open_stream(path) as stream:
             while chunk := stream.read(1 << 20):
                 sha256.update(chunk)
     return sha256.hexdigest()

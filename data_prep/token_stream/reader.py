@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.core import storage
+from data_prep.core.background import in_background
 from data_prep.token_stream import megatron_shards
 from data_prep.token_stream.block_cache import Cache
 from data_prep.token_stream.manifest import Manifest, Split
@@ -159,7 +160,7 @@ class _Blocks:
         self._held = {number: block for number, block in self._held.items() if number in near}
         for number in range(first, min(last + 1, int(self._first_block[-1]))):
             if number not in self._held:
-                self._held[number] = storage.in_background(partial(self._fetch, number), "block")
+                self._held[number] = in_background(partial(self._fetch, number), "block")
 
     def _fetch(self, number: int) -> np.ndarray:
         which = int(np.searchsorted(self._first_block, number, side="right")) - 1

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from data_prep.config import StreamName
-from data_prep.core import storage
+from data_prep.core import ranged_reads, storage
 from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing, ConfigurationError
 from data_prep.core.records import digest
 from data_prep.token_stream import manifest
@@ -161,7 +161,7 @@ def fetch_export(root: str, run: RunRecord, folder: Path) -> str:
 
 
 def _fetch(uri: str, local: Path, expected: str) -> None:
-    storage.download(uri, local)
+    ranged_reads.download(uri, local)
     with local.open("rb") as file:
         got = _sha256(file)
     if got != expected:

@@ -34,6 +34,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from data_prep.core import storage, telemetry
+from data_prep.core.background import in_background
 from data_prep.core.errors import (
     ArtefactCorrupt,
     ArtefactMissing,
@@ -164,7 +165,7 @@ class Checkpoints:
         facts = {"attempt": attempt, "step": step, "train_seconds": train_seconds}
         facts["optimizer_steps"] = deepspeed_state.optimizer_steps(engine)
         self._given_up = threading.Event()
-        self._uploaded = storage.in_background(
+        self._uploaded = in_background(
             lambda: self._upload(_name(step), attempt, images), "checkpoint"
         )
         if self._place.rank == 0:
@@ -173,7 +174,7 @@ class Checkpoints:
                 self._given_up,
                 save_tensors(extra),
             )
-            self._committed = storage.in_background(
+            self._committed = in_background(
                 lambda: self._commit(facts, sizes, kept, given_up, after), "commit"
             )
         telemetry.emit("hormesis_checkpoint_stall_seconds", perf_counter() - start, run=self._label)

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from data_prep.core import storage
+from data_prep.core import ranged_reads, storage
 from data_prep.core.errors import ArtefactMissing, ConfigurationError
 from training.engine import deepspeed_engine
 from training.model.hf_export import load_export
@@ -80,7 +80,7 @@ def _read(job: Job, into: dict[str, Tensor]) -> str:
     with tempfile.TemporaryDirectory(prefix="hormesis-") as scratch:
         folder = Path(scratch)
         for file in files:
-            storage.download(file, folder / file.rsplit("/", 1)[-1])
+            ranged_reads.download(file, folder / file.rsplit("/", 1)[-1])
         theirs, config = load_export(folder, torch.float32)
         if config != train.model:
             raise ConfigurationError(

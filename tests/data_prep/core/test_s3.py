@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from proxy import Fault, Proxy
 
-from data_prep.core import s3, storage
+from data_prep.core import ranged_reads, s3, storage
 from data_prep.core.errors import ArtefactMissing, StorageError
 
 CONTENT = bytes(range(200))
@@ -48,10 +48,10 @@ def test_what_may_pass_is_tried_again_in_every_operation(
     again()
     assert storage.read(uri, 10, 20) == CONTENT[10:20]
     again()
-    with storage.open_stream(uri) as stream:
+    with ranged_reads.open_stream(uri) as stream:
         assert stream.read() == CONTENT
     again()
-    storage.download(uri, tmp_path / "down")
+    ranged_reads.download(uri, tmp_path / "down")
     assert (tmp_path / "down").read_bytes() == CONTENT
     if kind in ("slow_down", "reset", "lost_answer"):
         again()
@@ -138,14 +138,14 @@ def test_a_stream_takes_one_get_per_block(
 ) -> None:
     monkeypatch.setattr(storage, "BLOCK_BYTES", block_bytes)
     before = proxy.counts["GET"]
-    with storage.open_stream(uri) as stream:
+    with ranged_reads.open_stream(uri) as stream:
         assert b"".join(iter(lambda: stream.read(3), b"")) == CONTENT
     assert proxy.counts["GET"] - before == -(-len(CONTENT) // block_bytes)
 
 
 def test_a_stream_can_be_read_from_anywhere(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "BLOCK_BYTES", 16)
-    with storage.open_stream(uri) as stream:
+    with ranged_reads.open_stream(uri) as stream:
         for at in (150, 0, 16, 199, 200, 40):
             assert (stream.seek(at), stream.read(40)) == (at, CONTENT[at : at + 40])
         assert stream.seek(-5, 2) == 195 and stream.read() == CONTENT[195:]

@@ -244,8 +244,8 @@ def test_a_forked_child_does_not_wait_for_its_parents_threads(
 
 def test_a_process_with_blocks_under_way_ends_at_once(tmp_path: Path) -> None:
     program = (
-        "import threading; from data_prep import storage; "
-        "storage.in_background(lambda: threading.Event().wait(600), 'block'); raise SystemExit(7)"
+        "import threading; from data_prep.core import background; "
+        "background.in_background(lambda: threading.Event().wait(600), 'block'); raise SystemExit(7)"
     )
     began = time.monotonic()
     assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 7
