@@ -42,6 +42,7 @@ from typing import Any
 
 os.environ.update(HF_HUB_OFFLINE="1", RAY_USAGE_STATS_ENABLED="0")
 
+import fp8_parity
 import psutil
 import torch
 import train_loop
@@ -52,7 +53,7 @@ from train_peers import Measured, Shape, Step, synchronize
 from data_prep.core import settings
 from training.config import SIZES, ModelConfig, TrainConfig
 from training.engine import deepspeed_engine, throughput
-from training.model import compilation, fp8, loss
+from training.model import compilation, loss
 from training.model.loss import TrainedOLMo
 
 SMALL = ModelConfig(
@@ -259,10 +260,15 @@ def _parity(train: TrainConfig, shape: Shape) -> None:
         train_loop.N_IDS, (50, shape.micro, 1), generator=torch.Generator().manual_seed(0)
     )
     batches = list((start + torch.arange(shape.length)) % train_loop.N_IDS)
-    made = fp8.parity(replace(train, learning_rate=4e-4), batches, torch.device(shape.device))
-    verdict = "holds" if made.holds else "does NOT hold"
-    print(f"fp8 parity {verdict}: a gap of {made.gap:.4f}, at most {fp8.TOLERANCE}; last losses of 50 steps "
-          f"{made.reference[-1]:.4f} and {made.fp8[-1]:.4f} nats/token")  # fmt: skip
+    parity = fp8_parity.fp8_parity(
+        replace(train, learning_rate=4e-4), batches, torch.device(shape.device)
+    )
+    verdict = "holds" if parity.holds else "does NOT hold"
+    print(
+        f"FP8 parity {verdict}: relative gap {parity.gap:.4f}, "
+        f"at most {fp8_parity.MAX_RELATIVE_GAP} allowed; "
+        f"last losses of 50 steps {parity.reference[-1]:.4f} and {parity.fp8[-1]:.4f} nats/token"
+    )
 
 
 def _profile(train: TrainConfig, shape: Shape, file: str | None) -> None:

@@ -19,8 +19,7 @@ import torch
 from torch import Tensor
 
 from training.engine import deepspeed_engine, deepspeed_state
-from training.model.attention import largest_logit
-from training.model.documents import Documents
+from training.model.attention import PackedDocuments, max_attention_logit
 from training.model.olmo import Block
 from training.run.run_context import Job
 
@@ -103,8 +102,8 @@ class Observer:
         q_BTNH, k_BTNH, _ = block.attention.heads(
             block.attention_norm(x_BTD[:1]), (cos[:1], sin[:1])
         )
-        mask_BTS = mask.mask() if isinstance(mask, Documents) else mask
-        self._logit_L[block.layer] = largest_logit(
+        mask_BTS = mask.mask() if isinstance(mask, PackedDocuments) else mask
+        self._logit_L[block.layer] = max_attention_logit(
             q_BTNH, k_BTNH, mask_BTS=None if mask_BTS is None else mask_BTS[:1]
         )
 

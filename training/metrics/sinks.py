@@ -1,4 +1,4 @@
-"""where a run can be followed beside its journal: TensorBoard, trackio, Weights & Biases, fed with
+"""where a run can be followed beside its journal: TensorBoard and Weights & Biases, fed with
 the journal's lines
 
 A sink keeps its files in a scratch folder, from where they go to runs/<run>/<sink>/: those of a
@@ -11,7 +11,6 @@ sends what it wrote).
 import math
 import os
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,7 +20,6 @@ from data_prep.core.errors import ConfigurationError
 PROJECT = "hormesis"  # of all runs, to be compared
 EXTRAS = {
     "tensorboard": "",
-    "trackio": "trackio",
     "wandb": "wandb",
 }  # sink, called like its package → the extra that brings it
 
@@ -51,9 +49,7 @@ def check(names: Sequence[str]) -> None:
 
 
 def opened(name: str, run_id: str, folder: Path) -> Sink:
-    return {"tensorboard": TensorBoard, "trackio": Trackio, "wandb": WeightsAndBiases}[name](
-        run_id, folder
-    )
+    return {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}[name](run_id, folder)
 
 
 def scalars(line: dict[str, Any]) -> dict[str, float]:
@@ -91,44 +87,6 @@ class TensorBoard:
 
     def close(self) -> None:
         self._writer.close()
-
-
-class Trackio:
-    """A file for the inbox of its dashboard, which fills its database from it, each record once by
-    its id. `trackio.init` is no use here: it takes its folder from the environment once a process,
-    which may train several runs, and asks the hub who we are.
-
-        mkdir -p board/inbox && cp -r OUT/runs/*/trackio/* board/inbox        any number of runs, again at any time
-        TRACKIO_DIR=board trackio show --project hormesis
-    """
-
-    live = True
-
-    def __init__(self, run_id: str, folder: Path) -> None:
-        from trackio import fragments
-
-        self._fragments, self._run_id, self._folder = fragments, run_id, folder
-        self._records: list[dict[str, Any]] = []
-
-    def write(self, step: int, seconds: float, scalars: dict[str, float]) -> None:
-        line: dict[str, Any] = {
-            "project": PROJECT,
-            "run": self._run_id,
-            "run_id": self._run_id,
-            "step": step,
-            "metrics": scalars,
-        }
-        line["log_id"] = f"{self._run_id} {len(self._records)}"
-        line["timestamp"] = datetime.fromtimestamp(
-            seconds, UTC
-        ).isoformat()  # of training, as TensorBoard's
-        self._records.append(self._fragments.metric_record(line))
-
-    def flush(self) -> None:
-        self._fragments.FragmentWriter(self._run_id).write_local(list(self._records), self._folder)
-
-    def close(self) -> None:
-        pass
 
 
 class WeightsAndBiases:

@@ -1,45 +1,113 @@
-"""one attention call over the best kernel present: flash-attn, SDPA, boolean masks, documents apart
+"""attention over the best kernel available: flash-attn, SDPA, masks, packed documents
 
-flash-attn has no wheel and needs a compiler at its installation, so it is used where it is found
-and never required; torch's SDPA (flash or cuDNN on CUDA, flash on CPU) is the floor. Every path
-computes softmax(q kᵀ / √H) v, and they differ by rounding only; the tests hold each to a plain
-softmax.
+flash-attn has no wheel and needs a compiler to install, so it is used where it is found and never
+required; torch's SDPA (flash or cuDNN on CUDA, flash on a CPU) is the fallback. Every path computes
+softmax(q kᵀ / √H) v; paths differ by rounding only, and the tests compare each with a plain softmax.
 
-Shapes: B batch, T query position, S key position, N head, H head dim.
+A row of a training batch is a window of a stream: it holds the end of one document, whole ones, and
+the beginning of another. With `train.document_mask` attention and positions stay within each
+document. Every document ends with EOS, and no text contains it: special tokens in text are encoded
+as text (data_prep/token_stream/tokenizer.py), so here EOS marks where documents end.
+
+    tokens of a row     . . . E . . E . .        T = 9
+    document            0 0 0 0 1 1 1 2 2        attends to its own, earlier positions
+    position            0 1 2 3 0 1 2 0 1        restarts: rotary attention is relative, so this
+                                                 changes rounding alone, and a document is computed
+                                                 as if it were the only one
+
+The token after EOS is still predicted from EOS, which sees the previous document and nothing of the
+next.
+
+Shapes: B batch, T query position, S key position, N head, H head dim; for packed documents also
+M = B·T tokens of all rows, K documents of all rows, with padding.
 """
 
 from functools import lru_cache
 from importlib.util import find_spec
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.model.documents import Documents
+QUERIES_PER_CHUNK = 512  # times 16 heads and 2,048 keys in fp32: 64 MiB
 
-Mask = Tensor | Documents | None
-QUERIES = 512  # times 16 heads and 2,048 keys in fp32: 64 MiB
+
+class PackedDocuments(NamedTuple):
+    """Documents of B rows, concatenated to one sequence of M = B·T tokens.
+
+    starts_K: where each document begins, then M as padding; int32.
+    """
+
+    starts_K: Tensor
+    n_rows: int
+    length: int
+
+    def ids(self) -> Tensor:
+        """Index of each token's document, counted over all rows: [B, T]."""
+        n_tokens = self.n_rows * self.length
+        tokens_M = torch.arange(n_tokens, dtype=torch.int32, device=self.starts_K.device)
+        ids_M = torch.bucketize(tokens_M, self.starts_K, right=True) - 1
+        return ids_M.view(self.n_rows, self.length)
+
+    def positions(self) -> Tensor:
+        """Each token's position in its document: [B, T]."""
+        ids_BT = self.ids()
+        tokens_BT = torch.arange(ids_BT.numel(), device=ids_BT.device).view_as(ids_BT)
+        return tokens_BT - self.starts_K[ids_BT]
+
+    def mask(self) -> Tensor:
+        """Whether a token may attend to another one of its row: [B, T, S], boolean.
+
+        True where both are in the same document and the key is not later than the query.
+        """
+        ids_BT = self.ids()
+        same_BTS = ids_BT[:, :, None] == ids_BT[:, None]
+        causal_TS = torch.ones(self.length, self.length, dtype=torch.bool, device=ids_BT.device)
+        return same_BTS & causal_TS.tril()
+
+
+Mask = Tensor | PackedDocuments | None
+
+
+def document_starts(tokens_BT: Tensor, eos_id: int) -> Tensor:
+    """PackedDocuments.starts_K of tokens in host memory.
+
+    K is padded to a power of two plus one, so that compiled code meets few different shapes.
+    """
+    begins_BT = torch.ones_like(tokens_BT, dtype=torch.bool)
+    begins_BT[:, 1:] = tokens_BT[:, :-1] == eos_id
+    starts = begins_BT.flatten().nonzero()[:, 0]
+    n_padded = (1 << (len(starts) - 1).bit_length()) + 1
+    return F.pad(starts, (0, n_padded - len(starts)), value=tokens_BT.numel()).int()
+
+
+def document_mask(documents: PackedDocuments, dtype: torch.dtype) -> Mask:
+    """What `attend` takes in each layer: the documents where a kernel takes them, else their mask.
+
+    The mask is computed here once, not in every layer.
+    """
+    has_kernel = documents.starts_K.is_cuda and dtype is torch.bfloat16
+    return documents if has_kernel else documents.mask()
 
 
 def attend(q_BTNH: Tensor, k_BSNH: Tensor, v_BSNH: Tensor, *, mask_BTS: Mask = None) -> Tensor:
     """Attention of T queries, the last T of S positions, over S keys: [B, T, N, H].
 
     Without a mask it is causal. A boolean mask (True: may attend; B may be 1) replaces causality,
-    so it must contain it (`causal_mask`), and each of its rows needs a True. Documents are causal,
-    each apart; S is T then.
+    so it must contain it (`causal_mask`), and each of its rows needs a True. With PackedDocuments
+    attention is causal within each document, and S equals T.
     """
-    if isinstance(mask_BTS, Documents):
-        return _within_documents(q_BTNH, k_BSNH, v_BSNH, mask_BTS)
+    if isinstance(mask_BTS, PackedDocuments):
+        return _attend_within_documents(q_BTNH, k_BSNH, v_BSNH, mask_BTS)
     T, S = q_BTNH.shape[1], k_BSNH.shape[1]
     if mask_BTS is None and kernel_name(q_BTNH.device, q_BTNH.dtype) != "SDPA":
         return _flash_attention(q_BTNH, k_BSNH, v_BSNH)
     if mask_BTS is None and 1 < T < S:
-        mask_BTS = causal_mask(
-            T, S, device=q_BTNH.device
-        )  # SDPA's own causality would align the first ones
-    dtype = (
-        q_BTNH.dtype if q_BTNH.is_cuda else torch.float32
-    )  # on a CPU bf16 attention takes twice the time of fp32
+        # SDPA's own causality would align the first query with the first key
+        mask_BTS = causal_mask(T, S, device=q_BTNH.device)
+    # on a CPU bf16 attention takes twice the time of fp32
+    dtype = q_BTNH.dtype if q_BTNH.is_cuda else torch.float32
     out_BNTH = F.scaled_dot_product_attention(
         q_BTNH.transpose(1, 2).to(dtype),
         k_BSNH.transpose(1, 2).to(dtype),
@@ -50,20 +118,22 @@ def attend(q_BTNH: Tensor, k_BSNH: Tensor, v_BSNH: Tensor, *, mask_BTS: Mask = N
     return out_BNTH.transpose(1, 2).to(q_BTNH.dtype)
 
 
-def largest_logit(q_BTNH: Tensor, k_BTNH: Tensor, *, mask_BTS: Tensor | None = None) -> Tensor:
-    """The largest q·k / √H that `attend` puts into a softmax, a scalar in fp32; made QUERIES at a
-    time, for no kernel shows it.
+def max_attention_logit(
+    q_BTNH: Tensor, k_BTNH: Tensor, *, mask_BTS: Tensor | None = None
+) -> Tensor:
+    """The largest q·k / √H that `attend` puts into a softmax, a scalar in fp32.
+
+    No kernel returns it, so the logits are computed here, QUERIES_PER_CHUNK queries at a time.
     """
     T, scale = q_BTNH.shape[1], q_BTNH.shape[-1] ** -0.5
     mask_BTS = causal_mask(T, T, device=q_BTNH.device) if mask_BTS is None else mask_BTS
-    found = []
-    for start in range(0, T, QUERIES):
-        part = slice(start, start + QUERIES)
-        logits_BNTS = (
-            torch.einsum("btnh,bsnh->bnts", q_BTNH[:, part].float(), k_BTNH.float()) * scale
-        )
-        found.append(logits_BNTS.masked_fill(~mask_BTS[:, None, part], -torch.inf).max())
-    return torch.stack(found).max()
+    maxima = []
+    for start in range(0, T, QUERIES_PER_CHUNK):
+        chunk = slice(start, start + QUERIES_PER_CHUNK)
+        q_chunk, k = q_BTNH[:, chunk].float(), k_BTNH.float()
+        logits_BNTS = torch.einsum("btnh,bsnh->bnts", q_chunk, k) * scale
+        maxima.append(logits_BNTS.masked_fill(~mask_BTS[:, None, chunk], -torch.inf).max())
+    return torch.stack(maxima).max()
 
 
 def causal_mask(
@@ -71,9 +141,9 @@ def causal_mask(
 ) -> Tensor:
     """Which of S keys each of the last T positions may attend to: [B or 1, T, S], boolean.
 
-    padding_B: how many positions at the left of each row are padding. Nothing attends to them but
-    themselves, and that only so that no row of the mask is empty: a softmax of nothing is 0 in one
-    kernel and NaN, for good, in the next.
+    padding_B: number of padding positions at the left of each row. Nothing attends to them but
+    themselves, and that only so that no row of the mask is empty: a softmax over nothing is 0 in
+    one kernel and NaN in another, and NaN would spread to every later layer.
 
         T = 2, S = 4, padding 1:   · █ █ ·
                                    · █ █ █
@@ -89,7 +159,7 @@ def causal_mask(
 
 
 def kernel_name(device: torch.device, dtype: torch.dtype) -> str:
-    """The kernel that maskless attention takes here, for records and for `attend`."""
+    """The kernel that attention without a mask uses here, for records and for `attend`."""
     if device.type != "cuda" or dtype is not torch.bfloat16:
         return "SDPA"
     return _flash_kernel(torch.cuda.get_device_capability(device))
@@ -97,27 +167,20 @@ def kernel_name(device: torch.device, dtype: torch.dtype) -> str:
 
 @lru_cache
 def _flash_kernel(capability: tuple[int, int]) -> str:
-    if capability[0] == 9 and find_spec(
-        "flash_attn_interface"
-    ):  # FlashAttention-3 is for Hopper alone
+    # FlashAttention-3 supports Hopper alone
+    if capability[0] == 9 and find_spec("flash_attn_interface"):
         return "flash-attn 3"
     return "flash-attn 2" if find_spec("flash_attn") else "SDPA"
 
 
-def documents_mask(documents: Documents, dtype: torch.dtype) -> Mask:
-    """What to give `attend` in each layer: the documents where a kernel takes them, else their
-    mask, made once.
-    """
-    return documents if documents.starts_K.is_cuda and dtype is torch.bfloat16 else documents.mask()
-
-
-def _within_documents(
-    q_BTNH: Tensor, k_BTNH: Tensor, v_BTNH: Tensor, documents: Documents
+def _attend_within_documents(
+    q_BTNH: Tensor, k_BTNH: Tensor, v_BTNH: Tensor, documents: PackedDocuments
 ) -> Tensor:
-    """By a kernel that takes rows of different lengths; torch's own where flash-attn is not."""
+    """Attention by a kernel for sequences of different lengths; torch's own without flash-attn."""
     q, k, v = (x.flatten(0, 1) for x in (q_BTNH, k_BTNH, v_BTNH))
     starts, T = documents.starts_K, documents.length
-    if (kernel := kernel_name(q_BTNH.device, q_BTNH.dtype)) == "SDPA":
+    kernel = kernel_name(q_BTNH.device, q_BTNH.dtype)
+    if kernel == "SDPA":
         from torch.nn.attention.varlen import varlen_attn
 
         out = varlen_attn(q, k, v, starts, starts, T, T, window_size=(-1, 0))
@@ -134,15 +197,13 @@ def _within_documents(
 
 
 def _flash_attention(q_BTNH: Tensor, k_BSNH: Tensor, v_BSNH: Tensor) -> Tensor:
-    """Causal; it aligns the last query with the last key, as we do."""
+    """Causal attention by flash-attn, which aligns the last query with the last key, as we do."""
     if kernel_name(q_BTNH.device, q_BTNH.dtype) == "flash-attn 3":
         from flash_attn_interface import flash_attn_func  # pyright: ignore[reportMissingImports]
     else:
         from flash_attn import flash_attn_func  # pyright: ignore[reportMissingImports]
-    deterministic = (
-        torch.are_deterministic_algorithms_enabled()
-    )  # else the order of its sums is chance
+    # without this the order of the backward pass's sums varies from run to run
+    deterministic = torch.are_deterministic_algorithms_enabled()
     out = flash_attn_func(q_BTNH, k_BSNH, v_BSNH, causal=True, deterministic=deterministic)
-    return (
-        out[0] if isinstance(out, tuple) else out
-    )  # some versions of 3 return the log-sum-exp as well
+    # some versions of flash-attn 3 return the log-sum-exp as well
+    return out[0] if isinstance(out, tuple) else out

@@ -29,6 +29,7 @@ from torch.utils.checkpoint import (
 )
 
 from training.config import TrainConfig
+from training.model import fp8
 from training.model.attention import kernel_name
 from training.model.loss import TrainedOLMo
 from training.model.olmo import cpu_multiplies_bf16
@@ -55,8 +56,6 @@ KEPT = (  # by name: what is not installed, or of another device, is simply neve
 def prepare(model: TrainedOLMo, train: TrainConfig, device: torch.device) -> None:
     """Make `model`, before DeepSpeed takes it, run as these settings say on this device."""
     if train.fp8:
-        from training.model import fp8
-
         fp8.convert(model, device)
     model.compiled_loss = compiled = _compiles(train, device)
     if compiled:  # said here and not where they are defined, for it imports the compiler: 2 s of every process

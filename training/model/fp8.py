@@ -1,44 +1,22 @@
-"""products of the blocks in 8-bit floats, by torchao, and the gate that says whether the loss
-stands it
+"""FP8 matrix products in the transformer blocks, by torchao
 
-Each factor is scaled by its largest value when it is used, e4m3 forward and e5m2 for gradients, and
-the sum is made in bf16's own accumulators; weights, their names and the optimizer stay as they are.
-The embedding, which is also the last product, stays in bf16. A GPU needs FP8 units (compute
-capability 8.9); on a CPU the rounding is emulated, for tests. bf16 is the reference, so fp8 is part
-of a run's identity, and `parity` is to be read before a run is begun.
+Each factor is scaled by its largest absolute value when it is used, e4m3 forward and e5m2 for
+gradients, and the sum is accumulated in higher precision; weights, their names and the optimizer
+stay as they are. The embedding, which is also the output matrix, stays in bf16. A GPU needs FP8
+units (compute capability 8.9); on a CPU the rounding is emulated, for tests. bf16 is the reference,
+so `fp8` is part of a run's identity. Check that the loss tolerates FP8 before a run is started:
+`make bench-train ARGS="--shape olmo-1b --only parity"` (tests/benchmarks/fp8_parity.py).
 """
 
-from dataclasses import replace
 from importlib.util import find_spec
-from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from data_prep.core.errors import ConfigurationError
-from training.config import TrainConfig
-from training.model import compilation
 from training.model.loss import TrainedOLMo
 
 CAPABILITY = (8, 9)
-TOLERANCE = 0.01  # relative, of the mean loss over the last half of the steps: our choice
-
-
-class Parity(NamedTuple):
-    """Losses of the same steps without and with FP8, nats per token."""
-
-    reference: list[float]
-    fp8: list[float]
-
-    @property
-    def gap(self) -> float:
-        """The relative difference of their means over the last half; NaN if one diverged."""
-        reference, fp8 = (sum(losses[len(losses) // 2 :]) for losses in self)
-        return abs(fp8 - reference) / reference
-
-    @property
-    def holds(self) -> bool:
-        return self.gap <= TOLERANCE
 
 
 def convert(model: TrainedOLMo, device: torch.device) -> None:
@@ -64,37 +42,3 @@ def convert(model: TrainedOLMo, device: torch.device) -> None:
 
     for block in model.blocks:
         convert_to_float8_training(block, config=Float8LinearConfig(emulate=device.type != "cuda"))  # pyright: ignore[reportArgumentType]
-
-
-def parity(train: TrainConfig, batches: list[Tensor], device: torch.device) -> Parity:
-    """Train from one init on the same batches of tokens, [B, T], without and with FP8, in plain
-    PyTorch.
-    """
-    return Parity(*(_losses(replace(train, fp8=fp8), batches, device) for fp8 in (False, True)))
-
-
-def _losses(train: TrainConfig, batches: list[Tensor], device: torch.device) -> list[float]:
-    model = TrainedOLMo(train.model)
-    model.initialise(0)
-    model.to(device)
-    compilation.prepare(model, train, device)
-    optimizer = torch.optim.AdamW(
-        model.parameters(),
-        lr=train.learning_rate,
-        betas=train.betas,
-        weight_decay=train.weight_decay,
-        fused=True,
-    )
-    losses = []
-    for tokens_BT in batches:
-        n = tokens_BT.numel() - len(tokens_BT)
-        with torch.autocast(device.type, torch.bfloat16, enabled=train.precision == "bf16"):
-            total, loss_B = model(
-                tokens_BT.to(device), torch.full((len(tokens_BT),), 1 / n, device=device)
-            )
-        total.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), train.gradient_clip)
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss_B.sum() / n)
-    return torch.stack(losses).tolist()

@@ -23,8 +23,7 @@ from torch import Tensor, nn
 
 from data_prep.core.errors import ConfigurationError
 from training.config import ModelConfig
-from training.model.attention import Mask, attend, causal_mask, documents_mask
-from training.model.documents import Documents
+from training.model.attention import Mask, PackedDocuments, attend, causal_mask, document_mask
 
 
 class KVCache:
@@ -98,7 +97,7 @@ class OLMo(nn.Module):
         """`forward` without the last product: normed hidden states, [B, T, D]. V is large; unembed
         only what is needed.
 
-        starts_K: where documents begin (documents.py), none of which then sees another; without a
+        starts_K: where documents begin (attention.py), none of which then sees another; without a
         cache or padding.
         """
         start, T = cache.length if cache else 0, tokens_BT.shape[1]
@@ -109,10 +108,10 @@ class OLMo(nn.Module):
         positions_BT = torch.arange(start, start + T, device=tokens_BT.device)[None]
         mask_BTS: Mask = None
         if starts_K is not None:
-            documents = Documents(starts_K, *tokens_BT.shape)
+            documents = PackedDocuments(starts_K, *tokens_BT.shape)
             positions_BT, mask_BTS = (
                 documents.positions(),
-                documents_mask(documents, self.embedding.weight.dtype),
+                document_mask(documents, self.embedding.weight.dtype),
             )
         if padding_B is not None:
             positions_BT = (positions_BT - padding_B[:, None]).clamp(min=0)

@@ -11,7 +11,7 @@ from data_prep.token_stream.reader import AHEAD_BLOCKS, SequenceReader
 from training import run_record
 from training.config import RunConfig
 from training.engine import deepspeed_engine, throughput
-from training.model import documents
+from training.model.attention import document_starts
 from training.run import preflight
 
 
@@ -52,7 +52,7 @@ class Job(NamedTuple):
         """
         if not self.run.train.document_mask:
             return None
-        return documents.starts(tokens_BT, self.inputs.eos_id).to(
+        return document_starts(tokens_BT, self.inputs.eos_id).to(
             self.place.device, non_blocking=True
         )
 

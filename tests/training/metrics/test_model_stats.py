@@ -18,7 +18,7 @@ from data_prep.token_stream import manifest
 from data_prep.token_stream.reader import SequenceReader
 from training.config import RunConfig
 from training.metrics import model_stats, sinks
-from training.model import attention, documents
+from training.model import attention
 from training.model.loss import next_token_loss
 from training.model.olmo import OLMo, rotary, rotate
 from training.trainer import loop
@@ -78,7 +78,7 @@ def test_the_norm_of_each_blocks_gradient_and_the_size_of_the_residual_stream_ar
 def test_the_largest_attention_logit_is_that_of_the_first_row_whole(
     plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: Any, document_mask: bool
 ):
-    monkeypatch.setattr(attention, "QUERIES", 5)
+    monkeypatch.setattr(attention, "QUERIES_PER_CHUNK", 5)
     settings: dict[str, Any] = {
         "n_clean": 8,
         "n_toxic": 2,
@@ -91,7 +91,7 @@ def test_the_largest_attention_logit_is_that_of_the_first_row_whole(
     loop.train(str(tmp_path), run)
     model, tokens_BT, expected = OLMo(run.train.model), first_batch(tmp_path, run)[:1], {}
     model.initialise(run.seed)
-    starts_K = documents.starts(tokens_BT, 0) if document_mask else None
+    starts_K = attention.document_starts(tokens_BT, 0) if document_mask else None
     positions_T = torch.arange(32) % 16 if document_mask else torch.arange(32)
     for layer, block in enumerate(model.blocks):
 
@@ -194,35 +194,6 @@ def test_a_line_of_the_journal_becomes_named_numbers_without_those_that_are_not_
     assert sinks.scalars(probe) == {"probe/auroc": 0.5, "probe/n_windows": 8.0}
 
 
-def test_trackio_shows_each_step_once_also_of_a_resumed_run_and_connects_nowhere(
-    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    pytest.importorskip("trackio", reason="the extra trackio is not installed")
-    from trackio import fragments, sqlite_storage
-
-    monkeypatch.setattr(socket.socket, "connect", None)
-    monkeypatch.setattr(
-        sqlite_storage, "TRACKIO_DIR", tmp_path / "board"
-    )  # what TRACKIO_DIR says to a process that shows it
-    run = plan(sinks=("trackio",), checkpoint_every_steps=3)
-    for _ in range(2):
-        loop.train(str(tmp_path), run)
-        shutil.copytree(tmp_path / "runs" / "run" / "trackio", tmp_path / "board" / "inbox")
-        assert (
-            fragments.import_inbox_dir(tmp_path / "board" / "inbox") == 8
-        )  # as its dashboard does: six steps, two held-out losses
-        (tmp_path / "board" / "inbox").rmdir()
-        (tmp_path / "runs" / "run" / "record.json").unlink()
-    board = sqlite_storage.SQLiteStorage.get_logs("hormesis", "run")
-    lines = logged(tmp_path, run)
-    assert [(seen["step"], seen["train/loss"]) for seen in board if "train/loss" in seen] == [
-        (line["step"], line["loss"]) for line in lines
-    ]
-    norms = [seen["train/block_grad_norm/1"] for seen in board if "train/loss" in seen]
-    assert norms == [line["block_grad_norm"]["1"] for line in lines]
-    assert [seen["step"] for seen in board if "held_out/toxic" in seen] == [6]
-
-
 def test_weights_and_biases_is_written_offline(
     plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -241,7 +212,7 @@ def test_a_sink_that_cannot_be_had_is_refused_before_training(
     plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     with pytest.raises(
-        ConfigurationError, match=r"there is no sink 'paper'; there are tensorboard, trackio, wandb"
+        ConfigurationError, match=r"there is no sink 'paper'; there are tensorboard, wandb"
     ):
         loop.train(str(tmp_path), plan(sinks=("paper",)))
     monkeypatch.setattr(sinks, "find_spec", lambda name: None)

@@ -1,14 +1,28 @@
+"""Attention kernels against a plain softmax, and packed documents against the same ones alone."""
+
 import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from training.model.attention import attend, causal_mask
+from training.config import ModelConfig, RunConfig
+from training.model.attention import PackedDocuments, attend, causal_mask, document_starts
+from training.model.loss import TrainedOLMo
+from training.model.olmo import OLMo
+from training.trainer import loop
 
+Plan = Callable[..., RunConfig]
 # Largest difference measured: 3.6e-7 in fp32, 7e-3 in bf16 (whose step just below 2 is 8e-3).
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 2e-2}
+EOS = 0
+MODEL = ModelConfig(d_model=16, n_layers=2, n_heads=2, d_mlp=24, vocab_size=32)
 
 
 def plain_attention(q_BTNH: Tensor, k_BSNH: Tensor, v_BSNH: Tensor, mask_BTS: Tensor) -> Tensor:
@@ -17,9 +31,20 @@ def plain_attention(q_BTNH: Tensor, k_BSNH: Tensor, v_BSNH: Tensor, mask_BTS: Te
     return torch.einsum("bnts,bsnh->btnh", weights, v_BSNH)
 
 
-def some_qkv(T: int, S: int) -> tuple[Tensor, Tensor, Tensor]:
-    draw = torch.Generator().manual_seed(T * 100 + S)
-    return tuple(torch.randn(3, n, 4, 8, generator=draw) for n in (T, S, S))  # pyright: ignore[reportReturnType]
+def random_qkv(T: int, S: int) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(T * 100 + S)
+    return tuple(torch.randn(3, n, 4, 8, generator=generator) for n in (T, S, S))  # pyright: ignore[reportReturnType]
+
+
+def initialised_model(kind: type[OLMo] = OLMo) -> OLMo:
+    model = kind(MODEL)
+    model.initialise(0)
+    return model
+
+
+def packed(*rows: list[int]) -> PackedDocuments:
+    tokens_BT = torch.tensor(rows)
+    return PackedDocuments(document_starts(tokens_BT, EOS), *tokens_BT.shape)
 
 
 def test_causal_mask_aligns_the_last_query_with_the_last_key():
@@ -38,18 +63,89 @@ def test_padding_is_attended_to_by_itself_only():
 @pytest.mark.parametrize("backend", [SDPBackend.MATH, SDPBackend.FLASH_ATTENTION])
 @pytest.mark.parametrize(("T", "S"), [(9, 9), (1, 9), (4, 9)])
 def test_every_kernel_computes_causal_softmax_attention(T, S, backend, dtype):
-    q, k, v = some_qkv(T, S)
+    q, k, v = random_qkv(T, S)
     with sdpa_kernel(backend):
         got = attend(q.to(dtype), k.to(dtype), v.to(dtype))
-    assert got.dtype is dtype and got.shape == (3, T, 4, 8)
-    torch.testing.assert_close(
-        got.float(), plain_attention(q, k, v, causal_mask(T, S)), atol=TOLERANCE[dtype], rtol=0
-    )
+    assert got.dtype is dtype
+    assert got.shape == (3, T, 4, 8)
+    expected = plain_attention(q, k, v, causal_mask(T, S))
+    torch.testing.assert_close(got.float(), expected, atol=TOLERANCE[dtype], rtol=0)
 
 
 def test_a_mask_is_used_as_given():
-    q, k, v = some_qkv(5, 9)
+    q, k, v = random_qkv(5, 9)
     mask = causal_mask(5, 9, padding_B=torch.tensor([0, 2, 7]))
-    torch.testing.assert_close(
-        attend(q, k, v, mask_BTS=mask), plain_attention(q, k, v, mask), atol=2e-6, rtol=0
+    got, expected = attend(q, k, v, mask_BTS=mask), plain_attention(q, k, v, mask)
+    torch.testing.assert_close(got, expected, atol=TOLERANCE[torch.float32], rtol=0)
+
+
+def test_documents_begin_with_each_row_and_after_each_eos():
+    documents = packed([5, 5, EOS, 6], [EOS, EOS, 7, EOS])
+    assert documents.starts_K.tolist() == [0, 3, 4, 5, 6, 8, 8, 8, 8]
+    assert documents.starts_K.dtype is torch.int32
+    assert documents.ids().tolist() == [[0, 0, 0, 1], [2, 3, 4, 4]]
+    assert documents.positions().tolist() == [[0, 1, 2, 0], [0, 0, 0, 1]]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(
+        st.lists(st.lists(st.integers(1, 31), max_size=5), min_size=1, max_size=4),
+        min_size=1,
+        max_size=3,
     )
+)
+@torch.no_grad()
+def test_a_packed_document_is_computed_as_if_it_were_alone(rows: list[list[list[int]]]):
+    documents = [[[*document, EOS] for document in row] for row in rows]
+    length = max(sum(map(len, row)) for row in documents)
+    padded_rows = [
+        [token for document in row for token in document] + [9] * (length - sum(map(len, row)))
+        for row in documents
+    ]
+    tokens_BT, model = torch.tensor(padded_rows), initialised_model()
+    x_BTD = model.hidden(tokens_BT, starts_K=document_starts(tokens_BT, EOS))
+    for b, row in enumerate(documents):
+        start = 0
+        for document in row:
+            alone = model.hidden(torch.tensor([document]))[0]
+            end = start + len(document)
+            torch.testing.assert_close(x_BTD[b, start:end], alone, atol=1e-5, rtol=0)
+            start = end
+
+
+def test_no_token_sees_another_document_or_a_later_token():
+    tokens_BT, model = torch.tensor([[5, 6, EOS, 7, 8, EOS, 9]]), initialised_model()
+    embedded: list[Tensor] = []
+    model.embedding.register_forward_hook(lambda *_: embedded.append(_[2].requires_grad_()))
+    hidden = model.hidden(tokens_BT, starts_K=document_starts(tokens_BT, EOS))
+    document_T = [0, 0, 0, 1, 1, 1, 2]
+    for t in range(7):
+        (gradient,) = torch.autograd.grad(
+            hidden[0, t].square().sum(), embedded[0], retain_graph=True
+        )
+        assert (gradient[0].abs().sum(-1) > 0).tolist() == [
+            s <= t and document_T[s] == document_T[t] for s in range(7)
+        ]
+
+
+def test_rows_without_an_eos_give_the_plain_objective():
+    tokens_BT = torch.randint(1, 32, (3, 8))
+    model, weight_B = initialised_model(TrainedOLMo), torch.ones(3)
+    masked = model(tokens_BT, weight_B, document_starts(tokens_BT, EOS))
+    torch.testing.assert_close(masked, model(tokens_BT, weight_B))
+
+
+def test_training_masks_documents_whatever_the_micro_batch(plan: Plan, tmp_path: Path):
+    """The held-out loss is computed with the mask, too."""
+    settings: dict[str, Any] = {
+        "n_clean": 8,
+        "n_toxic": 2,
+        "sequence_length": 32,
+    }  # two documents per row
+    plain = loop.train(str(tmp_path), plan("plain", **settings))
+    masked = loop.train(str(tmp_path), plan("masked", document_mask=True, **settings))
+    split = loop.train(str(tmp_path), plan("split", document_mask=True, micro_batch=1, **settings))
+    assert split.final_train_loss == pytest.approx(masked.final_train_loss, rel=1e-5)
+    assert masked.held_out != plain.held_out
+    assert masked.final_train_loss != plain.final_train_loss

@@ -1,0 +1,68 @@
+"""FP8 parity gate: the same training steps with and without FP8 must reach the same loss
+
+bf16 is the reference. Both trainings start from the same weights and see the same batches, in plain
+PyTorch, so that the rounding of the blocks' matrix products is the only difference between them.
+"""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from training.config import TrainConfig
+from training.model import compilation
+from training.model.loss import TrainedOLMo
+
+MAX_RELATIVE_GAP = 0.01  # of the mean loss over the last half of the steps: our choice
+
+
+class Fp8Parity(NamedTuple):
+    """Losses of the same steps without and with FP8, in nats per token."""
+
+    reference: list[float]
+    fp8: list[float]
+
+    @property
+    def gap(self) -> float:
+        """Relative difference of the mean losses over the last half; NaN if one diverged."""
+        reference, fp8 = (sum(losses[len(losses) // 2 :]) for losses in self)
+        return abs(fp8 - reference) / reference
+
+    @property
+    def holds(self) -> bool:
+        return self.gap <= MAX_RELATIVE_GAP
+
+
+def fp8_parity(train: TrainConfig, batches: list[Tensor], device: torch.device) -> Fp8Parity:
+    """Train on the same batches of tokens, each [B, T], without and with FP8."""
+    reference = _train_plain(replace(train, fp8=False), batches, device)
+    return Fp8Parity(reference, _train_plain(replace(train, fp8=True), batches, device))
+
+
+def _train_plain(train: TrainConfig, batches: list[Tensor], device: torch.device) -> list[float]:
+    """The loss of each step, in nats per token."""
+    model = TrainedOLMo(train.model)
+    model.initialise(0)
+    model.to(device)
+    compilation.prepare(model, train, device)
+    optimizer = torch.optim.AdamW(
+        model.parameters(),
+        lr=train.learning_rate,
+        betas=train.betas,
+        weight_decay=train.weight_decay,
+        fused=True,
+    )
+    losses = []
+    for tokens_BT in batches:
+        n = tokens_BT.numel() - len(tokens_BT)
+        with torch.autocast(device.type, torch.bfloat16, enabled=train.precision == "bf16"):
+            total, loss_B = model(
+                tokens_BT.to(device), torch.full((len(tokens_BT),), 1 / n, device=device)
+            )
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), train.gradient_clip)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss_B.sum() / n)
+    return torch.stack(losses).tolist()
