@@ -2,8 +2,6 @@
 
 import json
 import math
-import shutil
-import socket
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
