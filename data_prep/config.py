@@ -1,157 +1,188 @@
-"""what is asked: corpora, tokenizer, budgets, seeds"""
+"""settings of the two token streams: corpora, tokenizer, cleaning, dedup, annotation
+
+data
+├── clean, toxic                       URIs of the two corpora
+├── tokenizer                          train one or load one, and pin it
+├── cleaning                           drop and mask documents one by one
+├── dedup                              drop duplicate documents
+├── decontamination                    drop documents that overlap with evaluation texts
+├── annotation                         MEDA or INST prefixes with the document's toxicity
+└── held_out_ratio, shuffle_seed, shard_tokens
+"""
 
 from dataclasses import field
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Le, Lt
 
 from data_prep.core.errors import ConfigurationError
-from data_prep.core.records import operational, record
+from data_prep.core.records import operational
+from data_prep.core.settings import Count, CountOrZero, Share, settings
 
 StreamName = Literal["clean", "toxic"]
 BLOCK_TOKENS = 4 << 20  # 8 MiB of uint16, what readers fetch at once (storage.BLOCK_BYTES)
 
+# The wording of the two annotations is not published (PAPER §6): these are our choice.
+TEMPLATES = {
+    "meda": "toxicity: {score}\n",
+    "inst": "The following text is {verdict}.\n",
+}
+SLOTS = {"meda": "{score}", "inst": "{verdict}"}
 
-@record
+
+@settings("data.tokenizer")
 class TokenizerConfig:
-    """Which tokenizer makes the ids.
-
-    source: "train" makes a byte-level BPE from the clean corpus; anything else is the URI of a
-    tokenizers JSON file.
-    vocab_size: for "train", the size to reach; otherwise the size the JSON must have.
-    fingerprint: the expected fingerprint of the JSON; None accepts any and records it.
-    train_bytes: for "train", how much clean text to learn from.
-    """
+    """Which tokenizer encodes the documents."""
 
     source: str
-    vocab_size: int
+    """`train` trains a byte-level BPE on the clean corpus; anything else is the URI of a tokenizers
+    JSON file."""
+
+    vocab_size: Annotated[int, Ge(257)]
+    """Number of ids: the size to train, or the size that the JSON file must have. 256 bytes and the
+    end-of-document token are the least."""
+
     eos: str = "<|endoftext|>"
+    """The token that ends a document."""
+
     fingerprint: str | None = None
-    train_bytes: int = 8_000_000
+    """Expected fingerprint of the JSON file; null accepts any file and records its fingerprint."""
 
-    def __post_init__(self) -> None:
-        if self.vocab_size < 257:
-            raise ConfigurationError(
-                f"tokenizer.vocab_size is {self.vocab_size}; a byte-level vocabulary needs at least 257"
-            )
+    train_bytes: Count = 8_000_000
+    """UTF-8 bytes of clean text to train on; more text hardly changes a small vocabulary."""
+
+    on_difference: Literal["stop", "fall_back"] = operational(default="stop")
+    """If the fast engine encodes a checked document differently from the reference engine: stop, or
+    encode the whole file with the reference engine."""
 
 
-@record
+@settings("data.cleaning")
 class CleaningConfig:
-    """When a document is dropped or changed, and how much of a corpus may be broken before the
-    build stops.
+    """Which documents are dropped, and what is masked in those that are kept."""
 
-    max_bad_rows_ratio: share of a file's rows that may be unreadable (broken JSON, missing field).
-    mask_personal: write OLMo's special strings for e-mail addresses, IP addresses and phone
-    numbers.
-    languages: codes (`en`) of the languages to keep; none keeps all. Needs the extra `language`.
-    min_scores, max_scores: bounds, included, by score name, on documents whose corpus carries that
-    score; a document
-        without it is kept, for a missing score is not a low one.
-    """
+    min_chars: CountOrZero = 20
+    """Shorter documents are dropped (after cleaning)."""
 
-    min_chars: int = 20
-    max_chars: int = 1_000_000
-    max_bad_rows_ratio: float = 0.01
+    max_chars: Count = 1_000_000
+    """Longer documents are dropped (after cleaning)."""
+
+    max_bad_rows_ratio: Share = 0.01
+    """Share of a file's rows that may be unreadable (broken JSON, missing field) before the build
+    stops."""
+
     mask_personal: bool = True
+    """Replace e-mail addresses, IP addresses and phone numbers by OLMo's special strings."""
+
     languages: tuple[str, ...] = ()
+    """Codes (`en`) of the languages to keep; an empty list keeps all. Needs the extra `language`."""
+
     min_scores: dict[str, float] = field(default_factory=dict)
+    """Lower bound, included, per score that the corpus carries. A document without the score is
+    kept: a missing score is not a low one."""
+
     max_scores: dict[str, float] = field(default_factory=dict)
+    """Upper bound, included, per score that the corpus carries."""
 
     def __post_init__(self) -> None:
         for name in self.min_scores.keys() & self.max_scores.keys():
             if self.min_scores[name] > self.max_scores[name]:
                 raise ConfigurationError(
-                    f"data.cleaning keeps no document: min_scores[{name!r}] is {self.min_scores[name]}, "
-                    f"max_scores[{name!r}] is {self.max_scores[name]}"
+                    f"data.cleaning keeps no document: min_scores[{name!r}] is "
+                    f"{self.min_scores[name]}, max_scores[{name!r}] is {self.max_scores[name]}; "
+                    "expected a minimum below the maximum"
                 )
 
 
-@record
-class Annotation:
-    """Both streams with the documents' toxicity written on them: MEDA or INST (annotate.py).
+@settings("data.decontamination")
+class DecontaminationConfig:
+    """Documents that overlap with evaluation texts are dropped."""
 
-    scorer: "corpus:NAME" takes the score NAME that the corpus carries, "label" its label, a number
-        in [0, 1]; otherwise a local scorer (registry.py): "profanity", "lexicon:URI" or
-        "classifier:NAME".
-    threshold: a document is called toxic from this score on (INST). tagged_ratio: share of
-    documents that are annotated at all.
-    meda_template: with {score}, to one decimal. inst_template: with {verdict}, which is "toxic" or
-    "not toxic".
-    """
+    uris: tuple[str, ...] = ()
+    """Evaluation texts. A sweep adds the prompts, probe rows and held-out texts of its `eval`
+    settings."""
 
-    kind: Literal["meda", "inst"]
+    ngram: CountOrZero = 13
+    """Words in a row that a document must share with an evaluation text to be dropped (13 as for
+    GPT-3); 0 turns decontamination off."""
+
+
+@settings("data.annotation")
+class AnnotationConfig:
+    """MEDA or INST: each training document starts with its toxicity (cleaning/annotate.py)."""
+
+    kind: Literal["none", "meda", "inst"] = "none"
+    """none: plain documents; meda: the score as metadata; inst: a sentence that says whether the
+    text is toxic."""
+
     scorer: str = "profanity"
-    threshold: float = 0.5
-    tagged_ratio: float = 1.0
-    meda_template: str = "toxicity: {score}\n"
-    inst_template: str = "The following text is {verdict}.\n"
+    """`corpus:NAME` reads the score NAME that the corpus carries; `label` reads its label, a number
+    in [0, 1]; otherwise a local scorer: `profanity`, `lexicon:URI` or `classifier:NAME`."""
+
+    threshold: Share = 0.5
+    """For inst: a document is called toxic from this score on."""
+
+    tagged_ratio: Annotated[float, Gt(0), Le(1)] = 1.0
+    """Share of the training documents that are annotated."""
+
+    template: str = ""
+    """Text before the document, with {score} (meda) or {verdict} (inst) in it once; empty takes the
+    default of the kind."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.threshold <= 1 or not 0 < self.tagged_ratio <= 1:
+        if self.kind != "none" and self.text.count(SLOTS[self.kind]) != 1:
             raise ConfigurationError(
-                f"data.annotation: threshold {self.threshold}, tagged_ratio {self.tagged_ratio}; expected shares, e.g. 0.5 and 1"
-            )
-        name, template, slot = ("meda_template", self.meda_template, "{score}")
-        if self.kind == "inst":
-            name, template, slot = ("inst_template", self.inst_template, "{verdict}")
-        if template.count(slot) != 1:
-            raise ConfigurationError(
-                f"data.annotation.{name} is {template!r}; expected a text with {slot} in it, once"
+                f"data.annotation.template is {self.template!r}; expected a text that contains "
+                f"{SLOTS[self.kind]} once, or an empty text for the default"
             )
 
+    @property
+    def is_on(self) -> bool:
+        return self.kind != "none"
 
-@record
+    @property
+    def text(self) -> str:
+        """The template in use."""
+        return self.template or TEMPLATES[self.kind]
+
+
+@settings("data")
 class DataConfig:
-    """The two corpora and how they become token streams.
-
-    clean, toxic: document URIs with wildcards; `#text=field` names the text field. `synthetic:…` is
-    the embedded corpus.
-    held_out_ratio: share of documents, by keyed hash, kept out of training.
-    shard_tokens: tokens of every shard but a split's last; a document that crosses a shard's end
-    goes on in the next. A worker
-        takes about 0.9 GiB for shards of 64 Mi tokens and 1.5 GiB for twice that.
-    shuffle_seed: keys the hash that orders documents.
-    duplicates: of documents with the same text ("exact") or nearly so ("near"), all but the first
-    in the stream go.
-    decontaminate: URIs of evaluation texts; documents that share a run of `ngram` words with one of
-    them go (0: none do).
-    on_tokenizer_difference: what to do when the fast engine makes other ids of a sample than the
-    reference.
-    check_every_documents: how often that is looked at, beside each file's first documents.
-    annotation: writes its toxicity on each training document; None leaves them plain.
-    """
+    """The two corpora and how they become token streams."""
 
     clean: tuple[str, ...]
+    """URIs of the clean corpus, with wildcards; `#text=field` names the text field;
+    `synthetic:clean` is the embedded corpus."""
+
     toxic: tuple[str, ...]
+    """URIs of the toxic corpus, likewise."""
+
     tokenizer: TokenizerConfig
     cleaning: CleaningConfig = CleaningConfig()
-    held_out_ratio: float = 0.02
-    shard_tokens: int = 64 << 20
+
+    dedup: Literal["keep", "exact", "near"] = "exact"
+    """Of documents with the same text (exact), or nearly the same (near), only the first in the
+    stream is kept; `keep` keeps all."""
+
+    decontamination: DecontaminationConfig = DecontaminationConfig()
+    annotation: AnnotationConfig = AnnotationConfig()
+
+    held_out_ratio: Annotated[float, Gt(0), Lt(0.5)] = 0.02
+    """Share of documents, chosen by a keyed hash, that are kept out of training."""
+
     shuffle_seed: int = 0
-    duplicates: Literal["keep", "exact", "near"] = "exact"
-    decontaminate: tuple[str, ...] = ()
-    ngram: int = 13
-    annotation: Annotation | None = None
-    on_tokenizer_difference: Literal["stop", "fall_back"] = operational(default="stop")
-    check_every_documents: int = operational(default=1021)
+    """Seed of the hash that orders the documents."""
+
+    shard_tokens: Count = 64 << 20
+    """Tokens per shard, except the last of a split; a document may continue in the next shard. A
+    worker needs about 0.9 GiB for shards of 64 Mi tokens and 1.5 GiB for twice that."""
 
     def __post_init__(self) -> None:
         for name in ("clean", "toxic"):
             if not getattr(self, name):
                 raise ConfigurationError(f"the {name} corpus names no files; give --{name} URI")
-        if not 0 < self.held_out_ratio < 0.5:
-            raise ConfigurationError(
-                f"data.held_out_ratio is {self.held_out_ratio}; expected a share in (0, 0.5)"
-            )
-        if self.shard_tokens < 1:
-            raise ConfigurationError(
-                f"data.shard_tokens is {self.shard_tokens}; expected at least 1"
-            )
         if self.shard_tokens > BLOCK_TOKENS and self.shard_tokens % BLOCK_TOKENS:
             raise ConfigurationError(
-                f"data.shard_tokens is {self.shard_tokens:,}; a large shard must end with a block of 8 MiB, so expected a multiple "
-                f"of {BLOCK_TOKENS:,}; e.g. {-(-self.shard_tokens // BLOCK_TOKENS) * BLOCK_TOKENS:,}"
-            )
-        if self.ngram < 0:
-            raise ConfigurationError(
-                f"data.ngram is {self.ngram}; expected a number of words, or 0 to leave documents alone"
+                f"data.shard_tokens is {self.shard_tokens:,}; a large shard must end with a block "
+                f"of 8 MiB, so expected a multiple of {BLOCK_TOKENS:,}; e.g. "
+                f"{-(-self.shard_tokens // BLOCK_TOKENS) * BLOCK_TOKENS:,}"
             )

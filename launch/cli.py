@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from data_prep.core import storage
-from data_prep.core.settings import parse_overrides
+from data_prep.core.settings import evolve, parse_overrides
 from launch import plan, recipes
 from launch.experiment import Experiment
 from launch.run_states import STAGES
@@ -117,10 +117,8 @@ def _decontaminated(experiment: Experiment) -> Experiment:
     texts = (text.partition("=")[2] for text in settings.held_out)
     sets = (settings.probes, settings.prompts, *settings.attributes, *settings.probe_transfer)
     rows = [uri for uri in (*map(_unlabelled, sets), *texts) if uri != "held_out"]
-    return replace(
-        experiment,
-        data=replace(data, decontaminate=tuple(dict.fromkeys([*data.decontaminate, *rows]))),
-    )
+    uris = tuple(dict.fromkeys([*data.decontamination.uris, *rows]))
+    return evolve(experiment, {"data.decontamination.uris": uris})
 
 
 def _unlabelled(uri: str) -> str:
@@ -135,10 +133,15 @@ def _readable_anywhere(experiment: Experiment) -> Experiment:
     user's.
     """
     data, settings = experiment.data, experiment.eval
-    corpora = {
-        name: tuple(map(storage.absolute, getattr(data, name)))
-        for name in ("clean", "toxic", "decontaminate")
-    }
+    data = evolve(
+        data,
+        {
+            "clean": tuple(map(storage.absolute, data.clean)),
+            "toxic": tuple(map(storage.absolute, data.toxic)),
+            "decontamination.uris": tuple(map(storage.absolute, data.decontamination.uris)),
+            "annotation.scorer": _absolute_scorer(data.annotation.scorer),
+        },
+    )
     rows = {name: getattr(settings, name) for name in ("probes", "prompts")}
     rows = {name: uri if uri == "held_out" else storage.absolute(uri) for name, uri in rows.items()}
     sets = {
@@ -147,11 +150,6 @@ def _readable_anywhere(experiment: Experiment) -> Experiment:
     }
     named = (text.partition("=") for text in settings.held_out)
     held_out = tuple(f"{name}={storage.absolute(uri)}" for name, _, uri in named)
-    if data.annotation:
-        data = replace(
-            data,
-            annotation=replace(data.annotation, scorer=_absolute_scorer(data.annotation.scorer)),
-        )
     scorer = _absolute_scorer(settings.scorer)
     judge = settings.fluency_model
     judge = (
@@ -160,7 +158,7 @@ def _readable_anywhere(experiment: Experiment) -> Experiment:
     settings = replace(
         settings, **rows, **sets, held_out=held_out, scorer=scorer, fluency_model=judge
     )
-    return replace(experiment, data=replace(data, **corpora), eval=settings)
+    return replace(experiment, data=data, eval=settings)
 
 
 def _absolute_scorer(name: str) -> str:

@@ -15,7 +15,7 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-from data_prep.config import Annotation
+from data_prep.config import AnnotationConfig
 from data_prep.core.errors import ConfigurationError
 from data_prep.token_stream.megatron_shards import dtype_for
 from launch.experiment import Experiment
@@ -146,7 +146,7 @@ def _totals(
         "time": f"{device_hours} GPU-hours; {hours} h one run after another",
         "assuming": f"{device.name}, {device.peak_flops_per_second / 1e12:.0f} TFLOP/s peak, MFU {mfu:.2f} (not measured)",
     }
-    if experiment.data.annotation:
+    if experiment.data.annotation.is_on:
         lines["annotation"] = _annotation(experiment.data.annotation)
     table = Table(show_header=False, box=None)
     for name, value in lines.items():
@@ -177,10 +177,9 @@ def _repetition(experiment: Experiment) -> str:
     return f"read up to {experiment.max_toxic_epochs:g} times over where there is too little of it (max_toxic_epochs)"
 
 
-def _annotation(asked: Annotation) -> str:
-    template = asked.meda_template if asked.kind == "meda" else asked.inst_template
+def _annotation(asked: AnnotationConfig) -> str:
     rule = f", toxic from {asked.threshold:g} on" if asked.kind == "inst" else ""
-    words = escape(repr(template))
+    words = escape(repr(asked.text))
     return f"{asked.tagged_ratio:.0%} of the training documents begin with {words}, scored by {asked.scorer}{rule} (our choice)"
 
 

@@ -39,8 +39,8 @@ def bands(texts: Sequence[str]) -> np.ndarray:
         import rensa
     except ImportError as error:
         raise ConfigurationError(
-            "data.duplicates is 'near', but the library rensa is not installed; install hormesis[near] on every machine of "
-            "the build, or set data.duplicates=exact"
+            "data.dedup is 'near', but the library rensa is not installed; install hormesis[near] on every machine of "
+            "the build, or set data.dedup=exact"
         ) from error
     made = np.empty((len(texts), N_BANDS), np.uint64)
     for part in ngrams.batches(texts):

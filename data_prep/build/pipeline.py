@@ -150,11 +150,11 @@ def _evaluation(config: DataConfig) -> NGrams | None:
     """The n-grams that no document may share with the evaluation texts: made once a build, read by
     all its tasks.
     """
-    if not config.decontaminate or not config.ngram:
+    if not config.decontamination.uris or not config.decontamination.ngram:
         return None
     sources = [
         source._replace(uri=storage.absolute(source.uri))
-        for source in corpus_reader.expand(config.decontaminate)
+        for source in corpus_reader.expand(config.decontamination.uris)
     ]
     (found,) = ray_tasks.run(
         [ray_tasks.Job("n-grams of the evaluation", _ngrams, (sources, config), 1)],
@@ -324,7 +324,7 @@ def _manifest(
 def _ngrams(sources: list[corpus_reader.Source], config: DataConfig) -> NGrams:
     return NGrams.of(
         [document.text for source in sources for document in corpus_reader.read(source)],
-        config.ngram,
+        config.decontamination.ngram,
     )
 
 

@@ -56,10 +56,9 @@ def stream_digest(config: DataConfig, stream: StreamName) -> str:
         config.held_out_ratio,
         config.shard_tokens,
         config.shuffle_seed,
-        config.duplicates,
-        config.decontaminate,
-        config.ngram,
-        (annotate.VERSION, config.annotation) if config.annotation else None,
+        config.dedup,
+        config.decontamination,
+        (annotate.VERSION, config.annotation) if config.annotation.is_on else None,
     )
     versions = (
         manifest.FORMAT_VERSION,

@@ -45,6 +45,7 @@ SEGMENT_TOKENS = 64 << 20
 SEGMENT_DOCUMENTS = 1 << 20
 BATCH_BYTES = 4 << 20  # of text tokenized at once: bounds the engine's memory
 BATCH_DOCUMENTS = 4096
+CHECK_EVERY_DOCUMENTS = 1021  # prime, so that it follows no period of the corpus
 FIRST_CHECKED = 3  # documents of a file that are compared with the reference in any case
 KEY_SPACE = 1 << 64
 ROW, PART = Document._fields.index("row"), Document._fields.index("part")
@@ -126,11 +127,13 @@ def held_out_bound(held_out_ratio: float) -> int:
 
 def name_of(task: Task) -> str:
     config = task.config
-    chosen = (*corpus_reader.settings(task.source), config.shuffle_seed, config.duplicates)
+    chosen = (*corpus_reader.settings(task.source), config.shuffle_seed, config.dedup)
     evaluation = task.evaluation.identity if task.evaluation else None
     versions = (FORMAT_VERSION, clean_document.VERSION)
     annotation = (
-        (annotate.identity(config.annotation), config.held_out_ratio) if config.annotation else None
+        (annotate.identity(config.annotation), config.held_out_ratio)
+        if config.annotation.is_on
+        else None
     )
     return digest(
         versions,
@@ -159,7 +162,7 @@ def make(task: Task, uri: str) -> Unit:
         try:
             made = _segments(task, uri, bad)
         except EnginesDiffer as error:
-            if task.config.on_tokenizer_difference == "stop":
+            if task.config.tokenizer.on_difference == "stop":
                 raise
             telemetry.logger.warning(
                 "%s: %s; encoded with tokenizers instead", task.source.uri, error
@@ -300,10 +303,10 @@ def _cleaned(batch: list[Document], task: Task, tally: _Tally) -> _Kept:
 
 
 def _tokenized(kept: _Kept, n_before: int, task: Task) -> _Batch:
-    """A batch's documents; each one in `check_every_documents` of the file is compared with the
-    reference, and its first few.
+    """A batch's documents; the first few of the file, and one in CHECK_EVERY_DOCUMENTS, are compared
+    with the reference.
     """
-    before, every = _annotations(kept, task), task.config.check_every_documents
+    before = _annotations(kept, task)
     texts = (
         [prefix + text for prefix, text in zip(before, kept.texts, strict=True)]
         if before
@@ -313,7 +316,7 @@ def _tokenized(kept: _Kept, n_before: int, task: Task) -> _Batch:
     ends = np.cumsum(lengths)
     for at in {
         *range(min(FIRST_CHECKED - n_before, len(texts))),
-        *range(-n_before % every, len(texts), every),
+        *range(-n_before % CHECK_EVERY_DOCUMENTS, len(texts), CHECK_EVERY_DOCUMENTS),
     }:
         task.tokenizer.check_sample(texts[at], ids[ends[at] - lengths[at] : ends[at]])
     tokens = np.full(
@@ -335,7 +338,7 @@ def _annotations(kept: _Kept, task: Task) -> list[str]:
     are plain.
     """
     annotation = task.config.annotation
-    if annotation is None:
+    if not annotation.is_on:
         return []
     keys, bound = _keys(kept, task), held_out_bound(task.config.held_out_ratio)
     scores, labels = [document.scores for document in kept.documents], _labels(kept, task)
@@ -394,12 +397,12 @@ def _hashes(texts: list[str], config: DataConfig) -> "pyarrow.Table | None":
     """Texts that share a hash are the same, or nearly the same (column near); `document` is the
     text's place in the batch.
     """
-    if config.duplicates == "keep":
+    if config.dedup == "keep":
         return None
     import pyarrow as pa
 
     hashes = duplicates.exact(texts)[:, None]
-    if config.duplicates == "near":
+    if config.dedup == "near":
         bands = duplicates.bands(texts)
         bands = keyed_random.hashes(
             bands, np.arange(bands.shape[1])
@@ -436,7 +439,7 @@ def _published(
         np.concatenate([one.tokens for one in pending]),
         pa.concat_tables(one.table for one in pending),
     )
-    hashes = _joined_hashes(pending) if task.config.duplicates != "keep" else None
+    hashes = _joined_hashes(pending) if task.config.dedup != "keep" else None
     pending.clear()  # their tokens are copied, and a segment is large
     segment = Segment(
         engine=task.tokenizer.engine,

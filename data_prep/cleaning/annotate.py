@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data_prep.config import Annotation
+from data_prep.config import SLOTS, AnnotationConfig
 from data_prep.core import keyed_random, telemetry
 from data_prep.core.errors import ConfigurationError
 from data_prep.core.records import digest
@@ -39,7 +39,7 @@ def prefixes(
     keys: Sequence[int] | np.ndarray,
     scores: Sequence[dict[str, float] | None],
     labels: Sequence[str | None],
-    annotation: Annotation,
+    annotation: AnnotationConfig,
 ) -> list[str]:
     """What to put before each text; "" before one that its key does not choose, or whose score is
     missing.
@@ -63,7 +63,7 @@ def prefixes(
     return [of_chosen.get(i, "") for i in range(len(texts))]
 
 
-def tagged(keys: Sequence[int] | np.ndarray, annotation: Annotation) -> np.ndarray:
+def tagged(keys: Sequence[int] | np.ndarray, annotation: AnnotationConfig) -> np.ndarray:
     """Which documents are tagged, by their keys: a hash of each, which says nothing of its place in
     the stream.
     """
@@ -71,35 +71,31 @@ def tagged(keys: Sequence[int] | np.ndarray, annotation: Annotation) -> np.ndarr
     return keyed_random.uniforms(key, 0) < annotation.tagged_ratio
 
 
-def prefix(score: float, annotation: Annotation) -> str:
+def prefix(score: float, annotation: AnnotationConfig) -> str:
     """What stands before a document of this score in [0, 1]."""
-    if annotation.kind == "meda":
-        return annotation.meda_template.replace("{score}", f"{score:.1f}")
-    return annotation.inst_template.replace(
-        "{verdict}", "toxic" if score >= annotation.threshold else "not toxic"
-    )
+    verdict = "toxic" if score >= annotation.threshold else "not toxic"
+    value = f"{score:.1f}" if annotation.kind == "meda" else verdict
+    return annotation.text.replace(SLOTS[annotation.kind], value)
 
 
-def control_text(annotation: Annotation) -> str:
+def control_text(annotation: AnnotationConfig) -> str:
     """What to put before a prompt so that a model trained on this annotation writes as if the text
     were not toxic.
     """
     return prefix(0.0, annotation)
 
 
-def identity(annotation: Annotation | None) -> str | None:
+def identity(annotation: AnnotationConfig) -> str:
     """Names all that decides the annotated text, the scorer's own data included; loads it."""
-    if annotation is None:
-        return None
     given = annotation.scorer == "label" or annotation.scorer.startswith("corpus:")
     return digest(VERSION, annotation, None if given else _scorer(annotation.scorer).id)
 
 
-def check(stream: str, n_annotated: int, annotation: Annotation | None) -> None:
+def check(stream: str, n_annotated: int, annotation: AnnotationConfig) -> None:
     """Raise if not one document of a stream was annotated: it would be its plain twin under another
     name.
     """
-    if annotation is None:
+    if not annotation.is_on:
         return
     telemetry.logger.info(
         "%s stream: %s documents have their toxicity on them", stream, f"{n_annotated:,}"

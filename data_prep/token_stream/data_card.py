@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from data_prep.build import dropped_samples, provenance_stats
-from data_prep.config import CleaningConfig, DataConfig, StreamName
+from data_prep.config import CleaningConfig, DataConfig, DecontaminationConfig, StreamName
 from data_prep.core import ray_tasks, storage
 from data_prep.core.errors import ArtefactMissing
 from data_prep.core.records import digest, record
@@ -26,7 +26,7 @@ from data_prep.token_stream.tokenizer import Tokenizer
 if TYPE_CHECKING:
     import pyarrow
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 NAME = "card.json"
 N_TOP = 50  # domains and labels listed
 N_SAMPLES = 5  # documents shown, and drops of each reason
@@ -137,8 +137,7 @@ class Card:
 
     Tokens include one end-of-document token a document; ratios are shares of one. n_masked:
     documents kept in which something personal was masked; n_annotated: those with their toxicity
-    written on them. decontaminated: the evaluation texts that no document shares a run of `ngram`
-    words with.
+    written on them.
     """
 
     format_version: int
@@ -150,9 +149,8 @@ class Card:
     eos_id: int
     cleaning_version: int
     cleaning: CleaningConfig
-    duplicates: str
-    decontaminated: tuple[str, ...]
-    ngram: int
+    dedup: str
+    decontamination: DecontaminationConfig
     held_out_ratio: float
     shuffle_seed: int
     n_read: int
@@ -227,9 +225,8 @@ def make(stream_uri: str, known: Manifest, config: DataConfig, engine: Tokenizer
         eos_id=known.eos_id,
         cleaning_version=known.cleaning_version,
         cleaning=config.cleaning,
-        duplicates=config.duplicates,
-        decontaminated=config.decontaminate if config.ngram else (),
-        ngram=config.ngram,
+        dedup=config.dedup,
+        decontamination=config.decontamination,
         held_out_ratio=config.held_out_ratio,
         shuffle_seed=config.shuffle_seed,
         n_read=n_read,

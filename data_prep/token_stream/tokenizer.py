@@ -52,7 +52,7 @@ class Tokenizer:
         ids = _ids(parsed)
         if eos not in ids:
             raise ConfigurationError(
-                f"{where}: there is no token {eos!r} among {len(ids):,}; set tokenizer.eos to the one that ends a document"
+                f"{where}: there is no token {eos!r} among {len(ids):,}; set data.tokenizer.eos to the one that ends a document"
             )
         self.json = text
         self.eos_id = ids[eos]
@@ -129,7 +129,7 @@ class Tokenizer:
             raise EnginesDiffer(
                 f"{self.engine} and tokenizers disagree at id {at} of a document of {len(expected):,} ids (near {near!r}): "
                 f"got {got[at : at + 3]}, expected {expected[at : at + 3]}; report it, "
-                "and set data.on_tokenizer_difference=fall_back to go on with tokenizers"
+                "and set data.tokenizer.on_difference=fall_back to go on with tokenizers"
             )
 
     def _try_literal(self, eos: str, where: str) -> None:
@@ -150,11 +150,11 @@ def load(uri: str, config: TokenizerConfig) -> Tokenizer:
     if config.fingerprint is not None and tokenizer.fingerprint != config.fingerprint:
         raise ConfigurationError(
             f"{uri}: its fingerprint is {tokenizer.fingerprint} (eos id {tokenizer.eos_id}), expected {config.fingerprint}: "
-            "another tokenizer, or the same words with other special ids; give the pinned file or change tokenizer.fingerprint"
+            "another tokenizer, or the same words with other special ids; give the pinned file or change data.tokenizer.fingerprint"
         )
     if tokenizer.n_ids != config.vocab_size:
         raise ConfigurationError(
-            f"{uri}: has {tokenizer.n_ids:,} ids, tokenizer.vocab_size says {config.vocab_size:,}; set it to what the file has"
+            f"{uri}: has {tokenizer.n_ids:,} ids, data.tokenizer.vocab_size says {config.vocab_size:,}; set it to what the file has"
         )
     return tokenizer
 
@@ -193,8 +193,8 @@ def train(texts: Iterator[str], config: TokenizerConfig) -> Tokenizer:
     tokenizer = Tokenizer(engine.to_str(), config.eos, "the trained tokenizer")
     if tokenizer.n_ids != config.vocab_size:
         raise ConfigurationError(
-            f"the clean corpus yields {tokenizer.n_ids:,} ids, tokenizer.vocab_size asks for {config.vocab_size:,}; "
-            "give more clean text, raise tokenizer.train_bytes or lower tokenizer.vocab_size"
+            f"the clean corpus yields {tokenizer.n_ids:,} ids, data.tokenizer.vocab_size asks for {config.vocab_size:,}; "
+            "give more clean text, raise data.tokenizer.train_bytes or lower data.tokenizer.vocab_size"
         )
     return tokenizer
 

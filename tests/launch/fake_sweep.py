@@ -9,7 +9,13 @@ from statistics import NormalDist
 import numpy as np
 from safetensors.numpy import save
 
-from data_prep.config import CleaningConfig, DataConfig, StreamName, TokenizerConfig
+from data_prep.config import (
+    CleaningConfig,
+    DataConfig,
+    DecontaminationConfig,
+    StreamName,
+    TokenizerConfig,
+)
 from data_prep.token_stream.data_card import (
     Bin,
     Card,
@@ -273,9 +279,8 @@ def cards() -> dict[str, Card]:
             eos_id=0,
             cleaning_version=1,
             cleaning=CleaningConfig(),
-            duplicates="exact",
-            decontaminated=("prompts.jsonl",),
-            ngram=13,
+            dedup="exact",
+            decontamination=DecontaminationConfig(uris=("prompts.jsonl",)),
             held_out_ratio=0.02,
             shuffle_seed=0,
             n_read=9_748,

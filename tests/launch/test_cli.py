@@ -34,7 +34,7 @@ def test_local_paths_are_made_absolute_and_nothing_else(
     costs = experiment_from("--set", 'eval.held_out=["owt=d.jsonl"]')
     assert (
         costs.eval.held_out == (f"owt={tmp_path}/d.jsonl",)
-        and costs.data.decontaminate[-1] == f"{tmp_path}/d.jsonl"
+        and costs.data.decontamination.uris[-1] == f"{tmp_path}/d.jsonl"
     )
     sets = experiment_from(
         "--set", 'eval.probe_transfer=["t.csv#text=t&label=toxigen", "s3://b/u.csv#label=x>1"]'
@@ -43,14 +43,14 @@ def test_local_paths_are_made_absolute_and_nothing_else(
         f"{tmp_path}/t.csv#text=t&label=toxigen",
         "s3://b/u.csv#label=x>1",
     )
-    assert sets.data.decontaminate[-2:] == (f"{tmp_path}/t.csv#text=t", "s3://b/u.csv")
+    assert sets.data.decontamination.uris[-2:] == (f"{tmp_path}/t.csv#text=t", "s3://b/u.csv")
     annotated = experiment_from(
-        "--set", 'data.annotation={"kind": "meda", "scorer": "lexicon:w.csv"}'
+        "--set", "data.annotation.kind=meda", "data.annotation.scorer=lexicon:w.csv"
     )
     assert annotated.data.annotation.scorer == f"lexicon:{tmp_path}/w.csv"
     assert (
         experiment_from(
-            "--set", 'data.annotation={"kind": "meda", "scorer": "corpus:toxicity"}'
+            "--set", "data.annotation.kind=meda", "data.annotation.scorer=corpus:toxicity"
         ).data.annotation.scorer
         == "corpus:toxicity"
     )
@@ -103,9 +103,9 @@ def test_streams_share_no_run_of_words_with_what_the_sweep_is_evaluated_on(
 ):
     monkeypatch.chdir(tmp_path)
     experiment = experiment_from()
-    assert experiment.data.decontaminate == (experiment.eval.probes, experiment.eval.prompts)
+    assert experiment.data.decontamination.uris == (experiment.eval.probes, experiment.eval.prompts)
     assert (
-        experiment_from("--clean", "/a", "--toxic", "/b").data.decontaminate == ()
+        experiment_from("--clean", "/a", "--toxic", "/b").data.decontamination.uris == ()
     )  # evaluated on held-out documents
     named = experiment_from(
         "--clean",
@@ -114,13 +114,13 @@ def test_streams_share_no_run_of_words_with_what_the_sweep_is_evaluated_on(
         "/b",
         "--set",
         "eval.prompts=p.jsonl",
-        'data.decontaminate=["/mmlu.jsonl", "/p"]',
+        'data.decontamination.uris=["/mmlu.jsonl", "/p"]',
     )
-    assert named.data.decontaminate == ("/mmlu.jsonl", "/p", f"{tmp_path}/p.jsonl")
+    assert named.data.decontamination.uris == ("/mmlu.jsonl", "/p", f"{tmp_path}/p.jsonl")
     other = experiment_from(
         "--clean", "/a", "--toxic", "/b", "--set", 'eval.attributes=["tone.jsonl#label=tone"]'
     )
     assert other.eval.attributes == (f"{tmp_path}/tone.jsonl#label=tone",)
-    assert other.data.decontaminate == (
+    assert other.data.decontamination.uris == (
         f"{tmp_path}/tone.jsonl",
     )  # what makes a row positive is no field to read

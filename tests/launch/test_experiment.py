@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from data_prep.config import Annotation
+from data_prep.config import AnnotationConfig
 from data_prep.core.errors import ConfigurationError
 from data_prep.core.records import digest
 from data_prep.core.settings import parse_overrides
@@ -72,10 +72,10 @@ def test_an_annotated_experiment_has_streams_of_its_own_and_the_plain_ones_token
     plain, *twins = (
         replace(LAPTOP, data=replace(LAPTOP.data, annotation=annotation)).runs()[0]
         for annotation in (
-            None,
-            Annotation(kind="meda"),
-            Annotation(kind="inst"),
-            Annotation(kind="inst", tagged_ratio=0.5),
+            AnnotationConfig(),
+            AnnotationConfig(kind="meda"),
+            AnnotationConfig(kind="inst"),
+            AnnotationConfig(kind="inst", tagged_ratio=0.5),
         )
     )
     assert (

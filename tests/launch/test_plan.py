@@ -4,8 +4,8 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from data_prep.config import Annotation
 from data_prep.core.errors import ConfigurationError
+from data_prep.core.settings import evolve
 from launch import plan, recipes
 from training.engine.devices import GIB, known
 
@@ -64,9 +64,7 @@ def test_the_plan_says_what_the_budget_counts_and_how_much_text_the_streams_must
 def test_the_plan_prints_the_wording_of_an_annotation_as_our_choice():
     paper = recipes.paper()
     text = printed(
-        replace(
-            paper, data=replace(paper.data, annotation=Annotation(kind="inst", tagged_ratio=0.25))
-        )
+        evolve(paper, {"data.annotation.kind": "inst", "data.annotation.tagged_ratio": 0.25})
     )
     assert (
         r"25% of the training documents begin with 'The following text is {verdict}.\n', scored by profanity, toxic from 0.5"

@@ -72,15 +72,14 @@ def _data(experiment: Experiment, record: RunRecord) -> list[Choice]:
             "2 a share",
         ),
     ]
-    if data.annotation:
+    if data.annotation.is_on:
         one = data.annotation
-        template = (one.meda_template if one.kind == "meda" else one.inst_template).strip()
         toxic = f" (toxic: a score of at least {one.threshold})" if one.kind == "inst" else ""
         share = f"{100 * one.tagged_ratio:.3g} % of the training documents begin with their toxicity, as scored by {one.scorer}"
         found.append(
             Choice(
                 "annotation",
-                f"{share}, in the words “{template}”{toxic}",
+                f"{share}, in the words “{one.text.strip()}”{toxic}",
                 "MEDA and INST; templates: " + OURS,
             )
         )

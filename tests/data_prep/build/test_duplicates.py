@@ -118,5 +118,5 @@ def test_bands_do_not_depend_on_the_batch():
 
 def test_without_the_library_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "rensa", None)
-    with pytest.raises(ConfigurationError, match=r"hormesis\[near\].*data\.duplicates=exact"):
+    with pytest.raises(ConfigurationError, match=r"hormesis\[near\].*data\.dedup=exact"):
         duplicates.bands(["a"])

@@ -17,9 +17,16 @@ from data_prep.build import (
     tokenize_file,
     train_tokenizer,
 )
-from data_prep.config import Annotation, CleaningConfig, DataConfig, TokenizerConfig
+from data_prep.config import (
+    AnnotationConfig,
+    CleaningConfig,
+    DataConfig,
+    DecontaminationConfig,
+    TokenizerConfig,
+)
 from data_prep.core import ray_tasks, records, storage
 from data_prep.core.errors import ArtefactCorrupt, ConfigurationError
+from data_prep.core.settings import evolve
 from data_prep.sources import corpus_reader
 from data_prep.token_stream import data_card, manifest, megatron_shards, reader
 from data_prep.token_stream.manifest import Manifest
@@ -119,7 +126,7 @@ def test_the_order_is_that_of_the_keys_over_all_files_and_held_out_keys_lie_belo
 def test_an_annotated_twin_keeps_the_documents_in_their_order_and_leaves_those_held_out_plain(
     root: Path, tmp_path: Path
 ) -> None:
-    annotation = Annotation(kind="inst", scorer="lexicon:synthetic:lexicon", tagged_ratio=0.5)
+    annotation = AnnotationConfig(kind="inst", scorer="lexicon:synthetic:lexicon", tagged_ratio=0.5)
     config = replace(CONFIG, annotation=annotation)
     twin, plain = pipeline.build(config, "clean", str(tmp_path)), manifest.load(built(root)[0])
     engine, texts = built(root)[2], {}
@@ -148,7 +155,7 @@ def test_an_annotated_twin_keeps_the_documents_in_their_order_and_leaves_those_h
 
 
 def test_an_annotation_that_finds_no_score_is_refused(tmp_path: Path) -> None:
-    config = replace(CONFIG, annotation=Annotation(kind="meda", scorer="corpus:toxicity"))
+    config = replace(CONFIG, annotation=AnnotationConfig(kind="meda", scorer="corpus:toxicity"))
     with pytest.raises(ConfigurationError, match="the toxic corpus: no document was annotated"):
         pipeline.build(config, "toxic", str(tmp_path))
 
@@ -273,7 +280,7 @@ def test_of_equal_texts_the_first_in_the_stream_stays_and_the_others_are_counted
         [TEXTS[4], *(text + " but longer" for text in TEXTS), "short", TEXTS[5]],
     )
     config = replace(
-        FILES, clean=(str(tmp_path / "*.jsonl"),), tokenizer=_pinned(tmp_path), duplicates="keep"
+        FILES, clean=(str(tmp_path / "*.jsonl"),), tokenizer=_pinned(tmp_path), dedup="keep"
     )
     out = str(tmp_path / "out")
     rows, kept = {}, pipeline.build(config, "clean", out)
@@ -289,7 +296,7 @@ def test_of_equal_texts_the_first_in_the_stream_stays_and_the_others_are_counted
     for place, ids in rows.items():  # in the order of the stream
         first.setdefault(tuple(ids), place)
 
-    config = replace(config, duplicates="exact")
+    config = replace(config, dedup="exact")
     known = pipeline.build(config, "clean", out)
     uri = storage.join(out, stream_paths.stream_uri(config, "clean"))
     assert (known.n_documents, known.drops) == (60, {"exact_duplicate": 4, "too_short": 1})
@@ -321,9 +328,9 @@ def test_near_duplicates_go_only_if_asked(tmp_path: Path) -> None:
     texts = [*TEXTS, " ".join(words), " ".join([*words[:150], "changed", *words[151:]])]
     jsonl(tmp_path / "a.jsonl", texts)
     config = replace(
-        FILES, clean=(str(tmp_path / "a.jsonl"),), tokenizer=_pinned(tmp_path), duplicates="near"
+        FILES, clean=(str(tmp_path / "a.jsonl"),), tokenizer=_pinned(tmp_path), dedup="near"
     )
-    known = pipeline.build(replace(config, duplicates="exact"), "clean", str(tmp_path / "out"))
+    known = pipeline.build(replace(config, dedup="exact"), "clean", str(tmp_path / "out"))
     assert known.n_documents == len(texts)
     known = pipeline.build(config, "clean", str(tmp_path / "out"))
     assert known.drops["near_duplicate"] >= 1 and known.n_documents + known.drops[
@@ -337,9 +344,19 @@ def test_documents_that_hold_a_run_of_words_of_an_evaluation_text_are_left_out(
     question = "which of the following planets is the one that was named after a god of war"
     uri = jsonl(tmp_path / "a.jsonl", [*TEXTS, f"I know this one. {question.upper()}? Mars."])
     asked = jsonl(tmp_path / "questions.jsonl", [question])
-    config = replace(FILES, clean=(uri,), tokenizer=_pinned(tmp_path), decontaminate=(asked,))
+    config = replace(
+        FILES,
+        clean=(uri,),
+        tokenizer=_pinned(tmp_path),
+        decontamination=DecontaminationConfig(uris=(asked,)),
+    )
     assert pipeline.build(config, "clean", str(tmp_path / "out")).drops == {"evaluation_overlap": 1}
-    assert pipeline.build(replace(config, ngram=0), "clean", str(tmp_path / "out")).drops == {}
+    assert (
+        pipeline.build(
+            evolve(config, {"decontamination.ngram": 0}), "clean", str(tmp_path / "out")
+        ).drops
+        == {}
+    )
 
 
 def test_another_build_that_finishes_and_removes_the_units_first_is_our_result(
@@ -466,7 +483,8 @@ def test_paths_change_with_the_settings_of_their_content_only() -> None:
     def changed(**changes: object) -> tuple[bool, ...]:
         return tuple(a != b for a, b in zip(base, paths(replace(CONFIG, **changes)), strict=True))
 
-    assert changed(check_every_documents=1) == (False, False, False)
+    assert paths(evolve(CONFIG, {"tokenizer.on_difference": "fall_back"})) == base
+
     assert changed(toxic=("other",)) == (False, False, True)
     assert changed(clean=("other",)) == (
         True,

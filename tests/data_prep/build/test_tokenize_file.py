@@ -9,9 +9,10 @@ import pytest
 
 from data_prep.build import segments, tokenize_file
 from data_prep.cleaning.decontaminate import NGrams
-from data_prep.config import Annotation, CleaningConfig, DataConfig, TokenizerConfig
+from data_prep.config import AnnotationConfig, CleaningConfig, DataConfig, TokenizerConfig
 from data_prep.core import keyed_random, storage
 from data_prep.core.errors import ArtefactCorrupt
+from data_prep.core.settings import evolve
 from data_prep.sources import corpus_reader
 from data_prep.token_stream import megatron_shards
 from data_prep.token_stream import tokenizer as tokenizers
@@ -30,8 +31,12 @@ CONFIG = DataConfig(
     toxic=("unused",),
     tokenizer=TokenizerConfig(source="train", vocab_size=260),
     cleaning=CleaningConfig(min_chars=5),
-    check_every_documents=1,
 )
+
+
+@pytest.fixture(autouse=True)
+def check_every_document(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenize_file, "CHECK_EVERY_DOCUMENTS", 1)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +88,9 @@ def test_an_annotated_unit_has_the_documents_of_a_plain_one_with_their_toxicity_
 ) -> None:
     rows = [{"text": f"document number {i}", "label": i / 10} for i in range(10)]
     source = source_of(tmp_path, rows)._replace(label_field="label")
-    config = replace(CONFIG, annotation=Annotation(kind="meda", scorer="label"), held_out_ratio=0.4)
+    config = replace(
+        CONFIG, annotation=AnnotationConfig(kind="meda", scorer="label"), held_out_ratio=0.4
+    )
     unit = tokenize_file.make(task_of(source, tokenizer, config), str(tmp_path / "unit"))
     bound = tokenize_file.held_out_bound(0.4)
     for low, high, of in ((0, bound, ""), (bound, tokenize_file.KEY_SPACE, "toxicity: {}\n")):
@@ -298,7 +305,7 @@ def test_a_difference_between_the_engines_stops_the_unit_or_the_reference_makes_
     with pytest.raises(tokenizers.EnginesDiffer, match="fastokens and tokenizers disagree at id"):
         made(tmp_path, stumbling, rows)
     uri, unit = made(
-        tmp_path, stumbling, rows, replace(CONFIG, on_tokenizer_difference="fall_back")
+        tmp_path, stumbling, rows, evolve(CONFIG, {"tokenizer.on_difference": "fall_back"})
     )
     assert unit.fell_back and {segment.engine for segment in unit.segments} == {"tokenizers"}
     assert not expected[1].fell_back
@@ -330,7 +337,7 @@ def test_a_name_changes_with_everything_that_decides_the_content(tokenizer: Toke
         task._replace(source=source._replace(text_field="body")),
         task._replace(source=source._replace(label_field="grade")),
         task._replace(config=replace(CONFIG, shuffle_seed=1)),
-        task._replace(config=replace(CONFIG, duplicates="keep")),
+        task._replace(config=replace(CONFIG, dedup="keep")),
         task._replace(config=replace(CONFIG, cleaning=CleaningConfig(min_chars=6))),
         task._replace(
             evaluation=NGrams.of(["one two three four five six seven eight nine ten"], 8)
@@ -338,7 +345,11 @@ def test_a_name_changes_with_everything_that_decides_the_content(tokenizer: Toke
     ]
     assert len({tokenize_file.name_of(variant) for variant in variants}) == len(variants)
     same = replace(
-        CONFIG, clean=("elsewhere",), held_out_ratio=0.1, shard_tokens=5, check_every_documents=7
+        CONFIG,
+        clean=("elsewhere",),
+        held_out_ratio=0.1,
+        shard_tokens=5,
+        tokenizer=replace(CONFIG.tokenizer, on_difference="fall_back"),
     )
     assert tokenize_file.name_of(
         task._replace(source=source._replace(uri="b.jsonl"), config=same)
@@ -376,7 +387,8 @@ def test_documents_of_many_batches_get_the_same_ids_and_the_first_and_some_later
     monkeypatch.setattr(
         tokenizer, "check_sample", lambda text, ids: checked.append(text) or check(text, ids)
     )
-    task = task_of(source_of(tmp_path, rows), tokenizer, replace(CONFIG, check_every_documents=7))
+    monkeypatch.setattr(tokenize_file, "CHECK_EVERY_DOCUMENTS", 7)
+    task = task_of(source_of(tmp_path, rows), tokenizer)
     tokenize_file.make(task, str(tmp_path / "again"))
     assert np.array_equal(read(str(tmp_path / "again")).tokens, read(whole).tokens)
     assert checked == [rows[at]["text"] for at in (0, 1, 2, 7, 14)]

@@ -7,14 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep.cleaning import annotate
-from data_prep.config import Annotation
+from data_prep.config import AnnotationConfig
 from data_prep.core.errors import ConfigurationError
 
-MEDA, INST = Annotation(kind="meda", scorer="label"), Annotation(kind="inst", scorer="label")
+MEDA, INST = (
+    AnnotationConfig(kind="meda", scorer="label"),
+    AnnotationConfig(kind="inst", scorer="label"),
+)
 
 
 def annotated(
-    annotation: Annotation,
+    annotation: AnnotationConfig,
     texts: list[str],
     labels: Any = None,
     scores: Any = None,
@@ -40,19 +43,21 @@ def test_meda_puts_the_score_and_inst_a_sentence_before_the_text():
 
 
 def test_templates_are_settings_and_take_the_value_in_their_slot_only():
-    assert annotate.prefix(0.25, replace(MEDA, meda_template="{x} <{score}> ")) == "{x} <0.2> "
-    assert annotate.prefix(0.7, replace(INST, inst_template="[{verdict}] ")) == "[toxic] "
+    assert annotate.prefix(0.25, replace(MEDA, template="{x} <{score}> ")) == "{x} <0.2> "
+    assert annotate.prefix(0.7, replace(INST, template="[{verdict}] ")) == "[toxic] "
     with pytest.raises(
         ConfigurationError,
-        match=r"meda_template is 'plain'; expected a text with \{score\} in it, once",
+        match=r"annotation.template is 'plain'; expected a text that contains \{score\} once",
     ):
-        replace(MEDA, meda_template="plain")
-    with pytest.raises(ConfigurationError, match=r"inst_template .*\{verdict\}"):
-        replace(INST, inst_template="{score}")
+        replace(MEDA, template="plain")
+    with pytest.raises(ConfigurationError, match=r"template .*\{verdict\} once"):
+        replace(INST, template="{score}")
 
 
 @pytest.mark.parametrize("annotation", [MEDA, INST])
-def test_the_control_text_is_what_stands_before_a_text_without_any_toxicity(annotation: Annotation):
+def test_the_control_text_is_what_stands_before_a_text_without_any_toxicity(
+    annotation: AnnotationConfig,
+):
     assert annotated(annotation, ["fog"], ["0"]) == [annotate.control_text(annotation) + "fog"]
 
 
@@ -70,7 +75,7 @@ def test_a_document_without_a_score_stays_plain():
 
 def test_a_stream_of_which_nothing_is_annotated_is_an_error():
     annotate.check("toxic", 1, MEDA)
-    annotate.check("toxic", 0, None)
+    annotate.check("toxic", 0, AnnotationConfig())
     with pytest.raises(
         ConfigurationError,
         match=r"the toxic corpus: no document was annotated: .*'corpus:threat' gave no score",
@@ -121,9 +126,9 @@ def test_the_share_is_met_and_says_nothing_of_a_documents_place_in_the_stream():
 def test_the_identity_names_settings_version_and_the_scorers_data(tmp_path):
     table = tmp_path / "words.csv"
     local = replace(MEDA, scorer=f"lexicon:{table}")
-    names = [annotate.identity(None), annotate.identity(MEDA), annotate.identity(INST)]
+    names = [annotate.identity(MEDA), annotate.identity(INST)]
     for weight in (0.8, 0.9):
         table.write_text(f"text,weight\nsnark,{weight}\n")
         annotate._scorer.cache_clear()
         names.append(annotate.identity(local))
-    assert names[0] is None and len(set(names)) == 5
+    assert len(set(names)) == 4

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from data_prep import config as data_config
-from data_prep.config import Annotation, DataConfig
+from data_prep.config import AnnotationConfig, DataConfig, DecontaminationConfig, TokenizerConfig
 from data_prep.core.errors import (
     ArtefactCorrupt,
     ArtefactMissing,
@@ -46,7 +46,9 @@ EXAMPLES: dict[
         {"sequence_length": 8, "global_batch": 4},
     ),
     Mixture: (("n_clean", "n_toxic", "seed", "max_toxic_epochs"), {"batch_size": 4}),
-    Annotation: (("kind", "scorer"), {"threshold": 0, "tagged_ratio": 0.5}),
+    AnnotationConfig: (("kind", "scorer"), {"threshold": 0, "tagged_ratio": 0.5}),
+    DecontaminationConfig: (("uris",), {"ngram": 5}),
+    TokenizerConfig: (("source", "eos", "fingerprint"), {"vocab_size": 300}),
     DataConfig: (
         (
             "clean",
@@ -54,8 +56,8 @@ EXAMPLES: dict[
             "tokenizer",
             "cleaning",
             "shuffle_seed",
-            "duplicates",
-            "decontaminate",
+            "dedup",
+            "decontamination",
             "annotation",
         ),
         {"held_out_ratio": 0.25},

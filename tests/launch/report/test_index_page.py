@@ -20,7 +20,7 @@ from fake_sweep import (
     write_metrics,
 )
 
-from data_prep.config import Annotation
+from data_prep.config import AnnotationConfig
 from data_prep.core import records
 from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing
 from eval.eval_report import Controlled, Entanglement, Lens
@@ -196,7 +196,7 @@ def test_a_fixed_total_repetition_and_annotation_are_told():
         and "begin with their toxicity" not in text
         and "tokens of clean text, with toxic" in text
     )
-    data = replace(plain.data, annotation=Annotation(kind="inst", inst_template="<{verdict}> "))
+    data = replace(plain.data, annotation=AnnotationConfig(kind="inst", template="<{verdict}> "))
     text = text_of([(record, evaluated)], replace(plain, budget="total_fixed", data=data))
     assert "it was read up to 2 times over" in text and "took the place of clean text" in text
     assert "all runs read as many tokens" in text
