@@ -18,6 +18,7 @@ from torch import Tensor
 from data_prep.core.errors import ConfigurationError
 from eval.steering import intervention
 from training.model.hf_export import load_export, load_weights
+from training.model.model_card import RESPONSIBLE_USE, model_card
 
 COPIED = (
     "generation_config.json",
@@ -62,3 +63,16 @@ def bake(export: Path, shift_LD: Tensor, strength: float, folder: Path) -> None:
     for name in COPIED:
         if (export / name).is_file():
             shutil.copyfile(export / name, folder / name)
+    (folder / "README.md").write_text(_card(export, strength), encoding="utf-8")
+
+
+def _card(export: Path, strength: float) -> str:
+    """The model card of the steered model: that of the unsteered one, and what was done to it."""
+    card = export / "README.md"
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    if not all(line in text for line in RESPONSIBLE_USE):
+        text = model_card({})
+    return (
+        f"{text}\n## Steering\n\nSteered away from toxicity at strength {strength:g}, at all "
+        "positions; the shift is the bias of the output projections.\n"
+    )

@@ -11,6 +11,7 @@ from launch.report.figures import axes
 from launch.report.figures.svg_rendering import Drawing
 from launch.report.text import display_names
 from launch.report.text.findings import percent, show, signed
+from training.model.model_card import RESPONSIBLE_USE
 
 
 def template(name: str) -> Template:
@@ -39,6 +40,7 @@ def template(name: str) -> Template:
         "markup": Markup,
         "count": lambda n: f"{n:,}",
     }
+    environment.globals["responsible_use"] = RESPONSIBLE_USE
     return environment.get_template(name)
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing, ConfigurationError
 from training.config import ModelConfig
+from training.model.model_card import model_card
 from training.model.olmo import OLMo
 
 ARCHITECTURE = "OlmoForCausalLM"
@@ -134,7 +135,7 @@ def write_export(
             "clean_up_tokenization_spaces": False,
         },
     )
-    (folder / "README.md").write_text(_card(facts), encoding="utf-8")
+    (folder / "README.md").write_text(model_card(facts), encoding="utf-8")
 
 
 def load_export(folder: Path, dtype: torch.dtype) -> tuple[OLMo, ModelConfig]:
@@ -256,27 +257,6 @@ def _token(tokenizer_json: str, token_id: int) -> str:
             "give the tokenizer and the eos_id the streams were built with"
         )
     return token
-
-
-def _card(facts: dict[str, Any]) -> str:
-    rows = [f"| {name} | {value} |".replace("\n", " ") for name, value in facts.items()]
-    return "\n".join(
-        [
-            "---",
-            "library_name: transformers",
-            "pipeline_tag: text-generation",
-            "---",
-            "# An OLMo of the Hormesis study",
-            "",
-            "Pretrained on a mixture with a known share of toxic text, to measure how well such a model can be made less toxic "
-            "afterwards. It can write toxic text: use it for research, and do not deploy it unsteered.",
-            "",
-            "| fact | value |",
-            "| --- | --- |",
-            *rows,
-            "",
-        ]
-    )
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from training import run_record
 from training.metrics.metrics_log import Journal
 from training.model import compilation
 from training.model.hf_export import write_export
+from training.model.model_card import TOXIC_SHARE
 from training.run.run_context import Job
 from training.run_record import HeldOutLoss, RunRecord
 
@@ -45,7 +46,7 @@ def publish(
     facts = {
         "run": run.run_id,
         "settings digest": digest(run),
-        "toxic tokens / all tokens": run.mixture.toxic_ratio,
+        TOXIC_SHARE: run.mixture.toxic_ratio,
         "training tokens": n_tokens,
         "clean tokens": run.mixture.n_clean * run.train.sequence_length,
         "toxic tokens": run.mixture.n_toxic * run.train.sequence_length,

@@ -13,6 +13,7 @@ from eval.probing.directions import Directions
 from eval.steering import intervention
 from eval.tools import baking
 from training.model.hf_export import load_export
+from training.model.model_card import RESPONSIBLE_USE
 from training.run_record import run_uri
 
 
@@ -73,6 +74,13 @@ def test_a_model_in_shards_is_baked_alike_and_never_over_itself(export, shift, t
     ).read_bytes()
     with pytest.raises(ConfigurationError, match="export is the model itself"):
         baking.bake(export, shift, 4.0, export)
+
+
+def test_the_baked_model_states_responsible_use_and_its_strength(export, shift, tmp_path):
+    baking.bake(export, shift, 4.0, tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    assert all(line in card for line in RESPONSIBLE_USE)
+    assert "Steered away from toxicity at strength 4" in card
 
 
 def test_directions_of_another_model_are_refused(export, shift, tmp_path):

@@ -19,6 +19,7 @@ from fake_sweep import (
     write,
     write_metrics,
 )
+from markupsafe import escape
 
 from data_prep.config import AnnotationConfig
 from data_prep.core import records
@@ -29,6 +30,7 @@ from launch.report.analysis import paper_reference
 from launch.report.figures import training_curves
 from launch.report.figures.svg_rendering import Drawing, Numbers
 from launch.report.text import display_names, findings
+from training.model.model_card import RESPONSIBLE_USE
 
 
 def text_of(runs, asked=None) -> str:
@@ -342,6 +344,12 @@ def test_every_figure_lies_beside_its_numbers(whole):
     assert len(heads) == 16 * len(RATIOS) and sum(
         row["steered"] == "True" for row in heads
     ) == 4 * len(RATIOS)
+
+
+@pytest.mark.parametrize("name", ["index.html", "data.html", "summary.html"])
+def test_every_page_states_responsible_use(whole, name):
+    page = (whole.parent / name).read_text()
+    assert all(escape(line) in page for line in RESPONSIBLE_USE)
 
 
 def test_a_report_of_nothing_is_refused(tmp_path):

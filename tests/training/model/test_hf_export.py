@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing, ConfigurationError
 from training.config import ModelConfig
 from training.model.hf_export import from_hugging_face, load_export, to_hugging_face, write_export
+from training.model.model_card import RESPONSIBLE_USE, TOXIC_SHARE
 from training.model.olmo import OLMo
 
 TINY = ModelConfig(
@@ -137,12 +138,15 @@ def test_an_export_loads_as_it_was(tmp_path, dtype):
     assert all(parameter.requires_grad for parameter in loaded.parameters())
 
 
-def test_the_card_holds_the_facts(tmp_path):
-    write(tmp_path, facts={"toxic ratio": 0.1, "run": "toxic-0.10-s0"})
-    assert (
-        "| fact | value |\n| --- | --- |\n| toxic ratio | 0.1 |\n| run | toxic-0.10-s0 |\n"
-        in (tmp_path / "README.md").read_text()
-    )
+def test_the_model_card_holds_the_facts_and_responsible_use(tmp_path):
+    write(tmp_path, facts={TOXIC_SHARE: 0.1, "run": "toxic-0.10-s0"})
+    card = (tmp_path / "README.md").read_text()
+    table = f"| fact | value |\n| --- | --- |\n| {TOXIC_SHARE} | 0.1 |\n| run | toxic-0.10-s0 |\n"
+    assert table in card
+    assert "\nlicense: apache-2.0\n" in card
+    assert "10 % of the training tokens of this model are toxic text." in card
+    assert len(RESPONSIBLE_USE) <= 8
+    assert all(f"\n- {line}\n" in card for line in RESPONSIBLE_USE)
 
 
 def test_an_old_config_with_rope_theta_outside_its_group_loads(tmp_path):
