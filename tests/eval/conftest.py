@@ -71,7 +71,7 @@ def entry(monkeypatch, capsys) -> Callable[..., tuple[object, str, str]]:
     """
 
     def run(name: str, *arguments: str) -> tuple[object, str, str]:
-        path = str(Path(__file__).parents[2] / "eval" / name)
+        (path,) = map(str, (Path(__file__).parents[2] / "eval").rglob(name))
         with monkeypatch.context() as patch:
             patch.setattr(
                 telemetry.logger, "propagate", True

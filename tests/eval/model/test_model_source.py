@@ -175,7 +175,7 @@ def test_a_folder_that_has_changed_is_another_model_and_one_at_another_site_is_n
     mlp = replace(CONFIG, site="mlp")
     evaluate(finished, RUN_ID, mlp)
     rest[1] = Path(eval_uri(finished, mlp)).name
-    code, _, told = entry("tools/bake_steering.py", "--out", finished, "--run", RUN_ID, *rest)
+    code, _, told = entry("bake_steering.py", "--out", finished, "--run", RUN_ID, *rest)
     assert (
         code == 1
         and "it steers mlp; only a shift of heads is a bias" in told
