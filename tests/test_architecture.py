@@ -1,4 +1,4 @@
-"""The shape of the house: what the linters cannot say."""
+"""architecture rules that the linters cannot check"""
 
 import ast
 import importlib.metadata
@@ -6,6 +6,8 @@ import io
 import re
 import subprocess
 import sys
+from collections import defaultdict
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -25,19 +27,24 @@ TOP_LEVEL = {
     "Makefile", "LICENSE", "CHANGELOG.md", "RESULTS.md", "constraints.txt",
 }  # fmt: skip
 MODULES = sorted(path for stage in STAGES for path in (ROOT / stage).rglob("*.py"))
+MAX_PURPOSE_CHARS = 88
+MAX_TEST_NAME_CHARS = 70
+
+
+@cache
+def syntax_tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
 
 
 def purpose(path: Path) -> str:
     """The first line of a module's docstring."""
-    docstring = ast.get_docstring(ast.parse(path.read_text()))
+    docstring = ast.get_docstring(syntax_tree(path))
     assert docstring, f"{path.relative_to(ROOT)} has no docstring"
     return docstring.splitlines()[0]
 
 
 def drawn_tree(folder: Path, indent: str = "") -> list[str]:
-    """A package as its README shows it: each module and subpackage with the first line of its
-    docstring.
-    """
+    """A package's tree as its README shows it: per entry, the first line of its docstring."""
     lines = []
     for path in sorted(folder.iterdir(), key=lambda path: (path.is_dir(), path.name)):
         if path.suffix == ".py" and path.stem != "__init__":
@@ -48,22 +55,65 @@ def drawn_tree(folder: Path, indent: str = "") -> list[str]:
     return lines
 
 
-def tracked() -> list[str]:
+def tracked_files() -> list[str]:
     return subprocess.run(
         ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.splitlines()
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_packages_readme_draws_its_tree(stage):
+def test_the_readme_of_a_package_shows_its_tree(stage: str):
     tree = "\n".join(drawn_tree(ROOT / stage))
     assert tree in (ROOT / stage / "README.md").read_text(), (
         f"the tree in {stage}/README.md should be:\n\n{tree}\n"
     )
 
 
+def test_the_first_docstring_line_of_a_module_is_short():
+    too_long = {
+        str(path.relative_to(ROOT)): len(purpose(path))
+        for path in MODULES
+        if len(purpose(path)) > MAX_PURPOSE_CHARS
+    }
+    assert not too_long, f"at most {MAX_PURPOSE_CHARS} characters; shorten: {too_long}"
+
+
+def test_no_two_classes_of_the_product_have_the_same_name():
+    places = defaultdict(list)
+    for path in MODULES:
+        for node in ast.walk(syntax_tree(path)):
+            if isinstance(node, ast.ClassDef):
+                places[node.name].append(str(path.relative_to(ROOT)))
+    recurring = {name: paths for name, paths in places.items() if len(paths) > 1}
+    assert not recurring, f"rename for what they are: {recurring}"
+
+
+def test_names_of_tests_are_short():
+    too_long = [
+        f"{path.relative_to(ROOT)}: {node.name}"
+        for path in sorted((ROOT / "tests").rglob("test_*.py"))
+        for node in ast.walk(syntax_tree(path))
+        if isinstance(node, ast.FunctionDef)
+        and node.name.startswith("test_")
+        and len(node.name) > MAX_TEST_NAME_CHARS
+    ]
+    assert not too_long, f"at most {MAX_TEST_NAME_CHARS} characters; shorten: {too_long}"
+
+
+def test_no_file_names_this_machine_or_a_package_registry():
+    """A path or a registry of the machine where something was written helps nobody else."""
+    pattern = re.compile("|".join(["/" + "work/", "/" + "root/", "py" + "pi", "python" + "hosted"]))
+    found = [
+        f"{name}:{number}"
+        for name in tracked_files()
+        for number, line in enumerate((ROOT / name).read_bytes().splitlines(), 1)
+        if pattern.search(line.decode(errors="replace"))
+    ]
+    assert not found
+
+
 @pytest.mark.parametrize("package", PACKAGES)
-def test_a_package_holds_at_most_twelve_entries(package):
+def test_a_package_holds_at_most_twelve_entries(package: str):
     entries = [
         path.name
         for path in (ROOT / package).iterdir()
@@ -72,14 +122,14 @@ def test_a_package_holds_at_most_twelve_entries(package):
     assert len(entries) <= 12, sorted(entries)
 
 
-def test_the_top_level_holds_only_what_is_agreed():
-    found = {name.split("/")[0] for name in tracked()}
+def test_the_top_level_holds_only_the_agreed_entries():
+    found = {name.split("/")[0] for name in tracked_files()}
     assert {name for name in found if not name.startswith(".")} <= TOP_LEVEL
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_a_package_file_is_one_docstring(package):
-    body = ast.parse((ROOT / package / "__init__.py").read_text()).body
+def test_an_init_file_holds_one_docstring_only(package: str):
+    body = syntax_tree(ROOT / package / "__init__.py").body
     assert len(body) == 1 and isinstance(body[0], ast.Expr)
 
 
@@ -108,7 +158,7 @@ def test_nobody_imports_an_entry_module():
         "launch.status",
     }
     for path in MODULES:
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(syntax_tree(path)):
             if isinstance(node, ast.ImportFrom):
                 imported = {node.module or ""} | {
                     f"{node.module}.{alias.name}" for alias in node.names
@@ -121,7 +171,7 @@ def test_nobody_imports_an_entry_module():
 
 
 @pytest.mark.parametrize("name", recipes.RECIPES)
-def test_every_recipe_builds_and_its_plan_prints(name):
+def test_every_recipe_builds_and_its_plan_prints(name: str):
     console = Console(file=io.StringIO(), width=250)
     experiment = recipes.named(name)
     console.print(plan.render(experiment, plan.device_named("H100"), 0.4))
@@ -149,13 +199,15 @@ def test_the_readme_lists_exactly_the_flags_of_the_sweep():
         ["launch/status.py", "--help"],
         ["launch/sweep.py", "--help"],
     ],
+    ids=" ".join,
 )
-def test_light_commands_start_without_heavy_imports(command):
+def test_light_commands_start_without_heavy_imports(command: list[str]):
+    heavy = {"torch", "ray", "deepspeed", "transformers", "tokenizers", "pyarrow"}
     program = (
         "import runpy, sys; sys.argv = sys.argv[1:]\n"
         "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
         "except SystemExit: pass\n"
-        "print('loaded', sorted({'torch', 'ray', 'deepspeed', 'transformers', 'tokenizers', 'pyarrow'} & set(sys.modules)))"
+        f"print('loaded', sorted({heavy} & set(sys.modules)))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, *command],

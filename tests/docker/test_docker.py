@@ -1,4 +1,7 @@
-"""What no container daemon is needed for: the files agree with each other, with telemetry's names and with the pinned versions."""
+"""container and cluster files agree with each other, with metric names and with pinned versions
+
+These checks need no container daemon.
+"""
 
 import json
 import re
@@ -47,7 +50,7 @@ IMAGES += [
 
 
 def exported() -> dict[str, str]:
-    """Prometheus name without `ray_` → metric; Ray ends counters in _total."""
+    """Prometheus name without `ray_` → metric; Ray appends _total to counters."""
     return {
         name + ("_total" if metric.kind == "counter" else ""): name
         for name, metric in METRICS.items()
@@ -55,9 +58,9 @@ def exported() -> dict[str, str]:
 
 
 @pytest.mark.parametrize("expression", EXPRESSIONS)
-def test_a_panel_asks_for_metrics_as_ray_exports_them_with_labels_they_have(expression: str):
+def test_a_panel_queries_exported_metrics_by_labels_that_they_have(expression: str):
     selectors = SELECTOR.findall(expression)
-    assert selectors, "a panel that reads no metric of ours"
+    assert selectors, "the panel reads none of our metrics"
     for name, selector in selectors:
         assert name in exported(), (
             f"ray_{name} is not exported; a counter ends in _total, a gauge does not"
@@ -75,7 +78,7 @@ def test_a_panel_aggregates_over_the_labels_ray_adds(expression: str):
     assert len(AGGREGATED.findall(expression)) == len(SELECTOR.findall(expression))
 
 
-def test_a_rate_is_of_a_counter_only():
+def test_a_rate_is_taken_of_counters_only():
     rated = [
         name for expression in EXPRESSIONS for name in re.findall(r"rate\(ray_(\w+)", expression)
     ]
@@ -88,25 +91,25 @@ def test_every_metric_is_on_the_dashboard():
     assert shown == set(exported())
 
 
-def test_the_run_menu_lists_the_runs_of_a_metric_that_has_them():
+def test_the_run_menu_reads_a_metric_with_a_run_label():
     (run,) = (variable for variable in DASHBOARD["templating"]["list"] if variable["name"] == "run")
     name, label = re.fullmatch(r"label_values\(ray_(\w+), (\w+)\)", run["query"]["query"]).groups()  # type: ignore[union-attr]
     assert label in METRICS[exported()[name]].labels
 
 
 def test_dashboard_panels_do_not_overlap():
-    seats = [panel["gridPos"] for panel in DASHBOARD["panels"]]
+    positions = [panel["gridPos"] for panel in DASHBOARD["panels"]]
     cells = [
         (x, y)
-        for s in seats
-        for x in range(s["x"], s["x"] + s["w"])
-        for y in range(s["y"], s["y"] + s["h"])
+        for position in positions
+        for x in range(position["x"], position["x"] + position["w"])
+        for y in range(position["y"], position["y"] + position["h"])
     ]
     assert len(cells) == len(set(cells))
     assert max(x for x, _ in cells) < 24
 
 
-def test_grafana_finds_its_source_and_its_dashboard():
+def test_grafana_finds_its_data_source_and_its_dashboard():
     (source,) = load("grafana/provisioning/datasources/prometheus.yaml")["datasources"]
     (provider,) = load("grafana/provisioning/dashboards/hormesis.yaml")["providers"]
     mounts = dict(volume.split(":")[:2] for volume in SERVICES["grafana"]["volumes"])
@@ -143,14 +146,14 @@ def test_a_service_runs_without_root_and_reports_its_health(name: str):
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_no_secret_is_written_in_the_compose_file(name: str):
+def test_the_compose_file_holds_no_secret(name: str):
     for key, value in SERVICES[name].get("environment", {}).items():
         if re.search("KEY|TOKEN|PASSWORD|SECRET", key):
             assert value.startswith(("${HORMESIS_", "/run/secrets/")), key
     assert all(list(secret) == ["environment"] for secret in COMPOSE["secrets"].values())
 
 
-def test_every_variable_the_compose_file_reads_is_explained_at_its_head():
+def test_the_compose_file_explains_every_variable_it_reads():
     text = (DOCKER / "compose.yaml").read_text()
     head, body = text.split("\nname: ", 1)
     read = set(re.findall(r"\$\{(HORMESIS_\w+)", body)) | {
@@ -160,7 +163,7 @@ def test_every_variable_the_compose_file_reads_is_explained_at_its_head():
 
 
 @pytest.mark.parametrize("name", RAY_SERVICES)
-def test_ray_asks_for_its_token(name: str):
+def test_ray_requires_its_token(name: str):
     service = RAY_SERVICES[name]
     assert service["environment"]["RAY_AUTH_MODE"] == "token"
     assert service["environment"]["RAY_AUTH_TOKEN_PATH"] == "/run/secrets/ray_token"
@@ -174,23 +177,23 @@ def test_images_are_pinned(image: str):
     assert tag != "latest"
 
 
-def test_the_image_holds_dependencies_and_no_code():
+def test_the_image_holds_dependencies_but_no_code():
     copied = re.findall(r"^COPY (?!--from)(\S+)", DOCKERFILE, re.M)
-    admitted = [
+    allowed = [
         line[1:]
         for line in (DOCKER / "Dockerfile.dockerignore").read_text().splitlines()
         if line.startswith("!")
     ]
-    assert set(copied) == set(admitted) == {"pyproject.toml", "constraints.txt"}
+    assert set(copied) == set(allowed) == {"pyproject.toml", "constraints.txt"}
 
 
 @pytest.mark.parametrize("target", ["cpu", "gpu"])
-def test_an_image_ends_without_root(target: str):
+def test_an_image_runs_without_root(target: str):
     (stage,) = re.findall(rf"^FROM \S+ AS {target}$(.*?)(?=^FROM |\Z)", DOCKERFILE, re.M | re.S)
     assert re.findall(r"^USER (\S+)", stage, re.M) == ["10001"]
 
 
-def test_both_images_take_python_from_the_same_ubuntu():
+def test_both_images_have_the_same_python():
     """Ray refuses a node whose Python differs, even in the patch."""
     stages = {name: image for image, name in re.findall(r"^FROM (\S+) AS (\S+)", DOCKERFILE, re.M)}
     assert stages["cpu"] == "python"
@@ -214,10 +217,8 @@ def test_a_pod_of_the_ray_job_is_valid_and_runs_without_root(template: dict[str,
         assert container["resources"]["requests"] == container["resources"]["limits"]
 
 
-def test_the_ray_job_has_kuberays_fields_and_no_other():
-    """A spelling check: the whole CRD (KubeRay 1.6.2) accepted the file, but is not ours to keep
-    here.
-    """
+def test_the_ray_job_has_only_fields_of_kuberay():
+    """A spelling check; KubeRay 1.6.2 accepted the file, but its full CRD is not kept here."""
     assert (RAY_JOB["apiVersion"], RAY_JOB["kind"]) == ("ray.io/v1", "RayJob")
     assert set(RAY_JOB["spec"]) == {
         "entrypoint", "runtimeEnvYAML", "submissionMode", "backoffLimit",
@@ -238,7 +239,7 @@ def test_the_ray_job_has_kuberays_fields_and_no_other():
         assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
 
 
-def test_the_ray_job_asks_for_a_token_and_takes_secrets_from_the_cluster():
+def test_the_ray_job_takes_its_token_and_secrets_from_the_cluster():
     assert CLUSTER["authOptions"] == {"mode": "token", "secretName": "hormesis-ray"}
     for template in POD_TEMPLATES:
         for container in template["spec"]["containers"]:
@@ -246,7 +247,7 @@ def test_the_ray_job_asks_for_a_token_and_takes_secrets_from_the_cluster():
             assert "env" not in container
 
 
-def test_the_ray_job_runs_a_recipe_that_exists_on_the_pinned_ray():
+def test_the_ray_job_runs_a_known_recipe_on_the_pinned_ray():
     from launch.recipes import RECIPES
 
     recipe = re.search(r"python launch/sweep\.py --recipe (\w+) ", RAY_JOB["spec"]["entrypoint"])
