@@ -78,6 +78,13 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="also write each run's sequences in training order, for other trainers",
     )
+    flags.add_argument(
+        "--settings",
+        nargs="?",
+        const="",
+        metavar="PREFIX",
+        help="list every setting, or those whose path starts with PREFIX, and stop",
+    )
     flags.add_argument("--plan", action="store_true", help="print what it would take, and stop")
     flags.add_argument(
         "--device",

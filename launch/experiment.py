@@ -1,12 +1,21 @@
-"""data + training + eval settings × ratios × seeds → runs with stable ids"""
+"""an experiment: settings × toxic ratios × seeds → runs with stable ids
+
+The id of a run is readable and ends in the digest of every setting that changes its weights:
+
+    toxic-0.10-s0-3f9a1c2e      ratio, seed, digest of the run's settings (not of the evaluation's)
+"""
 
 from dataclasses import replace
+from typing import Annotated
+
+from annotated_types import Ge, Interval, MinLen
 
 from data_prep.build import stream_paths
 from data_prep.config import DataConfig
 from data_prep.core import storage
 from data_prep.core.errors import ConfigurationError
-from data_prep.core.records import digest, operational, record
+from data_prep.core.records import digest, operational
+from data_prep.core.settings import Count, CountOrZero, settings
 from data_prep.token_stream.mixture import Budget, Mixture, sequences_for
 from eval.config import EvalConfig
 from training.config import RunConfig, TrainConfig
@@ -14,37 +23,39 @@ from training.run import branching
 
 NAME = "experiment.json"
 
+ToxicRatio = Annotated[float, Interval(ge=0, lt=1)]
 
-@record
+
+@settings("")
 class Experiment:
-    """A sweep: one model for each ratio and seed, alike in everything else.
+    """A sweep: one model per toxic ratio and seed, alike in everything else."""
 
-    budget_tokens, budget: the clean tokens of every run, the toxic ones on top of them, as in the
-        paper (clean_fixed); or all tokens of every run, the toxic ones in place of clean ones
-        (total_fixed).
-    max_toxic_epochs: how often a run may read the toxic stream through; a ratio that would need
-    more is refused.
-    trunk_tokens: the budget_tokens of the same experiment, run before and longer, whose runs these
-    branch off; 0: they do not. It
-        changes which samples are toxic by less than a row, and the warm-up to the trunk's; each run
-        starts from its checkpoints.
-    n_ranks: data-parallel ranks of one run. use_gpu: one GPU for each of them.
-    """
-
-    name: str
+    name: Annotated[str, MinLen(1)]
+    """Name of the recipe; it heads the report and is in no id."""
     data: DataConfig
     train: TrainConfig
     eval: EvalConfig
-    ratios: tuple[float, ...]
+    ratios: tuple[ToxicRatio, ...]
+    """Toxic tokens / all training tokens, one model each; the report compares with the first."""
     seeds: tuple[int, ...]
-    budget_tokens: int
+    """Seeds of model init and batch order, one model each per ratio. Two or more let the report
+    state the spread between models."""
+    budget_tokens: Count
+    """Training tokens per run, counted as `budget` says."""
     budget: Budget = "clean_fixed"
-    trunk_tokens: int = 0
-    max_toxic_epochs: float = operational(
-        default=1.0
-    )  # a permission: it changes no run, only which ones are refused
-    n_ranks: int = operational(default=1)
+    """clean_fixed, as in the paper: every run reads budget_tokens clean tokens and the toxic ones
+    on top. total_fixed: budget_tokens in all, toxic tokens in place of clean ones."""
+    trunk_tokens: CountOrZero = 0
+    """Branch the runs off a longer, finished sweep with this budget_tokens: they start from its
+    checkpoints and decay early. The warm-up is then the trunk's, and up to one toxic sequence per
+    batch moves. 0: train from the start."""
+    max_toxic_epochs: Annotated[float, Ge(1)] = operational(default=1.0)
+    """Passes over the toxic stream that a run may make; a ratio that needs more is refused. It only
+    permits, so it is in no id."""
+    n_ranks: Count = operational(default=1)
+    """Ranks per run."""
     use_gpu: bool = operational(default=False)
+    """One GPU per rank; false trains on CPU cores."""
 
     def __post_init__(self) -> None:
         for name in ("ratios", "seeds"):

@@ -22,6 +22,7 @@ from launch import cli, plan, run_states, status_tables
 from launch import experiment as experiments
 from launch.experiment import Experiment
 from launch.run_states import RunState
+from launch.settings_list import settings_list
 
 REPORT_DONE = ("report", "done.txt")
 
@@ -32,6 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = telemetry.console()
     try:
         experiment = cli.requested_experiment(arguments)
+        if arguments.settings is not None:
+            print(settings_list(experiment, arguments.settings))
+            return 0
         if arguments.plan:
             console.print(
                 plan.render(experiment, plan.device_named(arguments.device), arguments.mfu)

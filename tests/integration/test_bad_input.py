@@ -28,8 +28,8 @@ def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
     ("flags", "words"),
     [
         (["--recipe", "lapdog"], ["lapdog", "laptop"]),
-        (["--ratios", "1.0"], ["1.0", "[0, 1)"]),
-        (["--ratios", "-0.1"], ["-0.1", "[0, 1)"]),
+        (["--ratios", "1.0"], ["1.0", "ratio"]),
+        (["--ratios", "-0.1"], ["-0.1", "ratio"]),
         (["--set", "train.learning_rat=1"], ["train.learning_rat", "learning_rate"]),
         (["--set", "train.global_batch=many"], ["train.global_batch=many", "integer"]),
         (["--set", "train.sequence_length=4096"], ["4096", "128"]),

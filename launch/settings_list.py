@@ -1,0 +1,54 @@
+"""list of every setting by group: path, value, type and meaning, for `sweep.py --settings`"""
+
+import difflib
+import textwrap
+from collections.abc import Sequence
+
+from data_prep.core.errors import ConfigurationError
+from data_prep.core.settings import Setting, describe
+from launch.experiment import Experiment
+
+MARK = "*"  # behind the path of an operational setting
+NOTE = f"""\
+Change a setting with --set PATH=VALUE. The values above are those of the recipe and the flags.
+{MARK} operational: it changes how the work is done, not its result, and is not part of a run id.
+eval.*: not part of a run id; other evaluation settings evaluate the same trained models again."""
+
+
+def settings_list(experiment: Experiment, prefix: str = "", width: int = 100) -> str:
+    """Every setting whose path starts with `prefix`, grouped, two or more lines per setting.
+
+    Raises ConfigurationError, with the nearest paths, for a prefix of no setting.
+    """
+    found = describe(experiment, prefix)
+    if not found:
+        raise ConfigurationError(
+            f"--settings {prefix}: no setting starts with {prefix!r}; {_nearest(experiment, prefix)}"
+        )
+    groups: dict[str, list[Setting]] = {}
+    for setting in found:
+        groups.setdefault(setting.path.rpartition(".")[0], []).append(setting)
+    parts = [
+        "\n".join([group or "experiment", *_entries(settings, width)])
+        for group, settings in groups.items()
+    ]
+    return "\n\n".join([*parts, NOTE])
+
+
+def _entries(settings: Sequence[Setting], width: int) -> list[str]:
+    lines = []
+    for setting in settings:
+        mark = MARK if setting.is_operational else ""
+        lines.append(f"  {setting.path}{mark} = {setting.value}   ({setting.type})")
+        lines += textwrap.wrap(
+            setting.meaning, width, initial_indent="      ", subsequent_indent="      "
+        )
+    return lines
+
+
+def _nearest(experiment: Experiment, prefix: str) -> str:
+    known = [setting.path for setting in describe(experiment)]
+    groups = dict.fromkeys(path.rpartition(".")[0] for path in known)
+    near = difflib.get_close_matches(prefix, [*groups, *known], n=3, cutoff=0.4)
+    suggestion = f"did you mean {' or '.join(near)}? " if near else ""
+    return f"{suggestion}`python launch/sweep.py --settings` lists all"
