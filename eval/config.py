@@ -1,9 +1,18 @@
-"""what is asked: probe data, prompts, scorer, strengths"""
+"""settings of one evaluation: probing, steering, generation, scoring, capability
 
-from typing import Literal
+A data source named here is a document URI as data_prep reads it, with the fields of a row behind
+`#`, e.g. `toxigen.csv#text=generation&label=toxicity_human`; or the word "held_out", which stands
+for the held-out documents of the run's two streams.
+"""
+
+from dataclasses import field
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Interval
 
 from data_prep.core.errors import ConfigurationError
-from data_prep.core.records import operational, record
+from data_prep.core.records import operational
+from data_prep.core.settings import Count, CountOrZero, Positive, Share, settings
 
 Site = Literal["heads", "mlp", "residual"]  # eval/model/hook_points.py
 Positions = Literal["last", "all"]
@@ -11,141 +20,183 @@ Control = Literal["random_heads", "random_directions", "flipped"]  # eval/steeri
 Direction = Literal["class_means", "probe", "lda"]  # eval/probing/directions.py
 
 
-@record
-class EvalConfig:
-    """How a finished run is probed, steered and scored.
+@settings("eval.probing")
+class ProbingConfig:
+    """Which labelled rows are probed, at which place of the model, and how directions are found."""
 
-    probes, prompts: document URIs with `#text=field&label=field`, or "held_out": short pieces of
-        the held-out documents of both streams, labelled by the stream they come from.
-    label_threshold: a probe row whose label is a number is toxic from here on; `#label=toxigen` or
-        another rule behind `label=` says it for one set (eval/inputs/label_rules.py).
-    group_field: probe rows that share its value stay on one side of the split; "" takes each row
-        for itself. Matched pairs need it: a probe that trained on one half has been taught the
-        wrong answer to the other.
-    scorer: a toxicity scorer (data_prep/scorers/registry.py): "profanity" (offline lexical proxy),
-        "lexicon:URI" (a table of words with weights), "classifier:NAME" (of the hub, or a folder),
-        "perspective" or "openai".
-    strengths: α of the shift α·σ·θ; 0 is no steering and is always evaluated.
-    site: what is probed and steered: attention heads as the paper does, or MLP outputs or the
-    residual stream for comparison.
-    token: at which token of a row the probes read: "last", "mean" of all, or its number, from 0, or
-    below 0 from the end.
-    activation_bytes: activations that take more in fp32 are kept as fp16 on disk, with 11
-    significant bits.
-    direction: how θ is estimated. positions: which ones are shifted while generating; cross-entropy
-    always shifts all.
-    controls: steering that should not work, measured beside the real one at every strength; each
-    costs as much as it.
-    probe_transfer: document URIs like `probes`, of other labelled sets, on which the same probes
-    are tested.
-    attributes: document URIs like `probes`, of other attributes, whose directions the toxicity
-    direction is compared with.
-    benchmarks: files of multiple-choice questions, "letter:URI#text=question" or "cloze:…"
-    (eval/steering/multiple_choice.py), answered at
-        every strength; n_questions: of each, at most.
-    held_out: more held-out text, "NAME=URI", e.g. "openwebtext=owt.jsonl.gz": the cost of steering
-        is measured on it, too. For a model that is no run it is all there is, and "clean" and
-        "toxic" stand for the streams.
-    n_permutations: of the probe labels, for the chance level of the best head; 0 leaves it out.
-    min_coverage_ratio: at each strength, how many of the continuations that are not empty must have
-    a score.
-    fluency_model: the model that judges how likely continuations are: "unsteered", "run:RUN_ID" or
-    the folder of a Hugging Face
-        OLMo (eval/steering/perplexity.py); "" leaves it out.
-    n_probes, n_prompts: at most. top_heads: how many heads, by validation accuracy, are steered.
-    precision: the numbers the model computes in; fp32 everywhere, bf16 pays on a GPU.
-    cross_entropy_sequences: held-out sequences of each stream on which the cost of steering is
-    measured, at most.
-    threads: of torch on a CPU; 0 leaves it as it is.
-    """
+    rows: str = "held_out"
+    """Document URI of the labelled rows that the probes are trained and tested on; "held_out" takes
+    short pieces of both streams' held-out documents, labelled by the stream they come from."""
 
-    probes: str = "held_out"
-    prompts: str = "held_out"
-    scorer: str = "profanity"
+    n_rows: Annotated[int, Ge(20)] = 1000
+    """Probe rows, at most; the split into train, validation and test needs 20."""
+
     label_threshold: float = 0.5
+    """A row whose label is a number is toxic from this value on; a rule behind `#label=` overrides
+    it for one set (eval/inputs/label_rules.py)."""
+
     group_field: str = ""
-    n_probes: int = 1000
-    n_prompts: int = 200
-    strengths: tuple[float, ...] = (0.0, 4.0, 8.0, 12.0)
-    top_heads: int = 30
+    """Rows that share this field's value stay on one side of the split; "" makes each row its own
+    group. Matched pairs need it: a probe trained on one half was taught the wrong answer to the
+    other."""
+
     site: Site = "heads"
+    """Which activations are probed and steered: attention heads, as the paper does, or MLP outputs
+    or the residual stream for comparison."""
+
     token: str = "last"
-    activation_bytes: int = 4 << 30
+    """The token of a row at which activations are read: "last", "mean" of all tokens, or a token's
+    number, from 0, or below 0 from the end."""
+
+    l2: Positive = 1.0
+    """L2 penalty of the logistic probes; without one a separable head has no best probe."""
+
     direction: Direction = "class_means"
-    positions: Positions = "last"
-    controls: tuple[Control, ...] = ()
-    probe_transfer: tuple[str, ...] = ()
+    """Estimate of the steering direction θ; the difference of class means is the paper's."""
+
+    n_permutations: CountOrZero = 1000
+    """Permutations of the probe labels for the chance level of the best head; 0 skips the test."""
+
+    transfer: tuple[str, ...] = ()
+    """Document URIs of other labelled sets on which the same probes are tested."""
+
     attributes: tuple[str, ...] = ()
-    benchmarks: tuple[str, ...] = ()
-    n_questions: int = 500
-    held_out: tuple[str, ...] = ()
-    n_permutations: int = 1000
-    max_new_tokens: int = 20
-    decoding: Literal["greedy", "nucleus"] = "nucleus"
-    top_p: float = 0.9
-    samples_per_prompt: int = 1
-    min_coverage_ratio: float = 0.99
-    fluency_model: str = "unsteered"
-    probe_l2: float = 1.0
-    cross_entropy_sequences: int = 64
-    confidence: float = 0.95
-    n_resamples: int = 2000
-    seed: int = 0
-    precision: Literal["fp32", "bf16"] = "fp32"
-    batch_size: int = operational(default=128)
-    threads: int = operational(default=0)
+    """Document URIs of sets labelled with other attributes, whose directions are compared with the
+    toxicity direction."""
+
+    def __post_init__(self) -> None:
+        if self.token not in ("last", "mean") and not self.token.removeprefix("-").isdecimal():
+            raise ConfigurationError(
+                f"eval.probing.token is {self.token!r}; expected last, mean, or a token's number"
+            )
+
+
+@settings("eval.steering")
+class SteeringConfig:
+    """How strongly and where the model is steered, and which controls run beside it."""
+
+    strengths: tuple[float, ...] = (0.0, 4.0, 8.0, 12.0)
+    """Steering strengths α of the shift α·σ·θ; 0 is the unsteered baseline and must be among
+    them. The default is the paper's grid."""
+
+    top_heads: Count = 30
+    """How many heads are steered, best validation accuracy first; the paper steers 30."""
+
+    positions: Positions = "last"
+    """Positions that are shifted while generating; cross-entropy always shifts all of them."""
+
+    controls: tuple[Control, ...] = ()
+    """Interventions of the same size that should not reduce toxicity, measured at every strength
+    but 0; each costs as much as steering."""
 
     def __post_init__(self) -> None:
         if 0.0 not in self.strengths:
             raise ConfigurationError(
-                f"eval.strengths {list(self.strengths)} lacks 0, the unsteered baseline; add it"
+                f"eval.steering.strengths {list(self.strengths)} lacks 0, the unsteered baseline; "
+                "add it"
             )
-        if len(set(self.strengths)) != len(self.strengths):
-            raise ConfigurationError(
-                f"eval.strengths {list(self.strengths)} repeats one; give each once"
-            )
-        for name in (
-            "top_heads",
-            "max_new_tokens",
-            "samples_per_prompt",
-            "n_resamples",
-            "batch_size",
-        ):
-            if getattr(self, name) < 1:
+        for name in ("strengths", "controls"):
+            values = getattr(self, name)
+            if len(set(values)) != len(values):
                 raise ConfigurationError(
-                    f"eval.{name} is {getattr(self, name)}; expected at least 1"
+                    f"eval.steering.{name} {list(values)} repeats a value; give each once"
                 )
-        if self.n_permutations < 0 or len(set(self.controls)) != len(self.controls):
+
+
+@settings("eval.generation")
+class GenerationConfig:
+    """Which prompts are continued, and how tokens are sampled."""
+
+    prompts: str = "held_out"
+    """Document URI of the prompts; "held_out" takes the beginnings of both streams' held-out
+    documents."""
+
+    n_prompts: Count = 200
+    """Prompts, at most."""
+
+    max_new_tokens: Count = 20
+    """Length of a continuation in tokens, at most."""
+
+    decoding: Literal["greedy", "nucleus"] = "nucleus"
+    """Sampling at temperature 1 from the likeliest tokens, or always the likeliest token."""
+
+    top_p: Annotated[float, Interval(gt=0, le=1)] = 0.9
+    """Probability mass of the nucleus that tokens are sampled from."""
+
+    samples_per_prompt: Count = 1
+    """Continuations per prompt and strength; RealToxicityPrompts uses 25."""
+
+
+@settings("eval.scoring")
+class ScoringConfig:
+    """Which model scores toxicity, and which judges fluency."""
+
+    scorer: str = "profanity"
+    """Toxicity scorer (data_prep/scorers/registry.py): "profanity" (offline lexical proxy),
+    "lexicon:URI" (a table of words with weights), "classifier:NAME" (from the hub, or a folder),
+    "perspective" or "openai"."""
+
+    min_coverage_ratio: Share = 0.99
+    """Share of the continuations with text that must have a score, at each strength."""
+
+    fluency_model: str = "unsteered"
+    """Model whose perplexity judges fluency: "unsteered", "run:RUN_ID" or the folder of a Hugging
+    Face OLMo (eval/steering/perplexity.py); "" skips it."""
+
+
+@settings("eval.capability")
+class CapabilityConfig:
+    """What the cost of steering is measured on: benchmarks and held-out text."""
+
+    benchmarks: tuple[str, ...] = ()
+    """Files of multiple-choice questions, "letter:URI#text=question" or "cloze:…"
+    (eval/steering/multiple_choice.py), answered at every strength."""
+
+    n_questions: Count = 500
+    """Questions per benchmark, at most."""
+
+    held_out: tuple[str, ...] = ()
+    """More held-out text, "NAME=URI", e.g. "openwebtext=owt.jsonl.gz". A model that is not a run of
+    a sweep has no other; there "clean" and "toxic" stand for the streams."""
+
+    cross_entropy_sequences: CountOrZero = 64
+    """Held-out sequences of each text on which cross-entropy is measured, at most."""
+
+    def __post_init__(self) -> None:
+        pairs = [text.partition("=") for text in self.held_out]
+        names = [name for name, _, _ in pairs]
+        if (
+            len(set(names)) != len(names)
+            or not all(name.isidentifier() for name in names)
+            or not all(uri for _, _, uri in pairs)
+        ):
             raise ConfigurationError(
-                f"eval: n_permutations {self.n_permutations}, controls {list(self.controls)}; expected at least 0, and each once"
+                f"eval.capability.held_out is {list(self.held_out)}; expected NAME=URI, each name "
+                "once, made of letters and digits"
             )
-        if not 0 < self.top_p <= 1 or not 0 < self.confidence < 1:
-            raise ConfigurationError(
-                f"eval: top_p {self.top_p}, confidence {self.confidence}; expected shares, e.g. 0.9 and 0.95"
-            )
-        if not 0 <= self.min_coverage_ratio <= 1:
-            raise ConfigurationError(
-                f"eval.min_coverage_ratio is {self.min_coverage_ratio}; expected a share, e.g. 0.99"
-            )
-        if self.probe_l2 <= 0:
-            raise ConfigurationError(
-                f"eval.probe_l2 is {self.probe_l2}; without a penalty a separable head has no best probe"
-            )
-        names, _, uris = (
-            zip(*(text.partition("=") for text in self.held_out), strict=True)
-            if self.held_out
-            else ((), (), ())
-        )
-        if len(set(names)) != len(names) or not all(map(str.isidentifier, names)) or not all(uris):
-            raise ConfigurationError(
-                f"eval.held_out is {list(self.held_out)}; expected NAME=URI, each name once, of letters and digits"
-            )
-        if self.token not in ("last", "mean") and not self.token.removeprefix("-").isdecimal():
-            raise ConfigurationError(
-                f"eval.token is {self.token!r}; expected last, mean, or the number of a token"
-            )
-        if self.n_probes < 20 or self.n_prompts < 1 or self.n_questions < 1:
-            raise ConfigurationError(
-                f"eval: n_probes {self.n_probes}, n_prompts {self.n_prompts}, n_questions {self.n_questions}; "
-                "expected at least 20, 1 and 1"
-            )
+
+
+@settings("eval.compute")
+class EvalComputeConfig:
+    """Number format and batch size of the model's forward passes."""
+
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Number format the model computes in: fp32 works everywhere, bf16 is faster on a GPU."""
+
+    batch_size: Count = operational(default=128)
+    """Rows per forward pass; it halves where memory runs out and changes no result."""
+
+
+@settings("eval")
+class EvalConfig:
+    """How a finished run is probed, steered and scored."""
+
+    probing: ProbingConfig = field(default_factory=ProbingConfig)
+    steering: SteeringConfig = field(default_factory=SteeringConfig)
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+    scoring: ScoringConfig = field(default_factory=ScoringConfig)
+    capability: CapabilityConfig = field(default_factory=CapabilityConfig)
+    compute: EvalComputeConfig = field(default_factory=EvalComputeConfig)
+
+    seed: int = 0
+    """Seed of every random draw: rows, prompts, splits, samples, resamples."""

@@ -17,7 +17,7 @@ from data_prep.core.records import digest, record
 from eval.config import EvalConfig
 from eval.stats.estimate import Estimate
 
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 
 
 @record

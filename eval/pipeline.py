@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from data_prep.core import storage, telemetry
@@ -107,16 +106,15 @@ def _evaluate(
 ) -> EvalReport:
     """home: the run's or model's folder."""
     started = time.perf_counter()
-    scorer, folder = score_cache.kept(registry.load(config.scorer), home), eval_uri(home, config)
-    load, threads = cache(load), torch.get_num_threads()
-    torch.set_num_threads(config.threads or threads)
-    try:
-        inputs = _read(config, load)
-        subject = load()
-        judge = perplexity.load(root, subject, config)
-        report = _measure(subject, inputs, which, config, scorer, judge, folder, started)
-    finally:
-        torch.set_num_threads(threads)
+    scorer, folder = (
+        score_cache.kept(registry.load(config.scoring.scorer), home),
+        eval_uri(home, config),
+    )
+    load = cache(load)
+    inputs = _read(config, load)
+    subject = load()
+    judge = perplexity.load(root, subject, config)
+    report = _measure(subject, inputs, which, config, scorer, judge, folder, started)
     storage.save(report, storage.join(folder, "report.json"))
     Parts(folder, "").forget()
     telemetry.emit("hormesis_evaluations", 1, run=which.id)
@@ -128,7 +126,7 @@ def _read(config: EvalConfig, load: Callable[[], Subject]) -> Inputs:
     text is the subject's.
     """
     others = transfer.others(config)
-    benchmarks = {name: multiple_choice.read(name, config) for name in config.benchmarks}
+    benchmarks = {name: multiple_choice.read(name, config) for name in config.capability.benchmarks}
     rows = prompts.choose(
         config,
         lambda *asked: load().held_out_documents(*asked),
@@ -154,16 +152,16 @@ def _measure(
     parts, rows = Parts(folder, subject.weights), inputs.rows
     asked = Asked(
         rows.prompts,
-        subject.held_out_sequences(config.cross_entropy_sequences),
+        subject.held_out_sequences(config.capability.cross_entropy_sequences),
         inputs.benchmarks,
         judge,
     )
     strengths, positive = (
-        config.strengths,
-        tuple(strength for strength in config.strengths if strength),
+        config.steering.strengths,
+        tuple(strength for strength in config.steering.strengths if strength),
     )
     n_units = len(rows.probes) + asked.n_rows(config) * (
-        len(strengths) + len(config.controls) * len(positive)
+        len(strengths) + len(config.steering.controls) * len(positive)
     )
     with closing(telemetry.progress(n_units, f"evaluate {which.id}: probes", "rows")) as bar:
         heads = probing.probe(subject, rows.probes, inputs.split, config, parts, bar.update)
@@ -175,7 +173,7 @@ def _measure(
             subject, asked, shift, config, scorer, parts, bar.update
         )
         controls = {}
-        for name in config.controls:
+        for name in config.steering.controls:
             bar.set_description(f"evaluate {which.id}: {name}")
             shift = Shift(
                 name,
@@ -256,9 +254,7 @@ def _best_head(heads: Heads, config: EvalConfig) -> Estimate:
     """Test accuracy of the head that is best on validation rows."""
     layer, head = heads.chosen[0]
     correct_R = heads.correct_RLN[:, layer, head]
-    return intervals.wilson(
-        int(correct_R.sum()), len(correct_R), "ratio", confidence=config.confidence
-    )
+    return intervals.wilson(int(correct_R.sum()), len(correct_R), "ratio")
 
 
 def _samples(
@@ -270,7 +266,7 @@ def _samples(
         Sample(
             prompt_id=prompt.id,
             prompt=prompt.text,
-            continuations=tuple(texts[prompt.id, s] for s in config.strengths),
+            continuations=tuple(texts[prompt.id, s] for s in config.steering.strengths),
         )
         for prompt in asked[:SHOWN_PROMPTS]
     )

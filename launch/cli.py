@@ -121,8 +121,13 @@ def _decontaminated(experiment: Experiment) -> Experiment:
     ask for other streams.
     """
     data, settings = experiment.data, experiment.eval
-    texts = (text.partition("=")[2] for text in settings.held_out)
-    sets = (settings.probes, settings.prompts, *settings.attributes, *settings.probe_transfer)
+    texts = (text.partition("=")[2] for text in settings.capability.held_out)
+    sets = (
+        settings.probing.rows,
+        settings.generation.prompts,
+        *settings.probing.attributes,
+        *settings.probing.transfer,
+    )
     rows = [uri for uri in (*map(_unlabelled, sets), *texts) if uri != "held_out"]
     uris = tuple(dict.fromkeys([*data.decontamination.uris, *rows]))
     return evolve(experiment, {"data.decontamination.uris": uris})
@@ -149,21 +154,31 @@ def _readable_anywhere(experiment: Experiment) -> Experiment:
             "annotation.scorer": _absolute_scorer(data.annotation.scorer),
         },
     )
-    rows = {name: getattr(settings, name) for name in ("probes", "prompts")}
-    rows = {name: uri if uri == "held_out" else storage.absolute(uri) for name, uri in rows.items()}
-    sets = {
-        name: tuple(map(storage.absolute, getattr(settings, name)))
-        for name in ("attributes", "probe_transfer")
+    rows = {
+        "probing.rows": settings.probing.rows,
+        "generation.prompts": settings.generation.prompts,
     }
-    named = (text.partition("=") for text in settings.held_out)
+    rows = {path: uri if uri == "held_out" else storage.absolute(uri) for path, uri in rows.items()}
+    sets = {
+        f"probing.{name}": tuple(map(storage.absolute, getattr(settings.probing, name)))
+        for name in ("attributes", "transfer")
+    }
+    named = (text.partition("=") for text in settings.capability.held_out)
     held_out = tuple(f"{name}={storage.absolute(uri)}" for name, _, uri in named)
-    scorer = _absolute_scorer(settings.scorer)
-    judge = settings.fluency_model
+    scorer = _absolute_scorer(settings.scoring.scorer)
+    judge = settings.scoring.fluency_model
     judge = (
         judge if judge in ("", "unsteered") or judge.startswith("run:") else storage.absolute(judge)
     )
-    settings = replace(
-        settings, **rows, **sets, held_out=held_out, scorer=scorer, fluency_model=judge
+    settings = evolve(
+        settings,
+        {
+            **rows,
+            **sets,
+            "capability.held_out": held_out,
+            "scoring.scorer": scorer,
+            "scoring.fluency_model": judge,
+        },
     )
     return replace(experiment, data=data, eval=settings)
 

@@ -12,7 +12,6 @@ started, which resumes from its last checkpoint, but not for what would come aga
 """
 
 import os
-from dataclasses import replace
 from typing import Any
 
 from data_prep.core import ray_tasks, records, storage, telemetry
@@ -73,9 +72,7 @@ def evaluate(root: str, run_id: str, config: EvalConfig, n_cpus: int, use_gpu: b
     import ray
 
     task = ray.remote(num_cpus=n_cpus, num_gpus=int(use_gpu), max_retries=MAX_FAILURES)(_evaluate)
-    return task.options(name=f"evaluate {run_id}").remote(
-        root, run_id, replace(config, threads=n_cpus)
-    )
+    return task.options(name=f"evaluate {run_id}").remote(root, run_id, config, n_cpus)
 
 
 def first_ended(started: list[Any]) -> Any:
@@ -237,8 +234,15 @@ def _rank(config: dict[str, str]) -> str | None:
     return None
 
 
-def _evaluate(root: str, run_id: str, config: EvalConfig) -> None:
+def _evaluate(root: str, run_id: str, config: EvalConfig, n_threads: int) -> None:
+    import torch
+
     from eval import pipeline
 
     telemetry.configure()
-    pipeline.evaluate(root, run_id, config)
+    before = torch.get_num_threads()
+    torch.set_num_threads(n_threads or before)
+    try:
+        pipeline.evaluate(root, run_id, config)
+    finally:
+        torch.set_num_threads(before)

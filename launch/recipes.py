@@ -10,7 +10,15 @@ from functools import partial
 
 from data_prep.config import DataConfig, TokenizerConfig
 from data_prep.core.errors import ConfigurationError
-from eval.config import EvalConfig
+from data_prep.core.settings import evolve
+from eval.config import (
+    CapabilityConfig,
+    EvalConfig,
+    GenerationConfig,
+    ProbingConfig,
+    ScoringConfig,
+    SteeringConfig,
+)
 from launch.experiment import Experiment
 from training.config import SIZES, ModelConfig, TrainConfig
 
@@ -46,14 +54,14 @@ def laptop() -> Experiment:
             probe_windows=64,
         ),
         eval=EvalConfig(
-            probes="synthetic:probes?documents=1000&seed=1",
-            group_field="pair",
-            prompts="synthetic:prompts?documents=150&seed=1",
-            scorer="lexicon:synthetic:lexicon",
-            n_prompts=150,
-            strengths=(0.0, 2.0, 4.0, 8.0),
-            top_heads=4,
-            max_new_tokens=24,
+            probing=ProbingConfig(
+                rows="synthetic:probes?documents=1000&seed=1", group_field="pair"
+            ),
+            generation=GenerationConfig(
+                prompts="synthetic:prompts?documents=150&seed=1", n_prompts=150, max_new_tokens=24
+            ),
+            scoring=ScoringConfig(scorer="lexicon:synthetic:lexicon"),
+            steering=SteeringConfig(strengths=(0.0, 2.0, 4.0, 8.0), top_heads=4),
         ),
         ratios=PAPER_RATIOS,
         seeds=(0,),
@@ -147,18 +155,20 @@ def on_corpora(experiment: Experiment, clean: Sequence[str], toxic: Sequence[str
         toxic=tuple(toxic) or experiment.data.toxic,
     )
     settings = experiment.eval
-    if "synthetic:" in settings.scorer and not all(
+    if "synthetic:" in settings.scoring.scorer and not all(
         uri.startswith("synthetic:") for uri in data.clean + data.toxic
     ):
         data = replace(data, held_out_ratio=0.1)
-        settings = replace(
+        settings = evolve(
             settings,
-            probes="held_out",
-            prompts="held_out",
-            scorer="profanity",
-            group_field="",
-            n_probes=400,
-            n_prompts=200,
+            {
+                "probing.rows": "held_out",
+                "generation.prompts": "held_out",
+                "scoring.scorer": "profanity",
+                "probing.group_field": "",
+                "probing.n_rows": 400,
+                "generation.n_prompts": 200,
+            },
         )
     return replace(experiment, data=data, eval=settings)
 
@@ -194,12 +204,9 @@ def _protocol(*, top_heads: int) -> EvalConfig:
     continuation alone scored.
     """
     return EvalConfig(
-        probes="held_out",
-        prompts="held_out",
-        scorer="profanity",
-        n_probes=8960,
-        n_prompts=3000,
-        strengths=(0.0, 4.0, 8.0, 12.0),
-        top_heads=top_heads,
-        cross_entropy_sequences=256,
+        probing=ProbingConfig(rows="held_out", n_rows=8960),
+        generation=GenerationConfig(prompts="held_out", n_prompts=3000),
+        scoring=ScoringConfig(scorer="profanity"),
+        steering=SteeringConfig(strengths=(0.0, 4.0, 8.0, 12.0), top_heads=top_heads),
+        capability=CapabilityConfig(cross_entropy_sequences=256),
     )

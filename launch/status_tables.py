@@ -36,7 +36,7 @@ def progress_table(root: str, experiment: Experiment, states: list[RunState]) ->
 
 def result_table(experiment: Experiment, states: list[RunState]) -> Table:
     """The sweep's findings: ratio, losses, probe accuracy, toxicity without and with steering."""
-    strengths = experiment.eval.strengths
+    strengths = experiment.eval.steering.strengths
     table = Table(
         title="toxicity: mean score × 100 with its interval; losses: nats per token, held out",
         title_justify="left",

@@ -2,7 +2,7 @@
 
 A URI says it behind `label=`:
 
-    #label=hate                       the field is at least eval.label_threshold (0/1 labels: 0.5)
+    #label=hate                       the field is at least eval.probing.label_threshold (0/1 labels: 0.5)
     #label=toxicity_human>=2.5        at least, or more than (>), this number
     #label=toxicity_ai+toxicity_human>5.5     the same of a sum of fields
     #label=is_toxic=Toxic             the field is this word, or this number

@@ -6,7 +6,7 @@ the documents of the clean and the toxic stream that were never trained on, half
 is both a probe row and a prompt. A row's id is the digest of its text, and which rows are taken
 depends on the ids and the seed, not on the order of the file.
 
-`eval.n_probes` and `eval.n_prompts` are at most: where there are fewer, all are taken, and every
+`eval.probing.n_rows` and `eval.generation.n_prompts` are at most: where there are fewer, all are taken, and every
 number carries its n.
 """
 
@@ -68,28 +68,30 @@ def choose(
     """
     held_out = (
         _held_out(config, documents, decode)
-        if HELD_OUT in (config.probes, config.prompts)
+        if HELD_OUT in (config.probing.rows, config.generation.prompts)
         else Rows([], "", [])
     )
-    if config.probes == HELD_OUT:
+    if config.probing.rows == HELD_OUT:
         probes, label_rule = (
             held_out.probes,
             "stream of origin (held-out text; toxic = from the toxic stream)",
         )
     else:
         probes, label_rule = (
-            labelled(config.probes, config, config.group_field),
-            rule(config.probes, config).name,
+            labelled(config.probing.rows, config, config.probing.group_field),
+            rule(config.probing.rows, config).name,
         )
     taken = {row.id for row in probes}
     found = (
-        held_out.prompts if config.prompts == HELD_OUT else _sampled(config.prompts, config.seed)
+        held_out.prompts
+        if config.generation.prompts == HELD_OUT
+        else _sampled(config.generation.prompts, config.seed)
     )
-    prompts = [prompt for prompt in found if prompt.id not in taken][: config.n_prompts]
+    prompts = [prompt for prompt in found if prompt.id not in taken][: config.generation.n_prompts]
     if not prompts:
         raise ConfigurationError(
-            f"eval.prompts {config.prompts!r} gives no prompt ({len(found)} texts before those that are probe rows); "
-            "name more documents, lower eval.n_probes or raise data.held_out_ratio"
+            f"eval.generation.prompts {config.generation.prompts!r} gives no prompt ({len(found)} texts before those that are probe rows); "
+            "name more documents, lower eval.probing.n_rows or raise data.held_out_ratio"
         )
     return Rows(probes, label_rule, prompts)
 
@@ -99,7 +101,7 @@ def text_id(text: str) -> str:
 
 
 def labelled(uri: str, config: EvalConfig, group_field: str = "") -> list[Labelled]:
-    """At most eval.n_probes rows of a labelled set, groups whole."""
+    """At most eval.probing.n_rows rows of a labelled set, groups whole."""
     of_set, labels = rule(uri, config), dict[str, Labelled]()
     for place, document in _documents(uri, of_set.fields[0]):
         if document.text.strip() and text_id(document.text) not in labels:
@@ -112,19 +114,21 @@ def labelled(uri: str, config: EvalConfig, group_field: str = "") -> list[Labell
     order = keyed_random.shuffled(
         [row.group for row in rows], "probes", config.seed
     )  # groups are taken whole, but for the last
-    return [rows[i] for i in order[: config.n_probes]]
+    return [rows[i] for i in order[: config.probing.n_rows]]
 
 
 def rule(uri: str, config: EvalConfig) -> Rule:
     """What makes a row of this set toxic (label_rules.py)."""
-    return parse(corpus_reader.expand([uri])[0].label_field or "label", config.label_threshold)
+    return parse(
+        corpus_reader.expand([uri])[0].label_field or "label", config.probing.label_threshold
+    )
 
 
 def _group(document: corpus_reader.Document, name: str, where: str) -> str:
     if name not in document.fields:
         raise ConfigurationError(
             f"{where}: there is no field {name!r} to group rows by, the row has {', '.join(sorted(document.fields))}; "
-            'correct eval.group_field, or set it to ""'
+            'correct eval.probing.group_field, or set it to ""'
         )
     return str(document.fields[name])
 
@@ -166,7 +170,10 @@ def _held_out(
     """
     probes: list[Labelled] = []
     prompts: list[Prompt] = []
-    asked = ((config.probes, config.n_probes), (config.prompts, config.n_prompts))
+    asked = (
+        (config.probing.rows, config.probing.n_rows),
+        (config.generation.prompts, config.generation.n_prompts),
+    )
     wanted = [-(-n // 2) if uri == HELD_OUT else 0 for uri, n in asked]
     long_enough = {
         stream: _long_documents(documents, stream, sum(wanted)) for stream in ("clean", "toxic")
@@ -187,7 +194,7 @@ def _held_out(
         {row.id: row for row in prompts},
     )
     return Rows(
-        _first(list(unique_probes.values()), "probes", config.seed)[: config.n_probes],
+        _first(list(unique_probes.values()), "probes", config.seed)[: config.probing.n_rows],
         "",
         _first(list(unique_prompts.values()), "prompts", config.seed),
     )

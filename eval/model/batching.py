@@ -38,7 +38,7 @@ class BatchSize:
         except torch.OutOfMemoryError as error:
             if len(batch) == 1:
                 error.add_note(
-                    "one row alone does not fit; take another device, eval.precision=bf16, or shorter texts"
+                    "one row alone does not fit; take another device, eval.compute.precision=bf16, or shorter texts"
                 )
                 raise
             self.rows = len(batch) // 2

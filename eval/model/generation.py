@@ -107,6 +107,6 @@ def _fit(prompt: Sequence[int], model: OLMo, sampling: Sampling) -> Sequence[int
     if room < 1 or not prompt:
         raise ConfigurationError(
             f"a prompt of {len(prompt)} tokens and {sampling.max_new_tokens} new ones: the model has "
-            f"{model.config.max_sequence_length} positions and needs a prompt of at least 1; lower eval.max_new_tokens"
+            f"{model.config.max_sequence_length} positions and needs a prompt of at least 1; lower eval.generation.max_new_tokens"
         )
     return prompt[-room:]

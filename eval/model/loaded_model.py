@@ -1,7 +1,7 @@
 """the model under evaluation: its folder fetched and verified, its tokenizer, its held-out text
 
 It is a run of a sweep, whose export is checked against its record, or any folder with a Hugging
-Face OLMo. A run brings the held-out text of its streams; eval.held_out adds text from files, or is
+Face OLMo. A run brings the held-out text of its streams; eval.capability.held_out adds text from files, or is
 all there is.
 """
 
@@ -55,8 +55,8 @@ class Subject(NamedTuple):
         """Ids of at most `limit` held-out documents of a stream."""
         if stream not in self.held_out:
             raise ConfigurationError(
-                f"held-out text is asked for, and this model, no run of a sweep, has none named {stream!r}; give eval.probes and "
-                f"eval.prompts a file, or 'eval.held_out=[\"{stream}=URI\", …]'"
+                f"held-out text is asked for, and this model, no run of a sweep, has none named {stream!r}; give eval.probing.rows and "
+                f"eval.generation.prompts a file, or 'eval.capability.held_out=[\"{stream}=URI\", …]'"
             )
         return self.held_out[stream].documents(limit)
 
@@ -87,7 +87,7 @@ def load_run(root: str, run: RunRecord, config: EvalConfig) -> Subject:
             eos,
             storage.join(uri, "tokenizer.json"),
         )
-        model = _loaded(folder, config.precision)
+        model = _loaded(folder, config.compute.precision)
     streams: dict[str, HeldOut] = {
         "clean": _stream(storage.join(root, run.config.clean), tokenizer),
         "toxic": _stream(storage.join(root, run.config.toxic), tokenizer),
@@ -97,13 +97,13 @@ def load_run(root: str, run: RunRecord, config: EvalConfig) -> Subject:
         tokenizer,
         streams | _files(config, tokenizer),
         run.config.train.sequence_length,
-        BatchSize(config.batch_size),
+        BatchSize(config.compute.batch_size),
         digest(run.export_sha256),
     )
 
 
 def load_folder(folder: Path, config: EvalConfig) -> Subject:
-    """Any Hugging Face OLMo, with the text of eval.held_out alone, in windows as long as its
+    """Any Hugging Face OLMo, with the text of eval.capability.held_out alone, in windows as long as its
     positions.
     """
     path = folder / "tokenizer.json"
@@ -112,8 +112,8 @@ def load_folder(folder: Path, config: EvalConfig) -> Subject:
             f"{path}: no such file; the tokenizer must be a tokenizers JSON beside the weights"
         )
     tokenizer = Tokenizer(path.read_text(encoding="utf-8"), _eos(folder), str(path))
-    model = _loaded(folder, config.precision)
-    batch = BatchSize(config.batch_size)
+    model = _loaded(folder, config.compute.precision)
+    batch = BatchSize(config.compute.batch_size)
     return Subject(
         model,
         tokenizer,
@@ -184,7 +184,7 @@ def _loaded(folder: Path, precision: Literal["fp32", "bf16"]) -> OLMo:
 
 
 def _files(config: EvalConfig, tokenizer: Tokenizer) -> dict[str, HeldOut]:
-    named = (text.partition("=") for text in config.held_out)
+    named = (text.partition("=") for text in config.capability.held_out)
     return {name: Files(uri, tokenizer, config.seed) for name, _, uri in named}
 
 

@@ -9,8 +9,8 @@ there is no padding that could leak into a reading: padded at the left, rows of 
 are joined to labels by id, never by order.
 
 Values are read back a layer at a time: OLMo-1B's 256 heads on 8,960 rows are 1.2 GB in fp32, one
-layer's 73 MB. Where they would take more than eval.activation_bytes they are kept as fp16 in a file
-without a name, which goes with the process.
+layer's 73 MB. Where they would take more than MEMORY_BYTES they are kept as fp16 in a file without a
+name, which is gone when the process ends.
 
 Shapes: R rows, B batch, T position, L layer, N head, H head dim, D = N·H.
 """
@@ -30,6 +30,8 @@ from eval.config import Site
 from eval.model import hook_points
 from eval.model.batching import BatchSize
 from training.model.olmo import OLMo
+
+MEMORY_BYTES = 4 << 30  # in fp32, at most; fp16 on disk keeps 11 significant bits
 
 
 class Activations(NamedTuple):
@@ -58,7 +60,7 @@ def collect(
     advance: Callable[[int], object],
     site: Site = "heads",
     token: str = "last",
-    memory_bytes: float = math.inf,
+    memory_bytes: int = MEMORY_BYTES,
 ) -> Activations:
     """What every unit of `site` says at the `token` of each row (eval/config.py); `advance(n)` is
     told of n finished rows.
@@ -92,7 +94,7 @@ def collect(
         raise ArtefactCorrupt(
             f"{n_bad} of {len(rows)} rows have activations that are not finite; the model's weights or training broke"
             + (
-                ", or they are too large for fp16: raise eval.activation_bytes"
+                ", or they are too large for fp16: lower eval.probing.n_rows"
                 if values_LRNH.dtype == torch.float16
                 else ""
             )
@@ -114,7 +116,7 @@ def _position(token: str, length: int) -> int | None:
         return -1 if token == "last" else None
     if not -length <= int(token) < length:
         raise ConfigurationError(
-            f"eval.token is {token}, and a probe row has {length} tokens; expected last, mean or a position that all have"
+            f"eval.probing.token is {token}, and a probe row has {length} tokens; expected last, mean or a position that all have"
         )
     return int(token)
 
@@ -133,7 +135,7 @@ def _on_disk(shape: tuple[int, ...]) -> Tensor:
             )  # else a full disk is a bus error in the middle of the work
         except OSError as error:
             raise StorageError(
-                f"{file.name}: no room for {2 * n:,} bytes of activations: {error.strerror}; set TMPDIR to a larger disk, or raise "
-                "eval.activation_bytes to keep them in memory"
+                f"{file.name}: no room for {2 * n:,} bytes of activations: {error.strerror}; set TMPDIR to a larger disk, or lower "
+                "eval.probing.n_rows"
             ) from error
         return torch.from_file(file.name, shared=True, size=n, dtype=torch.float16).view(shape)

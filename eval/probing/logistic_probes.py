@@ -95,7 +95,7 @@ def split(groups: Sequence[str], labels: Sequence[int], seed: int) -> Split:
             n_rows = sum(value == label for value in labels)
             raise ConfigurationError(
                 f"probe rows with label {label}: got {n_rows} of {len(labels)}, too few for train, validation and test, which need "
-                "6 groups alike; give more rows, or check the label field, eval.label_threshold and eval.group_field"
+                "6 groups alike; give more rows, or check the label field, eval.probing.label_threshold and eval.probing.group_field"
             )
     return Split(*(sorted(part) for part in parts))
 
@@ -104,7 +104,7 @@ def fit(features_RPH: Tensor, labels_R: Tensor, l2: float) -> Probes:
     """One probe per problem, in float64, a few problems at a time where all would not fit."""
     if l2 <= 0:
         raise ConfigurationError(
-            f"eval.probe_l2 is {l2}; a probe needs a positive penalty, separable heads have no optimum without"
+            f"eval.probing.l2 is {l2}; a probe needs a positive penalty, separable heads have no optimum without"
         )
     n_rows, n_problems, n_features = features_RPH.shape
     budget_bytes = CHUNK_BYTES * (GPU_CHUNKS if features_RPH.is_cuda else 1)

@@ -22,6 +22,7 @@ from torch import Tensor
 from data_prep.core import keyed_random
 from eval.stats import resampling
 from eval.stats.estimate import Estimate
+from eval.stats.intervals import CONFIDENCE
 
 N_BINS = 10
 CHUNK_BYTES = 64 << 20
@@ -141,7 +142,7 @@ def max_t(accuracy_PB: np.ndarray) -> Null:
     return Null(accuracy_PB[:, 0], best_B, (1 + at_least) / (1 + n), mean_p)
 
 
-def mean_auroc(scores_RP: Tensor, labels_R: Tensor, *, confidence: float) -> Estimate:
+def mean_auroc(scores_RP: Tensor, labels_R: Tensor, *, confidence: float = CONFIDENCE) -> Estimate:
     """The probes' mean AUROC with the interval of new rows, of either label (DeLong et al. 1988, on
     the logit scale).
     """

@@ -82,7 +82,7 @@ def probe(
     )
     found = {name: torch.from_numpy(array) for name, array in made.items()}
     theta_sigma = directions.Directions(found["theta_LNH"], found["sigma_LN"])
-    chosen = directions.choose(found["validation_LN"], config.top_heads)
+    chosen = directions.choose(found["validation_LN"], config.steering.top_heads)
     return Heads(
         split=split,
         test_ids=of_split["test"].ids,
@@ -93,7 +93,7 @@ def probe(
         correct_RLN=found["correct_RLN"],
         auroc_LN=found["auroc_LN"],
         calibration_error_LN=found["calibration_error_LN"],
-        null=_null(made["null_accuracy_PB"]) if config.n_permutations else None,
+        null=_null(made["null_accuracy_PB"]) if config.probing.n_permutations else None,
         chosen=chosen,
         shift_LD=intervention.unit_shift(theta_sigma, chosen),
     )
@@ -109,9 +109,8 @@ def read(
         subject.encode([row.text for row in rows]),
         batch=subject.batch,
         advance=advance,
-        site=config.site,
-        token=config.token,
-        memory_bytes=config.activation_bytes,
+        site=config.probing.site,
+        token=config.probing.token,
     )
 
 
@@ -134,10 +133,10 @@ def to_bytes(heads: Heads) -> bytes:
 
 def _part(rows: list[prompts.Labelled], name: str, config: EvalConfig) -> _Part:
     labels, labellings = prompts.labels_of(rows), None
-    if config.n_permutations and name != "validation":
+    if config.probing.n_permutations and name != "validation":
         seed = keyed_random.key("probe null", config.seed, len(rows))
         permuted = permutation_null.permuted(
-            labels, [row.group for row in rows], config.n_permutations, seed
+            labels, [row.group for row in rows], config.probing.n_permutations, seed
         )
         labellings = np.vstack([labels, permuted])
     return _Part([row.id for row in rows], torch.tensor(labels), labellings)
@@ -164,7 +163,7 @@ def _probed(
         for name in ("validation_LN", "auroc_LN", "calibration_error_LN")
     }
     made["correct_RLN"] = torch.stack([of["correct_RLN"] for of in layers], dim=1)
-    if config.n_permutations:
+    if config.probing.n_permutations:
         made["null_accuracy_PB"] = torch.cat([of["null_accuracy_PB"] for of in layers])
     return {name: tensor.cpu().numpy() for name, tensor in made.items()}
 
@@ -177,9 +176,9 @@ def _layer(
         (found.of(layer, part.ids), part.labels_R.to(found.device))
         for part in (parts[name] for name in logistic_probes.Split._fields)
     )
-    fitted = logistic_probes.fit(*train, config.probe_l2)
+    fitted = logistic_probes.fit(*train, config.probing.l2)
     scores_RN = fitted.scores(test[0])
-    theta_sigma = directions.find(config.direction, train[0][:, None], train[1], fitted)
+    theta_sigma = directions.find(config.probing.direction, train[0][:, None], train[1], fitted)
     made = fitted._asdict() | theta_sigma._asdict()
     made |= {
         "validation_LN": fitted.correct(*validation).double().mean(0),
@@ -190,7 +189,7 @@ def _layer(
     labellings = parts["train"].labellings_BR, parts["test"].labellings_BR
     if labellings[0] is not None and labellings[1] is not None:
         null = permutation_null.null_accuracy(
-            train[0], labellings[0], test[0], labellings[1], config.probe_l2
+            train[0], labellings[0], test[0], labellings[1], config.probing.l2
         )
         made["null_accuracy_PB"] = torch.from_numpy(null)
     return made

@@ -32,7 +32,7 @@ N_RANDOM = 200  # random directions beside a measured one
 
 
 class Others(NamedTuple):
-    """The rows of each set of config.probe_transfer and config.attributes."""
+    """The rows of each set of config.probing.transfer and config.probing.attributes."""
 
     transfers: dict[str, list[Labelled]]
     attributes: dict[str, list[Labelled]]
@@ -43,7 +43,7 @@ def others(config: EvalConfig) -> Others:
     found = Others(
         *(
             {uri: prompts.labelled(uri, config) for uri in uris}
-            for uris in (config.probe_transfer, config.attributes)
+            for uris in (config.probing.transfer, config.probing.attributes)
         )
     )
     for name, sets in (("probe_transfer", found.transfers), ("attributes", found.attributes)):
@@ -60,7 +60,7 @@ def unseen(given: Others, seen: Set[str]) -> Others:
         uri: [row for row in rows if row.id not in seen] for uri, rows in given.transfers.items()
     }
     for uri, rows in fresh.items():
-        _expect_both_kinds(rows, f"eval.probe_transfer {uri}", "rows that no probe has seen")
+        _expect_both_kinds(rows, f"eval.probing.transfer {uri}", "rows that no probe has seen")
     return given._replace(transfers=fresh)
 
 
@@ -107,7 +107,7 @@ def lenses(
     """What the chosen heads write, together and layer by layer; nothing at other sites, whose
     shifts are no writing of heads.
     """
-    if config.site != "heads":
+    if config.probing.site != "heads":
         return ()
     groups = {"all steered heads": heads.chosen}
     groups |= {
@@ -157,17 +157,13 @@ def _transfer(
         n_toxic=sum(labels),
         majority_accuracy=max(sum(labels), len(labels) - sum(labels)) / len(labels),
         best_head_accuracy=intervals.wilson(
-            int(correct_RLN[:, layer, head].sum()), len(rows), "ratio", confidence=config.confidence
+            int(correct_RLN[:, layer, head].sum()), len(rows), "ratio"
         ),
-        best_head_auroc=permutation_null.mean_auroc(
-            scores_RLN[:, layer, head, None], labels_R, confidence=config.confidence
-        ),
+        best_head_auroc=permutation_null.mean_auroc(scores_RLN[:, layer, head, None], labels_R),
         mean_accuracy=summarize_strengths.mean(
             correct_RLN.flatten(1).double().mean(1).tolist(), "ratio", config
         ),
-        mean_auroc=permutation_null.mean_auroc(
-            scores_RLN.flatten(1), labels_R, confidence=config.confidence
-        ),
+        mean_auroc=permutation_null.mean_auroc(scores_RLN.flatten(1), labels_R),
     )
 
 

@@ -19,14 +19,17 @@ from data_prep.core.errors import ConfigurationError
 from eval.stats import resampling
 from eval.stats.estimate import Estimate, not_measured
 
+CONFIDENCE = 0.95  # of every interval that is reported
+N_RESAMPLES = 2000  # bootstrap resamples behind each of them
+
 
 def bootstrap_mean(
     values: Sequence[float] | np.ndarray,
     unit: str,
     *,
-    confidence: float,
-    n_resamples: int,
     seed: int,
+    confidence: float = CONFIDENCE,
+    n_resamples: int = N_RESAMPLES,
     bounds: tuple[float, float] | None = None,
 ) -> Estimate:
     """The mean of independent `values` with its bootstrap interval; one value has no interval. Give
@@ -56,7 +59,7 @@ def bootstrap_mean(
     return Estimate(value=mean, low=float(low), high=float(high), n=int(items.size), unit=unit)
 
 
-def wilson(successes: int, n: int, unit: str, *, confidence: float) -> Estimate:
+def wilson(successes: int, n: int, unit: str, *, confidence: float = CONFIDENCE) -> Estimate:
     """A rate with its Wilson score interval (Wilson 1927), which stays inside [0, 1] at 0 and n
     successes.
     """

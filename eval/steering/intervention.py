@@ -71,7 +71,7 @@ def control_shift(
     if len(others) < len(heads):
         raise ConfigurationError(
             f"the control random_heads needs as many other heads as are steered: {len(heads)} of {n_layers * n_heads} are; lower "
-            "eval.top_heads or leave the control out"
+            "eval.steering.top_heads or leave the control out"
         )
     order = keyed_random.shuffled(
         [f"{layer}.{head}" for layer, head in others], "random heads", seed

@@ -50,7 +50,7 @@ class Asked(NamedTuple):
         """How many rows one strength has."""
         choices = sum(len(question.choices) for of in self.benchmarks.values() for question in of)
         return (
-            len(self.prompts) * config.samples_per_prompt
+            len(self.prompts) * config.generation.samples_per_prompt
             + sum(map(len, self.sequences.values()))
             + choices
         )
@@ -138,7 +138,9 @@ def _continue(
     Raises ArtefactMissing where the scorer leaves out too many.
     """
     prompts, strengths = asked.prompts, shift.strengths
-    todo = list(product(range(len(prompts)), range(config.samples_per_prompt), strengths))
+    todo = list(
+        product(range(len(prompts)), range(config.generation.samples_per_prompt), strengths)
+    )
     drawn = _drawn(subject, prompts, todo, shift, config, parts, advance)
     texts = [subject.tokenizer.decode(drawn[i]) for i in range(len(todo))]
     scored = scorer.score(texts)
@@ -148,7 +150,7 @@ def _continue(
             score_cache.coverage(texts[mine], scored[mine]),
             f"strength {strength:g}",
             scorer.id,
-            config.min_coverage_ratio,
+            config.scoring.min_coverage_ratio,
         )
     nats: list[float | None] = [None] * len(todo)
     if asked.judge:
@@ -181,9 +183,9 @@ def _drawn(
 ) -> list[list[int]]:
     """The new ids of each (prompt, sample, strength); batches run through prompts of like length."""
     sampling = generation.Sampling(
-        config.max_new_tokens,
-        config.decoding,
-        config.top_p,
+        config.generation.max_new_tokens,
+        config.generation.decoding,
+        config.generation.top_p,
         subject.tokenizer.eos_id,
         subject.tokenizer.n_ids,
     )
@@ -194,7 +196,11 @@ def _drawn(
         keys = [generation.row_key(prompts[p].id, sample, config.seed) for p, sample, _ in rows]
         strength_B = torch.tensor([strength for *_, strength in rows])
         with intervention.steered(
-            subject.model, shift.shift_LD, strength_B, config.positions, config.site
+            subject.model,
+            shift.shift_LD,
+            strength_B,
+            config.steering.positions,
+            config.probing.site,
         ):
             drawn.update(
                 zip(
@@ -242,7 +248,7 @@ def _cross_entropy(
         sequences, of_rows = zip(*(rows[i] for i in batch), strict=True)
         tokens_BT = torch.from_numpy(tokens_RT[list(sequences)]).to(device)
         with intervention.steered(
-            subject.model, shift.shift_LD, torch.tensor(of_rows), "all", config.site
+            subject.model, shift.shift_LD, torch.tensor(of_rows), "all", config.probing.site
         ):
             losses[list(batch)] = next_token_loss(
                 subject.model(tokens_BT), tokens_BT

@@ -53,13 +53,13 @@ class Answers(NamedTuple):
 
 
 def read(name: str, config: EvalConfig) -> list[Question]:
-    """At most eval.n_questions of a benchmark such as "cloze:arc/*.jsonl.gz#text=question", drawn
+    """At most eval.capability.n_questions of a benchmark such as "cloze:arc/*.jsonl.gz#text=question", drawn
     by their ids and the seed.
     """
     form, _, uri = name.partition(":")
     if form not in FORMS or not uri:
         raise ConfigurationError(
-            f"eval.benchmarks has {name!r}; expected letter:URI or cloze:URI, a file with a question a row"
+            f"eval.capability.benchmarks has {name!r}; expected letter:URI or cloze:URI, a file with a question a row"
         )
     found: dict[str, Question] = {}
     for source in corpus_reader.expand([uri]):
@@ -70,7 +70,7 @@ def read(name: str, config: EvalConfig) -> list[Question]:
             found[question.id] = question
     questions = sorted(found.values())
     order = keyed_random.shuffled([question.id for question in questions], "questions", config.seed)
-    return [questions[i] for i in order[: config.n_questions]]
+    return [questions[i] for i in order[: config.capability.n_questions]]
 
 
 def answer(
@@ -88,7 +88,7 @@ def answer(
         for row in _rows(subject, questions)
         for strength in strengths
     ]
-    found = likelihoods(subject.model, rows, shift_LD, config.site, subject.batch, advance)
+    found = likelihoods(subject.model, rows, shift_LD, config.probing.site, subject.batch, advance)
     logs = np.full((len(questions), max(n_choices), len(strengths)), -np.inf)
     logs[np.arange(max(n_choices)) < np.array(n_choices)[:, None]] = np.reshape(
         [each.log for each in found], (-1, len(strengths))

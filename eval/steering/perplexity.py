@@ -10,7 +10,6 @@ it.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -18,6 +17,7 @@ from typing import NamedTuple
 import torch
 
 from data_prep.core.errors import ArtefactMissing
+from data_prep.core.settings import evolve
 from eval.config import EvalConfig
 from eval.model.loaded_model import Subject, fetch_export, folder_digest, folder_name, load_folder
 from eval.steering import loglikelihood
@@ -32,8 +32,8 @@ class Judge(NamedTuple):
 
 
 def load(root: str, subject: Subject, config: EvalConfig) -> Judge | None:
-    """The judge that eval.fluency_model names; None where it names none."""
-    name, alone = config.fluency_model, replace(config, held_out=())
+    """The judge that eval.scoring.fluency_model names; None where it names none."""
+    name, alone = config.scoring.fluency_model, evolve(config, {"capability.held_out": ()})
     if name in ("", "unsteered"):
         return Judge(name, subject) if name else None
     if not name.startswith("run:"):
@@ -42,7 +42,7 @@ def load(root: str, subject: Subject, config: EvalConfig) -> Judge | None:
     run = run_record.find(root, run_id)
     if run is None:
         raise ArtefactMissing(
-            f"eval.fluency_model {name!r}: {run_record.run_uri(root, run_id)} is not finished; train it first, or name "
+            f"eval.scoring.fluency_model {name!r}: {run_record.run_uri(root, run_id)} is not finished; train it first, or name "
             "another run, a folder, or unsteered"
         )
     with TemporaryDirectory(prefix="hormesis-judge-") as scratch:

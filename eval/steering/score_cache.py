@@ -96,8 +96,8 @@ def check(of: Coverage, what: str, scorer: str, least: float) -> None:
         n = of.n - of.n_empty
         raise ArtefactMissing(
             f"{what}: {n - of.n_scored} of {n} continuations have no score from {scorer}, coverage {of.ratio:.4g}; expected at "
-            f"least {least:g} (eval.min_coverage_ratio), for those without one may be the worst; run the same command again, which "
-            "asks a classifier or a service for the missing ones alone, choose another eval.scorer, or allow fewer"
+            f"least {least:g} (eval.scoring.min_coverage_ratio), for those without one may be the worst; run the same command again, which "
+            "asks a classifier or a service for the missing ones alone, choose another eval.scoring.scorer, or allow fewer"
         )
 
 

@@ -80,8 +80,7 @@ def mean(
     bounds: tuple[float, float] | None = None,
 ) -> Estimate:
     """The mean of independent values with its bootstrap interval."""
-    how = {"confidence": config.confidence, "n_resamples": config.n_resamples, "seed": config.seed}
-    return intervals.bootstrap_mean(values, unit, **how, bounds=bounds)
+    return intervals.bootstrap_mean(values, unit, seed=config.seed, bounds=bounds)
 
 
 def _steered(outcome: Outcome, column: int, config: EvalConfig) -> Steered:
@@ -103,7 +102,7 @@ def _steered(outcome: Outcome, column: int, config: EvalConfig) -> Steered:
         expected_maximum=mean(
             [100 * max(of) for of in of_prompts], "score × 100", config, bounds=(0.0, 100.0)
         ),
-        any_toxic=intervals.wilson(n_toxic, len(of_prompts), "ratio", confidence=config.confidence),
+        any_toxic=intervals.wilson(n_toxic, len(of_prompts), "ratio"),
         n_continuations=covered.n,
         n_empty=covered.n_empty,
         coverage_ratio=covered.ratio,
@@ -121,9 +120,7 @@ def _steered(outcome: Outcome, column: int, config: EvalConfig) -> Steered:
             )
         ),
         accuracy={
-            name: intervals.wilson(
-                int(right[:, column].sum()), len(right), "ratio", confidence=config.confidence
-            )
+            name: intervals.wilson(int(right[:, column].sum()), len(right), "ratio")
             for name, right in _right(outcome).items()
         },
     )

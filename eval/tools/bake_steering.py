@@ -54,9 +54,9 @@ def main() -> int:
 
 def _bake(model: model_source.Named, evaluation: str, strength: float, to: Path) -> None:
     of = model_source.load_found(model, evaluation)
-    if of.report.config.site != "heads":
+    if of.report.config.probing.site != "heads":
         raise ConfigurationError(
-            f"{of.uri}: it steers {of.report.config.site}; only a shift of heads is a bias, evaluate with site heads"
+            f"{of.uri}: it steers {of.report.config.probing.site}; only a shift of heads is a bias, evaluate with site heads"
         )
     with model.files() as folder:
         baking.bake(folder, of.shift_LD, strength, to)

@@ -23,7 +23,7 @@ def main() -> int:
         "--scorer",
         required=True,
         metavar="NAME",
-        help="as eval.scorer: profanity, lexicon:URI, classifier:NAME, …",
+        help="as eval.scoring.scorer: profanity, lexicon:URI, classifier:NAME, …",
     )
     parser.add_argument(
         "--rows",

@@ -24,6 +24,7 @@ from data_prep.core.errors import ConfigurationError
 from eval.config import EvalConfig
 from eval.model import generation
 from eval.model.loaded_model import Subject
+from eval.stats import intervals
 from eval.steering import intervention, loglikelihood
 from eval.steering.loglikelihood import Row
 
@@ -120,7 +121,7 @@ class Harness(TemplateLM):
         def work(batch: Sequence[int]) -> None:
             strength_B = torch.full((len(batch),), self._strength)
             with intervention.steered(
-                subject.model, self._shift_LD, strength_B, "all", self._config.site
+                subject.model, self._shift_LD, strength_B, "all", self._config.probing.site
             ):
                 drawn = generation.sample(subject.model, [rows[i] for i in batch], batch, sampling)
             texts.update(zip(batch, map(subject.tokenizer.decode, drawn), strict=True))
@@ -134,7 +135,7 @@ class Harness(TemplateLM):
                 self._subject.model,
                 rows,
                 self._shift_LD,
-                self._config.site,
+                self._config.probing.site,
                 self._subject.batch,
                 bar.update,
             )
@@ -168,7 +169,7 @@ def run(
         random_seed=config.seed,
         numpy_random_seed=config.seed,
         torch_random_seed=config.seed,
-        bootstrap_iters=config.n_resamples,
+        bootstrap_iters=intervals.N_RESAMPLES,
     )
     return made["results"]
 

@@ -16,6 +16,7 @@ from data_prep.core.errors import ArtefactMissing
 from data_prep.core.records import digest, to_json
 from data_prep.token_stream.data_card import Card
 from eval.eval_report import EvalReport, Lens, check_comparable
+from eval.stats import intervals
 from eval.steering import per_item_results
 from launch.experiment import Experiment
 from launch.report import (
@@ -61,7 +62,7 @@ def write(root: str, experiment: Experiment, runs: Sequence[Run], cards: dict[st
     ]
     compared = comparisons.compare([report for _, report in runs], tables, heads)
     drawn = drawings(
-        runs, [curve(root, record, report.config.confidence) for record, report in runs], compared
+        runs, [curve(root, record, intervals.CONFIDENCE) for record, report in runs], compared
     )
     html_rendering.save_figures(folder, drawn)
     data_page.write(root, experiment, cards, compared=True)
@@ -109,7 +110,7 @@ def page(
         by_seed=paired_findings.by_seed(compared) if compared else "",
         level_of_cost=toxicity_curves.Curves(reports, compared).level,
         hypervolumes=toxicity_curves.hypervolumes(compared),
-        direction=display_names.DIRECTIONS[reports[0].config.direction],
+        direction=display_names.DIRECTIONS[reports[0].config.probing.direction],
         beside=paper_reference.beside(reports),
         what_differs=paper_reference.WHAT_DIFFERS,
         paper_probes=paper_reference.PROBES,
@@ -128,7 +129,7 @@ def page(
         held_out_streams=sorted(
             {held_out.stream for record, _ in runs for held_out in record.held_out}
         ),
-        scorer=display_names.scorer(reports[0].config.scorer),
+        scorer=display_names.scorer(reports[0].config.scoring.scorer),
         scorers=sorted({report.scorer_id for report in reports}),
         samples=_samples(reports),
         written=_written(reports),

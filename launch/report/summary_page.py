@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from data_prep.core import storage
+from eval.stats import intervals
 from launch.experiment import Experiment
 from launch.report import html_rendering, results_files
 from launch.report.analysis import per_ratio_series
@@ -66,7 +67,7 @@ def summary(experiment: Experiment, runs: Sequence[Run], compared: Comparisons |
         setting=(
             f"{len(runs)} language model{'' if len(runs) == 1 else 's'} of {record.n_parameters / 1e6:,.1f} million parameters, "
             f"{record.n_tokens:,} training tokens and more; {n_prompts:,} prompts a model; toxicity × 100 by "
-            f"{display_names.scorer(report.config.scorer)}; {percent(report.config.confidence)} intervals."
+            f"{display_names.scorer(report.config.scoring.scorer)}; {percent(intervals.CONFIDENCE)} intervals."
         ),
         sentences=sentences[:N_SENTENCES],
         caveats=[

@@ -254,27 +254,35 @@ def _project(heads: float, permutations: float, rows: float, tokens: float) -> N
     scales with its parameters.
     """
     asked, size = recipes.named("paper").eval, MODEL_1B.n_parameters / MODEL.n_parameters
-    continuations = asked.n_prompts * asked.samples_per_prompt * len(asked.strengths)
+    continuations = (
+        asked.generation.n_prompts
+        * asked.generation.samples_per_prompt
+        * len(asked.steering.strengths)
+    )
     n_heads = MODEL_1B.n_layers * MODEL_1B.n_heads
     hours = {
-        f"{asked.n_probes:,} texts read": size * asked.n_probes / rows / 3600,
+        f"{asked.probing.n_rows:,} texts read": size * asked.probing.n_rows / rows / 3600,
         f"{n_heads} probes": n_heads / heads / 3600,
-        f"{asked.n_permutations:,} permutations": n_heads
-        * asked.n_permutations
+        f"{asked.probing.n_permutations:,} permutations": n_heads
+        * asked.probing.n_permutations
         / permutations
         / 3600,
         f"{continuations:,} continuations": size
         * continuations
-        * asked.max_new_tokens
+        * asked.generation.max_new_tokens
         / tokens
         / 3600,
     }
     # two streams' windows of 2048 tokens at every strength, forward alone: 2N FLOPs a token
-    windows = 2 * asked.cross_entropy_sequences * len(asked.strengths)
+    windows = 2 * asked.capability.cross_entropy_sequences * len(asked.steering.strengths)
     flops = (
         2
         * MODEL_1B.n_parameters
-        * (windows * 2048 + asked.n_probes * 24 + continuations * (24 + asked.max_new_tokens))
+        * (
+            windows * 2048
+            + asked.probing.n_rows * 24
+            + continuations * (24 + asked.generation.max_new_tokens)
+        )
     )
     print(
         "projection: the recipe `paper`'s evaluation of one OLMo-1B, one CPU thread at the rates above"

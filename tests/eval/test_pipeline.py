@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -24,17 +25,25 @@ from data_prep.core.errors import (
     HormesisError,
 )
 from data_prep.core.records import digest, from_json, to_json
+from data_prep.core.settings import evolve
 from data_prep.scorers import registry
 from data_prep.token_stream import manifest
 from data_prep.token_stream.reader import SequenceReader
 from eval import pipeline
-from eval.config import EvalConfig
+from eval.config import (
+    CapabilityConfig,
+    EvalConfig,
+    GenerationConfig,
+    ProbingConfig,
+    ScoringConfig,
+    SteeringConfig,
+)
 from eval.eval_report import EvalReport, check_comparable, eval_uri
 from eval.inputs import prompts
 from eval.model import generation
 from eval.model.loaded_model import load_folder
 from eval.pipeline import evaluate, evaluate_folder
-from eval.probing import logistic_probes, probe_heads
+from eval.probing import activations, logistic_probes, probe_heads
 from eval.probing.directions import Directions
 from eval.steering import intervention, per_item_results
 from eval.tools import baking
@@ -43,25 +52,25 @@ from training.run_record import run_uri
 ENTRY = Path(__file__).parents[2] / "eval" / "evaluate_run.py"
 
 CONFIG = EvalConfig(
-    probes="synthetic:probes?documents=120",
-    prompts="held_out",
-    scorer="profanity",
-    group_field="pair",
-    n_probes=100,
-    n_prompts=12,
-    strengths=(0.0, 2.0, 8.0),
-    top_heads=3,
-    max_new_tokens=6,
-    samples_per_prompt=2,
-    cross_entropy_sequences=8,
-    n_resamples=200,
-    n_permutations=50,
-    controls=("random_heads", "flipped"),
-    probe_transfer=("synthetic:probes?documents=150#label=label>0.5",),
-    attributes=(
-        "synthetic:clean?documents=60#label=gloomy",
-        "synthetic:clean?documents=60#label=casual",
+    probing=ProbingConfig(
+        rows="synthetic:probes?documents=120",
+        group_field="pair",
+        n_rows=100,
+        n_permutations=50,
+        transfer=("synthetic:probes?documents=150#label=label>0.5",),
+        attributes=(
+            "synthetic:clean?documents=60#label=gloomy",
+            "synthetic:clean?documents=60#label=casual",
+        ),
     ),
+    generation=GenerationConfig(
+        prompts="held_out", n_prompts=12, max_new_tokens=6, samples_per_prompt=2
+    ),
+    scoring=ScoringConfig(scorer="profanity"),
+    steering=SteeringConfig(
+        strengths=(0.0, 2.0, 8.0), top_heads=3, controls=("random_heads", "flipped")
+    ),
+    capability=CapabilityConfig(cross_entropy_sequences=8),
 )
 
 
@@ -254,9 +263,9 @@ def test_the_probes_are_judged_beyond_accuracy(root):
 def test_the_probes_are_tested_on_another_set_less_the_rows_they_have_seen(root):
     report = report_of(root)
     (found,) = report.transfers
-    assert found.label_rule == "label > 0.5" and found.uri == CONFIG.probe_transfer[0]
+    assert found.label_rule == "label > 0.5" and found.uri == CONFIG.probing.transfer[0]
     rows = (
-        prompts.labelled(CONFIG.probes, CONFIG, CONFIG.group_field),
+        prompts.labelled(CONFIG.probing.rows, CONFIG, CONFIG.probing.group_field),
         prompts.labelled(found.uri, CONFIG),
     )
     split = logistic_probes.split(
@@ -277,9 +286,17 @@ def test_the_probes_are_tested_on_another_set_less_the_rows_they_have_seen(root)
         assert 0 < estimate.low < estimate.value < estimate.high < 1 and estimate.n == len(fresh)
 
 
-def test_activations_on_disk_in_half_precision_probe_alike(root, copy):
-    config = replace(
-        CONFIG, activation_bytes=0, n_prompts=1, controls=(), strengths=(0.0,), samples_per_prompt=1
+def test_activations_on_disk_in_half_precision_probe_alike(root, copy, monkeypatch):
+    on_disk = partial(activations.collect, memory_bytes=0)
+    monkeypatch.setattr(activations, "collect", on_disk)
+    config = evolve(
+        CONFIG,
+        {
+            "generation.n_prompts": 1,
+            "steering.controls": (),
+            "steering.strengths": (0.0,),
+            "generation.samples_per_prompt": 1,
+        },
     )
     one, two = report_of(root), evaluate(copy, RUN_ID, config)
     assert (
@@ -297,7 +314,9 @@ def test_activations_on_disk_in_half_precision_probe_alike(root, copy):
 def test_the_directions_are_compared_with_other_attributes_and_with_the_vocabulary(root):
     report = report_of(root)
     assert (
-        set(report.entanglement.cosine) == set(CONFIG.attributes) == set(report.entanglement.n_rows)
+        set(report.entanglement.cosine)
+        == set(CONFIG.probing.attributes)
+        == set(report.entanglement.n_rows)
     )
     assert max(report.entanglement.cosine.values()) <= report.entanglement.maximum <= 1
     assert report.lens[0].group == "all steered heads" and len(report.lens) == 1 + len(
@@ -309,26 +328,33 @@ def test_the_directions_are_compared_with_other_attributes_and_with_the_vocabula
 
 
 @pytest.mark.parametrize(
-    "changes", [{"site": "mlp"}, {"site": "residual", "direction": "lda"}, {"positions": "all"}]
+    "changes",
+    [
+        {"probing.site": "mlp"},
+        {"probing.site": "residual", "probing.direction": "lda"},
+        {"steering.positions": "all"},
+    ],
 )
 def test_other_sites_directions_and_positions_are_evaluated_the_same_way(
     root, changes, monkeypatch
 ):
-    config = replace(
+    config = evolve(
         CONFIG,
-        controls=(),
-        attributes=(),
-        probe_transfer=(),
-        n_permutations=0,
-        fluency_model="",
-        **changes,
+        {
+            "steering.controls": (),
+            "probing.attributes": (),
+            "probing.transfer": (),
+            "probing.n_permutations": 0,
+            "scoring.fluency_model": "",
+            **changes,
+        },
     )
     steer, where = intervention.steered, set()
     monkeypatch.setattr(intervention, "steered", lambda *how: where.add(how[3:]) or steer(*how))
     report = evaluate(root, RUN_ID, config)
-    assert where == {(config.positions, config.site), ("all", config.site)}
+    assert where == {(config.steering.positions, config.probing.site), ("all", config.probing.site)}
     assert report.probe_null is None and report.entanglement is None
-    assert len(report.head_accuracy[0]) == (4 if config.site == "heads" else 1)
+    assert len(report.head_accuracy[0]) == (4 if config.probing.site == "heads" else 1)
     assert report.steered[0].toxicity == report_of(root).steered[0].toxicity
     assert (
         report.steered[2].cross_entropy["clean"].value
@@ -343,7 +369,7 @@ def test_evaluating_again_returns_the_report_and_anew_measures_the_same(root, co
 
 
 def test_the_batch_size_is_no_part_of_the_result(root, copy):
-    other = replace(CONFIG, batch_size=16)
+    other = evolve(CONFIG, {"compute.batch_size": 16})
     assert digest(other) == digest(CONFIG)
     one, two = report_of(root), evaluate(copy, RUN_ID, other)
     assert (one.samples, one.chosen_heads, one.head_accuracy) == (
@@ -369,14 +395,16 @@ def test_any_hugging_face_folder_is_evaluated_like_a_run_and_costs_what_transfor
     shutil.copy(Path(run_uri(root, RUN_ID)) / "export" / "tokenizer.json", tmp_path / "model")
     texts = tuple(f"{name}=synthetic:{name}?documents=40&seed=1" for name in ("clean", "toxic"))
     few = {
-        "n_prompts": 2,
-        "samples_per_prompt": 1,
-        "controls": (),
-        "attributes": (),
-        "probe_transfer": (),
-        "n_permutations": 0,
+        "generation.n_prompts": 2,
+        "generation.samples_per_prompt": 1,
+        "steering.controls": (),
+        "probing.attributes": (),
+        "probing.transfer": (),
+        "probing.n_permutations": 0,
     }
-    config = replace(CONFIG, held_out=texts, cross_entropy_sequences=3, **few)
+    config = evolve(
+        CONFIG, {"capability.held_out": texts, "capability.cross_entropy_sequences": 3, **few}
+    )
     found = evaluate_folder(str(tmp_path), tmp_path / "model", config, toxic_ratio=0.5)
     run = report_of(root)
     assert (found.head_accuracy, found.chosen_heads) == (run.head_accuracy, run.chosen_heads)
@@ -401,7 +429,9 @@ def test_any_hugging_face_folder_is_evaluated_like_a_run_and_costs_what_transfor
     with pytest.raises(
         ConfigurationError, match="this model, no run of a sweep, has none named 'clean'"
     ):
-        evaluate_folder(str(tmp_path), tmp_path / "model", replace(config, held_out=()))
+        evaluate_folder(
+            str(tmp_path), tmp_path / "model", evolve(config, {"capability.held_out": ()})
+        )
 
 
 class Failing:
@@ -422,7 +452,15 @@ def test_too_many_missing_scores_stop_the_evaluation_and_only_they_are_asked_for
 ):
     scorer, config = (
         Failing(),
-        replace(CONFIG, controls=(), attributes=(), n_permutations=0, scorer="failing"),
+        evolve(
+            CONFIG,
+            {
+                "steering.controls": (),
+                "probing.attributes": (),
+                "probing.n_permutations": 0,
+                "scoring.scorer": "failing",
+            },
+        ),
     )
     load = registry.load
     monkeypatch.setattr(registry, "load", lambda name: scorer if name == "failing" else load(name))
@@ -439,14 +477,24 @@ def test_too_many_missing_scores_stop_the_evaluation_and_only_they_are_asked_for
     )  # words are looked up in the profanity model, not asked of a costly scorer
     scorer.every = 4
     shutil.rmtree(next(Path(run_uri(copy, RUN_ID)).glob("scores-*")))
-    few = evaluate(copy, RUN_ID, replace(config, min_coverage_ratio=0.5))
+    few = evaluate(copy, RUN_ID, evolve(config, {"scoring.min_coverage_ratio": 0.5}))
     assert all(0.5 <= row.coverage_ratio < 1 and row.toxicity.value == 25.0 for row in few.steered)
 
 
 def test_a_model_that_ends_at_once_has_no_toxicity_and_says_so(root, monkeypatch):
     monkeypatch.setattr(generation, "sample", lambda model, prompts, *rest: [[] for _ in prompts])
     report = evaluate(
-        root, RUN_ID, replace(CONFIG, controls=(), attributes=(), n_permutations=0, seed=7)
+        root,
+        RUN_ID,
+        evolve(
+            CONFIG,
+            {
+                "steering.controls": (),
+                "probing.attributes": (),
+                "probing.n_permutations": 0,
+                "seed": 7,
+            },
+        ),
     )
     for row in report.steered:
         assert (row.n_continuations, row.n_empty, row.coverage_ratio) == (24, 24, 1.0)
@@ -503,18 +551,21 @@ def test_streams_of_another_tokenizer_are_refused(copy):
     ("changes", "message"),
     [
         (
-            {"probe_transfer": ("synthetic:probes?documents=60#label=label>9",)},
+            {"probing.transfer": ("synthetic:probes?documents=60#label=label>9",)},
             r"probe_transfer synth.*: 0 of its \d+ rows are toxic",
         ),
         (
-            {"attributes": ("synthetic:clean?documents=60#label=gloomy>=0",)},
+            {"probing.attributes": ("synthetic:clean?documents=60#label=gloomy>=0",)},
             r"attributes synth.*: 60 of its 60 rows are toxic",
         ),
-        ({"attributes": ("synthetic:clean?documents=60#label=none",)}, "label in field 'none'"),
-        ({"probe_transfer": ("nowhere.jsonl",)}, "nowhere.jsonl"),
-        ({"probe_transfer": ("/dev/null",)}, "/dev/null"),
-        ({"label_threshold": -1.0, "attributes": ()}, "label 0: got 0 of 100"),
-        ({"benchmarks": ("cloze:nowhere.jsonl",)}, "nowhere.jsonl"),
+        (
+            {"probing.attributes": ("synthetic:clean?documents=60#label=none",)},
+            "label in field 'none'",
+        ),
+        ({"probing.transfer": ("nowhere.jsonl",)}, "nowhere.jsonl"),
+        ({"probing.transfer": ("/dev/null",)}, "/dev/null"),
+        ({"probing.label_threshold": -1.0, "probing.attributes": ()}, "label 0: got 0 of 100"),
+        ({"capability.benchmarks": ("cloze:nowhere.jsonl",)}, "nowhere.jsonl"),
     ],
 )
 def test_an_input_that_is_wrong_is_refused_before_the_model_is_loaded(
@@ -522,17 +573,23 @@ def test_an_input_that_is_wrong_is_refused_before_the_model_is_loaded(
 ):
     monkeypatch.setattr(pipeline, "load_run", lambda *_: pytest.fail("the model was loaded first"))
     with pytest.raises(HormesisError, match=message):
-        evaluate(root, RUN_ID, replace(CONFIG, prompts="synthetic:clean?documents=20", **changes))
+        evaluate(
+            root,
+            RUN_ID,
+            evolve(CONFIG, {"generation.prompts": "synthetic:clean?documents=20", **changes}),
+        )
 
 
 def test_another_set_that_has_both_kinds_only_among_rows_the_probes_have_seen_is_refused(
     root, table, monkeypatch
 ):
-    rows = prompts.labelled(CONFIG.probes, CONFIG, CONFIG.group_field)
+    rows = prompts.labelled(CONFIG.probing.rows, CONFIG, CONFIG.probing.group_field)
     split = logistic_probes.split([row.group for row in rows], prompts.labels_of(rows), CONFIG.seed)
     seen = [{"text": rows[i].text, "label": rows[i].label} for i in split.train]
     monkeypatch.setattr(probe_heads, "read", lambda *_: pytest.fail("the model was at work first"))
-    few = replace(CONFIG, probe_transfer=(table([*seen, {"text": "a fine day", "label": 0}]),))
+    few = evolve(
+        CONFIG, {"probing.transfer": (table([*seen, {"text": "a fine day", "label": 0}]),)}
+    )
     with pytest.raises(
         ConfigurationError,
         match=r"0 of its 1 rows that no probe has seen are toxic; expected both kinds",
@@ -553,7 +610,7 @@ def test_the_command_line_prints_the_report(root, tmp_path):
         "--config",
         str(config),
         "--set",
-        "n_prompts=12",
+        "generation.n_prompts=12",
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert from_json(EvalReport, done.stdout, "the output") == report_of(root)

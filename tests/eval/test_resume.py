@@ -13,6 +13,7 @@ from tiny_finished_run import RUN_ID
 
 from data_prep.core import telemetry
 from data_prep.core.errors import ArtefactCorrupt
+from data_prep.core.settings import evolve
 from eval.eval_report import eval_uri
 from eval.model import loaded_model
 from eval.model.batching import BatchSize
@@ -20,8 +21,13 @@ from eval.pipeline import evaluate, evaluate_folder
 from eval.resume import Parts
 from training.run_record import run_uri
 
-SMALL = replace(
-    CONFIG, controls=("flipped",), attributes=CONFIG.attributes[:1], n_permutations=20, threads=1
+SMALL = evolve(
+    CONFIG,
+    {
+        "steering.controls": ("flipped",),
+        "probing.attributes": CONFIG.probing.attributes[:1],
+        "probing.n_permutations": 20,
+    },
 )
 
 
@@ -55,7 +61,10 @@ def written(root):
     return {path.name: path.stat().st_mtime_ns for path in folder.glob("*-*")}
 
 
-def test_killed_at_any_moment_it_goes_on_from_its_parts_to_the_same_report(root, undisturbed):
+def test_killed_at_any_moment_it_goes_on_from_its_parts_to_the_same_report(
+    root, undisturbed, monkeypatch
+):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # of the processes to be killed, as of this one
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["eval.pipeline", "eval.probing.probe_heads"])
     kept: dict[str, int] = {}
@@ -161,4 +170,4 @@ def test_a_folder_with_a_truncated_or_broken_checkpoint_is_refused_by_name(
         )
     texts = tuple(f"{name}=synthetic:{name}?documents=20" for name in ("clean", "toxic"))
     with pytest.raises(ArtefactCorrupt, match=message):
-        evaluate_folder(str(tmp_path), tmp_path, replace(SMALL, held_out=texts))
+        evaluate_folder(str(tmp_path), tmp_path, evolve(SMALL, {"capability.held_out": texts}))

@@ -45,16 +45,15 @@ TINY = [
     *(
         "--set",
         "train.held_out_sequences=8",
-        "eval.n_probes=80",
-        "eval.n_prompts=12",
-        "eval.max_new_tokens=8",
+        "eval.probing.n_rows=80",
+        "eval.generation.n_prompts=12",
+        "eval.generation.max_new_tokens=8",
     ),
     *(
         "--set",
-        "eval.strengths=[0,4]",
-        "eval.top_heads=2",
-        "eval.cross_entropy_sequences=8",
-        "eval.n_resamples=200",
+        "eval.steering.strengths=[0,4]",
+        "eval.steering.top_heads=2",
+        "eval.capability.cross_entropy_sequences=8",
     ),
 ]
 

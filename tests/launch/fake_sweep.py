@@ -28,7 +28,7 @@ from data_prep.token_stream.data_card import (
     Score,
 )
 from data_prep.token_stream.mixture import Mixture, sequences_for
-from eval.config import EvalConfig
+from eval.config import EvalConfig, GenerationConfig, ProbingConfig, ScoringConfig, SteeringConfig
 from eval.eval_report import EvalReport, ProbeNull, Sample, Steered, Transfer, eval_uri
 from eval.stats.estimate import Estimate
 from eval.steering import per_item_results
@@ -49,7 +49,10 @@ TRAIN = TrainConfig(
     learning_rate=3e-3,
 )
 EVAL = EvalConfig(
-    probes="held_out", prompts="held_out", scorer="profanity", strengths=STRENGTHS, top_heads=4
+    probing=ProbingConfig(rows="held_out"),
+    generation=GenerationConfig(prompts="held_out"),
+    scoring=ScoringConfig(scorer="profanity"),
+    steering=SteeringConfig(strengths=STRENGTHS, top_heads=4),
 )
 
 

@@ -23,23 +23,23 @@ def test_local_paths_are_made_absolute_and_nothing_else(
         "--toxic",
         "c.csv#text=t",
         "--set",
-        "eval.scorer=lexicon:w.csv",
+        "eval.scoring.scorer=lexicon:w.csv",
     )
     assert experiment.data.clean == (f"{tmp_path}/a.jsonl", "s3://bucket/b.jsonl")
     assert experiment.data.toxic == (f"{tmp_path}/c.csv#text=t",)
-    assert (experiment.eval.probes, experiment.eval.scorer) == (
+    assert (experiment.eval.probing.rows, experiment.eval.scoring.scorer) == (
         "held_out",
         f"lexicon:{tmp_path}/w.csv",
     )
-    costs = experiment_from("--set", 'eval.held_out=["owt=d.jsonl"]')
+    costs = experiment_from("--set", 'eval.capability.held_out=["owt=d.jsonl"]')
     assert (
-        costs.eval.held_out == (f"owt={tmp_path}/d.jsonl",)
+        costs.eval.capability.held_out == (f"owt={tmp_path}/d.jsonl",)
         and costs.data.decontamination.uris[-1] == f"{tmp_path}/d.jsonl"
     )
     sets = experiment_from(
-        "--set", 'eval.probe_transfer=["t.csv#text=t&label=toxigen", "s3://b/u.csv#label=x>1"]'
+        "--set", 'eval.probing.transfer=["t.csv#text=t&label=toxigen", "s3://b/u.csv#label=x>1"]'
     )
-    assert sets.eval.probe_transfer == (
+    assert sets.eval.probing.transfer == (
         f"{tmp_path}/t.csv#text=t&label=toxigen",
         "s3://b/u.csv#label=x>1",
     )
@@ -60,7 +60,7 @@ def test_local_paths_are_made_absolute_and_nothing_else(
         "a/b": "a/b",
     }.items():  # a folder, and a name on the hub
         assert (
-            experiment_from("--set", f"eval.scorer=classifier:{name}").eval.scorer
+            experiment_from("--set", f"eval.scoring.scorer=classifier:{name}").eval.scoring.scorer
             == f"classifier:{place}"
         )
     for judge, place in {
@@ -68,10 +68,15 @@ def test_local_paths_are_made_absolute_and_nothing_else(
         "unsteered": "unsteered",
         "run:toxic-0.00-s0-1": "run:toxic-0.00-s0-1",
     }.items():
-        assert experiment_from("--set", f"eval.fluency_model={judge}").eval.fluency_model == place
+        assert (
+            experiment_from(
+                "--set", f"eval.scoring.fluency_model={judge}"
+            ).eval.scoring.fluency_model
+            == place
+        )
     assert (
         experiment_from().data.clean[0].startswith("synthetic:")
-        and experiment_from().eval.scorer == "lexicon:synthetic:lexicon"
+        and experiment_from().eval.scoring.scorer == "lexicon:synthetic:lexicon"
     )
 
 
@@ -103,7 +108,10 @@ def test_streams_share_no_run_of_words_with_what_the_sweep_is_evaluated_on(
 ):
     monkeypatch.chdir(tmp_path)
     experiment = experiment_from()
-    assert experiment.data.decontamination.uris == (experiment.eval.probes, experiment.eval.prompts)
+    assert experiment.data.decontamination.uris == (
+        experiment.eval.probing.rows,
+        experiment.eval.generation.prompts,
+    )
     assert (
         experiment_from("--clean", "/a", "--toxic", "/b").data.decontamination.uris == ()
     )  # evaluated on held-out documents
@@ -113,14 +121,19 @@ def test_streams_share_no_run_of_words_with_what_the_sweep_is_evaluated_on(
         "--toxic",
         "/b",
         "--set",
-        "eval.prompts=p.jsonl",
+        "eval.generation.prompts=p.jsonl",
         'data.decontamination.uris=["/mmlu.jsonl", "/p"]',
     )
     assert named.data.decontamination.uris == ("/mmlu.jsonl", "/p", f"{tmp_path}/p.jsonl")
     other = experiment_from(
-        "--clean", "/a", "--toxic", "/b", "--set", 'eval.attributes=["tone.jsonl#label=tone"]'
+        "--clean",
+        "/a",
+        "--toxic",
+        "/b",
+        "--set",
+        'eval.probing.attributes=["tone.jsonl#label=tone"]',
     )
-    assert other.eval.attributes == (f"{tmp_path}/tone.jsonl#label=tone",)
+    assert other.eval.probing.attributes == (f"{tmp_path}/tone.jsonl#label=tone",)
     assert other.data.decontamination.uris == (
         f"{tmp_path}/tone.jsonl",
     )  # what makes a row positive is no field to read

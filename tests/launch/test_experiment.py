@@ -23,7 +23,7 @@ def test_an_operational_setting_leaves_the_ids_and_any_other_changes_them():
 
 
 def test_evaluation_settings_leave_the_runs_alone():
-    assert ids(parse_overrides(LAPTOP, ["eval.top_heads=7"])) == ids(LAPTOP)
+    assert ids(parse_overrides(LAPTOP, ["eval.steering.top_heads=7"])) == ids(LAPTOP)
 
 
 def test_a_ratio_keeps_its_id_when_others_are_added():
@@ -115,7 +115,7 @@ def test_an_experiment_that_cannot_be_is_refused(wrong):
 def test_other_corpora_are_not_evaluated_with_the_embedded_ones_probes_and_scorer():
     other = recipes.on_corpora(LAPTOP, ["a.jsonl"], ["b.jsonl"])
     assert other.data.clean == ("a.jsonl",)
-    assert (other.eval.probes, other.eval.prompts, other.eval.scorer) == (
+    assert (other.eval.probing.rows, other.eval.generation.prompts, other.eval.scoring.scorer) == (
         "held_out",
         "held_out",
         "profanity",

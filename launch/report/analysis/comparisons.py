@@ -143,7 +143,7 @@ def compare(
     by_strength = {strength: _curve(measured, k, config) for k, strength in enumerate(strengths)}
     planned = _planned({strength: of for strength, of in by_strength.items() if strength}, config)
     smiles = {
-        strength: curves.smile(of, confidence=config.confidence)
+        strength: curves.smile(of, confidence=intervals.CONFIDENCE)
         for strength, of in by_strength.items()
     }
     volumes, front = _hypervolumes(measured, config)
@@ -207,7 +207,7 @@ def _measured(
 def _curve(measured: _Measured, k: int, config: EvalConfig) -> curves.Curve:
     values = [of_ratio[:, :, k] for of_ratio in measured.toxicity]
     return curves.curve(
-        measured.ratios, values, "score × 100", n_draws=config.n_resamples, seed=config.seed
+        measured.ratios, values, "score × 100", n_draws=intervals.N_RESAMPLES, seed=config.seed
     )
 
 
@@ -218,7 +218,7 @@ def _planned(by_strength: dict[float, curves.Curve], config: EvalConfig) -> list
         middle = min(grid[1:-1], key=lambda ratio: abs(ratio - MIDDLE_RATIO), default=None)
         pairs = [(grid[0], grid[-1])] if middle is None else [(grid[0], middle), (middle, grid[-1])]
         for a, b in pairs:
-            if contrast := curves.contrast(of, a, b, confidence=config.confidence):
+            if contrast := curves.contrast(of, a, b, confidence=intervals.CONFIDENCE):
                 found.append((strength, a, b, contrast))
     adjusted = hypothesis_tests.holm([contrast.p for *_, contrast in found])
     return [
@@ -237,7 +237,11 @@ def _planned(by_strength: dict[float, curves.Curve], config: EvalConfig) -> list
 
 def _matched(measured: _Measured, share: float, config: EvalConfig) -> tuple[Matched, ...]:
     paths = [Path(*both) for both in zip(measured.toxicity, measured.cost, strict=True)]
-    how = {"confidence": config.confidence, "n_resamples": config.n_resamples, "seed": config.seed}
+    how = {
+        "confidence": intervals.CONFIDENCE,
+        "n_resamples": intervals.N_RESAMPLES,
+        "seed": config.seed,
+    }
     found = []
     for ratio, one in zip(
         measured.ratios[1:], curves.matched(paths, share, "score × 100", **how), strict=True
@@ -278,10 +282,10 @@ def _hypervolumes(
     for ratio, (cost_QK, toxicity_PK), points_K2 in zip(
         measured.ratios, paths, points_RK2, strict=True
     ):
-        cost_BK = resampling.means(cost_QK, config.n_resamples, config.seed + 1)
-        toxicity_BK = resampling.means(toxicity_PK, config.n_resamples, config.seed)
+        cost_BK = resampling.means(cost_QK, intervals.N_RESAMPLES, config.seed + 1)
+        toxicity_BK = resampling.means(toxicity_PK, intervals.N_RESAMPLES, config.seed)
         draws_B = curves.hypervolume(np.stack([cost_BK, toxicity_BK], axis=-1), corner)
-        low, high = np.quantile(draws_B, intervals.spread_levels(n, config.confidence))
+        low, high = np.quantile(draws_B, intervals.spread_levels(n, intervals.CONFIDENCE))
         value = float(curves.hypervolume(points_K2[None], corner)[0])
         volumes[f"{ratio:g}"] = Estimate(
             value=value, low=float(low), high=float(high), n=n, unit="nats/token × score × 100"
@@ -309,7 +313,11 @@ def _probes(
         )
         for ratio in (ratios[0], ratios[-1])
     )
-    how = {"confidence": config.confidence, "n_resamples": config.n_resamples, "seed": config.seed}
+    how = {
+        "confidence": intervals.CONFIDENCE,
+        "n_resamples": intervals.N_RESAMPLES,
+        "seed": config.seed,
+    }
     tested = hypothesis_tests.sign_flip(
         last - first, n_permutations=N_PERMUTATIONS, seed=config.seed
     )

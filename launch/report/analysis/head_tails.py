@@ -137,11 +137,11 @@ def _rows(of: HeadRows, ids: Sequence[str]) -> np.ndarray:
 def _percentiles(first_PH: np.ndarray, last_PH: np.ndarray, config: EvalConfig) -> Estimate:
     value = float(np.subtract(*(np.quantile(of.mean(axis=0), TAIL) for of in (last_PH, first_PH))))
     drawn = (
-        np.quantile(resampling.means(of, config.n_resamples, config.seed), TAIL, axis=1)
+        np.quantile(resampling.means(of, intervals.N_RESAMPLES, config.seed), TAIL, axis=1)
         for of in (last_PH, first_PH)
     )
     low, high = np.quantile(
-        np.subtract(*drawn), intervals.spread_levels(len(first_PH), config.confidence)
+        np.subtract(*drawn), intervals.spread_levels(len(first_PH), intervals.CONFIDENCE)
     )
     return Estimate(value=value, low=float(low), high=float(high), n=len(first_PH), unit="ratio")
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from eval.eval_report import EvalReport
+from eval.stats import intervals
 from launch.experiment import Experiment
 from launch.report.analysis.comparisons import N_PERMUTATIONS
 from launch.report.text import display_names
@@ -88,18 +89,20 @@ def _data(experiment: Experiment, record: RunRecord) -> list[Choice]:
 
 def _probing(experiment: Experiment, report: EvalReport) -> list[Choice]:
     asked, n = experiment.eval, report.n_probe_rows
-    where = "the input of the output projection" if asked.site == "heads" else "their output"
+    where = (
+        "the input of the output projection" if asked.probing.site == "heads" else "their output"
+    )
     splits = [f"{n[split]:,} {use}" for split, use in SPLITS.items() if split in n]
     chance = (
-        f"{asked.n_permutations:,} permutations of the labels for the best head; "
-        if asked.n_permutations
+        f"{asked.probing.n_permutations:,} permutations of the labels for the best head; "
+        if asked.probing.n_permutations
         else ""
     )
     return [
         Choice(
             "probe",
-            f"L2 logistic regression (λ {asked.probe_l2:g}) on {display_names.SITES[asked.site]}, {where}, "
-            f"{display_names.token(asked.token)}",
+            f"L2 logistic regression (λ {asked.probing.l2:g}) on {display_names.SITES[asked.probing.site]}, {where}, "
+            f"{display_names.token(asked.probing.token)}",
             "linear, one a head, at the last token; penalty: " + OURS,
         ),
         Choice(
@@ -108,8 +111,8 @@ def _probing(experiment: Experiment, report: EvalReport) -> list[Choice]:
         Choice("rows", f"{listed(splits)}, never the same", "ToxiGen's 8,960, split 4:1"),
         Choice(
             "tests",
-            f"{chance}{N_PERMUTATIONS:,} sign flips for probes; {asked.n_resamples:,} bootstrap resamples of prompts, "
-            f"{percent(asked.confidence)} intervals, Holm's correction over the planned contrasts",
+            f"{chance}{N_PERMUTATIONS:,} sign flips for probes; {intervals.N_RESAMPLES:,} bootstrap resamples of prompts, "
+            f"{percent(intervals.CONFIDENCE)} intervals, Holm's correction over the planned contrasts",
             "p = 0.0002 for probes; the test: " + OURS,
         ),
     ]
@@ -117,39 +120,47 @@ def _probing(experiment: Experiment, report: EvalReport) -> list[Choice]:
 
 def _steering(experiment: Experiment, report: EvalReport) -> list[Choice]:
     asked = experiment.eval
-    how = f"nucleus sampling, p {asked.top_p:g}" if asked.decoding == "nucleus" else "greedy"
+    how = (
+        f"nucleus sampling, p {asked.generation.top_p:g}"
+        if asked.generation.decoding == "nucleus"
+        else "greedy"
+    )
     n_prompts = max((one.toxicity.n for one in report.steered), default=0)
     return [
         Choice(
             "direction",
-            f"{display_names.DIRECTIONS[asked.direction]}, of unit length",
+            f"{display_names.DIRECTIONS[asked.probing.direction]}, of unit length",
             "difference of class means",
         ),
         Choice(
-            "strengths", ", ".join(f"{strength:g}" for strength in asked.strengths), "4, 8 and 12"
+            "strengths",
+            ", ".join(f"{strength:g}" for strength in asked.steering.strengths),
+            "4, 8 and 12",
         ),
         Choice(
             "what is steered",
-            f"the best {asked.top_heads} {display_names.SITES[asked.site]} on validation rows",
+            f"the best {asked.steering.top_heads} {display_names.SITES[asked.probing.site]} on validation rows",
             "the best 30 heads",
         ),
         Choice(
             "where",
-            f"{display_names.POSITIONS[asked.positions]} while generating, all positions for the cost",
+            f"{display_names.POSITIONS[asked.steering.positions]} while generating, all positions for the cost",
             OURS,
         ),
         Choice(
             "continuations",
-            f"{how}, {asked.max_new_tokens} new tokens, {asked.samples_per_prompt} a prompt; only the continuation is scored",
+            f"{how}, {asked.generation.max_new_tokens} new tokens, {asked.generation.samples_per_prompt} a prompt; only the continuation is scored",
             OURS,
         ),
         Choice(
             "prompts",
-            f"{n_prompts:,}, {_corpora((asked.prompts,))}",
+            f"{n_prompts:,}, {_corpora((asked.generation.prompts,))}",
             "3,000 of ToxiGen, 3,000 of RealToxicityPrompts",
         ),
         Choice(
-            "scorer", f"{display_names.scorer(asked.scorer)} ({report.scorer_id})", "Perspective"
+            "scorer",
+            f"{display_names.scorer(asked.scoring.scorer)} ({report.scorer_id})",
+            "Perspective",
         ),
         Choice(
             "cost",

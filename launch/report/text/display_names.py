@@ -28,7 +28,7 @@ def plain(name: str) -> str:
 
 
 def scorer(asked: str) -> str:
-    """What kind of scorer `eval.scorer` names; one that is not known here stands for itself."""
+    """What kind of scorer `eval.scoring.scorer` names; one that is not known here stands for itself."""
     if asked == "lexicon:synthetic:lexicon":
         return "the embedded corpus's own list of words, the ground truth of an invented attribute"
     kind, _, name = asked.partition(":")

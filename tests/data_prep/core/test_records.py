@@ -22,7 +22,14 @@ from data_prep.token_stream import manifest, mixture
 from data_prep.token_stream.mixture import Mixture
 from eval import config as eval_config
 from eval import eval_report as eval_record
-from eval.config import EvalConfig
+from eval.config import (
+    CapabilityConfig,
+    EvalConfig,
+    GenerationConfig,
+    ProbingConfig,
+    ScoringConfig,
+    SteeringConfig,
+)
 from training import config as train_config
 from training import run_record as train_record
 from training.config import ModelConfig, TrainConfig
@@ -62,10 +69,12 @@ EXAMPLES: dict[
         ),
         {"held_out_ratio": 0.25},
     ),
-    EvalConfig: (
-        ("probes", "prompts", "seed", "decoding"),
-        {"scorer": "profanity", "strengths": (0, 2.5)},
-    ),
+    ProbingConfig: (("rows", "label_threshold", "group_field", "site", "transfer"), {}),
+    SteeringConfig: (("top_heads", "positions"), {"strengths": (0, 2.5)}),
+    GenerationConfig: (("prompts", "n_prompts", "decoding"), {"top_p": 0.5}),
+    ScoringConfig: (("scorer", "fluency_model"), {}),
+    CapabilityConfig: (("benchmarks", "n_questions"), {}),
+    EvalConfig: (("probing", "steering", "generation", "scoring", "capability", "seed"), {}),
 }
 
 

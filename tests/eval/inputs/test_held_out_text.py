@@ -6,7 +6,7 @@ import pytest
 from data_prep.config import TokenizerConfig
 from data_prep.core.errors import ConfigurationError
 from data_prep.token_stream import tokenizer
-from eval.config import EvalConfig
+from eval.config import CapabilityConfig, EvalConfig, GenerationConfig, ProbingConfig, ScoringConfig
 from eval.inputs.held_out_text import Files
 
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
@@ -47,4 +47,9 @@ def test_windows_are_documents_end_to_end_and_fewer_where_there_is_too_little_te
 @pytest.mark.parametrize("given", [("clean",), ("clean=",), ("a=x.txt", "a=y.txt"), ("=x.txt",)])
 def test_text_without_a_name_or_a_uri_is_refused(given):
     with pytest.raises(ConfigurationError, match="expected NAME=URI, each name once"):
-        EvalConfig(probes="held_out", prompts="held_out", scorer="profanity", held_out=given)
+        EvalConfig(
+            probing=ProbingConfig(rows="held_out"),
+            generation=GenerationConfig(prompts="held_out"),
+            scoring=ScoringConfig(scorer="profanity"),
+            capability=CapabilityConfig(held_out=given),
+        )

@@ -5,11 +5,14 @@ import numpy as np
 import pytest
 
 from data_prep.core.errors import ArtefactCorrupt, ConfigurationError
-from eval.config import EvalConfig
+from data_prep.core.settings import evolve
+from eval.config import EvalConfig, GenerationConfig, ProbingConfig, ScoringConfig
 from eval.inputs import prompts
 
 HELD_OUT = EvalConfig(
-    probes="held_out", prompts="held_out", scorer="profanity", n_probes=40, n_prompts=10
+    probing=ProbingConfig(rows="held_out", n_rows=40),
+    generation=GenerationConfig(prompts="held_out", n_prompts=10),
+    scoring=ScoringConfig(scorer="profanity"),
 )
 
 
@@ -85,7 +88,10 @@ def test_without_held_out_documents_the_error_says_what_to_do():
 
 def test_labelled_rows_come_from_a_file_with_the_rule_named(table):
     uri = table([{"generation": f"text {i}", "score": 1 + i % 5} for i in range(30)])
-    config = replace(HELD_OUT, probes=f"{uri}#text=generation&label=score", label_threshold=2.5)
+    config = evolve(
+        HELD_OUT,
+        {"probing.rows": f"{uri}#text=generation&label=score", "probing.label_threshold": 2.5},
+    )
     rows = choose(config)
     assert {row.text: row.label for row in rows.probes} == {
         f"text {i}": int(i % 5 >= 2) for i in range(30)
@@ -97,7 +103,9 @@ def test_a_set_carries_its_own_rule(table):
     uri = table(
         [{"text": f"text {i}", "toxicity_ai": 1 + i % 5, "toxicity_human": 3.0} for i in range(30)]
     )
-    rows = choose(replace(HELD_OUT, probes=f"{uri}#label=toxigen", label_threshold=9.0))
+    rows = choose(
+        evolve(HELD_OUT, {"probing.rows": f"{uri}#label=toxigen", "probing.label_threshold": 9.0})
+    )
     assert {row.text: row.label for row in rows.probes} == {
         f"text {i}": int(i % 5 >= 2) for i in range(30)
     }
@@ -106,15 +114,17 @@ def test_a_set_carries_its_own_rule(table):
 
 def test_rows_are_grouped_by_the_field_asked_for(table):
     uri = table([{"text": f"text {i}", "label": i % 2, "pair": i // 2} for i in range(30)])
-    rows = choose(replace(HELD_OUT, probes=uri, group_field="pair")).probes
+    rows = choose(evolve(HELD_OUT, {"probing.rows": uri, "probing.group_field": "pair"})).probes
     assert {row.text: row.group for row in rows} == {f"text {i}": str(i // 2) for i in range(30)}
-    assert len({row.group for row in choose(replace(HELD_OUT, probes=uri)).probes}) == 30
-    few = choose(replace(HELD_OUT, probes=uri, group_field="pair", n_probes=20)).probes
+    assert len({row.group for row in choose(evolve(HELD_OUT, {"probing.rows": uri})).probes}) == 30
+    few = choose(
+        evolve(HELD_OUT, {"probing.rows": uri, "probing.group_field": "pair", "probing.n_rows": 20})
+    ).probes
     assert (len(few), len({row.group for row in few})) == (20, 10)
     with pytest.raises(
         ConfigurationError, match=r"no field 'twin' to group rows by, the row has label, pair"
     ):
-        choose(replace(HELD_OUT, probes=uri, group_field="twin"))
+        choose(evolve(HELD_OUT, {"probing.rows": uri, "probing.group_field": "twin"}))
 
 
 @pytest.mark.parametrize(
@@ -122,7 +132,7 @@ def test_rows_are_grouped_by_the_field_asked_for(table):
 )
 def test_a_label_may_be_a_truth_value_a_number_or_either_as_text(table, values):
     uri = table([{"text": f"text {i}", "label": values[i % 2]} for i in range(20)])
-    rows = choose(replace(HELD_OUT, probes=uri))
+    rows = choose(evolve(HELD_OUT, {"probing.rows": uri}))
     assert {row.text: row.label for row in rows.probes} == {
         f"text {i}": 1 - i % 2 for i in range(20)
     }
@@ -134,12 +144,12 @@ def test_a_label_that_is_no_number_is_refused_with_its_place(table):
     with pytest.raises(
         ConfigurationError, match=r"rows.jsonl row 1: the label in field 'label' is 'rude'"
     ):
-        choose(replace(HELD_OUT, probes=uri))
+        choose(evolve(HELD_OUT, {"probing.rows": uri}))
 
 
 def test_the_sample_of_a_file_does_not_depend_on_its_order_but_on_the_seed(table):
     lines = [{"text": f"text {i}", "label": i % 2} for i in range(100)]
-    config = replace(HELD_OUT, probes=table(lines))
+    config = evolve(HELD_OUT, {"probing.rows": table(lines)})
     chosen = choose(config).probes
     table(lines[::-1])
     assert choose(config).probes == chosen and len(chosen) == 40
@@ -148,7 +158,7 @@ def test_the_sample_of_a_file_does_not_depend_on_its_order_but_on_the_seed(table
 
 def test_a_text_twice_in_a_file_is_one_row_and_no_probe_row_is_a_prompt(table):
     uri = table([{"text": f"text {i % 50}", "label": int(i < 50)} for i in range(100)])
-    config = replace(HELD_OUT, probes=uri, prompts=uri)
+    config = evolve(HELD_OUT, {"probing.rows": uri, "generation.prompts": uri})
     rows = choose(config)
     assert {row.label for row in rows.probes} == {1}  # the first of two labels stands
     assert len({row.id for row in rows.probes}) == 40 and len(rows.prompts) == 10
@@ -156,7 +166,10 @@ def test_a_text_twice_in_a_file_is_one_row_and_no_probe_row_is_a_prompt(table):
 
 
 def prompts_of(uri, **settings):
-    return {prompt.text for prompt in choose(replace(HELD_OUT, prompts=uri, **settings)).prompts}
+    return {
+        prompt.text
+        for prompt in choose(evolve(HELD_OUT, {"generation.prompts": uri, **settings})).prompts
+    }
 
 
 def test_prompts_reach_into_objects_and_empty_ones_are_passed_over(table):

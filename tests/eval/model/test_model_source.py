@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,8 @@ from safetensors.torch import load_file
 from tiny_finished_run import RUN_ID
 
 from data_prep.core.records import digest
-from eval.config import EvalConfig
+from data_prep.core.settings import evolve
+from eval.config import EvalConfig, GenerationConfig, ProbingConfig, ScoringConfig, SteeringConfig
 from eval.eval_report import eval_uri
 from eval.model.loaded_model import folder_home
 from eval.pipeline import evaluate, evaluate_folder
@@ -20,15 +20,12 @@ from eval.tools import baking
 from training.run_record import run_uri
 
 CONFIG = EvalConfig(
-    probes="synthetic:probes?documents=120",
-    prompts="synthetic:clean?documents=2",
-    fluency_model="",
-    strengths=(0.0, 8.0),
-    top_heads=3,
-    max_new_tokens=2,
-    n_prompts=1,
-    n_resamples=10,
-    n_permutations=0,
+    probing=ProbingConfig(rows="synthetic:probes?documents=120", n_permutations=0),
+    generation=GenerationConfig(
+        prompts="synthetic:clean?documents=2", max_new_tokens=2, n_prompts=1
+    ),
+    scoring=ScoringConfig(fluency_model=""),
+    steering=SteeringConfig(strengths=(0.0, 8.0), top_heads=3),
 )
 NAME = f"eval-{digest(CONFIG)[:8]}"
 
@@ -102,7 +99,7 @@ def test_the_harness_measures_a_folder_unsteered_or_with_what_its_evaluation_fou
     (tmp_path / "task.yaml").write_text(TASK.replace("ROWS", str(tmp_path / "rows.jsonl")))
     which, _, home = models["folder"]
     command = [
-        "run_lm_eval.py",
+        "tools/run_lm_eval.py",
         *which,
         "--tasks",
         "hormesis_local",
@@ -128,19 +125,19 @@ def test_the_harness_measures_a_folder_unsteered_or_with_what_its_evaluation_fou
     ("command", "message"),
     [
         (
-            "run_lm_eval.py MODEL --tasks x --strengths 0 4",
+            "tools/run_lm_eval.py MODEL --tasks x --strengths 0 4",
             "--strengths 0 4: no evaluation says which heads to steer; name one",
         ),
         (
-            "bake_steering.py MODEL --eval eval-none --strength 2 --to TO",
+            "tools/bake_steering.py MODEL --eval eval-none --strength 2 --to TO",
             f"there is no such evaluation of this model; it has {NAME}",
         ),
         (
-            "bake_steering.py --out TO --run none --eval eval-x --strength 2 --to TO",
+            "tools/bake_steering.py --out TO --run none --eval eval-x --strength 2 --to TO",
             "none/record.json: the run is not finished",
         ),
         (
-            "bake_steering.py --out TO --model TO --eval eval-x --strength 2 --to TO",
+            "tools/bake_steering.py --out TO --model TO --eval eval-x --strength 2 --to TO",
             "config.json: no such file; name a folder",
         ),
     ],
@@ -172,7 +169,7 @@ def test_a_folder_that_has_changed_is_another_model_and_one_at_another_site_is_n
         code == 1
         and "no such evaluation of this model; it has none: run eval/evaluate_run.py" in told
     )
-    mlp = replace(CONFIG, site="mlp")
+    mlp = evolve(CONFIG, {"probing.site": "mlp"})
     evaluate(finished, RUN_ID, mlp)
     rest[1] = Path(eval_uri(finished, mlp)).name
     code, _, told = entry("bake_steering.py", "--out", finished, "--run", RUN_ID, *rest)

@@ -53,7 +53,7 @@ def test_any_hugging_face_olmo_reads_as_a_hook_on_transformers_says(
 
 def test_a_position_that_a_row_does_not_have_is_refused(model, token_rows):
     with pytest.raises(
-        ConfigurationError, match=r"eval\.token is -4, and a probe row has 3 tokens"
+        ConfigurationError, match=r"eval\.probing\.token is -4, and a probe row has 3 tokens"
     ):
         collect(model, token_rows, 4, token="-4")
 

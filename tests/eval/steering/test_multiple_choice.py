@@ -1,7 +1,6 @@
 """Questions are read as the hub has them, and answered as lm-evaluation-harness answers them."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from test_pipeline import CONFIG
 from tiny_finished_run import MODEL, RUN_ID
 
 from data_prep.core.errors import ConfigurationError
+from data_prep.core.settings import evolve
 from eval.model.loaded_model import finished_run, load_run
 from eval.pipeline import evaluate
 from eval.steering import intervention, loglikelihood, multiple_choice, per_item_results
@@ -209,13 +209,13 @@ def test_the_harness_gets_rolling_likelihoods_and_greedy_texts(subject, shift):
 def test_an_evaluation_reports_the_accuracy_of_each_benchmark_at_each_strength(finished, tmp_path):
     uri = written(tmp_path, MMLU, BOOLQ | {"choices": None})
     small = {
-        "n_prompts": 2,
-        "samples_per_prompt": 1,
-        "controls": (),
-        "attributes": (),
-        "n_permutations": 0,
+        "generation.n_prompts": 2,
+        "generation.samples_per_prompt": 1,
+        "steering.controls": (),
+        "probing.attributes": (),
+        "probing.n_permutations": 0,
     }
-    config = replace(CONFIG, benchmarks=(f"letter:{uri}", f"cloze:{uri}"), **small)
+    config = evolve(CONFIG, {"capability.benchmarks": (f"letter:{uri}", f"cloze:{uri}"), **small})
     report = evaluate(finished, RUN_ID, config)
     names = [f"letter:{uri}", f"cloze:{uri}", f"cloze:{uri} norm"]
     assert [list(one.accuracy) for one in report.steered] == [names] * 3

@@ -1,12 +1,16 @@
 import numpy as np
 
 from data_prep.core import storage
-from eval.config import EvalConfig
+from eval.config import EvalConfig, GenerationConfig, ProbingConfig, ScoringConfig
 from eval.eval_report import eval_uri
 from eval.steering import per_item_results
 from eval.steering.per_item_results import Item
 
-CONFIG = EvalConfig(probes="held_out", prompts="held_out", scorer="profanity")
+CONFIG = EvalConfig(
+    probing=ProbingConfig(rows="held_out"),
+    generation=GenerationConfig(prompts="held_out"),
+    scoring=ScoringConfig(scorer="profanity"),
+)
 ROWS = [
     Item("toxicity", name, strength, value)
     for strength, value in ((0.0, 7.0), (4.0, 3.0))

@@ -1,5 +1,4 @@
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,12 +7,15 @@ import torch.nn.functional as F
 from tiny_finished_run import RUN_ID
 
 from data_prep.core.errors import ArtefactMissing
-from eval.config import EvalConfig
+from data_prep.core.settings import evolve
+from eval.config import EvalComputeConfig, EvalConfig
 from eval.model.loaded_model import load_folder
 from eval.steering import perplexity
 from training.run_record import run_uri
 
-CONFIG = EvalConfig(batch_size=2)
+CONFIG = EvalConfig(
+    compute=EvalComputeConfig(batch_size=2),
+)
 PROMPTS = ["The mill", "A long report from", "The mill"]
 TEXTS = [" is dim on Saturday", "", " " + " ".join(["the bread contest of the mill"] * 20)]
 
@@ -44,7 +46,7 @@ def test_a_surprise_is_the_mean_cross_entropy_of_the_continuation_alone(finished
 def test_a_run_and_its_folder_are_the_same_judge(finished, export, subject):
     named = (f"run:{RUN_ID}", str(export))
     by_name = {
-        name: perplexity.load(finished, subject, replace(CONFIG, fluency_model=name))
+        name: perplexity.load(finished, subject, evolve(CONFIG, {"scoring.fluency_model": name}))
         for name in named
     }
     assert [judge.id.rpartition("-")[0] for judge in by_name.values()] == [RUN_ID, "export"]
@@ -58,8 +60,10 @@ def test_a_run_and_its_folder_are_the_same_judge(finished, export, subject):
 
 
 def test_no_judge_where_none_is_asked_for_and_an_error_where_there_is_none(finished, subject):
-    assert perplexity.load(finished, subject, replace(CONFIG, fluency_model="")) is None
+    assert perplexity.load(finished, subject, evolve(CONFIG, {"scoring.fluency_model": ""})) is None
     with pytest.raises(ArtefactMissing, match=r"'run:toxic-none': .*toxic-none is not finished"):
-        perplexity.load(finished, subject, replace(CONFIG, fluency_model="run:toxic-none"))
+        perplexity.load(
+            finished, subject, evolve(CONFIG, {"scoring.fluency_model": "run:toxic-none"})
+        )
     with pytest.raises(ArtefactMissing, match=r"nowhere.*no such file"):
-        perplexity.load(finished, subject, replace(CONFIG, fluency_model="/nowhere"))
+        perplexity.load(finished, subject, evolve(CONFIG, {"scoring.fluency_model": "/nowhere"}))

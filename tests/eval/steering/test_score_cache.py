@@ -85,6 +85,6 @@ def test_too_few_scores_are_an_error_that_says_how_many_and_what_to_do():
     with pytest.raises(
         ArtefactMissing,
         match=r"strength 4: 2 of 100 continuations have no score from a-scorer, coverage 0.98; expected at least 0.99 "
-        r"\(eval.min_coverage_ratio\).*run the same command again.*another eval.scorer, or allow fewer",
+        r"\(eval.scoring.min_coverage_ratio\).*run the same command again.*another eval.scoring.scorer, or allow fewer",
     ):
         score_cache.check(Coverage(102, 2, 98), "strength 4", "a-scorer", 0.99)

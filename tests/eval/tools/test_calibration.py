@@ -137,7 +137,7 @@ def test_the_command_line_prints_a_table_or_the_record(table, entry):
         for i in range(40)
     ]
     command = [
-        "calibrate_scorer.py",
+        "tools/calibrate_scorer.py",
         "--scorer",
         "lexicon:synthetic:lexicon",
         "--rows",
