@@ -71,10 +71,15 @@ def from_json(cls: type[R], text: str | bytes, where: str) -> R:
     try:
         return TypeAdapter(cls).validate_json(text)
     except ValidationError as error:
-        if any(fault["type"] in _OTHER_VERSION for fault in error.errors()):
+        faults = error.errors()
+        other_version = [fault for fault in faults if fault["type"] in _OTHER_VERSION]
+        if other_version:
+            n_more = len(faults) - 1
+            more = f" (and {n_more} more differences)" if n_more else ""
             raise ArtefactCorrupt(
-                f"{where} is not a valid {cls.__name__}: {describe_faults(error)}; it may be from "
-                "another version of Hormesis: read it with that version, or choose a new --out"
+                f"{where} is not a valid {cls.__name__}: {_describe(other_version[0])}{more}; it "
+                "was written by another version of Hormesis: read it with that version, or choose "
+                "a new --out"
             ) from error
         raise ArtefactCorrupt(
             f"{where} is not a valid {cls.__name__}: {describe_faults(error)}; "
@@ -87,8 +92,9 @@ _OTHER_VERSION = {"missing", "unexpected_keyword_argument", "missing_keyword_onl
 
 def describe_faults(error: ValidationError) -> str:
     """Each fault of a validation as `path: message (got value)`."""
-    return "; ".join(
-        f"{'.'.join(map(str, fault['loc'])) or 'value'}: {fault['msg']} "
-        f"(got {str(fault['input'])[:80]!r})"
-        for fault in error.errors()
-    )
+    return "; ".join(map(_describe, error.errors()))
+
+
+def _describe(fault: Any) -> str:
+    path = ".".join(map(str, fault["loc"])) or "value"
+    return f"{path}: {fault['msg']} (got {str(fault['input'])[:80]!r})"

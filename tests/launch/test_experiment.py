@@ -3,10 +3,11 @@ from dataclasses import replace
 import pytest
 
 from data_prep.config import AnnotationConfig
-from data_prep.core.errors import ConfigurationError
+from data_prep.core import storage
+from data_prep.core.errors import ArtefactCorrupt, ConfigurationError
 from data_prep.core.records import digest
 from data_prep.core.settings import parse_overrides
-from launch import recipes
+from launch import experiment, recipes
 
 LAPTOP = recipes.laptop()
 
@@ -122,3 +123,13 @@ def test_other_corpora_are_not_evaluated_with_the_embedded_ones_probes_and_score
     )
     larger = recipes.on_corpora(LAPTOP, ["synthetic:clean?documents=9"], [])
     assert larger.eval == LAPTOP.eval and larger.data.toxic == LAPTOP.data.toxic
+
+
+def test_an_experiment_of_an_older_version_is_refused_in_one_line(tmp_path):
+    storage.save(LAPTOP, str(tmp_path / "experiment.json"))
+    assert experiment.load(str(tmp_path)) == LAPTOP
+    text = (tmp_path / "experiment.json").read_text()
+    (tmp_path / "experiment.json").write_text(text.replace('"max_toxic_epochs"', '"epochs"'))
+    with pytest.raises(ArtefactCorrupt, match=r"experiment.json is .*another version of Horm") as e:
+        experiment.load(str(tmp_path))
+    assert "\n" not in str(e.value) and len(str(e.value)) < 300 + len(str(tmp_path))
