@@ -70,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
         action="extend",
         default=[],
         metavar="PATH=VALUE",
-        help="change a setting, e.g. train.learning_rate=1e-3",
+        help="change a setting, e.g. train.optimizer.learning_rate=1e-3",
     )
     flags.add_argument("--only", choices=STAGES, help="stop after this stage")
     flags.add_argument(

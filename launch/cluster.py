@@ -147,9 +147,9 @@ def _reason(run: RunConfig, error: Any) -> Exception:
         train = run.train
         return ConfigurationError(
             f"run {run.run_id}: a rank ran out of memory; it had train.micro_batch={train.micro_batch}, "
-            f"activation_checkpointing={train.activation_checkpointing}, zero_stage={train.zero_stage}, offload_optimizer="
-            f"{str(train.offload_optimizer).lower()}. Take train.micro_batch=auto, train.activation_checkpointing=block, a higher "
-            "train.zero_stage, train.offload_optimizer=true, or more ranks; it goes on from its checkpoint"
+            f"activation_checkpointing={train.compute.activation_checkpointing}, zero_stage={train.parallel.zero_stage}, offload_optimizer="
+            f"{str(train.parallel.offload_optimizer).lower()}. Take train.micro_batch=auto, train.compute.activation_checkpointing=block, a higher "
+            "train.parallel.zero_stage, train.parallel.offload_optimizer=true, or more ranks; it goes on from its checkpoint"
         )
     return ours[0] if ours else error
 

@@ -58,12 +58,12 @@ def _memory(train: TrainConfig, n_ranks: int) -> int:
     """Bytes a rank holds at the peak: ZeRO-partitioned states, activations of one micro-batch, its
     logits in fp32.
     """
-    n, model = train.model.n_parameters // train.tensor_parallel, train.model
-    n_data_ranks = n_ranks // train.tensor_parallel
-    weight_bytes = 2 if train.precision == "bf16" else 4
-    share = [n_data_ranks if train.zero_stage >= stage else 1 for stage in (1, 2, 3)]
+    n, model = train.model.n_parameters // train.parallel.tensor_parallel, train.model
+    n_data_ranks = n_ranks // train.parallel.tensor_parallel
+    weight_bytes = 2 if train.compute.precision == "bf16" else 4
+    share = [n_data_ranks if train.parallel.zero_stage >= stage else 1 for stage in (1, 2, 3)]
     states = (
-        (0 if train.offload_optimizer else 12 * n // share[0])
+        (0 if train.parallel.offload_optimizer else 12 * n // share[0])
         + weight_bytes * n // share[1]
         + weight_bytes * n // share[2]
     )
@@ -74,9 +74,9 @@ def _memory(train: TrainConfig, n_ranks: int) -> int:
         * model.n_layers
         * weight_bytes
         * (9 * model.d_model + 4 * model.d_mlp)
-        // train.tensor_parallel
+        // train.parallel.tensor_parallel
     )
-    logits = positions * model.vocab_size * (weight_bytes + 8) // train.tensor_parallel
+    logits = positions * model.vocab_size * (weight_bytes + 8) // train.parallel.tensor_parallel
     return states + activations + logits
 
 
@@ -128,7 +128,7 @@ def _totals(
     stream_bytes = np.dtype(dtype).itemsize * (clean + toxic)
     shape = f"{model.n_layers} layers × {model.n_heads} heads, {model.d_model} wide"
     passes = f"{experiment.n_ranks} ranks × {micro_batch} rows × {accumulation}"
-    estimate = f"an estimate for ZeRO-{train.zero_stage}, {train.precision}, no recomputation"
+    estimate = f"an estimate for ZeRO-{train.parallel.zero_stage}, {train.compute.precision}, no recomputation"
     device_hours, hours = (
         _hours(sum(values))
         for values in zip(*((c.device_hours, c.hours) for c in costs), strict=True)
@@ -139,7 +139,7 @@ def _totals(
         "budget": _budget(experiment),
         "streams": f"at least {clean:,} clean + {toxic:,} toxic tokens: {_size(stream_bytes)} of {dtype} shards for all runs",
         "toxic text": _repetition(experiment),
-        "checkpoint": f"{_size(costs[0].checkpoint_bytes)} each, {train.keep_checkpoints} kept a run",
+        "checkpoint": f"{_size(costs[0].checkpoint_bytes)} each, {train.checkpoint.keep_last} kept a run",
         "memory": f"about {_size(max(c.memory_bytes for c in costs))} a rank of {_size(device.memory_bytes)} ({estimate})",
         "FLOPs": f"{model.flops_per_token(train.sequence_length):,} a token: 6N + 12·L·D·T, full attention",
         "total": f"{sum(c.n_tokens for c in costs):,} tokens, {sum(c.flops for c in costs):.2e} FLOPs",

@@ -20,7 +20,14 @@ from eval.config import (
     SteeringConfig,
 )
 from launch.experiment import Experiment
-from training.config import SIZES, ModelConfig, TrainConfig
+from training.config import (
+    SIZES,
+    CheckpointConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrainConfig,
+    ValidationConfig,
+)
 
 PAPER_RATIOS = (0.0, 0.05, 0.10, 0.15, 0.20, 0.25)
 OLMO_TOKENIZER = TokenizerConfig(
@@ -48,10 +55,9 @@ def laptop() -> Experiment:
             ),
             sequence_length=128,
             global_batch=32,
-            learning_rate=3e-3,
-            checkpoint_every_steps=40,
-            probe_every_steps=20,
-            probe_windows=64,
+            optimizer=OptimizerConfig(learning_rate=3e-3),
+            checkpoint=CheckpointConfig(every_steps=40),
+            validation=ValidationConfig(probe_every_steps=20),
         ),
         eval=EvalConfig(
             probing=ProbingConfig(
@@ -107,11 +113,13 @@ def ladder(rung: str) -> Experiment:
     """
     train = _olmo(f"olmo-{rung}", micro_batch=1 if rung == "7b" else 4)
     n = train.model.n_parameters
-    train = replace(
+    train = evolve(
         train,
-        schedule="wsd",
-        learning_rate=0.0047 * (n / 108e6) ** (-1 / 3),
-        global_batch=32 * round(5 * (n / 108e6) ** (2 / 3)),
+        {
+            "schedule.kind": "wsd",
+            "optimizer.learning_rate": 0.0047 * (n / 108e6) ** (-1 / 3),
+            "global_batch": 32 * round(5 * (n / 108e6) ** (2 / 3)),
+        },
     )
     return Experiment(
         name=f"ladder-{rung}",
@@ -191,11 +199,9 @@ def _olmo(size: str, *, micro_batch: int) -> TrainConfig:
         sequence_length=2048,
         global_batch=2048,
         micro_batch=micro_batch,
-        learning_rate=4e-4,
-        held_out_sequences=512,
-        held_out_every_steps=250,
-        checkpoint_every_steps=250,
-        keep_checkpoints=2,
+        optimizer=OptimizerConfig(learning_rate=4e-4),
+        validation=ValidationConfig(sequences=512, every_steps=250),
+        checkpoint=CheckpointConfig(every_steps=250, keep_last=2),
     )
 
 

@@ -6,7 +6,7 @@
 (After `--`, torchrun does not take our --run for the beginning of its --run-path.)
 
 The run was planned by launch/sweep.py, which wrote what is asked to runs/<run>/run.json. `--set`
-may change how the work is done (train.micro_batch=8, train.zero_stage=3): those settings are not
+may change how the work is done (train.micro_batch=8, train.parallel.zero_stage=3): those settings are not
 part of the run's identity. Anything else would train another run under this one's name, and is
 refused.
 

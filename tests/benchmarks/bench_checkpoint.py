@@ -28,7 +28,7 @@ from proxy import Fault  # noqa: E402
 from result_table import AWS, store_behind_proxy  # noqa: E402
 
 from training.checkpoint.manager import Checkpoints, Identity  # noqa: E402
-from training.config import ModelConfig, TrainConfig  # noqa: E402
+from training.config import ModelConfig, OptimizerConfig, TrainConfig  # noqa: E402
 from training.engine import deepspeed_engine, deepspeed_state  # noqa: E402
 from training.model.loss import TrainedOLMo  # noqa: E402
 
@@ -70,13 +70,12 @@ def measure(asked: argparse.Namespace, store: str) -> None:
         model=shape,
         sequence_length=256,
         global_batch=asked.rows,
-        learning_rate=1e-4,
-        checkpoint_wait_seconds=600.0,
+        optimizer=OptimizerConfig(learning_rate=1e-4),
     )
     place = deepspeed_engine.connect()
     engine = made(train)
     checkpoints = Checkpoints(
-        f"{store}/checkpoints", Identity("bench", "bench"), place, "bench", train
+        f"{store}/checkpoints", Identity("bench", "bench"), place, "bench", train.checkpoint
     )
     tokens_BT = torch.randint(0, 8192, (asked.rows, 256))
     step(engine, tokens_BT)
@@ -98,7 +97,9 @@ def measure(asked: argparse.Namespace, store: str) -> None:
         publishings.append(time.perf_counter() - start)
     again, reader = (
         made(train),
-        Checkpoints(f"{store}/checkpoints", Identity("bench", "bench"), place, "bench", train),
+        Checkpoints(
+            f"{store}/checkpoints", Identity("bench", "bench"), place, "bench", train.checkpoint
+        ),
     )
     restoring = seconds_of(lambda: reader.restore(again))
     mib, one, stall, waited = n_bytes / 2**20, median(steps), median(stalls), median(publishings)

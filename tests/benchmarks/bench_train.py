@@ -3,7 +3,7 @@ first step, where a step goes.
 
     make bench-train                                       a model of 6M in fp32 on one CPU thread: 2 minutes
     make bench-train ARGS="--peers PYTHON"                 and litgpt and OLMo-core, which that Python has
-    make bench-train ARGS="--set compile=on"               all compiled by inductor's C++
+    make bench-train ARGS="--set compute.compile=on"               all compiled by inductor's C++
 
 On one H100 or H200 with the project installed: OLMo-1B for each, bf16, compiled, a table and an
 account of a step; the first is meant to take less than 10 minutes, the others 3 each. None of this
@@ -11,8 +11,8 @@ was run on a GPU yet.
 
     make bench-train ARGS="--shape olmo-1b --only ours loop ours-fp8 hf-deepspeed hf-fsdp2 parity
     profile --trace trace.json" make bench-train ARGS="--shape olmo-1b --only ours torch hf-ddp"
-    make bench-train ARGS="--shape olmo-1b --only ours --set micro_batch=auto zero_stage=3
-    activation_checkpointing=selective" make bench-train ARGS="--shape olmo-1b --only ours --peers
+    make bench-train ARGS="--shape olmo-1b --only ours --set micro_batch=auto parallel.zero_stage=3
+    compute.activation_checkpointing=selective" make bench-train ARGS="--shape olmo-1b --only ours --peers
     PYTHON"
 
 ours            the model, loss and engine of this project, steps on tokens that are on the device already
@@ -51,7 +51,17 @@ from torch import Tensor, nn
 from train_peers import Measured, Shape, Step, synchronize
 
 from data_prep.core import settings
-from training.config import SIZES, ModelConfig, TrainConfig
+from data_prep.core.settings import evolve
+from training.config import (
+    SIZES,
+    GuardConfig,
+    MetricsConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrainComputeConfig,
+    TrainConfig,
+    ValidationConfig,
+)
 from training.engine import deepspeed_engine, throughput
 from training.model import compilation, loss
 from training.model.loss import TrainedOLMo
@@ -80,7 +90,7 @@ def main() -> None:
     flops = train.model.flops_per_token(shape.length)
     how = compilation.described(train, place.device)
     print(
-        f"{train.model.n_parameters:,} parameters, {shape.rows} × {shape.length} tokens a step, {train.precision}, {peak.device}"
+        f"{train.model.n_parameters:,} parameters, {shape.rows} × {shape.length} tokens a step, {train.compute.precision}, {peak.device}"
     )
     print(
         f"attention {how['attention']}, compiled {how['compiled']}; {flops / 1e9:.3f} GFLOPs a token, 6N + 12·L·D·T"
@@ -90,7 +100,7 @@ def main() -> None:
     )
     inside: dict[str, Callable[[Shape], Step]] = {
         "ours": partial(_ours, train),
-        "ours-fp8": partial(_ours, replace(train, fp8=True)),
+        "ours-fp8": partial(_ours, evolve(train, {"compute.fp8": True})),
         "torch": partial(_ours_plain, train),
         "hf-deepspeed": partial(_hf_deepspeed, train),
         "hf-ddp": peers.hugging_face_ddp,
@@ -166,21 +176,21 @@ def _settings(args: argparse.Namespace, cuda: bool) -> TrainConfig:
         sequence_length=model.max_sequence_length,
         global_batch=8 if small else 64,
         micro_batch=4 if small else 16,
-        learning_rate=peers.LEARNING_RATE,
-        precision="bf16" if cuda else "fp32",
-        log_every_steps=10,
-        held_out_sequences=0,
-        watchdog_seconds=0.0,
+        optimizer=OptimizerConfig(learning_rate=peers.LEARNING_RATE),
+        compute=TrainComputeConfig(precision="bf16" if cuda else "fp32"),
+        metrics=MetricsConfig(every_steps=10),
+        validation=ValidationConfig(sequences=0),
+        guard=GuardConfig(watchdog_seconds=0.0),
     )
     return settings.parse_overrides(train, args.set)
 
 
 def _shape(train: TrainConfig, cuda: bool, n_steps: int) -> Shape:
     model, (micro, _) = train.model, train.passes(1)
-    compiles = train.compile == "on" or (train.compile == "auto" and cuda)
+    compiles = train.compute.compile == "on" or (train.compute.compile == "auto" and cuda)
     return Shape(
         d_model=model.d_model, n_layers=model.n_layers, n_heads=model.n_heads, d_mlp=model.d_mlp, vocab_size=model.vocab_size,
-        length=train.sequence_length, rows=train.global_batch, micro=micro, bf16=train.precision == "bf16", compile=compiles,
+        length=train.sequence_length, rows=train.global_batch, micro=micro, bf16=train.compute.precision == "bf16", compile=compiles,
         n_steps=n_steps or 8, n_warm_up=2 if cuda else 1,
     )  # fmt: skip
 
@@ -261,7 +271,7 @@ def _parity(train: TrainConfig, shape: Shape) -> None:
     )
     batches = list((start + torch.arange(shape.length)) % train_loop.N_IDS)
     parity = fp8_parity.fp8_parity(
-        replace(train, learning_rate=4e-4), batches, torch.device(shape.device)
+        evolve(train, {"optimizer.learning_rate": 4e-4}), batches, torch.device(shape.device)
     )
     verdict = "holds" if parity.holds else "does NOT hold"
     print(

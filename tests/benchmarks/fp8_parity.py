@@ -4,12 +4,12 @@ bf16 is the reference. Both trainings start from the same weights and see the sa
 PyTorch, so that the rounding of the blocks' matrix products is the only difference between them.
 """
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from data_prep.core.settings import evolve
 from training.config import TrainConfig
 from training.model import compilation
 from training.model.loss import TrainedOLMo
@@ -36,8 +36,8 @@ class Fp8Parity(NamedTuple):
 
 def fp8_parity(train: TrainConfig, batches: list[Tensor], device: torch.device) -> Fp8Parity:
     """Train on the same batches of tokens, each [B, T], without and with FP8."""
-    reference = _train_plain(replace(train, fp8=False), batches, device)
-    return Fp8Parity(reference, _train_plain(replace(train, fp8=True), batches, device))
+    reference = _train_plain(evolve(train, {"compute.fp8": False}), batches, device)
+    return Fp8Parity(reference, _train_plain(evolve(train, {"compute.fp8": True}), batches, device))
 
 
 def _train_plain(train: TrainConfig, batches: list[Tensor], device: torch.device) -> list[float]:
@@ -48,20 +48,20 @@ def _train_plain(train: TrainConfig, batches: list[Tensor], device: torch.device
     compilation.prepare(model, train, device)
     optimizer = torch.optim.AdamW(
         model.parameters(),
-        lr=train.learning_rate,
-        betas=train.betas,
-        weight_decay=train.weight_decay,
+        lr=train.optimizer.learning_rate,
+        betas=train.optimizer.betas,
+        weight_decay=train.optimizer.weight_decay,
         fused=True,
     )
     losses = []
     for tokens_BT in batches:
         n = tokens_BT.numel() - len(tokens_BT)
-        with torch.autocast(device.type, torch.bfloat16, enabled=train.precision == "bf16"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=train.compute.precision == "bf16"):
             total, loss_B = model(
                 tokens_BT.to(device), torch.full((len(tokens_BT),), 1 / n, device=device)
             )
         total.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), train.gradient_clip)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), train.optimizer.gradient_clip)
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss_B.sum() / n)

@@ -12,7 +12,6 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -26,6 +25,7 @@ from train_peers import Shape, clock, synchronize
 
 from data_prep.config import TokenizerConfig
 from data_prep.core import storage
+from data_prep.core.settings import evolve
 from data_prep.token_stream import tokenizer
 from data_prep.token_stream.manifest import FORMAT_VERSION, Manifest
 from data_prep.token_stream.megatron_shards import write_shard
@@ -176,7 +176,7 @@ def overhead(train: TrainConfig, shape: Shape, n_pairs: int) -> Overhead:
             ended[0] = clock(shape)
         return taken
 
-    train = replace(train, micro_batch=shape.micro, log_every_steps=2 * BLOCK)
+    train = evolve(train, {"micro_batch": shape.micro, "metrics.every_steps": 2 * BLOCK})
     with tempfile.TemporaryDirectory(prefix="hormesis-") as root, ExitStack() as patched:
         patched.enter_context(patch.object(loop, "take_step", watched))
         for part, calls in PARTS.items():

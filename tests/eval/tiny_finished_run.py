@@ -13,7 +13,7 @@ from data_prep.token_stream import megatron_shards, tokenizer
 from data_prep.token_stream.manifest import FORMAT_VERSION, NAME, Manifest
 from data_prep.token_stream.mixture import Mixture
 from training import run_record as record
-from training.config import ModelConfig, RunConfig, TrainConfig
+from training.config import ModelConfig, OptimizerConfig, RunConfig, TrainConfig
 from training.model.hf_export import write_export
 from training.model.olmo import OLMo
 
@@ -42,7 +42,10 @@ def make(root: str, config: ModelConfig, *, documents: int = 60, sequence_length
         seed=0,
         mixture=Mixture(n_clean=9, n_toxic=1, batch_size=2, seed=0),
         train=TrainConfig(
-            model=config, sequence_length=sequence_length, global_batch=2, learning_rate=1e-3
+            model=config,
+            sequence_length=sequence_length,
+            global_batch=2,
+            optimizer=OptimizerConfig(learning_rate=1e-3),
         ),
     )
     folder = Path(record.run_uri(root, RUN_ID)) / "export"

@@ -26,13 +26,8 @@ from tiny_run import Plan, planner
 
 BUCKET = "s3://trainings"
 N_STEPS, LONG_STEPS, EVERY = 120, 600, 10
-SETTINGS = {
-    "n_clean": 20,
-    "n_toxic": 4 * N_STEPS - 20,
-    "max_toxic_epochs": 100.0,
-    "micro_batch": 1,
-    "keep_checkpoints": 3,
-}
+SETTINGS = {"micro_batch": 1, "checkpoint.keep_last": 3, "checkpoint.every_steps": EVERY}
+SEQUENCES = {"n_clean": 20, "n_toxic": 4 * N_STEPS - 20, "max_toxic_epochs": 100.0}
 LAUNCH_SECONDS = 300  # a launch that takes longer hangs
 N_KILLS, MAX_LAUNCHES = 20, 60
 DOWN_SECONDS = 60
@@ -241,9 +236,11 @@ def many_kills_trial(trial: int, seed: int, world: World) -> Result:
     """
     name, chance = f"train: {N_KILLS} kills", random.Random(seed + trial)
     root, steps = str(world.work / f"kills-{trial}"), [0]
-    plan, settings = planner(root), SETTINGS | {"n_toxic": 4 * LONG_STEPS - 20}
+    plan = planner(root)
+    settings = SETTINGS | {"metrics.every_steps": EVERY}
+    sequences = SEQUENCES | {"n_toxic": 4 * LONG_STEPS - 20}
     for run_id in ("straight", "kills"):
-        plan(run_id, **settings, checkpoint_every_steps=EVERY, log_every_steps=EVERY)
+        plan(run_id, settings, **sequences)
     Launch(root, "straight").ended()
     for _ in range(N_KILLS):
         launch = Launch(root, "kills")
@@ -339,7 +336,7 @@ def last_step_trial(trial: int, seed: int, world: World) -> Result:
     gives the same again.
     """
     name, run_id = "train: last step", f"last-{trial}"
-    world.plan(run_id, checkpoint_every_steps=N_STEPS - 1)
+    world.plan(run_id, {"checkpoint.every_steps": N_STEPS - 1})
     runs = [Launch(BUCKET, run_id).ended() for _ in range(2)]
     if [status for status, _ in runs] != [0, 0] or weights(BUCKET, run_id) != world.expected:
         return Result(name, trial, BAD, runs[-1][1][-3000:])
@@ -357,14 +354,16 @@ def elastic_trial(trial: int, seed: int, world: World) -> Result:
         str(world.work / f"elastic-{trial}"),
         [],
     )
-    planner(root)(run_id, **SETTINGS, checkpoint_every_steps=EVERY)
+    planner(root)(run_id, SETTINGS, **SEQUENCES)
     for n_ranks, stage in ((2, 1), (4, 3)):
-        launch = Launch(root, run_id, "--set", f"train.zero_stage={stage}", n_ranks=n_ranks)
+        launch = Launch(
+            root, run_id, "--set", f"train.parallel.zero_stage={stage}", n_ranks=n_ranks
+        )
         launch.until_saved()
         launch.kill()
         launch.process.wait()
         steps.append(newest_step(root, run_id))
-    status, said = Launch(root, run_id, "--set", "train.zero_stage=2", n_ranks=1).ended()
+    status, said = Launch(root, run_id, "--set", "train.parallel.zero_stage=2", n_ranks=1).ended()
     if status or not 0 < steps[0] < steps[1] < N_STEPS - EVERY:
         return Result(name, trial, BAD, f"checkpoints {steps}, status {status}: {said[-3000:]}")
     found, expected = load(weights(root, run_id)), load(world.expected)
@@ -388,7 +387,7 @@ def not_finite_trial(trial: int, seed: int, world: World) -> Result:
     )
     plan = planner(root)
     for run_id in ("straight", "killed"):
-        plan(run_id, **SETTINGS, checkpoint_every_steps=EVERY)
+        plan(run_id, SETTINGS, **SEQUENCES)
     tries, port = [f"straight!{step}!1", f"killed@70!{step}!1", "killed"], free_port()
     gang = [sys.executable, str(ROOT / "tests/training/rank_worker.py"), root]
     environment = dict(os.environ) | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -424,7 +423,7 @@ def full_disk_trial(trial: int, seed: int, world: World) -> Result:
     name, folder, run_id = "train: disk full", world.work / f"disk-{trial}", "full"
     size = int(random.Random(seed + trial).uniform(1.0, 2.5) * 2**20)
     source = world.work / f"disk-source-{trial}"
-    planner(source)(run_id, **SETTINGS | {"keep_checkpoints": 100}, checkpoint_every_steps=EVERY)
+    planner(source)(run_id, SETTINGS | {"checkpoint.keep_last": 100}, **SEQUENCES)
     folder.mkdir()
     script = (
         'mount -t tmpfs -o size="$1" tmpfs "$2" && cp -r "$3/." "$2" && out="$2" && shift 3 && { "$@"; code=$?; '
@@ -464,11 +463,9 @@ def full_disk_trial(trial: int, seed: int, world: World) -> Result:
 def undisturbed(proxy: Proxy, work: Path) -> Iterator[World]:
     plan = planner(BUCKET)
 
-    def planned(run_id: str, **changes: Any) -> Any:
-        return plan(
-            run_id,
-            **{"checkpoint_every_steps": EVERY, "log_every_steps": EVERY} | SETTINGS | changes,
-        )
+    def planned(run_id: str, changes: dict[str, Any] | None = None) -> Any:
+        settings = SETTINGS | {"metrics.every_steps": EVERY} | (changes or {})
+        return plan(run_id, settings, **SEQUENCES)
 
     planned("undisturbed")
     start = time.monotonic()

@@ -34,7 +34,7 @@ from eval.stats.estimate import Estimate
 from eval.steering import per_item_results
 from launch.experiment import Experiment
 from launch.report import index_page
-from training.config import ModelConfig, RunConfig, TrainConfig
+from training.config import ModelConfig, OptimizerConfig, RunConfig, TrainConfig
 from training.run_record import HeldOutLoss, RunRecord
 
 RATIOS = (0.0, 0.05, 0.10, 0.15, 0.20, 0.25)
@@ -46,7 +46,7 @@ TRAIN = TrainConfig(
     ),
     sequence_length=128,
     global_batch=32,
-    learning_rate=3e-3,
+    optimizer=OptimizerConfig(learning_rate=3e-3),
 )
 EVAL = EvalConfig(
     probing=ProbingConfig(rows="held_out"),

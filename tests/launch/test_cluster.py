@@ -60,7 +60,7 @@ def test_a_rank_without_memory_ends_the_run_at_once_and_says_what_to_set(
     tmp_path: Path, ray_cluster: None
 ):
     run = tiny_run.planner(tmp_path)(
-        "large", model=replace(tiny_run.TRAIN.model, d_mlp=1 << 40)
+        "large", {"model": replace(tiny_run.TRAIN.model, d_mlp=1 << 40)}
     )  # 280 TB, whatever a system promises
     with pytest.raises(
         ConfigurationError,

@@ -17,9 +17,11 @@ def ids(experiment):
 
 
 def test_an_operational_setting_leaves_the_ids_and_any_other_changes_them():
-    assert ids(parse_overrides(LAPTOP, ["train.log_every_steps=3"])) == ids(LAPTOP)
+    assert ids(parse_overrides(LAPTOP, ["train.metrics.every_steps=3"])) == ids(LAPTOP)
     assert ids(replace(LAPTOP, n_ranks=1)) == ids(LAPTOP)
-    assert not set(ids(parse_overrides(LAPTOP, ["train.learning_rate=0.5"]))) & set(ids(LAPTOP))
+    assert not set(ids(parse_overrides(LAPTOP, ["train.optimizer.learning_rate=0.5"]))) & set(
+        ids(LAPTOP)
+    )
     assert not set(ids(parse_overrides(LAPTOP, ["data.shuffle_seed=5"]))) & set(ids(LAPTOP))
 
 

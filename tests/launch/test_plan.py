@@ -27,7 +27,10 @@ def test_sharing_states_over_ranks_and_stages_saves_memory():
     (run, *_), train = recipes.paper().runs(), recipes.paper().train
     states = [
         plan.cost(
-            replace(run, train=replace(train, zero_stage=stage, micro_batch=1)), n_ranks, H100, 0.4
+            replace(run, train=evolve(train, {"parallel.zero_stage": stage, "micro_batch": 1})),
+            n_ranks,
+            H100,
+            0.4,
         ).memory_bytes
         / GIB
         for n_ranks, stage in ((1, 1), (16, 1), (16, 2), (16, 3))

@@ -44,7 +44,13 @@ CASES += [Case(stage, precision, True) for stage in (1, 2, 3) for precision in (
 
 
 def config(case: Case) -> Any:
-    from training.config import ModelConfig, TrainConfig
+    from training.config import (
+        ModelConfig,
+        OptimizerConfig,
+        ParallelConfig,
+        TrainComputeConfig,
+        TrainConfig,
+    )
 
     return TrainConfig(
         model=ModelConfig(
@@ -53,13 +59,13 @@ def config(case: Case) -> Any:
         sequence_length=LENGTH,
         global_batch=N_ROWS,
         micro_batch=N_ROWS // N_PASSES,
-        learning_rate=1e-3,
-        betas=BETAS,
-        gradient_clip=0.0,
-        precision=case.precision,  # type: ignore[arg-type]
-        zero_stage=case.stage,  # type: ignore[arg-type]
-        tensor_parallel=case.tensor_parallel,
-        offload_optimizer=case.offload,
+        optimizer=OptimizerConfig(learning_rate=1e-3, betas=BETAS, gradient_clip=0.0),
+        compute=TrainComputeConfig(precision=case.precision),  # type: ignore[arg-type]
+        parallel=ParallelConfig(
+            zero_stage=case.stage,  # type: ignore[arg-type]
+            tensor_parallel=case.tensor_parallel,
+            offload_optimizer=case.offload,
+        ),
     )
 
 

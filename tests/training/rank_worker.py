@@ -20,6 +20,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from data_prep.core.settings import evolve
+
 
 def main(root: str, rank: str, world_size: str, port: str, *tries: str) -> None:
     os.environ |= {
@@ -80,7 +82,12 @@ def train(root: str, tries: tuple[str, ...]) -> None:
             run = load_config(root, run_id)
             loop.train(
                 root,
-                replace(run, train=replace(run.train, tensor_parallel=int(tensor_parallel or 1))),
+                replace(
+                    run,
+                    train=evolve(
+                        run.train, {"parallel.tensor_parallel": int(tensor_parallel or 1)}
+                    ),
+                ),
             )
         except (HormesisError, InterruptedError) as problem:
             error = str(problem)

@@ -78,29 +78,35 @@ def gang(planner: Callable[[Path], Plan], tmp_path_factory: pytest.TempPathFacto
     plan = planner(root)
     settings: dict[str, Any] = {
         "micro_batch": 1,
-        "checkpoint_every_steps": 2,
-        "keep_checkpoints": 9,
-        "probe_every_steps": 3,
+        "checkpoint.every_steps": 2,
+        "checkpoint.keep_last": 9,
+        "validation.probe_every_steps": 3,
     }
-    launched = plan("launched", **settings)
+    launched = plan("launched", settings)
     three_layers = replace(
         launched.train.model, n_layers=3
     )  # so that a matrix lies across both ranks
-    bf16 = {"precision": "bf16", "micro_batch": 0}  # the verdict on a step stays on the device
+    bf16 = {
+        "compute.precision": "bf16",
+        "micro_batch": 0,
+    }  # the verdict on a step stays on the device
     for run_id, changes in (
         ("bad", bf16),
         ("worse", bf16),
         ("ray", {}),
         ("killed", {}),
-        ("three", {"zero_stage": 3}),
+        ("three", {"parallel.zero_stage": 3}),
         ("uneven", {"global_batch": 3}),
-        ("compiled", {"zero_stage": 3, "compile": "on"}),
+        ("compiled", {"parallel.zero_stage": 3, "compute.compile": "on"}),
         *(
-            (f"muon-{stage}", {"optimizer": "muon", "zero_stage": stage, "model": three_layers})
+            (
+                f"muon-{stage}",
+                {"optimizer.kind": "muon", "parallel.zero_stage": stage, "model": three_layers},
+            )
             for stage in range(4)
         ),
     ):
-        plan(run_id, **settings | changes)
+        plan(run_id, settings | changes)
     overlay = root / "overlay.json"
     overlay.write_text(json.dumps({"zero_optimization": {"overlap_comm": True}}))
     deepspeed = [
@@ -117,11 +123,9 @@ def gang(planner: Callable[[Path], Plan], tmp_path_factory: pytest.TempPathFacto
     assert find(str(root), "launched"), done.stdout[-3000:] + done.stderr[-3000:]
     long = plan(
         "long",
+        {"micro_batch": 2, "metrics.every_steps": 20, "checkpoint.every_steps": 20},
         n_clean=20,
         n_toxic=380,
-        micro_batch=2,
-        log_every_steps=20,
-        checkpoint_every_steps=20,
     )
     for run_id in ("stopped", "straight"):
         changes = {"run_id": run_id, "mixture": replace(long.mixture, max_toxic_epochs=100.0)}
@@ -137,7 +141,7 @@ def test_the_deepspeed_launcher_and_a_ray_gang_give_the_same_run_bit_for_bit(gan
 def test_two_ranks_give_the_losses_and_weights_of_one(
     gang: Gang, planner: Callable[[Path], Plan], tmp_path: Path
 ):
-    run = planner(tmp_path)("one", micro_batch=1, probe_every_steps=3)
+    run = planner(tmp_path)("one", {"micro_batch": 1, "validation.probe_every_steps": 3})
     loop.train(str(tmp_path), run)
     one = Gang(tmp_path, run, []).result("one")
     assert_close(gang.result("launched"), one)
@@ -249,10 +253,10 @@ def test_a_killed_process_leaves_a_run_that_goes_on_as_if_nothing_had_happened(
 ):
     settings: dict[str, Any] = {
         "global_batch": 1,
-        "checkpoint_every_steps": 4,
-        "log_every_steps": 5,
+        "checkpoint.every_steps": 4,
+        "metrics.every_steps": 5,
     }
-    run, undisturbed = plan("killed", **settings), plan("undisturbed", **settings)
+    run, undisturbed = plan("killed", settings), plan("undisturbed", settings)
     command = [sys.executable, str(PRETRAIN), "--out", str(tmp_path), "--run", "killed"]
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=ENVIRONMENT
@@ -274,7 +278,7 @@ def test_plain_python_leaves_a_finished_run_alone_and_says_where_it_is(plan: Pla
     loop.train(str(tmp_path), plan())
     record = tmp_path / "runs" / "run" / "record.json"
     before = record.stat().st_mtime_ns
-    done = pretrain("--out", tmp_path, "--run", "run", "--set", "train.zero_stage=2")
+    done = pretrain("--out", tmp_path, "--run", "run", "--set", "train.parallel.zero_stage=2")
     assert (done.returncode, record.stat().st_mtime_ns) == (0, before)
     assert f"run is trained: loss {find(str(tmp_path), 'run').final_train_loss:.3f}" in done.stderr  # type: ignore[union-attr]
 
@@ -284,7 +288,7 @@ def test_plain_python_leaves_a_finished_run_alone_and_says_where_it_is(plan: Pla
     [
         (["--run", "gone"], "runs/gone/run.json: no such run is planned"),
         (
-            ["--run", "run", "--set", "train.learning_rate=1"],
+            ["--run", "run", "--set", "train.optimizer.learning_rate=1"],
             "this changes what is trained, so it would be another run than run",
         ),
         (["--run", "run", "--set", "train.micro_batch"], "expected PATH=VALUE"),
@@ -393,15 +397,15 @@ def test_every_launcher_gives_the_same_run_bit_for_bit_and_imports_no_megatron(
     [
         ("train.micro_batch=3", "micro_batch 3 does not divide the 2 rows each of 2 ranks has"),
         (
-            "train.offload_optimizer=true",
-            "offload_optimizer needs train.zero_stage 1, 2 or 3, it is 0",
+            "train.parallel.offload_optimizer=true",
+            "offload_optimizer needs train.parallel.zero_stage 1, 2 or 3, it is 0",
         ),
     ],
 )
 def test_every_rank_refuses_what_cannot_be_before_torch_is_imported(
     plan: Plan, tmp_path: Path, asked: str, said: str
 ):
-    plan(zero_stage=0)
+    plan("run", {"parallel.zero_stage": 0})
     command = [
         sys.executable,
         "-X",

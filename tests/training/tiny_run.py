@@ -1,7 +1,6 @@
 """A study small enough to train in a second: two streams of planted tokens, a byte-level tokenizer, and runs as asked."""
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +9,20 @@ import pyarrow
 
 from data_prep.config import StreamName, TokenizerConfig
 from data_prep.core import storage
+from data_prep.core.settings import evolve
 from data_prep.token_stream import tokenizer
 from data_prep.token_stream.manifest import FORMAT_VERSION, Manifest, Shard
 from data_prep.token_stream.megatron_shards import write_shard
 from data_prep.token_stream.mixture import Mixture
-from training.config import ModelConfig, RunConfig, TrainConfig
+from training.config import (
+    MetricsConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RunConfig,
+    TrainComputeConfig,
+    TrainConfig,
+    ValidationConfig,
+)
 from training.run_record import run_uri
 
 N_IDS = 257
@@ -25,18 +33,20 @@ TRAIN = TrainConfig(
     ),
     sequence_length=SEQUENCE_LENGTH,
     global_batch=4,
-    learning_rate=1e-2,
-    precision="fp32",
-    held_out_sequences=5,
-    log_every_steps=1,
+    optimizer=OptimizerConfig(learning_rate=1e-2),
+    compute=TrainComputeConfig(precision="fp32"),
+    validation=ValidationConfig(sequences=5),
+    metrics=MetricsConfig(every_steps=1),
 )
 
 Plan = Callable[..., RunConfig]
 
 
 def planner(root: str | Path) -> Plan:
-    """plan(run_id, n_clean=…, n_toxic=…, max_toxic_epochs=…, **changes of TRAIN): a run below
-    `root`, with the streams it reads.
+    """plan(run_id, changes, n_clean=…, n_toxic=…, max_toxic_epochs=…): a run below `root`.
+
+    `changes` maps dotted settings of TRAIN to values, as {"parallel.zero_stage": 2}. The streams
+    that the run reads are written, too.
     """
     root = str(root)
     words = tokenizer.train(
@@ -48,13 +58,13 @@ def planner(root: str | Path) -> Plan:
 
     def plan(
         run_id: str = "run",
+        changes: Mapping[str, Any] | None = None,
         *,
         n_clean: int = 17,
         n_toxic: int = 4,
         max_toxic_epochs: float = 1.0,
-        **changes: Any,
     ) -> RunConfig:
-        train = replace(TRAIN, **changes)
+        train = evolve(TRAIN, changes or {})
         run = RunConfig(
             run_id=run_id,
             clean="streams/clean",

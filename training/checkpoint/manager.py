@@ -11,7 +11,7 @@ there, checks that they make up the whole state, and commits. An attempt is one 
 the program, so what a killed one left never counts. DeepSpeed's own format was the alternative: a
 pickle a rank, loaded on another world size only after an offline conversion, and not from S3.
 
-If the save before is still being published, a new one waits `checkpoint_wait_seconds` and is then
+If the save before is still being published, a new one waits WAIT_SECONDS and is then
 left out: a second buffer would cost as much memory as the first, and a store that is too slow for
 the interval would fill that as well. A save that failed is a warning and a metric; MAX_FAILED in a
 row end the run, for it could not go on anywhere.
@@ -45,13 +45,14 @@ from data_prep.core.errors import (
 from data_prep.core.records import from_json, record
 from training.checkpoint import restore as restoring
 from training.checkpoint.staging import Image, Staging, described
-from training.config import TrainConfig
+from training.config import CheckpointConfig
 from training.engine import deepspeed_engine, deepspeed_state
 from training.engine.state_layout import Share
 
 FORMAT_VERSION = 2
 COMMIT = "commit.json"
 MAX_FAILED = 5
+WAIT_SECONDS = 30.0  # a skipped save costs steps if the run dies, waiting costs time for certain
 POLL_SECONDS = (0.02, 1.0)  # between looks for the other ranks' shares: at first, and at most
 
 
@@ -105,14 +106,14 @@ class Checkpoints:
         identity: Identity,
         place: deepspeed_engine.Place,
         label: str,
-        train: TrainConfig,
+        config: CheckpointConfig,
     ) -> None:
-        self._folder, self._identity, self._place, self._label, self._train = (
+        self._folder, self._identity, self._place, self._label, self._config = (
             folder,
             identity,
             place,
             label,
-            train,
+            config,
         )
         self._start, self._n_saves, self._n_failed = (
             deepspeed_engine.agree(lambda: secrets.token_hex(4)),
@@ -141,7 +142,7 @@ class Checkpoints:
         Raises StorageError on every rank when MAX_FAILED saves in a row could not be published.
         """
         start = perf_counter()
-        if not self._ended(None if in_any_case else self._train.checkpoint_wait_seconds):
+        if not self._ended(None if in_any_case else WAIT_SECONDS):
             if self._place.rank == 0:
                 telemetry.emit("hormesis_checkpoints_skipped", 1, run=self._label)
                 telemetry.logger.warning(
@@ -149,7 +150,7 @@ class Checkpoints:
                     "faster store, or checkpoints at longer intervals, would keep up",
                     self._label,
                     step,
-                    self._train.checkpoint_wait_seconds,
+                    WAIT_SECONDS,
                 )
             return
         if self._n_failed >= MAX_FAILED:
@@ -225,11 +226,11 @@ class Checkpoints:
         folders = self._folders()
         past = sorted(name for name in folders if name <= _name(step))
         kept = set(past[max(0, len(past) - keep) :])
-        if self._train.keep_every_steps:
+        if self._config.keep_every_steps:
             kept |= {
                 name
                 for name in past
-                if int(name.removeprefix("step-")) % self._train.keep_every_steps == 0
+                if int(name.removeprefix("step-")) % self._config.keep_every_steps == 0
             }
         for name in folders.keys() - kept:
             for uri in sorted(folders[name], key=lambda uri: not uri.endswith(COMMIT)):
@@ -308,9 +309,7 @@ class Checkpoints:
             for uri in self._folders()[name]:
                 if not uri.rpartition("/")[2].startswith((COMMIT, f"{facts['attempt']}-")):
                     storage.delete(uri)  # of an attempt that was killed
-            self.prune(
-                facts["step"], max(1, self._train.keep_checkpoints)
-            )  # one is needed to resume
+            self.prune(facts["step"], max(1, self._config.keep_last))  # one is needed to resume
         except HormesisError as error:
             self._warn(name, error)
             raise

@@ -120,4 +120,4 @@ def kept_bytes(train: TrainConfig) -> int:
 
 
 def _dtype(train: TrainConfig) -> torch.dtype:
-    return torch.bfloat16 if train.precision == "bf16" else torch.float32
+    return torch.bfloat16 if train.compute.precision == "bf16" else torch.float32

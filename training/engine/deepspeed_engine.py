@@ -34,7 +34,7 @@ import torch
 from torch import Tensor, nn
 
 from data_prep.core.errors import ConfigurationError, HormesisError
-from training.config import TrainConfig
+from training.config import ADAM_EPS, TrainConfig
 from training.engine import rank_env
 from training.model.olmo import Block
 
@@ -220,32 +220,32 @@ def deepspeed_settings(
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_accumulation_steps": accumulation,
         "gradient_clipping": 0.0,
-        "zero_optimization": {"stage": train.zero_stage}
+        "zero_optimization": {"stage": train.parallel.zero_stage}
         | (
             {"offload_optimizer": {"device": "cpu", "pin_memory": torch.cuda.is_available()}}
-            if train.offload_optimizer
+            if train.parallel.offload_optimizer
             else {}
         ),
-        "bf16": {"enabled": train.precision == "bf16", "check_grad_overflow": False},
+        "bf16": {"enabled": train.compute.precision == "bf16", "check_grad_overflow": False},
         "optimizer": {
             "type": "AdamW",
             "params": {
-                "lr": train.learning_rate,
-                "betas": list(train.betas),
-                "eps": train.adam_eps,
-                "weight_decay": train.weight_decay,
+                "lr": train.optimizer.learning_rate,
+                "betas": list(train.optimizer.betas),
+                "eps": ADAM_EPS,
+                "weight_decay": train.optimizer.weight_decay,
                 "torch_adam": True,
                 "fused": True,
             },
         },
         "steps_per_print": 1_000_000_000,
     }
-    if train.optimizer == "muon":
+    if train.optimizer.kind == "muon":
         del settings["optimizer"]
         settings["zero_allow_untested_optimizer"] = (
             True  # muon.py, which the tests hold to be the same at every stage
         )
-    if train.precision == "bf16" and accumulation > 1 and train.zero_stage > 0:
+    if train.compute.precision == "bf16" and accumulation > 1 and train.parallel.zero_stage > 0:
         settings["data_types"] = {"grad_accum_dtype": "fp32"}
     _merge(settings, overlay or {}, train)
     return settings
@@ -342,9 +342,12 @@ def _merge(settings: dict[str, Any], overlay: dict[str, Any], train: TrainConfig
             raise ConfigurationError(
                 f"--deepspeed_config sets {key!r} to {value!r}, expected a JSON object"
             )
-        if key == "zero_optimization" and value.get("stage", train.zero_stage) != train.zero_stage:
+        if (
+            key == "zero_optimization"
+            and value.get("stage", train.parallel.zero_stage) != train.parallel.zero_stage
+        ):
             raise ConfigurationError(
-                f"--deepspeed_config asks for ZeRO stage {value['stage']}, the run for {train.zero_stage}; "
-                "remove it there and give --set train.zero_stage"
+                f"--deepspeed_config asks for ZeRO stage {value['stage']}, the run for {train.parallel.zero_stage}; "
+                "remove it there and give --set train.parallel.zero_stage"
             )
         settings[key] = {**ours, **value} if isinstance(ours, dict) else value

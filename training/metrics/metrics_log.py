@@ -84,7 +84,7 @@ class Journal:
         telemetry.emit("hormesis_train_steps_planned", n_steps, run=run_id)
         self._scratch = tempfile.TemporaryDirectory(prefix="hormesis-")
         self._sinks = {
-            name: sinks.opened(name, run_id, self._folder(name)) for name in run.train.sinks
+            name: sinks.opened(name, run_id, self._folder(name)) for name in run.train.metrics.sinks
         }
         self._seconds = 0.0
         for line in self.lines:

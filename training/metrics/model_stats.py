@@ -38,7 +38,7 @@ class Observer:
         n_layers = job.run.train.model.n_layers
         self._blocks = [EMBEDDING, *map(str, range(n_layers))]
         self._looks, self._passes, self._unseen = False, 0, set[int]()
-        self._n_parts, self._n_layers = job.run.train.tensor_parallel, n_layers
+        self._n_parts, self._n_layers = job.run.train.parallel.tensor_parallel, n_layers
         self.sums = torch.zeros(
             1 + (2 + self._n_parts) * n_layers, dtype=torch.float64, device=job.place.device
         )

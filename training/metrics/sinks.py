@@ -39,12 +39,12 @@ def check(names: Sequence[str]) -> None:
     for name in names:
         if name not in EXTRAS:
             raise ConfigurationError(
-                f"train.sinks: there is no sink {name!r}; there are {', '.join(EXTRAS)}"
+                f"train.metrics.sinks: there is no sink {name!r}; there are {', '.join(EXTRAS)}"
             )
         if not find_spec(name):
             raise ConfigurationError(
-                f"train.sinks asks for {name!r}, and the package {name} is not installed; "
-                f"pip install 'hormesis[{EXTRAS[name]}]', or leave it out of train.sinks"
+                f"train.metrics.sinks asks for {name!r}, and the package {name} is not installed; "
+                f"pip install 'hormesis[{EXTRAS[name]}]', or leave it out of train.metrics.sinks"
             )
 
 

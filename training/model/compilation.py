@@ -55,16 +55,16 @@ KEPT = (  # by name: what is not installed, or of another device, is simply neve
 
 def prepare(model: TrainedOLMo, train: TrainConfig, device: torch.device) -> None:
     """Make `model`, before DeepSpeed takes it, run as these settings say on this device."""
-    if train.fp8:
+    if train.compute.fp8:
         fp8.convert(model, device)
     model.compiled_loss = compiled = _compiles(train, device)
     if compiled:  # said here and not where they are defined, for it imports the compiler: 2 s of every process
         for constant in (kernel_name, cpu_multiplies_bf16):
             torch.compiler.assume_constant_result(constant)
     for block in model.blocks:
-        forward = _checkpointed(block.forward, train.activation_checkpointing)
+        forward = _checkpointed(block.forward, train.compute.activation_checkpointing)
         _replace_forward(block, torch.compile(forward, dynamic=False) if compiled else forward)
-    if device.type == "cuda" and train.precision == "bf16":
+    if device.type == "cuda" and train.compute.precision == "bf16":
         torch.set_float32_matmul_precision(
             "high"
         )  # no product we name is fp32; those of a library need not be exact
@@ -74,11 +74,11 @@ def described(train: TrainConfig, device: torch.device) -> dict[str, str]:
     """How `prepare` makes it run, for the record."""
     return {
         "attention": kernel_name(
-            device, torch.bfloat16 if train.precision == "bf16" else torch.float32
+            device, torch.bfloat16 if train.compute.precision == "bf16" else torch.float32
         ),
         "compiled": "each block, the loss" if _compiles(train, device) else "nothing",
-        "activation checkpointing": train.activation_checkpointing,
-        "products": "FP8 in the blocks" if train.fp8 else train.precision,
+        "activation checkpointing": train.compute.activation_checkpointing,
+        "products": "FP8 in the blocks" if train.compute.fp8 else train.compute.precision,
     }
 
 
@@ -108,10 +108,10 @@ def uncollected(items: Iterable[T]) -> Iterator[T]:
 
 def _compiles(train: TrainConfig, device: torch.device) -> bool:
     if (
-        train.compile == "auto"
+        train.compute.compile == "auto"
     ):  # megatron-core's layers, which talk to other ranks, are compiled only where that is asked for
-        return device.type == "cuda" and train.tensor_parallel == 1
-    return train.compile == "on"
+        return device.type == "cuda" and train.parallel.tensor_parallel == 1
+    return train.compute.compile == "on"
 
 
 def _checkpointed(forward: Callable[..., Any], how: str) -> Callable[..., Any]:

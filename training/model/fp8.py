@@ -23,20 +23,20 @@ def convert(model: TrainedOLMo, device: torch.device) -> None:
     """Let the blocks' products be made in FP8; parameters keep their names and places."""
     if not find_spec("torchao"):
         raise ConfigurationError(
-            "train.fp8 needs torchao, which is not installed: pip install 'hormesis[fp8]', or leave train.fp8 out"
+            "train.compute.fp8 needs torchao, which is not installed: pip install 'hormesis[fp8]', or leave train.compute.fp8 out"
         )
     if device.type == "cuda" and (has := torch.cuda.get_device_capability(device)) < CAPABILITY:
         raise ConfigurationError(
-            f"train.fp8: {torch.cuda.get_device_name(device)} has compute capability {has}, FP8 products need {CAPABILITY}; "
-            "leave train.fp8 out"
+            f"train.compute.fp8: {torch.cuda.get_device_name(device)} has compute capability {has}, FP8 products need {CAPABILITY}; "
+            "leave train.compute.fp8 out"
         )
     if odd := [size for size in (model.config.d_model, model.config.d_mlp) if size % 16]:
         raise ConfigurationError(
-            f"train.fp8: FP8 products need widths that 16 divides, the model has {odd[0]}; leave train.fp8 out"
+            f"train.compute.fp8: FP8 products need widths that 16 divides, the model has {odd[0]}; leave train.compute.fp8 out"
         )
     if not isinstance(model.blocks[0].mlp.down, nn.Linear):
         raise ConfigurationError(
-            "train.fp8 does not know the layers of train.tensor_parallel; leave one of them out"
+            "train.compute.fp8 does not know the layers of train.parallel.tensor_parallel; leave one of them out"
         )
     from torchao.float8 import Float8LinearConfig, convert_to_float8_training
 

@@ -16,37 +16,39 @@ only move Adam's averages).
 
 import math
 
-from training.config import TrainConfig
+from training.config import ScheduleConfig
+
+MAX_WARMUP_STEPS = 2000  # OLMo's warm-up (PAPER §3)
 
 
-def warmup_steps(train: TrainConfig, n_steps: int) -> int:
-    """Steps before the peak: warmup_ratio of the run, at most max_warmup_steps, and never the whole
+def warmup_steps(schedule: ScheduleConfig, n_steps: int) -> int:
+    """Steps before the peak: warmup_ratio of the run, at most MAX_WARMUP_STEPS, and never the whole
     run.
     """
-    return min(round(train.warmup_ratio * n_steps), train.max_warmup_steps, n_steps - 1)
+    return min(round(schedule.warmup_ratio * n_steps), MAX_WARMUP_STEPS, n_steps - 1)
 
 
-def decay_start(train: TrainConfig, n_steps: int) -> int:
+def decay_start(schedule: ScheduleConfig, n_steps: int) -> int:
     """The last step at the peak; the floor is reached at the last of the run."""
-    warmup = warmup_steps(train, n_steps)
-    if train.schedule != "wsd":
+    warmup = warmup_steps(schedule, n_steps)
+    if schedule.kind != "wsd":
         return warmup
-    return max(warmup, n_steps - 1 - max(1, round(train.decay_ratio * n_steps)))
+    return max(warmup, n_steps - 1 - max(1, round(schedule.decay_ratio * n_steps)))
 
 
-def learning_rate(train: TrainConfig, step: int, n_steps: int) -> float:
-    """The rate of step `step` of `n_steps`."""
+def learning_rate(peak: float, schedule: ScheduleConfig, step: int, n_steps: int) -> float:
+    """Learning rate of step `step` of `n_steps`."""
     assert 0 <= step < n_steps, (step, n_steps)
-    warmup, start = warmup_steps(train, n_steps), decay_start(train, n_steps)
+    warmup, start = warmup_steps(schedule, n_steps), decay_start(schedule, n_steps)
     if step < warmup:
-        return train.learning_rate * (step + 1) / (warmup + 1)
+        return peak * (step + 1) / (warmup + 1)
     progress = max(0, step - start) / max(1, n_steps - 1 - start)
-    floor = train.min_learning_rate_ratio
-    return train.learning_rate * (floor + (1 - floor) * _remaining(train, progress))
+    floor = schedule.min_learning_rate_ratio
+    return peak * (floor + (1 - floor) * _remaining(schedule, progress))
 
 
-def _remaining(train: TrainConfig, progress: float) -> float:
+def _remaining(schedule: ScheduleConfig, progress: float) -> float:
     """From 1 at the beginning of the decay to 0 at its end."""
-    if train.schedule == "cosine":
+    if schedule.kind == "cosine":
         return (1 + math.cos(math.pi * progress)) / 2
-    return 1 - progress if train.schedule == "linear" else 1 - math.sqrt(progress)
+    return 1 - progress if schedule.kind == "linear" else 1 - math.sqrt(progress)

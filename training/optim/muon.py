@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from training.config import TrainConfig
+from training.config import ADAM_EPS, OptimizerConfig
 from training.engine import deepspeed_state
 from training.model.olmo import Block
 
@@ -46,13 +46,13 @@ class Muon(torch.optim.Optimizer):
     matrices themselves.
     """
 
-    def __init__(self, groups: list[dict[str, Any]], train: TrainConfig) -> None:
-        super().__init__(groups, {"lr": train.learning_rate, "weight_decay": train.weight_decay})
+    def __init__(self, groups: list[dict[str, Any]], config: OptimizerConfig) -> None:
+        super().__init__(groups, {"lr": config.learning_rate, "weight_decay": config.weight_decay})
         plain = [group["params"] for group in self.param_groups if "parts" not in group]
         adam = {
-            "lr": train.learning_rate,
-            "betas": train.betas,
-            "eps": train.adam_eps,
+            "lr": config.learning_rate,
+            "betas": config.betas,
+            "eps": ADAM_EPS,
             "fused": True,
         }
         self._adamw = torch.optim.AdamW([{"params": params} for params in plain], **adam)
@@ -156,9 +156,9 @@ def share_out(engine: Any) -> None:
         optimizer.stretches.setdefault(flat, []).append(stretch)
 
 
-def chosen(model: nn.Module, train: TrainConfig) -> torch.optim.Optimizer | None:
-    """Muon where `train` asks for it, else None: DeepSpeed makes the AdamW of its own settings."""
-    return Muon(groups(model), train) if train.optimizer == "muon" else None
+def chosen(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer | None:
+    """Muon where the settings ask for it, else None: DeepSpeed makes the AdamW of its own settings."""
+    return Muon(groups(model), config) if config.kind == "muon" else None
 
 
 def groups(model: nn.Module) -> list[dict[str, Any]]:

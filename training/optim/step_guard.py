@@ -97,7 +97,7 @@ class Guard:
                 "run %s: %d bad steps in a row before step %d: back to step %d, whose weights go on from step %d (%d of %d times)",
                 *(
                     self._job.run.run_id,
-                    self._job.run.train.max_bad_steps,
+                    self._job.run.train.guard.max_bad_steps,
                     end,
                     first,
                     end,
@@ -130,7 +130,7 @@ class Guard:
         self.window_2N = torch.where(slot_N & learns, now_2[:, None], self.window_2N)
         self.last_2 = torch.where(ok, now_2, self.last_2)
         n_bad = torch.where(ok, 0, n_bad + 1)
-        tripped = (end < 0) & (n_bad == self._job.run.train.max_bad_steps)
+        tripped = (end < 0) & (n_bad == self._job.run.train.guard.max_bad_steps)
         self.counts_3 = torch.stack([n + learns, n_bad, torch.where(tripped, self._step + 1, end)])
         self.skipped_K[self._step] = ~ok
         return ok.double()
@@ -164,7 +164,7 @@ class Guard:
         if self._ok is None:
             self._ok = self._accepts(now_2)
         optimizer.found_inf = (~self._ok).float()  # type: ignore[attr-defined]
-        if clip := self._job.run.train.gradient_clip:
+        if clip := self._job.run.train.optimizer.gradient_clip:
             optimizer.grad_scale = ((now_2[1] + 1e-6) / clip).clamp(min=1).float()  # type: ignore[attr-defined]
 
     def _now(self) -> Tensor:
@@ -177,7 +177,7 @@ class Guard:
         return torch.stack([self._loss, deepspeed_engine.grad_norm(self._engine).to(self._loss)])
 
     def _accepts(self, now_2: Tensor) -> Tensor:
-        finite, sigma = torch.isfinite(now_2).all(), self._job.run.train.spike_sigma
+        finite, sigma = torch.isfinite(now_2).all(), self._job.run.train.guard.spike_sigma
         if not sigma or not self._is_whole():
             return finite
         n = self.counts_3[0]
@@ -198,6 +198,6 @@ class Guard:
 def diverged(run: RunConfig, step: int) -> ConfigurationError:
     return ConfigurationError(
         f"run {run.run_id}: losses or gradients are not finite, or spike, around step {step} of {run.mixture.n_steps}, also after "
-        f"going back: training has diverged; lower train.learning_rate (now {run.train.learning_rate:g}), warm up longer, lower "
-        f"train.gradient_clip (now {run.train.gradient_clip:g}), or allow larger spikes with train.spike_sigma"
+        f"going back: training has diverged; lower train.optimizer.learning_rate (now {run.train.optimizer.learning_rate:g}), warm up longer, lower "
+        f"train.optimizer.gradient_clip (now {run.train.optimizer.gradient_clip:g}), or allow larger spikes with train.guard.spike_sigma"
     )

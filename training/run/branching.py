@@ -15,6 +15,7 @@ from dataclasses import replace
 from data_prep.core import storage
 from data_prep.core.errors import ArtefactMissing, ConfigurationError
 from data_prep.core.records import digest
+from data_prep.core.settings import evolve
 from training.config import RunConfig
 from training.optim.lr_schedule import decay_start, warmup_steps
 from training.run_record import load_config, run_uri
@@ -24,11 +25,10 @@ def branch(trunk: RunConfig, **first: int) -> RunConfig:
     """The run of the trunk's first samples (`first`: of Mixture.first_of), with its warm-up; still
     without an id.
     """
-    warmup = warmup_steps(trunk.train, trunk.mixture.n_steps)
-    train = replace(trunk.train, warmup_ratio=1.0, max_warmup_steps=warmup)
-    made = replace(
-        trunk, run_id="", trunk=trunk.run_id, mixture=trunk.mixture.first_of(**first), train=train
-    )
+    warmup = warmup_steps(trunk.train.schedule, trunk.mixture.n_steps)
+    mixture = trunk.mixture.first_of(**first)
+    train = evolve(trunk.train, {"schedule.warmup_ratio": min(1.0, warmup / mixture.n_steps)})
+    made = replace(trunk, run_id="", trunk=trunk.run_id, mixture=mixture, train=train)
     n_shared_steps(trunk, made)
     return made
 
@@ -36,19 +36,22 @@ def branch(trunk: RunConfig, **first: int) -> RunConfig:
 def n_shared_steps(trunk: RunConfig, run: RunConfig) -> int:
     """How many first steps the two have in common, or ConfigurationError."""
     ends = [
-        (decay_start(one.train, one.mixture.n_steps), warmup_steps(one.train, one.mixture.n_steps))
-        for one in (trunk, run)
+        (
+            decay_start(config.train.schedule, config.mixture.n_steps),
+            warmup_steps(config.train.schedule, config.mixture.n_steps),
+        )
+        for config in (trunk, run)
     ]
     (trunk_end, trunk_warmup), (end, warmup) = ends
     alike = digest(_without_end(trunk)) == digest(_without_end(run)) and trunk_warmup == warmup
     if (
-        run.train.schedule != "wsd"
+        run.train.schedule.kind != "wsd"
         or not alike
         or trunk.mixture.n_sequences < run.mixture.n_sequences
     ):
         raise ConfigurationError(
             f"a run of {run.mixture.n_steps} steps cannot branch off {trunk.run_id} with {trunk.mixture.n_steps}: a trunk is "
-            "longer, alike in all settings but its length, of train.schedule wsd, and warmed up before the branch decays"
+            "longer, alike in all settings but its length, of train.schedule.kind wsd, and warmed up before the branch decays"
         )
     return min(trunk_end, end)
 
@@ -66,7 +69,7 @@ def trunk_of(root: str, run: RunConfig) -> tuple[RunConfig, int]:
     if not any(step <= n_shared for step in steps):
         raise ArtefactMissing(
             f"run {run.run_id} branches off {trunk.run_id}, which has no checkpoint of its first {n_shared} steps (but {steps}); "
-            "train it with train.keep_every_steps, or train this one from the start with --set trunk="
+            "train it with train.checkpoint.keep_every_steps, or train this one from the start with --set trunk="
         )
     return trunk, n_shared
 
@@ -76,7 +79,12 @@ def _without_end(run: RunConfig) -> RunConfig:
     mixture, train = run.mixture, run.train
     n_toxic, n = mixture.line or (mixture.n_toxic, mixture.n_sequences)
     whole = replace(mixture, n_clean=n - n_toxic, n_toxic=n_toxic, line=())
-    train = replace(
-        train, warmup_ratio=0.0, max_warmup_steps=0, decay_ratio=0.0, min_learning_rate_ratio=0.0
+    train = evolve(
+        train,
+        {
+            "schedule.warmup_ratio": 0.0,
+            "schedule.decay_ratio": 0.0,
+            "schedule.min_learning_rate_ratio": 0.0,
+        },
     )
     return replace(run, run_id="", mixture=whole, train=train)

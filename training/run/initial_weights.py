@@ -6,7 +6,7 @@ OLMo-1B-hf has. Its shape and its vocabulary must be the run's. Rank 0 reads it 
 weights on. It is read once: a run that has a checkpoint goes on from that, and the checksum of what
 it began with travels along in its checkpoints, to the record and the model card.
 
-With train.learning_rate=0 and a small budget the run is that folder, bit for bit: so eval/ measures
+With train.optimizer.learning_rate=0 and a small budget the run is that folder, bit for bit: so eval/ measures
 a model of others.
 """
 

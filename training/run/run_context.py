@@ -61,7 +61,7 @@ class Job(NamedTuple):
         node's other ranks.
         """
         train = self.run.train
-        cache = Cache(train.cache_folder or default_folder(), int(train.cache_gib * 2**30))
+        cache = Cache(default_folder(), int(train.cache_gib * 2**30))
         uri, known, ahead = (
             self.inputs.uris[stream],
             self.inputs.manifests[stream],

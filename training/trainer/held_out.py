@@ -21,7 +21,7 @@ def held_out_losses(job: Job, engine: Any) -> tuple[HeldOutLoss, ...]:
     for stream in job.inputs.uris:
         reader = job.reader(stream, "held_out")
         n, loss_sum = (
-            min(train.held_out_sequences, reader.n_sequences),
+            min(train.validation.sequences, reader.n_sequences),
             torch.zeros((), dtype=torch.float64, device=place.device),
         )
         if n == 0:

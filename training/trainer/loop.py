@@ -70,9 +70,9 @@ def train(
     )  # what cannot be is refused here
     inputs = preflight.check(root, run)
     _be_deterministic(run)
-    place = deepspeed_engine.connect(run.train.tensor_parallel)
+    place = deepspeed_engine.connect(run.train.parallel.tensor_parallel)
     peak = throughput.peak(
-        place, torch.bfloat16 if run.train.precision == "bf16" else torch.float32
+        place, torch.bfloat16 if run.train.compute.precision == "bf16" else torch.float32
     )
     micro_batch = auto_micro_batch.micro_batch(run.train, place)
     settings = deepspeed_engine.deepspeed_settings(
@@ -100,9 +100,9 @@ def _attempt(job: Job, settings: dict[str, Any], ends: list[int]) -> RunRecord:
     compilation.prepare(model, run.train, job.place.device)
     identity = Identity(digest(run), job.inputs.data_digest)
     checkpoints = Checkpoints(
-        storage.join(job.uri, "checkpoints"), identity, job.place, run.run_id, run.train
+        storage.join(job.uri, "checkpoints"), identity, job.place, run.run_id, run.train.checkpoint
     )
-    engine = deepspeed_engine.initialise(model, settings, muon.chosen(model, run.train))
+    engine = deepspeed_engine.initialise(model, settings, muon.chosen(model, run.train.optimizer))
     muon.share_out(engine)
     guard = Guard(job, engine)
     found = checkpoints.restore(engine) or _restored_from_trunk(job, engine)
@@ -143,7 +143,7 @@ def _attempt(job: Job, settings: dict[str, Any], ends: list[int]) -> RunRecord:
     deepspeed_engine.release(engine)
     made = deepspeed_engine.agree(lambda: publish(job, weights, outcome, journal))
     if rank == 0:
-        checkpoints.prune(run.mixture.n_steps, run.train.keep_checkpoints)
+        checkpoints.prune(run.mixture.n_steps, run.train.checkpoint.keep_last)
     return made
 
 
@@ -160,13 +160,13 @@ def _restored_from_trunk(job: Job, engine: Any) -> Restored | None:
         Identity(digest(trunk), job.inputs.data_digest),
         job.place,
         job.run.run_id,
-        job.run.train,
+        job.run.train.checkpoint,
     )
     return its.restore(engine, at_most=n_shared)
 
 
 def _model(train: TrainConfig) -> TrainedOLMo:
-    if train.tensor_parallel == 1:
+    if train.parallel.tensor_parallel == 1:
         return TrainedOLMo(train.model, z_loss=train.z_loss)
     from training.engine.tensor_parallel import ParallelOLMo  # only here: it imports megatron-core
 
@@ -237,12 +237,13 @@ def _steps(parts: _Parts, first: int) -> Outcome:
     watchdog.expect("batch")
     for batch, waited in compilation.uncollected(batches.ahead(first, n_steps)):
         watchdog.expect("step")
-        rate, done = learning_rate(train, batch.step, n_steps), batch.step + 1
+        done = batch.step + 1
+        rate = learning_rate(train.optimizer.learning_rate, train.schedule, batch.step, n_steps)
         deepspeed_engine.set_learning_rate(engine, rate)
         stops = stop.reached() and done < n_steps
-        saves = stops or (done < n_steps and _due(done, train.checkpoint_every_steps, n_steps))
+        saves = stops or (done < n_steps and _due(done, train.checkpoint.every_steps, n_steps))
         logs = saves or _due(
-            done, train.log_every_steps, n_steps
+            done, train.metrics.every_steps, n_steps
         )  # a resumed run begins with an empty meter
         observer.look(logs)
         meter.add(batch, waited, *take_step(job, engine, guard, batch))
@@ -252,9 +253,11 @@ def _steps(parts: _Parts, first: int) -> Outcome:
             saves = saves and not seen.n_bad
             if journal:
                 journal.step(seen)
-        if _due(done, train.held_out_every_steps, n_steps):
+        if _due(done, train.validation.every_steps, n_steps):
             held_out = parts.held_out(done)
-        if train.probe_every_steps and _due(done, train.probe_every_steps, n_steps):
+        if train.validation.probe_every_steps and _due(
+            done, train.validation.probe_every_steps, n_steps
+        ):
             parts.probe(done)
         if saves:
             parts.save(done, in_any_case=stops)
@@ -282,4 +285,4 @@ def _be_deterministic(run: RunConfig) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]  # costs a pass over every new tensor, and we read none
     torch.manual_seed(run.seed)
     if not torch.cuda.is_available():
-        torch.set_num_threads(run.train.threads_per_rank)
+        torch.set_num_threads(run.train.parallel.threads_per_rank)

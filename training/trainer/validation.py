@@ -26,6 +26,7 @@ from training.engine import deepspeed_engine
 from training.model.olmo import OLMo
 from training.run.run_context import Job
 
+PROBE_WINDOWS = 256  # of each stream at most: more would cost more than they tell
 STREAMS = ("clean", "toxic")  # the label is the place here
 RIDGE = 0.1  # a few hundred windows do not tell all of H directions apart
 
@@ -50,9 +51,7 @@ def probe(job: Job, engine: Any) -> Probe | None:
     """
     train, place, model = job.run.train, job.place, engine.module
     readers = [job.reader(stream, "held_out") for stream in STREAMS]
-    n = (
-        min(train.probe_windows, *(reader.n_sequences for reader in readers)) // 2 * 2
-    )  # of each stream
+    n = min(PROBE_WINDOWS, *(reader.n_sequences for reader in readers)) // 2 * 2  # of each stream
     if n < 4:
         telemetry.logger.warning(
             "no probe: %d held-out windows of each stream, at least 4 are needed", n

@@ -36,7 +36,7 @@ class Watchdog:
         self._run_uri, self._rank, self._least = (
             job.uri,
             job.place.rank,
-            job.run.train.watchdog_seconds,
+            job.run.train.guard.watchdog_seconds,
         )
         self._took: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
         self._kind, self._since, self._limit = "start", time.monotonic(), float("inf")

@@ -9,6 +9,7 @@ from launch.experiment import Experiment
 from launch.report.analysis.comparisons import N_PERMUTATIONS
 from launch.report.text import display_names
 from launch.report.text.findings import listed, percent
+from training.optim import lr_schedule
 from training.run_record import RunRecord
 
 OURS = "not stated: our choice"
@@ -43,7 +44,7 @@ def _data(experiment: Experiment, record: RunRecord) -> list[Choice]:
         if data.tokenizer.source == "train"
         else data.tokenizer.source.rsplit("/", 1)[-1]
     )
-    warm_up = f"{percent(train.warmup_ratio)} of the steps, at most {train.max_warmup_steps:,}"
+    warm_up = f"{percent(train.schedule.warmup_ratio)} of the steps, at most {lr_schedule.MAX_WARMUP_STEPS:,}"
     found = [
         Choice(
             "share of toxic text",

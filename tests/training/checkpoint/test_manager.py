@@ -15,6 +15,7 @@ import torch
 
 from data_prep.core import storage, telemetry
 from data_prep.core.errors import ArtefactCorrupt, ConfigurationError, StorageError
+from data_prep.core.settings import evolve
 from training.checkpoint import manager
 from training.checkpoint.manager import Checkpoints, Identity
 from training.config import RunConfig
@@ -94,11 +95,14 @@ def test_a_resumed_run_has_bit_for_bit_the_losses_and_weights_of_one_that_went_t
     plan: Plan, tmp_path: Path, steps_done: list[int], stage: Any, precision: Any, offload: bool
 ):
     run = plan(
-        zero_stage=stage,
-        offload_optimizer=offload,
-        precision=precision,
-        micro_batch=2,
-        checkpoint_every_steps=3,
+        "run",
+        {
+            "parallel.zero_stage": stage,
+            "parallel.offload_optimizer": offload,
+            "compute.precision": precision,
+            "micro_batch": 2,
+            "checkpoint.every_steps": 3,
+        },
     )
     loop.train(str(tmp_path), run)
     straight = result(tmp_path, run)
@@ -111,11 +115,12 @@ def test_a_resumed_run_has_bit_for_bit_the_losses_and_weights_of_one_that_went_t
 def test_a_checkpoint_of_one_stage_resumes_in_another(
     plan: Plan, tmp_path: Path, steps_done: list[int]
 ):
-    run = plan(checkpoint_every_steps=3)
+    run = plan("run", {"checkpoint.every_steps": 3})
     straight = loop.train(str(tmp_path), run)
     unfinish(tmp_path, run)
     again = loop.train(
-        str(tmp_path), replace(run, train=replace(run.train, zero_stage=3, micro_batch=1))
+        str(tmp_path),
+        replace(run, train=evolve(run.train, {"parallel.zero_stage": 3, "micro_batch": 1})),
     )
     assert steps_done[6:] == [3, 4, 5]
     assert again.final_train_loss == pytest.approx(straight.final_train_loss, rel=1e-5)
@@ -124,7 +129,9 @@ def test_a_checkpoint_of_one_stage_resumes_in_another(
 def test_the_newest_checkpoints_are_kept_and_none_after_the_record_if_none_are_asked_for(
     plan: Plan, tmp_path: Path
 ):
-    six, two, none = (plan(str(n), checkpoint_every_steps=1, keep_checkpoints=n) for n in (6, 2, 0))
+    six, two, none = (
+        plan(str(n), {"checkpoint.every_steps": 1, "checkpoint.keep_last": n}) for n in (6, 2, 0)
+    )
     loop.train(str(tmp_path), six)
     assert kept(tmp_path, six) == [f"step-{step:08d}" for step in range(1, 6)]
     loop.train(str(tmp_path), two)
@@ -134,7 +141,10 @@ def test_the_newest_checkpoints_are_kept_and_none_after_the_record_if_none_are_a
 
 
 def test_multiples_of_keep_every_steps_stay_beside_the_newest(plan: Plan, tmp_path: Path):
-    run = plan(checkpoint_every_steps=1, keep_checkpoints=1, keep_every_steps=2)
+    run = plan(
+        "run",
+        {"checkpoint.every_steps": 1, "checkpoint.keep_last": 1, "checkpoint.keep_every_steps": 2},
+    )
     loop.train(str(tmp_path), run)
     assert kept(tmp_path, run) == ["step-00000002", "step-00000004", "step-00000005"]
 
@@ -142,7 +152,7 @@ def test_multiples_of_keep_every_steps_stay_beside_the_newest(plan: Plan, tmp_pa
 def test_what_a_killed_attempt_left_is_not_read_and_goes_when_its_step_is_saved_again(
     plan: Plan, tmp_path: Path
 ):
-    run = plan(checkpoint_every_steps=3)
+    run = plan("run", {"checkpoint.every_steps": 3})
     loop.train(str(tmp_path), run)
     straight = result(tmp_path, run)
     unfinish(tmp_path, run)
@@ -177,7 +187,8 @@ def test_a_save_is_left_out_while_the_one_before_is_being_published(
     take_step = loop.take_step
     monkeypatch.setattr(loop, "take_step", open_at_the_end)
     monkeypatch.setattr(storage, "write", slow)
-    run = plan(checkpoint_every_steps=2, keep_checkpoints=9, checkpoint_wait_seconds=0.0)
+    monkeypatch.setattr(manager, "WAIT_SECONDS", 0.0)
+    run = plan("run", {"checkpoint.every_steps": 2, "checkpoint.keep_last": 9})
     loop.train(str(tmp_path), run)
     assert kept(tmp_path, run) == ["step-00000002"]
     assert (
@@ -189,7 +200,7 @@ def test_a_save_is_left_out_while_the_one_before_is_being_published(
 def test_training_goes_on_when_a_checkpoint_cannot_be_written_and_ends_when_none_can(
     plan: Plan, tmp_path: Path, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
-    run = plan(checkpoint_every_steps=1)
+    run = plan("run", {"checkpoint.every_steps": 1})
     folder(tmp_path, run).joinpath("checkpoints").write_text("in the way of a folder")
     loop.train(str(tmp_path), run)
     assert log.text.count("is not published, training goes on: cannot write") == 5
@@ -202,12 +213,12 @@ def test_training_goes_on_when_a_checkpoint_cannot_be_written_and_ends_when_none
 def test_what_others_must_remember_comes_back_and_an_engine_that_trained_on_is_set_back(
     plan: Plan, tmp_path: Path
 ):
-    run = plan(keep_checkpoints=2)
+    run = plan("run", {"checkpoint.keep_last": 2})
     place, identity = deepspeed_engine.connect(), Identity("run", "data")
     model = OLMo(run.train.model)
     model.initialise(0)
     engine = deepspeed_engine.initialise(model, deepspeed_engine.deepspeed_settings(run.train, 1))
-    checkpoints = Checkpoints(str(tmp_path / "own"), identity, place, "run", run.train)
+    checkpoints = Checkpoints(str(tmp_path / "own"), identity, place, "run", run.train.checkpoint)
     tokens_BT = torch.arange(64).reshape(4, 16)
 
     def train() -> None:
@@ -244,7 +255,7 @@ def test_what_others_must_remember_comes_back_and_an_engine_that_trained_on_is_s
 def test_a_damaged_checkpoint_is_passed_over_with_a_warning_that_names_the_block(
     plan: Plan, tmp_path: Path, steps_done: list[int], log: pytest.LogCaptureFixture
 ):
-    run = plan(checkpoint_every_steps=2, keep_checkpoints=9)
+    run = plan("run", {"checkpoint.every_steps": 2, "checkpoint.keep_last": 9})
     loop.train(str(tmp_path), run)
     straight = result(tmp_path, run)
     unfinish(tmp_path, run)
@@ -259,7 +270,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning_that_names_the_block
 def test_if_no_checkpoint_verifies_the_run_is_refused_rather_than_begun_again(
     plan: Plan, tmp_path: Path, steps_done: list[int]
 ):
-    run = plan(checkpoint_every_steps=3)
+    run = plan("run", {"checkpoint.every_steps": 3})
     loop.train(str(tmp_path), run)
     unfinish(tmp_path, run)
     damage(state(tmp_path, run, "step-00000003"))
@@ -271,7 +282,7 @@ def test_if_no_checkpoint_verifies_the_run_is_refused_rather_than_begun_again(
 def test_an_upload_without_its_commit_is_no_checkpoint(
     plan: Plan, tmp_path: Path, steps_done: list[int]
 ):
-    run = plan(checkpoint_every_steps=2, keep_checkpoints=9)
+    run = plan("run", {"checkpoint.every_steps": 2, "checkpoint.keep_last": 9})
     loop.train(str(tmp_path), run)
     unfinish(tmp_path, run)
     (folder(tmp_path, run) / "checkpoints" / "step-00000004" / "commit.json").unlink()
@@ -280,17 +291,19 @@ def test_an_upload_without_its_commit_is_no_checkpoint(
 
 
 def test_a_checkpoint_of_other_settings_is_refused(plan: Plan, tmp_path: Path):
-    run = plan(checkpoint_every_steps=3)
+    run = plan("run", {"checkpoint.every_steps": 3})
     loop.train(str(tmp_path), run)
     unfinish(tmp_path, run)
     with pytest.raises(ConfigurationError, match=r"its run_digest is \w{16}, this run's is \w{16}"):
-        loop.train(str(tmp_path), replace(run, train=replace(run.train, learning_rate=1e-3)))
+        loop.train(
+            str(tmp_path), replace(run, train=evolve(run.train, {"optimizer.learning_rate": 1e-3}))
+        )
 
 
 def test_a_run_in_an_object_store_checkpoints_and_resumes_as_on_a_disk(
     plan: Plan, tmp_path: Path, s3_server: str, steps_done: list[int]
 ):
-    run, root = plan(checkpoint_every_steps=3), storage.join(s3_server, "training")
+    run, root = plan("run", {"checkpoint.every_steps": 3}), storage.join(s3_server, "training")
     for file in (file for file in tmp_path.rglob("*") if file.is_file()):
         storage.upload(file, storage.join(root, str(file.relative_to(tmp_path))))
     made = loop.train(root, run)

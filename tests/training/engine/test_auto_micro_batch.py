@@ -1,5 +1,4 @@
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from training.config import ModelConfig, RunConfig, TrainConfig
+from data_prep.core.settings import evolve
+from training.config import ModelConfig, OptimizerConfig, RunConfig, TrainConfig
 from training.engine import auto_micro_batch, deepspeed_engine
 from training.engine.deepspeed_engine import Place
 from training.model.loss import TrainedOLMo
@@ -21,8 +21,8 @@ TRAIN = TrainConfig(
     model=ModelConfig(d_model=16, n_layers=2, n_heads=2, d_mlp=24, vocab_size=32),
     sequence_length=8,
     global_batch=12,
-    learning_rate=1e-3,
     micro_batch="auto",
+    optimizer=OptimizerConfig(learning_rate=1e-3),
 )
 
 
@@ -43,7 +43,7 @@ def test_the_largest_divisor_that_fits_is_found_and_the_global_batch_kept(share:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_what_autograd_keeps_is_counted_exactly_without_computing_it(precision: Any):
-    train = replace(TRAIN, precision=precision)
+    train = evolve(TRAIN, {"compute.precision": precision})
     model = TrainedOLMo(train.model).to(torch.bfloat16 if precision == "bf16" else torch.float32)
     kept: dict[int, torch.UntypedStorage] = {}
 
@@ -64,9 +64,9 @@ def test_what_autograd_keeps_is_counted_exactly_without_computing_it(precision: 
 def test_an_automatic_micro_batch_trains_the_same_run_as_that_micro_batch(
     plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    asked = loop.train(str(tmp_path), plan("asked", micro_batch=2))
+    asked = loop.train(str(tmp_path), plan("asked", {"micro_batch": 2}))
     monkeypatch.setattr(auto_micro_batch, "_estimated", lambda train: lambda rows: rows <= 3)
-    found = loop.train(str(tmp_path), plan("found", micro_batch="auto"))
+    found = loop.train(str(tmp_path), plan("found", {"micro_batch": "auto"}))
     assert found.computed_with["micro-batch"] == asked.computed_with["micro-batch"] == "2"
     assert (found.final_train_loss, found.held_out) == (asked.final_train_loss, asked.held_out)
 

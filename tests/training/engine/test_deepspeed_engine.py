@@ -1,23 +1,23 @@
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from data_prep.core.errors import ConfigurationError
-from training.config import ModelConfig, TrainConfig
+from data_prep.core.settings import evolve
+from training.config import ModelConfig, OptimizerConfig, TrainConfig
 from training.engine.deepspeed_engine import deepspeed_settings
 
 TRAIN = TrainConfig(
     model=ModelConfig(d_model=8, n_layers=1, n_heads=2, d_mlp=8, vocab_size=8),
     sequence_length=8,
     global_batch=12,
-    learning_rate=1e-3,
     micro_batch=2,
+    optimizer=OptimizerConfig(learning_rate=1e-3),
 )
 
 
 def test_batch_arithmetic_stage_and_precision_follow_from_the_settings():
-    settings = deepspeed_settings(replace(TRAIN, zero_stage=2), world_size=3)
+    settings = deepspeed_settings(evolve(TRAIN, {"parallel.zero_stage": 2}), world_size=3)
     assert settings["train_batch_size"] == 12
     assert settings["train_micro_batch_size_per_gpu"] == 2
     assert settings["gradient_accumulation_steps"] == 2
@@ -34,19 +34,21 @@ def test_gradients_of_several_bf16_micro_batches_are_summed_in_fp32(
     precision: Any, micro_batch: int, summed_in_fp32: bool
 ):
     settings = deepspeed_settings(
-        replace(TRAIN, precision=precision, micro_batch=micro_batch), world_size=3
+        evolve(TRAIN, {"compute.precision": precision, "micro_batch": micro_batch}), world_size=3
     )
     assert (settings.get("data_types") == {"grad_accum_dtype": "fp32"}) == summed_in_fp32
 
 
 def test_an_offloaded_optimizer_is_torchs_on_the_host_and_needs_a_stage_that_shares():
-    settings = deepspeed_settings(replace(TRAIN, offload_optimizer=True, zero_stage=2), 1)
+    settings = deepspeed_settings(
+        evolve(TRAIN, {"parallel.offload_optimizer": True, "parallel.zero_stage": 2}), 1
+    )
     assert settings["zero_optimization"]["offload_optimizer"]["device"] == "cpu"
     assert settings["optimizer"]["params"]["torch_adam"] is True
     with pytest.raises(
         ConfigurationError, match=r"offload_optimizer needs train\.zero_stage 1, 2 or 3, it is 0"
     ):
-        replace(TRAIN, offload_optimizer=True, zero_stage=0)
+        evolve(TRAIN, {"parallel.offload_optimizer": True, "parallel.zero_stage": 0})
 
 
 def test_an_overlay_is_merged_into_our_settings():
@@ -62,7 +64,7 @@ def test_an_overlay_is_merged_into_our_settings():
         ({"train_batch_size": 8}, "'train_batch_size'"),
         ({"optimizer": {"type": "Lion"}}, "'optimizer'"),
         ({"scheduler": {"type": "WarmupLR"}}, "'scheduler'"),
-        ({"zero_optimization": {"stage": 3}}, "train.zero_stage"),
+        ({"zero_optimization": {"stage": 3}}, "train.parallel.zero_stage"),
         ({"zero_optimization": 3}, "zero_optimization"),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 from test_pretrain import Gang, assert_close, run_gang
 
 from data_prep.core.errors import ConfigurationError
-from training.config import ModelConfig, RunConfig, TrainConfig
+from training.config import ModelConfig, OptimizerConfig, ParallelConfig, RunConfig, TrainConfig
 from training.trainer import loop
 
 Plan = Callable[..., RunConfig]
@@ -24,12 +24,12 @@ def gang(planner: Callable[[Path], Plan], tmp_path_factory: pytest.TempPathFacto
     plan = planner(root)
     settings: dict[str, Any] = {
         "micro_batch": 2,
-        "checkpoint_every_steps": 2,
-        "keep_checkpoints": 9,
+        "checkpoint.every_steps": 2,
+        "checkpoint.keep_last": 9,
         "z_loss": 1e-3,
     }
-    runs = [plan(run_id, **settings) for run_id in ("alone", "shared", "moved")]
-    plan("compiled", **settings, compile="on")
+    runs = [plan(run_id, settings) for run_id in ("alone", "shared", "moved")]
+    plan("compiled", {**settings, "compute.compile": "on"})
     said = run_gang(root, "shared%2", "moved@3%2", "moved@5%1", "moved%2", "compiled%2")
     loop.train(str(root), runs[0])
     return Gang(root, runs[0], said)
@@ -72,13 +72,21 @@ def test_a_number_of_ranks_that_does_not_divide_the_model_is_refused_by_name(siz
         ConfigurationError, match=f"tensor_parallel {size} does not divide the model's {odd};"
     ):
         TrainConfig(
-            model=MODEL, sequence_length=8, global_batch=4, learning_rate=1.0, tensor_parallel=size
+            model=MODEL,
+            sequence_length=8,
+            global_batch=4,
+            optimizer=OptimizerConfig(learning_rate=1.0),
+            parallel=ParallelConfig(tensor_parallel=size),
         )
 
 
 def test_ranks_that_make_no_whole_gangs_are_refused():
     train = TrainConfig(
-        model=MODEL, sequence_length=8, global_batch=4, learning_rate=1.0, tensor_parallel=2
+        model=MODEL,
+        sequence_length=8,
+        global_batch=4,
+        optimizer=OptimizerConfig(learning_rate=1.0),
+        parallel=ParallelConfig(tensor_parallel=2),
     )
     assert train.passes(4) == (2, 1)
     with pytest.raises(

@@ -48,7 +48,10 @@ def test_the_norm_of_each_blocks_gradient_and_the_size_of_the_residual_stream_ar
     plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: Any, micro_batch: int
 ):
     monkeypatch.setattr(model_stats, "PIECE", 100)
-    run = plan(zero_stage=stage, micro_batch=micro_batch, gradient_clip=0.5)
+    run = plan(
+        "run",
+        {"parallel.zero_stage": stage, "micro_batch": micro_batch, "optimizer.gradient_clip": 0.5},
+    )
     loop.train(str(tmp_path), run)
     model, tokens_BT, squares = OLMo(run.train.model), first_batch(tmp_path, run), []
     model.initialise(run.seed)
@@ -77,12 +80,17 @@ def test_the_largest_attention_logit_is_that_of_the_first_row_whole(
     plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: Any, document_mask: bool
 ):
     monkeypatch.setattr(attention, "QUERIES_PER_CHUNK", 5)
-    settings: dict[str, Any] = {
-        "n_clean": 8,
-        "n_toxic": 2,
-        "sequence_length": 32,
-    }  # two documents a row
-    run = plan(zero_stage=stage, micro_batch=1, document_mask=document_mask, **settings)
+    run = plan(
+        "run",
+        {
+            "parallel.zero_stage": stage,
+            "micro_batch": 1,
+            "document_mask": document_mask,
+            "sequence_length": 32,
+        },
+        n_clean=8,
+        n_toxic=2,
+    )  # two documents per row
     run = replace(
         run, seed=5
     )  # with which both layers' largest logits lie across documents, if that is allowed
@@ -125,7 +133,7 @@ def test_a_step_that_is_not_logged_is_not_looked_at(
         return plain(job, engine, guard, batch)
 
     monkeypatch.setattr(loop, "take_step", watched)
-    loop.train(str(tmp_path), plan(log_every_steps=3))
+    loop.train(str(tmp_path), plan("run", {"metrics.every_steps": 3}))
     assert seen == [False, False, True, False, False, True]
 
 
@@ -144,7 +152,7 @@ def test_a_step_that_was_refused_shows_no_gradient(
         return taken
 
     monkeypatch.setattr(loop, "take_step", poisoned)
-    run = plan(precision="bf16")
+    run = plan("run", {"compute.precision": "bf16"})
     loop.train(str(tmp_path), run)
     assert ["block_grad_norm" in line for line in logged(tmp_path, run)] == [
         True,
@@ -159,7 +167,7 @@ def test_a_step_that_was_refused_shows_no_gradient(
 def test_tensorboard_shows_each_step_once_also_of_a_resumed_run(plan: Plan, tmp_path: Path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    run = plan(checkpoint_every_steps=3)
+    run = plan("run", {"checkpoint.every_steps": 3})
     loop.train(str(tmp_path), run)
     (tmp_path / "runs" / "run" / "record.json").unlink()
     loop.train(str(tmp_path), run)
@@ -197,7 +205,7 @@ def test_weights_and_biases_is_written_offline(
 ):
     pytest.importorskip("wandb", reason="the extra wandb is not installed")
     monkeypatch.delenv("WANDB_MODE", raising=False)
-    run = plan(sinks=("wandb",))
+    run = plan("run", {"metrics.sinks": ("wandb",)})
     loop.train(str(tmp_path), run)
     (file,) = (tmp_path / "runs" / "run" / "wandb").rglob("*.wandb")
     written = file.read_bytes()  # numbers as JSON text, between protobuf's bytes
@@ -212,9 +220,9 @@ def test_a_sink_that_cannot_be_had_is_refused_before_training(
     with pytest.raises(
         ConfigurationError, match=r"there is no sink 'paper'; there are tensorboard, wandb"
     ):
-        loop.train(str(tmp_path), plan(sinks=("paper",)))
+        loop.train(str(tmp_path), plan("run", {"metrics.sinks": ("paper",)}))
     monkeypatch.setattr(sinks, "find_spec", lambda name: None)
     with pytest.raises(
         ConfigurationError, match=r"wandb is not installed; pip install 'hormesis\[wandb\]'"
     ):
-        loop.train(str(tmp_path), plan(sinks=("wandb",)))
+        loop.train(str(tmp_path), plan("run", {"metrics.sinks": ("wandb",)}))

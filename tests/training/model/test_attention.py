@@ -143,9 +143,11 @@ def test_training_masks_documents_whatever_the_micro_batch(plan: Plan, tmp_path:
         "n_toxic": 2,
         "sequence_length": 32,
     }  # two documents per row
-    plain = loop.train(str(tmp_path), plan("plain", **settings))
-    masked = loop.train(str(tmp_path), plan("masked", document_mask=True, **settings))
-    split = loop.train(str(tmp_path), plan("split", document_mask=True, micro_batch=1, **settings))
+    plain = loop.train(str(tmp_path), plan("plain", settings))
+    masked = loop.train(str(tmp_path), plan("masked", {"document_mask": True, **settings}))
+    split = loop.train(
+        str(tmp_path), plan("split", {"document_mask": True, "micro_batch": 1, **settings})
+    )
     assert split.final_train_loss == pytest.approx(masked.final_train_loss, rel=1e-5)
     assert masked.held_out != plain.held_out
     assert masked.final_train_loss != plain.final_train_loss

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from training.config import ModelConfig, RunConfig, TrainConfig
+from data_prep.core.settings import evolve
+from training.config import ModelConfig, OptimizerConfig, RunConfig, TrainComputeConfig, TrainConfig
 from training.model import compilation
 from training.model.loss import TrainedOLMo
 from training.trainer import loop
@@ -24,8 +25,8 @@ TRAIN = TrainConfig(
     model=ModelConfig(d_model=16, n_layers=2, n_heads=2, d_mlp=24, vocab_size=32),
     sequence_length=8,
     global_batch=2,
-    learning_rate=1e-3,
-    precision="fp32",
+    optimizer=OptimizerConfig(learning_rate=1e-3),
+    compute=TrainComputeConfig(precision="fp32"),
 )
 
 
@@ -85,7 +86,7 @@ def test_selective_computes_the_norms_again_and_no_product_while_block_computes_
 def test_compiled_blocks_train_like_plain_ones(plan: Plan, tmp_path: Path):
     losses = []
     for run_id, how in (("plain", "off"), ("compiled", "on")):
-        made = loop.train(str(tmp_path), plan(run_id, compile=how, micro_batch=2))
+        made = loop.train(str(tmp_path), plan(run_id, {"compute.compile": how, "micro_batch": 2}))
         losses.append([made.final_train_loss, *(part.loss for part in made.held_out)])
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
     assert losses[1] != losses[0]  # another order of sums: it was compiled
@@ -95,7 +96,9 @@ def test_auto_compiles_on_cuda_alone():
     assert compilation.described(TRAIN, CPU)["compiled"] == "nothing"
     assert compilation.described(TRAIN, torch.device("cuda"))["compiled"] == "each block, the loss"
     assert (
-        compilation.described(replace(TRAIN, compile="off"), torch.device("cuda"))["compiled"]
+        compilation.described(evolve(TRAIN, {"compute.compile": "off"}), torch.device("cuda"))[
+            "compiled"
+        ]
         == "nothing"
     )
 

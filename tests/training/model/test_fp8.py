@@ -9,7 +9,8 @@ import torch
 from fp8_parity import MAX_RELATIVE_GAP, Fp8Parity, fp8_parity
 
 from data_prep.core.errors import ConfigurationError
-from training.config import ModelConfig, RunConfig, TrainConfig
+from data_prep.core.settings import evolve
+from training.config import ModelConfig, OptimizerConfig, RunConfig, TrainComputeConfig, TrainConfig
 from training.model import compilation, fp8
 from training.model.loss import TrainedOLMo
 from training.trainer import loop
@@ -20,8 +21,8 @@ TRAIN = TrainConfig(
     model=ModelConfig(d_model=32, n_layers=2, n_heads=2, d_mlp=64, vocab_size=64),
     sequence_length=16,
     global_batch=4,
-    learning_rate=3e-3,
-    precision="fp32",
+    optimizer=OptimizerConfig(learning_rate=3e-3),
+    compute=TrainComputeConfig(precision="fp32"),
 )
 
 
@@ -50,13 +51,16 @@ def test_the_gate_looks_at_the_last_half_and_lets_no_divergence_through(
 
 
 def test_a_run_with_fp8_trains_and_its_export_has_the_usual_names(plan: Plan, tmp_path: Path):
-    made = loop.train(str(tmp_path), plan(fp8=True, zero_stage=3, micro_batch=2))
+    made = loop.train(
+        str(tmp_path),
+        plan("run", {"compute.fp8": True, "parallel.zero_stage": 3, "micro_batch": 2}),
+    )
     assert made.computed_with["products"] == "FP8 in the blocks" and made.final_train_loss > 0
 
 
 def test_fp8_keeps_the_embedding_and_the_parameters_names():
     model, plain = TrainedOLMo(TRAIN.model), TrainedOLMo(TRAIN.model)
-    compilation.prepare(model, replace(TRAIN, fp8=True), CPU)
+    compilation.prepare(model, evolve(TRAIN, {"compute.fp8": True}), CPU)
     assert list(model.state_dict()) == list(plain.state_dict())
     assert (
         type(model.blocks[0].mlp.down) is not type(plain.blocks[0].mlp.down)

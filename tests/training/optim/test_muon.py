@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,22 @@ from tiny_run import TRAIN
 from torch import Tensor, nn
 
 from data_prep.core.errors import ConfigurationError
-from training.config import RunConfig
+from data_prep.core.settings import evolve
+from training.config import ADAM_EPS, RunConfig
 from training.model.loss import TrainedOLMo
 from training.optim.muon import Muon, groups
 from training.trainer import loop
 
 Plan = Callable[..., RunConfig]
-SETTINGS = replace(TRAIN, optimizer="muon", zero_stage=0, learning_rate=1e-2, weight_decay=0.1)
+SETTINGS = evolve(
+    TRAIN,
+    {
+        "optimizer.kind": "muon",
+        "parallel.zero_stage": 0,
+        "optimizer.learning_rate": 1e-2,
+        "optimizer.weight_decay": 0.1,
+    },
+)
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -39,12 +47,12 @@ def test_each_matrix_of_a_tensor_steps_as_torchs_muon_would_step_it_and_the_rest
         [nn.Parameter(part.clone()) for part in whole.detach().chunk(3)],
         nn.Parameter(plain.detach().clone()),
     )
-    ours = Muon([{"params": [whole], "parts": 3}, {"params": [plain]}], SETTINGS)
+    ours = Muon([{"params": [whole], "parts": 3}, {"params": [plain]}], SETTINGS.optimizer)
     muon = torch.optim.Muon(
         parts, lr=1e-2, weight_decay=0.1, momentum=0.95, adjust_lr_fn="match_rms_adamw"
     )
     adamw = torch.optim.AdamW(
-        [theirs], lr=1e-2, weight_decay=0.1, betas=TRAIN.betas, eps=TRAIN.adam_eps
+        [theirs], lr=1e-2, weight_decay=0.1, betas=TRAIN.optimizer.betas, eps=ADAM_EPS
     )
     for step in range(4):
         whole.grad, plain.grad = drawn(36, 8, seed=step), drawn(20, 8, seed=9 + step)
@@ -65,7 +73,7 @@ def test_the_verdict_and_the_clipping_of_the_guard_are_honoured():
     def made() -> tuple[Muon, list[nn.Parameter]]:
         weights = [nn.Parameter(drawn(8, 4)), nn.Parameter(drawn(6, 4, seed=1))]
         return Muon(
-            [{"params": weights[:1], "parts": 1}, {"params": weights[1:]}], SETTINGS
+            [{"params": weights[:1], "parts": 1}, {"params": weights[1:]}], SETTINGS.optimizer
         ), weights
 
     plain, weights = made()
@@ -108,11 +116,14 @@ def test_a_run_with_muon_learns_and_resumes_bit_for_bit(
     plan: Plan, tmp_path: Path, steps_done: list[int], stage: Any, precision: Any
 ):
     run = plan(
-        optimizer="muon",
-        zero_stage=stage,
-        precision=precision,
-        checkpoint_every_steps=3,
-        held_out_every_steps=1,
+        "run",
+        {
+            "optimizer.kind": "muon",
+            "parallel.zero_stage": stage,
+            "compute.precision": precision,
+            "checkpoint.every_steps": 3,
+            "validation.every_steps": 1,
+        },
     )
     loop.train(str(tmp_path), run)
     folder = tmp_path / "runs" / run.run_id
@@ -127,7 +138,9 @@ def test_a_run_with_muon_learns_and_resumes_bit_for_bit(
     assert made.held_out[0].loss < 5.5  # that of a uniform guess among 264 is 5.58
 
 
-@pytest.mark.parametrize("wrong", [{"offload_optimizer": True}, {"tensor_parallel": 2}])
+@pytest.mark.parametrize(
+    "wrong", [{"parallel.offload_optimizer": True}, {"parallel.tensor_parallel": 2}]
+)
 def test_muon_without_whole_matrices_on_the_device_is_refused(wrong: dict[str, Any]):
     with pytest.raises(ConfigurationError, match="muon needs whole matrices on the device"):
-        replace(TRAIN, optimizer="muon", **wrong)
+        evolve(TRAIN, {"optimizer.kind": "muon", **wrong})

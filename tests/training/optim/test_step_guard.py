@@ -109,7 +109,14 @@ def test_a_gradient_that_is_not_finite_changes_no_weight_no_average_and_no_count
     factor: float,
 ):
     run, states = (
-        plan(zero_stage=stage, precision=precision, micro_batch=micro_batch),
+        plan(
+            "run",
+            {
+                "parallel.zero_stage": stage,
+                "compute.precision": precision,
+                "micro_batch": micro_batch,
+            },
+        ),
         poison({3}, factor),
     )
     made = loop.train(str(tmp_path), run)
@@ -147,28 +154,27 @@ def test_a_step_that_is_not_logged_asks_the_device_for_nothing(
             return plain(*args)
 
     monkeypatch.setattr(loop, "take_step", watched)
-    loop.train(str(tmp_path), plan("bf16", precision="bf16"))
+    loop.train(str(tmp_path), plan("bf16", {"compute.precision": "bf16"}))
     assert asked == []
-    loop.train(str(tmp_path), plan("accumulated", precision="bf16", micro_batch=1))
+    loop.train(str(tmp_path), plan("accumulated", {"compute.precision": "bf16", "micro_batch": 1}))
     assert asked  # DeepSpeed's BF16_Optimizer looks at the norm
 
 
 def test_a_spike_of_the_gradient_is_skipped_and_with_sigma_0_it_is_not(
     plan: Plan, tmp_path: Path, poison: Poison, monkeypatch: pytest.MonkeyPatch
 ):
-    how: dict[str, Any] = {
-        "n_clean": 20,
-        "n_toxic": 4,
-        "global_batch": 1,
-        "learning_rate": 1e-4,
-        "log_every_steps": 12,
-    }
+    settings = {"global_batch": 1, "optimizer.learning_rate": 1e-4, "metrics.every_steps": 12}
+
+    def skipped_steps(run_id: str, **changes: float) -> tuple[tuple[int, int], ...]:
+        run = plan(run_id, settings | changes, n_clean=20, n_toxic=4)
+        return loop.train(str(tmp_path), run).skipped_steps
+
     poison({4, 15}, 50.0)
-    assert loop.train(str(tmp_path), plan("off", spike_sigma=0.0, **how)).skipped_steps == ()
+    assert skipped_steps("off", **{"guard.spike_sigma": 0.0}) == ()
     monkeypatch.setattr(step_guard, "WARMUP_STEPS", 3)
-    assert loop.train(str(tmp_path), plan("on", **how)).skipped_steps == ((4, 5), (15, 16))
+    assert skipped_steps("on") == ((4, 5), (15, 16))
     monkeypatch.setattr(step_guard, "WARMUP_STEPS", 20)
-    assert loop.train(str(tmp_path), plan("early", **how)).skipped_steps == ()
+    assert skipped_steps("early") == ()
 
 
 @pytest.mark.parametrize("log_every_steps", [1, 5])
@@ -176,12 +182,15 @@ def test_bad_steps_in_a_row_go_back_to_the_checkpoint_and_leave_out_what_came_si
     plan: Plan, tmp_path: Path, poison: Poison, log_every_steps: int
 ):
     run = plan(
+        "run",
+        {
+            "global_batch": 2,
+            "guard.max_bad_steps": 2,
+            "checkpoint.every_steps": 3,
+            "metrics.every_steps": log_every_steps,
+        },
         n_clean=17,
         n_toxic=3,
-        global_batch=2,
-        max_bad_steps=2,
-        checkpoint_every_steps=3,
-        log_every_steps=log_every_steps,
     )
     states = poison({5, 6}, math.nan)  # a save is due after step 5, while steps are bad
     made = loop.train(str(tmp_path), run)
@@ -205,7 +214,7 @@ def test_bad_steps_in_a_row_go_back_to_the_checkpoint_and_leave_out_what_came_si
 def test_without_a_checkpoint_training_goes_back_to_the_start(
     plan: Plan, tmp_path: Path, poison: Poison
 ):
-    run = plan(n_clean=17, n_toxic=3, global_batch=2, max_bad_steps=2)
+    run = plan("run", {"global_batch": 2, "guard.max_bad_steps": 2}, n_clean=17, n_toxic=3)
     states = poison({3, 4}, math.nan)
     assert loop.train(str(tmp_path), run).skipped_steps == ((0, 5),)
     assert [step for step, _ in states] == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
@@ -214,7 +223,12 @@ def test_without_a_checkpoint_training_goes_back_to_the_start(
 def test_a_run_that_stays_bad_is_given_up_after_a_few_times(
     plan: Plan, tmp_path: Path, poison: Poison
 ):
-    run = plan(n_clean=24, n_toxic=16, global_batch=1, max_bad_steps=2, checkpoint_every_steps=3)
+    run = plan(
+        "run",
+        {"global_batch": 1, "guard.max_bad_steps": 2, "checkpoint.every_steps": 3},
+        n_clean=24,
+        n_toxic=16,
+    )
     states = poison(range(10, 40), math.nan)
     with pytest.raises(
         ConfigurationError,
@@ -232,7 +246,7 @@ def test_bad_steps_at_the_very_end_are_skipped_and_recorded_or_the_run_is_given_
     poison({4, 5}, math.nan)
     assert loop.train(str(tmp_path), plan("few")).skipped_steps == ((4, 6),)
     with pytest.raises(ConfigurationError, match="diverged"):
-        loop.train(str(tmp_path), plan("many", max_bad_steps=2))
+        loop.train(str(tmp_path), plan("many", {"guard.max_bad_steps": 2}))
 
 
 def test_a_resumed_run_has_the_window_and_decides_the_same(
@@ -240,13 +254,16 @@ def test_a_resumed_run_has_the_window_and_decides_the_same(
 ):
     monkeypatch.setattr(step_guard, "WARMUP_STEPS", 8)
     run = plan(
+        "run",
+        {
+            "global_batch": 1,
+            "optimizer.learning_rate": 1e-4,
+            "checkpoint.every_steps": 6,
+            "checkpoint.keep_last": 9,
+            "guard.spike_sigma": 3.0,
+        },
         n_clean=20,
         n_toxic=4,
-        global_batch=1,
-        learning_rate=1e-4,
-        checkpoint_every_steps=6,
-        keep_checkpoints=9,
-        spike_sigma=3.0,
     )
     states = poison({2, 14, 15, 20}, 50.0)
     made = loop.train(str(tmp_path), run)
@@ -260,12 +277,15 @@ def test_a_resumed_run_has_the_window_and_decides_the_same(
 
 def test_a_run_killed_after_going_back_goes_back_again(plan: Plan, tmp_path: Path, poison: Poison):
     run = plan(
+        "run",
+        {
+            "global_batch": 2,
+            "guard.max_bad_steps": 2,
+            "checkpoint.every_steps": 4,
+            "checkpoint.keep_last": 9,
+        },
         n_clean=17,
         n_toxic=3,
-        global_batch=2,
-        max_bad_steps=2,
-        checkpoint_every_steps=4,
-        keep_checkpoints=9,
     )
     states = poison({5, 6}, math.nan)
     made = loop.train(str(tmp_path), run)

@@ -11,6 +11,7 @@ import pytest
 from data_prep.core import storage
 from data_prep.core.errors import ArtefactMissing, ConfigurationError
 from data_prep.core.records import digest
+from data_prep.core.settings import evolve
 from launch import recipes
 from training.config import RunConfig
 from training.optim.lr_schedule import learning_rate
@@ -20,9 +21,9 @@ from training.trainer import loop
 
 Plan = Callable[..., RunConfig]
 WSD: dict[str, Any] = {
-    "schedule": "wsd",
-    "decay_ratio": 0.3,
-    "warmup_ratio": 0.2,
+    "schedule.kind": "wsd",
+    "schedule.decay_ratio": 0.3,
+    "schedule.warmup_ratio": 0.2,
     "global_batch": 2,
 }
 TIMED = (
@@ -52,7 +53,7 @@ def test_a_branch_takes_only_the_steps_the_trunk_has_not_and_is_bit_for_bit_the_
     plan: Plan, tmp_path: Path, steps_done: list[int]
 ):
     trunk = plan(
-        "trunk", checkpoint_every_steps=2, keep_checkpoints=9, **WSD
+        "trunk", {"checkpoint.every_steps": 2, "checkpoint.keep_last": 9, **WSD}
     )  # 11 steps, a decay from 7 on
     loop.train(str(tmp_path), trunk)
     short = planned(
@@ -75,7 +76,7 @@ def test_a_branch_takes_only_the_steps_the_trunk_has_not_and_is_bit_for_bit_the_
 def test_a_branch_without_a_checkpoint_to_start_from_is_refused_and_says_what_to_do(
     plan: Plan, tmp_path: Path
 ):
-    trunk = plan("trunk", **WSD)
+    trunk = plan("trunk", WSD)
     short = planned(tmp_path, replace(branch(trunk, n_clean=12), run_id="short"))
     with pytest.raises(
         ArtefactMissing,
@@ -86,10 +87,10 @@ def test_a_branch_without_a_checkpoint_to_start_from_is_refused_and_says_what_to
 
 @pytest.mark.parametrize(
     "change",
-    [{"learning_rate": 0.5}, {"schedule": "cosine"}, {"warmup_ratio": 0.0}],
+    [{"optimizer.learning_rate": 0.5}, {"schedule.kind": "cosine"}, {"schedule.warmup_ratio": 0.0}],
 )
 def test_a_run_of_other_settings_is_no_branch(plan: Plan, change: dict[str, Any]):
-    trunk = plan("trunk", **WSD)
+    trunk = plan("trunk", WSD)
     short = branch(trunk, n_clean=12)
     with pytest.raises(ConfigurationError, match="cannot branch off trunk"):
         n_shared_steps(trunk, replace(short, train=replace(short.train, **change)))
@@ -100,7 +101,7 @@ def test_a_run_of_other_settings_is_no_branch(plan: Plan, change: dict[str, Any]
 @pytest.mark.parametrize("budget", ["clean_fixed", "total_fixed"])
 def test_an_experiment_of_branches_shares_the_trunks_first_steps_rates_and_rows(budget: Any):
     laptop = recipes.laptop()
-    train = replace(laptop.train, schedule="wsd")
+    train = evolve(laptop.train, {"schedule.kind": "wsd"})
     trunk = replace(laptop, budget=budget, train=train, ratios=(0.1, 0.25))
     branches = replace(trunk, budget_tokens=200_000, trunk_tokens=400_000)
     for one, short in zip(trunk.runs(), branches.runs(), strict=True):
@@ -115,7 +116,10 @@ def test_an_experiment_of_branches_shares_the_trunks_first_steps_rates_and_rows(
         n_shared = n_shared_steps(one, short)
         assert n_shared == short.mixture.n_steps - 1 - round(0.2 * short.mixture.n_steps)
         for step in range(n_shared):
-            rates = {learning_rate(run.train, step, run.mixture.n_steps) for run in (one, short)}
+            rates = {
+                learning_rate(1.0, run.train.schedule, step, run.mixture.n_steps)
+                for run in (one, short)
+            }
             assert (
                 len(rates) == 1
                 and (one.mixture.rows(step).sequence == short.mixture.rows(step).sequence).all()

@@ -41,13 +41,13 @@ def test_a_run_begins_with_the_weights_of_a_hugging_face_folder_in_shards(
     shutil.copy(export(tmp_path, first) / "tokenizer.json", folder)
     assert len(list(folder.glob("*.safetensors"))) > 1
 
-    still = plan("still", init_from=str(folder), learning_rate=0.0)
+    still = plan("still", {"init_from": str(folder), "optimizer.learning_rate": 0.0})
     held_out = loop.train(str(tmp_path), still).held_out
     assert [part.loss for part in held_out] == [part.loss for part in made.held_out]
     kept, began = (load_file(export(tmp_path, run) / "model.safetensors") for run in (still, first))
     assert all(torch.equal(kept[name], began[name]) for name in began)
 
-    on = loop.train(str(tmp_path), plan("on", init_from=str(folder)))
+    on = loop.train(str(tmp_path), plan("on", {"init_from": str(folder)}))
     assert on.final_train_loss < made.final_train_loss
     assert (
         len(on.init_sha256) == 64
@@ -61,7 +61,7 @@ def test_a_resumed_run_does_not_read_them_again_and_knows_what_they_were(
     first = plan("first")
     loop.train(str(tmp_path), first)
     folder = shutil.copytree(export(tmp_path, first), tmp_path / "theirs")
-    run = plan("on", init_from=str(folder), checkpoint_every_steps=3)
+    run = plan("on", {"init_from": str(folder), "checkpoint.every_steps": 3})
     made = loop.train(str(tmp_path), run)
     straight = (export(tmp_path, run) / "model.safetensors").read_bytes()
     (tmp_path / "runs" / "on" / "record.json").unlink()
@@ -75,14 +75,16 @@ def test_a_folder_that_does_not_fit_is_refused(plan: Plan, tmp_path: Path):
     loop.train(str(tmp_path), first)
     folder = export(tmp_path, first)
     with pytest.raises(ArtefactMissing, match="holds no file of a Hugging Face folder"):
-        loop.train(str(tmp_path), plan("none", init_from=str(tmp_path / "nowhere")))
+        loop.train(str(tmp_path), plan("none", {"init_from": str(tmp_path / "nowhere")}))
     with pytest.raises(
         ConfigurationError,
         match=r"holds a ModelConfig\(d_model=32.*asks for a ModelConfig\(d_model=64",
     ):
         loop.train(
             str(tmp_path),
-            plan("wide", init_from=str(folder), model=replace(first.train.model, d_model=64)),
+            plan(
+                "wide", {"init_from": str(folder), "model": replace(first.train.model, d_model=64)}
+            ),
         )
     words = json.loads((folder / "tokenizer.json").read_text())
     some, other, *_ = words["model"]["vocab"]
@@ -95,4 +97,4 @@ def test_a_folder_that_does_not_fit_is_refused(plan: Plan, tmp_path: Path):
         ConfigurationError,
         match="of which 2 have another id there, or none; build the streams with the model's",
     ):
-        loop.train(str(tmp_path), plan("words", init_from=str(folder)))
+        loop.train(str(tmp_path), plan("words", {"init_from": str(folder)}))

@@ -16,7 +16,7 @@ from data_prep.core import storage
 from data_prep.core.errors import ArtefactMissing, ConfigurationError
 from data_prep.token_stream import manifest
 from data_prep.token_stream.reader import SequenceReader
-from training.config import RunConfig
+from training.config import ADAM_EPS, RunConfig
 from training.model.hf_export import from_hugging_face
 from training.model.loss import next_token_loss
 from training.model.olmo import OLMo
@@ -54,10 +54,10 @@ def plain_training(root: Path, run: RunConfig) -> tuple[list[float], OLMo]:
     model.initialise(run.seed)
     optimizer = torch.optim.AdamW(
         model.parameters(),
-        lr=train.learning_rate,
-        betas=train.betas,
-        eps=train.adam_eps,
-        weight_decay=train.weight_decay,
+        lr=train.optimizer.learning_rate,
+        betas=train.optimizer.betas,
+        eps=ADAM_EPS,
+        weight_decay=train.optimizer.weight_decay,
     )
     losses = []
     for step in range(run.mixture.n_steps):
@@ -71,10 +71,12 @@ def plain_training(root: Path, run: RunConfig) -> tuple[list[float], OLMo]:
         loss = next_token_loss(model(tokens_BT), tokens_BT).sum() / (
             len(chosen) * (train.sequence_length - 1)
         )
-        optimizer.param_groups[0]["lr"] = learning_rate(train, step, run.mixture.n_steps)
+        optimizer.param_groups[0]["lr"] = learning_rate(
+            train.optimizer.learning_rate, train.schedule, step, run.mixture.n_steps
+        )
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), train.gradient_clip)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), train.optimizer.gradient_clip)
         optimizer.step()
         losses.append(loss.item())
     return losses, model
@@ -84,7 +86,9 @@ def plain_training(root: Path, run: RunConfig) -> tuple[list[float], OLMo]:
 def test_four_micro_batches_and_a_padded_last_batch_train_like_plain_pytorch(
     plan: Plan, tmp_path: Path, stage: Any
 ):
-    run = plan(micro_batch=1, zero_stage=stage, gradient_clip=3.2)  # clips steps 1, 5 and 6
+    run = plan(
+        "run", {"micro_batch": 1, "parallel.zero_stage": stage, "optimizer.gradient_clip": 3.2}
+    )  # clips steps 1, 5 and 6
     assert run.mixture.n_valid(run.mixture.n_steps - 1) == 1
     made = loop.train(str(tmp_path), run)
     losses, model = plain_training(tmp_path, run)
@@ -102,7 +106,10 @@ def test_four_micro_batches_and_a_padded_last_batch_train_like_plain_pytorch(
 def test_bf16_with_and_without_accumulation_stays_near_fp32(
     plan: Plan, tmp_path: Path, stage: Any, micro_batch: int
 ):
-    run = plan(micro_batch=micro_batch, precision="bf16", zero_stage=stage)
+    run = plan(
+        "run",
+        {"micro_batch": micro_batch, "compute.precision": "bf16", "parallel.zero_stage": stage},
+    )
     loop.train(str(tmp_path), run)
     losses, _ = plain_training(tmp_path, run)
     assert [line["loss"] for line in lines(tmp_path, run) if "grad_norm" in line] == pytest.approx(
@@ -113,7 +120,7 @@ def test_bf16_with_and_without_accumulation_stays_near_fp32(
 def test_the_journal_counts_tokens_and_toxic_rows_and_ends_with_the_held_out_losses(
     plan: Plan, tmp_path: Path
 ):
-    run = plan(held_out_every_steps=4, log_every_steps=3)
+    run = plan("run", {"validation.every_steps": 4, "metrics.every_steps": 3})
     made = loop.train(str(tmp_path), run)
     seen = lines(tmp_path, run)
     assert [(line["step"], line.get("held_out")) for line in seen] == [
@@ -138,7 +145,13 @@ def test_the_loss_of_each_source_is_that_of_its_rows_since_the_last_logged_step(
     plan: Plan, tmp_path: Path, micro_batch: int
 ):
     run = plan(
-        log_every_steps=4, micro_batch=micro_batch, learning_rate=1e-9, weight_decay=0.0
+        "run",
+        {
+            "metrics.every_steps": 4,
+            "micro_batch": micro_batch,
+            "optimizer.learning_rate": 1e-9,
+            "optimizer.weight_decay": 0.0,
+        },
     )  # so that the model stays as it was
     assert run.mixture.n_valid(run.mixture.n_steps - 1) == 1  # padded
     loop.train(str(tmp_path), run)
@@ -163,7 +176,7 @@ def test_the_loss_of_each_source_is_that_of_its_rows_since_the_last_logged_step(
 
 
 def test_the_losses_of_the_sources_add_up_to_the_loss_of_a_step(plan: Plan, tmp_path: Path):
-    run = plan(micro_batch=1)
+    run = plan("run", {"micro_batch": 1})
     loop.train(str(tmp_path), run)
     for line in (line for line in lines(tmp_path, run) if "grad_norm" in line):
         share = line["batch_toxic_share_ratio"]
@@ -196,7 +209,7 @@ def test_repeated_toxic_text_is_trained_on_where_allowed_and_recorded(plan: Plan
 def test_the_held_out_loss_is_that_of_the_exported_model_on_the_first_sequences(
     plan: Plan, tmp_path: Path
 ):
-    run = plan(held_out_sequences=5)
+    run = plan("run", {"validation.sequences": 5})
     made = loop.train(str(tmp_path), run)
     model = OLMo(run.train.model)
     model.load_state_dict(weights(tmp_path, run))
@@ -226,12 +239,22 @@ def test_a_finished_run_is_returned_and_nothing_is_written(plan: Plan, tmp_path:
 def test_a_finished_run_of_other_settings_under_this_id_is_refused(plan: Plan, tmp_path: Path):
     loop.train(str(tmp_path), plan())
     with pytest.raises(ConfigurationError, match=r"taken by a finished run of other settings"):
-        loop.train(str(tmp_path), plan(learning_rate=1e-3))
+        loop.train(str(tmp_path), plan("run", {"optimizer.learning_rate": 1e-3}))
 
 
 def test_a_diverged_run_stops_with_what_to_do(plan: Plan, tmp_path: Path):
     with pytest.raises(ConfigurationError, match=r"diverged; lower train\.learning_rate"):
-        loop.train(str(tmp_path), plan(learning_rate=1e30, gradient_clip=0.0, weight_decay=0.0))
+        loop.train(
+            str(tmp_path),
+            plan(
+                "run",
+                {
+                    "optimizer.learning_rate": 1e30,
+                    "optimizer.gradient_clip": 0.0,
+                    "optimizer.weight_decay": 0.0,
+                },
+            ),
+        )
     assert not (tmp_path / "runs" / "run" / "record.json").exists()
 
 
@@ -242,7 +265,9 @@ def test_what_does_not_fit_together_is_refused_before_a_model_is_built(
     with pytest.raises(ConfigurationError, match=r"clean stream holds 24 sequences .* needs 25"):
         loop.train(str(tmp_path), plan(n_clean=25))
     with pytest.raises(ConfigurationError, match=r"train\.model\.vocab_size is 256"):
-        loop.train(str(tmp_path), plan(model=replace(plan().train.model, vocab_size=256)))
+        loop.train(
+            str(tmp_path), plan("run", {"model": replace(plan().train.model, vocab_size=256)})
+        )
     run = plan()
     with pytest.raises(ConfigurationError, match=r"batches of 4 rows .*the settings say 2"):
         loop.train(str(tmp_path), replace(run, train=replace(run.train, global_batch=2)))

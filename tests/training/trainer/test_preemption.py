@@ -13,6 +13,7 @@ import ray
 from data_prep.core import ray_tasks, storage
 from data_prep.core.errors import Interrupted
 from launch import cluster
+from training.checkpoint import manager
 from training.config import RunConfig
 from training.run_record import find
 from training.trainer import loop, preemption
@@ -56,7 +57,7 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on_from_there(
 def test_the_last_checkpoint_is_saved_though_the_one_before_is_still_being_published(
     plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    run = plan("run", checkpoint_every_steps=2, checkpoint_wait_seconds=0.0, keep_checkpoints=9)
+    run = plan("run", {"checkpoint.every_steps": 2, "checkpoint.keep_last": 9})
     write, take_step, answers = storage.write, loop.take_step, threading.Event()
 
     def slow(uri, content):
@@ -70,6 +71,7 @@ def test_the_last_checkpoint_is_saved_though_the_one_before_is_still_being_publi
             preemption.requested.set()
         return take_step(job, engine, guard, batch)
 
+    monkeypatch.setattr(manager, "WAIT_SECONDS", 0.0)
     monkeypatch.setattr(storage, "write", slow)
     monkeypatch.setattr(loop, "take_step", asked)
     with pytest.raises(Interrupted):
@@ -81,7 +83,9 @@ def test_the_last_checkpoint_is_saved_though_the_one_before_is_still_being_publi
 def test_a_ray_worker_that_gets_sigterm_saves_and_its_gang_goes_on(
     plan: Plan, tmp_path: Path, ray_cluster: None
 ):
-    run = plan("run", n_clean=20, n_toxic=220, checkpoint_every_steps=20, keep_checkpoints=9)
+    run = plan(
+        "run", {"checkpoint.every_steps": 20, "checkpoint.keep_last": 9}, n_clean=20, n_toxic=220
+    )
     run = replace(run, mixture=replace(run.mixture, max_toxic_epochs=20.0))  # sixty steps
     under_way = cluster.train(str(tmp_path), run, 1, False)
     while not checkpoints(tmp_path, "run"):

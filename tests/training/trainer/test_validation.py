@@ -77,8 +77,8 @@ def test_a_tie_counts_half():
 def test_the_curve_is_that_of_the_model_at_those_steps_and_training_is_as_without_it(
     plan: Plan, tmp_path: Path, stage: Any
 ):
-    how: dict[str, Any] = {"zero_stage": stage, "micro_batch": 2}
-    run, without = plan("with", probe_every_steps=4, **how), plan("without", **how)
+    how: dict[str, Any] = {"parallel.zero_stage": stage, "micro_batch": 2}
+    run, without = plan("with", {"validation.probe_every_steps": 4, **how}), plan("without", how)
     loop.train(str(tmp_path), run)
     text = (tmp_path / "runs" / "with" / "metrics.jsonl").read_text()
     points = [line for line in map(json.loads, text.splitlines()) if "probe" in line]

@@ -18,7 +18,7 @@ def lone(seconds: float, monkeypatch: pytest.MonkeyPatch) -> tuple[Watchdog, lis
     """A watchdog that looks at a clock of ours."""
     clock = [0.0]
     monkeypatch.setattr(watchdog.time, "monotonic", lambda: clock[0])
-    train = SimpleNamespace(watchdog_seconds=seconds)
+    train = SimpleNamespace(guard=SimpleNamespace(watchdog_seconds=seconds))
     job: Any = SimpleNamespace(
         uri="memory://run", place=SimpleNamespace(rank=0), run=SimpleNamespace(train=train)
     )
@@ -67,7 +67,7 @@ def test_a_rank_that_waits_for_one_asleep_says_where_and_ends_and_the_run_goes_o
     free_port: Callable[[], int],
     steps_done: list[int],
 ):
-    run = planner(tmp_path)("hung", watchdog_seconds=2.0, checkpoint_every_steps=2)
+    run = planner(tmp_path)("hung", {"guard.watchdog_seconds": 2.0, "checkpoint.every_steps": 2})
     (waiting, waiting_said), (asleep, asleep_said) = gang(tmp_path, free_port(), "hung~4~1")
     assert STATUS in (waiting, asleep) and 0 not in (
         waiting,
