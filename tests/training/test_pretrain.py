@@ -222,7 +222,7 @@ def test_a_run_that_cannot_be_is_refused_on_each_rank_with_the_same_words(gang: 
     first, second = (said[5] for said in gang.said)
     assert (
         first == second
-        and "uneven: [] 2 ranks cannot share a global batch of 3 rows evenly" in first
+        and "uneven: [] train.global_batch 3 is not divisible by 2 data-parallel ranks" in first
     )
 
 
@@ -395,7 +395,10 @@ def test_every_launcher_gives_the_same_run_bit_for_bit_and_imports_no_megatron(
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ("train.micro_batch=3", "micro_batch 3 does not divide the 2 rows each of 2 ranks has"),
+        (
+            "train.micro_batch=3",
+            "micro_batch 3 does not divide the 2 rows that each of 2 ranks has",
+        ),
         (
             "train.parallel.offload_optimizer=true",
             "offload_optimizer needs train.parallel.zero_stage 1, 2 or 3, it is 0",

@@ -1,6 +1,6 @@
 from dataclasses import FrozenInstanceError, is_dataclass, replace
 from types import NoneType, UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
@@ -18,6 +18,7 @@ from data_prep.core.errors import (
     StorageError,
 )
 from data_prep.core.records import digest, from_json, operational, record, to_json
+from data_prep.core.settings import _bounds
 from data_prep.token_stream import manifest, mixture
 from data_prep.token_stream.mixture import Mixture
 from eval import config as eval_config
@@ -32,7 +33,7 @@ from eval.config import (
 )
 from training import config as train_config
 from training import run_record as train_record
-from training.config import ModelConfig, TrainConfig
+from training.config import ModelConfig, OptimizerConfig, TrainConfig
 
 MODULES = (data_config, manifest, mixture, train_config, train_record, eval_config, eval_record)
 RECORDS = [
@@ -48,8 +49,12 @@ EXAMPLES: dict[
         ("rope_theta", "norm_eps"),
         {"d_model": 8, "n_layers": 1, "n_heads": 2, "d_mlp": 8, "vocab_size": 300},
     ),
+    OptimizerConfig: (
+        ("kind", "learning_rate", "weight_decay", "gradient_clip"),
+        {"betas": (0, 0.5)},
+    ),
     TrainConfig: (
-        ("model", "learning_rate", "betas", "weight_decay"),
+        ("model", "optimizer", "schedule", "checkpoint", "validation", "guard", "metrics"),
         {"sequence_length": 8, "global_batch": 4},
     ),
     Mixture: (("n_clean", "n_toxic", "seed", "max_toxic_epochs"), {"batch_size": 4}),
@@ -111,7 +116,10 @@ def values(hint: Any) -> st.SearchStrategy:
         return records(hint)
     if get_origin(hint) is Literal:
         return st.sampled_from(arguments)
-    if get_origin(hint) is UnionType:
+    if get_origin(hint) is Annotated:
+        bounds = list(_bounds(hint))
+        return values(arguments[0]).filter(lambda x: all(holds(x) for _, _, holds in bounds))
+    if get_origin(hint) in (Union, UnionType):
         return st.one_of(*(values(one) for one in arguments))
     if get_origin(hint) is dict:
         return st.dictionaries(values(arguments[0]), values(arguments[1]), max_size=2)
@@ -139,7 +147,9 @@ def records(draw: st.DrawFn, cls: Any) -> Any:
     """
     free, example = EXAMPLES.get(cls, (None, {}))
     hints = {
-        name: hint for name, hint in get_type_hints(cls).items() if free is None or name in free
+        name: hint
+        for name, hint in get_type_hints(cls, include_extras=True).items()
+        if free is None or name in free
     }
     try:
         return cls(**example | {name: draw(values(hint)) for name, hint in hints.items()})

@@ -16,6 +16,7 @@ from training.config import ModelConfig, RunConfig
 from training.model.attention import PackedDocuments, attend, causal_mask, document_starts
 from training.model.loss import TrainedOLMo
 from training.model.olmo import OLMo
+from training.run_record import RunRecord
 from training.trainer import loop
 
 Plan = Callable[..., RunConfig]
@@ -138,16 +139,14 @@ def test_rows_without_an_eos_give_the_plain_objective():
 
 def test_training_masks_documents_whatever_the_micro_batch(plan: Plan, tmp_path: Path):
     """The held-out loss is computed with the mask, too."""
-    settings: dict[str, Any] = {
-        "n_clean": 8,
-        "n_toxic": 2,
-        "sequence_length": 32,
-    }  # two documents per row
-    plain = loop.train(str(tmp_path), plan("plain", settings))
-    masked = loop.train(str(tmp_path), plan("masked", {"document_mask": True, **settings}))
-    split = loop.train(
-        str(tmp_path), plan("split", {"document_mask": True, "micro_batch": 1, **settings})
-    )
+
+    def trained(run_id: str, **changes: Any) -> RunRecord:
+        changes["sequence_length"] = 32  # two documents per row
+        return loop.train(str(tmp_path), plan(run_id, changes, n_clean=8, n_toxic=2))
+
+    plain = trained("plain")
+    masked = trained("masked", document_mask=True)
+    split = trained("split", document_mask=True, micro_batch=1)
     assert split.final_train_loss == pytest.approx(masked.final_train_loss, rel=1e-5)
     assert masked.held_out != plain.held_out
     assert masked.final_train_loss != plain.final_train_loss

@@ -3,7 +3,6 @@
 import gc
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +41,9 @@ class Operations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def step(**changes: Any) -> tuple[Tensor, dict[str, Tensor], Counter[str]]:
+def step(changes: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Tensor], Counter[str]]:
     """(objective, gradients, operations) of one pass of a model prepared with these settings."""
-    train = replace(TRAIN, **changes)
+    train = evolve(TRAIN, changes or {})
     model = TrainedOLMo(train.model)
     model.initialise(0)
     names = list(model.state_dict())
@@ -64,13 +63,16 @@ def step(**changes: Any) -> tuple[Tensor, dict[str, Tensor], Counter[str]]:
 @pytest.mark.parametrize("how", ["selective", "block"])
 def test_activations_computed_again_give_the_same_loss_and_gradients_bit_for_bit(how: str):
     total, gradients, _ = step()
-    again, same, _ = step(activation_checkpointing=how)
+    again, same, _ = step({"compute.activation_checkpointing": how})
     assert torch.equal(total, again) and gradients.keys() == same.keys() and len(same) == 9
     assert all(torch.equal(gradients[name], same[name]) for name in gradients)
 
 
 def test_selective_computes_the_norms_again_and_no_product_while_block_computes_all():
-    seen = {how: step(activation_checkpointing=how)[2] for how in ("none", "selective", "block")}
+    seen = {
+        how: step({"compute.activation_checkpointing": how})[2]
+        for how in ("none", "selective", "block")
+    }
     norms = {how: seen[how]["aten.native_layer_norm"] for how in seen}
     products = {how: seen[how]["aten.mm"] for how in seen}
     attention = {how: seen[how]["aten._scaled_dot_product_flash_attention_for_cpu"] for how in seen}

@@ -232,7 +232,7 @@ def test_a_run_that_stays_bad_is_given_up_after_a_few_times(
     states = poison(range(10, 40), math.nan)
     with pytest.raises(
         ConfigurationError,
-        match=r"around step 18 of 40, also .*diverged; lower train\.learning_rate",
+        match=r"around step 18 of 40, also .*diverged; lower train\.optimizer\.learning_rate",
     ):
         loop.train(str(tmp_path), run)
     assert [step for step, _ in states] == list(
@@ -359,7 +359,11 @@ def test_rounding_is_no_spike():
 def lone_guard(n_steps: int) -> Guard:
     """A guard that is told loss and norm."""
     deepspeed_engine.connect()
-    train = SimpleNamespace(spike_sigma=6.0, gradient_clip=1.0, max_bad_steps=5, sequence_length=2)
+    train = SimpleNamespace(
+        guard=SimpleNamespace(spike_sigma=6.0, max_bad_steps=5),
+        optimizer=SimpleNamespace(gradient_clip=1.0),
+        sequence_length=2,
+    )
     mixture = SimpleNamespace(n_steps=n_steps)
     job: Any = SimpleNamespace(
         run=SimpleNamespace(train=train, mixture=mixture),

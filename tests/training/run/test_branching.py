@@ -93,7 +93,7 @@ def test_a_run_of_other_settings_is_no_branch(plan: Plan, change: dict[str, Any]
     trunk = plan("trunk", WSD)
     short = branch(trunk, n_clean=12)
     with pytest.raises(ConfigurationError, match="cannot branch off trunk"):
-        n_shared_steps(trunk, replace(short, train=replace(short.train, **change)))
+        n_shared_steps(trunk, replace(short, train=evolve(short.train, change)))
     with pytest.raises(ConfigurationError, match="cannot branch off trunk"):
         n_shared_steps(trunk, replace(short, seed=1))
 

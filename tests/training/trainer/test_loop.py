@@ -243,7 +243,9 @@ def test_a_finished_run_of_other_settings_under_this_id_is_refused(plan: Plan, t
 
 
 def test_a_diverged_run_stops_with_what_to_do(plan: Plan, tmp_path: Path):
-    with pytest.raises(ConfigurationError, match=r"diverged; lower train\.learning_rate"):
+    with pytest.raises(
+        ConfigurationError, match=r"diverged; lower train\.optimizer\.learning_rate"
+    ):
         loop.train(
             str(tmp_path),
             plan(
@@ -269,11 +271,13 @@ def test_what_does_not_fit_together_is_refused_before_a_model_is_built(
             str(tmp_path), plan("run", {"model": replace(plan().train.model, vocab_size=256)})
         )
     run = plan()
-    with pytest.raises(ConfigurationError, match=r"batches of 4 rows .*the settings say 2"):
+    with pytest.raises(
+        ConfigurationError, match=r"batches of 4 rows, but train\.global_batch is 2"
+    ):
         loop.train(str(tmp_path), replace(run, train=replace(run.train, global_batch=2)))
     with (
         monkeypatch.context() as eight_ranks,
-        pytest.raises(ConfigurationError, match="8 ranks cannot share"),
+        pytest.raises(ConfigurationError, match="not divisible by 8 data-parallel ranks"),
     ):
         eight_ranks.setenv("WORLD_SIZE", "8")
         loop.train(str(tmp_path), run)
