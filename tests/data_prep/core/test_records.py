@@ -1,3 +1,4 @@
+import math
 from dataclasses import FrozenInstanceError, is_dataclass, replace
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -117,8 +118,10 @@ def values(hint: Any) -> st.SearchStrategy:
     if get_origin(hint) is Literal:
         return st.sampled_from(arguments)
     if get_origin(hint) is Annotated:
-        bounds = list(_bounds(hint))
-        return values(arguments[0]).filter(lambda x: all(holds(x) for _, _, holds in bounds))
+        if arguments[0] is int:
+            return values(int).filter(lambda n: _is_within(hint, n))
+        whole = [n for n in range(6) if _is_within(hint, n)]
+        return st.from_type(hint).filter(math.isfinite) | st.sampled_from(whole)
     if get_origin(hint) in (Union, UnionType):
         return st.one_of(*(values(one) for one in arguments))
     if get_origin(hint) is dict:
@@ -138,6 +141,10 @@ def values(hint: Any) -> st.SearchStrategy:
         if hint is float
         else plain[hint]
     )
+
+
+def _is_within(hint: Any, number: float) -> bool:
+    return all(holds(number) for _, _, holds in _bounds(hint))
 
 
 @st.composite
