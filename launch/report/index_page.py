@@ -135,6 +135,7 @@ def page(
         written=_written(reports),
         entangled=[report for report in reports if report.entanglement],
         settings=to_json(experiment),
+        confidence=intervals.CONFIDENCE,
     )
 
 

@@ -30,3 +30,7 @@ def test_an_unknown_prefix_is_refused_with_the_nearest():
     assert "data.cleaning.min_chars" in settings_list(LAPTOP, "data.cleaning")
     with pytest.raises(ConfigurationError, match=r"did you mean data\.cleaning"):
         settings_list(LAPTOP, "data.claening")
+
+
+def test_every_setting_of_a_sweep_has_a_meaning():
+    assert [setting.path for setting in describe(LAPTOP) if not setting.meaning] == []
