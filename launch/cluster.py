@@ -24,7 +24,7 @@ from data_prep.core.errors import (
 )
 from eval.config import EvalConfig
 from training.config import RunConfig
-from training.run_record import run_uri
+from training.run_record import checkpoint_steps
 
 MAX_FAILURES = 3
 OUT_OF_MEMORY = (
@@ -108,12 +108,12 @@ def _train(root: str, run: RunConfig, n_ranks: int, use_gpu: bool) -> None:
 class Patience:
     """Whether a gang that failed is started again; see the table at the head."""
 
-    def __init__(self, checkpoint: str) -> None:
+    def __init__(self, checkpoint: int) -> None:
         self._checkpoint, self._n_failures = checkpoint, 0
         self._before: type[Exception] | None = None
 
-    def lasts(self, reason: Exception, checkpoint: str) -> bool:
-        """After a failure for this reason, when the newest checkpoint is this one ("": there is
+    def lasts(self, reason: Exception, checkpoint: int) -> bool:
+        """After a failure for this reason, when the newest checkpoint is that of this step (0: there is
         none).
         """
         if fresh := checkpoint != self._checkpoint:
@@ -154,13 +154,9 @@ def _reason(run: RunConfig, error: Any) -> Exception:
     return ours[0] if ours else error
 
 
-def _newest_checkpoint(root: str, run: RunConfig) -> str:
-    return max(
-        storage.glob(
-            storage.join(run_uri(root, run.run_id), "checkpoints", "step-*", "commit.json")
-        ),
-        default="",
-    )
+def _newest_checkpoint(root: str, run: RunConfig) -> int:
+    """The step of the newest checkpoint; 0: there is none."""
+    return max(checkpoint_steps(root, run.run_id), default=0)
 
 
 def _gang(root: str, run: RunConfig, n_ranks: int, use_gpu: bool) -> None:

@@ -41,10 +41,7 @@ def _read(root: str, run: RunConfig, experiment: Experiment) -> RunState:
     uri = training_record.run_uri(root, run.run_id)
     record = training_record.find(root, run.run_id)
     if record is None:
-        return RunState(run, None, None, _last_checkpoint(uri))
+        return RunState(
+            run, None, None, max(training_record.checkpoint_steps(root, run.run_id), default=0)
+        )
     return RunState(run, record, eval_record.find(uri, experiment.eval), record.n_steps)
-
-
-def _last_checkpoint(run_uri: str) -> int:
-    commits = storage.glob(storage.join(run_uri, "checkpoints", "step-*", "commit.json"))
-    return max((int(commit.split("step-")[-1].split("/")[0]) for commit in commits), default=0)

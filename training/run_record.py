@@ -99,6 +99,14 @@ def find(root: str, run_id: str) -> RunRecord | None:
     return storage.load(RunRecord, uri) if storage.exists(uri) else None
 
 
+def checkpoint_steps(root: str, run_id: str) -> list[int]:
+    """The steps of the run's complete checkpoints, in order; a checkpoint is complete once its
+    commit.json exists.
+    """
+    pattern = storage.join(run_uri(root, run_id), "checkpoints", "step-*", "commit.json")
+    return sorted(int(uri.split("/")[-2].removeprefix("step-")) for uri in storage.glob(pattern))
+
+
 def expect_same(done: RunConfig, run: RunConfig, uri: str) -> None:
     if digest(done) != digest(run):
         raise ConfigurationError(

@@ -19,9 +19,9 @@ CORRUPT, MEMORY, STOPPED, STORE = (
 )
 
 
-def n_started(failures: list[tuple[Exception, str]]) -> int:
+def n_started(failures: list[tuple[Exception, int]]) -> int:
     """How many gangs are started if they fail like this, one after the other."""
-    patience = Patience("")
+    patience = Patience(0)
     return next(
         (n for n, each in enumerate(failures, 1) if not patience.lasts(*each)), len(failures) + 1
     )
@@ -30,14 +30,14 @@ def n_started(failures: list[tuple[Exception, str]]) -> int:
 @pytest.mark.parametrize(
     ("failures", "n"),
     [
-        ([(MEMORY, "")], 1),
-        ([(MEMORY, "step-2"), (MEMORY, "step-2"), (MEMORY, "step-2")], 2),
-        ([(CORRUPT, "")] * 9, 2),
-        ([(CORRUPT, ""), (STORE, ""), (CORRUPT, "")] * 3, MAX_FAILURES + 1),
-        ([(CORRUPT, ""), (CORRUPT, "step-2"), (CORRUPT, "step-2")], 3),
-        ([(STORE, "")] * 9, MAX_FAILURES + 1),
-        ([(STORE, f"step-{n // MAX_FAILURES}") for n in range(30)], 31),
-        ([(STOPPED, f"step-{n}") for n in range(30)], 31),
+        ([(MEMORY, 0)], 1),
+        ([(MEMORY, 2), (MEMORY, 2), (MEMORY, 2)], 2),
+        ([(CORRUPT, 0)] * 9, 2),
+        ([(CORRUPT, 0), (STORE, 0), (CORRUPT, 0)] * 3, MAX_FAILURES + 1),
+        ([(CORRUPT, 0), (CORRUPT, 2), (CORRUPT, 2)], 3),
+        ([(STORE, 0)] * 9, MAX_FAILURES + 1),
+        ([(STORE, n // MAX_FAILURES) for n in range(30)], 31),
+        ([(STOPPED, n) for n in range(30)], 31),
     ],
     ids=[
         "memory",
@@ -51,7 +51,7 @@ def n_started(failures: list[tuple[Exception, str]]) -> int:
     ],
 )
 def test_a_gang_is_started_again_only_for_what_may_pass(
-    failures: list[tuple[Exception, str]], n: int
+    failures: list[tuple[Exception, int]], n: int
 ):
     assert n_started(failures) == n
 

@@ -12,13 +12,12 @@ would have the same counts within a row, but other positions of the toxic rows.)
 
 from dataclasses import replace
 
-from data_prep.core import storage
 from data_prep.core.errors import ArtefactMissing, ConfigurationError
 from data_prep.core.records import digest
 from data_prep.core.settings import evolve
 from training.config import RunConfig
 from training.optim.lr_schedule import decay_start, warmup_steps
-from training.run_record import load_config, run_uri
+from training.run_record import checkpoint_steps, load_config
 
 
 def branch(trunk: RunConfig, **first: int) -> RunConfig:
@@ -62,10 +61,7 @@ def trunk_of(root: str, run: RunConfig) -> tuple[RunConfig, int]:
     """
     trunk = load_config(root, run.trunk)
     n_shared = n_shared_steps(trunk, run)
-    commits = storage.glob(
-        storage.join(run_uri(root, trunk.run_id), "checkpoints", "step-*", "commit.json")
-    )
-    steps = [int(uri.split("step-")[-1].split("/")[0]) for uri in commits]
+    steps = checkpoint_steps(root, trunk.run_id)
     if not any(step <= n_shared for step in steps):
         raise ArtefactMissing(
             f"run {run.run_id} branches off {trunk.run_id}, which has no checkpoint of its first {n_shared} steps (but {steps}); "

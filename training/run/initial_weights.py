@@ -24,6 +24,7 @@ from training.engine import deepspeed_engine
 from training.model.hf_export import load_export
 from training.model.olmo import OLMo
 from training.run.run_context import Job
+from training.run_record import checkpoint_steps
 
 NAME = "start"
 
@@ -63,7 +64,7 @@ def recalled(job: Job, extra: dict[str, Tensor]) -> Job:
 
 
 def _has_checkpoint(job: Job) -> bool:
-    return bool(storage.glob(storage.join(job.uri, "checkpoints", "step-*", "commit.json")))
+    return bool(checkpoint_steps(job.root, job.run.run_id))
 
 
 def _read(job: Job, into: dict[str, Tensor]) -> str:
