@@ -45,18 +45,17 @@ def main() -> int:
     args = _parse(sys.argv[1:])
     telemetry.configure()
     try:
-        os.environ.update(rank_env.in_torchs_words(os.environ))
+        os.environ.update(rank_env.torch_variables(os.environ))
         run = _with_overrides(load_config(args.out, args.run), args.set)
         overlay = _overlay(args.deepspeed_config)
 
-        from training.engine import (
-            deepspeed_engine,
-        )  # only now torch: --help and a bad flag answer at once
+        # imported only now, for they import torch: --help and a bad flag answer at once
+        from training.engine import process_group
         from training.trainer import loop, preemption
 
         preemption.install()
         status = _train(args.out, lambda: loop.train(args.out, run, deepspeed_overlay=overlay))
-        deepspeed_engine.disconnect()
+        process_group.leave()
     except HormesisError as error:
         return _refuse(error)
     return status
@@ -154,7 +153,7 @@ def _report(root: str, made: RunRecord) -> None:
 
 def _refuse(error: HormesisError) -> int:
     """One line: from rank 0, and from another rank for what it may have met alone."""
-    rank, _ = rank_env.world()
+    rank, _ = rank_env.rank_and_world_size()
     if rank == 0 or isinstance(error, ArtefactCorrupt | StorageError):
         print(f"error: {f'rank {rank}: ' if rank else ''}{error}", file=sys.stderr)
     return 2

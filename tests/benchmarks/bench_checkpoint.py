@@ -29,7 +29,7 @@ from result_table import AWS, store_behind_proxy  # noqa: E402
 
 from training.checkpoint.manager import Checkpoints, Identity  # noqa: E402
 from training.config import ModelConfig, OptimizerConfig, TrainConfig  # noqa: E402
-from training.engine import deepspeed_engine, deepspeed_state  # noqa: E402
+from training.engine import deepspeed_engine, deepspeed_state, process_group  # noqa: E402
 from training.model.loss import TrainedOLMo  # noqa: E402
 
 BUCKET = "s3://bench"
@@ -72,10 +72,10 @@ def measure(asked: argparse.Namespace, store: str) -> None:
         global_batch=asked.rows,
         optimizer=OptimizerConfig(learning_rate=1e-4),
     )
-    place = deepspeed_engine.connect()
+    world = process_group.join()
     engine = made(train)
     checkpoints = Checkpoints(
-        f"{store}/checkpoints", Identity("bench", "bench"), place, "bench", train.checkpoint
+        f"{store}/checkpoints", Identity("bench", "bench"), world, "bench", train.checkpoint
     )
     tokens_BT = torch.randint(0, 8192, (asked.rows, 256))
     step(engine, tokens_BT)
@@ -98,7 +98,7 @@ def measure(asked: argparse.Namespace, store: str) -> None:
     again, reader = (
         made(train),
         Checkpoints(
-            f"{store}/checkpoints", Identity("bench", "bench"), place, "bench", train.checkpoint
+            f"{store}/checkpoints", Identity("bench", "bench"), world, "bench", train.checkpoint
         ),
     )
     restoring = seconds_of(lambda: reader.restore(again))
@@ -124,7 +124,7 @@ def made(train: TrainConfig) -> Any:
 
 def step(engine: Any, tokens_BT: torch.Tensor) -> None:
     objective, _ = engine(tokens_BT, torch.full((len(tokens_BT),), 1e-3))
-    deepspeed_engine.descend(engine, objective, last=True)
+    deepspeed_engine.backward_and_step(engine, objective, last=True)
 
 
 def seconds_of(work: Any) -> float:

@@ -62,7 +62,7 @@ from training.config import (
     TrainConfig,
     ValidationConfig,
 )
-from training.engine import deepspeed_engine, throughput
+from training.engine import deepspeed_engine, process_group, throughput
 from training.model import compilation, loss
 from training.model.loss import TrainedOLMo
 
@@ -85,10 +85,10 @@ def main() -> None:
     torch.set_num_threads(1)
     train = _settings(args, cuda)
     shape = _shape(train, cuda, args.steps)
-    place = deepspeed_engine.connect()
-    peak = throughput.peak(place, torch.bfloat16 if shape.bf16 else torch.float32)
+    world = process_group.join()
+    peak = throughput.peak(world, torch.bfloat16 if shape.bf16 else torch.float32)
     flops = train.model.flops_per_token(shape.length)
-    how = compilation.described(train, place.device)
+    how = compilation.described(train, world.device)
     print(
         f"{train.model.n_parameters:,} parameters, {shape.rows} × {shape.length} tokens a step, {train.compute.precision}, {peak.device}"
     )
@@ -216,7 +216,9 @@ def _ours(train: TrainConfig, shape: Shape) -> Step:
     def step(tokens_BT: Tensor) -> None:
         passes = tokens_BT.split(shape.micro)
         for n, tokens in enumerate(passes, 1):
-            deepspeed_engine.descend(engine, engine(tokens, weight_B).total, last=n == len(passes))
+            deepspeed_engine.backward_and_step(
+                engine, engine(tokens, weight_B).total, last=n == len(passes)
+            )
 
     return step
 
@@ -244,7 +246,7 @@ def _hf_deepspeed(train: TrainConfig, shape: Shape) -> Step:
     def step(tokens_BT: Tensor) -> None:
         passes = tokens_BT.split(shape.micro)
         for n, tokens in enumerate(passes, 1):
-            deepspeed_engine.descend(
+            deepspeed_engine.backward_and_step(
                 engine, peers.hugging_face_loss(engine, tokens) / len(passes), last=n == len(passes)
             )
 

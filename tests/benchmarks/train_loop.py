@@ -62,7 +62,7 @@ PARTS = {  # of the loop's own work; what they call of one another counts where 
         (Agreement, "reached"),
         (Watchdog, "expect"),
     ],
-    ENGINE: [(deepspeed_engine, "descend")],
+    ENGINE: [(deepspeed_engine, "backward_and_step")],
 }
 
 
@@ -194,7 +194,7 @@ def overhead(train: TrainConfig, shape: Shape, n_pairs: int) -> Overhead:
 
 def _bare(job: Any, engine: Any, batch: Any, shape: Shape) -> float:
     """Seconds of a block of steps, without what hangs on the optimizer's."""
-    optimizer, tokens_BT = engine.basic_optimizer, batch.tokens.to(job.place.device)
+    optimizer, tokens_BT = engine.basic_optimizer, batch.tokens.to(job.world.device)
     hooks, optimizer._optimizer_step_pre_hooks = optimizer._optimizer_step_pre_hooks, OrderedDict()
     verdict = {
         name: optimizer.__dict__.pop(name)
@@ -202,13 +202,15 @@ def _bare(job: Any, engine: Any, batch: Any, shape: Shape) -> float:
         if name in optimizer.__dict__
     }
     weight_B = torch.full(
-        (job.micro_batch,), 1 / (len(tokens_BT) * (tokens_BT.shape[1] - 1)), device=job.place.device
+        (job.micro_batch,), 1 / (len(tokens_BT) * (tokens_BT.shape[1] - 1)), device=job.world.device
     )
     start = clock(shape)
     for _ in range(BLOCK):
         passes = tokens_BT.split(job.micro_batch)
         for n, tokens in enumerate(passes, 1):
-            deepspeed_engine.descend(engine, engine(tokens, weight_B).total, last=n == len(passes))
+            deepspeed_engine.backward_and_step(
+                engine, engine(tokens, weight_B).total, last=n == len(passes)
+            )
     synchronize()
     seconds = clock(shape) - start
     optimizer._optimizer_step_pre_hooks = hooks

@@ -97,7 +97,7 @@ def reference(case: Case) -> dict[str, Any]:
     return found | {"norm": norm}
 
 
-def gradients(case: Case, place: Any, *, scale: float = 1.0, tied: bool = True) -> dict[str, Any]:
+def gradients(case: Case, world: Any, *, scale: float = 1.0, tied: bool = True) -> dict[str, Any]:
     """Each parameter's gradient, whole, and "norm", as DeepSpeed has it; `scale` and `tied` are
     there to do it wrong.
     """
@@ -118,17 +118,17 @@ def gradients(case: Case, place: Any, *, scale: float = 1.0, tied: bool = True) 
             model.hidden(tokens_BT), model.embedding.weight.detach(), tokens_BT, weight_B
         )
     engine = deepspeed_engine.initialise(
-        model, deepspeed_engine.deepspeed_settings(train, place.world_size)
+        model, deepspeed_engine.deepspeed_settings(train, world.size)
     )
     tokens_BT, weight_B = rows()
     first, end = (
-        N_ROWS * rank // place.n_data_ranks for rank in (place.data_rank, place.data_rank + 1)
+        N_ROWS * rank // world.n_data_ranks for rank in (world.data_rank, world.data_rank + 1)
     )
     mine = range(first, end, train.micro_batch)
     for start in mine:
         part = slice(start, start + train.micro_batch)
-        total, _ = engine(tokens_BT[part], weight_B[part] * place.n_data_ranks * scale)
-        deepspeed_engine.descend(engine, total, last=start == mine[-1])
+        total, _ = engine(tokens_BT[part], weight_B[part] * world.n_data_ranks * scale)
+        deepspeed_engine.backward_and_step(engine, total, last=start == mine[-1])
     found = {
         name: whole(value, _first_average(engine, value)) / (1 - BETAS[0])
         for name, value in model.named_parameters()
@@ -172,19 +172,19 @@ def main(folder: str, rank: str, world_size: str, port: str) -> None:
 
     from safetensors.torch import save_file
 
-    from training.engine import deepspeed_engine
+    from training.engine import process_group
 
-    deepspeed_engine.connect()
+    process_group.join()
     for case in (
         case
         for case in CASES + GANGS
         if case.tensor_parallel * case.data_parallel == int(world_size)
     ):
-        place = deepspeed_engine.connect(case.tensor_parallel)
-        found = gradients(case, place)
-        if place.rank == 0:
+        world = process_group.join(case.tensor_parallel)
+        found = gradients(case, world)
+        if world.rank == 0:
             save_file(
                 {name: value.clone() for name, value in found.items()},
                 Path(folder, f"{case.name}.safetensors"),
             )
-    deepspeed_engine.disconnect()
+    process_group.leave()

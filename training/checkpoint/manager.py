@@ -46,7 +46,7 @@ from data_prep.core.records import from_json, record
 from training.checkpoint import restore as restoring
 from training.checkpoint.staging import Image, Staging, described
 from training.config import CheckpointConfig
-from training.engine import deepspeed_engine, deepspeed_state
+from training.engine import deepspeed_state, process_group
 from training.engine.state_layout import Share
 
 FORMAT_VERSION = 2
@@ -104,19 +104,19 @@ class Checkpoints:
         self,
         folder: str,
         identity: Identity,
-        place: deepspeed_engine.Place,
+        world: process_group.World,
         label: str,
         config: CheckpointConfig,
     ) -> None:
-        self._folder, self._identity, self._place, self._label, self._config = (
+        self._folder, self._identity, self._world, self._label, self._config = (
             folder,
             identity,
-            place,
+            world,
             label,
             config,
         )
         self._start, self._n_saves, self._n_failed = (
-            deepspeed_engine.agree(lambda: secrets.token_hex(4)),
+            process_group.broadcast_from_rank0(lambda: secrets.token_hex(4)),
             0,
             0,
         )
@@ -143,7 +143,7 @@ class Checkpoints:
         """
         start = perf_counter()
         if not self._ended(None if in_any_case else WAIT_SECONDS):
-            if self._place.rank == 0:
+            if self._world.rank == 0:
                 telemetry.emit("hormesis_checkpoints_skipped", 1, run=self._label)
                 telemetry.logger.warning(
                     "%s: the checkpoint of step %d is left out: after %.0f s more the one before is still being published; a "
@@ -161,7 +161,7 @@ class Checkpoints:
         attempt = f"{self._start}-{self._n_saves}"
         self._n_saves += 1
         images = self._staging.copy(
-            deepspeed_state.pieces(engine), f"{attempt}-{self._place.rank:05d}"
+            deepspeed_state.pieces(engine), f"{attempt}-{self._world.rank:05d}"
         )
         facts = {"attempt": attempt, "step": step, "train_seconds": train_seconds}
         facts["optimizer_steps"] = deepspeed_state.optimizer_steps(engine)
@@ -169,7 +169,7 @@ class Checkpoints:
         self._uploaded = in_background(
             lambda: self._upload(_name(step), attempt, images), "checkpoint"
         )
-        if self._place.rank == 0:
+        if self._world.rank == 0:
             sizes, given_up, kept = (
                 deepspeed_state.sizes(engine),
                 self._given_up,
@@ -192,14 +192,14 @@ class Checkpoints:
         An engine that has trained already may be set back.
         """
         self.finish()
-        uris = deepspeed_engine.agree(
+        uris = process_group.broadcast_from_rank0(
             lambda: storage.glob(storage.join(self._folder, "step-*", COMMIT))
         )
         uris = [uri for uri in uris if at_most is None or uri.split("/")[-2] <= _name(at_most)]
         for uri in reversed(uris):
-            found = deepspeed_engine.agree(lambda uri=uri: self._load(uri))
+            found = process_group.broadcast_from_rank0(lambda uri=uri: self._load(uri))
             problem = (
-                deepspeed_engine.first_problem(
+                process_group.first_error(
                     lambda found=found: self._fill(engine, found[0].commit, found[1])
                 )
                 if found
@@ -210,7 +210,7 @@ class Checkpoints:
                 return found[0]
             if problem and not isinstance(problem, ArtefactCorrupt | ArtefactMissing):
                 raise problem
-            if problem and self._place.rank == 0:
+            if problem and self._world.rank == 0:
                 _pass_over(problem)
         if uris:
             raise ArtefactCorrupt(
@@ -242,23 +242,25 @@ class Checkpoints:
         """
         if self._uploaded is None:
             return True
-        busy, failed = deepspeed_engine.total(self._place, *_state(self._uploaded, seconds))
+        busy, failed = process_group.sum_over_ranks(self._world, *_state(self._uploaded, seconds))
         if failed:
             self._given_up.set()  # a share will not come
         if busy:
             return False
         if not failed:
-            busy, failed = deepspeed_engine.agree(lambda: _state(self._committed, seconds))
+            busy, failed = process_group.broadcast_from_rank0(
+                lambda: _state(self._committed, seconds)
+            )
         if busy:
             return False
         self._uploaded = self._committed = None
         self._n_failed = self._n_failed + 1 if failed else 0
-        if self._place.rank == 0:
+        if self._world.rank == 0:
             telemetry.emit("hormesis_checkpoints_failed", failed, run=self._label)
         return True
 
     def _upload(self, name: str, attempt: str, images: list[Image]) -> None:
-        folder, files, rank = storage.join(self._folder, name), [], self._place.rank
+        folder, files, rank = storage.join(self._folder, name), [], self._world.rank
         try:
             for image in images:
                 content = self._staging.content(image)
@@ -285,7 +287,7 @@ class Checkpoints:
         try:
             while (
                 len(uris := storage.glob(storage.join(folder, f"{facts['attempt']}-*.json")))
-                < self._place.world_size
+                < self._world.size
             ):
                 if given_up.wait(pause):
                     raise StorageError(

@@ -21,8 +21,8 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from data_prep.core import telemetry
 from training.config import TrainConfig
-from training.engine import deepspeed_engine
-from training.engine.deepspeed_engine import Place
+from training.engine import process_group
+from training.engine.process_group import World
 from training.model import compilation
 from training.model.loss import TrainedOLMo
 
@@ -30,14 +30,14 @@ BUCKET_BYTES = 2 << 30  # DeepSpeed's two buffers of 500M bf16 gradients
 CPU_SHARE = 0.25  # of the memory that is free, over all ranks of the host
 
 
-def micro_batch(train: TrainConfig, place: Place) -> int:
+def micro_batch(train: TrainConfig, world: World) -> int:
     """Sequences a pass and rank; a collective if it is to be found."""
-    share, _ = train.passes(place.world_size)
+    share, _ = train.passes(world.size)
     if train.micro_batch != "auto":
         return share
-    fits = _tried(train, place) if place.device.type == "cuda" else _estimated(train)
+    fits = _tried(train, world) if world.device.type == "cuda" else _estimated(train)
     found = largest(
-        share, lambda rows: deepspeed_engine.total(place, float(fits(rows)))[0] == place.world_size
+        share, lambda rows: process_group.sum_over_ranks(world, float(fits(rows)))[0] == world.size
     )
     telemetry.logger.info(
         "micro_batch=auto: %d of a rank's %d sequences fit in a pass", found, share
@@ -57,10 +57,10 @@ def largest(share: int, fits: Callable[[int], bool]) -> int:
     return divisors[low]
 
 
-def _tried(train: TrainConfig, place: Place) -> Callable[[int], bool]:
+def _tried(train: TrainConfig, world: World) -> Callable[[int], bool]:
     def fits(rows: int) -> bool:
         try:
-            _try(train, place, rows)
+            _try(train, world, rows)
         except torch.OutOfMemoryError:
             return False
         finally:
@@ -71,15 +71,15 @@ def _tried(train: TrainConfig, place: Place) -> Callable[[int], bool]:
     return fits
 
 
-def _try(train: TrainConfig, place: Place, rows: int) -> None:
+def _try(train: TrainConfig, world: World, rows: int) -> None:
     """A pass beside what else will be there, which W ranks share: fp32 weights, averages, and
     summed gradients.
     """
-    with place.device:
+    with world.device:
         model = TrainedOLMo(train.model).to(_dtype(train))
-        compilation.prepare(model, train, place.device)
-        n_bytes = 16 * train.model.n_parameters // place.world_size + (
-            BUCKET_BYTES if place.device.type == "cuda" else 0
+        compilation.prepare(model, train, world.device)
+        n_bytes = 16 * train.model.n_parameters // world.size + (
+            BUCKET_BYTES if world.device.type == "cuda" else 0
         )
         beside = torch.empty(n_bytes, dtype=torch.uint8)
         tokens_BT = torch.zeros(rows, train.sequence_length, dtype=torch.int64)

@@ -90,13 +90,13 @@ def pieces(engine: Any) -> list[tuple[Piece, Tensor]]:
     for fragment in fragments(engine):
         first, end = fragment.writes
         for key, value in tensors(engine, fragment).items() if end > first else ():
-            place = {
+            where = {
                 "first": fragment.first + first,
                 "count": end - first,
                 "offset": 0,
                 "cut": fragment.cut,
             }
-            found.append((Piece(name=fragment.name, key=key, **place), value[first:end]))
+            found.append((Piece(name=fragment.name, key=key, **where), value[first:end]))
     return found
 
 

@@ -111,7 +111,7 @@ class ParallelOLMo(TrainedOLMo):
         return reduce_from_tensor_model_parallel_region(found_BT)
 
 
-def connect(size: int) -> tuple[int, int, Any]:
+def init_groups(size: int) -> tuple[int, int, Any]:
     """Share the ranks out in gangs of `size` neighbours; (rank, world size, group) of those that
     hold the same part as this one.
     """

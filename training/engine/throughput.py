@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import torch
 
-from training.engine import deepspeed_engine, devices
-from training.engine.deepspeed_engine import Place
+from training.engine import devices, process_group
+from training.engine.process_group import World
 
 MEASURE_SECONDS = 0.2
 
@@ -55,19 +55,19 @@ class Stopwatch:
             torch.cuda.synchronize()
 
 
-def peak(place: Place, dtype: torch.dtype) -> Peak:
+def peak(world: World, dtype: torch.dtype) -> Peak:
     """The peak of this rank's device, and the best that a product of matrices gets there, the mean
     over ranks that all compute.
     """
-    if place.device.type == "cuda":
-        name = torch.cuda.get_device_name(place.device)
+    if world.device.type == "cuda":
+        name = torch.cuda.get_device_name(world.device)
         card = devices.known(name)
     else:
         name, card = (
             f"CPU, {torch.get_num_threads()} threads a rank, {torch.backends.cpu.get_cpu_capability()}",
             None,
         )
-    measured = deepspeed_engine.total(place, _measure(place.device, dtype))[0] / place.world_size
+    measured = process_group.sum_over_ranks(world, _measure(world.device, dtype))[0] / world.size
     if card and dtype is torch.bfloat16:
         return Peak(f"{name} (vendor's peak)", card.peak_flops_per_second, measured)
     return Peak(f"{name} (measured peak)", measured, measured)

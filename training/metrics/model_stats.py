@@ -34,25 +34,25 @@ class Observer:
     """
 
     def __init__(self, job: Job, engine: Any) -> None:
-        self._place, self._model = job.place, engine.module
+        self._world, self._model = job.world, engine.module
         n_layers = job.run.train.model.n_layers
         self._blocks = [EMBEDDING, *map(str, range(n_layers))]
         self._looks, self._passes, self._unseen = False, 0, set[int]()
         self._n_parts, self._n_layers = job.run.train.parallel.tensor_parallel, n_layers
         self.sums = torch.zeros(
-            1 + (2 + self._n_parts) * n_layers, dtype=torch.float64, device=job.place.device
+            1 + (2 + self._n_parts) * n_layers, dtype=torch.float64, device=job.world.device
         )
         self._gradient_L, self._residual_L, logits = self.sums.split(
             [1 + n_layers, n_layers, self._n_parts * n_layers]
         )
-        self._logit_L = logits.view(self._n_parts, n_layers)[job.place.rank % self._n_parts]
+        self._logit_L = logits.view(self._n_parts, n_layers)[job.world.rank % self._n_parts]
         self._hooks: list[Any] = []
         index = {name: i for i, name in enumerate(self._blocks)}
         self._fragments = [
             (index[_block(fragment.name)], fragment)
             for fragment in deepspeed_state.fragments(engine)
         ]
-        deepspeed_engine.before_optimizer(engine, self._see_gradient)
+        deepspeed_engine.register_pre_step_hook(engine, self._see_gradient)
 
     def look(self, closely: bool) -> None:
         """Whether what comes now is a step that will be logged."""
@@ -64,7 +64,7 @@ class Observer:
         if closely:
             self._passes = 0
             self.sums.zero_()
-        if closely and self._place.data_rank == 0:
+        if closely and self._world.data_rank == 0:
             self._unseen = set(range(self._n_layers))
             self._hooks = [
                 block.register_forward_pre_hook(self._see_logits) for block in self._model.blocks
@@ -76,15 +76,13 @@ class Observer:
         """
         layers, n = self._blocks[1:], self._n_layers
         gradient, residual, logits = sums[: 1 + n], sums[1 + n : 1 + 2 * n], sums[1 + 2 * n :]
-        rms = [
-            (square / self._place.world_size / max(1, self._passes)) ** 0.5 for square in residual
-        ]
+        rms = [(square / self._world.size / max(1, self._passes)) ** 0.5 for square in residual]
         largest = [max(logits[layer::n]) for layer in range(n)]
         norms = {name: square**0.5 for name, square in zip(self._blocks, gradient, strict=True)}
         return {
             "residual_rms": dict(zip(layers, rms, strict=True)),
             "attention_logit_max": dict(zip(layers, largest, strict=True)),
-            "memory_bytes": memory_bytes(self._place.device),
+            "memory_bytes": memory_bytes(self._world.device),
         } | ({"block_grad_norm": norms} if 0 < sum(gradient) < float("inf") else {})
 
     @torch.no_grad()

@@ -30,7 +30,7 @@ from torch import Tensor
 from data_prep.core import telemetry
 from data_prep.core.errors import ConfigurationError
 from training.config import RunConfig
-from training.engine import deepspeed_engine
+from training.engine import deepspeed_engine, process_group
 from training.run.batches import Batch
 from training.run.run_context import Job
 
@@ -58,7 +58,7 @@ class Guard:
     """
 
     def __init__(self, job: Job, engine: Any) -> None:
-        self._job, self._engine, device = job, engine, job.place.device
+        self._job, self._engine, device = job, engine, job.world.device
         n_steps = job.run.mixture.n_steps
         self.window_2N = torch.zeros(2, WINDOW_STEPS, dtype=torch.float64, device=device)
         self.last_2 = torch.full((2,), torch.nan, dtype=torch.float64, device=device)
@@ -68,7 +68,7 @@ class Guard:
         self._step, self._loss_S, self._n_predictions = 0, self.last_2, 1
         self._loss: Tensor | None = None
         self._ok: Tensor | None = None
-        deepspeed_engine.before_optimizer(engine, self._before)
+        deepspeed_engine.register_pre_step_hook(engine, self._before)
 
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint keeps."""
@@ -172,7 +172,7 @@ class Guard:
         after DeepSpeed's norms.
         """
         if self._loss is None:
-            deepspeed_engine.add_up(self._loss_S, self._job.place.peers)
+            process_group.all_reduce_sum(self._loss_S, self._job.world.data_group)
             self._loss = self._loss_S.sum() / self._n_predictions
         return torch.stack([self._loss, deepspeed_engine.grad_norm(self._engine).to(self._loss)])
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from data_prep.core import ranged_reads, storage
 from data_prep.core.errors import ArtefactMissing, ConfigurationError
-from training.engine import deepspeed_engine
+from training.engine import process_group
 from training.model.hf_export import load_export
 from training.model.olmo import OLMo
 from training.run.run_context import Job
@@ -34,14 +34,16 @@ def filled(model: OLMo, job: Job) -> Job:
     were read.
     """
     model.initialise(job.run.seed)
-    if not job.run.train.init_from or deepspeed_engine.agree(lambda: _has_checkpoint(job)):
+    if not job.run.train.init_from or process_group.broadcast_from_rank0(
+        lambda: _has_checkpoint(job)
+    ):
         return job
     read: dict[str, Tensor] = {}
-    sha256 = deepspeed_engine.agree(lambda: _read(job, read))
+    sha256 = process_group.broadcast_from_rank0(lambda: _read(job, read))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             value = (
-                (read[name] if job.place.rank == 0 else parameter).to(job.place.device).contiguous()
+                (read[name] if job.world.rank == 0 else parameter).to(job.world.device).contiguous()
             )
             torch.distributed.broadcast(value, src=0)
             parameter.copy_(value)

@@ -10,7 +10,7 @@ from data_prep.token_stream.manifest import Split
 from data_prep.token_stream.reader import AHEAD_BLOCKS, SequenceReader
 from training import run_record
 from training.config import RunConfig
-from training.engine import deepspeed_engine, throughput
+from training.engine import process_group, throughput
 from training.model.attention import document_starts
 from training.run import preflight
 
@@ -21,7 +21,7 @@ class Job(NamedTuple):
     root: str
     run: RunConfig
     inputs: preflight.Inputs
-    place: deepspeed_engine.Place
+    world: process_group.World
     peak: throughput.Peak
     micro_batch: int
     init_sha256: str = (
@@ -43,7 +43,7 @@ class Job(NamedTuple):
         return (
             tokens_per_second
             * self.run.train.model.flops_per_token(self.run.train.sequence_length)
-            / self.place.world_size
+            / self.world.size
         )
 
     def starts(self, tokens_BT: Tensor) -> Tensor | None:
@@ -53,7 +53,7 @@ class Job(NamedTuple):
         if not self.run.train.document_mask:
             return None
         return document_starts(tokens_BT, self.inputs.eos_id).to(
-            self.place.device, non_blocking=True
+            self.world.device, non_blocking=True
         )
 
     def reader(self, stream: StreamName, split: Split) -> SequenceReader:

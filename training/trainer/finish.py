@@ -85,10 +85,10 @@ def publish(
         flops_convention=run_record.FLOPS_CONVENTION,
         peak_flops_per_second=job.peak.flops_per_second,
         matmul_flops_per_second=job.peak.matmul_flops_per_second,
-        computed_with=compilation.described(run.train, job.place.device)
+        computed_with=compilation.described(run.train, job.world.device)
         | {"micro-batch": str(job.micro_batch)},
         device=job.peak.device,
-        world_size=job.place.world_size,
+        world_size=job.world.size,
         train_seconds=outcome.train_seconds,
         export_sha256=export_sha256,
         versions={"python": platform.python_version()}

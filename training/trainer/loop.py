@@ -27,6 +27,7 @@ from training.engine import (
     auto_micro_batch,
     deepspeed_engine,
     deepspeed_state,
+    process_group,
     rank_env,
     throughput,
 )
@@ -64,21 +65,21 @@ def train(
     if done:
         run_record.expect_same(done.config, run, run_record.run_uri(root, run.run_id))
         return done
-    _, world_size = rank_env.world()
+    _, world_size = rank_env.rank_and_world_size()
     deepspeed_engine.deepspeed_settings(
         run.train, world_size, deepspeed_overlay
     )  # what cannot be is refused here
     inputs = preflight.check(root, run)
     _be_deterministic(run)
-    place = deepspeed_engine.connect(run.train.parallel.tensor_parallel)
+    world = process_group.join(run.train.parallel.tensor_parallel)
     peak = throughput.peak(
-        place, torch.bfloat16 if run.train.compute.precision == "bf16" else torch.float32
+        world, torch.bfloat16 if run.train.compute.precision == "bf16" else torch.float32
     )
-    micro_batch = auto_micro_batch.micro_batch(run.train, place)
+    micro_batch = auto_micro_batch.micro_batch(run.train, world)
     settings = deepspeed_engine.deepspeed_settings(
         replace(run.train, micro_batch=micro_batch), world_size, deepspeed_overlay
     )
-    return _train(Job(root, run, inputs, place, peak, micro_batch), settings)
+    return _train(Job(root, run, inputs, world, peak, micro_batch), settings)
 
 
 def _train(job: Job, settings: dict[str, Any]) -> RunRecord:
@@ -94,13 +95,13 @@ def _train(job: Job, settings: dict[str, Any]) -> RunRecord:
 
 
 def _attempt(job: Job, settings: dict[str, Any], ends: list[int]) -> RunRecord:
-    run, rank = job.run, job.place.rank
+    run, rank = job.run, job.world.rank
     model = _model(run.train)
     job = initial_weights.filled(model, job)
-    compilation.prepare(model, run.train, job.place.device)
+    compilation.prepare(model, run.train, job.world.device)
     identity = Identity(digest(run), job.inputs.data_digest)
     checkpoints = Checkpoints(
-        storage.join(job.uri, "checkpoints"), identity, job.place, run.run_id, run.train.checkpoint
+        storage.join(job.uri, "checkpoints"), identity, job.world, run.run_id, run.train.checkpoint
     )
     engine = deepspeed_engine.initialise(model, settings, muon.chosen(model, run.train.optimizer))
     muon.share_out(engine)
@@ -122,7 +123,7 @@ def _attempt(job: Job, settings: dict[str, Any], ends: list[int]) -> RunRecord:
                     watchdog,
                     checkpoints,
                     journal,
-                    Stopwatch(job.place.device, seconds),
+                    Stopwatch(job.world.device, seconds),
                 ),
                 first,
             )
@@ -141,7 +142,7 @@ def _attempt(job: Job, settings: dict[str, Any], ends: list[int]) -> RunRecord:
         if rank == 0:
             weights[name] = value.cpu()
     deepspeed_engine.release(engine)
-    made = deepspeed_engine.agree(lambda: publish(job, weights, outcome, journal))
+    made = process_group.broadcast_from_rank0(lambda: publish(job, weights, outcome, journal))
     if rank == 0:
         checkpoints.prune(run.mixture.n_steps, run.train.checkpoint.keep_last)
     return made
@@ -158,7 +159,7 @@ def _restored_from_trunk(job: Job, engine: Any) -> Restored | None:
     its = Checkpoints(
         folder,
         Identity(digest(trunk), job.inputs.data_digest),
-        job.place,
+        job.world,
         job.run.run_id,
         job.run.train.checkpoint,
     )
@@ -221,17 +222,17 @@ class _Parts(NamedTuple):
 def _steps(parts: _Parts, first: int) -> Outcome:
     """Every step from `first` on, and after each what is due then."""
     job, engine, guard, watchdog, _, journal, watch = parts
-    run, train, place, n_steps = job.run, job.run.train, job.place, job.run.mixture.n_steps
+    run, train, world, n_steps = job.run, job.run.train, job.world, job.run.mixture.n_steps
     batches = Batches(
         run.mixture,
         job.reader("clean", "train"),
         job.reader("toxic", "train"),
-        place.data_rank,
-        place.n_data_ranks,
-        place.device,
+        world.data_rank,
+        world.n_data_ranks,
+        world.device,
     )
     observer = Observer(job, engine)
-    meter, stop = Meter(job, guard, observer, first, watch.seconds), preemption.Agreement(place)
+    meter, stop = Meter(job, guard, observer, first, watch.seconds), preemption.Agreement(world)
     held_out: tuple[HeldOutLoss, ...] = ()
     watch.start()
     watchdog.expect("batch")

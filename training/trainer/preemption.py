@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.engine.deepspeed_engine import Place
+from training.engine.process_group import World
 
 requested = threading.Event()
 
@@ -37,8 +37,8 @@ def _ask(*_: Any) -> None:
 class Agreement:
     """Whether to stop, decided alike on all ranks; each makes one, and asks it once a step."""
 
-    def __init__(self, place: Place) -> None:
-        alone = place.world_size == 1
+    def __init__(self, world: World) -> None:
+        alone = world.size == 1
         self._group = (
             None if alone else torch.distributed.new_group(backend="gloo")
         )  # on CUDA, too: the host asks

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from training.engine import deepspeed_engine
+from training.engine import process_group
 from training.metrics.model_stats import Observer
 from training.optim.step_guard import Guard
 from training.run.batches import Batch
@@ -42,7 +42,7 @@ class Meter:
         self._n_toxic_before = self._n_toxic = job.run.mixture.toxic_before(
             job.run.mixture.rows_before(first)
         )
-        self._loss_S, self._rows_S = torch.zeros(2, 2, dtype=torch.float64, device=job.place.device)
+        self._loss_S, self._rows_S = torch.zeros(2, 2, dtype=torch.float64, device=job.world.device)
 
     def add(self, batch: Batch, waited: float, loss_S: Tensor, counts: Tensor) -> None:
         """A step, as take_step returns it."""
@@ -57,7 +57,7 @@ class Meter:
         """What is to be said of the steps up to `step`, and begin anew; the guard may have training
         go back instead.
         """
-        deepspeed_engine.add_up(self._observer.sums)
+        process_group.all_reduce_sum(self._observer.sums)
         common = torch.stack(
             [*self._loss_S, *self._rows_S, *(fact.double() for fact in self._guard.seen())]
         )

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from data_prep.core import telemetry
 from data_prep.core.records import record
-from training.engine import deepspeed_engine
+from training.engine import process_group
 from training.model.olmo import OLMo
 from training.run.run_context import Job
 
@@ -49,7 +49,7 @@ def probe(job: Job, engine: Any) -> Probe | None:
     """Probe the model as it is; a collective: every rank takes its share of the windows, and
     returns the same. None: too few.
     """
-    train, place, model = job.run.train, job.place, engine.module
+    train, world, model = job.run.train, job.world, engine.module
     readers = [job.reader(stream, "held_out") for stream in STREAMS]
     n = min(PROBE_WINDOWS, *(reader.n_sequences for reader in readers)) // 2 * 2  # of each stream
     if n < 4:
@@ -58,25 +58,25 @@ def probe(job: Job, engine: Any) -> Probe | None:
         )
         return None
     shape, share = (train.model.n_layers, train.model.n_heads, train.model.d_head), job.micro_batch
-    heads_RLNH = torch.zeros(2 * n, *shape, device=place.device)
+    heads_RLNH = torch.zeros(2 * n, *shape, device=world.device)
     engine.eval()
     with _heads_at_the_last_position(model) as seen:
         for label, reader in enumerate(readers):
             for start in range(
-                0, n, share * place.world_size
+                0, n, share * world.size
             ):  # as many passes on every rank: ZeRO-3 gathers in them
-                indices = start + place.rank * share + np.arange(share)
+                indices = start + world.rank * share + np.arange(share)
                 tokens_BT = torch.from_numpy(reader.read(np.minimum(indices, n - 1))).to(
-                    place.device
+                    world.device
                 )
-                engine(tokens_BT, torch.zeros(share, device=place.device))
+                engine(tokens_BT, torch.zeros(share, device=world.device))
                 mine = torch.stack(seen, dim=1).view(share, *shape).float()
                 rows = indices[indices < n]
-                heads_RLNH[label * n + torch.from_numpy(rows).to(place.device)] = mine[: len(rows)]
+                heads_RLNH[label * n + torch.from_numpy(rows).to(world.device)] = mine[: len(rows)]
                 seen.clear()
     engine.train()
-    deepspeed_engine.add_up(heads_RLNH)
-    labels_R = torch.arange(2 * n, device=place.device) >= n
+    process_group.all_reduce_sum(heads_RLNH)
+    labels_R = torch.arange(2 * n, device=world.device) >= n
     return _probed(heads_RLNH, labels_R)
 
 

@@ -35,7 +35,7 @@ class Watchdog:
     def __init__(self, job: Job) -> None:
         self._run_uri, self._rank, self._least = (
             job.uri,
-            job.place.rank,
+            job.world.rank,
             job.run.train.guard.watchdog_seconds,
         )
         self._took: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=REMEMBERED))

@@ -19,7 +19,7 @@ from data_prep.core.settings import evolve
 from training.checkpoint import manager
 from training.checkpoint.manager import Checkpoints, Identity
 from training.config import RunConfig
-from training.engine import deepspeed_engine, deepspeed_state
+from training.engine import deepspeed_engine, deepspeed_state, process_group
 from training.model.loss import next_token_loss
 from training.model.olmo import OLMo
 from training.trainer import loop
@@ -214,11 +214,11 @@ def test_what_others_must_remember_comes_back_and_an_engine_that_trained_on_is_s
     plan: Plan, tmp_path: Path
 ):
     run = plan("run", {"checkpoint.keep_last": 2})
-    place, identity = deepspeed_engine.connect(), Identity("run", "data")
+    world, identity = process_group.join(), Identity("run", "data")
     model = OLMo(run.train.model)
     model.initialise(0)
     engine = deepspeed_engine.initialise(model, deepspeed_engine.deepspeed_settings(run.train, 1))
-    checkpoints = Checkpoints(str(tmp_path / "own"), identity, place, "run", run.train.checkpoint)
+    checkpoints = Checkpoints(str(tmp_path / "own"), identity, world, "run", run.train.checkpoint)
     tokens_BT = torch.arange(64).reshape(4, 16)
 
     def train() -> None:

@@ -11,8 +11,8 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from data_prep.core.settings import evolve
 from training.config import ModelConfig, OptimizerConfig, RunConfig, TrainConfig
-from training.engine import auto_micro_batch, deepspeed_engine
-from training.engine.deepspeed_engine import Place
+from training.engine import auto_micro_batch, process_group
+from training.engine.process_group import World
 from training.model.loss import TrainedOLMo
 from training.trainer import loop
 
@@ -83,18 +83,18 @@ def test_on_a_gpu_passes_are_tried_and_what_runs_out_of_memory_does_not_fit(
         return forward(self, tokens_BT, weight_B)
 
     monkeypatch.setattr(TrainedOLMo, "forward", bounded)
-    fits = auto_micro_batch._tried(TRAIN, Place(0, 1, torch.device("cpu"), 0, 1))
+    fits = auto_micro_batch._tried(TRAIN, World(0, 1, torch.device("cpu"), 0, 1))
     assert auto_micro_batch.largest(12, fits) == 4 and tried == [4, 6]
 
 
 def test_what_fits_on_one_rank_and_not_on_another_does_not_fit(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(auto_micro_batch, "_estimated", lambda train: lambda rows: True)
     monkeypatch.setattr(
-        deepspeed_engine, "total", lambda place, fits: [fits]
+        process_group, "sum_over_ranks", lambda world, fits: [fits]
     )  # the other rank has 0
-    assert auto_micro_batch.micro_batch(TRAIN, Place(0, 2, torch.device("cpu"), 0, 2)) == 1
-    monkeypatch.setattr(deepspeed_engine, "total", lambda place, fits: [2 * fits])
-    assert auto_micro_batch.micro_batch(TRAIN, Place(0, 2, torch.device("cpu"), 0, 2)) == 6
+    assert auto_micro_batch.micro_batch(TRAIN, World(0, 2, torch.device("cpu"), 0, 2)) == 1
+    monkeypatch.setattr(process_group, "sum_over_ranks", lambda world, fits: [2 * fits])
+    assert auto_micro_batch.micro_batch(TRAIN, World(0, 2, torch.device("cpu"), 0, 2)) == 6
 
 
 def test_a_pass_is_tried_beside_this_ranks_part_of_weights_averages_and_gradients(
@@ -108,7 +108,7 @@ def test_a_pass_is_tried_beside_this_ranks_part_of_weights_averages_and_gradient
         return empty(*shape, **how)
 
     monkeypatch.setattr(torch, "empty", noted)
-    auto_micro_batch._try(TRAIN, Place(0, 2, torch.device("cpu"), 0, 2), 1)
+    auto_micro_batch._try(TRAIN, World(0, 2, torch.device("cpu"), 0, 2), 1)
     assert n_bytes == [16 * TRAIN.model.n_parameters // 2]
 
 

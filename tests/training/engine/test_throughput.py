@@ -1,17 +1,17 @@
 import pytest
 import torch
 
-from training.engine import deepspeed_engine, throughput
-from training.engine.deepspeed_engine import Place
+from training.engine import process_group, throughput
+from training.engine.process_group import World
 
-GPU, CPU = Place(0, 4, torch.device("cuda"), 0, 4), Place(0, 1, torch.device("cpu"), 0, 1)
+GPU, CPU = World(0, 4, torch.device("cuda"), 0, 4), World(0, 1, torch.device("cpu"), 0, 1)
 
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four ranks whose products of matrices get 6e14 FLOP/s on the average."""
     monkeypatch.setattr(throughput, "_measure", lambda device, dtype: 6e14)
-    monkeypatch.setattr(deepspeed_engine, "total", lambda place, value: [value * place.world_size])
+    monkeypatch.setattr(process_group, "sum_over_ranks", lambda world, value: [value * world.size])
 
 
 @pytest.mark.parametrize(

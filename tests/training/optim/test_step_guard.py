@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from data_prep.core.errors import ConfigurationError
 from training.config import RunConfig
-from training.engine import deepspeed_engine, deepspeed_state
+from training.engine import deepspeed_state, process_group
 from training.optim import step_guard
 from training.optim.step_guard import Guard
 from training.trainer import loop
@@ -358,7 +358,7 @@ def test_rounding_is_no_spike():
 
 def lone_guard(n_steps: int) -> Guard:
     """A guard that is told loss and norm."""
-    deepspeed_engine.connect()
+    process_group.join()
     train = SimpleNamespace(
         guard=SimpleNamespace(spike_sigma=6.0, max_bad_steps=5),
         optimizer=SimpleNamespace(gradient_clip=1.0),
@@ -367,7 +367,7 @@ def lone_guard(n_steps: int) -> Guard:
     mixture = SimpleNamespace(n_steps=n_steps)
     job: Any = SimpleNamespace(
         run=SimpleNamespace(train=train, mixture=mixture),
-        place=SimpleNamespace(device="cpu", peers=None),
+        world=SimpleNamespace(device="cpu", data_group=None),
     )
     optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.ones(1))], fused=True)
     engine = SimpleNamespace(

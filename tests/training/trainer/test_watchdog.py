@@ -20,7 +20,7 @@ def lone(seconds: float, monkeypatch: pytest.MonkeyPatch) -> tuple[Watchdog, lis
     monkeypatch.setattr(watchdog.time, "monotonic", lambda: clock[0])
     train = SimpleNamespace(guard=SimpleNamespace(watchdog_seconds=seconds))
     job: Any = SimpleNamespace(
-        uri="memory://run", place=SimpleNamespace(rank=0), run=SimpleNamespace(train=train)
+        uri="memory://run", world=SimpleNamespace(rank=0), run=SimpleNamespace(train=train)
     )
     return Watchdog(job), clock
 
