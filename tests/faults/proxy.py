@@ -1,12 +1,13 @@
-"""A loopback proxy before a real S3 server that fails on a seeded schedule and counts what passes.
+"""loopback proxy before a real S3 server that injects faults on a seeded schedule
 
     client ──▶ Proxy ──▶ S3 server        `with Proxy(upstream) as proxy:`, AWS_ENDPOINT_URL = proxy.url
                  ▲
-                 └ proxy.inject(Fault("reset", rate=0.2, seed=1)); proxy.inject(None) ends it
+                 └ proxy.inject(Fault("reset", rate=0.2, seed=1)); proxy.inject(None) stops it
 
-The client's Host header passes through, so signatures stay valid. Whether a request is hit depends
-on the seed, on what is asked (method, name, range) and on how often it was asked already, never on
-the order of arrival: the same work meets the same faults whatever the workers do first.
+The proxy passes the client's Host header on, so signatures stay valid, and counts all requests.
+Whether a request is disturbed depends on the seed, on the request (method, name, range) and on how
+often it was sent before, never on the order of arrival: the same work meets the same faults in any
+order of the workers.
 """
 
 import hashlib
@@ -17,36 +18,41 @@ import struct
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from urllib.parse import unquote, urlsplit
 
 FAULTS = {
-    "slow_down": "503 SlowDown, nothing done",
-    "reset": "connection reset before the answer, nothing done; an upload is cut half way",
-    "lost_answer": "done, but the connection is reset before the answer",
+    "slow_down": "status 503 SlowDown; the request is not carried out",
+    "reset": "connection reset before the response, request not carried out; uploads stop half way",
+    "lost_answer": "the request is carried out, but the connection is reset before the response",
     "reset_in_body": "connection reset after half of the body",
-    "truncated": "connection closed after half of the body, Content-Length of the whole",
+    "truncated": "connection closed after half of the body; Content-Length is that of the whole",
     "short": "half of the body, with the Content-Length of that half",
-    "slow": "the body comes in small pieces with pauses",
+    "slow": "the body arrives in small pieces with pauses",
     "stalled": "the body stops half way and the connection stays open",
-    "latency": "the answer comes late",
-    "stale_list": "a listing without what was written in the last seconds",
+    "latency": "the response is late",
+    "stale_list": "a listing without objects written in the last seconds",
     "duplicate": "a PUT arrives a second time, later",
-    "garbled": "one byte of the body is another",
+    "garbled": "one byte of the body is wrong",
 }
 OF_BODIES = ("reset_in_body", "truncated", "short", "slow", "stalled", "garbled")
 STALE_SECONDS = 5.0
-SLOW_DOWN = b'<?xml version="1.0" encoding="UTF-8"?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>'
-HOP_BY_HOP = ("connection", "transfer-encoding", "content-length", "keep-alive")
-ENTRY = re.compile(rb"<Contents>.*?</Contents>", re.DOTALL)
+STALL_SECONDS = 600.0  # longer than any client waits
+UPSTREAM_SECONDS = 120.0
+SLOW_DOWN = (
+    b'<?xml version="1.0" encoding="UTF-8"?>'
+    b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+)
+NOT_FORWARDED = ("connection", "transfer-encoding", "content-length", "expect")
+NOT_RETURNED = ("connection", "transfer-encoding", "content-length", "keep-alive")
+LIST_ENTRY = re.compile(rb"<Contents>.*?</Contents>", re.DOTALL)
 KEY = re.compile(rb"<Key>(.*?)</Key>", re.DOTALL)
 
 
 class Fault(NamedTuple):
-    """What goes wrong with a share `rate` of the requests it applies to; at most `limit` of them,
-    if given.
-    """
+    """A fault in a share `rate` of the requests that it applies to, in at most `limit` of them."""
 
     kind: str
     rate: float = 0.2
@@ -54,23 +60,29 @@ class Fault(NamedTuple):
     seconds: float = 0.05  # of latency; `slow` pauses for a fifth of it between pieces
     limit: int | None = None
 
+    def applies_to(self, kind: str) -> bool:
+        """Whether requests of this kind (GET, HEAD, LIST, PUT, POST, DELETE) can be disturbed."""
+        if self.kind == "duplicate":
+            return kind == "PUT"
+        if self.kind == "stale_list":
+            return kind == "LIST"
+        return self.kind not in OF_BODIES or kind in ("GET", "LIST")
+
 
 class Proxy:
-    """The proxy as a context. `counts` holds requests by kind (GET, HEAD, LIST, PUT, POST, DELETE),
-    `injected` the faults.
-    """
+    """The proxy as a context: `counts` holds requests per kind, `injected` faults per kind."""
 
     def __init__(self, upstream: str) -> None:
         self.upstream = urlsplit(upstream).netloc
         self.counts: Counter[str] = Counter()
         self.injected: Counter[str] = Counter()
         self._fault: Fault | None = None
-        self._asked: Counter[str] = Counter()
-        self._written: dict[str, float] = {}
-        self._later: list[threading.Thread] = []
+        self._n_sent: Counter[str] = Counter()
+        self._written_at: dict[str, float] = {}
+        self._delayed: list[threading.Thread] = []
         self._lock = threading.Lock()
         self._stopped = threading.Event()
-        self._server = _Server(("127.0.0.1", 0), _Handler)
+        self._server = _ProxyServer(("127.0.0.1", 0), _ProxyHandler)
         self._server.proxy = self
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
@@ -81,223 +93,216 @@ class Proxy:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stopped.set()  # lets go of stalled connections
+        self._stopped.set()  # ends stalled connections
         self._server.shutdown()
         self._server.server_close()
 
     def inject(self, fault: Fault | None) -> None:
-        """From now on fail like this, or not at all; waits for duplicates under way."""
+        """Inject this fault from now on, or none; waits for duplicates that are under way."""
         assert fault is None or fault.kind in FAULTS, fault
         with self._lock:
-            self._fault, later, self._later = None, self._later, []
-        for thread in later:
+            self._fault = None
+            delayed, self._delayed = self._delayed, []
+        for thread in delayed:
             thread.join()
         with self._lock:
             self._fault = fault
-            self._asked.clear()
+            self._n_sent.clear()
             self.injected.clear()
 
-    def fault_of(self, kind: str, asked: str) -> Fault | None:
-        """Count a request of this kind, and say how it is to fail."""
+    def fault_of(self, kind: str, request: str) -> Fault | None:
+        """Count a request of this kind, and return its fault, if any."""
         with self._lock:
             self.counts[kind] += 1
             fault = self._fault
-            if (
-                fault is None
-                or (fault.kind == "duplicate" and kind != "PUT")
-                or (fault.kind == "stale_list" and kind != "LIST")
-            ):
+            if fault is None or not fault.applies_to(kind):
                 return None
-            if fault.kind in OF_BODIES and kind not in ("GET", "LIST"):
+            self._n_sent[request] += 1
+            key = f"{fault.seed} {fault.kind} {request} {self._n_sent[request]}"
+            hashed = hashlib.blake2b(key.encode(), digest_size=8).digest()
+            is_chosen = int.from_bytes(hashed, "big") / 2**64 < fault.rate
+            if not is_chosen:
                 return None
-            self._asked[asked] += 1
-            name = f"{fault.seed} {fault.kind} {asked} {self._asked[asked]}"
-            chance = (
-                int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
-                / 2**64
-            )
-            if chance >= fault.rate or (
-                fault.limit is not None and self.injected[fault.kind] >= fault.limit
-            ):
+            if fault.limit is not None and self.injected[fault.kind] >= fault.limit:
                 return None
             self.injected[fault.kind] += 1
             return fault
 
     def note_written(self, path: str) -> None:
         with self._lock:
-            self._written[unquote(path)] = time.monotonic()
+            self._written_at[unquote(path)] = time.monotonic()
 
     def without_latest(self, bucket: str, listing: bytes) -> bytes:
-        """The listing as it was some seconds ago: what was first written since is not in it."""
+        """The listing without objects written in the last STALE_SECONDS."""
         oldest = time.monotonic() - STALE_SECONDS
 
         def kept(entry: re.Match[bytes]) -> bytes:
             key = KEY.search(entry[0])
             path = f"{bucket}/{key[1].decode()}" if key else ""
-            return b"" if self._written.get(path, 0) > oldest else entry[0]
+            return b"" if self._written_at.get(path, 0) > oldest else entry[0]
 
-        return ENTRY.sub(kept, listing)
+        return LIST_ENTRY.sub(kept, listing)
 
     def wait(self, seconds: float) -> None:
         self._stopped.wait(seconds)
 
-    def later(self, work: Any) -> None:
+    def run_later(self, work: Callable[[], None]) -> None:
         thread = threading.Thread(target=work, daemon=True)
         with self._lock:
-            self._later.append(thread)
+            self._delayed.append(thread)
         thread.start()
 
 
-class _Server(ThreadingHTTPServer):
+class _ProxyServer(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
     proxy: Proxy
 
     def shutdown_request(self, request: Any) -> None:
-        self.close_request(
-            request
-        )  # without shutdown(), so that a socket that does not linger is reset
+        # Without shutdown(), so that closing a socket that does not linger resets the connection.
+        self.close_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        pass  # clients that hang up
+        """Ignore clients that close the connection."""
 
 
-class _Answer(NamedTuple):
+class _Response(NamedTuple):
     status: int
     headers: list[tuple[str, str]]
     body: bytes
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _ProxyHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: _Server
+
+    @property
+    def proxy(self) -> Proxy:
+        return cast(_ProxyServer, self.server).proxy
 
     def _handle(self) -> None:
-        proxy, url = self.server.proxy, urlsplit(self.path)
-        is_list = self.command == "GET" and (
-            not url.path.strip("/").partition("/")[2] or "list-type=" in url.query
-        )
+        url = urlsplit(self.path)
+        names_no_object = not url.path.strip("/").partition("/")[2]
+        is_list = self.command == "GET" and (names_no_object or "list-type=" in url.query)
         kind = "LIST" if is_list else self.command
-        fault = proxy.fault_of(kind, f"{self.command} {self.path} {self.headers.get('Range', '')}")
+        request = f"{self.command} {self.path} {self.headers.get('Range', '')}"
+        fault = self.proxy.fault_of(kind, request)
         length = int(self.headers.get("Content-Length") or 0)
         if fault and fault.kind == "reset":
             self.rfile.read(length // 2)
             return self._reset()
         body = self._request_body(length)
         if fault and fault.kind == "slow_down":
-            return self._send(_Answer(503, [("Content-Type", "application/xml")], SLOW_DOWN))
+            return self._send(_Response(503, [("Content-Type", "application/xml")], SLOW_DOWN))
         if fault and fault.kind == "latency":
-            proxy.wait(fault.seconds)
-        answer = self._forward(body)
-        if self.command == "PUT" and answer.status < 300:
-            proxy.note_written(url.path)
+            self.proxy.wait(fault.seconds)
+        headers = list(self.headers.items())
+        response = _forward(self.proxy.upstream, self.command, self.path, headers, body)
+        if self.command == "PUT" and response.status < 300:
+            self.proxy.note_written(url.path)
         if fault is None or fault.kind == "latency":
-            return self._send(answer)
-        getattr(self, f"_{fault.kind}")(answer, fault, body)
+            return self._send(response)
+        getattr(self, f"_{fault.kind}")(response, fault, body)
 
-    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _handle  # the names http.server calls
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _handle  # names that http.server calls
 
-    def _lost_answer(self, answer: _Answer, fault: Fault, body: bytes) -> None:
+    def _lost_answer(self, response: _Response, fault: Fault, body: bytes) -> None:
         self._reset()
 
-    def _reset_in_body(self, answer: _Answer, fault: Fault, body: bytes) -> None:
-        self._send(answer, answer.body[: len(answer.body) // 2])
+    def _reset_in_body(self, response: _Response, fault: Fault, body: bytes) -> None:
+        self._send(response, response.body[: len(response.body) // 2])
         self._reset()
 
-    def _truncated(self, answer: _Answer, fault: Fault, body: bytes) -> None:
-        self._send(answer, answer.body[: len(answer.body) // 2])
+    def _truncated(self, response: _Response, fault: Fault, body: bytes) -> None:
+        self._send(response, response.body[: len(response.body) // 2])
         self.close_connection = True
 
-    def _short(self, answer: _Answer, fault: Fault, body: bytes) -> None:
-        self._send(answer._replace(body=answer.body[: len(answer.body) // 2]))
+    def _short(self, response: _Response, fault: Fault, body: bytes) -> None:
+        self._send(response._replace(body=response.body[: len(response.body) // 2]))
 
-    def _slow(self, answer: _Answer, fault: Fault, body: bytes) -> None:
-        self._send(answer, b"")
-        step = max(1, len(answer.body) // 8)
-        for at in range(0, len(answer.body), step):
-            self.wfile.write(answer.body[at : at + step])
-            self.server.proxy.wait(fault.seconds / 5)
+    def _slow(self, response: _Response, fault: Fault, body: bytes) -> None:
+        self._send(response, b"")
+        step = max(1, len(response.body) // 8)
+        for start in range(0, len(response.body), step):
+            self.wfile.write(response.body[start : start + step])
+            self.proxy.wait(fault.seconds / 5)
 
-    def _stalled(self, answer: _Answer, fault: Fault, body: bytes) -> None:
-        self._send(answer, answer.body[: len(answer.body) // 2])
-        self.server.proxy.wait(600)
+    def _stalled(self, response: _Response, fault: Fault, body: bytes) -> None:
+        self._send(response, response.body[: len(response.body) // 2])
+        self.proxy.wait(STALL_SECONDS)
         self._reset()
 
-    def _stale_list(self, answer: _Answer, fault: Fault, body: bytes) -> None:
+    def _stale_list(self, response: _Response, fault: Fault, body: bytes) -> None:
         bucket = "/" + urlsplit(self.path).path.strip("/").partition("/")[0]
-        self._send(answer._replace(body=self.server.proxy.without_latest(bucket, answer.body)))
+        self._send(response._replace(body=self.proxy.without_latest(bucket, response.body)))
 
-    def _duplicate(self, answer: _Answer, fault: Fault, body: bytes) -> None:
+    def _duplicate(self, response: _Response, fault: Fault, body: bytes) -> None:
         request = (self.command, self.path, list(self.headers.items()))
 
-        def again() -> None:
-            self.server.proxy.wait(10 * fault.seconds)
-            _ask(self.server.proxy.upstream, *request, body)
+        def send_again() -> None:
+            self.proxy.wait(10 * fault.seconds)
+            _forward(self.proxy.upstream, *request, body)
 
-        self.server.proxy.later(again)
-        self._send(answer)
+        self.proxy.run_later(send_again)
+        self._send(response)
 
-    def _garbled(self, answer: _Answer, fault: Fault, body: bytes) -> None:
-        content = bytearray(answer.body)
+    def _garbled(self, response: _Response, fault: Fault, body: bytes) -> None:
+        content = bytearray(response.body)
         if content:
             content[len(content) // 2] ^= 1
-        self._send(answer._replace(body=bytes(content)))
+        self._send(response._replace(body=bytes(content)))
 
     def _request_body(self, length: int) -> bytes:
         if "chunked" not in self.headers.get("Transfer-Encoding", ""):
             return self.rfile.read(length)
-        parts = []
+        chunks = []
         while size := int(self.rfile.readline().split(b";")[0], 16):
-            parts.append(self.rfile.read(size))
+            chunks.append(self.rfile.read(size))
             self.rfile.readline()
         self.rfile.readline()
-        return b"".join(parts)
+        return b"".join(chunks)
 
-    def _forward(self, body: bytes) -> _Answer:
-        return _ask(
-            self.server.proxy.upstream, self.command, self.path, list(self.headers.items()), body
-        )
-
-    def _send(self, answer: _Answer, part: bytes | None = None) -> None:
-        """The answer with its own Content-Length, of its body only `part` where given."""
-        self.send_response_only(answer.status)
-        for name, value in answer.headers:
+    def _send(self, response: _Response, part: bytes | None = None) -> None:
+        """Send the response with its own Content-Length; of its body only `part`, if given."""
+        self.send_response_only(response.status)
+        for name, value in response.headers:
             self.send_header(name, value)
-        if not any(name.lower() == "content-length" for name, _ in answer.headers):
-            self.send_header("Content-Length", str(len(answer.body)))
+        if not any(name.lower() == "content-length" for name, _ in response.headers):
+            self.send_header("Content-Length", str(len(response.body)))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(answer.body if part is None else part)
+            self.wfile.write(response.body if part is None else part)
             self.wfile.flush()
 
     def _reset(self) -> None:
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.close_connection = True
 
-    def log_message(self, *_: object) -> None:
-        pass
+    def log_message(self, format: str, *args: Any) -> None:
+        """Log nothing."""
 
 
-def _ask(
+def _forward(
     upstream: str, method: str, path: str, headers: list[tuple[str, str]], body: bytes
-) -> _Answer:
-    connection = http.client.HTTPConnection(upstream, timeout=120)
+) -> _Response:
+    connection = http.client.HTTPConnection(upstream, timeout=UPSTREAM_SECONDS)
     try:
         connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
         for name, value in headers:
-            if name.lower() not in ("connection", "transfer-encoding", "content-length", "expect"):
+            if name.lower() not in NOT_FORWARDED:
                 connection.putheader(name, value)
         if body or method in ("PUT", "POST"):
             connection.putheader("Content-Length", str(len(body)))
         connection.putheader("Connection", "close")
         connection.endheaders(body)
-        answer = connection.getresponse()
-        content = answer.read()
-        kept = [
-            (name, value) for name, value in answer.getheaders() if name.lower() not in HOP_BY_HOP
+        response = connection.getresponse()
+        content = response.read()
+        returned = [
+            (name, value)
+            for name, value in response.getheaders()
+            if name.lower() not in NOT_RETURNED
         ]
-        if method == "HEAD":  # says the length of a body that does not come
-            kept += [("Content-Length", answer.getheader("Content-Length") or "0")]
-        return _Answer(answer.status, kept, content)
+        if method == "HEAD":  # states the length of a body that is not sent
+            returned += [("Content-Length", response.getheader("Content-Length") or "0")]
+        return _Response(response.status, returned, content)
     finally:
         connection.close()

@@ -1,4 +1,4 @@
-"""What came of a disturbance: the four outcomes, their table, and the store behind a proxy that disturbs."""
+"""outcomes of fault trials, their table, and the S3 store behind a proxy"""
 
 import logging
 import os
@@ -20,29 +20,34 @@ AWS = {
     "AWS_SECRET_ACCESS_KEY": "testsecret",
     "AWS_DEFAULT_REGION": "us-east-1",
 }
-IDENTICAL, ERROR, RESUMED, CLOSE = (
-    "identical",
-    "clear error, then identical",
-    "resumed, then identical",
-    "resumed, then close",
-)
+IDENTICAL = "identical"
+ERROR = "clear error, then identical"
+RESUMED = "resumed, then identical"
+CLOSE = "resumed, then close"
 BAD = "bad"
+OUTCOMES = (IDENTICAL, RESUMED, CLOSE, ERROR, BAD)
 
 
-class Result(NamedTuple):
+class TrialResult(NamedTuple):
     name: str
     trial: int
     outcome: str
     detail: str = ""
 
 
-def is_clear(text: str) -> bool:
-    """One of our errors says where (a URI or path) and what to do after its last semicolon."""
-    return ";" in text and "/" in text and "Traceback" not in text
+def is_clear(error: str) -> bool:
+    """Whether an error names a place (a URI or path) and, after a semicolon, a remedy."""
+    return ";" in error and "/" in error and "Traceback" not in error
+
+
+def error_lines(stderr: str) -> list[str]:
+    """The errors that an entry command printed, without their prefix."""
+    prefix = "error: "
+    return [line.removeprefix(prefix) for line in stderr.splitlines() if line.startswith(prefix)]
 
 
 def attempt(work: Callable[[], Any]) -> str | None:
-    """How `work` ended: None well, else one of our errors' text or a traceback."""
+    """None if `work` succeeds, else the text of our error, or a traceback of any other."""
     try:
         work()
     except HormesisError as error:
@@ -54,12 +59,10 @@ def attempt(work: Callable[[], Any]) -> str | None:
 
 @contextmanager
 def store_behind_proxy(*buckets: str) -> Iterator[Proxy]:
-    """A real S3 server with these buckets behind a proxy, where this process's clients and its
-    children's go.
-    """
+    """A real S3 server with these buckets behind a proxy that this process and its children use."""
     from moto.server import ThreadedMotoServer
 
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # else a line for each request
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it logs a line per request otherwise
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -73,13 +76,10 @@ def store_behind_proxy(*buckets: str) -> Iterator[Proxy]:
     server.stop()
 
 
-def table(results: list[Result]) -> str:
-    outcomes = (IDENTICAL, RESUMED, CLOSE, ERROR, BAD)
-    lines = [f"{'fault':<24}{'tried':>6}  " + "".join(f"{outcome:>30}" for outcome in outcomes)]
+def table(results: list[TrialResult]) -> str:
+    lines = [f"{'fault':<24}{'trials':>6}  " + "".join(f"{outcome:>30}" for outcome in OUTCOMES)]
     for name in dict.fromkeys(result.name for result in results):
         counts = Counter(result.outcome for result in results if result.name == name)
-        lines.append(
-            f"{name:<24}{counts.total():>6}  "
-            + "".join(f"{counts[outcome] or '':>30}" for outcome in outcomes)
-        )
+        cells = "".join(f"{counts[outcome] or '':>30}" for outcome in OUTCOMES)
+        lines.append(f"{name:<24}{counts.total():>6}  {cells}")
     return "\n".join(lines)

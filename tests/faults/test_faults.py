@@ -1,4 +1,4 @@
-"""The fast part of the fault matrix; `make test-faults` runs all of it, several times."""
+"""rows of the fault matrix that are quick; `make test-faults` runs all rows several times"""
 
 import json
 import subprocess
@@ -21,24 +21,24 @@ ROWS = [
 
 @pytest.fixture(scope="module")
 def results() -> dict[str, dict]:
-    """One trial of each row, in one process with one Ray of its own."""
+    """One trial per row, in one process with a Ray of its own."""
     command = [sys.executable, str(MATRIX), "--json", "--trials", "1", "--only", *ROWS]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=500, cwd=MATRIX.parent.parent.parent
     )
-    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    assert len(found) == len(ROWS), done.stderr[-4000:]
-    return {result["name"]: result for result in found}
+    trials = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert len(trials) == len(ROWS), done.stderr[-4000:]
+    return {trial["name"]: trial for trial in trials}
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_what_was_disturbed_ends_identical_or_with_a_clear_error_and_then_identical(
+def test_a_disturbed_build_or_read_ends_identical_at_last(
     row: str, results: dict[str, dict]
 ) -> None:
     assert results[row]["outcome"] != "bad", results[row]["detail"]
 
 
-def test_a_build_that_another_one_overtakes_takes_the_stream_of_the_other(
+def test_a_build_overtaken_by_another_one_returns_the_others_stream(
     tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = DataConfig(
@@ -47,11 +47,12 @@ def test_a_build_that_another_one_overtakes_takes_the_stream_of_the_other(
         tokenizer=TokenizerConfig(source="train", vocab_size=300, train_bytes=20_000),
         held_out_ratio=0.2,
     )
-    second_pass, others = pipeline._second_pass, []
+    second_pass = pipeline._second_pass
+    others = []
 
     def overtaken(*arguments: Any) -> Any:
         monkeypatch.setattr(pipeline, "_second_pass", second_pass)
-        others.append(pipeline.build(config, "clean", str(tmp_path)))  # ends, and removes the units
+        others.append(pipeline.build(config, "clean", str(tmp_path)))  # finishes, and removes the units
         return second_pass(*arguments)
 
     monkeypatch.setattr(pipeline, "_second_pass", overtaken)

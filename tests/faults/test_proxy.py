@@ -1,3 +1,5 @@
+"""faults as a client without retries sees them"""
+
 import http.client
 import random
 import urllib.error
@@ -8,17 +10,17 @@ from proxy import FAULTS, OF_BODIES, Fault, Proxy
 
 from data_prep.core import storage
 
-CONTENT = bytes(range(200))  # of `object`
+CONTENT = bytes(range(200))  # of the fixture's `object`
 
 
 def get(root: str) -> bytes:
-    """The object, by a client that does not try again."""
+    """The object, read by a client that does not retry."""
     filesystem, path = storage._locate(f"{root}/object")
-    with urllib.request.urlopen(filesystem.sign(path), timeout=5) as answer:
-        return answer.read()
+    with urllib.request.urlopen(filesystem.sign(path), timeout=5) as response:
+        return response.read()
 
 
-def test_without_a_fault_everything_passes_and_is_counted(proxy: Proxy, root: str) -> None:
+def test_without_a_fault_all_requests_pass_and_are_counted(proxy: Proxy, root: str) -> None:
     storage.write(f"{root}/a", b"first")
     assert storage.read(f"{root}/a", 1, 3) == b"ir"
     assert storage.glob(f"{root}/*") == [f"{root}/a", f"{root}/object"]
@@ -60,7 +62,7 @@ def test_a_client_without_retries_sees_the_fault(
         ("garbled", CONTENT[:100] + b"\x65" + CONTENT[101:]),
     ],
 )
-def test_a_client_gets_what_the_fault_leaves(
+def test_a_client_receives_the_body_that_the_fault_leaves(
     proxy: Proxy, root: str, kind: str, seen: bytes
 ) -> None:
     proxy.inject(Fault(kind, rate=1))
@@ -68,7 +70,7 @@ def test_a_client_gets_what_the_fault_leaves(
     assert proxy.injected[kind] == 1
 
 
-def test_a_stale_listing_lacks_what_was_just_written(proxy: Proxy, root: str) -> None:
+def test_a_stale_listing_lacks_new_objects(proxy: Proxy, root: str) -> None:
     storage.write(f"{root}/new", b"")
     proxy.inject(Fault("stale_list", rate=1))
     assert storage.glob(f"{root}/*") == [f"{root}/object"]
@@ -80,28 +82,28 @@ def test_a_duplicate_put_arrives_after_a_later_one(proxy: Proxy, root: str) -> N
     proxy.inject(Fault("duplicate", rate=1, limit=1))
     storage.write(f"{root}/twice", b"old")
     storage.write(f"{root}/twice", b"new")
-    proxy.inject(None)  # waits for it
+    proxy.inject(None)  # waits for the duplicate
     assert storage.read(f"{root}/twice") == b"old"
 
 
 def test_the_same_requests_meet_the_same_faults_in_any_order() -> None:
-    def hit(order: list[str]) -> set[str]:
+    def disturbed(order: list[str]) -> set[str]:
         proxy = Proxy("http://127.0.0.1:1")
         proxy.inject(Fault("reset", rate=0.3, seed=5))
-        found = {asked for asked in order if proxy.fault_of("GET", asked)}
+        requests = {request for request in order if proxy.fault_of("GET", request)}
         proxy._server.server_close()
-        return found
+        return requests
 
     names = [f"GET /bucket/{i}" for i in range(200)]
-    assert hit(names) == hit(random.Random(0).sample(names, len(names)))
-    assert 30 < len(hit(names)) < 90
+    assert disturbed(names) == disturbed(random.Random(0).sample(names, len(names)))
+    assert 30 < len(disturbed(names)) < 90
 
 
-def test_body_faults_hit_only_what_has_a_body() -> None:
+def test_body_faults_apply_only_to_requests_with_a_body() -> None:
     proxy = Proxy("http://127.0.0.1:1")
     for kind in FAULTS:
         proxy.inject(Fault(kind, rate=1))
-        hit = {
+        disturbed = {
             method
             for method in ("GET", "LIST", "HEAD", "PUT", "DELETE")
             if proxy.fault_of(method, method)
@@ -109,5 +111,5 @@ def test_body_faults_hit_only_what_has_a_body() -> None:
         expected = {"duplicate": {"PUT"}, "stale_list": {"LIST"}} | {
             body: {"GET", "LIST"} for body in OF_BODIES
         }
-        assert hit == expected.get(kind, {"GET", "LIST", "HEAD", "PUT", "DELETE"}), kind
+        assert disturbed == expected.get(kind, {"GET", "LIST", "HEAD", "PUT", "DELETE"}), kind
     proxy._server.server_close()

@@ -1,11 +1,11 @@
-"""Reads, writes and listings through a store that fails twice and then does not."""
+"""reads, writes and listings through a store that fails twice and then works"""
 
 import pytest
 from proxy import Fault, Proxy
 
 from data_prep.core import storage
 
-CONTENT = bytes(range(200))  # of `object`
+CONTENT = bytes(range(200))  # of the fixture's `object`
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ CONTENT = bytes(range(200))  # of `object`
         "latency",
     ],
 )
-def test_a_read_is_whole(proxy: Proxy, root: str, kind: str) -> None:
+def test_a_read_is_complete(proxy: Proxy, root: str, kind: str) -> None:
     proxy.inject(Fault(kind, rate=1, limit=2))
     assert storage.read(f"{root}/object") == CONTENT
     assert proxy.injected[kind] > 0
@@ -31,7 +31,7 @@ def test_a_read_is_whole(proxy: Proxy, root: str, kind: str) -> None:
 @pytest.mark.parametrize(
     "kind", ["slow_down", "reset", "lost_answer", "reset_in_body", "truncated", "short"]
 )
-def test_a_range_is_whole(proxy: Proxy, root: str, kind: str) -> None:
+def test_a_ranged_read_is_complete(proxy: Proxy, root: str, kind: str) -> None:
     proxy.inject(Fault(kind, rate=1, limit=2))
     assert storage.read(f"{root}/object", 50, 150) == CONTENT[50:150]
     assert proxy.injected[kind] == 2
@@ -40,14 +40,14 @@ def test_a_range_is_whole(proxy: Proxy, root: str, kind: str) -> None:
 @pytest.mark.parametrize(
     "kind", ["slow_down", "reset", "lost_answer", "reset_in_body", "truncated", "short"]
 )
-def test_a_listing_is_whole(proxy: Proxy, root: str, kind: str) -> None:
+def test_a_listing_is_complete(proxy: Proxy, root: str, kind: str) -> None:
     proxy.inject(Fault(kind, rate=1, limit=2))
     assert storage.glob(f"{root}/*") == [f"{root}/object"]
     assert proxy.injected[kind] == 2
 
 
 @pytest.mark.parametrize("kind", ["slow_down", "reset", "lost_answer", "duplicate"])
-def test_what_is_written_is_there_once(proxy: Proxy, root: str, kind: str) -> None:
+def test_a_write_stores_the_whole_object(proxy: Proxy, root: str, kind: str) -> None:
     proxy.inject(Fault(kind, rate=1, limit=2))
     storage.write(f"{root}/written", CONTENT)
     assert proxy.injected[kind] > 0
@@ -56,7 +56,7 @@ def test_what_is_written_is_there_once(proxy: Proxy, root: str, kind: str) -> No
 
 
 @pytest.mark.parametrize("kind", ["slow_down", "reset", "lost_answer"])
-def test_deleting_is_done(proxy: Proxy, root: str, kind: str) -> None:
+def test_a_deleted_object_is_gone(proxy: Proxy, root: str, kind: str) -> None:
     proxy.inject(Fault(kind, rate=1, limit=2))
     storage.delete(f"{root}/object")
     proxy.inject(None)
