@@ -52,7 +52,9 @@ def test_a_build_overtaken_by_another_one_returns_the_others_stream(
 
     def overtaken(*arguments: Any) -> Any:
         monkeypatch.setattr(pipeline, "_second_pass", second_pass)
-        others.append(pipeline.build(config, "clean", str(tmp_path)))  # finishes, and removes the units
+        others.append(
+            pipeline.build(config, "clean", str(tmp_path))
+        )  # finishes, and removes the units
         return second_pass(*arguments)
 
     monkeypatch.setattr(pipeline, "_second_pass", overtaken)

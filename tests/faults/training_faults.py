@@ -37,7 +37,7 @@ from data_prep.core import storage
 from training.config import RunConfig
 
 sys.path.append(str(ROOT / "tests" / "training"))
-from tiny_run import Plan, planner  # noqa: E402
+from tiny_run import Plan, planner
 
 BUCKET = "s3://trainings"
 N_STEPS = 120
@@ -54,8 +54,8 @@ LOG_EVERY_STEP = {"metrics.every_steps": 1}
 LAUNCH_SECONDS = 300  # a launch that takes longer is considered hung
 N_KILLS = 20
 STORE_DOWN_SECONDS = 60
-# Largest difference of a weight on another number of ranks or in another ZeRO stage, where sums have
-# another order, after N_STEPS steps.
+# Largest difference of a weight on another number of ranks or in another ZeRO stage, where sums
+# have another order, after N_STEPS steps.
 WEIGHT_TOLERANCE = 1e-4
 CLOCK_JUMP_PROGRAM = """
 import threading, time
