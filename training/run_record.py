@@ -32,6 +32,22 @@ class HeldOutLoss:
 
 
 @record
+class ProbePoint:
+    """A point of the emergence curve: how well a linear probe on a head tells toxic text from clean
+    (training/trainer/validation.py).
+
+    auroc, accuracy: of the best head on n_windows windows that no direction was fitted on; head:
+    its (layer, head); mean_auroc: over all heads.
+    """
+
+    auroc: float
+    accuracy: float
+    mean_auroc: float
+    head: tuple[int, int]
+    n_windows: int
+
+
+@record
 class RunRecord:
     """A finished run.
 

@@ -26,15 +26,13 @@ import tempfile
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from data_prep.core import storage, telemetry
 from data_prep.core.records import to_dict
 from training.config import RunConfig
 from training.metrics import sinks
-from training.run_record import HeldOutLoss
-from training.trainer.step_metrics import Seen
-from training.trainer.validation import Probe
+from training.run_record import HeldOutLoss, ProbePoint
 
 PUBLISH_SECONDS = 30.0
 GAUGES = {
@@ -58,6 +56,14 @@ GROUPS = {  # a field of several numbers → its gauge, and the label that tells
     "attention_logit_max": ("hormesis_attention_logit_max", "layer"),
     "memory_bytes": ("hormesis_memory_bytes", "kind"),
 }
+
+
+class LoggedStep(NamedTuple):
+    """A logged step: steps since the one before, its line of metrics.jsonl, bad steps in a row."""
+
+    n_steps: int
+    line: dict[str, Any]
+    n_bad: int
 
 
 class Journal:
@@ -90,7 +96,7 @@ class Journal:
         for line in self.lines:
             self._sink(line)
 
-    def step(self, seen: Seen) -> None:
+    def step(self, seen: LoggedStep) -> None:
         """Note a logged step, unless none was accepted yet: there is no loss then."""
         line = seen.line
         self._bar.update(seen.n_steps)
@@ -129,7 +135,7 @@ class Journal:
                 "hormesis_held_out_loss", part.loss, run=self._run_id, stream=part.stream
             )
 
-    def probe(self, step: int, found: Probe) -> None:
+    def probe(self, step: int, found: ProbePoint) -> None:
         """Note a point of the emergence curve."""
         self._note({"step": step, "probe": "toxic", **to_dict(found)})
         telemetry.emit("hormesis_probe_auroc", found.auroc, run=self._run_id)

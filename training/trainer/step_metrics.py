@@ -5,24 +5,15 @@ adds nothing. They travel with the guard's facts and the observer's in the one e
 host sync of a logged step.
 """
 
-from typing import Any, NamedTuple
-
 import torch
 from torch import Tensor
 
 from training.engine import process_group
+from training.metrics.metrics_log import LoggedStep
 from training.metrics.model_stats import Observer
 from training.optim.step_guard import Guard
 from training.run.batches import Batch
 from training.run.run_context import Job
-
-
-class Seen(NamedTuple):
-    """A logged step: the steps since the one before, the journal's line, bad steps in a row."""
-
-    n_steps: int
-    line: dict[str, Any]
-    n_bad: int
 
 
 class Meter:
@@ -53,7 +44,7 @@ class Meter:
             [counts * (batch.n_valid - batch.n_toxic), counts * batch.n_toxic]
         )
 
-    def read(self, step: int, seconds: float, learning_rate: float) -> Seen:
+    def read(self, step: int, seconds: float, learning_rate: float) -> LoggedStep:
         """What is to be said of the steps up to `step`, and begin anew; the guard may have training
         go back instead.
         """
@@ -106,4 +97,4 @@ class Meter:
         )
         self._loss_S.zero_()
         self._rows_S.zero_()
-        return Seen(n_steps, line, int(n_bad))
+        return LoggedStep(n_steps, line, int(n_bad))

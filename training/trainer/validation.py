@@ -21,31 +21,18 @@ import torch
 from torch import Tensor
 
 from data_prep.core import telemetry
-from data_prep.core.records import record
 from training.engine import process_group
 from training.model.olmo import OLMo
 from training.run.run_context import Job
+from training.run_record import ProbePoint
 
 PROBE_WINDOWS = 256  # of each stream at most: more would cost more than they tell
 STREAMS = ("clean", "toxic")  # the label is the place here
 RIDGE = 0.1  # a few hundred windows do not tell all of H directions apart
 
 
-@record
-class Probe:
-    """What the probe found, on n_windows windows that no direction was fitted on; head: (layer,
-    head), the best one.
-    """
-
-    auroc: float
-    accuracy: float
-    mean_auroc: float
-    head: tuple[int, int]
-    n_windows: int
-
-
 @torch.no_grad()
-def probe(job: Job, engine: Any) -> Probe | None:
+def probe(job: Job, engine: Any) -> ProbePoint | None:
     """Probe the model as it is; a collective: every rank takes its share of the windows, and
     returns the same. None: too few.
     """
@@ -80,7 +67,7 @@ def probe(job: Job, engine: Any) -> Probe | None:
     return _probed(heads_RLNH, labels_R)
 
 
-def _probed(heads_RLNH: Tensor, labels_R: Tensor) -> Probe:
+def _probed(heads_RLNH: Tensor, labels_R: Tensor) -> ProbePoint:
     """Even rows are fitted, odd ones scored."""
     R, L, N, H = heads_RLNH.shape
     fit_PRH = (
@@ -99,7 +86,7 @@ def _probed(heads_RLNH: Tensor, labels_R: Tensor) -> Probe:
         (rows @ direction_PH1).squeeze(2) - middle_P1 for rows in (fit_PRH, scored_PRH)
     )
     auroc_P, best = _auroc(scored_PR, labels_R[1::2]), int(_auroc(fit_PR, toxic_R).argmax())
-    return Probe(
+    return ProbePoint(
         auroc=float(auroc_P[best]),
         accuracy=float(((scored_PR[best] > 0) == labels_R[1::2]).double().mean()),
         mean_auroc=float(auroc_P.mean()),
