@@ -1,44 +1,43 @@
-"""settings: groups that check themselves, dotted paths, and `--set path=value`
+"""settings in groups: checked when constructed, changed by dotted path and `--set path=value`
 
-A group of settings is a record whose fields carry a unit, a default and a reason in a docstring
-under each field, and a range in their type:
+A group of settings is a record. Each field has its range in its type, and its unit, meaning and
+reason for the default in a docstring under it:
 
     @settings("train.optimizer")
     class OptimizerConfig:
-        learning_rate: Annotated[float, Gt(0)]
+        learning_rate: Annotated[float, Gt(0)] = 3e-4
         '''Peak learning rate.'''
 
-A value out of range, or a number that is not finite, is refused when the group is constructed, with
-its dotted path. `evolve` changes several paths at once and constructs each group once, so the order
-of the changes does not matter.
+Construction refuses a value of another type, out of range or not finite, and names its dotted path.
+Python itself would take `True` for a count and NaN for a rate, and fail hours later on a GPU.
+`evolve` changes several paths at once and constructs each group once, so values that are only right
+together can be changed in any order.
 """
 
 import ast
 import difflib
 import inspect
-import math
-import types
+import json
+import shlex
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import field, fields, is_dataclass, replace
+from dataclasses import MISSING, Field, field, fields, is_dataclass, replace
 from functools import cache
-from typing import (
-    Annotated,
-    Any,
-    Literal,
-    NamedTuple,
-    TypeVar,
-    Union,
-    dataclass_transform,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import Annotated, Any, NamedTuple, TypeVar, dataclass_transform
 
-from annotated_types import Ge, Gt, Interval, Le, Lt
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from annotated_types import Ge, Gt, Interval
+from pydantic import ValidationError
 
 from data_prep.core.errors import ConfigurationError
-from data_prep.core.records import describe_faults, operational, record, to_json
+from data_prep.core.records import describe_faults, operational, record, to_dict
+from data_prep.core.setting_types import (
+    adapter,
+    example,
+    field_types,
+    group_of,
+    is_valid,
+    type_name,
+)
 
 S = TypeVar("S")
 
@@ -48,84 +47,82 @@ Positive = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]
 Share = Annotated[float, Interval(ge=0, le=1)]
 
+LIST_COMMAND = "python launch/sweep.py --settings"
+
 
 @dataclass_transform(
     kw_only_default=True, frozen_default=True, field_specifiers=(field, operational)
 )
 def settings(path: str) -> Callable[[type[S]], type[S]]:
-    """Make a class a group of settings, known on the command line by its dotted `path`."""
+    """Make a class a group of settings, known on the command line by its dotted `path`.
+
+    A `__post_init__` of its own runs after the fields were checked one by one.
+    """
 
     def decorate(cls: type[S]) -> type[S]:
-        own_check = cls.__dict__.get("__post_init__")
+        own_check = getattr(cls, "__post_init__", None)
 
-        def check_then_own(self: Any) -> None:
-            for name, hint in _hints(type(self)).items():
-                _check(hint, getattr(self, name), f"{path}.{name}".removeprefix("."))
+        def check(self: Any) -> None:
+            for name, hint in field_types(type(self)).items():
+                _check_field(f"{path}.{name}".removeprefix("."), hint, getattr(self, name))
             if own_check:
                 own_check(self)
 
-        cls.__post_init__ = check_then_own  # type: ignore[attr-defined]
+        cls.__post_init__ = check  # type: ignore[attr-defined]
         return record(cls)
 
     return decorate
 
 
-@cache
-def _hints(cls: type) -> dict[str, Any]:
-    return get_type_hints(cls, include_extras=True)
-
-
-def _check(hint: Any, value: Any, path: str) -> None:
-    """Refuse a number that is not finite or out of the range that `hint` states."""
-    items = value.values() if isinstance(value, dict) else value
-    for item in items if isinstance(items, tuple | list | type({}.values())) else (value,):
-        if isinstance(item, float) and not math.isfinite(item):
-            raise ConfigurationError(f"{path} is {value}; expected a finite number")
-    for bound, sign, holds in _bounds(hint):
-        if isinstance(value, int | float) and not holds(value):
-            raise ConfigurationError(f"{path} is {value}; expected a number {sign} {bound:g}")
-
-
-def _bounds(hint: Any) -> Iterator[tuple[float, str, Callable[[float], bool]]]:
-    """The bounds of an annotated number, also inside `Annotated[int, Ge(1)] | Literal["auto"]`."""
-    if get_origin(hint) in (Union, types.UnionType):
-        for part in get_args(hint):
-            yield from _bounds(part)
-    for mark in getattr(hint, "__metadata__", ()):
-        for one in mark if isinstance(mark, Interval) else (mark,):
-            if isinstance(one, Ge):
-                yield float(one.ge), ">=", lambda x, b=one.ge: x >= b  # type: ignore[operator]
-            elif isinstance(one, Gt):
-                yield float(one.gt), ">", lambda x, b=one.gt: x > b  # type: ignore[operator]
-            elif isinstance(one, Le):
-                yield float(one.le), "<=", lambda x, b=one.le: x <= b  # type: ignore[operator]
-            elif isinstance(one, Lt):
-                yield float(one.lt), "<", lambda x, b=one.lt: x < b  # type: ignore[operator]
+def _check_field(path: str, hint: Any, value: Any) -> None:
+    if not is_valid(hint, value):
+        raise ConfigurationError(
+            f"{path} is {value!r}; expected {type_name(hint)}, e.g. {json.dumps(example(hint))}"
+        )
 
 
 def evolve(value: S, changes: Mapping[str, Any]) -> S:
     """`value` with each dotted path set, every group constructed once.
 
     >>> evolve(experiment, {"train.optimizer.learning_rate": 3e-4, "seeds": (0, 1)})
+
+    A whole group (`train.model`) is set before paths inside it (`train.model.d_mlp`).
     """
+    return _evolve(value, changes, within="")
+
+
+def _evolve(group: S, changes: Mapping[str, Any], within: str) -> S:
     own: dict[str, Any] = {}
-    inner: dict[str, dict[str, Any]] = {}
+    below: dict[str, dict[str, Any]] = {}
     for path, new in changes.items():
         name, _, rest = path.partition(".")
+        if name not in field_types(type(group)):
+            raise ConfigurationError(
+                f"there is no setting {within}{path}; {LIST_COMMAND} lists all"
+            )
         if rest:
-            inner.setdefault(name, {})[rest] = new
+            below.setdefault(name, {})[rest] = new
         else:
             own[name] = new
-    for name, those in inner.items():
-        own[name] = evolve(own.get(name, getattr(value, name)), those)
-    return replace(value, **own)  # type: ignore[type-var]
+    for name, inner_changes in below.items():
+        current = own.get(name, getattr(group, name))
+        path = f"{within}{name}"
+        if current is None:
+            hint = field_types(type(group))[name]
+            raise ConfigurationError(
+                f"{path}.{next(iter(inner_changes))} cannot be set, because {path} is null; "
+                f"set the whole group first: --set {_as_word(path, example(hint))}"
+            )
+        own[name] = _evolve(current, inner_changes, f"{path}.")
+    return replace(group, **own)  # type: ignore[type-var]
 
 
 def parse_overrides(value: S, words: Sequence[str]) -> S:
     """`value` with every `path=text` of `--set`, typed, merged and then checked once.
 
-    Text is read as JSON, or as a bare word where a string is expected. A group with a method
-    `named` may be set as a whole by name: `train.model=olmo-150m`.
+    Text is JSON, or a bare word where a string is expected. Of two words for one path the last
+    counts. A group with a method `named` is set as a whole by a name, `train.model=olmo-150m`; an
+    optional group by a JSON object or null, `data.annotation={"kind": "meda"}`.
     """
     changes: dict[str, Any] = {}
     for word in words:
@@ -134,91 +131,122 @@ def parse_overrides(value: S, words: Sequence[str]) -> S:
             raise ConfigurationError(
                 f"--set {word}: expected PATH=VALUE, e.g. train.optimizer.learning_rate=1e-3"
             )
-        changes[path] = _typed(value, path, text)
+        changes[path] = _parse(value, path, text)
     return evolve(value, changes)
 
 
-def _typed(value: Any, path: str, text: str) -> Any:
+def _parse(root: Any, path: str, text: str) -> Any:
     """The value that `text` gives the setting at `path`, checked against its type."""
-    asked, group, names = f"--set {path}={text}", value, path.split(".")
-    for depth, name in enumerate(names):
-        if not is_dataclass(group) or name not in _hints(type(group)):
-            raise ConfigurationError(
-                f"{asked}: there is no setting {path}; {_nearest(value, path)}"
-            )
-        if depth < len(names) - 1:
-            group = getattr(group, name)
-    current, hint = getattr(group, names[-1]), _hints(type(group))[names[-1]]
+    word = f"--set {path}={text}"
+    hint, current = _lookup(root, path, word)
     if hasattr(current, "named"):
-        return current.named(text)  # type: ignore[union-attr]
-    if is_dataclass(current):
-        inside = ", ".join(f"{path}.{f.name}" for f in fields(current))
-        raise ConfigurationError(f"{asked}: {path} is a group; set one of {inside}")
-    adapter = TypeAdapter(hint, config=None if is_dataclass(hint) else ConfigDict(strict=True))
+        return current.named(text)
+    if is_dataclass(hint):
+        paths = ", ".join(f"{path}.{f.name}" for f in fields(hint))
+        raise ConfigurationError(f"{word}: {path} is a group; set one of {paths}")
     try:
-        return adapter.validate_json(text)
-    except ValidationError as as_json:
-        try:
-            return adapter.validate_python(text)  # a bare word is a string without its quotes
-        except ValidationError as as_word:
-            fault = as_word if as_json.errors()[0]["type"] == "json_invalid" else as_json
+        return adapter(hint).validate_json(text)
+    except ValidationError as error:
+        fault = error
+    try:
+        return adapter(hint).validate_python(text)  # a bare word is a string without its quotes
+    except ValidationError:
+        got = describe_faults(fault) if group_of(hint) else f"got {text!r}"
+        is_empty = current in (None, (), {}, "")
+        sample = example(hint) if is_empty else to_dict(current)
+        raise ConfigurationError(
+            f"{word}: {got}; expected {type_name(hint)}, e.g. --set {_as_word(path, sample)}"
+        ) from fault
+
+
+def _lookup(root: Any, path: str, word: str) -> tuple[Any, Any]:
+    """The type of the setting at `path` and its value now; None for a value in an absent group."""
+    hint: Any = type(root)
+    current = root
+    for name in path.split("."):
+        group = group_of(hint)
+        if group is None or name not in field_types(group):
             raise ConfigurationError(
-                f"{asked}: {describe_faults(fault)}; expected {type_name(hint)}, "
-                f"e.g. {path}={_example(hint, current)}"
-            ) from fault
+                f"{word}: there is no setting {path}; {_nearest(type(root), path)}"
+            )
+        hint = field_types(group)[name]
+        current = getattr(current, name, None)
+    return hint, current
 
 
-def _example(hint: Any, current: Any) -> str:
-    """A value of the right form, as a user would type it."""
-    if current not in (None, (), {}, ""):
-        return " ".join(to_json(current).split()).replace("[ ", "[").replace(" ]", "]")
-    return "'[\"URI\"]'" if get_origin(hint) is tuple else "…"
+def _as_word(path: str, value: Any) -> str:
+    """`path=value` as a user types it after --set, quoted for a shell."""
+    return shlex.quote(f"{path}={_as_text(value)}")
 
 
-def _nearest(value: Any, path: str) -> str:
-    known = [setting.path for setting in describe(value)]
-    close = difflib.get_close_matches(path, known, n=1, cutoff=0.4)
-    same_end = [name for name in known if name.rpartition(".")[2] == path.rpartition(".")[2]]
-    found = (same_end or close)[:1]
-    nearest = f"did you mean {found[0]}? " if found else ""
-    return f"{nearest}`python launch/sweep.py --settings` lists all"
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
+
+
+def _nearest(cls: type, path: str) -> str:
+    known = list(_paths(cls))
+    same_name = [name for name in known if name.rpartition(".")[2] == path.rpartition(".")[2]]
+    found = difflib.get_close_matches(path, same_name or known, n=1, cutoff=0.4) or same_name
+    suggestion = f"did you mean {found[0]}? " if found else ""
+    return f"{suggestion}{LIST_COMMAND} lists all"
+
+
+def _paths(cls: type, within: str = "") -> Iterator[str]:
+    """Every path that can be set; of a group that must be there, only the paths inside it."""
+    for name, hint in field_types(cls).items():
+        group = group_of(hint)
+        if not is_dataclass(hint):
+            yield f"{within}{name}"
+        if group is not None:
+            yield from _paths(group, f"{within}{name}.")
 
 
 class Setting(NamedTuple):
-    """One setting: its dotted path, its type in words, its current value and what it means."""
+    """One setting: its dotted path, its type in words, its value and what it means.
+
+    value: as `--set` takes it. Inside an optional group that is null it is the default, or
+        "required" where there is none.
+    """
 
     path: str
     type: str
-    value: Any
+    value: str
     meaning: str
     is_operational: bool
 
 
 def describe(value: Any, prefix: str = "") -> list[Setting]:
     """Every setting of `value` whose path starts with `prefix`, in the order of declaration."""
-    return [setting for setting in _walk(value, "") if setting.path.startswith(prefix)]
+    return [found for found in _walk(type(value), value, "") if found.path.startswith(prefix)]
 
 
-def _walk(group: Any, within: str) -> Iterator[Setting]:
-    meanings, hints = field_docstrings(type(group)), _hints(type(group))
-    for f in fields(group):
-        current, path = getattr(group, f.name), f"{within}{f.name}"
-        if is_dataclass(current) and not isinstance(current, type):
-            yield from _walk(current, f"{path}.")
-        else:
+def _walk(cls: type, group: Any, within: str) -> Iterator[Setting]:
+    """The settings of a group; `group` is None where an optional group of this class is null."""
+    for f in fields(cls):  # type: ignore[arg-type]
+        hint = field_types(cls)[f.name]
+        current = _default(f) if group is None else getattr(group, f.name)
+        if not is_dataclass(hint):
             yield Setting(
-                path,
-                type_name(hints[f.name]),
-                current,
-                meanings.get(f.name, ""),
-                bool(f.metadata.get("operational")),
+                path=f"{within}{f.name}",
+                type=type_name(hint),
+                value="required" if current is MISSING else _as_text(to_dict(current)),
+                meaning=field_docstrings(cls).get(f.name, ""),
+                is_operational=bool(f.metadata.get("operational")),
             )
+        inner = group_of(hint)
+        if inner is not None:
+            is_set = isinstance(current, inner)
+            yield from _walk(inner, current if is_set else None, f"{within}{f.name}.")
+
+
+def _default(f: Field[Any]) -> Any:
+    return f.default if f.default_factory is MISSING else f.default_factory()
 
 
 @cache
 def field_docstrings(cls: type) -> dict[str, str]:
     """The docstring under each field of a class, by field name."""
-    (tree,) = ast.parse(inspect.cleandoc("\n" + inspect.getsource(cls))).body
+    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
     assert isinstance(tree, ast.ClassDef)
     found = {}
     for above, below in zip(tree.body, tree.body[1:], strict=False):
@@ -226,21 +254,3 @@ def field_docstrings(cls: type) -> dict[str, str]:
         if isinstance(above, ast.AnnAssign) and isinstance(above.target, ast.Name) and is_text:
             found[above.target.id] = " ".join(str(below.value.value).split())  # type: ignore[union-attr]
     return found
-
-
-def type_name(hint: Any) -> str:
-    """A type in words for a user: `number >= 0`, `one of adamw, muon`, `list of text`."""
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin is Annotated:
-        bounds = " and ".join(f"{sign} {bound:g}" for bound, sign, _ in _bounds(hint))
-        return f"{type_name(arguments[0])} {bounds}".rstrip()
-    if origin is Literal:
-        return f"one of {', '.join(map(str, arguments))}"
-    if origin in (Union, types.UnionType):
-        return " or ".join(type_name(part) for part in arguments)
-    if origin is tuple:
-        return f"list of {type_name(arguments[0])}"
-    if origin is dict:
-        return f"map from {type_name(arguments[0])} to {type_name(arguments[1])}"
-    names = {int: "whole number", float: "number", str: "text", bool: "true or false"}
-    return names.get(hint, "null" if hint is type(None) else getattr(hint, "__name__", str(hint)))
