@@ -19,7 +19,7 @@ from data_prep.core.errors import (
     StorageError,
 )
 from data_prep.core.records import digest, from_json, operational, record, to_json
-from data_prep.core.settings import _bounds
+from data_prep.core.setting_types import is_valid
 from data_prep.token_stream import manifest, mixture
 from data_prep.token_stream.mixture import Mixture
 from eval import config as eval_config
@@ -119,8 +119,8 @@ def values(hint: Any) -> st.SearchStrategy:
         return st.sampled_from(arguments)
     if get_origin(hint) is Annotated:
         if arguments[0] is int:
-            return values(int).filter(lambda n: _is_within(hint, n))
-        whole = [n for n in range(6) if _is_within(hint, n)]
+            return values(int).filter(lambda n: is_valid(hint, n))
+        whole = [n for n in range(6) if is_valid(hint, n)]
         return st.from_type(hint).filter(math.isfinite) | st.sampled_from(whole)
     if get_origin(hint) in (Union, UnionType):
         return st.one_of(*(values(one) for one in arguments))
@@ -141,10 +141,6 @@ def values(hint: Any) -> st.SearchStrategy:
         if hint is float
         else plain[hint]
     )
-
-
-def _is_within(hint: Any, number: float) -> bool:
-    return all(holds(number) for _, _, holds in _bounds(hint))
 
 
 @st.composite
