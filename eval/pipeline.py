@@ -27,9 +27,9 @@ from eval.config import EvalConfig
 from eval.eval_report import FORMAT_VERSION, Controlled, EvalReport, Sample, eval_uri, find
 from eval.inputs import prompts
 from eval.model.loaded_model import Subject, finished_run, folder_name, load_folder, load_run
-from eval.probing import logistic_probes, transfer
+from eval.probing import entanglement, labelled_sets, logistic_probes, logit_lens, transfer
 from eval.probing import probe_heads as probing
-from eval.probing.probe_heads import Heads
+from eval.probing.probe_heads import ProbedHeads
 from eval.resume import Parts
 from eval.stats import intervals
 from eval.stats.estimate import Estimate
@@ -66,8 +66,8 @@ class Inputs(NamedTuple):
     """
 
     rows: prompts.Rows
-    split: logistic_probes.Split
-    others: transfer.Others
+    split: logistic_probes.RowSplit
+    labelled_sets: labelled_sets.LabelledSets
     benchmarks: dict[str, list[Question]]
 
 
@@ -125,18 +125,18 @@ def _read(config: EvalConfig, load: Callable[[], Subject]) -> Inputs:
     """Files first, for what is wrong with them should be told before a model is at work; held-out
     text is the subject's.
     """
-    others = transfer.others(config)
+    sets = labelled_sets.read(config)
     benchmarks = {name: multiple_choice.read(name, config) for name in config.capability.benchmarks}
     rows = prompts.choose(
         config,
         lambda *asked: load().held_out_documents(*asked),
         lambda ids: load().tokenizer.decode(ids),
     )
-    split = logistic_probes.split(
+    split = logistic_probes.split_rows(
         [row.group for row in rows.probes], prompts.labels_of(rows.probes), config.seed
     )
     seen = {rows.probes[i].id for i in split.train + split.validation}
-    return Inputs(rows, split, transfer.unseen(others, seen), benchmarks)
+    return Inputs(rows, split, labelled_sets.without_seen_rows(sets, seen), benchmarks)
 
 
 def _measure(
@@ -165,8 +165,12 @@ def _measure(
     )
     with closing(telemetry.progress(n_units, f"evaluate {which.id}: probes", "rows")) as bar:
         heads = probing.probe(subject, rows.probes, inputs.split, config, parts, bar.update)
-        entangled = transfer.entangled(subject, heads, inputs.others, config, parts)
-        transfers = transfer.transfers(subject, heads, inputs.others, config, parts)
+        entangled = entanglement.measure_entanglement(
+            subject, heads, inputs.labelled_sets.attributes, config, parts
+        )
+        transfers = transfer.measure_transfer(
+            subject, heads, inputs.labelled_sets.transfer, config, parts
+        )
         bar.set_description(f"evaluate {which.id}: steering")
         shift = Shift("steered", heads.shift_LD, strengths)
         steered = measure_strengths.measure(
@@ -177,7 +181,7 @@ def _measure(
             bar.set_description(f"evaluate {which.id}: {name}")
             shift = Shift(
                 name,
-                intervention.control_shift(name, heads.directions, heads.chosen, config.seed),
+                intervention.control_shift(name, heads.directions, heads.selected, config.seed),
                 positive,
             )
             controls[name] = measure_strengths.measure(
@@ -204,8 +208,8 @@ def _measure(
         label_rule=rows.label_rule,
         n_probe_rows={name: len(part) for name, part in heads.split._asdict().items()}
         | {"toxic": n_toxic},
-        probe_accuracy=summarize_strengths.mean(
-            heads.correct_RLN.flatten(1).double().mean(1).tolist(), "ratio", config
+        probe_accuracy=intervals.bootstrap_mean(
+            heads.correct_RLN.flatten(1).double().mean(1).tolist(), "ratio", seed=config.seed
         ),
         best_head_accuracy=_best_head(heads, config),
         majority_accuracy=max(toxic_share, 1 - toxic_share),
@@ -215,8 +219,10 @@ def _measure(
         probe_null=heads.null,
         transfers=transfers,
         entanglement=entangled,
-        lens=transfer.lenses(subject, heads, _listed(subject, scorer), config),
-        chosen_heads=tuple(heads.chosen),
+        lens=logit_lens.read_lenses(subject, heads, _listed(subject, scorer), config.seed)
+        if config.probing.site == "heads"
+        else (),
+        chosen_heads=tuple(heads.selected),
         steered=summarize_strengths.steered(steered, config),
         controls=tuple(
             Controlled(control=name, steered=summarize_strengths.steered(of, config))
@@ -227,7 +233,7 @@ def _measure(
     )
 
 
-def _probe_items(heads: Heads) -> list[Item]:
+def _probe_items(heads: ProbedHeads) -> list[Item]:
     shares = heads.correct_RLN.flatten(1).double().mean(1).tolist()
     return [
         Item("probe_accuracy", name, 0.0, share)
@@ -250,9 +256,9 @@ def _table(values_LN: Tensor) -> tuple[tuple[float, ...], ...]:
     return tuple(map(tuple, values_LN.tolist()))
 
 
-def _best_head(heads: Heads, config: EvalConfig) -> Estimate:
+def _best_head(heads: ProbedHeads, config: EvalConfig) -> Estimate:
     """Test accuracy of the head that is best on validation rows."""
-    layer, head = heads.chosen[0]
+    layer, head = heads.selected[0]
     correct_R = heads.correct_RLN[:, layer, head]
     return intervals.wilson(int(correct_R.sum()), len(correct_R), "ratio")
 

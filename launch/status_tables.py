@@ -3,7 +3,7 @@
 from rich.box import SIMPLE
 from rich.table import Table
 
-from eval.eval_report import Estimate
+from eval.stats.estimate import Estimate
 from launch.experiment import Experiment
 from launch.run_states import RunState, streams_built
 

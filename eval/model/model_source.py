@@ -1,4 +1,4 @@
-"""the model a command names, a run or a Hugging Face folder, and what an evaluation of it found: the shift that steers"""
+"""the model that a command names: a finished run or a folder with a Hugging Face OLMo"""
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
@@ -7,14 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from safetensors import SafetensorError
-from safetensors.torch import load
-from torch import Tensor
-
-from data_prep.core import storage
-from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing
 from eval.config import EvalConfig
-from eval.eval_report import EvalReport
 from eval.model.loaded_model import (
     Subject,
     fetch_export,
@@ -23,8 +16,6 @@ from eval.model.loaded_model import (
     load_folder,
     load_run,
 )
-from eval.probing.directions import Directions
-from eval.steering import intervention
 from training.run_record import RunRecord, run_uri
 
 
@@ -53,14 +44,6 @@ class Named(NamedTuple):
         return load_run(self.root, self.source, config)
 
 
-class Found(NamedTuple):
-    """An evaluation, in the folder `uri`, and the shift of the heads it chose for α = 1, [L, D]."""
-
-    report: EvalReport
-    uri: str
-    shift_LD: Tensor
-
-
 def add_arguments(parser: ArgumentParser) -> None:
     """--out, and --run or --model: which model the command is about."""
     parser.add_argument(
@@ -83,34 +66,3 @@ def named(asked: Namespace) -> Named:
     if asked.model:
         return Named(asked.out, folder_home(asked.out, asked.model), asked.model)
     return Named(asked.out, run_uri(asked.out, asked.run), finished_run(asked.out, asked.run))
-
-
-def load_found(model: Named, evaluation: str) -> Found:
-    """What `evaluation`, such as eval-1f3c9a20, found in the model; ArtefactMissing if it is not
-    finished.
-    """
-    uri = storage.join(model.home, evaluation)
-    if not storage.exists(storage.join(uri, "report.json")):
-        there = [
-            report.split("/")[-2]
-            for report in storage.glob(storage.join(model.home, "eval-*", "report.json"))
-        ]
-        raise ArtefactMissing(
-            f"{uri}/report.json: there is no such evaluation of this model; "
-            + (
-                f"it has {', '.join(there)}"
-                if there
-                else "it has none: run eval/evaluate_run.py with the same --out and model"
-            )
-        )
-    report = storage.load(EvalReport, storage.join(uri, "report.json"))
-    try:
-        heads = load(storage.read(storage.join(uri, "heads.safetensors")))
-    except SafetensorError as error:
-        raise ArtefactCorrupt(
-            f"{uri}/heads.safetensors is not whole: {error}; delete report.json, evaluate again"
-        ) from error
-    shift_LD = intervention.unit_shift(
-        Directions(heads["theta_LNH"], heads["sigma_LN"]), report.chosen_heads
-    )
-    return Found(report, uri, shift_LD)

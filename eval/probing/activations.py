@@ -1,23 +1,22 @@
-"""what every head says of every row, keyed by row id, in memory or in half precision on disk; MLPs
-and residual streams likewise
+"""activations of probe rows at one hook point, keyed by row id, in memory or fp16 on disk
 
-A head's output is its slice of the input of the attention's output projection: what a head says
-before the projection mixes it with the others (Li et al. 2023; ITI reads and edits the same place;
-hook_points.py knows it and the others). Rows are batched with rows of the same length only, so
-there is no padding that could leak into a reading: padded at the left, rows of like length read
-1e-6 otherwise than alone, and no faster (200 rows of 70 to 128 tokens, the laptop's model). Values
-are joined to labels by id, never by order.
+A head's activation is its slice of the input of the attention's output projection, before the
+projection mixes it with the others (Li et al. 2023; ITI reads and edits the same place);
+hook_points.py names this place and the others. Rows are batched only with rows of the same length,
+so no padding can influence a reading: padded at the left, rows of similar length differ by 1e-6
+from rows read alone, and are no faster to read (200 rows of 70 to 128 tokens, the laptop's model).
+Values are joined to labels by id, never by order.
 
-Values are read back a layer at a time: OLMo-1B's 256 heads on 8,960 rows are 1.2 GB in fp32, one
-layer's 73 MB. Where they would take more than MEMORY_BYTES they are kept as fp16 in a file without a
-name, which is gone when the process ends.
+Values are read back one layer at a time: OLMo-1B's 256 heads on 8,960 rows are 1.2 GB in fp32, one
+layer's 73 MB. Above MEMORY_BYTES they are kept as fp16 in an unnamed file, which disappears with
+the process.
 
-Shapes: R rows, B batch, T position, L layer, N head, H head dim, D = N·H.
+Shapes: R rows, B batch, T positions, L layers, N heads, H head dim, D = N·H.
 """
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from tempfile import NamedTemporaryFile
 from typing import NamedTuple
@@ -26,7 +25,7 @@ import torch
 from torch import Tensor
 
 from data_prep.core.errors import ArtefactCorrupt, ConfigurationError, StorageError
-from eval.config import Site
+from eval.config import ProbingConfig
 from eval.model import hook_points
 from eval.model.batching import BatchSize
 from training.model.olmo import OLMo
@@ -35,75 +34,70 @@ MEMORY_BYTES = 4 << 30  # in fp32, at most; fp16 on disk keeps 11 significant bi
 
 
 class Activations(NamedTuple):
-    """rows[id] is a row of values_LRNH: fp32 on the model's device, or fp16 in a mapped file."""
+    """row_of[id] is a row of values_LRNH: fp32 on the model's device, or fp16 in a mapped file."""
 
-    rows: dict[str, int]
+    row_of: dict[str, int]
     values_LRNH: Tensor
     device: torch.device
 
-    def of(self, layer: int, ids: Sequence[str]) -> Tensor:
-        """One layer's values of these ids, in the order asked: [R, N, H] fp32 on the model's
+    @property
+    def n_layers(self) -> int:
+        return len(self.values_LRNH)
+
+    def layer(self, layer: int, ids: Sequence[str]) -> Tensor:
+        """One layer's values of these ids, in the given order: [R, N, H] fp32 on the model's
         device.
         """
-        return self.values_LRNH[layer][[self.rows[name] for name in ids]].to(
-            self.device, torch.float32
-        )
+        rows = [self.row_of[row_id] for row_id in ids]
+        return self.values_LRNH[layer][rows].to(self.device, torch.float32)
 
 
 @torch.inference_mode()
 def collect(
     model: OLMo,
-    ids: Sequence[str],
-    rows: Sequence[Sequence[int]],
+    rows: Mapping[str, Sequence[int]],
+    probing: ProbingConfig,
     *,
     batch: BatchSize,
     advance: Callable[[int], object],
-    site: Site = "heads",
-    token: str = "last",
-    memory_bytes: int = MEMORY_BYTES,
+    memory_bytes: float = MEMORY_BYTES,
 ) -> Activations:
-    """What every unit of `site` says at the `token` of each row (eval/config.py); `advance(n)` is
-    told of n finished rows.
-    """
-    assert len(ids) == len(rows) == len(set(ids)), (len(ids), len(rows), len(set(ids)))
-    config, device = model.config, model.embedding.weight.device
-    shape = (config.n_layers, len(rows), *hook_points.units(site, config))
-    values_LRNH = (
-        torch.empty(shape, device=device)
-        if 4 * math.prod(shape) <= memory_bytes
-        else _on_disk(shape)
-    )
-    bad = torch.zeros(len(rows), dtype=torch.bool)
+    """The activations of every head (or other unit of `probing.site`) at `probing.token` of each
+    row.
 
-    def work(members: Sequence[int]) -> None:
-        read: list[Tensor] = []
-        visit = partial(_keep, _position(token, len(rows[members[0]])), read)
-        with hook_points.visited(model, site, dict.fromkeys(range(config.n_layers), visit)):
-            model.hidden(torch.tensor([rows[r] for r in members], device=device))
-        values_LBNH = (
-            torch.stack(read).unflatten(-1, hook_points.units(site, config)).to(values_LRNH)
-        )
-        bad[members] = (~torch.isfinite(values_LBNH)).any(0).flatten(1).any(1).cpu()
+    rows: the token ids of each row, by row id. advance(n) is called after every n finished rows.
+    Raises ArtefactCorrupt if a value is not finite.
+    """
+    config = model.config
+    device = model.embedding.weight.device
+    units_NH = hook_points.units(probing.site, config)
+    token_rows = list(rows.values())
+    shape = (config.n_layers, len(rows), *units_NH)
+    if 4 * math.prod(shape) <= memory_bytes:
+        values_LRNH = torch.empty(shape, device=device)
+    else:
+        values_LRNH = _empty_on_disk(shape)
+    is_bad_R = torch.zeros(len(rows), dtype=torch.bool)
+
+    def read_batch(members: Sequence[int]) -> None:
+        layers_BD: list[Tensor] = []
+        position = _position(probing.token, len(token_rows[members[0]]))
+        visit = partial(_append_reading, layers_BD, position)
+        with hook_points.visited(model, probing.site, dict.fromkeys(range(config.n_layers), visit)):
+            model.hidden(torch.tensor([token_rows[r] for r in members], device=device))
+        values_LBNH = torch.stack(layers_BD).unflatten(-1, units_NH).to(values_LRNH)
+        is_bad_R[members] = (~torch.isfinite(values_LBNH)).any(0).flatten(1).any(1).cpu()
         values_LRNH[:, members] = values_LBNH
         advance(len(members))
 
-    for members in of_one_length(rows):
-        batch.each(members, work)
-    n_bad = int(bad.sum())
-    if n_bad:
-        raise ArtefactCorrupt(
-            f"{n_bad} of {len(rows)} rows have activations that are not finite; the model's weights or training broke"
-            + (
-                ", or they are too large for fp16: lower eval.probing.n_rows"
-                if values_LRNH.dtype == torch.float16
-                else ""
-            )
-        )
-    return Activations({name: r for r, name in enumerate(ids)}, values_LRNH, device)
+    for members in group_by_length(token_rows):
+        batch.each(members, read_batch)
+    _check_finite(int(is_bad_R.sum()), len(rows), values_LRNH.dtype)
+    return Activations({row_id: r for r, row_id in enumerate(rows)}, values_LRNH, device)
 
 
-def of_one_length(rows: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Positions of `rows` by their length, shortest first."""
+def group_by_length(rows: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Positions of `rows` grouped by the rows' length, shortest first."""
     by_length: dict[int, list[int]] = {}
     for r, row in enumerate(rows):
         by_length.setdefault(len(row), []).append(r)
@@ -111,31 +105,46 @@ def of_one_length(rows: Sequence[Sequence[int]]) -> list[list[int]]:
 
 
 def _position(token: str, length: int) -> int | None:
-    """The position to read in rows of this length; None is the mean of all."""
-    if token in ("last", "mean"):
-        return -1 if token == "last" else None
+    """The position to read in rows of this length; None is the mean of all positions."""
+    if token == "mean":
+        return None
+    if token == "last":
+        return -1
     if not -length <= int(token) < length:
         raise ConfigurationError(
-            f"eval.probing.token is {token}, and a probe row has {length} tokens; expected last, mean or a position that all have"
+            f"eval.probing.token is {token}, and a probe row has {length} tokens; expected last, "
+            "mean or a position that every row has; choose another or leave out short rows"
         )
     return int(token)
 
 
-def _keep(at: int | None, read: list[Tensor], x_BTD: Tensor) -> None:
-    read.append(x_BTD.float().mean(1) if at is None else x_BTD[:, at].float().clone())
+def _append_reading(readings: list[Tensor], position: int | None, x_BTD: Tensor) -> None:
+    if position is None:
+        readings.append(x_BTD.float().mean(1))
+    else:
+        readings.append(x_BTD[:, position].float().clone())
 
 
-def _on_disk(shape: tuple[int, ...]) -> Tensor:
-    """An fp16 tensor over a file in the temporary folder, whose name is gone at once."""
+def _check_finite(n_bad: int, n_rows: int, dtype: torch.dtype) -> None:
+    if not n_bad:
+        return
+    too_large = ", or they are too large for fp16: lower eval.probing.n_rows"
+    raise ArtefactCorrupt(
+        f"{n_bad} of {n_rows} rows have activations that are not finite; the model's weights are "
+        f"damaged, or training diverged{too_large if dtype == torch.float16 else ''}"
+    )
+
+
+def _empty_on_disk(shape: tuple[int, ...]) -> Tensor:
+    """An fp16 tensor over a file in the temporary folder, whose name is deleted at once."""
     n = math.prod(shape)
     with NamedTemporaryFile(prefix="hormesis-activations-") as file:
         try:
-            os.posix_fallocate(
-                file.fileno(), 0, 2 * n
-            )  # else a full disk is a bus error in the middle of the work
+            # reserve the space: on a full disk, writing to a sparse mapped file is a bus error
+            os.posix_fallocate(file.fileno(), 0, 2 * n)
         except OSError as error:
             raise StorageError(
-                f"{file.name}: no room for {2 * n:,} bytes of activations: {error.strerror}; set TMPDIR to a larger disk, or lower "
-                "eval.probing.n_rows"
+                f"{file.name}: no room for {2 * n:,} bytes of activations: {error.strerror}; set "
+                "TMPDIR to a folder on a larger disk, or lower eval.probing.n_rows"
             ) from error
         return torch.from_file(file.name, shared=True, size=n, dtype=torch.float16).view(shape)

@@ -1,18 +1,12 @@
-"""how directions lie: to those of other attributes, and to the vocabulary
+"""logit lens: which tokens the directions of the steered heads write
 
-Entanglement of a direction (Li et al. 2025, §2) is E_i = max over j ≠ i of |cos(v_i, v_j)|. N
-directions in H dimensions cannot all have less than Welch's bound (1974), and random ones have more
-than that: both lines belong beside any measured value.
+Heads' θ go through the output projection into the residual stream, lose their mean as the final
+norm would remove it, and meet the unembedding. Whether a share of listed words among the top tokens
+is high shows only beside random directions through the same heads.
 
-The logit lens asks which tokens a direction writes: heads' θ go through the output projection into
-the residual stream, lose their mean as the final norm would take it, and meet the unembedding. What
-a share of listed words among the top tokens is worth shows only beside random directions through
-the same heads.
-
-Shapes: A attributes, L layer, N head, H head dim, D = N·H, P problems, B draws, V vocab, G groups.
+Shapes: L layers, N heads, H head dim, D = N·H, K heads of a group, B draws, V vocab.
 """
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -20,17 +14,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from eval.eval_report import Lens
+from eval.model.loaded_model import Subject
 from eval.probing.directions import Directions
+from eval.probing.probe_heads import ProbedHeads
 from eval.stats import resampling
 from training.model.olmo import OLMo
 
 TOP_TOKENS = 50
+N_RANDOM = 200  # random directions beside the measured one
 
 
-class Seen(NamedTuple):
-    """What one direction writes: token ids by falling alignment towards toxic and towards benign,
-    the share of listed tokens among each, and that share for each random direction through the same
-    heads.
+class WrittenTokens(NamedTuple):
+    """The tokens that one direction writes: ids by falling alignment towards toxic and towards
+    benign, the share of listed tokens among each, and the share towards toxic of each random
+    direction through the same heads.
     """
 
     toxic_ids: list[int]
@@ -40,84 +38,79 @@ class Seen(NamedTuple):
     random_shares_B: np.ndarray
 
 
-def cosines(theta_LNH: Tensor, others: Sequence[Tensor]) -> Tensor:
-    """|cos| of each head's direction with that of every other attribute in the same head: [A, L,
-    N]. Unit vectors, or 0.
+def read_lenses(
+    subject: Subject, heads: ProbedHeads, listed_V: np.ndarray, seed: int
+) -> tuple[Lens, ...]:
+    """The tokens that the selected heads write, all together and layer by layer. listed_V: which
+    ids of the tokenizer are toxic words.
     """
-    return torch.stack([(theta_LNH * other).sum(-1).abs() for other in others])
-
-
-def entanglement(vectors_AH: Tensor) -> Tensor:
-    """E_i = max over j ≠ i of |v_i·v_j| of unit vectors: [A]."""
-    gram_AA = (vectors_AH @ vectors_AH.T).abs()
-    return gram_AA.fill_diagonal_(0.0).max(dim=1).values
-
-
-def welch_bound(n: int, size: int) -> float:
-    """The least that max_i E_i of n directions in `size` dimensions can be (Welch 1974, eq. 6 with
-    k = 1).
-    """
-    return math.sqrt((n - size) / ((n - 1) * size)) if n > size else 0.0
-
-
-def random_entanglement(n: int, size: int, n_draws: int, seed: int) -> np.ndarray:
-    """E of one direction among n random ones in `size` dimensions: [n_draws]. By symmetry the first
-    is the first axis.
-    """
-    others = resampling.normals((n_draws, n - 1, size), "random entanglement", seed, n, size)
-    return np.abs(others[..., 0] / np.linalg.norm(others, axis=-1)).max(axis=1)
+    groups = {"all steered heads": heads.selected}
+    for layer in sorted({layer for layer, _ in heads.selected}):
+        groups[f"layer {layer + 1}"] = [head for head in heads.selected if head[0] == layer]
+    decode = subject.tokenizer.decode
+    lenses = []
+    for name, group in groups.items():
+        written = written_tokens(subject.model, heads.directions, group, listed_V, seed=seed)
+        lenses.append(
+            Lens(
+                group=name,
+                toxic_tokens=tuple(decode([i]) for i in written.toxic_ids),
+                benign_tokens=tuple(decode([i]) for i in written.benign_ids),
+                toxic_share=written.toxic_share,
+                benign_share=written.benign_share,
+                random_share=float(written.random_shares_B.mean()),
+                random_high=float(np.quantile(written.random_shares_B, 0.95)),
+            )
+        )
+    return tuple(lenses)
 
 
 @torch.no_grad()
-def written(model: OLMo, shift_LD: Tensor) -> Tensor:
-    """What each layer's shift of its heads writes into the residual stream, W_O·shift, without its
-    mean: [L, D], float32.
-    """
-    weights_LDD = torch.stack([block.attention.out.weight.float() for block in model.blocks])
-    written_LD = torch.einsum("lod,ld->lo", weights_LDD, shift_LD.to(weights_LDD))
-    return written_LD - written_LD.mean(dim=-1, keepdim=True)
-
-
-@torch.no_grad()
-def lens(
+def written_tokens(
     model: OLMo,
     directions: Directions,
     heads: Sequence[tuple[int, int]],
     listed_V: np.ndarray,
     *,
-    n_random: int,
     seed: int,
     top: int = TOP_TOKENS,
-) -> Seen:
+) -> WrittenTokens:
     """The tokens that these heads' directions write together, each weighted by its σ. θ points to
-    benign: +θ gives benign tokens, −θ toxic ones. listed_V: which ids of the tokenizer are words of
-    the list; ids beyond it do not count.
+    benign: +θ writes benign tokens, −θ toxic ones. listed_V: which ids of the tokenizer are listed
+    words; ids beyond it do not count.
     """
-    listed, n_ids = torch.from_numpy(listed_V), len(listed_V)
-    unembedding_VD = model.embedding.weight[:n_ids].float()
+    listed = torch.from_numpy(listed_V)
+    n_ids = len(listed_V)
     n_heads, size = directions.theta_LNH.shape[1:]
-    theta_BKH = torch.from_numpy(
-        resampling.normals((n_random, len(heads), size), "lens", seed, *sum(heads, ()))
-    ).float()
-    theta_BKH = torch.nn.functional.normalize(theta_BKH, dim=-1)
-    own_1KH = torch.stack([directions.theta_LNH[at] for at in heads])[None].cpu()
-    theta_BKH = torch.cat([own_1KH, theta_BKH])
+    theta_BKH = _with_random_directions(directions, heads, seed)
     out_BD = torch.zeros(len(theta_BKH), n_heads * size)
     for k, (layer, head) in enumerate(heads):
-        columns = (
-            model.blocks[layer]
-            .attention.out.weight[:, head * size : (head + 1) * size]
-            .float()
-            .cpu()
-        )
-        out_BD += float(directions.sigma_LN[layer, head]) * theta_BKH[:, k] @ columns.T
-    logits_BV = (out_BD - out_BD.mean(-1, keepdim=True)) @ unembedding_VD.cpu().T
-    toxic_BK, benign_BK = ((sign * logits_BV).topk(min(top, n_ids)).indices for sign in (-1, 1))
+        out_weight_DD = model.blocks[layer].attention.out.weight
+        own_DH = out_weight_DD[:, head * size : (head + 1) * size].float().cpu()
+        out_BD += float(directions.sigma_LN[layer, head]) * theta_BKH[:, k] @ own_DH.T
+    unembedding_VD = model.embedding.weight[:n_ids].float().cpu()
+    logits_BV = (out_BD - out_BD.mean(-1, keepdim=True)) @ unembedding_VD.T
+    toxic_BK = (-logits_BV).topk(min(top, n_ids)).indices
+    benign_BK = logits_BV.topk(min(top, n_ids)).indices
     shares_B = listed[toxic_BK].double().mean(-1).numpy()
-    return Seen(
-        toxic_BK[0].tolist(),
-        benign_BK[0].tolist(),
-        float(shares_B[0]),
-        float(listed[benign_BK[0]].double().mean()),
-        shares_B[1:],
+    return WrittenTokens(
+        toxic_ids=toxic_BK[0].tolist(),
+        benign_ids=benign_BK[0].tolist(),
+        toxic_share=float(shares_B[0]),
+        benign_share=float(listed[benign_BK[0]].double().mean()),
+        random_shares_B=shares_B[1:],
     )
+
+
+def _with_random_directions(
+    directions: Directions, heads: Sequence[tuple[int, int]], seed: int
+) -> Tensor:
+    """The heads' own unit directions and N_RANDOM random ones: [1 + B, K, H]."""
+    size = directions.theta_LNH.shape[-1]
+    head_numbers = [number for head in heads for number in head]
+    random_BKH = torch.from_numpy(
+        resampling.normals((N_RANDOM, len(heads), size), "lens", seed, *head_numbers)
+    ).float()
+    random_BKH = torch.nn.functional.normalize(random_BKH, dim=-1)
+    own_1KH = torch.stack([directions.theta_LNH[head] for head in heads])[None].cpu()
+    return torch.cat([own_1KH, random_BKH])

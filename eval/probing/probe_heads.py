@@ -1,11 +1,11 @@
-"""probe rows → which heads know, which way they point, and by how much that is more than chance
+"""probe all heads on labelled rows: accuracy, AUROC, directions, chance level, heads to steer
 
-    rows ─▶ activations ─┬▶ probes (train rows) ─▶ heads (validation rows) ─▶ accuracy, AUROC, calibration, null (test rows)
-                         └▶ θ, σ (train rows) ─▶ the shift of the chosen heads
+    rows ─▶ activations ─┬▶ probes (train rows) ─▶ selection (validation rows) ─▶ accuracy, AUROC, calibration, null (test rows)
+                         └▶ θ, σ (train rows) ─▶ the shift of the selected heads
 
-One layer at a time, so that a layer's activations are all that need be in memory.
+Layers are processed one at a time, so that only one layer's activations need to be in memory.
 
-Shapes: R rows, L layer, N head, H head dim, P = L·N problems, D = N·H, B labellings: the observed
+Shapes: R rows, L layers, N heads, H head dim, P = L·N problems, D = N·H, B labellings: the observed
 one, then permuted ones.
 """
 
@@ -19,42 +19,47 @@ import torch
 from torch import Tensor
 
 from data_prep.core import keyed_random
-from eval.config import EvalConfig
+from eval.config import EvalConfig, ProbingConfig
 from eval.eval_report import ProbeNull
 from eval.inputs import prompts
+from eval.inputs.prompts import Labelled
 from eval.model.loaded_model import Subject
 from eval.probing import activations, directions, logistic_probes, permutation_null
+from eval.probing.activations import Activations
+from eval.probing.directions import Directions
+from eval.probing.head_selection import select_heads
+from eval.probing.logistic_probes import Probes, RowSplit
 from eval.resume import Arrays, Parts
-from eval.steering import intervention
+from eval.stats import roc
 
-CHANCE = (
-    0.05  # a head is above chance where no more than this share of permutations has a head as good
-)
+SIGNIFICANCE = 0.05  # a head is above chance if at most this share of permutations has one as good
 
-Advance = Callable[[int], object]
+Advance = Callable[[int], object]  # called with the number of rows finished
 
 
-class Heads(NamedTuple):
-    """What the probes found. Test rows carry ids; tables are [L, N]; shift_LD is σθ of the chosen
-    heads.
+class ProbedHeads(NamedTuple):
+    """Results of probing. Tables are [L, N]; correct_RLN is on test rows, in the order of test_ids;
+    shift_LD is σθ of the selected heads, best first.
     """
 
-    split: logistic_probes.Split
+    split: RowSplit
     test_ids: list[str]
     test_labels_R: Tensor
-    fitted: logistic_probes.Probes
-    directions: directions.Directions
+    probes: Probes
+    directions: Directions
     validation_LN: Tensor
     correct_RLN: Tensor
     auroc_LN: Tensor
     calibration_error_LN: Tensor
     null: ProbeNull | None
-    chosen: list[tuple[int, int]]
+    selected: list[tuple[int, int]]
     shift_LD: Tensor
 
 
-class _Part(NamedTuple):
-    """Rows of the split: their ids and labels; labellings_BR as the null has them."""
+class _LabelledPart(NamedTuple):
+    """One part of the split. labellings_BR: the observed labels and their permutations; None where
+    the null does not need them.
+    """
 
     ids: list[str]
     labels_R: Tensor
@@ -63,59 +68,65 @@ class _Part(NamedTuple):
 
 def probe(
     subject: Subject,
-    rows: list[prompts.Labelled],
-    split: logistic_probes.Split,
+    rows: list[Labelled],
+    split: RowSplit,
     config: EvalConfig,
     parts: Parts,
     advance: Advance,
-) -> Heads:
-    """Probe every head: fitted and directed on train rows, chosen on validation rows, judged on
-    test rows.
+) -> ProbedHeads:
+    """Probe every head: fitted on train rows, selected on validation rows, evaluated on test rows.
+
+    parts: where the results are kept, so that an interrupted evaluation does not repeat them.
     """
-    of_split = {
-        name: _part([rows[i] for i in of], name, config) for name, of in split._asdict().items()
+    n_permutations = config.probing.n_permutations
+    labelled = {
+        name: _labelled_part(
+            [rows[i] for i in positions],
+            0 if name == "validation" else n_permutations,
+            config.seed,
+        )
+        for name, positions in split._asdict().items()
     }
-    made = parts.once(
+    arrays = parts.once(
         "probes",
-        partial(_probed, subject, rows, of_split, config, advance),
+        partial(_probe_layers, subject, rows, labelled, config.probing, advance),
         partial(advance, len(rows)),
     )
-    found = {name: torch.from_numpy(array) for name, array in made.items()}
-    theta_sigma = directions.Directions(found["theta_LNH"], found["sigma_LN"])
-    chosen = directions.choose(found["validation_LN"], config.steering.top_heads)
-    return Heads(
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    theta_sigma = Directions(tensors["theta_LNH"], tensors["sigma_LN"])
+    selected = select_heads(tensors["validation_LN"], config.steering.top_heads)
+    return ProbedHeads(
         split=split,
-        test_ids=of_split["test"].ids,
-        test_labels_R=of_split["test"].labels_R,
-        fitted=logistic_probes.Probes(*(found[name] for name in logistic_probes.Probes._fields)),
+        test_ids=labelled["test"].ids,
+        test_labels_R=labelled["test"].labels_R,
+        probes=Probes(*(tensors[name] for name in Probes._fields)),
         directions=theta_sigma,
-        validation_LN=found["validation_LN"],
-        correct_RLN=found["correct_RLN"],
-        auroc_LN=found["auroc_LN"],
-        calibration_error_LN=found["calibration_error_LN"],
-        null=_null(made["null_accuracy_PB"]) if config.probing.n_permutations else None,
-        chosen=chosen,
-        shift_LD=intervention.unit_shift(theta_sigma, chosen),
+        validation_LN=tensors["validation_LN"],
+        correct_RLN=tensors["correct_RLN"],
+        auroc_LN=tensors["auroc_LN"],
+        calibration_error_LN=tensors["calibration_error_LN"],
+        null=_null_record(arrays["null_accuracy_PB"]) if n_permutations else None,
+        selected=selected,
+        shift_LD=directions.unit_shift(theta_sigma, selected),
     )
 
 
-def read(
-    subject: Subject, rows: Sequence[prompts.Labelled], config: EvalConfig, advance: Advance
-) -> activations.Activations:
+def read_activations(
+    subject: Subject, rows: Sequence[Labelled], probing: ProbingConfig, advance: Advance
+) -> Activations:
     """The activations of labelled rows."""
+    token_rows = subject.encode([row.text for row in rows])
     return activations.collect(
         subject.model,
-        [row.id for row in rows],
-        subject.encode([row.text for row in rows]),
+        dict(zip([row.id for row in rows], token_rows, strict=True)),
+        probing,
         batch=subject.batch,
         advance=advance,
-        site=config.probing.site,
-        token=config.probing.token,
     )
 
 
-def to_bytes(heads: Heads) -> bytes:
-    """heads.safetensors; the ids of the test rows are its metadata, as JSON."""
+def to_bytes(heads: ProbedHeads) -> bytes:
+    """The content of heads.safetensors; its metadata holds the ids of the test rows, as JSON."""
     from safetensors.torch import save
 
     return save(
@@ -125,82 +136,88 @@ def to_bytes(heads: Heads) -> bytes:
             "validation_accuracy_LN": heads.validation_LN.float().contiguous(),
             "test_accuracy_LN": heads.correct_RLN.float().mean(0).contiguous(),
             "test_correct_RLN": heads.correct_RLN.to(torch.uint8).contiguous(),
-            "chosen_layer_head": torch.tensor(heads.chosen),
+            "chosen_layer_head": torch.tensor(heads.selected),
         },
         {"test_ids": json.dumps(heads.test_ids)},
     )
 
 
-def _part(rows: list[prompts.Labelled], name: str, config: EvalConfig) -> _Part:
-    labels, labellings = prompts.labels_of(rows), None
-    if config.probing.n_permutations and name != "validation":
-        seed = keyed_random.key("probe null", config.seed, len(rows))
-        permuted = permutation_null.permuted(
-            labels, [row.group for row in rows], config.probing.n_permutations, seed
+def _labelled_part(rows: list[Labelled], n_permutations: int, seed: int) -> _LabelledPart:
+    labels = prompts.labels_of(rows)
+    labellings_BR = None
+    if n_permutations:
+        permuted = permutation_null.permuted_labels(
+            labels,
+            [row.group for row in rows],
+            n_permutations,
+            keyed_random.key("probe null", seed, len(rows)),
         )
-        labellings = np.vstack([labels, permuted])
-    return _Part([row.id for row in rows], torch.tensor(labels), labellings)
+        labellings_BR = np.vstack([labels, permuted])
+    return _LabelledPart([row.id for row in rows], torch.tensor(labels), labellings_BR)
 
 
-def _probed(
+def _probe_layers(
     subject: Subject,
-    rows: list[prompts.Labelled],
-    parts: dict[str, _Part],
-    config: EvalConfig,
+    rows: list[Labelled],
+    labelled: dict[str, _LabelledPart],
+    probing: ProbingConfig,
     advance: Advance,
 ) -> Arrays:
-    """What is measured, and costs time: the fields of Heads that are tensors, and the null's
-    accuracies.
-    """
-    found = read(subject, rows, config, advance)
-    layers = [_layer(found, layer, parts, config) for layer in range(len(found.values_LRNH))]
-    made = {
-        name: torch.cat([of[name] for of in layers])
-        for name in (*logistic_probes.Probes._fields, "theta_LNH", "sigma_LN")
+    """The expensive part of the results: the tensors of ProbedHeads, and the null's accuracies."""
+    read = read_activations(subject, rows, probing, advance)
+    layers = [_probe_layer(read, layer, labelled, probing) for layer in range(read.n_layers)]
+    tensors = {
+        name: torch.cat([layer[name] for layer in layers])
+        for name in (*Probes._fields, "theta_LNH", "sigma_LN")
     }
-    made |= {
-        name: torch.stack([of[name] for of in layers])
+    tensors |= {
+        name: torch.stack([layer[name] for layer in layers])
         for name in ("validation_LN", "auroc_LN", "calibration_error_LN")
     }
-    made["correct_RLN"] = torch.stack([of["correct_RLN"] for of in layers], dim=1)
-    if config.probing.n_permutations:
-        made["null_accuracy_PB"] = torch.cat([of["null_accuracy_PB"] for of in layers])
-    return {name: tensor.cpu().numpy() for name, tensor in made.items()}
+    tensors["correct_RLN"] = torch.stack([layer["correct_RLN"] for layer in layers], dim=1)
+    if probing.n_permutations:
+        tensors["null_accuracy_PB"] = torch.cat([layer["null_accuracy_PB"] for layer in layers])
+    return {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
 
 
-def _layer(
-    found: activations.Activations, layer: int, parts: dict[str, _Part], config: EvalConfig
+def _probe_layer(
+    read: Activations, layer: int, labelled: dict[str, _LabelledPart], probing: ProbingConfig
 ) -> dict[str, Tensor]:
-    """One layer's part of it."""
-    train, validation, test = (
-        (found.of(layer, part.ids), part.labels_R.to(found.device))
-        for part in (parts[name] for name in logistic_probes.Split._fields)
+    """One layer's share of the tensors."""
+    train, validation, test = (labelled[name] for name in RowSplit._fields)
+    train_RNH, validation_RNH, test_RNH = (
+        read.layer(layer, part.ids) for part in (train, validation, test)
     )
-    fitted = logistic_probes.fit(*train, config.probing.l2)
-    scores_RN = fitted.scores(test[0])
-    theta_sigma = directions.find(config.probing.direction, train[0][:, None], train[1], fitted)
-    made = fitted._asdict() | theta_sigma._asdict()
-    made |= {
-        "validation_LN": fitted.correct(*validation).double().mean(0),
-        "correct_RLN": fitted.correct(*test),
-        "auroc_LN": permutation_null.auroc(scores_RN, test[1]),
-        "calibration_error_LN": permutation_null.calibration_error(scores_RN, test[1]),
+    train_R, validation_R, test_R = (
+        part.labels_R.to(read.device) for part in (train, validation, test)
+    )
+    probes = logistic_probes.fit(train_RNH, train_R, probing.l2)
+    theta_sigma = directions.estimate(probing.direction, train_RNH[:, None], train_R, probes)
+    scores_RN = probes.scores(test_RNH).double()
+    is_toxic_R = test.labels_R.bool().numpy()
+    tensors = probes._asdict() | theta_sigma._asdict()
+    tensors |= {
+        "validation_LN": probes.correct(validation_RNH, validation_R).double().mean(0),
+        "correct_RLN": probes.correct(test_RNH, test_R),
+        "auroc_LN": torch.from_numpy(roc.auroc(scores_RN.cpu().numpy(), is_toxic_R)),
+        "calibration_error_LN": torch.from_numpy(
+            roc.calibration_error(torch.sigmoid(scores_RN).cpu().numpy(), is_toxic_R)
+        ),
     }
-    labellings = parts["train"].labellings_BR, parts["test"].labellings_BR
-    if labellings[0] is not None and labellings[1] is not None:
-        null = permutation_null.null_accuracy(
-            train[0], labellings[0], test[0], labellings[1], config.probing.l2
+    if train.labellings_BR is not None and test.labellings_BR is not None:
+        accuracy_NB = permutation_null.null_accuracy(
+            train_RNH, train.labellings_BR, test_RNH, test.labellings_BR, probing.l2
         )
-        made["null_accuracy_PB"] = torch.from_numpy(null)
-    return made
+        tensors["null_accuracy_PB"] = torch.from_numpy(accuracy_NB)
+    return tensors
 
 
-def _null(accuracy_PB: np.ndarray) -> ProbeNull:
+def _null_record(accuracy_PB: np.ndarray) -> ProbeNull:
     null = permutation_null.max_t(accuracy_PB)
     return ProbeNull(
         n_permutations=len(null.best_B),
-        best_accuracy=float(np.quantile(null.best_B, 1 - CHANCE)),
-        n_above=int((null.p_P <= CHANCE).sum()),
+        best_accuracy=float(np.quantile(null.best_B, 1 - SIGNIFICANCE)),
+        n_above=int((null.p_P <= SIGNIFICANCE).sum()),
         best_p=float(null.p_P.min()),
         mean_p=null.mean_p,
     )

@@ -1,6 +1,6 @@
-"""keyed resampling: bootstrap means of many columns at once, random signs, relabellings and normals
+"""keyed resampling: bootstrap means of many columns at once, random signs, orders and normals
 
-All draws are named by (purpose, seed, size), so conditions measured on the same items meet the same
+All draws are keyed by (purpose, seed, size), so conditions measured on the same items get the same
 resamples: their differences are paired without storing anything, and the numbers are the same on
 every machine. A bootstrap is one matrix product, how often each item was drawn times its values,
 whatever the number of columns.
@@ -22,56 +22,45 @@ def means(values_NK: np.ndarray, n_resamples: int, seed: int) -> np.ndarray:
     [B, K].
     """
     n = len(values_NK)
-    stream, parts = _stream("bootstrap", seed, n), []
-    for rows in _chunks(n_resamples, n):
-        drawn = keyed_random.hashes(stream, _counter(rows, n)) >> np.uint64(32)
-        of_row = np.repeat(np.arange(len(rows)), n) * n
-        cell = ((drawn * np.uint64(n)) >> np.uint64(32)).astype(np.int64) + of_row
-        counts_BN = np.bincount(cell, minlength=len(rows) * n).reshape(-1, n)
-        parts.append(counts_BN.astype(np.float64) @ values_NK / n)
-    return np.concatenate(parts)
+    key = _key("bootstrap", seed, n)
+    chunks = []
+    for resamples in _chunks(n_resamples, n):
+        bits = keyed_random.hashes(key, _counters(resamples, n)) >> np.uint64(32)
+        item = ((bits * np.uint64(n)) >> np.uint64(32)).astype(np.int64)
+        resample = np.repeat(np.arange(len(resamples)), n)
+        counts = np.bincount(resample * n + item, minlength=len(resamples) * n)
+        counts_BN = counts.reshape(-1, n).astype(np.float64)
+        chunks.append(counts_BN @ values_NK / n)
+    return np.concatenate(chunks)
 
 
 def sign_sums(values_NK: np.ndarray, n_resamples: int, seed: int) -> np.ndarray:
     """Sums of each column after giving every row a random sign, the same for all columns: [B, K]."""
     n = len(values_NK)
-    stream, parts = _stream("signs", seed, n), []
-    for rows in _chunks(n_resamples, n):
-        bits = keyed_random.hashes(stream, _counter(rows, n)) >> np.uint64(63)
-        parts.append((2.0 * bits.astype(np.float64) - 1.0).reshape(-1, n) @ values_NK)
-    return np.concatenate(parts)
-
-
-def relabelled_sums(values_N: np.ndarray, n_first: int, n_resamples: int, seed: int) -> np.ndarray:
-    """Sums over `n_first` of the N items drawn without replacement: [B]."""
-    n = len(values_N)
-    stream, parts = _stream("relabelling", seed, n, n_first), []
-    for rows in _chunks(n_resamples, n):
-        order_BN = np.argpartition(
-            keyed_random.hashes(stream, _counter(rows, n)).reshape(-1, n), n_first - 1, axis=1
-        )
-        parts.append(values_N[order_BN[:, :n_first]].sum(axis=1))
-    return np.concatenate(parts)
+    key = _key("signs", seed, n)
+    chunks = []
+    for resamples in _chunks(n_resamples, n):
+        bits = keyed_random.hashes(key, _counters(resamples, n)) >> np.uint64(63)
+        signs_BN = (2.0 * bits.astype(np.float64) - 1.0).reshape(-1, n)
+        chunks.append(signs_BN @ values_NK)
+    return np.concatenate(chunks)
 
 
 def label_orders(n: int, n_orders: int, seed: int) -> np.ndarray:
-    """Random orders of n labels, [n_orders, n]."""
-    keys = keyed_random.hashes(_stream("label order", seed, n), _counter(range(n_orders), n))
+    """Random orders of n labels: [n_orders, n]."""
+    keys = keyed_random.hashes(_key("label order", seed, n), _counters(range(n_orders), n))
     return np.argsort(keys.reshape(n_orders, n), axis=1, kind="stable")
 
 
 def normals(shape: tuple[int, ...], *name: object) -> np.ndarray:
-    """Standard normal numbers, named by `name`."""
+    """Standard normal numbers, keyed by `name`."""
     from scipy.special import ndtri
 
-    uniform = keyed_random.uniforms(
-        np.array(keyed_random.key("normals", *name), dtype=np.uint64),
-        np.arange(int(np.prod(shape))),
-    )
-    return ndtri(uniform + 2.0**-54).reshape(shape)  # the offset keeps 0 out
+    uniform = keyed_random.uniforms(_key("normals", *name), np.arange(int(np.prod(shape))))
+    return ndtri(uniform + 2.0**-54).reshape(shape)  # the offset excludes 0
 
 
-def _stream(*name: object) -> np.ndarray:
+def _key(*name: object) -> np.ndarray:
     return np.array(keyed_random.key(*name), dtype=np.uint64)
 
 
@@ -80,5 +69,5 @@ def _chunks(n_resamples: int, n: int) -> Iterator[range]:
     return (range(start, min(start + step, n_resamples)) for start in range(0, n_resamples, step))
 
 
-def _counter(rows: range, n: int) -> np.ndarray:
-    return np.arange(rows.start * n, rows.stop * n, dtype=np.uint64)
+def _counters(resamples: range, n: int) -> np.ndarray:
+    return np.arange(resamples.start * n, resamples.stop * n, dtype=np.uint64)

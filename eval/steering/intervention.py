@@ -9,7 +9,7 @@ The shift is added to the input of the attention's output projection (Li et al. 
     all    every position; cross-entropy needs it, for a shift of the last position alone never reaches the scored ones
 
 A shift of heads at all positions is a bias on the output projection, b = W_O·(ασθ): `output_bias`
-gives it, and baking.py writes it into an ordinary checkpoint. MLP outputs and the residual stream
+gives it, and bake_steering.py writes it into an ordinary checkpoint. MLP outputs and the residual stream
 are steered the same way for comparison; Hugging Face's OLMo has no bias where theirs would go, so
 those are not baked.
 
@@ -33,21 +33,9 @@ from data_prep.core import keyed_random
 from data_prep.core.errors import ConfigurationError
 from eval.config import Control, Positions, Site
 from eval.model import hook_points
-from eval.probing.directions import Directions
+from eval.probing.directions import Directions, unit_shift
 from eval.stats import resampling
 from training.model.olmo import OLMo
-
-
-def unit_shift(directions: Directions, heads: Sequence[tuple[int, int]]) -> Tensor:
-    """σ·θ of the chosen (layer, head) pairs and 0 elsewhere, heads side by side: the shift for α =
-    1, [L, D] fp32.
-    """
-    shift_LNH = torch.zeros_like(directions.theta_LNH)
-    for layer, head in heads:
-        shift_LNH[layer, head] = (
-            directions.sigma_LN[layer, head] * directions.theta_LNH[layer, head]
-        )
-    return shift_LNH.flatten(1)
 
 
 def control_shift(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from eval.config import Site
 from eval.model.batching import BatchSize
-from eval.probing.activations import of_one_length
+from eval.probing.activations import group_by_length
 from eval.steering import intervention
 from training.model.olmo import OLMo
 
@@ -64,7 +64,7 @@ def likelihoods(
         advance(len(members))
 
     for members in reversed(
-        of_one_length([row.tokens for row in rows])
+        group_by_length([row.tokens for row in rows])
     ):  # the longest first: memory fails at once or never
         batch.each(members, work)
     return [found[i] for i in range(len(rows))]

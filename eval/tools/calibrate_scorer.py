@@ -1,23 +1,186 @@
-"""ENTRY: one toxicity scorer against texts with known scores or labels
+"""ENTRY: compare a toxicity scorer with texts of known scores or labels
 
-python eval/tools/calibrate_scorer.py --scorer profanity --rows
-'rtp.jsonl.gz#text=continuation.text&label=continuation.toxicity' python
-eval/tools/calibrate_scorer.py --scorer classifier:FOLDER --rows 'comments.csv#label=is_toxic=Toxic'
+    python eval/tools/calibrate_scorer.py --scorer profanity \\
+        --rows 'rtp.jsonl.gz#text=continuation.text&label=continuation.toxicity'
+    python eval/tools/calibrate_scorer.py --scorer classifier:FOLDER \\
+        --rows 'comments.csv#label=is_toxic=Toxic'
+
+Ranking (AUROC, Spearman's rho) and calibration are separate: a scorer that ranks well may call
+nothing toxic. Intervals are closed forms: DeLong et al. (1988) for AUROC, on the logit scale;
+Bonett and Wright (2000) for rho; Wilson for rates. The calibration error has none, because
+resampling only raises it.
+
+Shapes: R texts with a score.
 """
 
 import argparse
+import math
 import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from data_prep.core import telemetry
-from data_prep.core.errors import HormesisError
-from data_prep.core.records import to_json
+from data_prep.core.errors import ConfigurationError, HormesisError
+from data_prep.core.records import digest, record, to_json
 from data_prep.scorers import registry
+from data_prep.scorers.registry import Scorer
+from data_prep.sources import corpus_reader
+from eval.inputs import label_rules
+from eval.inputs.prompts import text_id
+from eval.stats import intervals, roc
 from eval.stats.estimate import Estimate
-from eval.tools import calibration
-from eval.tools.calibration import Calibration
+from eval.steering import score_cache
+
+TOXIC_SCORE = 0.5  # a scorer calls a text toxic from this score on
+MAX_BAD_ROWS_RATIO = 0.05
+
+
+class ReferenceText(NamedTuple):
+    """A text and its reference score, from 0 to 1."""
+
+    text: str
+    reference: float
+
+
+@record
+class CalibrationBin:
+    """Texts scored from `low` to below `high`: their mean score, and the share that is toxic by the
+    reference.
+    """
+
+    low: float
+    high: float
+    mean_score: float | None
+    toxic: Estimate
+
+
+@record
+class ScorerCalibration:
+    """A scorer compared with references. A text is toxic if its reference is at least `threshold`.
+
+    n_unusable: rows without a text or a reference.
+    rho: rank correlation of scores and references; None if the references are labels.
+    calibration_error: |mean score − share toxic| of the bins, averaged by texts.
+    recall: share of the toxic texts scored at least 0.5.
+    false_positive_rate: share of the other texts scored at least 0.5.
+    Texts without a score are in none of these; they lower coverage_ratio.
+    """
+
+    scorer_id: str
+    rows: tuple[str, ...]
+    rows_digest: str
+    threshold: float
+    n: int
+    n_toxic: int
+    n_unusable: int
+    coverage_ratio: float
+    auroc: Estimate
+    rho: Estimate | None
+    calibration_error: float
+    recall: Estimate
+    false_positive_rate: Estimate
+    reliability: tuple[CalibrationBin, ...]
 
 
 def main() -> int:
+    arguments = _parse_arguments()
+    telemetry.configure()
+    try:
+        texts, n_unusable = read(arguments.rows)
+        result = calibrate(
+            registry.load(arguments.scorer),
+            texts,
+            arguments.rows,
+            n_unusable=n_unusable,
+            threshold=arguments.threshold,
+        )
+    except (HormesisError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(to_json(result) if arguments.json else _table(result), end="")
+    return 0
+
+
+def read(uris: Sequence[str]) -> tuple[list[ReferenceText], int]:
+    """The texts of `uris` (#text=FIELD&label=FIELD) without duplicates, and the number of unusable
+    rows.
+
+    A reference is a number from 0 to 1, or true or false; a rule in place of the field
+    (label_rules.py) turns it into 0 or 1.
+    """
+    texts: dict[str, ReferenceText] = {}
+    n_unusable = 0
+    for source in corpus_reader.expand(uris):
+        label = source.label_field or "label"
+        rule = label_rules.parse(label, 0.5)
+        is_number = rule.fields == (label,)
+        bad_rows = corpus_reader.BadRows()
+        for document in corpus_reader.read(
+            source._replace(label_field=rule.fields[0]),
+            bad_rows,
+            max_bad_rows_ratio=MAX_BAD_ROWS_RATIO,
+        ):
+            where = f"{source.uri} row {document.row}"
+            if is_number:
+                reference = _reference(document.fields[label], where)
+            else:
+                reference = float(rule.label(document.fields, where))
+            if document.text.strip():
+                texts.setdefault(text_id(document.text), ReferenceText(document.text, reference))
+            else:
+                n_unusable += 1
+        n_unusable += bad_rows.count
+    return list(texts.values()), n_unusable
+
+
+def calibrate(
+    scorer: Scorer,
+    texts: Sequence[ReferenceText],
+    uris: Sequence[str],
+    *,
+    n_unusable: int = 0,
+    threshold: float = 0.5,
+) -> ScorerCalibration:
+    """Score the texts and compare with their references. Raises ConfigurationError if all texts
+    with a score are of one class.
+    """
+    scores = scorer.score([text.text for text in texts])
+    pairs = [
+        (score, text.reference)
+        for score, text in zip(scores, texts, strict=True)
+        if score is not None
+    ]
+    score_R, reference_R = np.array(pairs, dtype=np.float64).reshape(-1, 2).T
+    is_toxic_R = reference_R >= threshold
+    if not 0 < is_toxic_R.sum() < len(is_toxic_R):
+        raise ConfigurationError(
+            f"{', '.join(uris)}: {int(is_toxic_R.sum())} of the {len(is_toxic_R)} texts with a "
+            f"score are toxic (reference ≥ {threshold:g}); expected some of both classes; name "
+            "other rows, another rule behind #label=, or another threshold"
+        )
+    is_called_toxic_R = score_R >= TOXIC_SCORE
+    has_scores_as_reference = len(np.unique(reference_R)) > 2
+    return ScorerCalibration(
+        scorer_id=scorer.id,
+        rows=tuple(uris),
+        rows_digest=digest(sorted(texts)),
+        threshold=threshold,
+        n=len(texts),
+        n_toxic=sum(text.reference >= threshold for text in texts),
+        n_unusable=n_unusable,
+        coverage_ratio=score_cache.coverage([text.text for text in texts], scores).ratio,
+        auroc=roc.auroc_of_scores(score_R, is_toxic_R),
+        rho=intervals.spearman(score_R, reference_R) if has_scores_as_reference else None,
+        calibration_error=float(roc.calibration_error(score_R[:, None], is_toxic_R)[0]),
+        recall=_rate(is_called_toxic_R[is_toxic_R]),
+        false_positive_rate=_rate(is_called_toxic_R[~is_toxic_R]),
+        reliability=_reliability(score_R, is_toxic_R),
+    )
+
+
+def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument(
         "--scorer",
@@ -30,7 +193,7 @@ def main() -> int:
         required=True,
         nargs="+",
         metavar="URI",
-        help="texts: URI#text=FIELD&label=FIELD, or a rule: FIELD=WORD",
+        help="texts: URI#text=FIELD&label=FIELD, or a rule for the label: FIELD=WORD",
     )
     parser.add_argument(
         "--threshold",
@@ -39,44 +202,67 @@ def main() -> int:
         help="a text is toxic from this reference on (default 0.5)",
     )
     parser.add_argument("--json", action="store_true", help="print the whole record")
-    asked = parser.parse_args()
-    telemetry.configure()
-    try:
-        rows, n_unusable = calibration.read(asked.rows)
-        scorer = registry.load(asked.scorer)
-        found = calibration.calibrate(
-            scorer, rows, asked.rows, n_unusable=n_unusable, threshold=asked.threshold
-        )
-    except (HormesisError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(to_json(found) if asked.json else _lines(found), end="")
-    return 0
+    return parser.parse_args()
 
 
-def _lines(found: Calibration) -> str:
-    rows = [
-        f"{found.scorer_id}: {found.n} texts, {found.n_toxic} of them toxic (reference ≥ {found.threshold:g}), "
-        f"{found.n_unusable} rows unusable, coverage {found.coverage_ratio:.4f}",
-        f"AUROC              {_show(found.auroc)}",
-        f"Spearman's rho     {_show(found.rho) if found.rho else 'not measured, the references are labels'}",
-        f"toxic, found       {_show(found.found)}",
-        f"others, called so  {_show(found.false_alarms)}",
-        f"calibration error  {found.error:.3f}",
+def _table(result: ScorerCalibration) -> str:
+    rho = _format(result.rho) if result.rho else "not measured, the references are labels"
+    lines = [
+        f"{result.scorer_id}: {result.n} texts, {result.n_toxic} of them toxic (reference ≥ "
+        f"{result.threshold:g}), {result.n_unusable} rows unusable, coverage "
+        f"{result.coverage_ratio:.4f}",
+        f"AUROC               {_format(result.auroc)}",
+        f"Spearman's rho      {rho}",
+        f"recall              {_format(result.recall)}",
+        f"false positive rate {_format(result.false_positive_rate)}",
+        f"calibration error   {result.calibration_error:.3f}",
         "score        texts   mean  toxic",
     ]
-    for of in found.reliability:
-        mean = "     –" if of.mean_score is None else f"{of.mean_score:6.3f}"
-        rows.append(f"{of.low:.1f} to {of.high:.1f} {of.toxic.n:7} {mean}  {_show(of.toxic)}")
-    return "\n".join(rows) + "\n"
+    for row in result.reliability:
+        mean = "     –" if row.mean_score is None else f"{row.mean_score:6.3f}"
+        share = _format(row.toxic)
+        lines.append(f"{row.low:.1f} to {row.high:.1f} {row.toxic.n:7} {mean}  {share}")
+    return "\n".join(lines) + "\n"
 
 
-def _show(of: Estimate) -> str:
-    if of.value is None:
+def _format(estimate: Estimate) -> str:
+    if estimate.value is None:
         return "–"
-    return f"{of.value:.3f}" + (
-        f" [{of.low:.3f}, {of.high:.3f}]" if of.low is not None and of.high is not None else ""
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.value:.3f}"
+    return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
+
+
+def _reliability(score_R: np.ndarray, is_toxic_R: np.ndarray) -> tuple[CalibrationBin, ...]:
+    bin_R = roc.probability_bin(score_R)
+    n_bins = roc.N_CALIBRATION_BINS
+    return tuple(
+        CalibrationBin(
+            low=k / n_bins,
+            high=(k + 1) / n_bins,
+            mean_score=float(score_R[bin_R == k].mean()) if (bin_R == k).any() else None,
+            toxic=_rate(is_toxic_R[bin_R == k]),
+        )
+        for k in range(n_bins)
     )
+
+
+def _rate(is_true_R: np.ndarray) -> Estimate:
+    return intervals.wilson(int(is_true_R.sum()), len(is_true_R), "ratio")
+
+
+def _reference(value: Any, where: str) -> float:
+    try:
+        number = float(label_rules.WORDS.get(str(value).lower(), value))
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 <= number <= 1:
+        raise ConfigurationError(
+            f"{where}: the reference is {value!r}, expected a number from 0 to 1, true or false; "
+            "name its field with #label=FIELD, or if labels are words the toxic one with "
+            "#label=FIELD=WORD"
+        )
+    return number
 
 
 if __name__ == "__main__":

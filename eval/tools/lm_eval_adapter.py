@@ -1,12 +1,11 @@
-"""lm-evaluation-harness on the live model, steered or not: any of its tasks, on the weights that
-were trained
+"""lm-evaluation-harness adapter: run any of its tasks on our own model, steered or not
 
-The harness asks for likelihoods and continuations; this answers them with our own model and
-tokenizer, the shift at all positions. A baked folder (baking.py) needs none of it: `lm-eval run
---model hf --model_args pretrained=FOLDER` gives the same.
+The harness requests likelihoods and continuations; this module answers with our model and
+tokenizer, shifted at all positions. A folder written by bake_steering.py does not need it: `lm-eval
+run --model hf --model_args pretrained=FOLDER` gives the same numbers.
 
-An id of its own where a text begins: the harness wants a token before the first, and the
-end-of-document id is what stood there in training.
+The harness wants a token before the first one of a text. It is the end-of-document id, which stood
+there in training.
 """
 
 from collections.abc import Sequence
@@ -21,29 +20,25 @@ from torch import Tensor
 
 from data_prep.core import telemetry
 from data_prep.core.errors import ConfigurationError
-from eval.config import EvalConfig
+from eval.config import Site
 from eval.model import generation
 from eval.model.loaded_model import Subject
 from eval.stats import intervals
 from eval.steering import intervention, loglikelihood
-from eval.steering.loglikelihood import Row
+from eval.steering.loglikelihood import Likelihood, Row
 
-MAX_NEW_TOKENS = 256  # where a task does not say
+MAX_NEW_TOKENS = 256  # of tasks that do not set a limit
 
 
-class Harness(TemplateLM):
-    """The subject as the harness sees it, with the shift at one strength."""
+class SteeredLM(TemplateLM):
+    """The loaded model, steered at one strength, as the harness's model interface."""
 
-    def __init__(
-        self, subject: Subject, shift_LD: Tensor, strength: float, config: EvalConfig
-    ) -> None:
+    def __init__(self, subject: Subject, shift_LD: Tensor, strength: float, site: Site) -> None:
         super().__init__()
-        self._subject, self._shift_LD, self._strength, self._config = (
-            subject,
-            shift_LD,
-            strength,
-            config,
-        )
+        self._subject = subject
+        self._shift_LD = shift_LD
+        self._strength = strength
+        self._site: Site = site
 
     @property
     def eot_token_id(self) -> int:
@@ -59,131 +54,122 @@ class Harness(TemplateLM):
         return self._subject.tokenizer.encode_batch([string]).ids.tolist()
 
     def _loglikelihood_tokens(self, requests: list[Any], **kwargs: Any) -> list[tuple[float, bool]]:
-        rows = [
-            loglikelihood.row(context, end, self._subject.model, self._strength)
-            for _, context, end in requests
-        ]
-        return [(found.log, found.is_greedy) for found in self._likelihoods(rows)]
+        rows = [self._row(context, end) for _, context, end in requests]
+        return [(result.log, result.is_greedy) for result in self._likelihoods(rows)]
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
-        room, texts = (
-            self._subject.model.config.max_sequence_length,
-            [request.args[0] for request in requests],
-        )
-        rows, owners = list[Row](), list[int]()
-        for number, text in enumerate(texts):
-            for window in get_rolling_token_windows(
-                self.tok_encode(text), self.eot_token_id, room, 1
-            ):
-                rows.append(
-                    loglikelihood.row(
-                        *make_disjoint_window(window), self._subject.model, self._strength
-                    )
-                )
-                owners.append(number)
-        sums = [0.0] * len(texts)
-        for owner, found in zip(owners, self._likelihoods(rows), strict=True):
-            sums[owner] += found.log
+        """The log-likelihood of whole texts, as the sum over windows as long as the model's
+        positions.
+        """
+        max_length = self._subject.model.config.max_sequence_length
+        rows: list[Row] = []
+        request_of_row: list[int] = []
+        for number, request in enumerate(requests):
+            tokens = self.tok_encode(request.args[0])
+            for window in get_rolling_token_windows(tokens, self.eot_token_id, max_length, 1):
+                rows.append(self._row(*make_disjoint_window(window)))
+                request_of_row.append(number)
+        sums = [0.0] * len(requests)
+        for number, result in zip(request_of_row, self._likelihoods(rows), strict=True):
+            sums[number] += result.log
         return sums
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """Greedy continuations, up to the first of the task's stop strings."""
         by_length: dict[int, list[int]] = {}
         for i, request in enumerate(requests):
-            asked = request.args[1]
-            if asked.get("do_sample") and asked.get("temperature", 1.0) > 0:
+            settings = request.args[1]
+            if settings.get("do_sample") and settings.get("temperature", 1.0) > 0:
                 raise ConfigurationError(
-                    f"the task {request.task_name} draws at random; only greedy continuations are supported"
+                    f"the task {request.task_name} samples at random, but only greedy decoding is "
+                    "supported; choose another task, or use a baked folder with the harness's own "
+                    "model (bake_steering.py)"
                 )
-            by_length.setdefault(asked.get("max_gen_toks", MAX_NEW_TOKENS), []).append(i)
+            by_length.setdefault(settings.get("max_gen_toks", MAX_NEW_TOKENS), []).append(i)
         texts: dict[int, str] = {}
-        for n_new, of_length in by_length.items():
-            texts |= dict(
-                zip(
-                    of_length,
-                    self._continued([requests[i].args[0] for i in of_length], n_new),
-                    strict=True,
-                )
-            )
+        for n_new, same_length in by_length.items():
+            continuations = self._continue([requests[i].args[0] for i in same_length], n_new)
+            texts |= dict(zip(same_length, continuations, strict=True))
         return [
-            _until(texts[i], request.args[1].get("until") or [])
+            _cut_at_stop(texts[i], request.args[1].get("until") or [])
             for i, request in enumerate(requests)
         ]
 
-    def _continued(self, contexts: list[str], n_new: int) -> list[str]:
-        """In batches of like length: the padding is at the left, so no row feels its neighbours."""
+    def _continue(self, contexts: list[str], n_new: int) -> list[str]:
+        """In batches of similar length. Padding is at the left, so no row affects another."""
         subject = self._subject
         sampling = generation.Sampling(
             n_new, "greedy", 1.0, subject.tokenizer.eos_id, subject.tokenizer.n_ids
         )
-        rows, texts = subject.encode(contexts), dict[int, str]()
+        rows = subject.encode(contexts)
+        texts: dict[int, str] = {}
 
-        def work(batch: Sequence[int]) -> None:
+        def continue_batch(batch: Sequence[int]) -> None:
             strength_B = torch.full((len(batch),), self._strength)
-            with intervention.steered(
-                subject.model, self._shift_LD, strength_B, "all", self._config.probing.site
-            ):
-                drawn = generation.sample(subject.model, [rows[i] for i in batch], batch, sampling)
-            texts.update(zip(batch, map(subject.tokenizer.decode, drawn), strict=True))
+            with intervention.steered(subject.model, self._shift_LD, strength_B, "all", self._site):
+                tokens = generation.sample(subject.model, [rows[i] for i in batch], batch, sampling)
+            texts.update(zip(batch, map(subject.tokenizer.decode, tokens), strict=True))
 
-        subject.batch.each(sorted(range(len(rows)), key=lambda i: len(rows[i])), work)
+        subject.batch.each(sorted(range(len(rows)), key=lambda i: len(rows[i])), continue_batch)
         return [texts[i] for i in range(len(rows))]
 
-    def _likelihoods(self, rows: list[Row]) -> list[loglikelihood.Likelihood]:
+    def _row(self, context: Sequence[int], end: Sequence[int]) -> Row:
+        return loglikelihood.row(context, end, self._subject.model, self._strength)
+
+    def _likelihoods(self, rows: list[Row]) -> list[Likelihood]:
         with telemetry.progress(len(rows), f"α = {self._strength:g}", "rows") as bar:
             return loglikelihood.likelihoods(
                 self._subject.model,
                 rows,
                 self._shift_LD,
-                self._config.probing.site,
+                self._site,
                 self._subject.batch,
                 bar.update,
             )
 
 
-def _until(text: str, until: str | Sequence[str]) -> str:
-    for stop in [until] if isinstance(until, str) else until:
-        text = text.partition(stop)[0]
-    return text
-
-
 def run(
-    subject: Subject,
+    model: SteeredLM,
     tasks: Sequence[Any],
-    shift_LD: Tensor,
-    strength: float,
-    config: EvalConfig,
     *,
+    seed: int,
     limit: int | None = None,
     include_path: str | None = None,
 ) -> dict[str, Any]:
-    """The harness's results by task: names of its own, of those in the folder include_path, or task
-    configurations.
+    """The harness's results by task. tasks: names of the harness's own tasks or of those in the
+    folder include_path, or task configurations.
     """
-    manager = _manager([task for task in tasks if isinstance(task, str)], include_path)
-    made: Any = simple_evaluate(
-        model=Harness(subject, shift_LD, strength, config),
+    names = [task for task in tasks if isinstance(task, str)]
+    output: Any = simple_evaluate(
+        model=model,
         tasks=list(tasks),
-        task_manager=manager,
+        task_manager=_task_manager(names, include_path),
         limit=limit,
-        random_seed=config.seed,
-        numpy_random_seed=config.seed,
-        torch_random_seed=config.seed,
+        random_seed=seed,
+        numpy_random_seed=seed,
+        torch_random_seed=seed,
         bootstrap_iters=intervals.N_RESAMPLES,
     )
-    return made["results"]
+    return output["results"]
 
 
-def _manager(names: Sequence[str], include_path: str | None) -> TaskManager:
-    """One that knows all these. The harness's own 14,000 take it many seconds to list: only where
-    one of them is asked for.
+def _cut_at_stop(text: str, stop: str | Sequence[str]) -> str:
+    for string in [stop] if isinstance(stop, str) else stop:
+        text = text.partition(string)[0]
+    return text
+
+
+def _task_manager(names: Sequence[str], include_path: str | None) -> TaskManager:
+    """A task manager that knows all these names. Listing the harness's own 14,000 tasks takes many
+    seconds, so they are included only if one of them is needed.
     """
+    unknown: list[str] = []
     for include_defaults in (False, True):
         manager = TaskManager(include_path=include_path, include_defaults=include_defaults)
         unknown = sorted(set(names) - set(manager.all_tasks))
         if not unknown:
             return manager
     raise ConfigurationError(
-        f"--tasks {' '.join(unknown)}: lm-evaluation-harness has none of that name; `lm-eval ls tasks` lists its own, "
-        "--include_path adds those of a folder"
+        f"--tasks {' '.join(unknown)}: lm-evaluation-harness has no task of that name; `lm-eval ls "
+        "tasks` lists its own, --include_path adds those in a folder"
     )

@@ -1,13 +1,13 @@
-"""ENTRY: one run, or any Hugging Face OLMo → lm-evaluation-harness's tasks at each strength, as
-JSON
+"""ENTRY: run lm-evaluation-harness tasks on a model at each steering strength
 
-    python eval/tools/run_lm_eval.py --out s3://bucket/study --run ID --eval eval-1f3c9a20 --tasks
-    arc_easy piqa --strengths 0 4 8 python eval/tools/run_lm_eval.py --out out --model OLMo-1B-hf
-    --tasks arc_easy piqa
+    python eval/tools/run_lm_eval.py --out s3://bucket/study --run ID --eval eval-1f3c9a20 \\
+        --tasks arc_easy piqa --strengths 0 4 8
+    python eval/tools/run_lm_eval.py --out out --model OLMo-1B-hf --tasks arc_easy piqa
 
-Needs the extra `harness`; tasks come from the harness, and their data from the hub, unless
---include_path names others. Only an evaluation (eval/evaluate_run.py) knows the heads to steer, and
-its settings hold here, too.
+The model is a run or any Hugging Face OLMo. The extra `harness` must be installed; tasks come from
+the harness, and their data from the hub, unless --include_path names others. The heads to steer and
+all settings come from an evaluation of the model (eval/evaluate_run.py). Results are JSON files,
+one per strength.
 """
 
 import argparse
@@ -20,37 +20,14 @@ from data_prep.core import storage, telemetry
 from data_prep.core.errors import ConfigurationError, HormesisError
 from eval.config import EvalConfig
 from eval.model import model_source
+from eval.tools.saved_direction import load_saved_direction
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
-    model_source.add_arguments(parser)
-    parser.add_argument(
-        "--eval",
-        metavar="NAME",
-        help="its evaluation that found the heads, e.g. eval-1f3c9a20; none: unsteered",
-    )
-    parser.add_argument(
-        "--tasks",
-        required=True,
-        nargs="+",
-        metavar="TASK",
-        help="of lm-evaluation-harness, e.g. arc_easy mmlu",
-    )
-    parser.add_argument(
-        "--strengths",
-        nargs="+",
-        type=float,
-        default=[0.0],
-        metavar="ALPHA",
-        help="α of the shift; 0 is none",
-    )
-    parser.add_argument("--limit", type=int, metavar="N", help="at most so many rows of each task")
-    parser.add_argument("--include_path", metavar="FOLDER", help="where else to look for tasks")
-    asked = parser.parse_args()
+    arguments = _parse_arguments()
     telemetry.configure()
     try:
-        for uri in _run(asked):
+        for uri in _measure(arguments):
             print(uri)
     except (HormesisError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -58,14 +35,15 @@ def main() -> int:
     return 0
 
 
-def _run(asked: argparse.Namespace) -> list[str]:
-    """Measure and write harness-<strength>.json for each strength: beside the report, or without
-    one in the model's folder.
+def _measure(arguments: argparse.Namespace) -> list[str]:
+    """Write harness-<strength>.json for each strength, beside the evaluation's report, or without
+    an evaluation in the model's folder.
     """
-    if any(asked.strengths) and not asked.eval:
+    if any(arguments.strengths) and not arguments.eval:
+        strengths = " ".join(f"{strength:g}" for strength in arguments.strengths)
         raise ConfigurationError(
-            f"--strengths {' '.join(f'{one:g}' for one in asked.strengths)}: no evaluation says which heads to steer; name one "
-            "of this model with --eval (eval/evaluate_run.py makes it), or leave --strengths out"
+            f"--strengths {strengths}: no evaluation says which heads to steer; name an evaluation "
+            "of this model with --eval (eval/evaluate_run.py makes one), or omit --strengths"
         )
     try:
         from eval.tools import lm_eval_adapter
@@ -73,36 +51,66 @@ def _run(asked: argparse.Namespace) -> list[str]:
         raise ConfigurationError(
             f"{error.name} is not installed; install hormesis[harness]"
         ) from error
-    model = model_source.named(asked)
-    of = model_source.load_found(model, asked.eval) if asked.eval else None
-    config, folder = (of.report.config, of.uri) if of else (EvalConfig(), model.home)
+    model = model_source.named(arguments)
+    config = EvalConfig()
+    folder = model.home
+    shift_LD = None
+    if arguments.eval:
+        saved = load_saved_direction(model, arguments.eval)
+        config, folder, shift_LD = saved.report.config, saved.uri, saved.shift_LD
     subject = model.load(config)
-    sizes = subject.model.config
-    shift_LD = (of.shift_LD if of else torch.zeros(sizes.n_layers, sizes.d_model)).to(
-        subject.model.embedding.weight.device
-    )
+    if shift_LD is None:
+        shift_LD = torch.zeros(subject.model.config.n_layers, subject.model.config.d_model)
+    shift_LD = shift_LD.to(subject.model.embedding.weight.device)
     written = []
-    for strength in asked.strengths:
+    for strength in arguments.strengths:
         results = lm_eval_adapter.run(
-            subject,
-            asked.tasks,
-            shift_LD,
-            strength,
-            config,
-            limit=asked.limit,
-            include_path=asked.include_path,
+            lm_eval_adapter.SteeredLM(subject, shift_LD, strength, config.probing.site),
+            arguments.tasks,
+            seed=config.seed,
+            limit=arguments.limit,
+            include_path=arguments.include_path,
         )
-        uri = storage.join(folder, f"harness-{strength:g}.json")
         content = {
             "model": model.home,
-            "evaluation": asked.eval,
+            "evaluation": arguments.eval,
             "strength": strength,
-            "limit": asked.limit,
+            "limit": arguments.limit,
             "results": results,
         }
+        uri = storage.join(folder, f"harness-{strength:g}.json")
         storage.write(uri, json.dumps(content, indent=1, default=str).encode())
         written.append(uri)
     return written
+
+
+def _parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
+    model_source.add_arguments(parser)
+    parser.add_argument(
+        "--eval",
+        metavar="NAME",
+        help="the evaluation of this model that selected the heads, e.g. eval-1f3c9a20; without "
+        "it the model is not steered",
+    )
+    parser.add_argument(
+        "--tasks",
+        required=True,
+        nargs="+",
+        metavar="TASK",
+        help="tasks of lm-evaluation-harness, e.g. arc_easy mmlu",
+    )
+    parser.add_argument(
+        "--strengths",
+        nargs="+",
+        type=float,
+        default=[0.0],
+        metavar="ALPHA",
+        help="α of the shift; 0 is unsteered (default 0)",
+    )
+    parser.add_argument("--limit", type=int, metavar="N", help="rows per task, at most")
+    parser.add_argument("--include_path", metavar="FOLDER", help="a folder with more tasks")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

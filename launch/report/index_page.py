@@ -111,7 +111,7 @@ def page(
         level_of_cost=toxicity_curves.Curves(reports, compared).level,
         hypervolumes=toxicity_curves.hypervolumes(compared),
         direction=display_names.DIRECTIONS[reports[0].config.probing.direction],
-        beside=paper_reference.beside(reports),
+        beside=paper_reference.compare_with_paper(reports),
         what_differs=paper_reference.WHAT_DIFFERS,
         paper_probes=paper_reference.PROBES,
         choices=choices_vs_paper.choices(experiment, *runs[0]),

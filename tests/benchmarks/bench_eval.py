@@ -20,6 +20,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from transformers import OlmoConfig, OlmoForCausalLM
 
+from eval.config import ProbingConfig
 from eval.model import generation
 from eval.model.batching import BatchSize
 from eval.probing import activations, logistic_probes, permutation_null
@@ -85,7 +86,9 @@ def _probes() -> tuple[float, float]:
         np.vstack(
             [
                 part.numpy(),
-                permutation_null.permuted(part.tolist(), names[: len(part)], N_PERMUTATIONS, 0),
+                permutation_null.permuted_labels(
+                    part.tolist(), names[: len(part)], N_PERMUTATIONS, 0
+                ),
             ]
         )
         for part in (train[1], test[1])
@@ -234,7 +237,11 @@ def _activations() -> float:
 
     seconds, read = _timed(
         lambda: activations.collect(
-            ours, names, rows, batch=BatchSize(128), advance=lambda n: None
+            ours,
+            dict(zip(names, rows, strict=True)),
+            ProbingConfig(),
+            batch=BatchSize(128),
+            advance=lambda n: None,
         ).values_LRNH.flatten(2)
     )
     peers, expected = _timed(theirs)

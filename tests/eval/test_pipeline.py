@@ -44,9 +44,9 @@ from eval.model import generation
 from eval.model.loaded_model import load_folder
 from eval.pipeline import evaluate, evaluate_folder
 from eval.probing import activations, logistic_probes, probe_heads
-from eval.probing.directions import Directions
+from eval.probing.directions import Directions, unit_shift
 from eval.steering import intervention, per_item_results
-from eval.tools import baking
+from eval.tools import bake_steering
 from training.run_record import run_uri
 
 ENTRY = Path(__file__).parents[2] / "eval" / "evaluate_run.py"
@@ -141,15 +141,13 @@ def test_cross_entropy_is_that_of_the_model_with_the_shift_baked_in(root, tmp_pa
     transformers = pytest.importorskip("transformers", reason="the parity oracle is not installed")
     report, export = report_of(root), Path(run_uri(root, RUN_ID)) / "export"
     heads = load_file(Path(eval_uri(run_uri(root, RUN_ID), CONFIG)) / "heads.safetensors")
-    shift = intervention.unit_shift(
-        Directions(heads["theta_LNH"], heads["sigma_LN"]), report.chosen_heads
-    )
+    shift = unit_shift(Directions(heads["theta_LNH"], heads["sigma_LN"]), report.chosen_heads)
     stream = storage.join(root, "streams", "toxic")
     tokens = torch.from_numpy(
         SequenceReader(stream, manifest.load(stream), "held_out", 32).read(np.arange(8))
     )
     for row in report.steered:
-        baking.bake(export, shift, row.strength, tmp_path)
+        bake_steering.bake(export, shift, row.strength, tmp_path)
         model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
         with torch.no_grad():
             expected = F.cross_entropy(
@@ -268,7 +266,7 @@ def test_the_probes_are_tested_on_another_set_less_the_rows_they_have_seen(root)
         prompts.labelled(CONFIG.probing.rows, CONFIG, CONFIG.probing.group_field),
         prompts.labelled(found.uri, CONFIG),
     )
-    split = logistic_probes.split(
+    split = logistic_probes.split_rows(
         [row.group for row in rows[0]], prompts.labels_of(rows[0]), CONFIG.seed
     )
     seen = {rows[0][i].id for i in split.train + split.validation}
@@ -584,7 +582,9 @@ def test_another_set_that_has_both_kinds_only_among_rows_the_probes_have_seen_is
     root, table, monkeypatch
 ):
     rows = prompts.labelled(CONFIG.probing.rows, CONFIG, CONFIG.probing.group_field)
-    split = logistic_probes.split([row.group for row in rows], prompts.labels_of(rows), CONFIG.seed)
+    split = logistic_probes.split_rows(
+        [row.group for row in rows], prompts.labels_of(rows), CONFIG.seed
+    )
     seen = [{"text": rows[i].text, "label": rows[i].label} for i in split.train]
     monkeypatch.setattr(probe_heads, "read", lambda *_: pytest.fail("the model was at work first"))
     few = evolve(

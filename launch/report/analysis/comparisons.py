@@ -1,85 +1,51 @@
-"""the sweep's planned comparisons, paired by prompt: contrasts, the smile, equal cost, probes,
-prompts needed
+"""the planned comparisons of a sweep, paired by prompt, and the record that holds their results
 
-Intervals of single points that overlap can hide a difference, for all models met the same prompts
-and hard ones are hard for all. Here every comparison is of the same items. The plan is fixed before
-the numbers: toxicity at the grid's first ratio, at the one nearest to 10 % (the paper's best) and
-at the last, at every strength but 0, with Holm's correction over all of them.
+Intervals of single points that overlap can hide a difference, because all models are evaluated on
+the same prompts, and hard prompts are hard for all of them. Here every comparison is made on the
+same items. The plan is fixed before the numbers are known: toxicity at the grid's first ratio, at
+the ratio nearest to 10 % (the paper's best) and at the last ratio, at every strength but 0, with
+Holm's correction over all of these contrasts.
+
+Shapes: R ratios, S seeds, P prompts, Q sequences, K strengths, B draws.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
 from data_prep.core.records import record
-from eval.config import EvalConfig
 from eval.eval_report import EvalReport
 from eval.stats import intervals, resampling
 from eval.stats.estimate import Estimate
 from eval.steering import per_item_results
 from eval.steering.per_item_results import Table
-from launch.report.analysis import curves, head_tails, hypothesis_tests
-from launch.report.analysis.curves import Path
-from launch.report.analysis.head_tails import TailDifference
+from launch.report.analysis import (
+    head_tails,
+    hypothesis_tests,
+    matched_cross_entropy,
+    pareto_front,
+    ratio_curves,
+)
+from launch.report.analysis.head_tails import HeadRows, TailDifference
+from launch.report.analysis.matched_cross_entropy import MatchedToxicity, StrengthPath
+from launch.report.analysis.ratio_curves import Contrast, InteriorMinimum, RatioCurve
 
 MIDDLE_RATIO = 0.10
 COST = "cross_entropy/clean"
 N_PERMUTATIONS = 9999
-MIDDLE_SHARE, ELSEWHERE = (
-    0.5,
-    (0.25, 0.75),
-)  # of the costs that two ratios both reach: where they are compared
+# where in the range of cross-entropies that two ratios share they are compared
+MIDDLE_SHARE = 0.5
+OTHER_SHARES = (0.25, 0.75)
 POWER_DIFFERENCES = (0.5, 1.0, 2.0, 5.0)  # score × 100
 POWER = 0.8
 
 
 @record
-class Planned:
-    """difference: toxicity at `second` − at `first`. p_holm: p for all planned contrasts being
-    several.
-    """
-
-    strength: float
-    first: float
-    second: float
-    difference: Estimate
-    p: float
-    p_floor: float
-    p_holm: float
-
-
-@record
-class Smile:
-    """p_interior: share of bootstrap curves whose lowest ratio is inside the grid; by_chance: that
-    share without any effect.
-    """
-
-    strength: float
-    p_interior: float
-    by_chance: float
-    location: Estimate
-
-
-@record
-class Matched:
-    """Toxicity of `ratio` − of the first ratio where all models of both cost `cross_entropy`,
-    `share` into the costs that all reach; None where they never cost the same for sure. The
-    interval covers prompts, sequences and, where there are several, seeds.
-    by_model: of each model of `ratio`, − the mean of the first's.
-    """
-
-    ratio: float
-    share: float
-    cross_entropy: float | None
-    difference: Estimate | None
-    by_model: tuple[float, ...]
-
-
-@record
 class ProbeDifference:
     """Mean accuracy of all heads, last ratio − first, over test rows; p by sign flips of the rows'
-    differences.
+    differences. p_floor: the smallest p that this number of flips can show.
     """
 
     first: float
@@ -91,21 +57,25 @@ class ProbeDifference:
 
 @record
 class Comparisons:
-    """seeds_df: degrees of freedom of the spread between seeds; 0 where each ratio has one model,
-    and then intervals cover the prompts alone. first: the ratio that the others are compared with.
-    hypervolume: by ratio, nats × score below the worst point of all. front: (ratio, strength) that
-    no other beats. probes_holm: p of the head probes' three comparisons for being three, by what is
-    compared: a claim of its own, apart from the planned ones. prompts_needed: by difference, to
-    show it with a power of 80 %.
+    """All comparisons of a sweep.
+
+    seeds_df: degrees of freedom of the standard deviation between seeds; 0 if each ratio has one
+    model, and then intervals cover the prompts alone.
+    first: the ratio with which the others are compared.
+    hypervolume: per ratio, nats × score below the worst point of all.
+    front: the (ratio, strength) pairs on the Pareto front.
+    probes_holm: p of the head probes' comparisons after Holm's correction over these three, a
+    family apart from the planned contrasts.
+    prompts_needed: per difference, the prompts that show it with a power of 80 %.
     """
 
     n_prompts: int
     seeds_df: int
     first: float
-    planned: tuple[Planned, ...]
-    smiles: tuple[Smile, ...]
-    matched: tuple[Matched, ...]
-    matched_elsewhere: tuple[Matched, ...]
+    planned: tuple[Contrast, ...]
+    minima: tuple[InteriorMinimum, ...]
+    matched: tuple[MatchedToxicity, ...]
+    matched_elsewhere: tuple[MatchedToxicity, ...]
     hypervolume: dict[str, Estimate]
     front: tuple[tuple[float, float], ...]
     probes: ProbeDifference | None
@@ -114,230 +84,189 @@ class Comparisons:
     prompts_needed: dict[str, int]
 
 
-class _Measured(NamedTuple):
-    """By ratio: values of all seeds on the common items. toxicity_SPK, cost_SQK; strengths
-    ascending.
+class _SweepItems(NamedTuple):
+    """Values of all seeds on the items that all runs share: per ratio toxicity [S, P, K] and
+    cross-entropy [S, Q, K]. Ratios and strengths ascend; seed is that of the resamples.
     """
 
     ratios: list[float]
     strengths: list[float]
     toxicity: list[np.ndarray]
-    cost: list[np.ndarray]
+    cross_entropy: list[np.ndarray]
+    seed: int
 
 
 def compare(
     reports: Sequence[EvalReport],
     tables: Sequence[Table],
-    heads: Sequence[head_tails.HeadRows | None] = (),
+    heads: Sequence[HeadRows | None] = (),
 ) -> Comparisons | None:
-    """All comparisons of a sweep, tables[i] the items of reports[i] and heads[i] its probes' test
-    rows; None where no two prompts were met by every run.
+    """All comparisons of a sweep; None if the runs share fewer than two prompts, or there is one
+    ratio. tables[i] holds the per-item values of reports[i], heads[i] its probes' test rows.
     """
-    config = reports[0].config
-    strengths = sorted(
-        set.intersection(*({one.strength for one in report.steered} for report in reports))
-    )
-    measured = _measured(reports, tables, strengths)
-    if measured is None or len(measured.ratios) < 2:
+    items = _shared_items(reports, tables)
+    if items is None or len(items.ratios) < 2:
         return None
-    by_strength = {strength: _curve(measured, k, config) for k, strength in enumerate(strengths)}
-    planned = _planned({strength: of for strength, of in by_strength.items() if strength}, config)
-    smiles = {
-        strength: curves.smile(of, confidence=intervals.CONFIDENCE)
-        for strength, of in by_strength.items()
-    }
-    volumes, front = _hypervolumes(measured, config)
-    some, probes, tail = (
-        by_strength[0.0],
-        _probes(reports, tables, config),
-        head_tails.compare(reports, heads) if heads else None,
-    )
-    of_probes = ({"mean": probes.p} if probes else {}) | (
-        {"above": tail.p_above, "distance": tail.p_distance} if tail else {}
-    )
+    curves = [_curve(items, k) for k in range(len(items.strengths))]
+    minima = [ratio_curves.interior_minimum(curve) for curve in curves]
+    paths = [
+        StrengthPath(*values)
+        for values in zip(items.ratios, items.toxicity, items.cross_entropy, strict=True)
+    ]
+    hypervolume, front = _hypervolumes(items)
+    probes = _compare_probes(reports, tables)
+    tail = head_tails.compare(reports, heads) if heads else None
     return Comparisons(
-        n_prompts=some.n_prompts,
-        seeds_df=some.seeds_df,
-        first=measured.ratios[0],
-        planned=tuple(planned),
-        smiles=tuple(
-            Smile(
-                strength=strength,
-                p_interior=of.p_interior,
-                by_chance=of.p_by_chance,
-                location=of.location,
-            )
-            for strength, of in smiles.items()
-            if of
-        ),
-        matched=_matched(measured, MIDDLE_SHARE, config),
+        n_prompts=curves[0].n_prompts,
+        seeds_df=curves[0].seeds_df,
+        first=items.ratios[0],
+        planned=_planned_contrasts([curve for curve in curves if curve.strength]),
+        minima=tuple(minimum for minimum in minima if minimum),
+        matched=matched_cross_entropy.match(paths, MIDDLE_SHARE, seed=items.seed),
         matched_elsewhere=tuple(
-            one for share in ELSEWHERE for one in _matched(measured, share, config)
+            result
+            for share in OTHER_SHARES
+            for result in matched_cross_entropy.match(paths, share, seed=items.seed)
         ),
-        hypervolume=volumes,
+        hypervolume=hypervolume,
         front=front,
         probes=probes,
         tail=tail,
-        probes_holm=dict(
-            zip(of_probes, hypothesis_tests.holm(list(of_probes.values())), strict=True)
-        ),
-        prompts_needed=_prompts_needed(measured),
+        probes_holm=_holm_of_probes(probes, tail),
+        prompts_needed=_prompts_needed(items),
     )
 
 
-def _measured(
-    reports: Sequence[EvalReport], tables: Sequence[Table], strengths: list[float]
-) -> _Measured | None:
+def _shared_items(reports: Sequence[EvalReport], tables: Sequence[Table]) -> _SweepItems | None:
+    strengths = sorted(
+        set.intersection(*({row.strength for row in report.steered} for report in reports))
+    )
     toxicity = per_item_results.common(tables, "toxicity", strengths)
-    cost = per_item_results.common(tables, COST, strengths)
-    if len(toxicity[0]) < 2 or len(cost[0]) < 2:
+    cross_entropy = per_item_results.common(tables, COST, strengths)
+    if len(toxicity[0]) < 2 or len(cross_entropy[0]) < 2:
         return None
     ratios = sorted({report.toxic_ratio for report in reports})
-    of_ratio = [
+    runs_of_ratio = [
         [i for i, report in enumerate(reports) if report.toxic_ratio == ratio] for ratio in ratios
     ]
-    return _Measured(
+    return _SweepItems(
         ratios,
         strengths,
-        [np.stack([toxicity[i] for i in runs]) for runs in of_ratio],
-        [np.stack([cost[i] for i in runs]) for runs in of_ratio],
+        [np.stack([toxicity[i] for i in runs]) for runs in runs_of_ratio],
+        [np.stack([cross_entropy[i] for i in runs]) for runs in runs_of_ratio],
+        reports[0].config.seed,
     )
 
 
-def _curve(measured: _Measured, k: int, config: EvalConfig) -> curves.Curve:
-    values = [of_ratio[:, :, k] for of_ratio in measured.toxicity]
-    return curves.curve(
-        measured.ratios, values, "score × 100", n_draws=intervals.N_RESAMPLES, seed=config.seed
+def _curve(items: _SweepItems, k: int) -> RatioCurve:
+    return ratio_curves.bootstrap_curve(
+        items.strengths[k],
+        items.ratios,
+        [toxicity_SPK[:, :, k] for toxicity_SPK in items.toxicity],
+        seed=items.seed,
     )
 
 
-def _planned(by_strength: dict[float, curves.Curve], config: EvalConfig) -> list[Planned]:
-    found = []
-    for strength, of in by_strength.items():
-        grid = [float(ratio) for ratio in of.ratios_R]
+def _planned_contrasts(curves: Sequence[RatioCurve]) -> tuple[Contrast, ...]:
+    contrasts = []
+    for curve in curves:
+        grid = [float(ratio) for ratio in curve.ratios_R]
         middle = min(grid[1:-1], key=lambda ratio: abs(ratio - MIDDLE_RATIO), default=None)
         pairs = [(grid[0], grid[-1])] if middle is None else [(grid[0], middle), (middle, grid[-1])]
-        for a, b in pairs:
-            if contrast := curves.contrast(of, a, b, confidence=intervals.CONFIDENCE):
-                found.append((strength, a, b, contrast))
-    adjusted = hypothesis_tests.holm([contrast.p for *_, contrast in found])
-    return [
-        Planned(
-            strength=s,
-            first=a,
-            second=b,
-            difference=c.difference,
-            p=c.p,
-            p_floor=c.floor,
-            p_holm=holm,
-        )
-        for (s, a, b, c), holm in zip(found, adjusted, strict=True)
-    ]
-
-
-def _matched(measured: _Measured, share: float, config: EvalConfig) -> tuple[Matched, ...]:
-    paths = [Path(*both) for both in zip(measured.toxicity, measured.cost, strict=True)]
-    how = {
-        "confidence": intervals.CONFIDENCE,
-        "n_resamples": intervals.N_RESAMPLES,
-        "seed": config.seed,
-    }
-    found = []
-    for ratio, one in zip(
-        measured.ratios[1:], curves.matched(paths, share, "score × 100", **how), strict=True
-    ):
-        level, difference, by_model = (
-            (one.level, one.difference, tuple(map(float, one.by_model_S)))
-            if one
-            else (None, None, ())
-        )
-        found.append(
-            Matched(
-                ratio=ratio,
-                share=share,
-                cross_entropy=level,
-                difference=difference,
-                by_model=by_model,
-            )
-        )
-    return tuple(found)
+        for first, second in pairs:
+            if contrast := ratio_curves.contrast(curve, first, second):
+                contrasts.append(contrast)
+    adjusted = hypothesis_tests.holm([contrast.p for contrast in contrasts])
+    return tuple(
+        replace(contrast, p_holm=p_holm)
+        for contrast, p_holm in zip(contrasts, adjusted, strict=True)
+    )
 
 
 def _hypervolumes(
-    measured: _Measured, config: EvalConfig
+    items: _SweepItems,
 ) -> tuple[dict[str, Estimate], tuple[tuple[float, float], ...]]:
-    """Of the mean path of each ratio's models; over prompts and sequences, not seeds."""
+    """Hypervolume per ratio and the Pareto front, of the mean path of each ratio's models. The
+    intervals cover prompts and sequences, not seeds.
+    """
     paths = [
-        (cost.mean(axis=0), toxicity.mean(axis=0))
-        for cost, toxicity in zip(measured.cost, measured.toxicity, strict=True)
+        (cross_entropy_SQK.mean(axis=0), toxicity_SPK.mean(axis=0))
+        for cross_entropy_SQK, toxicity_SPK in zip(items.cross_entropy, items.toxicity, strict=True)
     ]
     points_RK2 = np.array(
         [
-            np.stack([cost_QK.mean(axis=0), toxicity_PK.mean(axis=0)], axis=1)
-            for cost_QK, toxicity_PK in paths
+            np.stack([cost_QK.mean(axis=0), toxic_PK.mean(axis=0)], axis=1)
+            for cost_QK, toxic_PK in paths
         ]
     )
     corner = (float(points_RK2[..., 0].max()), float(points_RK2[..., 1].max()))
-    volumes, n = {}, len(paths[0][1])
-    for ratio, (cost_QK, toxicity_PK), points_K2 in zip(
-        measured.ratios, paths, points_RK2, strict=True
-    ):
-        cost_BK = resampling.means(cost_QK, intervals.N_RESAMPLES, config.seed + 1)
-        toxicity_BK = resampling.means(toxicity_PK, intervals.N_RESAMPLES, config.seed)
-        draws_B = curves.hypervolume(np.stack([cost_BK, toxicity_BK], axis=-1), corner)
-        low, high = np.quantile(draws_B, intervals.spread_levels(n, intervals.CONFIDENCE))
-        value = float(curves.hypervolume(points_K2[None], corner)[0])
-        volumes[f"{ratio:g}"] = Estimate(
-            value=value, low=float(low), high=float(high), n=n, unit="nats/token × score × 100"
+    volumes = {}
+    for ratio, (cost_QK, toxic_PK), points_K2 in zip(items.ratios, paths, points_RK2, strict=True):
+        cost_BK = resampling.means(cost_QK, intervals.N_RESAMPLES, items.seed + 1)
+        toxic_BK = resampling.means(toxic_PK, intervals.N_RESAMPLES, items.seed)
+        draws_B = pareto_front.hypervolume(np.stack([cost_BK, toxic_BK], axis=-1), corner)
+        volumes[f"{ratio:g}"] = intervals.percentile(
+            float(pareto_front.hypervolume(points_K2[None], corner)[0]),
+            draws_B,
+            len(toxic_PK),
+            "nats/token × score × 100",
         )
-    where = [(ratio, strength) for ratio in measured.ratios for strength in measured.strengths]
-    front = curves.pareto_front([(float(x), float(y)) for x, y in points_RK2.reshape(-1, 2)])
-    return volumes, tuple(where[i] for i in front)
+    labels = [(ratio, strength) for ratio in items.ratios for strength in items.strengths]
+    front = pareto_front.pareto_front([(float(x), float(y)) for x, y in points_RK2.reshape(-1, 2)])
+    return volumes, tuple(labels[i] for i in front)
 
 
-def _probes(
-    reports: Sequence[EvalReport], tables: Sequence[Table], config: EvalConfig
+def _compare_probes(
+    reports: Sequence[EvalReport], tables: Sequence[Table]
 ) -> ProbeDifference | None:
-    values = [of_run[:, 0] for of_run in per_item_results.common(tables, "probe_accuracy", [0.0])]
-    if len(values[0]) < 2:
+    accuracies = [
+        values_P1[:, 0] for values_P1 in per_item_results.common(tables, "probe_accuracy", [0.0])
+    ]
+    if len(accuracies[0]) < 2:
         return None
     ratios = sorted({report.toxic_ratio for report in reports})
     first, last = (
         np.mean(
-            [
-                value
-                for report, value in zip(reports, values, strict=True)
-                if report.toxic_ratio == ratio
-            ],
-            axis=0,
+            [a for r, a in zip(reports, accuracies, strict=True) if r.toxic_ratio == ratio], axis=0
         )
         for ratio in (ratios[0], ratios[-1])
     )
-    how = {
-        "confidence": intervals.CONFIDENCE,
-        "n_resamples": intervals.N_RESAMPLES,
-        "seed": config.seed,
-    }
-    tested = hypothesis_tests.sign_flip(
-        last - first, n_permutations=N_PERMUTATIONS, seed=config.seed
-    )
+    seed = reports[0].config.seed
+    test = hypothesis_tests.sign_flip(last - first, n_permutations=N_PERMUTATIONS, seed=seed)
     return ProbeDifference(
         first=ratios[0],
         last=ratios[-1],
-        difference=intervals.bootstrap_mean(last - first, "ratio", **how),
-        p=tested.p,
-        p_floor=tested.floor,
+        difference=intervals.bootstrap_mean(last - first, "ratio", seed=seed),
+        p=test.p,
+        p_floor=test.p_floor,
     )
 
 
-def _prompts_needed(measured: _Measured) -> dict[str, int]:
-    """From the largest deviation of paired differences between neighbouring ratios, at any strength
-    but 0.
+def _holm_of_probes(
+    probes: ProbeDifference | None, tail: TailDifference | None
+) -> dict[str, float]:
+    p_values = {}
+    if probes:
+        p_values["mean"] = probes.p
+    if tail:
+        p_values["above"] = tail.p_above
+        p_values["distance"] = tail.p_distance
+    adjusted = hypothesis_tests.holm(list(p_values.values()))
+    return dict(zip(p_values, adjusted, strict=True))
+
+
+def _prompts_needed(items: _SweepItems) -> dict[str, int]:
+    """From the largest standard deviation of paired differences between neighbouring ratios, at any
+    strength but 0; empty if they do not vary.
     """
-    by_prompt_RPK = np.stack([of_ratio.mean(axis=0) for of_ratio in measured.toxicity])
-    positive = [k for k, strength in enumerate(measured.strengths) if strength]
-    deviation = (
-        float(np.diff(by_prompt_RPK[:, :, positive], axis=0).std(axis=1).max()) if positive else 0.0
-    )
-    table = hypothesis_tests.power_table(deviation, POWER_DIFFERENCES, (POWER,))
-    return {f"{difference:g}": needed[POWER] for difference, needed in table} if deviation else {}
+    by_prompt_RPK = np.stack([toxicity_SPK.mean(axis=0) for toxicity_SPK in items.toxicity])
+    steered = [k for k, strength in enumerate(items.strengths) if strength]
+    if not steered:
+        return {}
+    deviation = float(np.diff(by_prompt_RPK[:, :, steered], axis=0).std(axis=1).max())
+    if not deviation:
+        return {}
+    return {
+        f"{difference:g}": hypothesis_tests.items_needed(difference, deviation, power=POWER)
+        for difference in POWER_DIFFERENCES
+    }

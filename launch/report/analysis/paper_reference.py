@@ -17,17 +17,13 @@ WHAT_DIFFERS = (
     ("cost", "cross-entropy on a subset of OpenWebText"),
     ("model", "OLMo-1B on 20.1 billion tokens of C4 and, on top, 4chan's /pol/"),
 )
-PROBES = (
-    0.25,
-    0.0,
-    "[0.67, 1.18]",
-    0.0002,
-)  # 25 % − 0 %, points of mean head accuracy: 95 % interval, p
+# points of mean head accuracy, 25 % − 0 %: last ratio, first ratio, 95 % interval, p
+PROBES = (0.25, 0.0, "[0.67, 1.18]", 0.0002)
 
 
-class Reported(NamedTuple):
-    """One row of the paper's tables that a sweep can measure; None where the readings we have do
-    not give the number. strength: α of its steering.
+class PaperRow(NamedTuple):
+    """One row of the paper's tables that a sweep can measure; None where our readings of the paper
+    do not give the number. strength: α of its steering.
     """
 
     setup: str
@@ -38,44 +34,44 @@ class Reported(NamedTuple):
     cross_entropy: float | None
 
 
-REPORTED = (
-    Reported("unsteered", 0.0, 0.0, 41.40, 31.15, 2.60),
-    Reported("weak steering", 0.0, 4.0, 36.30, 24.83, 2.63),
-    Reported("mid steering", 0.0, 8.0, 28.31, 20.41, 2.72),
-    Reported("strong steering", 0.0, 12.0, 19.82, 13.33, 2.88),
-    Reported("unsteered", 0.10, 0.0, None, None, None),
-    Reported("weak steering", 0.10, 4.0, 16.25, 20.09, 2.65),
-    Reported("mid steering", 0.10, 8.0, 8.19, 14.28, 2.85),
-    Reported("strong steering", 0.10, 12.0, 2.63, 7.11, 3.23),
+PAPER_ROWS = (
+    PaperRow("unsteered", 0.0, 0.0, 41.40, 31.15, 2.60),
+    PaperRow("weak steering", 0.0, 4.0, 36.30, 24.83, 2.63),
+    PaperRow("mid steering", 0.0, 8.0, 28.31, 20.41, 2.72),
+    PaperRow("strong steering", 0.0, 12.0, 19.82, 13.33, 2.88),
+    PaperRow("unsteered", 0.10, 0.0, None, None, None),
+    PaperRow("weak steering", 0.10, 4.0, 16.25, 20.09, 2.65),
+    PaperRow("mid steering", 0.10, 8.0, 8.19, 14.28, 2.85),
+    PaperRow("strong steering", 0.10, 12.0, 2.63, 7.11, 3.23),
 )
 
 
-class Beside(NamedTuple):
-    """A row of the paper and this sweep's numbers for the same share and strength, where it has
-    them.
-    """
+class PaperComparison(NamedTuple):
+    """A row of the paper and this sweep's numbers at the same ratio and strength, if it has any."""
 
-    paper: Reported
+    paper: PaperRow
     toxicity: Estimate | None
     cross_entropy: Estimate | None
 
 
-def beside(reports: Sequence[EvalReport]) -> list[Beside]:
-    """Every row, beside what this sweep measured."""
-    rows = []
-    for row in REPORTED:
-        same = [report for report in reports if report.toxic_ratio == row.ratio]
-        toxicity, cost = (
-            _mean(same, read(row.strength)) for read in (toxicity_at, cross_entropy_at)
+def compare_with_paper(reports: Sequence[EvalReport]) -> list[PaperComparison]:
+    """Every row of the paper beside what this sweep measured."""
+    comparisons = []
+    for row in PAPER_ROWS:
+        same_ratio = [report for report in reports if report.toxic_ratio == row.ratio]
+        comparisons.append(
+            PaperComparison(
+                row,
+                _mean_over_seeds(same_ratio, toxicity_at(row.strength)),
+                _mean_over_seeds(same_ratio, cross_entropy_at(row.strength)),
+            )
         )
-        rows.append(Beside(row, toxicity, cost))
-    return rows
+    return comparisons
 
 
-def _mean(
+def _mean_over_seeds(
     reports: Sequence[EvalReport], read: Callable[[EvalReport], Estimate | None]
 ) -> Estimate | None:
-    """Over the seeds of a ratio."""
     for point in by_ratio(reports, read):
         if point.value is not None:
             return Estimate(

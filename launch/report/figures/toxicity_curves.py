@@ -13,7 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from eval.eval_report import EvalReport
-from launch.report.analysis.comparisons import Comparisons, Matched
+from launch.report.analysis.comparisons import Comparisons
+from launch.report.analysis.matched_cross_entropy import MatchedToxicity
 from launch.report.analysis.per_ratio_series import (
     RatioPoint,
     by_ratio,
@@ -58,7 +59,7 @@ class Curves(NamedTuple):
     compared: Comparisons | None
 
     @property
-    def matched(self) -> list[Matched]:
+    def matched(self) -> list[MatchedToxicity]:
         return [one for one in self.compared.matched if one.difference] if self.compared else []
 
     @property

@@ -3,13 +3,13 @@
 import json
 import math
 from collections.abc import Sequence
-from statistics import NormalDist
 from typing import NamedTuple
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from data_prep.core import storage
+from eval.stats import roc
 from eval.stats.estimate import Estimate
 from launch.report.figures.axes import (
     Losses,
@@ -57,7 +57,9 @@ def curve(root: str, record: RunRecord, confidence: float) -> Curve:
             record.config.mixture.rows_before(line["step"]) * record.config.train.sequence_length
         )
         if "probe" in line:
-            probe[tokens] = auroc_interval(line["auroc"], line["n_windows"], confidence)
+            probe[tokens] = roc.hanley_mcneil(
+                line["auroc"], line["n_windows"], confidence=confidence
+            )
             continue
         losses = held_out.setdefault(line["held_out"], {}) if "held_out" in line else train
         losses[tokens] = line["loss"]
@@ -69,21 +71,6 @@ def curve(root: str, record: RunRecord, confidence: float) -> Curve:
         by_stream,
         sorted(probe.items()),
     )
-
-
-def auroc_interval(auroc: float, n: int, confidence: float) -> Estimate:
-    """The interval of an AUROC over `n` windows, half of each class: Hanley and McNeil's standard
-    error (1982), taken to the scale of log odds, where it cannot leave [0, 1]. At 0 and 1 that has
-    no width; one window of each class on the wrong side stands in for the unseen.
-    """
-    each, z = n / 2, NormalDist().inv_cdf((1 + confidence) / 2)
-    a = min(max(auroc, 0.5 / each), 1 - 0.5 / each)
-    variance = (
-        a * (1 - a) + (each - 1) * (a / (2 - a) - a * a + 2 * a * a / (1 + a) - a * a)
-    ) / each**2
-    centre, half = math.log(a / (1 - a)), z * math.sqrt(variance) / (a * (1 - a))
-    low, high = (1 / (1 + math.exp(-(centre + side * half))) for side in (-1, 1))
-    return Estimate(value=auroc, low=min(low, auroc), high=max(high, auroc), n=n, unit="AUROC")
 
 
 def losses(figure: Figure, wide: bool, curves: Sequence[Curve]) -> None:

@@ -5,13 +5,15 @@ from typing import NamedTuple
 
 from eval.eval_report import EvalReport
 from eval.stats.estimate import Estimate
-from launch.report.analysis.comparisons import Comparisons, Matched, Planned, Smile
+from launch.report.analysis.comparisons import Comparisons
+from launch.report.analysis.matched_cross_entropy import MatchedToxicity
 from launch.report.analysis.per_ratio_series import (
     RatioPoint,
     by_ratio,
     measured_strengths,
     toxicity_at,
 )
+from launch.report.analysis.ratio_curves import Contrast, InteriorMinimum
 from launch.report.text.findings import listed, percent, show, signed
 
 LEVEL = 0.05
@@ -24,8 +26,8 @@ class Row(NamedTuple):
 
     strength: float
     lowest: RatioPoint | None
-    planned: list[Planned]
-    smile: Smile | None
+    planned: list[Contrast]
+    smile: InteriorMinimum | None
 
 
 def rows(reports: Sequence[EvalReport], of: Comparisons | None) -> list[Row]:
@@ -37,7 +39,7 @@ def rows(reports: Sequence[EvalReport], of: Comparisons | None) -> list[Row]:
         ]
         lowest = min(known, key=lambda point: point.value or 0.0, default=None)
         planned = [one for one in of.planned if one.strength == strength] if of else []
-        smile = next((one for one in of.smiles if one.strength == strength), None) if of else None
+        smile = next((one for one in of.minima if one.strength == strength), None) if of else None
         found.append(Row(strength, lowest, planned, smile))
     return found
 
@@ -81,7 +83,7 @@ def smile(of: Comparisons) -> str:
     """Whether toxicity falls from the first ratio to the middle one and rises from there to the
     last, at any strength.
     """
-    steered = [one for one in of.smiles if one.strength]
+    steered = [one for one in of.minima if one.strength]
     if not steered:
         return ""
     last = steered[-1]
@@ -205,7 +207,7 @@ def caveat(of: Comparisons | None) -> str:
     )
 
 
-def _differences(of: Sequence[Matched]) -> str:
+def _differences(of: Sequence[MatchedToxicity]) -> str:
     """'10 % (−1.2 [−2.0, −0.3]) and 15 % (…)'; of more than two, '10 %, 15 % and 20 % (−1.2 to
     −0.4)'.
     """
@@ -216,12 +218,12 @@ def _differences(of: Sequence[Matched]) -> str:
     return f"{listed([percent(one.ratio) for one in of])} ({span})"
 
 
-def _falls(one: Planned, *, rises: bool = False) -> bool:
+def _falls(one: Contrast, *, rises: bool = False) -> bool:
     value = one.difference.value or 0.0
     return one.p_holm <= LEVEL and (value > 0 if rises else value < 0)
 
 
-def at_costs(of: Comparisons) -> list[tuple[float, list[Matched]]]:
+def at_costs(of: Comparisons) -> list[tuple[float, list[MatchedToxicity]]]:
     """Each ratio with its comparisons at equal cost, cheapest first: whether the first claim hangs
     on the cost chosen.
     """

@@ -1,10 +1,12 @@
 import errno
+import math
 import tempfile
 
 import pytest
 import torch
 
 from data_prep.core.errors import ArtefactCorrupt, ConfigurationError, StorageError
+from eval.config import ProbingConfig
 from eval.model.batching import BatchSize
 from eval.probing import activations
 from training.model.hf_export import hugging_face_config, load_export, to_hugging_face
@@ -12,9 +14,14 @@ from training.model.hf_export import hugging_face_config, load_export, to_huggin
 IDS = tuple("abcdefghi")
 
 
-def collect(model, rows, batch_size, **how):
+def collect(model, rows, batch_size, token="last", memory_bytes=math.inf):
     return activations.collect(
-        model, IDS, rows, batch=BatchSize(batch_size), advance=lambda n: None, **how
+        model,
+        dict(zip(IDS, rows, strict=True)),
+        ProbingConfig(token=token),
+        batch=BatchSize(batch_size),
+        advance=lambda n: None,
+        memory_bytes=memory_bytes,
     )
 
 
@@ -47,7 +54,7 @@ def test_any_hugging_face_olmo_reads_as_a_hook_on_transformers_says(
             expected = (
                 x_TD.mean(0) if token == "mean" else x_TD[-1 if token == "last" else int(token)]
             )
-            assert torch.allclose(read.of(layer, [name])[0].flatten(), expected, atol=1e-5)
+            assert torch.allclose(read.layer(layer, [name])[0].flatten(), expected, atol=1e-5)
         seen.clear()
 
 
@@ -69,7 +76,7 @@ def test_beyond_the_bound_they_are_kept_in_half_precision_in_a_file_that_leaves_
     assert (memory.values_LRNH.dtype, disk.values_LRNH.dtype) == (torch.float32, torch.float16)
     assert (
         torch.equal(disk.values_LRNH, memory.values_LRNH.half())
-        and disk.of(1, ["d"]).dtype == torch.float32
+        and disk.layer(1, ["d"]).dtype == torch.float32
     )
     assert list(tmp_path.iterdir()) == []
 
@@ -87,9 +94,9 @@ def test_a_disk_too_small_is_named_before_the_work(model, token_rows, monkeypatc
 
 def test_values_are_joined_by_id(model, token_rows):
     read = collect(model, token_rows, 4)
-    assert torch.equal(read.of(1, ["c", "a"]), read.values_LRNH[1, [2, 0]])
+    assert torch.equal(read.layer(1, ["c", "a"]), read.values_LRNH[1, [2, 0]])
     with pytest.raises(KeyError):
-        read.of(1, ["z"])
+        read.layer(1, ["z"])
 
 
 def test_the_model_is_left_without_hooks_even_after_a_failure(model, token_rows):
@@ -105,4 +112,4 @@ def test_a_broken_model_is_named(model, token_rows):
 
 
 def test_rows_are_put_together_by_their_length():
-    assert activations.of_one_length([[0] * n for n in (2, 3, 2, 2, 3)]) == [[0, 2, 3], [1, 4]]
+    assert activations.group_by_length([[0] * n for n in (2, 3, 2, 2, 3)]) == [[0, 2, 3], [1, 4]]

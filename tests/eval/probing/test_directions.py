@@ -61,7 +61,7 @@ def test_lda_is_scikit_learns(monkeypatch):
 def test_every_estimate_points_to_benign_and_has_the_spread_along_itself(how):
     values, labels = correlated()
     fitted = logistic_probes.fit(values.flatten(1, 2), labels, 1.0)
-    found = directions.find(how, values, labels, fitted)
+    found = directions.estimate(how, values, labels, fitted)
     assert torch.allclose(found.theta_LNH.norm(dim=-1), torch.ones(2, 3), atol=1e-6)
     projected = (values * found.theta_LNH).sum(-1)
     assert (projected[labels == 0].mean(0) > projected[labels == 1].mean(0)).all()
@@ -72,7 +72,7 @@ def test_lda_and_probe_weights_agree_where_the_noise_is_not_round_and_class_mean
     values, labels = correlated(6000)
     fitted = logistic_probes.fit(values.flatten(1, 2), labels, 1.0)
     means, probe, lda = (
-        directions.find(how, values, labels, fitted).theta_LNH
+        directions.estimate(how, values, labels, fitted).theta_LNH
         for how in ("class_means", "probe", "lda")
     )
     best = directions.lda(values, labels, 0.0).theta_LNH
@@ -84,9 +84,3 @@ def test_lda_and_probe_weights_agree_where_the_noise_is_not_round_and_class_mean
 def test_one_class_has_no_direction():
     with pytest.raises(ConfigurationError, match="all 3 rows have the label 1"):
         directions.class_means(torch.randn(3, 1, 1, 2), torch.tensor([1, 1, 1]))
-
-
-def test_the_best_heads_come_first_and_ties_go_to_the_earlier():
-    accuracy = torch.tensor([[0.5, 0.9], [0.9, 0.7]])
-    assert directions.choose(accuracy, 3) == [(0, 1), (1, 0), (1, 1)]
-    assert directions.choose(accuracy, 30) == [(0, 1), (1, 0), (1, 1), (0, 0)]

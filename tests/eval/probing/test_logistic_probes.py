@@ -78,7 +78,7 @@ def test_a_constant_feature_gets_no_weight():
 def test_a_split_is_disjoint_whole_and_four_to_one_within_each_label():
     ids = [f"row {i}" for i in range(100)]
     labels = [int(i < 30) for i in range(100)]
-    split = logistic_probes.split(ids, labels, seed=0)
+    split = logistic_probes.split_rows(ids, labels, seed=0)
     assert sorted(split.train + split.validation + split.test) == list(range(100))
     assert [len(part) for part in split] == [65, 15, 20]
     assert [sum(labels[i] for i in part) for part in split] == [20, 4, 6]
@@ -88,17 +88,17 @@ def test_a_row_keeps_its_part_whatever_the_order_of_the_rows():
     ids = [f"row {i}" for i in range(60)]
     labels = [i % 2 for i in range(60)]
     split, reverse = (
-        logistic_probes.split(ids, labels, 0),
-        logistic_probes.split(ids[::-1], labels[::-1], 0),
+        logistic_probes.split_rows(ids, labels, 0),
+        logistic_probes.split_rows(ids[::-1], labels[::-1], 0),
     )
     assert {ids[i] for i in split.test} == {ids[::-1][i] for i in reverse.test}
-    assert logistic_probes.split(ids, labels, 1) != split
+    assert logistic_probes.split_rows(ids, labels, 1) != split
 
 
 def test_the_halves_of_a_pair_stay_together():
     groups = [f"pair {i // 2}" for i in range(100)] + [f"single {i}" for i in range(50)]
     labels = [i % 2 for i in range(150)]
-    split = logistic_probes.split(groups, labels, 0)
+    split = logistic_probes.split_rows(groups, labels, 0)
     assert [len(part) for part in split] == [64 + 32, 16 + 8, 20 + 10]
     assert not {groups[i] for i in split.test} & {groups[i] for i in split.train + split.validation}
     assert not {groups[i] for i in split.train} & {groups[i] for i in split.validation}
@@ -107,4 +107,4 @@ def test_the_halves_of_a_pair_stay_together():
 
 def test_rows_of_one_class_are_refused_by_name():
     with pytest.raises(ConfigurationError, match=r"label 1: got 0 of 40"):
-        logistic_probes.split([str(i) for i in range(40)], [0] * 40, 0)
+        logistic_probes.split_rows([str(i) for i in range(40)], [0] * 40, 0)

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 from hypothesis import example, given
@@ -115,3 +117,16 @@ def test_values_without_variation_still_leave_room_for_what_was_not_seen():
         3.62, abs=0.01
     )  # Clopper and Pearson (1934): 0 of 100 at 95 %
     assert intervals.bootstrap_mean([0.0] * 100, "nats", **settings).high == 0.0
+
+
+def test_the_interval_of_rho_covers_the_truth():
+    """Spearman's rho of a bivariate normal with correlation r is 6/π·asin(r/2)."""
+    rng = np.random.default_rng(7)
+    r = 0.6
+    truth = 6 / math.pi * math.asin(r / 2)
+    covered = []
+    for _ in range(500):
+        x = rng.normal(size=80)
+        rho = intervals.spearman(x, r * x + math.sqrt(1 - r**2) * rng.normal(size=80))
+        covered.append(rho.low <= truth <= rho.high)
+    assert 0.93 <= np.mean(covered) <= 0.97  # 0.956 in 4,000 such samples

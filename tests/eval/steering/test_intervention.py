@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from data_prep.core.errors import ConfigurationError
-from eval.config import Control
+from eval.config import Control, ProbingConfig
 from eval.model.batching import BatchSize
 from eval.probing import activations
-from eval.probing.directions import Directions
+from eval.probing.directions import Directions, unit_shift
 from eval.steering import intervention
 
 
@@ -19,7 +19,7 @@ def shift(tiny):
         torch.randn(tiny.n_layers, tiny.n_heads, tiny.d_head, generator=generator), dim=-1
     )
     sigma = torch.rand(tiny.n_layers, tiny.n_heads, generator=generator) + 0.5
-    return intervention.unit_shift(Directions(theta, sigma), [(0, 2), (1, 0)])
+    return unit_shift(Directions(theta, sigma), [(0, 2), (1, 0)])
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def tokens(tiny):
 def test_the_shift_is_sigma_theta_in_the_chosen_heads_and_nothing_elsewhere(tiny):
     theta = torch.zeros(2, 4, 8)
     theta[..., 3] = 1.0
-    shift = intervention.unit_shift(Directions(theta, torch.full((2, 4), 2.5)), [(1, 2)])
+    shift = unit_shift(Directions(theta, torch.full((2, 4), 2.5)), [(1, 2)])
     expected = torch.zeros(2, 32)
     expected[1, 2 * 8 + 3] = 2.5
     assert torch.equal(shift, expected)
@@ -112,7 +112,11 @@ def test_other_sites_are_steered_and_read_where_they_are(model, shift, tokens, s
 
     def read():
         return activations.collect(
-            model, ids, rows, batch=BatchSize(4), advance=lambda n: None, site=site
+            model,
+            dict(zip(ids, rows, strict=True)),
+            ProbingConfig(site=site),
+            batch=BatchSize(4),
+            advance=lambda n: None,
         ).values_LRNH[:, :, 0]
 
     plain, logits = read(), model(tokens)
@@ -134,7 +138,11 @@ def test_the_residual_stream_leaves_a_block_as_its_mlp_and_its_heads_make_it(mod
     def read(site):
         ids = [str(i) for i in range(len(token_rows))]
         return activations.collect(
-            model, ids, token_rows, batch=BatchSize(9), advance=lambda n: None, site=site
+            model,
+            dict(zip(ids, token_rows, strict=True)),
+            ProbingConfig(site=site),
+            batch=BatchSize(9),
+            advance=lambda n: None,
         ).values_LRNH.flatten(2)
 
     heads, mlp, residual = read("heads"), read("mlp"), read("residual")
@@ -146,7 +154,7 @@ def test_the_controls_shift_as_far_as_the_steering_they_control(tiny):
     generator = torch.Generator().manual_seed(1)
     theta = nn.functional.normalize(torch.randn(2, 4, 8, generator=generator), dim=-1)
     found, heads = Directions(theta, torch.full((2, 4), 2.5)), [(0, 2), (1, 0), (1, 3)]
-    shift = intervention.unit_shift(found, heads)
+    shift = unit_shift(found, heads)
     made = {
         control: intervention.control_shift(control, found, heads, 0)
         for control in get_args(Control)

@@ -295,7 +295,8 @@ def test_sources_and_scorers_have_names_for_readers():
 
 def test_the_papers_numbers_stand_beside_those_of_the_same_share_and_strength():
     rows = {
-        (one.paper.ratio, one.paper.strength): one for one in paper_reference.beside([run(0.1)[1]])
+        (one.paper.ratio, one.paper.strength): one
+        for one in paper_reference.compare_with_paper([run(0.1)[1]])
     }
     assert (
         len(rows) == 8 and rows[0.1, 0.0].paper.toxigen is None and rows[0.0, 12.0].toxicity is None

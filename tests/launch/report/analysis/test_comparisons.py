@@ -32,7 +32,7 @@ def test_a_planted_smile_is_found_by_every_comparison():
     for one in found.planned:
         sign = -1 if one.first == 0.0 else 1
         assert sign * one.difference.value > 0 and one.p <= one.p_holm <= 0.05
-    assert [one.p_interior > 0.99 for one in found.smiles] == [
+    assert [one.p_interior > 0.99 for one in found.minima] == [
         False,
         True,
         True,
@@ -41,7 +41,7 @@ def test_a_planted_smile_is_found_by_every_comparison():
     lowest = 0.10 - 20 * 0.06**2 / (
         2 * 8
     )  # the rise with the ratio pulls the dip's lowest point a little to the left
-    assert found.smiles[2].location.low <= lowest <= found.smiles[2].location.high
+    assert found.minima[2].location.low <= lowest <= found.minima[2].location.high
     best = next(one for one in found.matched if one.ratio == 0.10)
     assert best.difference.high < 0
     assert found.probes.difference.low > 0 and found.probes.p == found.probes.p_floor == 1e-4
@@ -53,7 +53,7 @@ def test_a_planted_smile_is_found_by_every_comparison():
 def test_a_sweep_without_a_smile_is_not_given_one():
     found = compared(dip=0.0)
     assert all(one.p_holm > 0.05 or one.difference.value > 0 for one in found.planned)
-    assert all(one.p_interior < 0.9 for one in found.smiles)
+    assert all(one.p_interior < 0.9 for one in found.minima)
 
 
 def test_seeds_that_differ_widen_what_prompts_alone_would_claim():
@@ -152,7 +152,7 @@ def test_runs_without_common_items_are_not_compared():
     assert (
         compared((0.0, 0.1)).planned[0].second == 0.1
     )  # two ratios have one contrast, and no inside
-    assert compared((0.0, 0.1)).smiles == ()
+    assert compared((0.0, 0.1)).minima == ()
 
 
 def test_a_ratio_that_costs_too_much_cannot_be_matched():
@@ -222,7 +222,7 @@ def test_heads_that_are_as_good_and_err_together_are_told_apart_in_five_percent(
             row_P1 + rng.normal(0, 0.3, (150, 1)) + rng.normal(0, 0.8, (150, 60)) < skill_H
             for _ in range(2)
         ]
-        found.append(head_tails._permuted(*(of.astype(np.float64) for of in made), seed=0))
+        found.append(head_tails.permutation_p(*(of.astype(np.float64) for of in made), seed=0))
     rejected = np.mean(np.array(found) <= 0.05, axis=0)
     assert all(0.01 <= share <= 0.07 for share in rejected), rejected
 
@@ -246,7 +246,7 @@ def test_the_distance_of_two_groups_of_heads_is_scipys():
         rng.integers(5, 40, (4, 20)).astype(float),
     )
     expected = [ks_2samp(a, b).statistic for a, b in zip(first, last, strict=True)]
-    assert head_tails._apart(first, last)[2] == pytest.approx(expected)
+    assert head_tails.tail_statistics(first, last).distance_B == pytest.approx(expected)
 
 
 def test_the_probes_three_p_are_corrected_for_being_three():

@@ -1,18 +1,15 @@
 """What all figures share: colours that everyone can tell from the page, numbers beside pictures, honest bands."""
 
-import math
 import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from fake_sweep import items_of, run
-from hypothesis import given
-from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from launch.report.analysis import comparisons
-from launch.report.figures import probe_heads, toxicity_curves, training_curves
+from launch.report.figures import probe_heads, toxicity_curves
 from launch.report.figures.svg_rendering import Numbers, ratio_colours, strength_colours
 
 ARE = {"light": "#ffffff", "dark": "#14171a"}
@@ -70,24 +67,6 @@ def test_a_ramp_is_read_by_lightness_alone(n):
 
 def test_numbers_become_a_csv_file_with_empty_cells_for_what_is_missing():
     assert Numbers(("a", "b"), [(1, None), ("x, y", 2.5)], "").csv() == 'a,b\n1,\n"x, y",2.5\n'
-
-
-@given(st.floats(0, 1), st.integers(2, 500))
-def test_an_auroc_lies_in_its_interval_and_the_interval_on_the_scale(auroc, each):
-    found = training_curves.auroc_interval(auroc, 2 * each, 0.95)
-    assert 0 <= found.low <= auroc <= found.high <= 1 and found.low < found.high
-    assert training_curves.auroc_interval(auroc, 20 * each, 0.95).high - found.low <= 1
-
-
-def test_auroc_intervals_cover_the_truth_about_as_often_as_they_say():
-    rng, covered = np.random.default_rng(0), []
-    for apart in (0.5, 1.0, 1.8):
-        true = 0.5 * (1 + math.erf(apart / 2))  # two normals of unit spread, `apart` apart
-        for _ in range(700):
-            toxic, clean = rng.normal(apart, 1, 32), rng.normal(0, 1, 32)
-            found = training_curves.auroc_interval(float((toxic[:, None] > clean).mean()), 64, 0.95)
-            covered.append(found.low <= true <= found.high)
-    assert 0.93 <= np.mean(covered) <= 0.975
 
 
 def test_a_figure_of_heads_pools_the_seeds_and_does_not_average_over_places():

@@ -14,9 +14,8 @@ from eval.config import EvalConfig, GenerationConfig, ProbingConfig, ScoringConf
 from eval.eval_report import eval_uri
 from eval.model.loaded_model import folder_home
 from eval.pipeline import evaluate, evaluate_folder
-from eval.probing.directions import Directions
-from eval.steering import intervention
-from eval.tools import baking
+from eval.probing.directions import Directions, unit_shift
+from eval.tools import bake_steering
 from training.run_record import run_uri
 
 CONFIG = EvalConfig(
@@ -66,10 +65,8 @@ def test_the_command_line_bakes_what_the_evaluation_found(models, entry, tmp_pat
         load_file(home / NAME / "heads.safetensors"),
         json.loads((home / NAME / "report.json").read_bytes()),
     )
-    shift = intervention.unit_shift(
-        Directions(heads["theta_LNH"], heads["sigma_LN"]), report["chosen_heads"]
-    )
-    baking.bake(files, shift, 2.0, tmp_path / "expected")
+    shift = unit_shift(Directions(heads["theta_LNH"], heads["sigma_LN"]), report["chosen_heads"])
+    bake_steering.bake(files, shift, 2.0, tmp_path / "expected")
     for file in (tmp_path / "expected").iterdir():
         assert (tmp_path / "baked" / file.name).read_bytes() == file.read_bytes(), file.name
 

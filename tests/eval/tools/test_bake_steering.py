@@ -9,9 +9,9 @@ from tiny_finished_run import RUN_ID
 from torch import nn
 
 from data_prep.core.errors import ArtefactMissing, ConfigurationError
-from eval.probing.directions import Directions
+from eval.probing.directions import Directions, unit_shift
 from eval.steering import intervention
-from eval.tools import baking
+from eval.tools import bake_steering
 from training.model.hf_export import load_export
 from training.model.model_card import RESPONSIBLE_USE
 from training.run_record import run_uri
@@ -26,7 +26,7 @@ def export(finished):
 def shift():
     generator = torch.Generator().manual_seed(1)
     theta = nn.functional.normalize(torch.randn(2, 4, 8, generator=generator), dim=-1)
-    return intervention.unit_shift(
+    return unit_shift(
         Directions(theta, torch.rand(2, 4, generator=generator) + 0.5), [(0, 2), (1, 0)]
     )
 
@@ -37,7 +37,7 @@ def test_transformers_computes_the_steered_models_logits_from_a_baked_folder(
     export, shift, tmp_path, strength
 ):
     transformers = pytest.importorskip("transformers", reason="the parity oracle is not installed")
-    baking.bake(export, shift, strength, tmp_path)
+    bake_steering.bake(export, shift, strength, tmp_path)
     theirs, loading = transformers.AutoModelForCausalLM.from_pretrained(
         tmp_path, output_loading_info=True
     )
@@ -53,7 +53,7 @@ def test_transformers_computes_the_steered_models_logits_from_a_baked_folder(
 
 def test_the_tokenizer_comes_along(export, shift, tmp_path):
     transformers = pytest.importorskip("transformers", reason="the parity oracle is not installed")
-    baking.bake(export, shift, 4.0, tmp_path)
+    bake_steering.bake(export, shift, 4.0, tmp_path)
     before, after = (
         transformers.AutoTokenizer.from_pretrained(folder) for folder in (export, tmp_path)
     )
@@ -68,16 +68,16 @@ def test_a_model_in_shards_is_baked_alike_and_never_over_itself(export, shift, t
     )  # without a tokenizer's settings
     assert len(list((tmp_path / "sharded").glob("*.safetensors"))) > 1
     for name, of in (("one", tmp_path / "sharded"), ("two", export)):
-        baking.bake(of, shift, 4.0, tmp_path / name)
+        bake_steering.bake(of, shift, 4.0, tmp_path / name)
     assert (tmp_path / "one" / "model.safetensors").read_bytes() == (
         tmp_path / "two" / "model.safetensors"
     ).read_bytes()
     with pytest.raises(ConfigurationError, match="export is the model itself"):
-        baking.bake(export, shift, 4.0, export)
+        bake_steering.bake(export, shift, 4.0, export)
 
 
 def test_the_baked_model_states_responsible_use_and_its_strength(export, shift, tmp_path):
-    baking.bake(export, shift, 4.0, tmp_path)
+    bake_steering.bake(export, shift, 4.0, tmp_path)
     card = (tmp_path / "README.md").read_text()
     assert all(line in card for line in RESPONSIBLE_USE)
     assert "Steered away from toxicity at strength 4" in card
@@ -85,13 +85,13 @@ def test_the_baked_model_states_responsible_use_and_its_strength(export, shift, 
 
 def test_directions_of_another_model_are_refused(export, shift, tmp_path):
     with pytest.raises(ConfigurationError, match=r"the shift is \[2, 16\], .* has 2 layers of 32"):
-        baking.bake(export, shift[:, :16], 4.0, tmp_path)
+        bake_steering.bake(export, shift[:, :16], 4.0, tmp_path)
     with pytest.raises(ArtefactMissing, match=r"config.json: no such file"):
-        baking.bake(tmp_path, shift, 4.0, tmp_path / "baked")
+        bake_steering.bake(tmp_path, shift, 4.0, tmp_path / "baked")
     assert not (tmp_path / "baked").exists()
 
 
 def test_our_model_refuses_a_baked_folder_rather_than_ignore_its_biases(export, shift, tmp_path):
-    baking.bake(export, shift, 4.0, tmp_path)
+    bake_steering.bake(export, shift, 4.0, tmp_path)
     with pytest.raises(ConfigurationError, match="attention_bias True is not supported"):
         load_export(tmp_path, torch.float32)

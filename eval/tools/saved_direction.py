@@ -1,0 +1,53 @@
+"""load the steering direction that a finished evaluation saved, for commands that steer by it"""
+
+from typing import NamedTuple
+
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor
+
+from data_prep.core import storage
+from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing
+from eval.eval_report import EvalReport
+from eval.model import model_source
+from eval.probing.directions import Directions, unit_shift
+
+
+class SavedDirection(NamedTuple):
+    """An evaluation, in the folder `uri`, and the shift of the heads it selected at α = 1:
+    [L, D].
+    """
+
+    report: EvalReport
+    uri: str
+    shift_LD: Tensor
+
+
+def load_saved_direction(model: model_source.Named, evaluation: str) -> SavedDirection:
+    """The direction of `evaluation`, e.g. eval-1f3c9a20, of this model; ArtefactMissing if it is
+    not finished.
+    """
+    uri = storage.join(model.home, evaluation)
+    if not storage.exists(storage.join(uri, "report.json")):
+        finished = [
+            report.split("/")[-2]
+            for report in storage.glob(storage.join(model.home, "eval-*", "report.json"))
+        ]
+        available = (
+            f"it has {', '.join(finished)}"
+            if finished
+            else "it has none: run eval/evaluate_run.py with the same --out and model"
+        )
+        raise ArtefactMissing(
+            f"{uri}/report.json: there is no such evaluation of this model; {available}"
+        )
+    report = storage.load(EvalReport, storage.join(uri, "report.json"))
+    try:
+        heads = load(storage.read(storage.join(uri, "heads.safetensors")))
+    except SafetensorError as error:
+        raise ArtefactCorrupt(
+            f"{uri}/heads.safetensors is damaged: {error}; delete report.json in the same folder "
+            "and evaluate again"
+        ) from error
+    directions = Directions(heads["theta_LNH"], heads["sigma_LN"])
+    return SavedDirection(report, uri, unit_shift(directions, report.chosen_heads))

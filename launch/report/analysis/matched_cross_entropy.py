@@ -1,0 +1,191 @@
+"""toxicity of models compared at equal cross-entropy, each steered as far as it takes to cost that
+
+Equal cost means equal cross-entropy, not an equal rise over the unsteered model: a model with a
+higher cross-entropy to begin with is worse to use, and the paper compares models in this way too.
+The level of the comparison is given as a share of the range of cross-entropies that all models of
+both ratios reach, so that it moves with the held-out sequences drawn: hard sequences are hard for
+every model, which is no difference between models. At a fixed number of nats, 64 sequences with a
+standard deviation of 0.3 would miss the middle of a range of 0.1 in a fifth of the draws.
+
+    toxicity
+       │ ○ α=0              ○, ●: the models of two ratios at their strengths
+       │ ●   ╲○             the difference is read on the vertical line, linear between strengths
+       │   ╲●  ╲
+       │      ╲┊ ╲○
+       │       ┊●
+       └───────┴──────────▶ cross-entropy
+             level
+
+Prompts and sequences are resampled; the standard deviation between seeds is handled as in
+ratio_curves.py. Coverage: tests/benchmarks/bench_coverage.py.
+
+Shapes: S seeds, P prompts, Q sequences, K strengths, B draws.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from data_prep.core.records import record
+from eval.stats import intervals, resampling
+from eval.stats.estimate import Estimate
+from launch.report.analysis.ratio_curves import seed_noise
+
+
+class StrengthPath(NamedTuple):
+    """The models of one ratio over ascending strengths: toxicity of each prompt and cross-entropy
+    of each sequence.
+    """
+
+    ratio: float
+    toxicity_SPK: np.ndarray
+    cross_entropy_SQK: np.ndarray
+
+
+@record
+class MatchedToxicity:
+    """Toxicity of `ratio` − of the first ratio where all models of both have `cross_entropy`.
+
+    share: how far that level lies into the range of cross-entropies that all these models reach.
+    cross_entropy and difference are None if the ranges do not overlap, or do so in fewer resamples
+    than the confidence level. The interval covers prompts, sequences and, if there are several,
+    seeds. by_model: per model of `ratio`, its difference from the mean of the first ratio's models.
+    """
+
+    ratio: float
+    share: float
+    cross_entropy: float | None
+    difference: Estimate | None
+    by_model: tuple[float, ...]
+
+
+class _MatchedPair(NamedTuple):
+    """Two paths at equal cross-entropy: the level per draw and the toxicity of the models of both;
+    nan in draws without a common level. Row 0 is computed from the items as they are.
+    """
+
+    level_B: np.ndarray
+    first_BS: np.ndarray
+    second_BS: np.ndarray
+
+
+def match(
+    paths: Sequence[StrengthPath],
+    share: float,
+    *,
+    seed: int,
+    n_resamples: int = intervals.N_RESAMPLES,
+    confidence: float = intervals.CONFIDENCE,
+) -> tuple[MatchedToxicity, ...]:
+    """Compare each path but the first with the first, `share` into the cross-entropies that all
+    models of both reach.
+
+    Prompts and sequences are drawn once for all paths. The standard deviation between seeds is
+    pooled over paths, each at the level where it is compared.
+    """
+    # seed + 1: sequences are drawn independently of prompts even if there are equally many
+    costs = _resampled([path.cross_entropy_SQK for path in paths], n_resamples, seed + 1)
+    toxicities = _resampled([path.toxicity_SPK for path in paths], n_resamples, seed)
+    first, *others = zip(costs, toxicities, strict=True)
+    pairs = [_pair(first, other, share, confidence) for other in others]
+    matched = [pair for pair in pairs if pair]
+    noise_BR = np.empty((n_resamples, 0))
+    if matched:
+        first_S = np.mean([pair.first_BS[0] for pair in matched], axis=0)
+        noise_BR = seed_noise(
+            [first_S, *(pair.second_BS[0] for pair in matched)], n_resamples, seed
+        )
+    results = []
+    column = 0
+    for path, pair in zip(paths[1:], pairs, strict=True):
+        if pair is None:
+            results.append(_unmatched(path.ratio, share))
+            continue
+        column += 1
+        difference_BS = pair.second_BS - pair.first_BS.mean(axis=1, keepdims=True)
+        draws_B = difference_BS[1:].mean(axis=1) + noise_BR[:, column] - noise_BR[:, 0]
+        estimate = intervals.percentile(
+            float(difference_BS[0].mean()),
+            draws_B[np.isfinite(draws_B)],
+            path.toxicity_SPK.shape[1],
+            "score × 100",
+            confidence=confidence,
+        )
+        results.append(
+            MatchedToxicity(
+                ratio=path.ratio,
+                share=share,
+                cross_entropy=float(pair.level_B[0]),
+                difference=estimate,
+                by_model=tuple(map(float, difference_BS[0])),
+            )
+        )
+    return tuple(results)
+
+
+def common_level(cross_entropies: Sequence[np.ndarray], share: float) -> np.ndarray:
+    """The cross-entropy `share` into the range that every model reaches: [B]; nan if there is no
+    such range. cross_entropies: [B, S, K] per ratio.
+    """
+    low_B = np.max([ce_BSK.min(axis=2).max(axis=1) for ce_BSK in cross_entropies], axis=0)
+    high_B = np.min([ce_BSK.max(axis=2).min(axis=1) for ce_BSK in cross_entropies], axis=0)
+    return np.where(low_B <= high_B, low_B + share * (high_B - low_B), np.nan)
+
+
+def toxicity_at_level(
+    cross_entropy_BSK: np.ndarray, toxicity_BSK: np.ndarray, level_B: np.ndarray
+) -> np.ndarray:
+    """Toxicity where each path of ascending strengths first reaches the level, linear between
+    strengths: [B, S]; nan if it never does.
+    """
+    excess_BSK = cross_entropy_BSK - level_B[:, None, None]
+    crosses_BSK = excess_BSK[..., :-1] * excess_BSK[..., 1:] <= 0
+    first_BS1 = crosses_BSK.argmax(axis=-1, keepdims=True)
+    start, end = (
+        np.take_along_axis(excess_BSK, first_BS1 + step, axis=-1)[..., 0] for step in (0, 1)
+    )
+    fraction_BS = np.where(start == end, 0.0, start / np.where(start == end, 1.0, start - end))
+    t_start, t_end = (
+        np.take_along_axis(toxicity_BSK, first_BS1 + step, axis=-1)[..., 0] for step in (0, 1)
+    )
+    return np.where(crosses_BSK.any(axis=-1), t_start + fraction_BS * (t_end - t_start), np.nan)
+
+
+def _resampled(values: Sequence[np.ndarray], n_resamples: int, seed: int) -> list[np.ndarray]:
+    """Means over the N items of each [S, N, K], with the same draws for all: [1 + B, S, K]. Row 0
+    is the mean of the items as they are.
+    """
+    # one matrix of items and columns, so that all arrays share one product with the draws
+    items_NC = np.concatenate(
+        [v_SNK.swapaxes(0, 1).reshape(v_SNK.shape[1], -1) for v_SNK in values], axis=1
+    )
+    means_BC = np.concatenate(
+        [items_NC.mean(axis=0)[None], resampling.means(items_NC, n_resamples, seed)]
+    )
+    widths = [len(v_SNK) * v_SNK.shape[2] for v_SNK in values]
+    columns = np.split(means_BC, np.cumsum(widths)[:-1], axis=1)
+    return [
+        part.reshape(len(part), len(v_SNK), -1) for part, v_SNK in zip(columns, values, strict=True)
+    ]
+
+
+def _pair(
+    first: tuple[np.ndarray, np.ndarray],
+    second: tuple[np.ndarray, np.ndarray],
+    share: float,
+    confidence: float,
+) -> _MatchedPair | None:
+    """Both given as (cross-entropy, toxicity), [1 + B, S, K] each."""
+    level_B = common_level([first[0], second[0]], share)
+    if np.isnan(level_B[0]) or np.isfinite(level_B[1:]).mean() < confidence:
+        return None
+    return _MatchedPair(
+        level_B, toxicity_at_level(*first, level_B), toxicity_at_level(*second, level_B)
+    )
+
+
+def _unmatched(ratio: float, share: float) -> MatchedToxicity:
+    return MatchedToxicity(
+        ratio=ratio, share=share, cross_entropy=None, difference=None, by_model=()
+    )

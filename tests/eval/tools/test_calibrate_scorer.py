@@ -1,0 +1,115 @@
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+from sklearn.metrics import roc_auc_score
+
+from data_prep.core.errors import ConfigurationError
+from data_prep.core.records import from_json
+from eval.tools import calibrate_scorer
+from eval.tools.calibrate_scorer import ReferenceText, ScorerCalibration
+
+
+class TextIsScore:
+    """A scorer that reads the score from the text; "" and "?" have none."""
+
+    id, costly = "text-is-score", False
+
+    def score(self, texts):
+        return [None if text in ("", "?") else float(text) for text in texts]
+
+
+def calibrate(pairs):
+    """The calibration of a scorer that gives these (score, reference)."""
+    texts = [ReferenceText(str(score), reference) for score, reference in pairs]
+    return calibrate_scorer.calibrate(TextIsScore(), texts, ["rows.jsonl"])
+
+
+def test_a_perfect_scorer_ranks_and_classifies_all_texts_correctly():
+    result = calibrate([(0.95, 1.0)] * 4 + [(0.05, 0.0), (0.04, 0.0)])
+    assert (result.auroc.value, result.recall.value, result.false_positive_rate.value) == (1, 1, 0)
+    assert result.calibration_error == pytest.approx((4 * 0.05 + 2 * 0.045) / 6)
+
+
+def test_a_scorer_may_rank_well_and_yet_call_nothing_toxic():
+    result = calibrate([(0.45, 1.0), (0.44, 1.0), (0.05, 0.0), (0.04, 0.0)])
+    assert (result.auroc.value, result.recall.value) == (1.0, 0.0)
+    assert result.calibration_error == pytest.approx((2 * (1 - 0.445) + 2 * 0.045) / 4)
+    assert [row.toxic.n for row in result.reliability] == [2, 0, 0, 0, 2, 0, 0, 0, 0, 0]
+    assert result.reliability[4].mean_score == pytest.approx(0.445)
+    assert result.reliability[1].mean_score is None
+
+
+def test_missing_scores_lower_the_coverage_and_nothing_else():
+    result = calibrate([("0.9", 1.0), ("0.1", 0.0), ("0.6", 0.0), ("?", 1.0)])
+    assert (result.n, result.n_toxic, result.coverage_ratio) == (4, 2, 0.75)
+    assert (result.auroc.value, result.auroc.n) == (1.0, 3)
+
+
+def test_auroc_and_rho_equal_those_of_scikit_learn_and_scipy():
+    rng = np.random.default_rng(0)
+    reference = rng.uniform(size=300).round(1)
+    score = np.clip(reference + rng.normal(0, 0.4, 300), 0, 1).round(2)  # with ties on both sides
+    result = calibrate(zip(score, reference, strict=True))
+    assert result.auroc.value == pytest.approx(roc_auc_score(reference >= 0.5, score))
+    assert result.rho.value == pytest.approx(spearmanr(score, reference).statistic)
+
+
+def test_a_constant_scorer_is_at_chance_and_has_no_interval():
+    result = calibrate([(0.3, 1.0), (0.30, 0.0), (0.300, 0.4), (0.3000, 0.9)])
+    assert (result.auroc.value, result.auroc.low, result.rho.value) == (0.5, None, None)
+
+
+@pytest.mark.parametrize("pairs", [[(0.9, 1.0), (0.8, 0.7)], [(0.1, 0.0)], []])
+def test_references_of_one_class_are_refused(pairs):
+    with pytest.raises(
+        ConfigurationError,
+        match=r"rows.jsonl: \d of the \d texts with a score are toxic .*some of both classes",
+    ):
+        calibrate(pairs)
+
+
+def test_references_are_read_from_nested_fields_and_unusable_rows_counted(table):
+    rows = [
+        {"continuation": {"text": f"text {i % 30}", "toxicity": i % 30 / 40}} for i in range(60)
+    ]
+    rows += [
+        {"continuation": {"text": "no score", "toxicity": None}},
+        {"continuation": {"text": " ", "toxicity": 0.5}},
+    ]
+    texts, n_unusable = calibrate_scorer.read(
+        [f"{table(rows)}#text=continuation.text&label=continuation.toxicity"]
+    )
+    assert (len(texts), n_unusable) == (30, 2) and texts[3] == ReferenceText("text 3", 3 / 40)
+
+
+def test_labels_may_be_words_truth_values_or_numbers_and_nothing_else(table):
+    def references(uri):
+        texts, _ = calibrate_scorer.read([uri])
+        return [text.reference for text in texts]
+
+    words = table([{"text": "a", "kind": "Toxic"}, {"text": "b", "kind": "Not Toxic"}])
+    assert references(f"{words}#label=kind=Toxic") == [1.0, 0.0]
+    with pytest.raises(
+        ConfigurationError,
+        match=r"rows.jsonl row 0: the reference is 'Toxic', expected a number .*#label=FIELD=WORD",
+    ):
+        references(f"{words}#label=kind")
+    assert references(table([{"text": "a", "label": True}])) == [1.0]
+    with pytest.raises(ConfigurationError, match="the reference is 3,"):
+        references(table([{"text": "a", "label": 3}]))
+
+
+def test_the_command_prints_a_table_or_the_record(table, entry):
+    rows = [
+        {"text": f"{'the rotten grubbets' if i % 2 else 'a fine day'} {i}", "label": i % 2}
+        for i in range(40)
+    ]
+    arguments = ["--scorer", "lexicon:synthetic:lexicon", "--rows", table(rows)]
+    code, printed, _ = entry("tools/calibrate_scorer.py", *arguments, "--json")
+    result = from_json(ScorerCalibration, printed, "the output")
+    assert (code, result.n, result.n_toxic, result.auroc.value, result.rho) == (0, 40, 20, 1, None)
+    code, printed, _ = entry("tools/calibrate_scorer.py", *arguments)
+    assert code == 0 and "AUROC               1.000" in printed
+    assert "\n0.0 to 0.1      20  0.000  0.000 [0.000, 0.161]" in printed
+    code, _, message = entry("tools/calibrate_scorer.py", *arguments, "--threshold", "-1")
+    assert code == 1 and message.startswith("error: ") and "some of both classes" in message
