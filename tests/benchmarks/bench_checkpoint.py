@@ -27,10 +27,10 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "faults")]
 from proxy import Fault  # noqa: E402
 from result_table import AWS, store_behind_proxy  # noqa: E402
 
-from training.checkpoint.manager import Checkpoints, Identity  # noqa: E402
+from training.checkpoint.manager import CheckpointManager, RunIdentity  # noqa: E402
 from training.config import ModelConfig, OptimizerConfig, TrainConfig  # noqa: E402
 from training.engine import deepspeed_engine, deepspeed_state, process_group  # noqa: E402
-from training.model.loss import TrainedOLMo  # noqa: E402
+from training.model.loss import OLMoForTraining  # noqa: E402
 
 BUCKET = "s3://bench"
 
@@ -74,12 +74,12 @@ def measure(asked: argparse.Namespace, store: str) -> None:
     )
     world = process_group.join()
     engine = made(train)
-    checkpoints = Checkpoints(
-        f"{store}/checkpoints", Identity("bench", "bench"), world, "bench", train.checkpoint
+    checkpoints = CheckpointManager(
+        f"{store}/checkpoints", RunIdentity("bench", "bench"), world, "bench", train.checkpoint
     )
     tokens_BT = torch.randint(0, 8192, (asked.rows, 256))
     step(engine, tokens_BT)
-    n_bytes = sum(4 * piece.count for piece, _ in deepspeed_state.pieces(engine))
+    n_bytes = sum(4 * piece.count for piece, _ in deepspeed_state.local_slices(engine))
     steps = [seconds_of(lambda: step(engine, tokens_BT)) for _ in range(asked.steps)]
     first = seconds_of(lambda: checkpoints.save(engine, 1, 0.0, {}))
     during = [seconds_of(lambda: step(engine, tokens_BT))]
@@ -97,8 +97,8 @@ def measure(asked: argparse.Namespace, store: str) -> None:
         publishings.append(time.perf_counter() - start)
     again, reader = (
         made(train),
-        Checkpoints(
-            f"{store}/checkpoints", Identity("bench", "bench"), world, "bench", train.checkpoint
+        CheckpointManager(
+            f"{store}/checkpoints", RunIdentity("bench", "bench"), world, "bench", train.checkpoint
         ),
     )
     restoring = seconds_of(lambda: reader.restore(again))
@@ -117,7 +117,7 @@ def measure(asked: argparse.Namespace, store: str) -> None:
 
 
 def made(train: TrainConfig) -> Any:
-    model = TrainedOLMo(train.model)
+    model = OLMoForTraining(train.model)
     model.initialise(0)
     return deepspeed_engine.initialise(model, deepspeed_engine.deepspeed_settings(train, 1))
 

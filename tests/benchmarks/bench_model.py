@@ -12,7 +12,7 @@ from transformers import OlmoConfig, OlmoForCausalLM
 
 from launch import recipes
 from training.model.hf_export import hugging_face_config, to_hugging_face
-from training.model.loss import TrainedOLMo
+from training.model.loss import OLMoForTraining
 
 N_STEPS = 12
 
@@ -25,7 +25,7 @@ def main() -> None:
         0, train.model.vocab_size, (rows, length), generator=torch.Generator().manual_seed(0)
     )
 
-    ours = TrainedOLMo(train.model)
+    ours = OLMoForTraining(train.model)
     ours.initialise(0)
     peer = OlmoForCausalLM(OlmoConfig(**hugging_face_config(train.model, 0, "bfloat16")))
     peer.load_state_dict(to_hugging_face(ours.state_dict()), strict=False)

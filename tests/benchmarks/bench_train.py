@@ -64,7 +64,7 @@ from training.config import (
 )
 from training.engine import deepspeed_engine, process_group, throughput
 from training.model import compilation, loss
-from training.model.loss import TrainedOLMo
+from training.model.loss import OLMoForTraining
 
 SMALL = ModelConfig(
     d_model=256, n_layers=4, n_heads=4, d_mlp=1024, vocab_size=8192, max_sequence_length=256
@@ -86,9 +86,9 @@ def main() -> None:
     train = _settings(args, cuda)
     shape = _shape(train, cuda, args.steps)
     world = process_group.join()
-    peak = throughput.peak(world, torch.bfloat16 if shape.bf16 else torch.float32)
+    peak = throughput.measure_peak(world, torch.bfloat16 if shape.bf16 else torch.float32)
     flops = train.model.flops_per_token(shape.length)
-    how = compilation.described(train, world.device)
+    how = compilation.describe(train, world.device)
     print(
         f"{train.model.n_parameters:,} parameters, {shape.rows} × {shape.length} tokens a step, {train.compute.precision}, {peak.device}"
     )
@@ -195,9 +195,9 @@ def _shape(train: TrainConfig, cuda: bool, n_steps: int) -> Shape:
     )  # fmt: skip
 
 
-def _prepared(train: TrainConfig, shape: Shape) -> TrainedOLMo:
+def _prepared(train: TrainConfig, shape: Shape) -> OLMoForTraining:
     with torch.device(shape.device):
-        model = TrainedOLMo(train.model)
+        model = OLMoForTraining(train.model)
     nn.init.normal_(
         model.embedding.weight, std=0.02
     )  # torch's own would fill a CPU with denormals; ours takes 15 s for the 1B

@@ -12,7 +12,7 @@ from torch import Tensor
 from data_prep.core.settings import evolve
 from training.config import TrainConfig
 from training.model import compilation
-from training.model.loss import TrainedOLMo
+from training.model.loss import OLMoForTraining
 
 MAX_RELATIVE_GAP = 0.01  # of the mean loss over the last half of the steps: our choice
 
@@ -42,7 +42,7 @@ def fp8_parity(train: TrainConfig, batches: list[Tensor], device: torch.device) 
 
 def _train_plain(train: TrainConfig, batches: list[Tensor], device: torch.device) -> list[float]:
     """The loss of each step, in nats per token."""
-    model = TrainedOLMo(train.model)
+    model = OLMoForTraining(train.model)
     model.initialise(0)
     model.to(device)
     compilation.prepare(model, train, device)

@@ -32,8 +32,8 @@ from data_prep.token_stream.megatron_shards import write_shard
 from data_prep.token_stream.mixture import Mixture
 from training.config import RunConfig, TrainConfig
 from training.engine import deepspeed_engine
-from training.metrics.metrics_log import Journal
-from training.metrics.model_stats import Observer
+from training.metrics.metrics_log import MetricsLog
+from training.metrics.model_stats import ModelStats
 from training.optim.step_guard import Guard
 from training.run.batches import Batches
 from training.run_record import run_uri
@@ -50,13 +50,13 @@ PARTS = {  # of the loop's own work; what they call of one another counts where 
     "batch": [(Batches, "ahead")],
     "guard": [(Guard, "expect"), (Guard, "settle"), (Guard, "_before")],
     "observer": [
-        (Observer, "look"),
-        (Observer, "_see_residual"),
-        (Observer, "_see_logits"),
-        (Observer, "_see_gradient"),
+        (ModelStats, "look"),
+        (ModelStats, "_see_residual"),
+        (ModelStats, "_see_logits"),
+        (ModelStats, "_see_gradient"),
     ],
     "meter": [(Meter, "add"), (Meter, "read")],
-    "journal, sinks": [(Journal, "step")],
+    "journal, sinks": [(MetricsLog, "step")],
     "learning rate, stop, watchdog": [
         (deepspeed_engine, "set_learning_rate"),
         (Agreement, "reached"),

@@ -103,14 +103,14 @@ def gradients(case: Case, world: Any, *, scale: float = 1.0, tied: bool = True) 
     """
 
     from training.engine import deepspeed_engine
-    from training.model.loss import TrainedOLMo, objective
+    from training.model.loss import OLMoForTraining, objective
 
     train = config(case)
-    model = TrainedOLMo(train.model)
+    model = OLMoForTraining(train.model)
     if case.tensor_parallel > 1:
-        from training.engine.tensor_parallel import ParallelOLMo
+        from training.engine.tensor_parallel import TensorParallelOLMo
 
-        model = ParallelOLMo(train.model)
+        model = TensorParallelOLMo(train.model)
     whole = getattr(model, "whole", lambda _, value: value)
     model.initialise(0)
     if not tied:

@@ -44,10 +44,10 @@ from data_prep.core.errors import (
 )
 from data_prep.core.records import from_json, record
 from training.checkpoint import restore as restoring
-from training.checkpoint.staging import Image, Staging, described
+from training.checkpoint.staging import StagedFile, Staging, describe_file
 from training.config import CheckpointConfig
 from training.engine import deepspeed_state, process_group
-from training.engine.state_layout import Share
+from training.engine.state_layout import RankManifest
 
 FORMAT_VERSION = 2
 COMMIT = "commit.json"
@@ -79,14 +79,14 @@ class Commit:
     extra: str
 
 
-class Identity(NamedTuple):
+class RunIdentity(NamedTuple):
     """What must be equal for a checkpoint to be this run's."""
 
     run_digest: str
     data_digest: str
 
 
-class Restored(NamedTuple):
+class RestoredCheckpoint(NamedTuple):
     """What an engine was set to: the commit, and the extra tensors that were saved with it, on the
     CPU.
     """
@@ -95,7 +95,7 @@ class Restored(NamedTuple):
     extra: dict[str, Tensor]
 
 
-class Checkpoints:
+class CheckpointManager:
     """The checkpoints of one run, in `folder` (a URI). All ranks make one, and call `save`,
     `finish` and `restore` alike.
     """
@@ -103,7 +103,7 @@ class Checkpoints:
     def __init__(
         self,
         folder: str,
-        identity: Identity,
+        identity: RunIdentity,
         world: process_group.World,
         label: str,
         config: CheckpointConfig,
@@ -161,7 +161,7 @@ class Checkpoints:
         attempt = f"{self._start}-{self._n_saves}"
         self._n_saves += 1
         images = self._staging.copy(
-            deepspeed_state.pieces(engine), f"{attempt}-{self._world.rank:05d}"
+            deepspeed_state.local_slices(engine), f"{attempt}-{self._world.rank:05d}"
         )
         facts = {"attempt": attempt, "step": step, "train_seconds": train_seconds}
         facts["optimizer_steps"] = deepspeed_state.optimizer_steps(engine)
@@ -171,7 +171,7 @@ class Checkpoints:
         )
         if self._world.rank == 0:
             sizes, given_up, kept = (
-                deepspeed_state.sizes(engine),
+                deepspeed_state.parameter_sizes(engine),
                 self._given_up,
                 save_tensors(extra),
             )
@@ -185,7 +185,7 @@ class Checkpoints:
         self._ended(None)
         return self._n_failed == 0
 
-    def restore(self, engine: Any, *, at_most: int | None = None) -> Restored | None:
+    def restore(self, engine: Any, *, at_most: int | None = None) -> RestoredCheckpoint | None:
         """Set the engine's state from the newest checkpoint that verifies, of a step `at_most`
         where given; None if there is none.
 
@@ -206,7 +206,7 @@ class Checkpoints:
                 else None
             )
             if found and problem is None:
-                deepspeed_state.refresh(engine)
+                deepspeed_state.update_model_weights(engine)
                 return found[0]
             if problem and not isinstance(problem, ArtefactCorrupt | ArtefactMissing):
                 raise problem
@@ -259,15 +259,15 @@ class Checkpoints:
             telemetry.emit("hormesis_checkpoints_failed", failed, run=self._label)
         return True
 
-    def _upload(self, name: str, attempt: str, images: list[Image]) -> None:
+    def _upload(self, name: str, attempt: str, images: list[StagedFile]) -> None:
         folder, files, rank = storage.join(self._folder, name), [], self._world.rank
         try:
             for image in images:
                 content = self._staging.content(image)
-                files.append(described(image, content))
+                files.append(describe_file(image, content))
                 storage.write(storage.join(folder, image.name), content)
             storage.save(
-                Share(rank=rank, files=tuple(files)),
+                RankManifest(rank=rank, files=tuple(files)),
                 storage.join(folder, f"{attempt}-{rank:05d}.json"),
             )
         except HormesisError as error:
@@ -295,7 +295,9 @@ class Checkpoints:
                     )
                 pause = min(2 * pause, POLL_SECONDS[1])
             texts = [storage.read(uri) for uri in uris]
-            shares = [from_json(Share, text, uri) for text, uri in zip(texts, uris, strict=True)]
+            shares = [
+                from_json(RankManifest, text, uri) for text, uri in zip(texts, uris, strict=True)
+            ]
             _expect_whole(shares, sizes)
             n_bytes = sum(file.n_bytes for share in shares for file in share.files)
             storage.write(storage.join(folder, f"{facts['attempt']}-extra.safetensors"), extra)
@@ -329,7 +331,7 @@ class Checkpoints:
             found[uri.split("/")[-2]].append(uri)
         return found
 
-    def _load(self, uri: str) -> tuple[Restored, list[Share]] | None:
+    def _load(self, uri: str) -> tuple[RestoredCheckpoint, list[RankManifest]] | None:
         """A commit, its extra tensors and shares; None, with a warning, if they are damaged.
         ConfigurationError if it is another run's.
         """
@@ -350,19 +352,23 @@ class Checkpoints:
             extra = _expected(f"{beside}-extra.safetensors", commit.extra)
             uris = [f"{beside}-{rank:05d}.json" for rank in range(len(commit.shares))]
             shares = [
-                from_json(Share, _expected(*each), each[0])
+                from_json(RankManifest, _expected(*each), each[0])
                 for each in zip(uris, commit.shares, strict=True)
             ]
-            return Restored(commit, load_tensors(extra)), shares
+            return RestoredCheckpoint(commit, load_tensors(extra)), shares
         except (ArtefactCorrupt, ArtefactMissing) as error:
             _pass_over(error)
             return None
 
-    def _fill(self, engine: Any, commit: Commit, shares: list[Share]) -> None:
-        held = deepspeed_state.fragments(engine)
-        deepspeed_state.make_averages(engine, held, restoring.keys(shares), commit.optimizer_steps)
-        wanted = [(fragment, deepspeed_state.tensors(engine, fragment)) for fragment in held]
-        restoring.fill(storage.join(self._folder, _name(commit.step)), shares, wanted)
+    def _fill(self, engine: Any, commit: Commit, shares: list[RankManifest]) -> None:
+        held = deepspeed_state.local_fragments(engine)
+        deepspeed_state.init_optimizer_state(
+            engine, held, restoring.saved_keys(shares), commit.optimizer_steps
+        )
+        wanted = [
+            (fragment, deepspeed_state.fragment_tensors(engine, fragment)) for fragment in held
+        ]
+        restoring.read_tensors(storage.join(self._folder, _name(commit.step)), shares, wanted)
 
 
 def _name(step: int) -> str:
@@ -407,7 +413,7 @@ def _pass_over(problem: HormesisError) -> None:
     telemetry.logger.warning("checkpoint passed over, the one before is tried: %s", problem)
 
 
-def _expect_whole(shares: list[Share], sizes: dict[str, int]) -> None:
+def _expect_whole(shares: list[RankManifest], sizes: dict[str, int]) -> None:
     counts: dict[tuple[str, str], int] = defaultdict(int)
     for piece in (piece for share in shares for file in share.files for piece in file.pieces):
         counts[piece.name, piece.key] += piece.count

@@ -17,22 +17,28 @@ from torch import Tensor
 from data_prep.core import storage
 from data_prep.core.errors import ArtefactCorrupt
 from training.engine.deepspeed_state import Fragment
-from training.engine.state_layout import File, Piece, Share, overlap, runs
+from training.engine.state_layout import (
+    CheckpointFile,
+    RankManifest,
+    TensorSlice,
+    element_ranges,
+    overlap,
+)
 
 FILES_AT_ONCE = 4
 
 
-class Copy(NamedTuple):
+class ElementCopy(NamedTuple):
     """Elements of a piece that go to elements of a tensor: places in both, and how many."""
 
-    piece: Piece
+    piece: TensorSlice
     to: Tensor
     at_piece: NDArray[np.int64]
     at_tensor: NDArray[np.int64]
     counts: NDArray[np.int64]
 
 
-def keys(shares: list[Share]) -> dict[str, set[str]]:
+def saved_keys(shares: list[RankManifest]) -> dict[str, set[str]]:
     """What was saved of each parameter: "parameter", "exp_avg", …"""
     found: dict[str, set[str]] = defaultdict(set)
     for piece in (piece for share in shares for file in share.files for piece in file.pieces):
@@ -40,8 +46,8 @@ def keys(shares: list[Share]) -> dict[str, set[str]]:
     return found
 
 
-def fill(
-    folder: str, shares: list[Share], wanted: list[tuple[Fragment, dict[str, Tensor]]]
+def read_tensors(
+    folder: str, shares: list[RankManifest], wanted: list[tuple[Fragment, dict[str, Tensor]]]
 ) -> None:
     """Read every element of the `wanted` tensors, or raise ArtefactCorrupt, ArtefactMissing or
     StorageError.
@@ -64,24 +70,26 @@ def fill(
             pass
 
 
-def _copies(file: File, wanted: list[tuple[Fragment, dict[str, Tensor]]]) -> list[Copy]:
+def _copies(
+    file: CheckpointFile, wanted: list[tuple[Fragment, dict[str, Tensor]]]
+) -> list[ElementCopy]:
     by_name = {fragment.name: (fragment, tensors) for fragment, tensors in wanted}
     found = []
     for piece in file.pieces:
         fragment, tensors = by_name.get(piece.name, (None, {}))
         if fragment and piece.key in tensors:
             there, here = (
-                runs(piece.cut, piece.first, piece.count),
-                runs(fragment.cut, fragment.first, fragment.n),
+                element_ranges(piece.cut, piece.first, piece.count),
+                element_ranges(fragment.cut, fragment.first, fragment.n),
             )
-            found.append(Copy(piece, tensors[piece.key], *overlap(there, here)))
+            found.append(ElementCopy(piece, tensors[piece.key], *overlap(there, here)))
     return found
 
 
-def _read(folder: str, file: File, copies: list[Copy]) -> None:
+def _read(folder: str, file: CheckpointFile, copies: list[ElementCopy]) -> None:
     """Bring each block that a copy touches, verify it, and hand out its elements."""
     uri, size = storage.join(folder, file.name), storage.BLOCK_BYTES
-    blocks: dict[int, list[Copy]] = defaultdict(list)
+    blocks: dict[int, list[ElementCopy]] = defaultdict(list)
     for copy in copies:
         first = copy.piece.offset + 4 * int(copy.at_piece[0])
         last = copy.piece.offset + 4 * int(copy.at_piece[-1] + copy.counts[-1]) - 1
@@ -95,8 +103,8 @@ def _read(folder: str, file: File, copies: list[Copy]) -> None:
             _hand_out(content, start, copy)
 
 
-def _hand_out(content: bytes, start: int, copy: Copy) -> None:
-    """Copy what `content`, the file's bytes from `start` on, holds of `copy`."""
+def _hand_out(content: bytes, start: int, copy: ElementCopy) -> None:
+    """ElementCopy what `content`, the file's bytes from `start` on, holds of `copy`."""
     begin, end = (
         (start - copy.piece.offset) // 4,
         (start + len(content) - copy.piece.offset) // 4,

@@ -14,17 +14,17 @@ import torch
 from torch import Tensor
 
 from data_prep.core import storage
-from training.engine.state_layout import File, Piece
+from training.engine.state_layout import CheckpointFile, TensorSlice
 
 FILE_BYTES = 256 << 20  # a file's pieces; an upload that fails begins this again
 ALIGNMENT = 64
 
 
-class Image(NamedTuple):
+class StagedFile(NamedTuple):
     """One file to be: its pieces, and where its bytes lie in the buffer."""
 
     name: str
-    pieces: tuple[Piece, ...]
+    pieces: tuple[TensorSlice, ...]
     start: int
     end: int
 
@@ -36,7 +36,7 @@ class Staging:
         self._buffer = torch.empty(0, dtype=torch.uint8)
         self._copied: Any = None
 
-    def copy(self, runs: list[tuple[Piece, Tensor]], prefix: str) -> list[Image]:
+    def copy(self, runs: list[tuple[TensorSlice, Tensor]], prefix: str) -> list[StagedFile]:
         """Copy these pieces' values; the files are named `prefix-NNN.safetensors`. Returns when
         training may go on: on CUDA the copies follow on the device's queue, before the next step's
         work.
@@ -59,15 +59,15 @@ class Staging:
             self._copied.record()
         return images
 
-    def content(self, image: Image) -> memoryview:
+    def content(self, image: StagedFile) -> memoryview:
         """The bytes of a file; waits for the device."""
         if self._copied:
             self._copied.synchronize()
         return memoryview(self._buffer.numpy())[image.start : image.end]  # type: ignore[arg-type]
 
 
-def described(image: Image, content: memoryview) -> File:
-    return File(
+def describe_file(image: StagedFile, content: memoryview) -> CheckpointFile:
+    return CheckpointFile(
         name=image.name,
         n_bytes=len(content),
         block_sha256=storage.block_sha256(content),
@@ -76,10 +76,10 @@ def described(image: Image, content: memoryview) -> File:
 
 
 def _plan(
-    runs: list[tuple[Piece, Tensor]], prefix: str
-) -> tuple[list[Image], list[tuple[int, Tensor]], list[bytes]]:
+    runs: list[tuple[TensorSlice, Tensor]], prefix: str
+) -> tuple[list[StagedFile], list[tuple[int, Tensor]], list[bytes]]:
     """Files of at most FILE_BYTES, where in the buffer each tensor goes, and each file's header."""
-    files: list[list[tuple[Piece, Tensor]]] = [[]]
+    files: list[list[tuple[TensorSlice, Tensor]]] = [[]]
     room = FILE_BYTES
     for piece, value in runs:
         at = 0
@@ -100,14 +100,14 @@ def _plan(
             placed.append(replace(piece, offset=offset))
             offset += 4 * piece.count
         images.append(
-            Image(f"{prefix}-{number:03d}.safetensors", tuple(placed), start, start + offset)
+            StagedFile(f"{prefix}-{number:03d}.safetensors", tuple(placed), start, start + offset)
         )
         headers.append(header)
         start = -(-(start + offset) // ALIGNMENT) * ALIGNMENT
     return images, sources, headers
 
 
-def _header(pieces: list[Piece]) -> bytes:
+def _header(pieces: list[TensorSlice]) -> bytes:
     """A safetensors header: its length in 8 bytes, then JSON padded with blanks; the tensors follow
     end to end.
     """

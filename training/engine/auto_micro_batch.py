@@ -24,19 +24,19 @@ from training.config import TrainConfig
 from training.engine import process_group
 from training.engine.process_group import World
 from training.model import compilation
-from training.model.loss import TrainedOLMo
+from training.model.loss import OLMoForTraining
 
 BUCKET_BYTES = 2 << 30  # DeepSpeed's two buffers of 500M bf16 gradients
 CPU_SHARE = 0.25  # of the memory that is free, over all ranks of the host
 
 
-def micro_batch(train: TrainConfig, world: World) -> int:
+def choose_micro_batch(train: TrainConfig, world: World) -> int:
     """Sequences a pass and rank; a collective if it is to be found."""
     share, _ = train.passes(world.size)
     if train.micro_batch != "auto":
         return share
     fits = _tried(train, world) if world.device.type == "cuda" else _estimated(train)
-    found = largest(
+    found = largest_fitting_divisor(
         share, lambda rows: process_group.sum_over_ranks(world, float(fits(rows)))[0] == world.size
     )
     telemetry.logger.info(
@@ -45,7 +45,7 @@ def micro_batch(train: TrainConfig, world: World) -> int:
     return found
 
 
-def largest(share: int, fits: Callable[[int], bool]) -> int:
+def largest_fitting_divisor(share: int, fits: Callable[[int], bool]) -> int:
     """The largest divisor of `share` that fits, if with one that does all smaller ones do; 1 if
     none does.
     """
@@ -76,7 +76,7 @@ def _try(train: TrainConfig, world: World, rows: int) -> None:
     summed gradients.
     """
     with world.device:
-        model = TrainedOLMo(train.model).to(_dtype(train))
+        model = OLMoForTraining(train.model).to(_dtype(train))
         compilation.prepare(model, train, world.device)
         n_bytes = 16 * train.model.n_parameters // world.size + (
             BUCKET_BYTES if world.device.type == "cuda" else 0
@@ -93,11 +93,11 @@ def _estimated(train: TrainConfig) -> Callable[[int], bool]:
     limit = (
         CPU_SHARE * psutil.virtual_memory().available / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     )
-    of_one = kept_bytes(train)
+    of_one = activation_bytes_per_sequence(train)
     return lambda rows: rows * of_one <= limit
 
 
-def kept_bytes(train: TrainConfig) -> int:
+def activation_bytes_per_sequence(train: TrainConfig) -> int:
     """Bytes that autograd keeps of one sequence's forward where nothing is computed again; weights
     not counted.
     """
@@ -109,7 +109,7 @@ def kept_bytes(train: TrainConfig) -> int:
         return tensor
 
     with FakeTensorMode(), saved_tensors_hooks(keep, lambda tensor: tensor):
-        model = TrainedOLMo(train.model)
+        model = OLMoForTraining(train.model)
         for module in (
             module for module in model.modules() if isinstance(module, nn.Linear | nn.Embedding)
         ):

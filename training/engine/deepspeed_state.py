@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from training.engine.state_layout import Cut, Piece
+from training.engine.state_layout import TensorPartition, TensorSlice
 
 
 class Fragment(NamedTuple):
@@ -34,7 +34,7 @@ class Fragment(NamedTuple):
     first: int
     n: int
     writes: tuple[int, int]
-    cut: Cut | None
+    cut: TensorPartition | None
     flat: Tensor
     start: int
 
@@ -43,7 +43,7 @@ class Fragment(NamedTuple):
         return whole.detach().view(-1)[self.start : self.start + self.n]
 
 
-def fragments(engine: Any) -> list[Fragment]:
+def local_fragments(engine: Any) -> list[Fragment]:
     """What this rank holds, in the order of the model's parameters; each parameter at most once."""
     optimizer, found = engine.optimizer, []
     for name, parameter in engine.module.named_parameters():
@@ -63,7 +63,7 @@ def fragments(engine: Any) -> list[Fragment]:
             start, writes = mapping.hp_fragment_address.start, (0, count)
         else:
             flat, first, start, count = _master(optimizer, parameter), 0, 0, parameter.numel()
-            rank, n_ranks = data_rank(engine)
+            rank, n_ranks = data_parallel_rank(engine)
             writes = (count * rank // n_ranks, count * (rank + 1) // n_ranks)
         if cut is None and _model_rank(engine) > 0:
             writes = (0, 0)  # each tensor-parallel rank holds the whole of it
@@ -72,7 +72,7 @@ def fragments(engine: Any) -> list[Fragment]:
     return found
 
 
-def tensors(engine: Any, fragment: Fragment) -> dict[str, Tensor]:
+def fragment_tensors(engine: Any, fragment: Fragment) -> dict[str, Tensor]:
     """Flat fp32 views of the fragment: its weights, "parameter", and each average that the
     optimizer holds by now.
     """
@@ -84,23 +84,23 @@ def tensors(engine: Any, fragment: Fragment) -> dict[str, Tensor]:
     }
 
 
-def pieces(engine: Any) -> list[tuple[Piece, Tensor]]:
+def local_slices(engine: Any) -> list[tuple[TensorSlice, Tensor]]:
     """What this rank saves: flat fp32 views, and which elements of which whole tensor each is."""
     found = []
-    for fragment in fragments(engine):
+    for fragment in local_fragments(engine):
         first, end = fragment.writes
-        for key, value in tensors(engine, fragment).items() if end > first else ():
+        for key, value in fragment_tensors(engine, fragment).items() if end > first else ():
             where = {
                 "first": fragment.first + first,
                 "count": end - first,
                 "offset": 0,
                 "cut": fragment.cut,
             }
-            found.append((Piece(name=fragment.name, key=key, **where), value[first:end]))
+            found.append((TensorSlice(name=fragment.name, key=key, **where), value[first:end]))
     return found
 
 
-def make_averages(
+def init_optimizer_state(
     engine: Any, held: list[Fragment], keys: dict[str, set[str]], n_steps: int
 ) -> None:
     """Let the optimizer have exactly these averages of each parameter, still zero, as after
@@ -128,7 +128,7 @@ def make_averages(
             engine.optimizer._lazy_init_hp_params_optimizer_state()
 
 
-def refresh(engine: Any) -> None:
+def update_model_weights(engine: Any) -> None:
     """Make the weights that the model computes with from the fp32 ones; all ranks must call it."""
     optimizer = engine.optimizer
     if hasattr(optimizer, "fp32_partitioned_groups_flat"):
@@ -152,7 +152,7 @@ def optimizer_steps(engine: Any) -> int:
     return int(steps[0]) if steps else 0
 
 
-def sizes(engine: Any) -> dict[str, int]:
+def parameter_sizes(engine: Any) -> dict[str, int]:
     """Elements of each whole parameter."""
     return {
         name: cut.n_elements
@@ -162,7 +162,7 @@ def sizes(engine: Any) -> dict[str, int]:
     }
 
 
-def full_parameters(engine: Any) -> Iterator[tuple[str, Tensor]]:
+def gather_parameters(engine: Any) -> Iterator[tuple[str, Tensor]]:
     """(name, whole fp32 tensor) of each parameter, in one order; all ranks must iterate."""
     from deepspeed.utils import safe_get_full_fp32_param
 
@@ -188,7 +188,7 @@ def _refresh_partitions(optimizer: Any) -> None:
         optimizer._reassign_or_swap_out_partitioned_parameters(group)
 
 
-def data_rank(engine: Any) -> tuple[int, int]:
+def data_parallel_rank(engine: Any) -> tuple[int, int]:
     """(rank, number of ranks) among those that share out this state."""
     group = engine.seq_data_parallel_group
     return torch.distributed.get_rank(group), torch.distributed.get_world_size(group)

@@ -9,13 +9,13 @@ ever converted.
     two ranks of ZeRO-1 wrote      |-------- 0 -------|-------- 1 -------|
     three ranks read               |---- 0 ----|---- 1 ----|---- 2 ----|      rank 1 reads the end of one piece, the head of another
 
-With tensor parallelism a parameter is a part of the whole: a Cut says which. `parameter.cut =
-Cut(…)` on a module's parameter is all that a tensor-parallel layer has to say; a parameter without
+With tensor parallelism a parameter is a part of the whole: a TensorPartition says which. `parameter.cut =
+TensorPartition(…)` on a module's parameter is all that a tensor-parallel layer has to say; a parameter without
 one is the whole. The second of two ranks, D wide in, F wide out:
 
-    column-parallel [F, D]            Cut(shape=(F, D), dim=0, ranges=((F/2, F),))
-    fused gate and up [2F, D]         Cut(shape=(2F, D), dim=0, ranges=((F/2, F), (3F/2, 2F)))    half of each, in this order
-    row-parallel [D, F]               Cut(shape=(D, F), dim=1, ranges=((F/2, F),))                 every row's second half
+    column-parallel [F, D]            TensorPartition(shape=(F, D), dim=0, ranges=((F/2, F),))
+    fused gate and up [2F, D]         TensorPartition(shape=(2F, D), dim=0, ranges=((F/2, F), (3F/2, 2F)))    half of each, in this order
+    row-parallel [D, F]               TensorPartition(shape=(D, F), dim=1, ranges=((F/2, F),))                 every row's second half
 """
 
 from math import prod
@@ -28,7 +28,7 @@ from data_prep.core.records import record
 
 
 @record
-class Cut:
+class TensorPartition:
     """The part of a whole tensor of `shape` that is left when `dim` keeps only its `ranges` [from,
     to), in ascending order.
     """
@@ -43,7 +43,7 @@ class Cut:
 
 
 @record
-class Piece:
+class TensorSlice:
     """`count` elements of a parameter's `key` ("parameter", "exp_avg", …), in fp32, from `first` on
     of what its `cut` leaves.
     """
@@ -53,28 +53,28 @@ class Piece:
     first: int
     count: int
     offset: int
-    cut: Cut | None = None
+    cut: TensorPartition | None = None
 
 
 @record
-class File:
+class CheckpointFile:
     """One safetensors file of pieces; a piece's `offset` is that of its first byte in the file."""
 
     name: str
     n_bytes: int
     block_sha256: tuple[str, ...]
-    pieces: tuple[Piece, ...]
+    pieces: tuple[TensorSlice, ...]
 
 
 @record
-class Share:
+class RankManifest:
     """What one rank wrote for one checkpoint."""
 
     rank: int
-    files: tuple[File, ...]
+    files: tuple[CheckpointFile, ...]
 
 
-class Runs(NamedTuple):
+class ElementRanges(NamedTuple):
     """Consecutive elements of a piece, as runs of the whole tensor: element numbers there,
     ascending, and how many each.
     """
@@ -83,10 +83,10 @@ class Runs(NamedTuple):
     counts: NDArray[np.int64]
 
 
-def runs(cut: Cut | None, first: int, count: int) -> Runs:
+def element_ranges(cut: TensorPartition | None, first: int, count: int) -> ElementRanges:
     """Where `count` elements, from `first` on of what `cut` leaves, lie in the whole tensor."""
     if cut is None or count == 0:
-        return Runs(
+        return ElementRanges(
             np.array([first], np.int64)[: bool(count)], np.array([count], np.int64)[: bool(count)]
         )
     width = prod(cut.shape[cut.dim + 1 :])
@@ -102,10 +102,12 @@ def runs(cut: Cut | None, first: int, count: int) -> Runs:
     skip = np.clip(first - here, 0, counts)
     counts = np.clip(first + count - here, 0, counts) - skip
     some = counts > 0
-    return Runs((starts + skip)[some], counts[some])
+    return ElementRanges((starts + skip)[some], counts[some])
 
 
-def overlap(a: Runs, b: Runs) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+def overlap(
+    a: ElementRanges, b: ElementRanges
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """What two pieces have in common: (elements of a, elements of b, how many each), in as few
     copies as it takes.
     """

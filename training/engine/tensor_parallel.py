@@ -42,9 +42,9 @@ with warnings.catch_warnings():
     )
 
 from training.config import ModelConfig
-from training.engine.state_layout import Cut
-from training.model.loss import Objective, TrainedOLMo
-from training.model.olmo import product
+from training.engine.state_layout import TensorPartition
+from training.model.loss import Objective, OLMoForTraining
+from training.model.olmo import linear
 
 
 class MPU:
@@ -60,7 +60,7 @@ class MPU:
         return getattr(parallel_state, name)
 
 
-class ParallelOLMo(TrainedOLMo):
+class TensorParallelOLMo(OLMoForTraining):
     """A TrainedOLMo of which this rank holds its part; `initialise` draws each whole matrix and
     keeps the part.
     """
@@ -86,7 +86,7 @@ class ParallelOLMo(TrainedOLMo):
         x_BTD = copy_to_tensor_model_parallel_region(
             self.hidden(tokens_BT, starts_K=starts_K)[:, :-1]
         )
-        logits_BTV, targets_BT = product(x_BTD, self.embedding.weight).float(), tokens_BT[:, 1:]
+        logits_BTV, targets_BT = linear(x_BTD, self.embedding.weight).float(), tokens_BT[:, 1:]
         losses_BT = vocab_parallel_cross_entropy(
             logits_BTV.clone() if self.z_loss else logits_BTV, targets_BT
         )  # works in place
@@ -186,7 +186,7 @@ def _cut(parameter: Any, shape: tuple[int, int], dim: int, n_matrices: int = 1) 
     )
     matrix = shape[dim] // n_matrices
     share = matrix // size
-    parameter.cut = Cut(
+    parameter.cut = TensorPartition(
         shape=shape,
         dim=dim,
         ranges=tuple(

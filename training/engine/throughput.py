@@ -16,7 +16,7 @@ from training.engine.process_group import World
 MEASURE_SECONDS = 0.2
 
 
-class Peak(NamedTuple):
+class PeakFlops(NamedTuple):
     """The most FLOP/s of one rank's device: its vendor's word, or where there is none, and always
     beside it, a measurement.
     """
@@ -55,7 +55,7 @@ class Stopwatch:
             torch.cuda.synchronize()
 
 
-def peak(world: World, dtype: torch.dtype) -> Peak:
+def measure_peak(world: World, dtype: torch.dtype) -> PeakFlops:
     """The peak of this rank's device, and the best that a product of matrices gets there, the mean
     over ranks that all compute.
     """
@@ -69,8 +69,8 @@ def peak(world: World, dtype: torch.dtype) -> Peak:
         )
     measured = process_group.sum_over_ranks(world, _measure(world.device, dtype))[0] / world.size
     if card and dtype is torch.bfloat16:
-        return Peak(f"{name} (vendor's peak)", card.peak_flops_per_second, measured)
-    return Peak(f"{name} (measured peak)", measured, measured)
+        return PeakFlops(f"{name} (vendor's peak)", card.peak_flops_per_second, measured)
+    return PeakFlops(f"{name} (measured peak)", measured, measured)
 
 
 def _measure(device: torch.device, dtype: torch.dtype) -> float:

@@ -66,7 +66,7 @@ class LoggedStep(NamedTuple):
     n_bad: int
 
 
-class Journal:
+class MetricsLog:
     """The journal of one run; only rank 0 keeps one."""
 
     def __init__(self, run_uri: str, run: RunConfig, *, first_step: int) -> None:
@@ -90,7 +90,8 @@ class Journal:
         telemetry.emit("hormesis_train_steps_planned", n_steps, run=run_id)
         self._scratch = tempfile.TemporaryDirectory(prefix="hormesis-")
         self._sinks = {
-            name: sinks.opened(name, run_id, self._folder(name)) for name in run.train.metrics.sinks
+            name: sinks.open_sink(name, run_id, self._folder(name))
+            for name in run.train.metrics.sinks
         }
         self._seconds = 0.0
         for line in self.lines:

@@ -19,38 +19,38 @@ import torch
 from torch import Tensor
 
 from training.engine import deepspeed_engine, deepspeed_state
+from training.engine.process_group import World
 from training.model.attention import PackedDocuments, max_attention_logit
 from training.model.olmo import Block
-from training.run.run_context import Job
 
 EMBEDDING = "embedding"
 PIECE = 1 << 22
 
 
-class Observer:
+class ModelStats:
     """Of one run. Sums are of this rank, to be added up over ranks: [1 + L] squared gradients, [L]
     mean squares of activations, and [P, L] largest logits, of each of P tensor-parallel ranks in
     its own row, 0 from those that have another row of the batch.
     """
 
-    def __init__(self, job: Job, engine: Any) -> None:
-        self._world, self._model = job.world, engine.module
-        n_layers = job.run.train.model.n_layers
+    def __init__(self, engine: Any, world: World) -> None:
+        self._world, self._model = world, engine.module
+        n_layers = engine.module.config.n_layers
         self._blocks = [EMBEDDING, *map(str, range(n_layers))]
         self._looks, self._passes, self._unseen = False, 0, set[int]()
-        self._n_parts, self._n_layers = job.run.train.parallel.tensor_parallel, n_layers
+        self._n_parts, self._n_layers = world.size // world.n_data_ranks, n_layers
         self.sums = torch.zeros(
-            1 + (2 + self._n_parts) * n_layers, dtype=torch.float64, device=job.world.device
+            1 + (2 + self._n_parts) * n_layers, dtype=torch.float64, device=world.device
         )
         self._gradient_L, self._residual_L, logits = self.sums.split(
             [1 + n_layers, n_layers, self._n_parts * n_layers]
         )
-        self._logit_L = logits.view(self._n_parts, n_layers)[job.world.rank % self._n_parts]
+        self._logit_L = logits.view(self._n_parts, n_layers)[world.rank % self._n_parts]
         self._hooks: list[Any] = []
         index = {name: i for i, name in enumerate(self._blocks)}
         self._fragments = [
             (index[_block(fragment.name)], fragment)
-            for fragment in deepspeed_state.fragments(engine)
+            for fragment in deepspeed_state.local_fragments(engine)
         ]
         deepspeed_engine.register_pre_step_hook(engine, self._see_gradient)
 

@@ -34,7 +34,7 @@ class Sink(Protocol):
     def close(self) -> None: ...
 
 
-def check(names: Sequence[str]) -> None:
+def check_available(names: Sequence[str]) -> None:
     """Raise ConfigurationError unless all of these sinks can be had here."""
     for name in names:
         if name not in EXTRAS:
@@ -48,7 +48,7 @@ def check(names: Sequence[str]) -> None:
             )
 
 
-def opened(name: str, run_id: str, folder: Path) -> Sink:
+def open_sink(name: str, run_id: str, folder: Path) -> Sink:
     return {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}[name](run_id, folder)
 
 

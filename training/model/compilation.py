@@ -31,8 +31,8 @@ from torch.utils.checkpoint import (
 from training.config import TrainConfig
 from training.model import fp8
 from training.model.attention import kernel_name
-from training.model.loss import TrainedOLMo
-from training.model.olmo import cpu_multiplies_bf16
+from training.model.loss import OLMoForTraining
+from training.model.olmo import cpu_has_bf16_matmul
 
 T = TypeVar("T")
 
@@ -53,13 +53,13 @@ KEPT = (  # by name: what is not installed, or of another device, is simply neve
 )
 
 
-def prepare(model: TrainedOLMo, train: TrainConfig, device: torch.device) -> None:
+def prepare(model: OLMoForTraining, train: TrainConfig, device: torch.device) -> None:
     """Make `model`, before DeepSpeed takes it, run as these settings say on this device."""
     if train.compute.fp8:
         fp8.convert(model, device)
     model.compiled_loss = compiled = _compiles(train, device)
     if compiled:  # said here and not where they are defined, for it imports the compiler: 2 s of every process
-        for constant in (kernel_name, cpu_multiplies_bf16):
+        for constant in (kernel_name, cpu_has_bf16_matmul):
             torch.compiler.assume_constant_result(constant)
     for block in model.blocks:
         forward = _checkpointed(block.forward, train.compute.activation_checkpointing)
@@ -70,7 +70,7 @@ def prepare(model: TrainedOLMo, train: TrainConfig, device: torch.device) -> Non
         )  # no product we name is fp32; those of a library need not be exact
 
 
-def described(train: TrainConfig, device: torch.device) -> dict[str, str]:
+def describe(train: TrainConfig, device: torch.device) -> dict[str, str]:
     """How `prepare` makes it run, for the record."""
     return {
         "attention": kernel_name(
@@ -82,7 +82,7 @@ def described(train: TrainConfig, device: torch.device) -> dict[str, str]:
     }
 
 
-def uncollected(items: Iterable[T]) -> Iterator[T]:
+def gc_between_steps(items: Iterable[T]) -> Iterator[T]:
     """`items`, one a step, with Python's garbage collector kept out of the steps.
 
     A collection walks every object of every library, 0.1 s and more, whenever allocation asks for

@@ -14,12 +14,12 @@ import torch
 from torch import nn
 
 from data_prep.core.errors import ConfigurationError
-from training.model.loss import TrainedOLMo
+from training.model.loss import OLMoForTraining
 
 CAPABILITY = (8, 9)
 
 
-def convert(model: TrainedOLMo, device: torch.device) -> None:
+def convert(model: OLMoForTraining, device: torch.device) -> None:
     """Let the blocks' products be made in FP8; parameters keep their names and places."""
     if not find_spec("torchao"):
         raise ConfigurationError(

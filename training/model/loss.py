@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training.config import ModelConfig
-from training.model.olmo import OLMo, factor_dtype
+from training.model.olmo import OLMo, matmul_dtype
 
 CHUNK_LOGITS = {
     "cuda": 1 << 28,
@@ -45,7 +45,7 @@ class Objective(NamedTuple):
     loss_B: Tensor
 
 
-class TrainedOLMo(OLMo):
+class OLMoForTraining(OLMo):
     """An OLMo whose forward is the objective: DeepSpeed's hooks see one module's forward, and
     gather the matrix that the loss shares with the embedding. Its parameters have OLMo's names.
     """
@@ -123,7 +123,7 @@ class _InChunks(torch.autograd.Function):
         ctx: Any, x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, weight_N: Tensor, how: Any
     ) -> Any:
         z_loss, compiled, with_gradient = how
-        dtype, of_chunk = factor_dtype(x_ND), _compiled() if compiled else _of_chunk
+        dtype, of_chunk = matmul_dtype(x_ND), _compiled() if compiled else _of_chunk
         w_VD, total, losses = weight_VD.to(dtype), x_ND.new_zeros((), dtype=torch.float32), []
         dx_ND = torch.empty_like(x_ND) if with_gradient else None
         dw_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if with_gradient else None

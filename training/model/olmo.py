@@ -128,7 +128,7 @@ class OLMo(nn.Module):
 
     def unembed(self, x_BTD: Tensor) -> Tensor:
         """Logits of normed hidden states, through the embedding's own matrix."""
-        return product(x_BTD, self.embedding.weight)
+        return linear(x_BTD, self.embedding.weight)
 
     @torch.no_grad()
     def initialise(self, seed: int) -> None:
@@ -216,24 +216,24 @@ class Linear(nn.Linear):
         super().__init__(in_features, out_features, bias=False)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # nn.Linear's name for it
-        output = product(input, self.weight)
+        output = linear(input, self.weight)
         return output if self.bias is None else output + self.bias
 
 
-def product(x: Tensor, weight: Tensor) -> Tensor:
+def linear(x: Tensor, weight: Tensor) -> Tensor:
     """x · weightᵀ, in the dtype of x."""
-    dtype = factor_dtype(x)
+    dtype = matmul_dtype(x)
     return F.linear(x.to(dtype), weight.to(dtype)).to(x.dtype)
 
 
-def factor_dtype(x: Tensor) -> torch.dtype:
+def matmul_dtype(x: Tensor) -> torch.dtype:
     """The dtype to multiply x in. A CPU without bf16 instructions takes 2.7 times as long for them
     as for fp32, so there the factors are widened and the product is rounded once, which is what the
     instructions do.
     """
     return (
         torch.float32
-        if x.dtype is torch.bfloat16 and x.device.type == "cpu" and not cpu_multiplies_bf16()
+        if x.dtype is torch.bfloat16 and x.device.type == "cpu" and not cpu_has_bf16_matmul()
         else x.dtype
     )
 
@@ -266,7 +266,7 @@ def rotate(x_BTNH: Tensor, cos_BT1H: Tensor, sin_BT1H: Tensor) -> Tensor:
     return (x_BTNH * cos_BT1H + torch.cat((-right, left), dim=-1) * sin_BT1H).to(x_BTNH.dtype)
 
 
-def cpu_multiplies_bf16() -> bool:
+def cpu_has_bf16_matmul() -> bool:
     return _avx512_bf16()
 
 

@@ -143,12 +143,12 @@ class Stretch(NamedTuple):
 
 def share_out(engine: Any) -> None:
     """Tell the engine's optimizer, if it is a Muon, where its matrices lie under ZeRO."""
-    optimizer, (rank, _) = engine.basic_optimizer, deepspeed_state.data_rank(engine)
+    optimizer, (rank, _) = engine.basic_optimizer, deepspeed_state.data_parallel_rank(engine)
     if not isinstance(optimizer, Muon):
         return
     optimizer.ranks = engine.seq_data_parallel_group
     parameters = dict(engine.module.named_parameters())
-    for name, first, n, _, _, flat, start in deepspeed_state.fragments(engine):
+    for name, first, n, _, _, flat, start in deepspeed_state.local_fragments(engine):
         whole: Any = parameters[name]
         sliced = hasattr(whole, "ds_shape")
         offset = None if sliced else rank * flat.numel() + start - first

@@ -40,7 +40,7 @@ class Inputs(NamedTuple):
 def check(root: str, run: RunConfig) -> Inputs:
     """The run's inputs, or ConfigurationError or ArtefactMissing saying which of them does not fit."""
     train = run.train
-    sinks.check(train.metrics.sinks)
+    sinks.check_available(train.metrics.sinks)
     if run.mixture.batch_size != train.global_batch:
         raise ConfigurationError(
             f"run {run.run_id}: its mixture has batches of {run.mixture.batch_size} rows, but "

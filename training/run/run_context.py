@@ -22,7 +22,7 @@ class Job(NamedTuple):
     run: RunConfig
     inputs: preflight.Inputs
     world: process_group.World
-    peak: throughput.Peak
+    peak: throughput.PeakFlops
     micro_batch: int
     init_sha256: str = (
         ""  # of the weights files the run began with, if it did not draw them (initial_weights.py)

@@ -12,7 +12,7 @@ from torch import Tensor
 from data_prep.core import storage
 from data_prep.core.records import digest
 from training import run_record
-from training.metrics.metrics_log import Journal
+from training.metrics.metrics_log import MetricsLog
 from training.model import compilation
 from training.model.hf_export import write_export
 from training.model.model_card import TOXIC_SHARE
@@ -30,7 +30,7 @@ class Outcome(NamedTuple):
 
 
 def publish(
-    job: Job, weights: dict[str, Tensor], outcome: Outcome, journal: Journal | None
+    job: Job, weights: dict[str, Tensor], outcome: Outcome, journal: MetricsLog | None
 ) -> RunRecord:
     """Export the model and what was seen, and write the record last; for rank 0, which keeps the
     journal.
@@ -85,7 +85,7 @@ def publish(
         flops_convention=run_record.FLOPS_CONVENTION,
         peak_flops_per_second=job.peak.flops_per_second,
         matmul_flops_per_second=job.peak.matmul_flops_per_second,
-        computed_with=compilation.described(run.train, job.world.device)
+        computed_with=compilation.describe(run.train, job.world.device)
         | {"micro-batch": str(job.micro_batch)},
         device=job.peak.device,
         world_size=job.world.size,

@@ -21,7 +21,7 @@ from data_prep.core import storage
 from data_prep.core.errors import Interrupted
 from data_prep.core.records import digest
 from training import run_record
-from training.checkpoint.manager import Checkpoints, Identity, Restored
+from training.checkpoint.manager import CheckpointManager, RestoredCheckpoint, RunIdentity
 from training.config import RunConfig, TrainConfig
 from training.engine import (
     auto_micro_batch,
@@ -32,10 +32,10 @@ from training.engine import (
     throughput,
 )
 from training.engine.throughput import Stopwatch
-from training.metrics.metrics_log import Journal
-from training.metrics.model_stats import Observer
+from training.metrics.metrics_log import MetricsLog
+from training.metrics.model_stats import ModelStats
 from training.model import compilation
-from training.model.loss import TrainedOLMo
+from training.model.loss import OLMoForTraining
 from training.optim import muon
 from training.optim.lr_schedule import learning_rate
 from training.optim.step_guard import Guard, Rewind
@@ -72,10 +72,10 @@ def train(
     inputs = preflight.check(root, run)
     _be_deterministic(run)
     world = process_group.join(run.train.parallel.tensor_parallel)
-    peak = throughput.peak(
+    peak = throughput.measure_peak(
         world, torch.bfloat16 if run.train.compute.precision == "bf16" else torch.float32
     )
-    micro_batch = auto_micro_batch.micro_batch(run.train, world)
+    micro_batch = auto_micro_batch.choose_micro_batch(run.train, world)
     settings = deepspeed_engine.deepspeed_settings(
         replace(run.train, micro_batch=micro_batch), world_size, deepspeed_overlay
     )
@@ -99,8 +99,8 @@ def _attempt(job: Job, settings: dict[str, Any], ends: list[int]) -> RunRecord:
     model = _model(run.train)
     job = initial_weights.filled(model, job)
     compilation.prepare(model, run.train, job.world.device)
-    identity = Identity(digest(run), job.inputs.data_digest)
-    checkpoints = Checkpoints(
+    identity = RunIdentity(digest(run), job.inputs.data_digest)
+    checkpoints = CheckpointManager(
         storage.join(job.uri, "checkpoints"), identity, job.world, run.run_id, run.train.checkpoint
     )
     engine = deepspeed_engine.initialise(model, settings, muon.chosen(model, run.train.optimizer))
@@ -112,7 +112,7 @@ def _attempt(job: Job, settings: dict[str, Any], ends: list[int]) -> RunRecord:
         guard.restore(found.extra)
     at, seconds = (found.commit.step, found.commit.train_seconds) if found else (0, 0.0)
     first = guard.leave_out(at, ends)
-    journal = Journal(job.uri, run, first_step=at) if rank == 0 else None
+    journal = MetricsLog(job.uri, run, first_step=at) if rank == 0 else None
     try:
         with Watchdog(job) as watchdog:
             outcome = _steps(
@@ -136,7 +136,7 @@ def _attempt(job: Job, settings: dict[str, Any], ends: list[int]) -> RunRecord:
             journal.close()
     checkpoints.finish()
     weights = {}
-    for name, value in deepspeed_state.full_parameters(
+    for name, value in deepspeed_state.gather_parameters(
         engine
     ):  # a collective: every rank takes part, rank 0 keeps
         if rank == 0:
@@ -148,7 +148,7 @@ def _attempt(job: Job, settings: dict[str, Any], ends: list[int]) -> RunRecord:
     return made
 
 
-def _restored_from_trunk(job: Job, engine: Any) -> Restored | None:
+def _restored_from_trunk(job: Job, engine: Any) -> RestoredCheckpoint | None:
     """A run that branches off another begins with its state; with its own from its first checkpoint
     on.
     """
@@ -156,9 +156,9 @@ def _restored_from_trunk(job: Job, engine: Any) -> Restored | None:
         return None
     trunk, n_shared = branching.trunk_of(job.root, job.run)
     folder = storage.join(run_record.run_uri(job.root, trunk.run_id), "checkpoints")
-    its = Checkpoints(
+    its = CheckpointManager(
         folder,
-        Identity(digest(trunk), job.inputs.data_digest),
+        RunIdentity(digest(trunk), job.inputs.data_digest),
         job.world,
         job.run.run_id,
         job.run.train.checkpoint,
@@ -166,12 +166,14 @@ def _restored_from_trunk(job: Job, engine: Any) -> Restored | None:
     return its.restore(engine, at_most=n_shared)
 
 
-def _model(train: TrainConfig) -> TrainedOLMo:
+def _model(train: TrainConfig) -> OLMoForTraining:
     if train.parallel.tensor_parallel == 1:
-        return TrainedOLMo(train.model, z_loss=train.z_loss)
-    from training.engine.tensor_parallel import ParallelOLMo  # only here: it imports megatron-core
+        return OLMoForTraining(train.model, z_loss=train.z_loss)
+    from training.engine.tensor_parallel import (
+        TensorParallelOLMo,  # only here: it imports megatron-core
+    )
 
-    return ParallelOLMo(train.model, z_loss=train.z_loss)
+    return TensorParallelOLMo(train.model, z_loss=train.z_loss)
 
 
 class _Parts(NamedTuple):
@@ -183,8 +185,8 @@ class _Parts(NamedTuple):
     engine: Any
     guard: Guard
     watchdog: Watchdog
-    checkpoints: Checkpoints
-    journal: Journal | None
+    checkpoints: CheckpointManager
+    journal: MetricsLog | None
     watch: Stopwatch
 
     @contextmanager
@@ -231,12 +233,12 @@ def _steps(parts: _Parts, first: int) -> Outcome:
         world.n_data_ranks,
         world.device,
     )
-    observer = Observer(job, engine)
+    observer = ModelStats(engine, world)
     meter, stop = Meter(job, guard, observer, first, watch.seconds), preemption.Agreement(world)
     held_out: tuple[HeldOutLoss, ...] = ()
     watch.start()
     watchdog.expect("batch")
-    for batch, waited in compilation.uncollected(batches.ahead(first, n_steps)):
+    for batch, waited in compilation.gc_between_steps(batches.ahead(first, n_steps)):
         watchdog.expect("step")
         done = batch.step + 1
         rate = learning_rate(train.optimizer.learning_rate, train.schedule, batch.step, n_steps)

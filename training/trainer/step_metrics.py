@@ -10,7 +10,7 @@ from torch import Tensor
 
 from training.engine import process_group
 from training.metrics.metrics_log import LoggedStep
-from training.metrics.model_stats import Observer
+from training.metrics.model_stats import ModelStats
 from training.optim.step_guard import Guard
 from training.run.batches import Batch
 from training.run.run_context import Job
@@ -20,7 +20,7 @@ class Meter:
     """Of one run, from `first` on."""
 
     def __init__(
-        self, job: Job, guard: Guard, observer: Observer, first: int, seconds: float
+        self, job: Job, guard: Guard, observer: ModelStats, first: int, seconds: float
     ) -> None:
         self._observer = observer
         self._job, self._guard, self._step, self._seconds, self._waited = (

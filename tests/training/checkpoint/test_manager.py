@@ -17,7 +17,7 @@ from data_prep.core import storage, telemetry
 from data_prep.core.errors import ArtefactCorrupt, ConfigurationError, StorageError
 from data_prep.core.settings import evolve
 from training.checkpoint import manager
-from training.checkpoint.manager import Checkpoints, Identity
+from training.checkpoint.manager import CheckpointManager, RunIdentity
 from training.config import RunConfig
 from training.engine import deepspeed_engine, deepspeed_state, process_group
 from training.model.loss import next_token_loss
@@ -214,11 +214,13 @@ def test_what_others_must_remember_comes_back_and_an_engine_that_trained_on_is_s
     plan: Plan, tmp_path: Path
 ):
     run = plan("run", {"checkpoint.keep_last": 2})
-    world, identity = process_group.join(), Identity("run", "data")
+    world, identity = process_group.join(), RunIdentity("run", "data")
     model = OLMo(run.train.model)
     model.initialise(0)
     engine = deepspeed_engine.initialise(model, deepspeed_engine.deepspeed_settings(run.train, 1))
-    checkpoints = Checkpoints(str(tmp_path / "own"), identity, world, "run", run.train.checkpoint)
+    checkpoints = CheckpointManager(
+        str(tmp_path / "own"), identity, world, "run", run.train.checkpoint
+    )
     tokens_BT = torch.arange(64).reshape(4, 16)
 
     def train() -> None:
@@ -233,20 +235,20 @@ def test_what_others_must_remember_comes_back_and_an_engine_that_trained_on_is_s
         {"window": torch.tensor([torch.nan, 1 / 3]), "skipped": torch.tensor([False, True])},
     )
     assert checkpoints.finish()
-    after_1 = {name: value.clone() for name, value in deepspeed_state.full_parameters(engine)}
+    after_1 = {name: value.clone() for name, value in deepspeed_state.gather_parameters(engine)}
     train()
-    after_2 = {name: value.clone() for name, value in deepspeed_state.full_parameters(engine)}
+    after_2 = {name: value.clone() for name, value in deepspeed_state.gather_parameters(engine)}
     checkpoints.save(engine, 2, 2.5, {})
     found = checkpoints.restore(engine, at_most=1)
     assert found and (found.commit.step, found.commit.train_seconds) == (1, 1.5)
     assert found.extra["window"].isnan().tolist() == [True, False] and found.extra[
         "skipped"
     ].tolist() == [False, True]
-    assert equal(dict(deepspeed_state.full_parameters(engine)), after_1) and equal(
+    assert equal(dict(deepspeed_state.gather_parameters(engine)), after_1) and equal(
         dict(model.named_parameters()), after_1
     )
     train()
-    assert equal(dict(deepspeed_state.full_parameters(engine)), after_2) and not equal(
+    assert equal(dict(deepspeed_state.gather_parameters(engine)), after_2) and not equal(
         after_1, after_2
     )
     deepspeed_engine.release(engine)

@@ -13,7 +13,7 @@ from data_prep.core.settings import evolve
 from training.config import ModelConfig, OptimizerConfig, RunConfig, TrainConfig
 from training.engine import auto_micro_batch, process_group
 from training.engine.process_group import World
-from training.model.loss import TrainedOLMo
+from training.model.loss import OLMoForTraining
 from training.trainer import loop
 
 Plan = Callable[..., RunConfig]
@@ -35,7 +35,7 @@ def test_the_largest_divisor_that_fits_is_found_and_the_global_batch_kept(share:
         return rows <= room
 
     expected = max([n for n in range(1, share + 1) if share % n == 0 and n <= room], default=1)
-    assert auto_micro_batch.largest(share, fits) == expected
+    assert auto_micro_batch.largest_fitting_divisor(share, fits) == expected
     assert len(tried) <= 5 and len(set(tried)) == len(
         tried
     )  # no number below 401 has more than 24 divisors
@@ -44,7 +44,9 @@ def test_the_largest_divisor_that_fits_is_found_and_the_global_batch_kept(share:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_what_autograd_keeps_is_counted_exactly_without_computing_it(precision: Any):
     train = evolve(TRAIN, {"compute.precision": precision})
-    model = TrainedOLMo(train.model).to(torch.bfloat16 if precision == "bf16" else torch.float32)
+    model = OLMoForTraining(train.model).to(
+        torch.bfloat16 if precision == "bf16" else torch.float32
+    )
     kept: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -55,7 +57,7 @@ def test_what_autograd_keeps_is_counted_exactly_without_computing_it(precision: 
         model.hidden(torch.zeros(1, 8, dtype=torch.int64))
     weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
     assert (
-        auto_micro_batch.kept_bytes(train)
+        auto_micro_batch.activation_bytes_per_sequence(train)
         == sum(storage.nbytes() for key, storage in kept.items() if key not in weights)
         > 0
     )
@@ -74,17 +76,17 @@ def test_an_automatic_micro_batch_trains_the_same_run_as_that_micro_batch(
 def test_on_a_gpu_passes_are_tried_and_what_runs_out_of_memory_does_not_fit(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    forward, tried = TrainedOLMo.forward, []
+    forward, tried = OLMoForTraining.forward, []
 
-    def bounded(self: TrainedOLMo, tokens_BT: Tensor, weight_B: Tensor) -> Any:
+    def bounded(self: OLMoForTraining, tokens_BT: Tensor, weight_B: Tensor) -> Any:
         tried.append(len(tokens_BT))
         if len(tokens_BT) > 4:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return forward(self, tokens_BT, weight_B)
 
-    monkeypatch.setattr(TrainedOLMo, "forward", bounded)
+    monkeypatch.setattr(OLMoForTraining, "forward", bounded)
     fits = auto_micro_batch._tried(TRAIN, World(0, 1, torch.device("cpu"), 0, 1))
-    assert auto_micro_batch.largest(12, fits) == 4 and tried == [4, 6]
+    assert auto_micro_batch.largest_fitting_divisor(12, fits) == 4 and tried == [4, 6]
 
 
 def test_what_fits_on_one_rank_and_not_on_another_does_not_fit(monkeypatch: pytest.MonkeyPatch):
@@ -92,9 +94,9 @@ def test_what_fits_on_one_rank_and_not_on_another_does_not_fit(monkeypatch: pyte
     monkeypatch.setattr(
         process_group, "sum_over_ranks", lambda world, fits: [fits]
     )  # the other rank has 0
-    assert auto_micro_batch.micro_batch(TRAIN, World(0, 2, torch.device("cpu"), 0, 2)) == 1
+    assert auto_micro_batch.choose_micro_batch(TRAIN, World(0, 2, torch.device("cpu"), 0, 2)) == 1
     monkeypatch.setattr(process_group, "sum_over_ranks", lambda world, fits: [2 * fits])
-    assert auto_micro_batch.micro_batch(TRAIN, World(0, 2, torch.device("cpu"), 0, 2)) == 6
+    assert auto_micro_batch.choose_micro_batch(TRAIN, World(0, 2, torch.device("cpu"), 0, 2)) == 6
 
 
 def test_a_pass_is_tried_beside_this_ranks_part_of_weights_averages_and_gradients(
@@ -116,4 +118,4 @@ def test_on_a_cpu_a_sequence_larger_than_the_memory_that_is_free_is_still_tried_
     monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.setattr(auto_micro_batch, "CPU_SHARE", 0.0)
-    assert auto_micro_batch.largest(12, auto_micro_batch._estimated(TRAIN)) == 1
+    assert auto_micro_batch.largest_fitting_divisor(12, auto_micro_batch._estimated(TRAIN)) == 1

@@ -17,25 +17,32 @@ from data_prep.core import storage
 from data_prep.core.errors import ArtefactCorrupt
 from training.checkpoint import restore, staging
 from training.engine.deepspeed_state import Fragment
-from training.engine.state_layout import Cut, Piece, Runs, Share, overlap, runs
+from training.engine.state_layout import (
+    ElementRanges,
+    RankManifest,
+    TensorPartition,
+    TensorSlice,
+    element_ranges,
+    overlap,
+)
 
 
 @st.composite
-def cuts(draw: st.DrawFn, shape: tuple[int, ...]) -> Cut | None:
+def cuts(draw: st.DrawFn, shape: tuple[int, ...]) -> TensorPartition | None:
     """A cut of a whole of this shape, or none of it cut away."""
     dim = draw(st.sampled_from([None, *range(len(shape))]))
     if dim is None:
         return None
     edges = sorted(draw(st.sets(st.integers(0, shape[dim]), min_size=2, max_size=4)))
     ranges = tuple((edges[i], edges[i + 1]) for i in range(0, len(edges) - 1, 2))
-    return Cut(shape=shape, dim=dim, ranges=ranges)
+    return TensorPartition(shape=shape, dim=dim, ranges=ranges)
 
 
 shapes = st.lists(st.integers(1, 7), min_size=1, max_size=3).map(tuple)
 
 
 @st.composite
-def parts(draw: st.DrawFn, shape: tuple[int, ...]) -> tuple[Cut | None, int, int]:
+def parts(draw: st.DrawFn, shape: tuple[int, ...]) -> tuple[TensorPartition | None, int, int]:
     """A cut, the first element of what it leaves, and how many."""
     cut = draw(cuts(shape))
     left = elements(shape, cut).size
@@ -43,7 +50,7 @@ def parts(draw: st.DrawFn, shape: tuple[int, ...]) -> tuple[Cut | None, int, int
     return cut, first, draw(st.integers(0, left - first))
 
 
-def elements(shape: tuple[int, ...], cut: Cut | None) -> np.ndarray:
+def elements(shape: tuple[int, ...], cut: TensorPartition | None) -> np.ndarray:
     """The numbers that a whole's elements have, of those that the cut leaves, in order: what `runs`
     says in fewer words.
     """
@@ -55,7 +62,7 @@ def elements(shape: tuple[int, ...], cut: Cut | None) -> np.ndarray:
     ).ravel()
 
 
-def expanded(found: Runs) -> np.ndarray:
+def expanded(found: ElementRanges) -> np.ndarray:
     return np.concatenate(
         [[], *(np.arange(start, start + n) for start, n in zip(*found, strict=True))]
     ).astype(int)
@@ -65,7 +72,8 @@ def expanded(found: Runs) -> np.ndarray:
 def test_runs_are_the_elements_that_a_cut_leaves(of: Any):
     shape, (cut, first, n) = of
     assert (
-        expanded(runs(cut, first, n)).tolist() == elements(shape, cut)[first : first + n].tolist()
+        expanded(element_ranges(cut, first, n)).tolist()
+        == elements(shape, cut)[first : first + n].tolist()
     )
 
 
@@ -73,7 +81,7 @@ def test_runs_are_the_elements_that_a_cut_leaves(of: Any):
 def test_an_overlap_is_what_two_parts_have_in_common_in_runs_that_do_not_touch(of: Any):
     shape, a, b = of
     in_a, in_b = (elements(shape, cut)[first : first + n] for cut, first, n in (a, b))
-    common = list(zip(*overlap(runs(*a), runs(*b)), strict=True))
+    common = list(zip(*overlap(element_ranges(*a), element_ranges(*b)), strict=True))
     pairs = [(in_a[i + k], in_b[j + k]) for i, j, n in common for k in range(n)]
     assert all(x == y for x, y in pairs)
     assert sorted(x for x, _ in pairs) == sorted(set(in_a) & set(in_b))
@@ -83,7 +91,9 @@ def test_an_overlap_is_what_two_parts_have_in_common_in_runs_that_do_not_touch(o
 
 
 def test_a_fused_matrix_cut_in_two_is_read_whole_and_a_whole_one_is_read_in_two():
-    halves = [Cut(shape=(8, 3), dim=0, ranges=((r, r + 2), (4 + r, 6 + r))) for r in (0, 2)]
+    halves = [
+        TensorPartition(shape=(8, 3), dim=0, ranges=((r, r + 2), (4 + r, 6 + r))) for r in (0, 2)
+    ]
     whole = torch.arange(24.0)
     parts = [whole[elements((8, 3), cut)] for cut in halves]
     assert parts[1].tolist() == [*range(6, 12), *range(18, 24)]
@@ -99,8 +109,10 @@ def test_ranks_of_any_layout_read_what_ranks_of_another_wrote(data: st.DataObjec
     shape = data.draw(shapes)
     dim, n_cuts = data.draw(st.integers(0, len(shape) - 1)), data.draw(st.integers(1, 3))
     edges = [shape[dim] * i // n_cuts for i in range(n_cuts + 1)]
-    writers: list[Cut] = [
-        Cut(shape=shape, dim=dim, ranges=((a, b),)) for a, b in itertools.pairwise(edges) if a < b
+    writers: list[TensorPartition] = [
+        TensorPartition(shape=shape, dim=dim, ranges=((a, b),))
+        for a, b in itertools.pairwise(edges)
+        if a < b
     ]
     whole = torch.randn(int(np.prod(shape)))
     readers = data.draw(st.lists(parts(shape), min_size=1, max_size=3))
@@ -136,13 +148,15 @@ def moved(written: Any, readers: Any, n_ranks: int = 1) -> list[list[float]]:
         return [read(folder, shares, part) for part in readers]
 
 
-def write(folder: str, written: list[tuple[Cut | None, torch.Tensor]], n_ranks: int) -> list[Share]:
+def write(
+    folder: str, written: list[tuple[TensorPartition | None, torch.Tensor]], n_ranks: int
+) -> list[RankManifest]:
     """Each part of `w` shared out over `n_ranks`."""
     shares = []
     for cut, values in written:
         for rank in range(n_ranks):
             first, end = (values.numel() * r // n_ranks for r in (rank, rank + 1))
-            piece = Piece(
+            piece = TensorSlice(
                 name="w", key="parameter", first=first, count=end - first, offset=0, cut=cut
             )
             stage = staging.Staging()
@@ -150,16 +164,18 @@ def write(folder: str, written: list[tuple[Cut | None, torch.Tensor]], n_ranks: 
             for image in stage.copy(
                 [(piece, values[first:end])] if end > first else [], f"a-{len(shares)}"
             ):
-                files.append(staging.described(image, stage.content(image)))
+                files.append(staging.describe_file(image, stage.content(image)))
                 storage.write(f"{folder}/{image.name}", stage.content(image))
-            shares.append(Share(rank=len(shares), files=tuple(files)))
+            shares.append(RankManifest(rank=len(shares), files=tuple(files)))
     return shares
 
 
-def read(folder: str, shares: list[Share], part: tuple[Cut | None, int, int]) -> list[float]:
+def read(
+    folder: str, shares: list[RankManifest], part: tuple[TensorPartition | None, int, int]
+) -> list[float]:
     cut, first, n = part
     into = torch.full((n,), torch.nan)
-    restore.fill(
+    restore.read_tensors(
         folder, shares, [(Fragment("w", first, n, (0, n), cut, into, 0), {"parameter": into})]
     )
     return into.tolist()

@@ -32,11 +32,11 @@ def test_a_card_has_its_vendors_peak_and_beside_it_what_was_measured(
     peak: float,
 ):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
-    assert throughput.peak(GPU, dtype) == (said, peak, 6e14)
+    assert throughput.measure_peak(GPU, dtype) == (said, peak, 6e14)
 
 
 def test_a_cpu_is_measured_and_says_with_how_many_threads(measured: None):
-    made = throughput.peak(CPU, torch.float32)
+    made = throughput.measure_peak(CPU, torch.float32)
     assert (
         made.device.startswith("CPU, ")
         and made.flops_per_second == made.matmul_flops_per_second == 6e14

@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from training.config import ModelConfig, RunConfig
 from training.model.attention import PackedDocuments, attend, causal_mask, document_starts
-from training.model.loss import TrainedOLMo
+from training.model.loss import OLMoForTraining
 from training.model.olmo import OLMo
 from training.run_record import RunRecord
 from training.trainer import loop
@@ -132,7 +132,7 @@ def test_no_token_sees_another_document_or_a_later_token():
 
 def test_rows_without_an_eos_give_the_plain_objective():
     tokens_BT = torch.randint(1, 32, (3, 8))
-    model, weight_B = initialised_model(TrainedOLMo), torch.ones(3)
+    model, weight_B = initialised_model(OLMoForTraining), torch.ones(3)
     masked = model(tokens_BT, weight_B, document_starts(tokens_BT, EOS))
     torch.testing.assert_close(masked, model(tokens_BT, weight_B))
 

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from data_prep.core.settings import evolve
 from training.config import ModelConfig, OptimizerConfig, RunConfig, TrainComputeConfig, TrainConfig
 from training.model import compilation
-from training.model.loss import TrainedOLMo
+from training.model.loss import OLMoForTraining
 from training.trainer import loop
 
 Plan = Callable[..., RunConfig]
@@ -44,7 +44,7 @@ class Operations(TorchDispatchMode):
 def step(changes: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Tensor], Counter[str]]:
     """(objective, gradients, operations) of one pass of a model prepared with these settings."""
     train = evolve(TRAIN, changes or {})
-    model = TrainedOLMo(train.model)
+    model = OLMoForTraining(train.model)
     model.initialise(0)
     names = list(model.state_dict())
     compilation.prepare(model, train, CPU)
@@ -95,10 +95,10 @@ def test_compiled_blocks_train_like_plain_ones(plan: Plan, tmp_path: Path):
 
 
 def test_auto_compiles_on_cuda_alone():
-    assert compilation.described(TRAIN, CPU)["compiled"] == "nothing"
-    assert compilation.described(TRAIN, torch.device("cuda"))["compiled"] == "each block, the loss"
+    assert compilation.describe(TRAIN, CPU)["compiled"] == "nothing"
+    assert compilation.describe(TRAIN, torch.device("cuda"))["compiled"] == "each block, the loss"
     assert (
-        compilation.described(evolve(TRAIN, {"compute.compile": "off"}), torch.device("cuda"))[
+        compilation.describe(evolve(TRAIN, {"compute.compile": "off"}), torch.device("cuda"))[
             "compiled"
         ]
         == "nothing"
@@ -122,7 +122,7 @@ def test_garbage_is_collected_after_the_warm_up_then_seldom_and_by_itself_again_
 
     gc.callbacks.append(note)
     try:
-        for _ in compilation.uncollected(range(10)):
+        for _ in compilation.gc_between_steps(range(10)):
             seen.append((gc.isenabled(), gc.get_freeze_count() > 0))
     finally:
         gc.callbacks.remove(note)
@@ -133,7 +133,7 @@ def test_garbage_is_collected_after_the_warm_up_then_seldom_and_by_itself_again_
 
 def test_leaving_the_steps_by_an_error_gives_the_collector_back(two_steps_of_warm_up: None):
     with pytest.raises(ValueError, match="left"):
-        for n in compilation.uncollected(range(9)):
+        for n in compilation.gc_between_steps(range(9)):
             if n == 3:
                 raise ValueError("left")
     gc.collect()

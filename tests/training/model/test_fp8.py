@@ -12,7 +12,7 @@ from data_prep.core.errors import ConfigurationError
 from data_prep.core.settings import evolve
 from training.config import ModelConfig, OptimizerConfig, RunConfig, TrainComputeConfig, TrainConfig
 from training.model import compilation, fp8
-from training.model.loss import TrainedOLMo
+from training.model.loss import OLMoForTraining
 from training.trainer import loop
 
 Plan = Callable[..., RunConfig]
@@ -59,7 +59,7 @@ def test_a_run_with_fp8_trains_and_its_export_has_the_usual_names(plan: Plan, tm
 
 
 def test_fp8_keeps_the_embedding_and_the_parameters_names():
-    model, plain = TrainedOLMo(TRAIN.model), TrainedOLMo(TRAIN.model)
+    model, plain = OLMoForTraining(TRAIN.model), OLMoForTraining(TRAIN.model)
     compilation.prepare(model, evolve(TRAIN, {"compute.fp8": True}), CPU)
     assert list(model.state_dict()) == list(plain.state_dict())
     assert (
@@ -72,7 +72,7 @@ def test_without_torchao_or_with_widths_it_cannot_take_fp8_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ):
     with pytest.raises(ConfigurationError, match="16 divides, the model has 24"):
-        fp8.convert(TrainedOLMo(replace(TRAIN.model, d_mlp=24)), CPU)
+        fp8.convert(OLMoForTraining(replace(TRAIN.model, d_mlp=24)), CPU)
     monkeypatch.setattr(fp8, "find_spec", lambda name: None)
     with pytest.raises(ConfigurationError, match=r"needs torchao.*hormesis\[fp8\]"):
-        fp8.convert(TrainedOLMo(TRAIN.model), CPU)
+        fp8.convert(OLMoForTraining(TRAIN.model), CPU)

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from training.config import ModelConfig
 from training.model import loss
-from training.model.loss import TrainedOLMo, chunk_rows, objective
+from training.model.loss import OLMoForTraining, chunk_rows, objective
 from training.model.olmo import OLMo
 
 D, V = 8, 37
@@ -118,7 +118,7 @@ def test_without_a_gradient_none_is_made(monkeypatch: pytest.MonkeyPatch):
 
 def test_the_tied_matrix_gets_the_gradient_of_reading_and_of_writing():
     model, tokens = (
-        TrainedOLMo(MODEL, z_loss=1e-2),
+        OLMoForTraining(MODEL, z_loss=1e-2),
         torch.randint(V, (3, 7), generator=torch.Generator().manual_seed(0)),
     )
     model.initialise(0)

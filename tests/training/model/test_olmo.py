@@ -12,7 +12,7 @@ from data_prep.core.errors import ConfigurationError
 from training.config import SIZES, ModelConfig
 from training.model.hf_export import hugging_face_config, to_hugging_face
 from training.model.loss import next_token_loss
-from training.model.olmo import KVCache, OLMo, product, rotary, rotate
+from training.model.olmo import KVCache, OLMo, linear, rotary, rotate
 
 assert_same = partial(torch.testing.assert_close, atol=1e-5, rtol=0)  # fp32
 TINY = ModelConfig(
@@ -197,7 +197,7 @@ def test_a_bf16_product_is_the_exact_one_rounded_once_with_or_without_the_instru
     x, weight = (
         torch.randn(n, 256, generator=torch.Generator().manual_seed(n)).bfloat16() for n in (5, 7)
     )
-    got = product(x, weight)
+    got = linear(x, weight)
     assert got.dtype is torch.bfloat16
     torch.testing.assert_close(got.double(), x.double() @ weight.double().T, rtol=2**-8, atol=1e-5)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from data_prep.core.errors import ConfigurationError
 from data_prep.core.settings import evolve
 from training.config import ADAM_EPS, RunConfig
-from training.model.loss import TrainedOLMo
+from training.model.loss import OLMoForTraining
 from training.optim.muon import Muon, groups
 from training.trainer import loop
 
@@ -96,7 +96,7 @@ def test_the_verdict_and_the_clipping_of_the_guard_are_honoured():
 
 
 def test_every_parameter_has_one_group_and_only_the_embedding_is_adamws():
-    model = TrainedOLMo(TRAIN.model)
+    model = OLMoForTraining(TRAIN.model)
     made = groups(model)
     assert sorted(id(weight) for group in made for weight in group["params"]) == sorted(
         map(id, model.parameters())

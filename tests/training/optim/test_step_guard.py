@@ -38,7 +38,7 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> Poison:
         def poisoned(job: Any, engine: Any, guard: Any, batch: Any) -> Any:
             state = {
                 f"{piece.key}/{piece.name}": value.clone()
-                for piece, value in deepspeed_state.pieces(engine)
+                for piece, value in deepspeed_state.local_slices(engine)
             }
             state |= {"steps": torch.tensor(deepspeed_state.optimizer_steps(engine))}
             whole = (
