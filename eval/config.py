@@ -134,7 +134,7 @@ class ScoringConfig:
     scorer: str = "profanity"
     """Toxicity scorer (data_prep/scorers/registry.py): "profanity" (offline lexical proxy),
     "lexicon:URI" (a table of words with weights), "classifier:NAME" (from the hub, or a folder),
-    "perspective" or "openai"."""
+    "openai"."""
 
     min_coverage_ratio: Share = 0.99
     """Share of the continuations with text that must have a score, at each strength."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from data_prep.core import storage
 from data_prep.core.settings import evolve, parse_overrides
+from data_prep.sources.uri_options import without_option
 from launch import plan, recipes
 from launch.experiment import Experiment
 from launch.run_states import STAGES
@@ -128,16 +129,10 @@ def _decontaminated(experiment: Experiment) -> Experiment:
         *settings.probing.attributes,
         *settings.probing.transfer,
     )
-    rows = [uri for uri in (*map(_unlabelled, sets), *texts) if uri != "held_out"]
+    unlabelled = (without_option(uri, "label") for uri in sets)  # a rule is no field of the file
+    rows = [uri for uri in (*unlabelled, *texts) if uri != "held_out"]
     uris = tuple(dict.fromkeys([*data.decontamination.uris, *rows]))
     return evolve(experiment, {"data.decontamination.uris": uris})
-
-
-def _unlabelled(uri: str) -> str:
-    """The URI without the rule behind `label=`, which is no field of the file."""
-    name, _, fragment = uri.partition("#")
-    kept = "&".join(item for item in fragment.split("&") if not item.startswith("label="))
-    return f"{name}#{kept}" if kept else name
 
 
 def _readable_anywhere(experiment: Experiment) -> Experiment:

@@ -25,20 +25,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
-from urllib.parse import unquote
 
 from data_prep.core import ranged_reads, storage
 from data_prep.core.errors import ArtefactCorrupt, ConfigurationError
 from data_prep.sources import formats, fourchan, hub, synthetic
+from data_prep.sources.uri_options import split_options
 
 VERSION = 2  # raise it with any change of the documents that a file gives: units made by another version are made again
 SAMPLE_ROWS = 100  # below this a share of bad rows says little, unless the file ends
-CHOICES = {
+OPTIONS = {"text": "FIELD", "label": "FIELD", "scores": "FIELD", "unit": ("thread", "post")}
+SOURCE_FIELDS = {  # the field of Source that an option sets
     "text": "text_field",
     "label": "label_field",
     "unit": "unit",
     "scores": "scores_field",
-}  # after #: field of Source
+}
 PLAIN = (None, "thread", None)  # all but the text field of a Source, where nothing is asked for
 SCORES = ("perspectives", "scores")  # columns that hold scores wherever they occur
 MAX_PLACES = 5  # bad places kept for the message
@@ -170,8 +171,9 @@ def read(
 
 
 def _expand_one(uri: str) -> list[Source]:
-    pattern, _, fragment = uri.partition("#")
-    chosen = _chosen(uri, fragment)
+    pattern, options = split_options(uri, OPTIONS)
+    chosen: dict[str, Any] = {"text_field": "text", "label_field": None}
+    chosen |= {SOURCE_FIELDS[key]: value for key, value in options.items()}
     if maker := _maker(pattern):
         return [Source(part, **chosen) for part in maker.expand(pattern)]
     found = storage.glob(pattern)
@@ -191,27 +193,6 @@ def _expand_one(uri: str) -> list[Source]:
                 f"{name} is empty (0 bytes); expected documents; remove it from the corpus or fetch it again"
             )
     return [Source(name, **chosen) for name in found]
-
-
-def _chosen(uri: str, fragment: str) -> dict[str, Any]:
-    """What the URI says after #, as fields of Source."""
-    chosen: dict[str, Any] = {"text_field": "text", "label_field": None}
-    given = set()
-    for item in filter(None, fragment.split("&")):
-        key, _, value = item.partition("=")
-        if (
-            key not in CHOICES
-            or not value
-            or key in given
-            or (key == "unit" and value not in ("thread", "post"))
-        ):
-            raise ConfigurationError(
-                f"{uri}: cannot read {item!r} after #; expected #text=FIELD, #label=FIELD, #scores=FIELD, #unit=thread or "
-                "#unit=post, each at most once, joined by &"
-            )
-        given.add(key)
-        chosen[CHOICES[key]] = unquote(value)
-    return chosen
 
 
 def _maker(uri: str) -> Any:

@@ -10,7 +10,6 @@ POSITIONS = {"last": "the last position", "all": "all positions"}
 SCORERS = {
     "lexicon": "a list of words: it knows words, not meaning",
     "profanity": "an offline lexical classifier, a proxy: it knows words, not meaning",
-    "perspective": "Perspective, a service on the network",
     "openai": "OpenAI's moderation, a service on the network",
 }
 

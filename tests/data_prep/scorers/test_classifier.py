@@ -14,7 +14,7 @@ from data_prep.sources import corpus_reader
 transformers = pytest.importorskip("transformers", reason="the extra classifiers is not installed")
 
 
-def texts_of(kind, documents):
+def synthetic_texts(kind, documents):
     return [
         d.text
         for source in corpus_reader.expand([f"synthetic:{kind}?documents={documents}"])
@@ -22,7 +22,7 @@ def texts_of(kind, documents):
     ]
 
 
-def tokenizer_of(texts):
+def word_tokenizer(texts):
     """Whole words, with RoBERTa's special tokens."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
@@ -45,7 +45,7 @@ def tokenizer_of(texts):
     )
 
 
-def write(folder, tokenizer, labels, train=None, **config):
+def save_classifier(folder, tokenizer, labels, train=None, **config):
     """A one-layer RoBERTa with these labels, trained on (texts, label numbers) where some are
     given.
     """
@@ -91,20 +91,22 @@ def one_thread():
 @pytest.fixture(scope="module")
 def snippets():
     """Beginnings of documents, clean and toxic in turn."""
-    both = zip(texts_of("clean", 200), texts_of("toxic", 200), strict=True)
+    both = zip(synthetic_texts("clean", 200), synthetic_texts("toxic", 200), strict=True)
     return [" ".join(text.split()[:40]) for pair in both for text in pair]
 
 
 @pytest.fixture(scope="module")
 def tokenizer(snippets):
-    return tokenizer_of(snippets)
+    return word_tokenizer(snippets)
 
 
 @pytest.fixture(scope="module")
 def trained(snippets, tokenizer, tmp_path_factory):
     """A classifier that has seen the first half of the snippets."""
     train = (snippets[:200], [0, 1] * 100)
-    return write(tmp_path_factory.mktemp("trained") / "rude", tokenizer, ["civil", "toxic"], train)
+    return save_classifier(
+        tmp_path_factory.mktemp("trained") / "rude", tokenizer, ["civil", "toxic"], train
+    )
 
 
 @pytest.fixture(scope="module")
@@ -112,13 +114,13 @@ def scorer(trained):
     return registry.load(f"classifier:{trained}")
 
 
-def test_it_tells_toxic_text_it_has_not_seen_from_clean(scorer, snippets):
+def test_unseen_toxic_text_scores_above_clean_text(scorer, snippets):
     scores = scorer.score(snippets[200:])
     above = [toxic > clean for toxic in scores[1::2] for clean in scores[::2]]
     assert sum(above) > 0.9 * len(above)
 
 
-def test_a_score_is_the_models_probability_of_the_toxic_label(scorer, trained, snippets):
+def test_a_score_is_the_probability_of_the_toxic_label(scorer, trained, snippets):
     model = transformers.AutoModelForSequenceClassification.from_pretrained(trained).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(trained)
     for text in snippets[200:204]:
@@ -129,9 +131,7 @@ def test_a_score_is_the_models_probability_of_the_toxic_label(scorer, trained, s
         assert scorer.score([text]) == [pytest.approx(float(expected), abs=1e-5)]
 
 
-def test_neither_the_order_nor_repetition_nor_the_batch_changes_a_score(
-    scorer, snippets, monkeypatch
-):
+def test_order_repetition_and_batch_do_not_change_a_score(scorer, snippets, monkeypatch):
     texts = [" ".join(text.split()[: 3 + i % 20]) for i, text in enumerate(snippets[:60])]
     scores = scorer.score(texts)
     assert scorer.score(texts[::-1])[::-1] == scores and scorer.score(texts + texts)[60:] == scores
@@ -139,27 +139,27 @@ def test_neither_the_order_nor_repetition_nor_the_batch_changes_a_score(
     assert scorer.score(texts) == pytest.approx(scores, abs=2e-6)
 
 
-def test_empty_text_is_missing_and_bytes_that_were_no_text_are_scored(scorer):
+def test_empty_text_has_no_score_and_lone_surrogates_are_scored(scorer):
     assert scorer.score(["", " \n"]) == [None, None] and scorer.score([]) == []
     assert 0 < scorer.score(["half a character \udce2"])[0] < 1
 
 
-def test_a_score_that_is_no_number_is_missing(scorer, monkeypatch):
+def test_a_score_that_is_nan_is_missing(scorer, monkeypatch):
     monkeypatch.setattr(scorer, "_score", lambda rows: [float("nan") for _ in rows])
     assert scorer.score(["some text"]) == [None]
 
 
-def test_long_text_is_cut_at_max_length(trained, snippets):
+def test_long_text_is_truncated_at_max_length(trained, snippets):
     short = registry.load(f"classifier:{trained}#max_length=6")
     words = snippets[1].split()
     assert short.score([" ".join(words[:4])]) == short.score([" ".join(words[:4] * 3)])
     with pytest.raises(
-        ConfigurationError, match="max_length 61 exceeds the 60 tokens that it reads"
+        ConfigurationError, match="max_length 61 exceeds the 60 tokens that the model can read"
     ):
         registry.load(f"classifier:{trained}#max_length=61")
 
 
-def test_the_id_names_label_length_and_every_file_that_decides_a_score(trained, scorer, tmp_path):
+def test_the_id_changes_with_label_length_and_every_file(trained, scorer, tmp_path):
     assert scorer.id.startswith("classifier-rude-") and scorer.id.endswith(
         "#label=toxic&softmax&max_length=60"
     )
@@ -174,12 +174,14 @@ def test_the_id_names_label_length_and_every_file_that_decides_a_score(trained, 
         for path in classifier.Path(trained).iterdir():
             (folder / path.name).write_bytes(path.read_bytes())
         (folder / name).write_bytes((folder / name).read_bytes() + b" ")
-        assert classifier._content(folder) != classifier._content(classifier.Path(trained))
+        assert classifier._content_digest(folder) != classifier._content_digest(
+            classifier.Path(trained)
+        )
 
 
-def test_labels_that_answer_one_by_one_are_sigmoids(tmp_path, tokenizer):
+def test_independent_labels_use_sigmoid(tmp_path, tokenizer):
     labels = ["toxicity", "insult", "threat"]
-    folder = write(
+    folder = save_classifier(
         tmp_path / "several", tokenizer, labels, problem_type="multi_label_classification"
     )
     scores = [
@@ -193,29 +195,31 @@ def test_labels_that_answer_one_by_one_are_sigmoids(tmp_path, tokenizer):
     assert registry.load(f"classifier:{folder}").score(["the cat"]) == scores[:1]
 
 
-def test_a_known_classifier_needs_no_label_and_an_unknown_head_is_refused(tmp_path, tokenizer):
-    known = write(tmp_path / "granite-guardian-hap-38m", tokenizer, ["LABEL_0", "LABEL_1"])
+def test_a_known_head_needs_no_label_and_an_unknown_one_is_refused(tmp_path, tokenizer):
+    known = save_classifier(
+        tmp_path / "granite-guardian-hap-38m", tokenizer, ["LABEL_0", "LABEL_1"]
+    )
     assert "#label=LABEL_1&softmax" in registry.load(f"classifier:{known}").id
     known = registry.load(
-        f"classifier:{write(tmp_path / 'unbiased-toxic-roberta', tokenizer, ['toxicity', 'insult', 'male'])}"
+        f"classifier:{save_classifier(tmp_path / 'unbiased-toxic-roberta', tokenizer, ['toxicity', 'insult', 'male'])}"
     )
     assert "#label=toxicity&sigmoid" in known.id
-    unknown = write(tmp_path / "hate-or-not", tokenizer, ["LABEL_0", "LABEL_1"])
+    unknown = save_classifier(tmp_path / "hate-or-not", tokenizer, ["LABEL_0", "LABEL_1"])
     with pytest.raises(
         ConfigurationError,
-        match=r"labels are LABEL_0, LABEL_1; which one means toxic is not known; .*#label=NAME",
+        match=r"labels are LABEL_0, LABEL_1; it is not known which one means toxic; .*#label=NAME",
     ):
         registry.load(f"classifier:{unknown}")
     with pytest.raises(ConfigurationError, match="the label 'rude' is not among them"):
         registry.load(f"classifier:{unknown}#label=rude")
-    three = write(tmp_path / "three", tokenizer, ["a", "b", "toxic"])
+    three = save_classifier(tmp_path / "three", tokenizer, ["a", "b", "toxic"])
     with pytest.raises(
-        ConfigurationError, match="nothing says whether its 3 labels exclude each other"
+        ConfigurationError, match="it is not known whether its 3 labels exclude each other"
     ):
         registry.load(f"classifier:{three}")
 
 
-def test_weights_without_a_head_are_refused_not_made_up(tmp_path, trained, tokenizer):
+def test_weights_without_a_head_are_refused(tmp_path, trained, tokenizer):
     model = transformers.AutoModelForSequenceClassification.from_pretrained(trained)
     model.roberta.save_pretrained(tmp_path / "base")
     tokenizer.save_pretrained(tmp_path / "base")
@@ -232,7 +236,7 @@ def test_pickled_weights_are_never_read(tmp_path, trained):
         registry.load(f"classifier:{tmp_path}")
 
 
-def test_broken_weights_and_configurations_are_named(tmp_path, trained):
+def test_truncated_weights_are_refused_by_name(tmp_path, trained):
     for path in classifier.Path(trained).iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     weights = tmp_path / "model.safetensors"
@@ -241,7 +245,7 @@ def test_broken_weights_and_configurations_are_named(tmp_path, trained):
         registry.load(f"classifier:{tmp_path}")
 
 
-def test_code_that_a_folder_brings_is_not_run(tmp_path, trained):
+def test_model_code_in_the_folder_is_never_run(tmp_path, trained):
     for path in classifier.Path(trained).iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     config = json.loads((tmp_path / "config.json").read_text())
@@ -264,9 +268,9 @@ def test_options_are_checked_before_anything_is_loaded(fragment):
         registry.load(f"classifier:x/y#{fragment}")
 
 
-def test_what_is_neither_a_folder_nor_on_the_hub_is_missing():
+def test_a_name_that_is_no_folder_and_not_on_the_hub_is_missing():
     with pytest.raises(
-        ArtefactMissing, match="no folder of that name here, and the hub did not give it"
+        ArtefactMissing, match="nobody/nothing is no local folder, and the hub did not provide it"
     ):
         registry.load("classifier:nobody/nothing")
 
