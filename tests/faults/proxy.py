@@ -1,6 +1,6 @@
 """loopback proxy before a real S3 server that injects faults on a seeded schedule
 
-    client ──▶ Proxy ──▶ S3 server      `with Proxy(upstream) as proxy:`, AWS_ENDPOINT_URL = proxy.url
+    client ──▶ Proxy ──▶ S3 server    `with Proxy(upstream) as proxy:`, AWS_ENDPOINT_URL = proxy.url
                  ▲
                  └ proxy.inject(Fault("reset", rate=0.2, seed=1)); proxy.inject(None) stops it
 
