@@ -1,27 +1,31 @@
-"""What tests of several folders share."""
+"""fixtures that tests of several folders share, and the marker `slow`"""
 
+import logging
 import os
 import socket
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import hypothesis
 import pytest
+from proxy import Proxy
 
 hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine is not a fault
 hypothesis.settings.load_profile("untimed")
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # transformers reads it when it is imported
-os.environ.update(  # Ray reads these when it is imported: no reports, only loopback, and no token left in the home folder
+# Ray reads these when it is imported: no usage reports, only loopback, no token in the home folder.
+os.environ.update(
     RAY_USAGE_STATS_ENABLED="0", RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0", RAY_AUTH_MODE="disabled"
 )
 
 
 @pytest.fixture(scope="session")
 def free_port() -> Callable[[], int]:
-    """A loopback port that nobody listens on, another one at each call."""
+    """A loopback port that nobody listens on, a new one per call."""
 
     def port() -> int:
         with socket.socket() as listener:
@@ -33,49 +37,67 @@ def free_port() -> Callable[[], int]:
 
 @pytest.fixture
 def refusing_store() -> Iterator[str]:
-    """The endpoint of a store that answers every request with 403."""
+    """The endpoint of a store that responds to every request with 403."""
 
-    class Refusing(BaseHTTPRequestHandler):
+    class RefusingHandler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(403)
             self.send_header("Content-Length", "0")
             self.end_headers()
 
-        do_HEAD = do_PUT = do_POST = do_GET  # the names http.server calls
+        do_HEAD = do_PUT = do_POST = do_GET  # names that http.server calls
 
-        def log_message(self, *_: object) -> None:
-            pass
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+            """Log nothing."""
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+    with ThreadingHTTPServer(("127.0.0.1", 0), RefusingHandler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
 
 
 @pytest.fixture(scope="session")
-def s3_server() -> Iterator[str]:
-    """A real S3 server on loopback, where the environment's AWS_ variables point meanwhile; the URI
-    of an empty bucket on it.
-    """
+def s3_proxy() -> Iterator[Proxy]:
+    """A proxy before a real S3 server on loopback; see the fixtures `s3_server` and `proxy`."""
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "testsecret")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        request = urllib.request.Request(f"http://{host}:{port}/hormesis", method="PUT")
-        urllib.request.urlopen(request, timeout=30).close()
-        yield "s3://hormesis"
+    with Proxy(f"http://{host}:{port}") as proxy:
+        yield proxy
     server.stop()
 
 
 @pytest.fixture(scope="session")
+def s3_server(s3_proxy: Proxy) -> Iterator[str]:
+    """The URI of a bucket on a real S3 server.
+
+    From here to the end of the session, the AWS_ variables of the environment point to the server.
+    All clients go through one proxy, so that a test can inject faults without a client of its own,
+    which takes half a second to construct.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", s3_proxy.url)
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "testsecret")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        request = urllib.request.Request(f"{s3_proxy.url}/hormesis", method="PUT")
+        urllib.request.urlopen(request, timeout=30).close()
+        yield "s3://hormesis"
+
+
+@pytest.fixture
+def proxy(s3_server: str, s3_proxy: Proxy) -> Iterator[Proxy]:
+    """The proxy before the S3 server, without a fault and with its counts at zero."""
+    s3_proxy.reset()
+    yield s3_proxy
+    s3_proxy.reset()
+
+
+@pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
-    """A real Ray of two CPUs on loopback, started once for all tests that ask for it."""
+    """A real Ray cluster of two CPUs on loopback, started once per session."""
     import ray
 
     ray.init(
@@ -83,7 +105,7 @@ def ray_cluster() -> Iterator[None]:
         num_cpus=2,
         include_dashboard=False,
         object_store_memory=100 << 20,
-        logging_level="warning",
+        logging_level=logging.WARNING,
         log_to_driver=False,
     )
     yield

@@ -110,6 +110,13 @@ class Proxy:
             self._n_sent.clear()
             self.injected.clear()
 
+    def reset(self) -> None:
+        """Inject nothing, and forget all requests so far."""
+        self.inject(None)
+        with self._lock:
+            self.counts.clear()
+            self._written_at.clear()
+
     def fault_of(self, kind: str, request: str) -> Fault | None:
         """Count a request of this kind, and return its fault, if any."""
         with self._lock:

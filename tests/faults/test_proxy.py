@@ -13,14 +13,14 @@ from data_prep.core import storage
 CONTENT = bytes(range(200))  # of the fixture's `object`
 
 
-def get(root: str) -> bytes:
+def get(root: str, timeout_seconds: float = 5.0) -> bytes:
     """The object, read by a client that does not retry."""
     filesystem, path = storage._locate(f"{root}/object")
-    with urllib.request.urlopen(filesystem.sign(path), timeout=5) as response:
+    with urllib.request.urlopen(filesystem.sign(path), timeout=timeout_seconds) as response:
         return response.read()
 
 
-def test_without_a_fault_all_requests_pass_and_are_counted(proxy: Proxy, root: str) -> None:
+def test_without_a_fault_all_requests_pass_and_are_counted(root: str, proxy: Proxy) -> None:
     storage.write(f"{root}/a", b"first")
     assert storage.read(f"{root}/a", 1, 3) == b"ir"
     assert storage.glob(f"{root}/*") == [f"{root}/a", f"{root}/object"]
@@ -43,11 +43,11 @@ def test_without_a_fault_all_requests_pass_and_are_counted(proxy: Proxy, root: s
     ],
 )
 def test_a_client_without_retries_sees_the_fault(
-    proxy: Proxy, root: str, kind: str, seen: type[Exception] | tuple[type[Exception], ...]
+    root: str, proxy: Proxy, kind: str, seen: type[Exception] | tuple[type[Exception], ...]
 ) -> None:
     proxy.inject(Fault(kind, rate=1))
     with pytest.raises(seen):
-        get(root)
+        get(root, 1.0 if kind == "stalled" else 5.0)
     assert proxy.injected[kind] == 1
     proxy.inject(None)
     assert get(root) == CONTENT
@@ -63,14 +63,14 @@ def test_a_client_without_retries_sees_the_fault(
     ],
 )
 def test_a_client_receives_the_body_that_the_fault_leaves(
-    proxy: Proxy, root: str, kind: str, seen: bytes
+    root: str, proxy: Proxy, kind: str, seen: bytes
 ) -> None:
     proxy.inject(Fault(kind, rate=1))
     assert get(root) == seen
     assert proxy.injected[kind] == 1
 
 
-def test_a_stale_listing_lacks_new_objects(proxy: Proxy, root: str) -> None:
+def test_a_stale_listing_lacks_new_objects(root: str, proxy: Proxy) -> None:
     storage.write(f"{root}/new", b"")
     proxy.inject(Fault("stale_list", rate=1))
     assert storage.glob(f"{root}/*") == [f"{root}/object"]
@@ -78,7 +78,7 @@ def test_a_stale_listing_lacks_new_objects(proxy: Proxy, root: str) -> None:
     assert storage.glob(f"{root}/*") == [f"{root}/new", f"{root}/object"]
 
 
-def test_a_duplicate_put_arrives_after_a_later_one(proxy: Proxy, root: str) -> None:
+def test_a_duplicate_put_arrives_after_a_later_one(root: str, proxy: Proxy) -> None:
     proxy.inject(Fault("duplicate", rate=1, limit=1))
     storage.write(f"{root}/twice", b"old")
     storage.write(f"{root}/twice", b"new")

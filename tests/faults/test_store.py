@@ -22,7 +22,7 @@ CONTENT = bytes(range(200))  # of the fixture's `object`
         "latency",
     ],
 )
-def test_a_read_is_complete(proxy: Proxy, root: str, kind: str) -> None:
+def test_a_read_is_complete(root: str, proxy: Proxy, kind: str) -> None:
     proxy.inject(Fault(kind, rate=1, limit=2))
     assert storage.read(f"{root}/object") == CONTENT
     assert proxy.injected[kind] > 0
@@ -31,7 +31,7 @@ def test_a_read_is_complete(proxy: Proxy, root: str, kind: str) -> None:
 @pytest.mark.parametrize(
     "kind", ["slow_down", "reset", "lost_answer", "reset_in_body", "truncated", "short"]
 )
-def test_a_ranged_read_is_complete(proxy: Proxy, root: str, kind: str) -> None:
+def test_a_ranged_read_is_complete(root: str, proxy: Proxy, kind: str) -> None:
     proxy.inject(Fault(kind, rate=1, limit=2))
     assert storage.read(f"{root}/object", 50, 150) == CONTENT[50:150]
     assert proxy.injected[kind] == 2
@@ -40,14 +40,14 @@ def test_a_ranged_read_is_complete(proxy: Proxy, root: str, kind: str) -> None:
 @pytest.mark.parametrize(
     "kind", ["slow_down", "reset", "lost_answer", "reset_in_body", "truncated", "short"]
 )
-def test_a_listing_is_complete(proxy: Proxy, root: str, kind: str) -> None:
+def test_a_listing_is_complete(root: str, proxy: Proxy, kind: str) -> None:
     proxy.inject(Fault(kind, rate=1, limit=2))
     assert storage.glob(f"{root}/*") == [f"{root}/object"]
     assert proxy.injected[kind] == 2
 
 
 @pytest.mark.parametrize("kind", ["slow_down", "reset", "lost_answer", "duplicate"])
-def test_a_write_stores_the_whole_object(proxy: Proxy, root: str, kind: str) -> None:
+def test_a_write_stores_the_whole_object(root: str, proxy: Proxy, kind: str) -> None:
     proxy.inject(Fault(kind, rate=1, limit=2))
     storage.write(f"{root}/written", CONTENT)
     assert proxy.injected[kind] > 0
@@ -56,7 +56,7 @@ def test_a_write_stores_the_whole_object(proxy: Proxy, root: str, kind: str) -> 
 
 
 @pytest.mark.parametrize("kind", ["slow_down", "reset", "lost_answer"])
-def test_a_deleted_object_is_gone(proxy: Proxy, root: str, kind: str) -> None:
+def test_a_deleted_object_is_gone(root: str, proxy: Proxy, kind: str) -> None:
     proxy.inject(Fault(kind, rate=1, limit=2))
     storage.delete(f"{root}/object")
     proxy.inject(None)

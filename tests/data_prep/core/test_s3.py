@@ -1,6 +1,4 @@
-import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,16 +12,16 @@ from data_prep.core.errors import ArtefactMissing, StorageError
 CONTENT = bytes(range(200))
 
 
-@pytest.fixture
-def proxy(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    """A proxy before the S3 server that counts and fails; the clients of this process go through
-    it, and do not wait long.
-    """
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(s3, "FIRST_WAIT_SECONDS", 0.001)
-    with Proxy(os.environ["AWS_ENDPOINT_URL"]) as proxy:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
-        storage._filesystem.cache_clear()
-        yield proxy
+
+
+@pytest.fixture
+def new_client() -> Iterator[None]:
+    """Clients of this test have not contacted a store before."""
+    storage._filesystem.cache_clear()
+    yield
     storage._filesystem.cache_clear()
 
 
@@ -106,6 +104,7 @@ def test_a_store_that_has_answered_is_given_its_seconds_from_the_first_failure(
     assert time.monotonic() - began < 30  # a bound, not a speed
 
 
+@pytest.mark.usefixtures("new_client")
 def test_a_store_that_never_answered_is_given_up_sooner(
     proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:

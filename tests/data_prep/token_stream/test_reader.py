@@ -5,7 +5,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import wait
 from pathlib import Path
 from typing import Any
@@ -53,18 +52,6 @@ def stream(uri: str, n_tokens: tuple[int, ...]) -> Manifest:
 
 def expected(indices: np.ndarray, length: int = T) -> np.ndarray:
     return indices[:, None] * length + np.arange(length)
-
-
-@pytest.fixture
-def proxy(s3_server: str) -> Iterator[Proxy]:
-    """A proxy before the S3 server that counts and fails; the clients of this process go through
-    it.
-    """
-    with Proxy(os.environ["AWS_ENDPOINT_URL"]) as proxy, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", proxy.url)
-        storage._filesystem.cache_clear()
-        yield proxy
-    storage._filesystem.cache_clear()
 
 
 @settings(max_examples=60, deadline=None)
