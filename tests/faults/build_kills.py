@@ -139,7 +139,7 @@ def wait_for_first_file(process: subprocess.Popen[str], root: str) -> None:
 def killed_driver_trial(trial: int, seed: int, setup: BuildSetup) -> TrialResult:
     """The driver of a build on a running cluster is killed at a random moment."""
     root = f"{BUCKET}/driver-{trial}"
-    delay = random.Random(seed + trial).uniform(0, setup.seconds)
+    delay = random.Random(seed + trial).uniform(0, setup.seconds())
     process = start_driver(setup, root, RAY_ADDRESS=ray_address())
     wait_for_first_file(process, root)
     with suppress(subprocess.TimeoutExpired):
@@ -153,7 +153,7 @@ def killed_driver_trial(trial: int, seed: int, setup: BuildSetup) -> TrialResult
 def killed_ray_trial(trial: int, seed: int, setup: BuildSetup) -> TrialResult:
     """All of a build's own Ray is killed; the driver then has to end by itself."""
     root = f"{BUCKET}/ray-{trial}"
-    delay = random.Random(seed + trial).uniform(0, setup.seconds)
+    delay = random.Random(seed + trial).uniform(0, setup.seconds())
     process = start_driver(setup, root)
     wait_for_first_file(process, root)
     with suppress(subprocess.TimeoutExpired):
@@ -178,7 +178,7 @@ def race_trial(trial: int, seed: int, setup: BuildSetup) -> TrialResult:
     """Two drivers build the same output at the same time on one cluster."""
     root = f"{BUCKET}/race-{trial}"
     first = start_driver(setup, root, RAY_ADDRESS=ray_address())
-    time.sleep(random.Random(seed + trial).uniform(0, setup.seconds))
+    time.sleep(random.Random(seed + trial).uniform(0, setup.seconds()))
     second = start_driver(setup, root, RAY_ADDRESS=ray_address())
     ends = [wait_for_driver(process) for process in (first, second)]
     errors = [error for error in ends if error is not None]
