@@ -5,6 +5,7 @@ VENV   ?= .venv
 BIN     = $(CURDIR)/$(VENV)/bin
 OUT    ?= out
 ARGS   ?=
+PYTEST  = $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 PIP     = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 export DS_BUILD_OPS = 0
@@ -43,10 +44,10 @@ status: setup ## print the state of the sweep in $(OUT), per ratio and stage
 ##@ Check
 
 test-fast: setup ## tests of the inner loop in two minutes: no Ray, no browser, no multi-process training
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(PYTEST) -m "not slow" $(ARGS)
 
-test: setup ## all tests, as CI runs them
-	$(BIN)/python -m pytest $(ARGS)
+test: setup ## all tests, as CI runs them, in two processes
+	$(PYTEST) $(ARGS)
 
 lint: setup lint-files ## ruff, pyright, import contracts; container, cluster and workflow files
 	ruff check .

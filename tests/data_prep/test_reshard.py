@@ -247,6 +247,7 @@ def test_an_archive_in_an_object_store_becomes_shards_in_one(s3_server):
     assert sum(1 for source in sources for _ in formats.rows(source.uri)) == 100
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_and_repeated_it_makes_the_same_bytes(tmp_path):
     chance = random.Random(7)
     text = b"".join(

@@ -61,6 +61,7 @@ def written(root):
     return {path.name: path.stat().st_mtime_ns for path in folder.glob("*-*")}
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_goes_on_from_its_parts_to_the_same_report(
     root, undisturbed, monkeypatch
 ):

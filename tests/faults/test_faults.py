@@ -31,6 +31,7 @@ def results() -> dict[str, dict]:
     return {trial["name"]: trial for trial in trials}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", ROWS)
 def test_a_disturbed_build_or_read_ends_identical_at_last(
     row: str, results: dict[str, dict]

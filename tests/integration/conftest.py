@@ -1,11 +1,11 @@
-"""One finished sweep for all who look at it, copy it or compare with it."""
+"""a finished sweep that tests inspect, copy or compare with"""
 
 import pytest
 from sweeps import TINY, sweep
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> str:
+def finished_sweep(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The object root of an undisturbed sweep."""
     out = str(tmp_path_factory.mktemp("finished"))
     done = sweep(out, *TINY)

@@ -181,6 +181,7 @@ def edit(path: Path, **changes: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("harm", "words"),
     [
@@ -212,11 +213,11 @@ def edit(path: Path, **changes: object) -> None:
     ids=["damaged shard", "damaged checkpoint", "another tokenizer", "another format", "no stream"],
 )
 def test_a_run_does_not_train_on_what_is_not_what_its_record_says(
-    harm: Callable, words: list[str], finished: str, tmp_path: Path
+    harm: Callable, words: list[str], finished_sweep: str, tmp_path: Path
 ):
-    root, run = tmp_path / "out", experiment.load(finished).runs()[1]
+    root, run = tmp_path / "out", experiment.load(finished_sweep).runs()[1]
     shutil.copytree(
-        finished, root, ignore=shutil.ignore_patterns("report", "eval-*", "record.json")
+        finished_sweep, root, ignore=shutil.ignore_patterns("report", "eval-*", "record.json")
     )
     if "block 0" in words:
         shutil.rmtree(root / "runs" / run.run_id / "checkpoints")

@@ -19,6 +19,8 @@ from data_prep.core import storage
 from data_prep.core.telemetry import METRICS
 from launch import experiment
 
+pytestmark = pytest.mark.slow
+
 
 class Cluster(NamedTuple):
     environment: dict[str, str]
@@ -123,7 +125,7 @@ def _followed(command: list[str], cluster: Cluster) -> tuple[int, str, str]:
 
 
 def test_a_submitted_job_makes_in_object_storage_and_in_full_view_what_a_sweep_makes_in_a_folder(
-    cluster, finished, s3_server
+    cluster, finished_sweep, s3_server
 ):
     out, asked = f"{s3_server}/sweep", [*TINY, "--ratios", "0.25"]
     entry = [sys.executable, "launch/sweep.py", "--out", out, *asked]
@@ -142,13 +144,13 @@ def test_a_submitted_job_makes_in_object_storage_and_in_full_view_what_a_sweep_m
     assert returncode == 0, log[-4000:]
 
     (run,) = experiment.load(out).runs()
-    assert losses(out, run.run_id) == losses(finished, run.run_id)
+    assert losses(out, run.run_id) == losses(finished_sweep, run.run_id)
     for name in (
         f"{run.clean}/manifest.json",
         f"{run.toxic}/manifest.json",
         f"runs/{run.run_id}/export/model.safetensors",
     ):
-        assert storage.read(storage.join(out, name)) == Path(finished, name).read_bytes()
+        assert storage.read(storage.join(out, name)) == Path(finished_sweep, name).read_bytes()
     assert b"<html" in storage.read(storage.join(out, "report", "index.html"))
     assert "nothing to do" in sweep(out, *asked).stderr
 

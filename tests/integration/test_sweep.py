@@ -5,11 +5,14 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from sweeps import ROOT, TINY, environment, kill_tree, losses, sweep
 
 from data_prep.core import storage
 from data_prep.token_stream.materialized import Mixed
 from launch import experiment, run_states
+
+pytestmark = pytest.mark.slow
 
 
 def bytes_below(root: str, pattern: str) -> dict[str, bytes]:
@@ -18,18 +21,18 @@ def bytes_below(root: str, pattern: str) -> dict[str, bytes]:
     }
 
 
-def test_a_sweep_ends_with_records_a_table_and_a_report(finished):
-    asked = experiment.load(finished)
-    states = run_states.read(finished, asked)
+def test_a_sweep_ends_with_records_a_table_and_a_report(finished_sweep):
+    asked = experiment.load(finished_sweep)
+    states = run_states.read(finished_sweep, asked)
     assert [entry.run.toxic_ratio for entry in states] == [0.0, 0.25]
     assert all(entry.record and entry.report for entry in states)
-    page = storage.read(storage.join(finished, "report", "index.html")).decode()
+    page = storage.read(storage.join(finished_sweep, "report", "index.html")).decode()
     assert all(entry.run.run_id in page for entry in states)
     assert 'href="data.html"' in page and b'href="index.html"' in storage.read(
-        storage.join(finished, "report", "data.html")
+        storage.join(finished_sweep, "report", "data.html")
     )
     status = subprocess.run(
-        [sys.executable, "launch/status.py", "--out", finished],
+        [sys.executable, "launch/status.py", "--out", finished_sweep],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -37,14 +40,14 @@ def test_a_sweep_ends_with_records_a_table_and_a_report(finished):
     assert status.returncode == 0 and status.stdout.count("done") == 6
 
 
-def test_repeating_a_finished_sweep_does_nothing_and_says_so(finished):
-    before = bytes_below(finished, "**/*.json")
-    again = sweep(finished, *TINY)
+def test_repeating_a_finished_sweep_does_nothing_and_says_so(finished_sweep):
+    before = bytes_below(finished_sweep, "**/*.json")
+    again = sweep(finished_sweep, *TINY)
     assert again.returncode == 0 and "nothing to do" in again.stderr
-    assert bytes_below(finished, "**/*.json") == before
+    assert bytes_below(finished_sweep, "**/*.json") == before
 
 
-def test_killing_everything_and_repeating_gives_the_same_bytes_and_losses(finished, tmp_path):
+def test_killing_everything_and_repeating_gives_the_same_bytes_and_losses(finished_sweep, tmp_path):
     asked = [*TINY, "--ratios", "0.25"]
     command = [sys.executable, "launch/sweep.py", "--out", str(tmp_path), *asked]
     for landmark in ("streams/clean-*/manifest.json", "runs/*/checkpoints/*/commit.json"):
@@ -62,17 +65,17 @@ def test_killing_everything_and_repeating_gives_the_same_bytes_and_losses(finish
     assert not list(tmp_path.glob("runs/*/eval-*/report.json"))
     done = sweep(str(tmp_path), *asked)
     assert done.returncode == 0, done.stderr[-4000:]
-    assert bytes_below(str(tmp_path), "streams/*/*") == bytes_below(finished, "streams/*/*")
+    assert bytes_below(str(tmp_path), "streams/*/*") == bytes_below(finished_sweep, "streams/*/*")
     (run,) = experiment.load(str(tmp_path)).runs()
-    assert losses(str(tmp_path), run.run_id) == losses(finished, run.run_id)
+    assert losses(str(tmp_path), run.run_id) == losses(finished_sweep, run.run_id)
     weights = f"runs/{run.run_id}/export/model.safetensors"
-    assert bytes_below(str(tmp_path), weights) == bytes_below(finished, weights)
+    assert bytes_below(str(tmp_path), weights) == bytes_below(finished_sweep, weights)
 
 
-def test_the_deepspeed_launcher_gives_the_sweeps_losses_bit_for_bit(finished, tmp_path):
+def test_the_deepspeed_launcher_gives_the_sweeps_losses_bit_for_bit(finished_sweep, tmp_path):
     done = sweep(str(tmp_path), *TINY, "--only", "data", "--materialize")
     assert done.returncode == 0 and f"data card: {tmp_path}/report/data.html" in done.stdout
-    planned = experiment.load(finished).runs()
+    planned = experiment.load(finished_sweep).runs()
     made = [
         storage.load(Mixed, str(tmp_path / "materialized" / run.run_id / "manifest.json"))
         for run in planned
@@ -92,6 +95,6 @@ def test_the_deepspeed_launcher_gives_the_sweeps_losses_bit_for_bit(finished, tm
     subprocess.run(
         command, cwd=ROOT, env=environment(), check=True, capture_output=True, timeout=300
     )
-    assert losses(str(tmp_path), run.run_id) == losses(finished, run.run_id)
+    assert losses(str(tmp_path), run.run_id) == losses(finished_sweep, run.run_id)
     weights = f"runs/{run.run_id}/export/model.safetensors"
-    assert bytes_below(str(tmp_path), weights) == bytes_below(finished, weights)
+    assert bytes_below(str(tmp_path), weights) == bytes_below(finished_sweep, weights)

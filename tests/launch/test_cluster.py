@@ -56,6 +56,7 @@ def test_a_gang_is_started_again_only_for_what_may_pass(
     assert n_started(failures) == n
 
 
+@pytest.mark.slow
 def test_a_rank_without_memory_ends_the_run_at_once_and_says_what_to_set(
     tmp_path: Path, ray_cluster: None
 ):

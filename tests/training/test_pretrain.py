@@ -25,6 +25,8 @@ from training.config import RunConfig
 from training.run_record import find
 from training.trainer import loop
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 PRETRAIN = HERE.parents[1] / "training" / "pretrain.py"
 TIMED = (

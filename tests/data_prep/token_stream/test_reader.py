@@ -178,6 +178,7 @@ def _rank(uri: str, sequences: SequenceReader, rank: int, n_ranks: int) -> None:
         assert np.array_equal(sequences.read(indices), expected(indices))
 
 
+@pytest.mark.slow
 def test_four_spawned_ranks_of_a_node_send_one_get_per_block_together(
     proxy: Proxy, s3_server: str, tmp_path: Path
 ) -> None:

@@ -42,6 +42,7 @@ def test_the_bootstrap_interval_of_a_mean_is_close_to_the_normal_one():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("shape", "n"), [("normal", 30), ("scores", 150)])
 def test_a_95_percent_interval_covers_the_truth_in_93_to_97_percent_of_samples(shape, n):
     """Scores as toxicity has them: most near 0, a few near 1. tests/benchmarks/bench_coverage.py

@@ -30,6 +30,7 @@ def test_auroc_equals_scikit_learns_including_ties():
     assert roc.mean_auroc(scores, positive).value == pytest.approx(aurocs.mean())
 
 
+@pytest.mark.slow
 def test_delongs_interval_covers_the_truth_for_one_and_several_probes():
     rng = np.random.default_rng(0)
     distances = np.array([1.0, 1.5])
@@ -75,6 +76,7 @@ def test_hanley_mcneil_contains_its_value_and_stays_within_the_scale(auroc, n_cl
     assert roc.hanley_mcneil(auroc, 20 * n_class).high - estimate.low <= 1
 
 
+@pytest.mark.slow
 def test_hanley_mcneils_interval_covers_the_truth():
     rng = np.random.default_rng(0)
     covered = []

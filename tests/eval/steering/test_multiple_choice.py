@@ -144,6 +144,7 @@ def rows_of(name: str, n: int) -> list[dict]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["letter", "cloze"])
 def test_the_harness_gets_the_same_accuracies_on_the_same_rows_steered_or_not(
     subject, shift, tmp_path, form

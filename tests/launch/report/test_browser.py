@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 PAGES = {"index.html": 8, "data.html": 2, "summary.html": 1}  # figures in each
 WIDTHS = {1280: ".wide", 360: ".narrow"}
 

@@ -9,6 +9,8 @@ import pytest
 from gradient_parity import CASES, GANGS, Case
 from safetensors.torch import load_file
 
+pytestmark = pytest.mark.slow
+
 # Largest relative error of a parameter's gradient. fp32: the order of sums (3.4e-7 seen). bf16: the
 # reference is fp32, so weights and activations are rounded to 8 bits (1.6e-2 seen); between one
 # rank and two only gradients are rounded otherwise (3.2e-3 seen).

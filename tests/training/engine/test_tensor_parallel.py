@@ -11,6 +11,8 @@ from data_prep.core.errors import ConfigurationError
 from training.config import ModelConfig, OptimizerConfig, ParallelConfig, RunConfig, TrainConfig
 from training.trainer import loop
 
+pytestmark = pytest.mark.slow
+
 Plan = Callable[..., RunConfig]
 MODEL = ModelConfig(d_model=32, n_layers=1, n_heads=4, d_mlp=48, vocab_size=66)
 

@@ -85,6 +85,7 @@ def test_selective_computes_the_norms_again_and_no_product_while_block_computes_
     assert products["selective"] == products["none"] and products["block"] >= products["none"] + 6
 
 
+@pytest.mark.slow
 def test_compiled_blocks_train_like_plain_ones(plan: Plan, tmp_path: Path):
     losses = []
     for run_id, how in (("plain", "off"), ("compiled", "on")):
@@ -110,6 +111,7 @@ def two_steps_of_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compilation, "WARM_UP_STEPS", WARM_UP_STEPS)
 
 
+@pytest.mark.slow
 def test_garbage_is_collected_after_the_warm_up_then_seldom_and_by_itself_again_after_the_steps(
     two_steps_of_warm_up: None, monkeypatch: pytest.MonkeyPatch
 ):
@@ -131,6 +133,7 @@ def test_garbage_is_collected_after_the_warm_up_then_seldom_and_by_itself_again_
     assert gc.isenabled() and gc.get_freeze_count() == 0
 
 
+@pytest.mark.slow
 def test_leaving_the_steps_by_an_error_gives_the_collector_back(two_steps_of_warm_up: None):
     with pytest.raises(ValueError, match="left"):
         for n in compilation.gc_between_steps(range(9)):

@@ -134,6 +134,7 @@ def test_a_gradient_that_is_not_finite_changes_no_weight_no_average_and_no_count
     assert all(math.isfinite(line["loss"]) for line in lines(tmp_path, run))
 
 
+@pytest.mark.slow
 def test_a_step_that_is_not_logged_asks_the_device_for_nothing(
     plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -61,6 +61,7 @@ def test_without_seconds_no_thread_watches(monkeypatch: pytest.MonkeyPatch):
         assert not any(thread.name == "watchdog" for thread in watchdog.threading.enumerate())
 
 
+@pytest.mark.slow
 def test_a_rank_that_waits_for_one_asleep_says_where_and_ends_and_the_run_goes_on_when_started_again(
     planner: Callable[[Path], Callable[..., RunConfig]],
     tmp_path: Path,

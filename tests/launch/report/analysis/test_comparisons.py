@@ -212,6 +212,7 @@ def test_a_fatter_right_tail_is_told_from_the_same_tail():
     )
 
 
+@pytest.mark.slow
 def test_heads_that_are_as_good_and_err_together_are_told_apart_in_five_percent(monkeypatch):
     monkeypatch.setattr(head_tails, "N_PERMUTATIONS", 99)
     rng, found = np.random.default_rng(3), []
