@@ -19,7 +19,7 @@ from data_prep.build import pipeline, stream_paths
 from data_prep.config import DataConfig, StreamName
 from data_prep.core import errors, ray_tasks, storage, telemetry
 from data_prep.token_stream import data_card, megatron_shards
-from data_prep.token_stream.data_card import Card
+from data_prep.token_stream.data_card import DataCard
 from data_prep.token_stream.manifest import Manifest
 
 N_SHOWN = 5  # domains and labels of a stream printed
@@ -113,7 +113,7 @@ def _table(built: list[tuple[str, Manifest]]) -> Table:
     return table
 
 
-def _cards(cards: list[Card]) -> Table:
+def _cards(cards: list[DataCard]) -> Table:
     """One column a stream: its main numbers, then what not every stream has."""
     table = Table("", *(one.stream for one in cards), box=SIMPLE)
     for column in table.columns[1:]:
@@ -126,7 +126,7 @@ def _cards(cards: list[Card]) -> Table:
     return table
 
 
-def _details(one: Card) -> dict[str, str]:
+def _details(one: DataCard) -> dict[str, str]:
     found = {
         f"dropped: {drop.reason}": f"{drop.n_documents:,} ({100 * drop.ratio:.2f} %)"
         for drop in one.drops

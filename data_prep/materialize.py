@@ -14,8 +14,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any, get_args
 
+from data_prep.build import materialize_mixture
 from data_prep.core import errors, ray_tasks, records, storage, telemetry
-from data_prep.token_stream import materialized
 from data_prep.token_stream.mixture import Budget, Mixture, sequences_for
 
 EXPLICIT = ("clean", "toxic", "ratio", "tokens", "sequence_length", "batch", "to")
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         }
         storage.check_writable(to)
         with ray_tasks.session(n_cpus=1):
-            made = materialized.write(mixture, length, streams, to)
+            made = materialize_mixture.materialize(mixture, length, streams, to)
     except errors.HormesisError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

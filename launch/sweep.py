@@ -121,7 +121,7 @@ def _materialize(root: str, experiment: Experiment) -> None:
     """What each run reads, as Megatron shards in the order of training; our own training does
     without.
     """
-    from data_prep.token_stream import materialized
+    from data_prep.build import materialize_mixture
 
     for run in experiment.runs():
         streams: dict[StreamName, str] = {
@@ -129,7 +129,7 @@ def _materialize(root: str, experiment: Experiment) -> None:
             "toxic": storage.join(root, run.toxic),
         }
         to = storage.join(root, "materialized", run.run_id)
-        materialized.write(
+        materialize_mixture.materialize(
             run.mixture,
             run.train.sequence_length,
             streams,

@@ -1,108 +1,238 @@
-"""between the passes: which documents are copies of another, found by ranges of hashes in bounded
-memory
+"""dedup: find documents with the same or nearly the same text; only the first is kept
 
-    segments' hashes, each sorted   ──a range of hashes, a task──▶   losers-00000.parquet   unit, segment, at, key, near
-                                    ──a unit, a task────────────▶   segment-00000.losers.parquet beside the segment
+Exact duplicates have the same characters after cleaning, compared by a 64-bit hash (among 4·10^7
+documents two different ones collide with probability 10^-4). Near duplicates share many word
+5-grams (words as in ngrams.py), which MinHash estimates (Broder 1997): 128 values in 16 bands of 8.
+Two texts are near duplicates if one band is equal, which has probability 1 − (1 − J⁸)¹⁶:
 
-Of the documents that share a hash the first in the stream's order stays. A document is named by
-unit, segment and place; the order of units is that of their input's sha256, so nothing depends on
-who did what. Near duplicates share one of several hashes: whoever comes after another in any of
-those groups goes, so a chain loses all but its first and what only a loser resembles; a global
-search for whole groups would need all hashes in one memory.
+    Jaccard J   0.5    0.6    0.7    0.8    0.9    0.95
+    found       0.06   0.24   0.61   0.95   1.00   1.00
+
+A long document that quotes a short one is not a duplicate of it. The search runs in bounded memory,
+by ranges of hashes:
+
+    hashes of all segments, each sorted ─ a task per range of hashes ─▶ 00000-of-00004.parquet
+                                          file, segment, position, key, near
+                                        ─ a task per file ────────────▶ segment-00000.<name>.parquet
+                                          position, key
+
+Of the documents that share a hash the first in the order of the stream is kept. Files are ordered
+by the sha256 of their input, so nothing depends on which worker did what. A near duplicate is a
+document that follows another in one of their groups; so of a chain only the first is kept, and a
+document that resembles only a dropped one is dropped too. To search for whole groups would need all
+hashes in one memory.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
+import xxhash
 
-from data_prep.build import duplicates, segments
+from data_prep.build import segments
 from data_prep.build.segments import column
-from data_prep.core import storage
-from data_prep.token_stream import megatron_shards
+from data_prep.cleaning import ngrams
+from data_prep.core import keyed_random, parquet_files, storage
+from data_prep.core.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import pyarrow
 
+VERSION = 2  # raise it with any change of which documents are dropped
+SHINGLE_WORDS = 5
+N_BANDS = 16
+N_ROWS = 8
+SEED = 0x5EED
 HASHES_PER_TASK = 8 << 20  # 30 bytes each, and as much again while they are sorted
 HASH_SPACE = 1 << 64
 
 
-class Place(NamedTuple):
-    """Where a unit is, and how many segments it has."""
+class FileSegments(NamedTuple):
+    """The folder of a tokenized file, and the number of its segments."""
 
     uri: str
     n_segments: int
 
 
-def ranges(n_hashes: int) -> list[tuple[int, int]]:
-    """Equal ranges of hashes, so many that each holds about HASHES_PER_TASK."""
+# Hashes of texts.
+
+
+def exact_hashes(texts: Sequence[str]) -> np.ndarray:
+    """[texts] uint64: equal for equal texts."""
+    return np.array(
+        [xxhash.xxh3_64_intdigest(text.encode(errors="surrogatepass")) for text in texts], np.uint64
+    )
+
+
+def minhash_bands(texts: Sequence[str]) -> np.ndarray:
+    """[texts, N_BANDS] uint64: near duplicates share at least one value in the same column."""
+    try:
+        import rensa
+    except ImportError as error:
+        raise ConfigurationError(
+            "data.dedup is 'near', but the library rensa is not installed; install hormesis[near] "
+            "on every machine of the build, or set data.dedup=exact"
+        ) from error
+    bands = np.empty((len(texts), N_BANDS), np.uint64)
+    for part in ngrams.batches(texts):
+        hashes, ends = _shingles(texts[part])
+        offsets = np.concatenate([[0], ends]).astype(np.uint64)
+        digests = rensa.RMinHash.digest_matrix_from_flat_token_hashes(
+            hashes, offsets, N_BANDS * N_ROWS, SEED
+        )  # type: ignore[attr-defined]
+        values = np.array(digests.to_rows(), np.uint64).reshape(-1, N_BANDS, N_ROWS)
+        bands[part] = _fold_rows(values)
+    return bands
+
+
+def hash_table(
+    texts: Sequence[str], mode: Literal["keep", "exact", "near"]
+) -> "pyarrow.Table | None":
+    """hash, document (index into `texts`), near: the hashes by which duplicates are found; None if
+    all documents are kept.
+    """
+    if mode == "keep":
+        return None
+    import pyarrow as pa
+
+    hashes = exact_hashes(texts)[:, None]
+    if mode == "near":
+        bands = minhash_bands(texts)
+        # Keyed by column, because equal values in two different columns mean nothing.
+        bands = keyed_random.hashes(bands, np.arange(bands.shape[1]))
+        hashes = np.concatenate([hashes, bands], axis=1)
+    n_texts, n_per_text = hashes.shape
+    columns = {
+        "hash": pa.array(hashes.reshape(-1), pa.uint64()),
+        "document": pa.array(np.repeat(np.arange(n_texts), n_per_text), pa.int64()),
+        "near": pa.array(np.tile(np.arange(n_per_text) > 0, n_texts)),
+    }
+    return pa.table(columns)
+
+
+def _shingles(texts: Sequence[str]) -> ngrams.Words:
+    """The windows of SHINGLE_WORDS words; a shorter text is one shingle: its words if it has any,
+    otherwise the text.
+    """
+    hashes, ends = ngrams.windows(ngrams.hash_words(texts), SHINGLE_WORDS)
+    counts = np.diff(ends, prepend=0)
+    short = np.flatnonzero(counts == 0)
+    if not len(short):
+        return ngrams.Words(hashes, ends)
+    whole_texts = [
+        b" ".join(ngrams.words(texts[i])).decode(errors="replace") or texts[i]
+        for i in short.tolist()
+    ]
+    with_short = np.insert(hashes, ends[short], exact_hashes(whole_texts))
+    return ngrams.Words(with_short, np.cumsum(np.maximum(counts, 1)))
+
+
+def _fold_rows(values: np.ndarray) -> np.ndarray:
+    """[…, rows] → […]: one hash of the rows of a band."""
+    folded = np.zeros(values.shape[:-1], np.uint64)
+    for row in range(values.shape[-1]):
+        folded = (folded ^ values[..., row]) * np.uint64(ngrams.BASE)
+        folded ^= folded >> np.uint64(32)
+    return folded
+
+
+# The search.
+
+
+def hash_ranges(n_hashes: int) -> list[tuple[int, int]]:
+    """Equal ranges of hashes, of which each has about HASHES_PER_TASK."""
     n = max(1, -(-n_hashes // HASHES_PER_TASK))
     return [(i * HASH_SPACE // n, (i + 1) * HASH_SPACE // n) for i in range(n)]
 
 
-def find(places: Sequence[Place], low: int, high: int, uri: str) -> None:
-    """Publish at `uri` the documents that lose by a hash in [low, high); nothing to do if it is
-    there.
-    """
+def find_duplicates(files: Sequence[FileSegments], low: int, high: int, uri: str) -> None:
+    """Publish at `uri` the duplicate documents by a hash in [low, high), unless the file exists."""
     import pyarrow as pa
 
     if storage.exists(uri):
         return
-    found = []
-    for unit, place in enumerate(places):
-        for segment in range(place.n_segments):
-            table = segments.rows(
-                f"{segments.uri_of(place.uri, segment)}.hashes.parquet",
-                low,
-                high,
-                ["key", "at", "near"],
-            )
-            for name, value in (("unit", unit), ("segment", segment)):
-                table = table.append_column(
-                    name, pa.array(np.full(table.num_rows, value, np.int32))
-                )
-            found.append(table)
-    table = pa.concat_tables(found)
-    del found
+    table = pa.concat_tables(_hashes_of_files(files, low, high))
+    # A document's place in the stream is (key, file, segment, position).
+    by_place = np.lexsort([column(table, name) for name in ("position", "segment", "file", "key")])
     order = np.empty(table.num_rows, np.int64)
-    order[np.lexsort([column(table, name) for name in ("at", "segment", "unit", "key")])] = (
-        np.arange(table.num_rows)
-    )
-    near, hashes = column(table, "near"), column(table, "hash")
-    loses = np.zeros(table.num_rows, bool)
+    order[by_place] = np.arange(table.num_rows)
+    near = column(table, "near")
+    hashes = column(table, "hash")
+    is_duplicate = np.zeros(table.num_rows, bool)
     for kind in (near, ~near):
-        loses[kind] = duplicates.copies(order[kind], hashes[kind])
-    lost = table.filter(pa.array(loses)).select(["unit", "segment", "at", "key", "near"])
-    lost = lost.sort_by([(name, "ascending") for name in ("unit", "segment", "at", "near")])
-    storage.write(uri, megatron_shards.parquet_bytes(lost, row_group_size=segments.ROW_GROUP))
+        is_duplicate[kind] = repeats(order[kind], hashes[kind])
+    duplicates = table.filter(pa.array(is_duplicate))
+    duplicates = duplicates.select(["file", "segment", "position", "key", "near"])
+    duplicates = _sorted(duplicates, "file", "segment", "position", "near")
+    storage.write(uri, parquet_files.encode(duplicates, row_group_rows=segments.ROW_GROUP))
 
 
-def of_unit(uris: Sequence[str], unit: int) -> "pyarrow.Table":
-    """The unit's documents that go, each once, by (segment, at); `near` where it is no exact copy."""
+def _hashes_of_files(files: Sequence[FileSegments], low: int, high: int) -> list["pyarrow.Table"]:
     import pyarrow as pa
 
-    lost = pa.concat_tables(
-        segments.rows(uri, unit, unit + 1, ["segment", "at", "key", "near"]) for uri in uris
+    tables = []
+    for file_number, file in enumerate(files):
+        for segment_number in range(file.n_segments):
+            uri = f"{segments.uri_of(file.uri, segment_number)}.hashes.parquet"
+            table = segments.read_range(uri, low, high, ["key", "position", "near"])
+            for name, value in (("file", file_number), ("segment", segment_number)):
+                values = np.full(table.num_rows, value, np.int32)
+                table = table.append_column(name, pa.array(values))
+            tables.append(table)
+    return tables
+
+
+def repeats(order: np.ndarray, hashes: np.ndarray) -> np.ndarray:
+    """[documents] bool: of those with equal hashes, all but the first by `order` (numbers to sort
+    by; equal ones in the order given).
+    """
+    by_order = np.argsort(order, kind="stable")
+    ordered = hashes[by_order]
+    by_hash = np.argsort(ordered, kind="stable")
+    follows_equal = np.flatnonzero(ordered[by_hash[1:]] == ordered[by_hash[:-1]]) + 1
+    is_repeat = np.zeros(len(order), bool)
+    is_repeat[by_order[by_hash[follows_equal]]] = True
+    return is_repeat
+
+
+def of_file(uris: Sequence[str], file_number: int) -> "pyarrow.Table":
+    """The duplicates of one file, each once, by (segment, position); `near` unless it is an exact
+    duplicate.
+    """
+    import pyarrow as pa
+
+    found = pa.concat_tables(
+        segments.read_range(
+            uri, file_number, file_number + 1, ["segment", "position", "key", "near"]
+        )
+        for uri in uris
     )
-    lost = lost.sort_by([(name, "ascending") for name in ("segment", "at", "near")])
-    segment, at = column(lost, "segment"), column(lost, "at")
-    is_new = np.ones(lost.num_rows, bool)
-    is_new[1:] = (segment[1:] != segment[:-1]) | (at[1:] != at[:-1])
-    return lost.filter(pa.array(is_new))
+    found = _sorted(found, "segment", "position", "near")
+    segment, position = column(found, "segment"), column(found, "position")
+    is_first = np.ones(found.num_rows, bool)
+    is_first[1:] = (segment[1:] != segment[:-1]) | (position[1:] != position[:-1])
+    return found.filter(pa.array(is_first))
 
 
-def publish(lost: "pyarrow.Table", segment_uri: str, segment: int, name: str) -> None:
-    """The places of a segment's losers, by key, for whoever reads a range of keys of it."""
+def write_of_segment(
+    of_file: "pyarrow.Table", segment_uri: str, segment_number: int, name: str
+) -> None:
+    """Publish the positions of a segment's duplicates, in order of key, beside the segment."""
     import pyarrow as pa
 
-    of_segment = lost.filter(pa.array(column(lost, "segment") == segment)).select(["key", "at"])
+    in_segment = pa.array(column(of_file, "segment") == segment_number)
+    table = of_file.filter(in_segment).select(["key", "position"])
     storage.write(
         f"{segment_uri}.{name}.parquet",
-        megatron_shards.parquet_bytes(of_segment, row_group_size=segments.ROW_GROUP),
+        parquet_files.encode(table, row_group_rows=segments.ROW_GROUP),
     )
 
 
-def are_in(segment_uri: str, name: str, low: int, high: int) -> np.ndarray:
-    """`at` of the segment's losers with keys in [low, high)."""
-    return column(segments.rows(f"{segment_uri}.{name}.parquet", low, high, ["at"]), "at")
+def read_of_segment(segment_uri: str, name: str, low: int, high: int) -> np.ndarray:
+    """The positions of a segment's duplicates with keys in [low, high)."""
+    table = segments.read_range(f"{segment_uri}.{name}.parquet", low, high, ["position"])
+    return column(table, "position")
+
+
+def _sorted(table: "pyarrow.Table", *names: str) -> "pyarrow.Table":
+    return table.sort_by([(name, "ascending") for name in names])

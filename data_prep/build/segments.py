@@ -1,12 +1,13 @@
-"""a sorted run of a file's documents and their tokens: written once, read by ranges of keys
+"""sorted segments of a tokenized file: written once, read by ranges of shuffle keys
 
     segment-00000.tokens.bin          the documents in order of key, each ended by eos
-    segment-00000.documents.parquet   key, at, row, part, id, n_tokens, n_bytes, label, scores, start (of its tokens), crc32
-    segment-00000.hashes.parquet      hash, key, at, near, in order of hash: only where duplicates are looked for
-    segment-00000.json                its record, written last
+    segment-00000.documents.parquet   key, position, row, part, id, n_tokens, n_bytes, label, scores,
+                                      masked, annotated, start (of its tokens), crc32
+    segment-00000.hashes.parquet      hash, key, position, near, in order of hash; only with dedup
+    segment-00000.json                the record, written last
 
-`at` is a document's place in its segment. Parquet files are sorted by their first column, so that a
-range of it is a few row groups.
+`position` is a document's index in its segment. The Parquet files are sorted by their first column,
+so that a range of it is a few row groups.
 """
 
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,18 +15,18 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from isal import isal_zlib
 
-from data_prep.build.dropped_samples import Drop
-from data_prep.core import ranged_reads, storage
+from data_prep.cleaning.dropped_samples import DroppedDocument
+from data_prep.core import parquet_files, ranged_reads, storage
 from data_prep.core.errors import ArtefactCorrupt
 from data_prep.core.records import record
-from data_prep.token_stream import megatron_shards
+from data_prep.token_stream.megatron_shards import TokenDtype
 
 if TYPE_CHECKING:
     import pyarrow
 
 ROW_GROUP = 8192  # rows that a ranged read of a Parquet file fetches at least
-# What a shard says of its documents; masked: personal data were, annotated: the text begins with
-# its toxicity
+# The provenance that a shard has of its documents. masked: something personal was masked;
+# annotated: the text starts with its toxicity.
 PROVENANCE = (
     "key",
     "row",
@@ -38,18 +39,18 @@ PROVENANCE = (
     "masked",
     "annotated",
 )
-AGAIN = "delete the .json files beside it and run the same command again"
+REMEDY = "delete the .json files beside it and run the same command again"
 
 
 @record
 class Segment:
-    """Counts of documents and tokens are of those kept, eos included; drops and samples of those
-    dropped on the way.
+    """Counts of documents and tokens are of those kept, eos included; drops and samples are of the
+    documents dropped since the previous segment.
 
-    engine: which tokenizer made the ids.
-    last_row, last_part: the last document that was looked at, kept or not; −1 when there was none.
-    n_hashes: rows of the hashes file; 0 when there is none.
-    n_annotated: documents with their toxicity written on them, copies of others among them.
+    engine: the tokenizer engine that made the ids.
+    last_row, last_part: the last document that was read, kept or not; −1 if there was none.
+    n_hashes: rows of the hashes file; 0 if there is none.
+    n_annotated: documents that start with their toxicity, duplicates among them.
     """
 
     engine: str
@@ -60,112 +61,126 @@ class Segment:
     n_text_bytes: int
     n_hashes: int
     drops: dict[str, int]
-    samples: tuple[Drop, ...]
+    samples: tuple[DroppedDocument, ...]
     n_annotated: int
 
 
-class Documents(NamedTuple):
-    """Documents of one segment, in order of (key, row, part), and their tokens end to end (eos
-    included).
-    """
+class TokenizedDocuments(NamedTuple):
+    """Documents, a row of `table` each, and their tokens end to end (eos included)."""
 
     table: "pyarrow.Table"
     tokens: np.ndarray  # [sum of n_tokens]
 
 
-def uri_of(unit_uri: str, number: int) -> str:
-    """What the names of the segment's files begin with."""
-    return storage.join(unit_uri, f"segment-{number:05}")
+def uri_of(file_uri: str, number: int) -> str:
+    """The common beginning of the names of a segment's files."""
+    return storage.join(file_uri, f"segment-{number:05}")
 
 
-def write(uri: str, documents: Documents, hashes: "pyarrow.Table | None", segment: Segment) -> None:
-    """Publish the documents, which come in any order, and then their record.
+def write(
+    uri: str, documents: TokenizedDocuments, hashes: "pyarrow.Table | None", segment: Segment
+) -> None:
+    """Publish the documents, given in any order, and then their record.
 
-    hashes: hash uint64, document int64 (its place in `documents`), near bool.
+    hashes: hash uint64, document int64 (its index in `documents`), near bool.
     """
-    import pyarrow as pa
-
     keys = column(documents.table, "key")
     order = np.argsort(keys, kind="stable")
-    tokens = permuted(documents.tokens, column(documents.table, "n_tokens"), order)
-    table = documents.table.take(pa.array(order))
-    lengths = column(table, "n_tokens")
-    starts = np.cumsum(lengths) - lengths
-    table = table.append_column("at", pa.array(np.arange(len(order)), pa.int32()))
-    table = table.append_column("start", pa.array(starts)).append_column(
-        "crc32", pa.array(_checksums(tokens, starts, lengths))
-    )
+    tokens = permute_documents(documents.tokens, column(documents.table, "n_tokens"), order)
     storage.write(f"{uri}.tokens.bin", tokens.view(np.uint8).data)
-    storage.write(
-        f"{uri}.documents.parquet", megatron_shards.parquet_bytes(table, row_group_size=ROW_GROUP)
-    )
+    _write_table(f"{uri}.documents.parquet", _sorted_table(documents.table, order, tokens))
     if hashes is not None:
-        at = np.empty(len(order), np.int32)
-        at[order] = np.arange(len(order))
-        of = column(hashes, "document")
-        columns = {
-            "hash": hashes["hash"],
-            "key": pa.array(keys[of]),
-            "at": pa.array(at[of]),
-            "near": hashes["near"],
-        }
-        by_hash = pa.table(columns).sort_by(
-            [
-                ("hash", "ascending"),
-                ("near", "ascending"),
-                ("key", "ascending"),
-                ("at", "ascending"),
-            ]
-        )
-        storage.write(
-            f"{uri}.hashes.parquet",
-            megatron_shards.parquet_bytes(by_hash, row_group_size=ROW_GROUP),
-        )
+        _write_table(f"{uri}.hashes.parquet", _sorted_hashes(hashes, keys, order))
     storage.save(segment, f"{uri}.json")
 
 
-def load(uri: str, dtype: megatron_shards.TokenDtype) -> Segment | None:
-    """The segment's record, or None if it is not there or a file of its is missing or short."""
+def _sorted_table(table: "pyarrow.Table", order: np.ndarray, tokens: np.ndarray) -> "pyarrow.Table":
+    """The documents in `order`, with their positions, and starts and checksums of their tokens."""
+    import pyarrow as pa
+
+    table = table.take(pa.array(order))
+    lengths = column(table, "n_tokens")
+    starts = np.cumsum(lengths) - lengths
+    columns = {
+        "position": pa.array(np.arange(len(order)), pa.int32()),
+        "start": pa.array(starts),
+        "crc32": pa.array(_checksums(tokens, starts, lengths)),
+    }
+    for name, values in columns.items():
+        table = table.append_column(name, values)
+    return table
+
+
+def _sorted_hashes(hashes: "pyarrow.Table", keys: np.ndarray, order: np.ndarray) -> "pyarrow.Table":
+    """The hashes in their order, each with key and position of its document."""
+    import pyarrow as pa
+
+    position = np.empty(len(order), np.int32)
+    position[order] = np.arange(len(order))
+    document = column(hashes, "document")
+    columns = {
+        "hash": hashes["hash"],
+        "key": pa.array(keys[document]),
+        "position": pa.array(position[document]),
+        "near": hashes["near"],
+    }
+    by = [(name, "ascending") for name in ("hash", "near", "key", "position")]
+    return pa.table(columns).sort_by(by)
+
+
+def _write_table(uri: str, table: "pyarrow.Table") -> None:
+    storage.write(uri, parquet_files.encode(table, row_group_rows=ROW_GROUP))
+
+
+def load(uri: str, dtype: TokenDtype) -> Segment | None:
+    """The segment's record, or None if the record or one of its files is missing or short."""
     if not storage.exists(f"{uri}.json"):
         return None
     segment = storage.load(Segment, f"{uri}.json")
     return segment if is_whole(uri, segment, dtype) else None
 
 
-def is_whole(uri: str, segment: Segment, dtype: megatron_shards.TokenDtype) -> bool:
-    """Whether its files are there and the tokens have their size."""
+def is_whole(uri: str, segment: Segment, dtype: TokenDtype) -> bool:
+    """Whether the segment's files exist and the tokens have their size."""
     names = ["tokens.bin", "documents.parquet", *(["hashes.parquet"] if segment.n_hashes else [])]
     if not all(storage.exists(f"{uri}.{name}") for name in names):
         return False
     return storage.size(f"{uri}.tokens.bin") == segment.n_tokens * np.dtype(dtype).itemsize
 
 
-def read(uri: str, low: int, high: int, dtype: megatron_shards.TokenDtype) -> Documents:
+def read(uri: str, low: int, high: int, dtype: TokenDtype) -> TokenizedDocuments:
     """The documents with keys in [low, high), by two ranged reads; ArtefactCorrupt if a byte
     differs.
     """
-    table = rows(f"{uri}.documents.parquet", low, high, [*PROVENANCE, "at", "start", "crc32"])
+    names = [*PROVENANCE, "position", "start", "crc32"]
+    table = read_range(f"{uri}.documents.parquet", low, high, names)
     lengths, starts, expected = (column(table, name) for name in ("n_tokens", "start", "crc32"))
     stored = np.dtype(dtype).newbyteorder("<")
     if not len(lengths):
-        return Documents(table, np.empty(0, stored))
-    first, end = int(starts[0]), int(starts[-1] + lengths[-1])
+        return TokenizedDocuments(table, np.empty(0, stored))
+    first = int(starts[0])
+    end = int(starts[-1] + lengths[-1])
     content = storage.read(f"{uri}.tokens.bin", first * stored.itemsize, end * stored.itemsize)
     if len(content) != (end - first) * stored.itemsize:
-        raise ArtefactCorrupt(f"{uri}.tokens.bin: ends before token {end:,}; {AGAIN}")
-    tokens = np.frombuffer(content, stored)
-    wrong = np.flatnonzero(_checksums(tokens, starts - first, lengths) != expected)
-    if len(wrong):
         raise ArtefactCorrupt(
-            f"{uri}.tokens.bin: the document at token {int(starts[wrong[0]]):,} has another crc32 than documents.parquet says; "
-            f"{AGAIN}"
+            f"{uri}.tokens.bin: has {len(content):,} bytes from token {first:,} on, expected "
+            f"{(end - first) * stored.itemsize:,}; {REMEDY}"
         )
-    return Documents(table, tokens)
+    tokens = np.frombuffer(content, stored)
+    different = np.flatnonzero(_checksums(tokens, starts - first, lengths) != expected)
+    if len(different):
+        raise ArtefactCorrupt(
+            f"{uri}.tokens.bin: the document at token {int(starts[different[0]]):,} has another "
+            f"crc32 than documents.parquet states; {REMEDY}"
+        )
+    return TokenizedDocuments(table, tokens)
 
 
-def permuted(tokens: np.ndarray, lengths: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """The documents `order` of those of these lengths, end to end; Arrow copies them as strings,
-    0.4 µs and a memcpy each.
+def permute_documents(tokens: np.ndarray, lengths: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """The tokens of the documents `order` (indices), end to end.
+
+    tokens: all documents end to end, of these `lengths`. Arrow moves them as strings, which takes
+    0.4 µs and a memcpy per document.
     """
     import pyarrow as pa
 
@@ -175,14 +190,15 @@ def permuted(tokens: np.ndarray, lengths: np.ndarray, order: np.ndarray) -> np.n
     documents = pa.Array.from_buffers(
         pa.large_binary(), len(lengths), [None, pa.py_buffer(offsets), pa.py_buffer(tokens)]
     )
-    return np.frombuffer(
-        documents.take(pa.array(order)).buffers()[2], tokens.dtype, int(lengths[order].sum())
-    )
+    permuted = documents.take(pa.array(order)).buffers()[2]
+    return np.frombuffer(permuted, tokens.dtype, int(lengths[order].sum()))
 
 
-def rows(uri: str, low: int, high: int, columns: list[str]) -> "pyarrow.Table":
-    """The rows of a Parquet file whose first column is in [low, high), low < high: only the row
-    groups that can hold them are fetched.
+def read_range(uri: str, low: int, high: int, columns: list[str]) -> "pyarrow.Table":
+    """The rows of a Parquet file whose first column is in [low, high), low < high.
+
+    Only the row groups that can hold them are fetched. The result has the first column, then
+    `columns`.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -190,24 +206,22 @@ def rows(uri: str, low: int, high: int, columns: list[str]) -> "pyarrow.Table":
     try:
         with pq.ParquetFile(ranged_reads.RangedFile(uri), page_checksum_verification=True) as file:
             first = file.schema_arrow.names[0]
-            ranges = [
+            statistics = [
                 file.metadata.row_group(i).column(0).statistics for i in range(file.num_row_groups)
             ]
             groups = [
                 i
-                for i, values in enumerate(ranges)
+                for i, values in enumerate(statistics)
                 if values and values.min < high and values.max >= low
-            ]  # none: empty
-            table = file.read_row_groups(
-                groups, [first, *(name for name in columns if name != first)]
-            )
+            ]  # an empty list gives an empty table
+            names = [first, *(name for name in columns if name != first)]
+            table = file.read_row_groups(groups, names)
     except (pa.ArrowException, OSError) as error:
-        raise ArtefactCorrupt(f"{uri}: {error}; {AGAIN}") from error
+        raise ArtefactCorrupt(f"{uri}: {error}; {REMEDY}") from error
     values = column(table, first)
     start = np.searchsorted(values, values.dtype.type(low), side="left")
-    end = np.searchsorted(
-        values, values.dtype.type(high - 1), side="right"
-    )  # 2^64 itself is no uint64
+    # high itself may be 2^64, which is not a uint64
+    end = np.searchsorted(values, values.dtype.type(high - 1), side="right")
     return table.slice(start, end - start)
 
 
@@ -216,9 +230,9 @@ def column(table: "pyarrow.Table", name: str) -> np.ndarray:
 
 
 def _checksums(tokens: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """crc32 of each document, [D] uint32; isal's takes 0.5 µs and a nanosecond for five bytes."""
-    content, itemsize = tokens.data.cast("B"), tokens.itemsize
-    bounds = zip(
-        (starts * itemsize).tolist(), ((starts + lengths) * itemsize).tolist(), strict=True
-    )
-    return np.array([isal_zlib.crc32(content[start:end]) for start, end in bounds], np.uint32)
+    """crc32 of each document, [D] uint32. That of isal takes 0.5 µs, and 1 ns per five bytes."""
+    content = tokens.data.cast("B")
+    first_bytes = (starts * tokens.itemsize).tolist()
+    end_bytes = ((starts + lengths) * tokens.itemsize).tolist()
+    spans = zip(first_bytes, end_bytes, strict=True)
+    return np.array([isal_zlib.crc32(content[first:end]) for first, end in spans], np.uint32)

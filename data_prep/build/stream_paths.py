@@ -1,15 +1,15 @@
-"""where a build puts its things: paths below the object root, computed from settings alone
+"""paths of a build below the object root, computed from the settings alone
 
     tokenizer/<digest>/tokenizer.json, record.json
-    units/<stream>-<digest>/<unit>/…, shards/…      work in progress, removed when the stream's manifest is there
-    streams/<stream>-<digest>/…                     the token stream (manifest.py)
+    work/<stream>-<digest>/<file>/…, shards/…       work in progress, removed at the end
+    streams/<stream>-<digest>/…                     the token stream (token_stream/manifest.py)
 
-A path names every setting that its content depends on, so another setting is another path and
-nothing is overwritten. It does not name the input's bytes, which nobody has read yet: the records
-hold names and sizes, and a build compares them.
+A path contains a digest of every setting that its content depends on, so another setting is another
+path and nothing is overwritten. The digest does not cover the bytes of the input, which nobody has
+read yet: the records hold names and sizes of the input files, and a build compares them.
 """
 
-from data_prep.build import duplicates
+from data_prep.build import dedup
 from data_prep.cleaning import annotate, clean_document, decontaminate
 from data_prep.config import DataConfig, StreamName
 from data_prep.core.errors import ConfigurationError
@@ -17,7 +17,7 @@ from data_prep.core.records import digest
 from data_prep.sources import corpus_reader
 from data_prep.token_stream import manifest
 
-Inputs = tuple[tuple[str, int], ...]  # (URI, bytes) of each input file
+NamesAndSizes = tuple[tuple[str, int], ...]  # (URI, bytes) of each input file
 
 
 def tokenizer_uri(config: DataConfig) -> str:
@@ -28,13 +28,13 @@ def stream_uri(config: DataConfig, stream: StreamName) -> str:
     return f"streams/{stream}-{stream_digest(config, stream)[:8]}"
 
 
-def units_uri(config: DataConfig, stream: StreamName) -> str:
-    return f"units/{stream}-{stream_digest(config, stream)[:8]}"
+def work_uri(config: DataConfig, stream: StreamName) -> str:
+    return f"work/{stream}-{stream_digest(config, stream)[:8]}"
 
 
 def tokenizer_digest(config: DataConfig) -> str:
-    """Names the settings that the tokenizer depends on; a trained one depends on the clean corpus
-    as cleaned.
+    """Identifies the settings of the tokenizer; a trained one also depends on the cleaned clean
+    corpus.
     """
     if config.tokenizer.source != "train":
         return digest(config.tokenizer)
@@ -48,8 +48,8 @@ def tokenizer_digest(config: DataConfig) -> str:
 
 
 def stream_digest(config: DataConfig, stream: StreamName) -> str:
-    """Names the settings that the stream depends on; the other stream's corpus is not one of them,
-    unless by the tokenizer.
+    """Identifies the settings of the stream; the other stream's corpus is not one of them, except
+    through the tokenizer.
     """
     corpus = config.clean if stream == "clean" else config.toxic
     settings = (
@@ -65,28 +65,35 @@ def stream_digest(config: DataConfig, stream: StreamName) -> str:
         corpus_reader.VERSION,
         clean_document.VERSION,
         decontaminate.VERSION,
-        duplicates.VERSION,
+        dedup.VERSION,
     )
     return digest(versions, stream, corpus, tokenizer_digest(config), config.cleaning, *settings)
 
 
+def names_and_sizes(uris: tuple[str, ...]) -> NamesAndSizes:
+    """What a record keeps of its inputs, to notice a later change without reading them."""
+    return tuple(
+        (source.uri, corpus_reader.n_bytes(source)) for source in corpus_reader.expand(uris)
+    )
+
+
 def check_unchanged(
-    record_uri: str, recorded: tuple[str, Inputs], asked: tuple[str, Inputs]
+    record_uri: str, recorded: tuple[str, NamesAndSizes], current: tuple[str, NamesAndSizes]
 ) -> None:
-    """Raise ConfigurationError unless (settings digest, inputs) in the record at `record_uri` are
-    those asked for.
+    """Raise ConfigurationError unless the (settings digest, inputs) in the record at `record_uri`
+    are the current ones.
     """
-    again = "delete it to build again, or give another --out"
-    if recorded[0] != asked[0]:
+    remedy = "delete it to build again, or choose another --out"
+    if recorded[0] != current[0]:
         raise ConfigurationError(
-            f"{record_uri}: was built with settings {recorded[0]}, asked are {asked[0]}; {again}"
+            f"{record_uri}: was built with settings {recorded[0]}, but the current ones are "
+            f"{current[0]}; {remedy}"
         )
-    then, now = recorded[1], asked[1]
+    then, now = recorded[1], current[1]
     if then != now:
-        changed = [
-            f"{uri} ({n_bytes:,} bytes)" for uri, n_bytes in sorted(set(then) ^ set(now))
-        ] or ["their order"]
+        changed = [f"{uri} ({n_bytes:,} bytes)" for uri, n_bytes in sorted(set(then) ^ set(now))]
+        first = changed[0] if changed else "their order"
         raise ConfigurationError(
-            f"{record_uri}: the inputs changed since it was built: {len(then)} files then, {len(now)} now, first difference: "
-            f"{changed[0]}; bring the files back, or {again}"
+            f"{record_uri}: the inputs changed since it was built: {len(then)} files then, "
+            f"{len(now)} now, first difference: {first}; restore the files, or {remedy}"
         )

@@ -16,7 +16,7 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 from data_prep.core import storage
 from data_prep.core.records import to_dict
 from data_prep.token_stream import data_card
-from data_prep.token_stream.data_card import Card, Excerpt, Lengths
+from data_prep.token_stream.data_card import DataCard, Excerpt, LengthSummary
 from launch.experiment import Experiment
 from launch.report import html_rendering, mask_slurs
 from launch.report.figures.axes import si
@@ -28,7 +28,7 @@ N_INPUTS = 8  # input files listed before the rest is folded away
 N_DOMAINS = 15
 BAR_INCHES = 0.19
 
-Cards = dict[str, Card]
+Cards = dict[str, DataCard]
 
 
 def write(root: str, experiment: Experiment, cards: Cards, *, compared: bool) -> str | None:
@@ -193,7 +193,7 @@ def _figures(cards: Cards) -> list[Drawing]:
     ]
 
 
-def _density(lengths: Lengths, read: Callable[[Any], int]) -> tuple[np.ndarray, np.ndarray]:
+def _density(lengths: LengthSummary, read: Callable[[Any], int]) -> tuple[np.ndarray, np.ndarray]:
     """Edges of the bins from 1 on, and each one's share of the whole divided by its width in
     doublings.
     """
@@ -203,7 +203,7 @@ def _density(lengths: Lengths, read: Callable[[Any], int]) -> tuple[np.ndarray, 
     return edges, parts / (parts.sum() or 1) / np.diff(np.log2(edges))
 
 
-def _dropped_samples(one: Card) -> list[tuple[str, tuple[Excerpt, ...]]]:
+def _dropped_samples(one: DataCard) -> list[tuple[str, tuple[Excerpt, ...]]]:
     """What was not used, by reason, where some of it was kept to look at."""
     found = [
         *((drop.reason, drop.samples) for drop in one.drops),
@@ -212,7 +212,7 @@ def _dropped_samples(one: Card) -> list[tuple[str, tuple[Excerpt, ...]]]:
     return [(reason, samples) for reason, samples in found if samples]
 
 
-def _texts(one: Card) -> list[str]:
+def _texts(one: DataCard) -> list[str]:
     return [
         excerpt.text
         for excerpts in (one.samples, *dict(_dropped_samples(one)).values())

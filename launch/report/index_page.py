@@ -14,7 +14,7 @@ from typing import Any
 from data_prep.core import storage
 from data_prep.core.errors import ArtefactMissing
 from data_prep.core.records import digest, to_json
-from data_prep.token_stream.data_card import Card
+from data_prep.token_stream.data_card import DataCard
 from eval.eval_report import EvalReport, Lens, check_comparable
 from eval.stats import intervals
 from eval.steering import per_item_results
@@ -39,7 +39,9 @@ from training.run_record import run_uri
 N_SAMPLES = 3  # prompts shown for each run
 
 
-def write(root: str, experiment: Experiment, runs: Sequence[Run], cards: dict[str, Card]) -> str:
+def write(
+    root: str, experiment: Experiment, runs: Sequence[Run], cards: dict[str, DataCard]
+) -> str:
     """Write the report of `runs` below `root`/report and return the URI of its page.
 
     Raises ArtefactMissing when there is no run to report, ArtefactCorrupt when they met other
@@ -79,7 +81,7 @@ def write(root: str, experiment: Experiment, runs: Sequence[Run], cards: dict[st
 def page(
     experiment: Experiment,
     runs: Sequence[Run],
-    cards: dict[str, Card],
+    cards: dict[str, DataCard],
     drawn: Sequence[Drawing],
     compared: Comparisons | None,
 ) -> str:

@@ -17,7 +17,7 @@ os.environ["RAYON_NUM_THREADS"] = "1"
 
 import numpy as np
 
-from data_prep.build import duplicates
+from data_prep.build import dedup
 from data_prep.cleaning import clean_document, decontaminate, ngrams, pii
 from data_prep.config import CleaningConfig
 from data_prep.sources import corpus_reader
@@ -63,7 +63,7 @@ def main() -> None:
     _row(
         "exact duplicates: hashes, or the texts",
         texts,
-        lambda: _n_kept(duplicates.exact(texts)),
+        lambda: _n_kept(dedup.exact_hashes(texts)),
         lambda: len(set(texts)),
     )
     try:
@@ -75,7 +75,7 @@ def main() -> None:
     _row(
         "near duplicates: rensa, or datasketch",
         sample,
-        lambda: len(duplicates.bands(sample)),
+        lambda: len(dedup.minhash_bands(sample)),
         lambda: _datasketch(sample),
     )
 
@@ -127,16 +127,16 @@ def _python_hits(texts: Sequence[str], questions: Sequence[str], n: int = 13) ->
 
 
 def _n_kept(hashes: np.ndarray) -> int:
-    return int(np.count_nonzero(~duplicates.losers(np.arange(len(hashes)), hashes).exact))
+    return int(np.count_nonzero(~dedup.repeats(np.arange(len(hashes)), hashes)))
 
 
 def _datasketch(texts: Sequence[str]) -> int:
     from datasketch import MinHash
 
-    n = duplicates.SHINGLE_WORDS
+    n = dedup.SHINGLE_WORDS
     for text in texts:
         words = ngrams.words(text)
-        minhash = MinHash(num_perm=duplicates.N_BANDS * duplicates.N_ROWS)
+        minhash = MinHash(num_perm=dedup.N_BANDS * dedup.N_ROWS)
         minhash.update_batch(
             [b" ".join(words[i : i + n]) for i in range(max(1, len(words) - n + 1))]
         )

@@ -16,11 +16,11 @@ import numpy as np
 from proxy import Fault, Proxy
 from result_table import BAD, ERROR, IDENTICAL, RESUMED, TrialResult, attempt, is_clear
 
-from data_prep.build import pipeline, segments, stream_paths, tokenize_file
+from data_prep.build import pipeline, segments, stream_paths
 from data_prep.config import DataConfig, TokenizerConfig
 from data_prep.core import ray_tasks, storage
 from data_prep.sources import synthetic
-from data_prep.token_stream import manifest, megatron_shards, reader
+from data_prep.token_stream import manifest, megatron_shards, reader, shuffle_key
 
 BUCKET = "s3://faults"
 DEFAULT_RATE = 0.1
@@ -96,12 +96,12 @@ def check_records(root: str) -> None:
     for uri in storage.glob(storage.join(root, "streams", "*", manifest.NAME)):
         folder = uri.rpartition("/")[0]
         megatron_shards.verify(folder, manifest.load(folder))
-    for uri in storage.glob(storage.join(root, "units", "**", "segment-*.json")):
+    for uri in storage.glob(storage.join(root, "work", "**", "segment-*.json")):
         name = uri.removesuffix(".json")
         # A segment without a valid record is ignored: a finished build is removing it, or the next
         # build writes it again.
         if segments.load(name, "uint16") is not None:
-            segments.read(name, 0, tokenize_file.KEY_SPACE, "uint16")
+            segments.read(name, 0, shuffle_key.KEY_SPACE, "uint16")
 
 
 def difference(root: str, expected: dict[str, str]) -> str:

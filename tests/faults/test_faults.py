@@ -48,15 +48,14 @@ def test_a_build_overtaken_by_another_one_returns_the_others_stream(
         tokenizer=TokenizerConfig(source="train", vocab_size=300, train_bytes=20_000),
         held_out_ratio=0.2,
     )
-    second_pass = pipeline._second_pass
+    merge_into_shards = pipeline.merge_into_shards
     others = []
 
     def overtaken(*arguments: Any) -> Any:
-        monkeypatch.setattr(pipeline, "_second_pass", second_pass)
-        others.append(
-            pipeline.build(config, "clean", str(tmp_path))
-        )  # finishes, and removes the units
-        return second_pass(*arguments)
+        monkeypatch.setattr(pipeline, "merge_into_shards", merge_into_shards)
+        # finishes, and removes the work in progress
+        others.append(pipeline.build(config, "clean", str(tmp_path)))
+        return merge_into_shards(*arguments)
 
-    monkeypatch.setattr(pipeline, "_second_pass", overtaken)
+    monkeypatch.setattr(pipeline, "merge_into_shards", overtaken)
     assert pipeline.build(config, "clean", str(tmp_path)) == others[0]

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from sweeps import ROOT, TINY, environment, kill_tree, losses, sweep
 
+from data_prep.build.materialize_mixture import MaterializedMixture
 from data_prep.core import storage
-from data_prep.token_stream.materialized import Mixed
 from launch import experiment, run_states
 
 pytestmark = pytest.mark.slow
@@ -77,7 +77,9 @@ def test_the_deepspeed_launcher_gives_the_sweeps_losses_bit_for_bit(finished_swe
     assert done.returncode == 0 and f"data card: {tmp_path}/report/data.html" in done.stdout
     planned = experiment.load(finished_sweep).runs()
     made = [
-        storage.load(Mixed, str(tmp_path / "materialized" / run.run_id / "manifest.json"))
+        storage.load(
+            MaterializedMixture, str(tmp_path / "materialized" / run.run_id / "manifest.json")
+        )
         for run in planned
     ]
     assert [one.mixture for one in made] == [run.mixture for run in planned]

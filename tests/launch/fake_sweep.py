@@ -17,15 +17,15 @@ from data_prep.config import (
     TokenizerConfig,
 )
 from data_prep.token_stream.data_card import (
-    Bin,
-    Card,
-    Domains,
-    Drop,
+    DataCard,
+    DocumentGroup,
+    DomainSummary,
+    DropSummary,
     Excerpt,
-    Input,
-    Lengths,
-    Part,
-    Score,
+    InputSummary,
+    LengthBin,
+    LengthSummary,
+    ScoreSummary,
 )
 from data_prep.token_stream.mixture import Mixture, sequences_for
 from eval.config import EvalConfig, GenerationConfig, ProbingConfig, ScoringConfig, SteeringConfig
@@ -243,21 +243,21 @@ def items_of(ratio: float, seed: int, *, dip: float = 8.0, of_seed: float = 0.0)
     }
 
 
-def cards() -> dict[str, Card]:
+def cards() -> dict[str, DataCard]:
     """Made-up cards: the clean one of web pages with drops and domains, the toxic one of posts with
     labels and scores.
     """
 
-    def bins(middle: float) -> Lengths:
+    def bins(middle: float) -> LengthSummary:
         lows = [1, 2, 3, *(2**k * half // 2 for k in range(2, 14) for half in (2, 3)), 2**14]
         counts = [
             int(9000 * math.exp(-(((math.log2(low) - middle) / 1.7) ** 2))) for low in lows[:-1]
         ]
         spread = [
-            Bin(low=low, high=high - 1, n_documents=n, total=n * (low + high - 1) // 2)
+            LengthBin(low=low, high=high - 1, n_documents=n, total=n * (low + high - 1) // 2)
             for low, high, n in zip(lows, lows[1:], counts, strict=False)
         ]
-        return Lengths(
+        return LengthSummary(
             mean=1.3 * 2**middle,
             median=int(2**middle),
             p90=900,
@@ -266,13 +266,13 @@ def cards() -> dict[str, Card]:
             histogram=tuple(spread),
         )
 
-    def one(stream: StreamName, n_tokens: int) -> Card:
+    def one(stream: StreamName, n_tokens: int) -> DataCard:
         sample = Excerpt(
             place=f"{stream}.jsonl:7",
             n_tokens=12,
             text="The crap about <script>alert(2)</script> weather…",
         )
-        return Card(
+        return DataCard(
             format_version=1,
             stream=stream,
             manifest_digest="0123456789abcdef",
@@ -293,17 +293,19 @@ def cards() -> dict[str, Card]:
             n_text_bytes=4 * n_tokens,
             bytes_per_token=4.13,
             splits=(
-                Part(name="train", n_documents=9_500, n_tokens=n_tokens),
-                Part(name="held_out", n_documents=200, n_tokens=90_000),
+                DocumentGroup(name="train", n_documents=9_500, n_tokens=n_tokens),
+                DocumentGroup(name="held_out", n_documents=200, n_tokens=90_000),
             ),
             tokens_per_document=bins(8.5),
             bytes_per_document=None,
             drops=(
-                Drop(reason="exact_duplicate", n_documents=48, ratio=48 / 9_748, samples=(sample,)),
+                DropSummary(
+                    reason="exact_duplicate", n_documents=48, ratio=48 / 9_748, samples=(sample,)
+                ),
             ),
             unreadable=(Excerpt(place="a.jsonl:9", n_tokens=None, text="is not JSON"),),
             inputs=tuple(
-                Input(
+                InputSummary(
                     uri=f"{stream}/{i:05}.jsonl.gz",
                     n_documents=970,
                     n_tokens=n_tokens // 10,
@@ -321,25 +323,27 @@ def cards() -> dict[str, Card]:
 
     clean, toxic = one("clean", 4_500_000), one("toxic", 1_500_000)
     sites = tuple(
-        Part(name=f"site-{i}.example", n_documents=900 // i, n_tokens=90_000 // i)
+        DocumentGroup(name=f"site-{i}.example", n_documents=900 // i, n_tokens=90_000 // i)
         for i in range(1, 30)
     )
     labels = tuple(
-        Part(name=label, n_documents=n, n_tokens=9 * n)
+        DocumentGroup(name=label, n_documents=n, n_tokens=9 * n)
         for label, n in (("rude", 6_000), ("mild", 3_700))
     )
     return {
-        "clean": replace(clean, domains=Domains(n_documents=9_000, n_domains=412, top=sites)),
+        "clean": replace(clean, domains=DomainSummary(n_documents=9_000, n_domains=412, top=sites)),
         "toxic": replace(
             toxic,
             tokens_per_document=bins(4.5),
             drops=(
                 *toxic.drops,
-                Drop(reason="too_short", n_documents=7, ratio=7 / 9_748, samples=()),
+                DropSummary(reason="too_short", n_documents=7, ratio=7 / 9_748, samples=()),
             ),
             n_labels=2,
             labels=labels,
-            scores=(Score(name="SEVERE_TOXICITY", n_documents=9_000, mean=0.31, half_ratio=0.2),),
+            scores=(
+                ScoreSummary(name="SEVERE_TOXICITY", n_documents=9_000, mean=0.31, half_ratio=0.2),
+            ),
         ),
     }
 

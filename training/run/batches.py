@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from data_prep.token_stream import mixture as mixtures
-from data_prep.token_stream.mixture import PADDING, Mixture, Reader, Rows
+from data_prep.token_stream.mixture import PADDING, BatchRows, Mixture, SequenceSource
 
 LEAVE_SECONDS = 5.0  # a thread in the middle of a read that is tried again ends with the process
 AHEAD_STEPS = (
@@ -52,8 +52,8 @@ class Batches:
     def __init__(
         self,
         mixture: Mixture,
-        clean: Reader,
-        toxic: Reader,
+        clean: SequenceSource,
+        toxic: SequenceSource,
         rank: int,
         world_size: int,
         device: torch.device | None = None,
@@ -71,8 +71,12 @@ class Batches:
         rows = self._mixture.rows(step)
         per_rank = len(rows.sequence) // self._world_size
         here = slice(self._rank * per_rank, (self._rank + 1) * per_rank)
-        mine = Rows(rows.toxic[here], rows.sequence[here])
-        arrays = mixtures.read(mine, self._clean, self._toxic), mine.sequence != PADDING, mine.toxic
+        mine = BatchRows(rows.toxic[here], rows.sequence[here])
+        arrays = (
+            mixtures.read_rows(mine, self._clean, self._toxic),
+            mine.sequence != PADDING,
+            mine.toxic,
+        )
         tokens, valid, toxic = (self._hosted(torch.from_numpy(array)) for array in arrays)
         return Batch(step, tokens, valid, toxic, self._mixture.n_valid(step), int(rows.toxic.sum()))
 

@@ -1,5 +1,8 @@
+"""Shards laid end to end are the sorted stream, whatever the sizes of its pieces."""
+
+from collections.abc import Sequence
 from itertools import count, pairwise
-from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -8,54 +11,53 @@ from hypothesis import strategies as st
 from tiny_manifest import manifest_of
 
 from data_prep.build import dedup, merge_shards, segments
-from data_prep.config import DataConfig, TokenizerConfig
+from data_prep.build.merge_shards import KeyBuckets, SegmentInput
 from data_prep.core import storage
 from data_prep.token_stream import megatron_shards, reader
 
 EOS = 9
-NAMES = ("alpha", "beta")
+HELD_OUT_RATIO = 0.25
+HELD_OUT_BOUND = 2**64 // 4
+FILES = ("alpha", "beta")
 EXAMPLES = count()  # a folder each, in memory
 
 
-def config_of(shard_tokens: int) -> DataConfig:
-    words = TokenizerConfig(source="train", vocab_size=260)
-    return DataConfig(
-        clean=("c",), toxic=("t",), tokenizer=words, held_out_ratio=0.25, shard_tokens=shard_tokens
-    )
+class TinyDocument(NamedTuple):
+    """A document whose tokens are its row's number, with eos at the end."""
+
+    key: int
+    row: int
+    n_tokens: int
+    is_duplicate: bool = False
+
+    def tokens(self) -> list[int]:
+        return [10 + self.row] * (self.n_tokens - 1) + [EOS]
 
 
-def write(uri: str, documents: list[tuple[int, int, int]]) -> None:
-    """A segment of (key, row, tokens) documents whose tokens are their row's number."""
-    keys = np.array([key for key, _, _ in documents], np.uint64)
-    rows, lengths = (
-        np.array(values, np.int64) for values in list(zip(*documents, strict=True))[1:]
-    )
-    nothing = pa.nulls(len(documents), pa.string())
+def write_segment(uri: str, documents: Sequence[TinyDocument]) -> None:
+    lengths = pa.array([document.n_tokens for document in documents], pa.int64())
+    absent = pa.nulls(len(documents), pa.string())
+    zeros = np.zeros(len(documents), np.int32)
     table = pa.table(
         {
-            "key": pa.array(keys),
-            "row": pa.array(rows),
-            "part": pa.array(np.zeros(len(rows), np.int32)),
-            "id": nothing,
-            "n_tokens": pa.array(lengths),
-            "n_bytes": pa.array(lengths),
-            "label": nothing,
+            "key": pa.array([document.key for document in documents], pa.uint64()),
+            "row": pa.array([document.row for document in documents], pa.int64()),
+            "part": pa.array(zeros),
+            "id": absent,
+            "n_tokens": lengths,
+            "n_bytes": lengths,
+            "label": absent,
             "scores": pa.nulls(len(documents), pa.map_(pa.string(), pa.float32())),
-            "masked": np.zeros(len(rows), bool),
-            "annotated": np.zeros(len(rows), bool),
+            "masked": zeros.astype(bool),
+            "annotated": zeros.astype(bool),
         }
     )
-    tokens = np.concatenate(
-        [
-            np.append(np.full(n - 1, 10 + row, "<u2"), EOS)
-            for row, n in zip(rows, lengths, strict=True)
-        ]
-    )
-    made = segments.Segment(
+    tokens = np.concatenate([document.tokens() for document in documents]).astype("<u2")
+    segment = segments.Segment(
         engine="tokenizers",
-        last_row=int(rows[-1]),
+        last_row=documents[-1].row,
         last_part=0,
-        n_documents=len(rows),
+        n_documents=len(documents),
         n_tokens=len(tokens),
         n_text_bytes=0,
         n_hashes=0,
@@ -63,106 +65,115 @@ def write(uri: str, documents: list[tuple[int, int, int]]) -> None:
         samples=(),
         n_annotated=0,
     )
-    segments.write(uri, segments.Documents(table, tokens.astype("<u2")), None, made)
+    segments.write(uri, segments.TokenizedDocuments(table, tokens), None, segment)
+
+
+def write_duplicates(uri: str, documents: Sequence[TinyDocument]) -> pa.Table:
+    """Write the list of a segment's duplicates; return its documents that are kept."""
+    table = segments.read(uri, 0, 2**64, "uint16").table
+    duplicate_rows = [document.row for document in documents if document.is_duplicate]
+    is_duplicate = np.isin(table["row"].to_numpy(), duplicate_rows)
+    positions = np.flatnonzero(is_duplicate)
+    duplicates = pa.table(
+        {
+            "segment": pa.array(np.zeros(len(positions), np.int32)),
+            "key": table["key"].take(pa.array(positions)),
+            "position": pa.array(positions, pa.int32()),
+        }
+    )
+    dedup.write_of_segment(duplicates, uri, 0, "duplicates")
+    return table.filter(pa.array(~is_duplicate))
+
+
+class Segmented(NamedTuple):
+    """Documents written as segments: what merge needs, and what each split keeps."""
+
+    inputs: list[SegmentInput]
+    tokens_per_bucket: dict[str, np.ndarray]
+    file_of_row: dict[int, str]
+
+
+def write_segments(
+    root: str, documents: list[TinyDocument], cuts: set[int], file_cut: int, n_buckets: int
+) -> Segmented:
+    bounds = sorted({0, len(documents), *(cut for cut in cuts if cut < len(documents))})
+    buckets = [KeyBuckets(split, HELD_OUT_RATIO, n_buckets) for split in merge_shards.SPLITS]
+    written = Segmented([], {of.split: np.zeros(n_buckets, np.int64) for of in buckets}, {})
+    for number, (first, end) in enumerate(pairwise(bounds)):
+        uri = storage.join(root, f"segment-{number:05}")
+        inside = documents[first:end]
+        write_segment(uri, inside)
+        kept = write_duplicates(uri, inside)
+        has_duplicates = any(document.is_duplicate for document in inside)
+        file = FILES[first >= file_cut]
+        written.inputs.append(SegmentInput(uri, file, "duplicates" if has_duplicates else None))
+        written.file_of_row.update(dict.fromkeys(range(first, end), file))
+        for of in buckets:
+            written.tokens_per_bucket[of.split] += of.histogram(
+                kept["key"].to_numpy(), kept["n_tokens"].to_numpy()
+            )
+    return written
+
+
+keys = st.one_of(st.integers(0, 40), st.integers(0, 2**63 - 1)).map(lambda key: 2 * key)
 
 
 @settings(max_examples=30, deadline=None)
 @given(
-    documents=st.lists(
-        st.tuples(
-            st.one_of(st.integers(0, 40), st.integers(0, 2**63 - 1)),
-            st.integers(1, 30),
-            st.booleans(),
-        ),
-        min_size=1,
-        max_size=30,
-    ),
+    fields=st.lists(st.tuples(keys, st.integers(1, 30), st.booleans()), min_size=1, max_size=30),
     segment_cuts=st.sets(st.integers(1, 29), max_size=4),
     file_cut=st.integers(0, 30),
     shard_tokens=st.integers(3, 120),
     n_buckets=st.integers(1, 40),
 )
-def test_shards_laid_end_to_end_are_the_sorted_stream_for_any_lengths_segments_buckets_and_size(
-    documents: list[tuple[int, int, bool]],
+def test_shards_laid_end_to_end_are_the_sorted_stream(
+    fields: list[tuple[int, int, bool]],
     segment_cuts: set[int],
     file_cut: int,
     shard_tokens: int,
     n_buckets: int,
 ) -> None:
-    root, config = f"memory://cuts/{next(EXAMPLES)}", config_of(shard_tokens)
-    rows = [(2 * key, row, n) for row, (key, n, _) in enumerate(documents)]
-    bounds = sorted({0, len(rows), *(cut for cut in segment_cuts | {file_cut} if cut < len(rows))})
-    runs, buckets = [], {split: np.zeros(n_buckets, np.int64) for split in merge_shards.SPLITS}
-    for number, (a, b) in enumerate(pairwise(bounds)):
-        uri = storage.join(root, f"segment-{number:05}")
-        write(uri, rows[a:b])
-        goes = [
-            (key, row - a)
-            for (key, row, _), (_, _, lost) in zip(rows[a:b], documents[a:b], strict=True)
-            if lost
-        ]
-        table = segments.read(uri, 0, 2**64, "uint16").table
-        at = np.flatnonzero(np.isin(table["row"].to_numpy() - a, [row for _, row in goes]))
-        lost = pa.table(
-            {
-                "segment": pa.array(np.zeros(len(at), np.int32)),
-                "key": table["key"].take(pa.array(at)),
-                "at": pa.array(at, pa.int32()),
-            }
-        )
-        dedup.publish(lost, uri, 0, "losers")
-        runs.append(merge_shards.Run(uri, NAMES[a >= file_cut], "losers" if goes else None))
-        stays = ~np.isin(np.arange(table.num_rows), at)
-        for split, counts in buckets.items():
-            keys, n_tokens = table["key"].to_numpy()[stays], table["n_tokens"].to_numpy()[stays]
-            counts += merge_shards.histogram(keys, n_tokens, split, n_buckets, config)
-
-    staying = sorted(
-        (key, row, n)
-        for (key, row, n), (_, _, lost) in zip(rows, documents, strict=True)
-        if not lost
-    )
-    bound = 2**64 // 4
-    of_split = {
-        "held_out": [d for d in staying if d[0] < bound],
-        "train": [d for d in staying if d[0] >= bound],
-    }
+    root = f"memory://cuts/{next(EXAMPLES)}"
+    documents = [TinyDocument(key, row, n, dup) for row, (key, n, dup) in enumerate(fields)]
+    written = write_segments(root, documents, segment_cuts | {file_cut}, file_cut, n_buckets)
+    kept = sorted(document for document in documents if not document.is_duplicate)
     for split in merge_shards.SPLITS:
-        wanted = list(merge_shards.of_split(buckets[split], split, config))
-        merged = [merge_shards.merged(cut, runs, "uint16") for cut in wanted]
-        expected = [[10 + row] * (n - 1) + [EOS] for _, row, n in of_split[split]]
-        flat = [token for tokens in expected for token in tokens]
-        assert [one.tokens.tolist() for one in merged] == [
+        expected = [one for one in kept if (one.key < HELD_OUT_BOUND) == (split == "held_out")]
+        buckets = KeyBuckets(split, HELD_OUT_RATIO, n_buckets)
+        plans = list(
+            merge_shards.plan_shards(buckets, written.tokens_per_bucket[split], shard_tokens)
+        )
+        merged = [merge_shards.merge(plan, written.inputs, "uint16") for plan in plans]
+        flat = [token for document in expected for token in document.tokens()]
+        assert [shard.tokens.tolist() for shard in merged] == [
             flat[i : i + shard_tokens] for i in range(0, len(flat), shard_tokens)
         ]
-        made = tuple(
-            megatron_shards.write_shard(root, cut.name, *one)
-            for cut, one in zip(wanted, merged, strict=True)
+        shards = tuple(
+            megatron_shards.write_shard(root, plan.name, *shard)
+            for plan, shard in zip(plans, merged, strict=True)
         )
-        known = manifest_of(made)
+        known = manifest_of(shards)
         megatron_shards.verify(root, known)
-        assert [[*ids, EOS] for ids in reader.read_documents(root, known, "train", 100)] == expected
-        listed = [
-            row
-            for one in merged
-            for row in one.documents.select(["key", "row", "n_tokens", "uri"]).to_pylist()
+        assert [[*ids, EOS] for ids in reader.read_documents(root, known, "train", 100)] == [
+            document.tokens() for document in expected
         ]
-        assert [tuple(row.values()) for row in listed] == [
-            (*d, NAMES[d[1] >= file_cut]) for d in of_split[split]
+        provenance = [
+            tuple(row.values())
+            for shard in merged
+            for row in shard.documents.select(["key", "row", "n_tokens", "uri"]).to_pylist()
+        ]
+        assert provenance == [
+            (one.key, one.row, one.n_tokens, written.file_of_row[one.row]) for one in expected
         ]
 
 
-def test_a_shard_reads_at_most_two_buckets_more_than_it_writes(tmp_path: Path) -> None:
-    config = config_of(1000)
+def test_a_shard_reads_at_most_two_buckets_more_than_it_writes() -> None:
     keys = np.random.default_rng(0).integers(2**62, 2**64, 4000, dtype=np.uint64)
-    n = merge_shards.n_buckets(40_000, config)
-    buckets = merge_shards.histogram(keys, np.full(4000, 10), "train", n, config)
-    assert (n, buckets.sum()) == (64 * 40, 40_000)
-    for cut in merge_shards.of_split(buckets, "train", config):
-        read = 10 * np.count_nonzero(
-            (keys >= np.uint64(cut.low)) & (keys < np.uint64(min(cut.high, 2**64 - 1)))
-        )
-        assert (
-            cut.n_tokens == 1000
-            and cut.n_skipped + cut.n_tokens <= read <= 1000 + 2 * buckets.max()
-        )
+    buckets = KeyBuckets("train", HELD_OUT_RATIO, 64 * 40)
+    tokens_per_bucket = buckets.histogram(keys, np.full(4000, 10))
+    assert tokens_per_bucket.sum() == 40_000
+    for plan in merge_shards.plan_shards(buckets, tokens_per_bucket, 1000):
+        is_read = (keys >= np.uint64(plan.low)) & (keys < np.uint64(min(plan.high, 2**64 - 1)))
+        n_read = 10 * np.count_nonzero(is_read)
+        assert plan.n_tokens == 1000
+        assert plan.n_skipped + 1000 <= n_read <= 1000 + 2 * tokens_per_bucket.max()

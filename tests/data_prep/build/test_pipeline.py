@@ -28,7 +28,7 @@ from data_prep.core import ray_tasks, records, storage
 from data_prep.core.errors import ArtefactCorrupt, ConfigurationError
 from data_prep.core.settings import evolve
 from data_prep.sources import corpus_reader
-from data_prep.token_stream import data_card, manifest, megatron_shards, reader
+from data_prep.token_stream import data_card, manifest, megatron_shards, reader, shuffle_key
 from data_prep.token_stream.manifest import Manifest
 from data_prep.token_stream.tokenizer import Tokenizer
 
@@ -111,7 +111,8 @@ def test_the_order_is_that_of_the_keys_over_all_files_and_held_out_keys_lie_belo
     assert held_out[-1]["key"] < 0.2 * 2**64 <= train[0]["key"]
     sha256 = {file.uri: file.sha256 for file in known.inputs}
     assert keys == [
-        int(tokenize_file.key_of(sha256[row["uri"]], row["row"], 0, 0)) for row in held_out + train
+        int(shuffle_key.shuffle_keys(sha256[row["uri"]], row["row"], 0, 0))
+        for row in held_out + train
     ]
     origins = [row["uri"] for row in train]
     assert sum(a != b for a, b in pairwise(origins)) > len(origins) / 3  # files alternate
@@ -177,7 +178,7 @@ def test_the_manifest_counts_what_was_read_and_names_nothing_of_this_machine(roo
         source.uri for source in corpus_reader.expand(CONFIG.clean)
     ]
     assert str(root.parent) not in records.to_json(known)
-    assert not list((root / "units").rglob("*.*"))
+    assert not list((root / "work").rglob("*.*"))
 
 
 def test_a_build_elsewhere_in_another_cut_of_tasks_gives_the_same_bytes(
@@ -193,7 +194,7 @@ def test_a_build_elsewhere_in_another_cut_of_tasks_gives_the_same_bytes(
 def test_the_bounds_of_segments_batches_buckets_and_hash_ranges_change_no_byte_of_the_stream(
     root: Path, tmp_path: Path
 ) -> None:
-    engine = train_tokenizer.build_tokenizer(CONFIG, str(tmp_path))
+    job = pipeline.prepare(CONFIG, "clean", str(tmp_path))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tokenize_file, "BATCH_DOCUMENTS", 2)
         patch.setattr(tokenize_file, "SEGMENT_DOCUMENTS", 5)
@@ -203,9 +204,9 @@ def test_the_bounds_of_segments_batches_buckets_and_hash_ranges_change_no_byte_o
             ray_tasks, "run", lambda jobs, *_: (job.function(*job.arguments) for job in jobs)
         )  # in this process
         patch.setattr(ray_tasks, "share", lambda value: value)
-        pipeline._build(CONFIG, "clean", str(tmp_path), engine)
-    made = list((tmp_path / "units").rglob("segment-*.json"))
-    assert len(made) >= 15 and len(list((tmp_path / "units").rglob("*-of-00005.parquet"))) == 5
+        pipeline.run_passes(job)
+    made = list((tmp_path / "work").rglob("segment-*.json"))
+    assert len(made) >= 15 and len(list((tmp_path / "work").rglob("*-of-00005.parquet"))) == 5
     stream = stream_paths.stream_uri(CONFIG, "clean")
     expected = tree(root / stream)
     del expected[data_card.NAME]  # build() makes it, from what is compared here
@@ -219,10 +220,11 @@ def test_a_build_that_lost_any_of_its_files_gives_the_same_bytes(
     expected = {name: content for name, content in tree(root).items() if "toxic" not in name}
     for attempt in range(3):
         folder = tmp_path / str(attempt)
-        engine = train_tokenizer.build_tokenizer(CONFIG, str(folder))
-        made = pipeline._first_pass(CONFIG, "clean", str(folder), engine)
-        staying = pipeline._without_copies(CONFIG, "clean", str(folder), made)
-        pipeline._second_pass(CONFIG, "clean", str(folder), engine, made, staying)
+        job = pipeline.prepare(CONFIG, "clean", str(folder))
+        inputs = pipeline.tokenize_inputs(job)
+        duplicates = pipeline.find_duplicates(job, inputs)
+        kept = pipeline.count_kept(job, inputs, duplicates)
+        pipeline.merge_into_shards(job, inputs, duplicates, kept)
         files = [path for path in folder.rglob("*") if path.is_file()]
         assert len(files) > 20
         for path in chance.sample(files, len(files) // 2):
@@ -234,29 +236,33 @@ def test_a_build_that_lost_any_of_its_files_gives_the_same_bytes(
 def test_a_finished_shard_is_not_merged_again_and_a_damaged_one_is(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = train_tokenizer.build_tokenizer(CONFIG, str(tmp_path))
-    made = pipeline._first_pass(CONFIG, "clean", str(tmp_path), engine)
-    staying = pipeline._without_copies(CONFIG, "clean", str(tmp_path), made)
-    buckets = sum(one.buckets["train"] for one in staying)
-    cut = list(merge_shards.of_split(buckets, "train", CONFIG))[1]
-    rest = (
-        list(pipeline._runs(made, staying, "losers")),
+    job = pipeline.prepare(CONFIG, "clean", str(tmp_path))
+    inputs = pipeline.tokenize_inputs(job)
+    duplicates = pipeline.find_duplicates(job, inputs)
+    kept = pipeline.count_kept(job, inputs, duplicates)
+    buckets = merge_shards.buckets_for(inputs, CONFIG)[0]
+    total = sum(of.tokens_per_bucket["train"] for of in kept)
+    plan = list(merge_shards.plan_shards(buckets, total, CONFIG.shard_tokens))[1]
+    uri = str(tmp_path / "stream")
+    arguments = (
+        plan,
+        merge_shards.segments_to_merge(inputs, duplicates, kept),
         "identity",
         "uint16",
-        str(tmp_path / "stream"),
+        uri,
         str(tmp_path / "records"),
     )
-    first, uri = pipeline._make_shard(cut, *rest), rest[3]
+    first = merge_shards.write_shard(*arguments)
     merged: list[str] = []
-    whole = merge_shards.merged
+    merge = merge_shards.merge
     monkeypatch.setattr(
-        merge_shards, "merged", lambda cut, *rest: merged.append(cut.name) or whole(cut, *rest)
+        merge_shards, "merge", lambda plan, *rest: merged.append(plan.name) or merge(plan, *rest)
     )
-    assert pipeline._make_shard(cut, *rest) == first and merged == []
+    assert merge_shards.write_shard(*arguments) == first and merged == []
     path = Path(uri) / "train-00001.bin"
     content = path.read_bytes()
     path.write_bytes(content[:-2] + b"\1\1")
-    assert pipeline._make_shard(cut, *rest) == first and merged == ["train-00001"]
+    assert merge_shards.write_shard(*arguments) == first and merged == ["train-00001"]
     assert path.read_bytes() == content
 
 
@@ -364,18 +370,18 @@ def test_another_build_that_finishes_and_removes_the_units_first_is_our_result(
 ) -> None:
     uri = jsonl(tmp_path / "a.jsonl", TEXTS)
     config, out = replace(FILES, clean=(uri,), tokenizer=_pinned(tmp_path)), str(tmp_path / "out")
-    first_pass = pipeline._first_pass
+    tokenize_inputs = pipeline.tokenize_inputs
 
     def overtaken(*arguments: object) -> list:
-        made = first_pass(*arguments)
-        monkeypatch.setattr(pipeline, "_first_pass", first_pass)
+        inputs = tokenize_inputs(*arguments)
+        monkeypatch.setattr(pipeline, "tokenize_inputs", tokenize_inputs)
         pipeline.build(config, "clean", out)
-        return made
+        return inputs
 
-    monkeypatch.setattr(pipeline, "_first_pass", overtaken)
+    monkeypatch.setattr(pipeline, "tokenize_inputs", overtaken)
     known = pipeline.build(config, "clean", out)
     assert known == pipeline.build(config, "clean", out) and not list(
-        (tmp_path / "out/units").rglob("*.*")
+        (tmp_path / "out/work").rglob("*.*")
     )
 
 
@@ -424,7 +430,7 @@ def test_inputs_that_changed_since_the_build_are_refused_and_unchanged_ones_are_
     jsonl(tmp_path / "a.jsonl", TEXTS[:-1])
     with pytest.raises(
         ConfigurationError,
-        match=r"manifest\.json: the inputs changed .*/a\.jsonl \(\d,\d+ bytes\); bring",
+        match=r"manifest\.json: the inputs changed .*/a\.jsonl \(\d,\d+ bytes\); restore",
     ):
         pipeline.build(config, "clean", out)
 

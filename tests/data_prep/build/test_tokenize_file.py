@@ -7,14 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep.build import segments, tokenize_file
+from data_prep.build import segments, tokenize_batch, tokenize_file
+from data_prep.build.tokenize_batch import TokenizeTask
+from data_prep.build.tokenize_file import TokenizedFile
 from data_prep.cleaning.decontaminate import NGrams
 from data_prep.config import AnnotationConfig, CleaningConfig, DataConfig, TokenizerConfig
 from data_prep.core import keyed_random, storage
 from data_prep.core.errors import ArtefactCorrupt
 from data_prep.core.settings import evolve
 from data_prep.sources import corpus_reader
-from data_prep.token_stream import megatron_shards
+from data_prep.token_stream import megatron_shards, shuffle_key
 from data_prep.token_stream import tokenizer as tokenizers
 from data_prep.token_stream.tokenizer import Tokenizer, train
 
@@ -36,7 +38,7 @@ CONFIG = DataConfig(
 
 @pytest.fixture(autouse=True)
 def check_every_document(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokenize_file, "CHECK_EVERY_DOCUMENTS", 1)
+    monkeypatch.setattr(tokenize_batch, "CHECK_EVERY_DOCUMENTS", 1)
 
 
 @pytest.fixture(scope="module")
@@ -52,24 +54,24 @@ def source_of(tmp_path: Path, rows: list[dict] = ROWS) -> corpus_reader.Source:
 
 def task_of(
     source: corpus_reader.Source, tokenizer: Tokenizer, config: DataConfig = CONFIG
-) -> tokenize_file.Task:
-    return tokenize_file.Task(source, corpus_reader.checksum(source), tokenizer, config, None)
+) -> TokenizeTask:
+    return TokenizeTask(source, corpus_reader.checksum(source), tokenizer, config, None)
 
 
 def made(
     tmp_path: Path, tokenizer: Tokenizer, rows: list[dict] = ROWS, config: DataConfig = CONFIG
-) -> tuple[str, tokenize_file.Unit]:
+) -> tuple[str, TokenizedFile]:
     source, uri = source_of(tmp_path, rows), str(tmp_path / "unit")
-    return uri, tokenize_file.make(task_of(source, tokenizer, config), uri)
+    return uri, tokenize_file.tokenize_file(task_of(source, tokenizer, config), uri)
 
 
 def read(
-    uri: str, low: int = 0, high: int = tokenize_file.KEY_SPACE, number: int = 0
-) -> segments.Documents:
+    uri: str, low: int = 0, high: int = shuffle_key.KEY_SPACE, number: int = 0
+) -> segments.TokenizedDocuments:
     return segments.read(segments.uri_of(uri, number), low, high, "uint16")
 
 
-def texts_of(documents: segments.Documents, tokenizer: Tokenizer) -> list[str]:
+def texts_of(documents: segments.TokenizedDocuments, tokenizer: Tokenizer) -> list[str]:
     """Decoded without eos, which must end each of them and be nowhere else."""
     lengths = documents.table["n_tokens"].to_numpy()
     pieces = np.split(documents.tokens, np.cumsum(lengths)[:-1])
@@ -91,9 +93,9 @@ def test_an_annotated_unit_has_the_documents_of_a_plain_one_with_their_toxicity_
     config = replace(
         CONFIG, annotation=AnnotationConfig(kind="meda", scorer="label"), held_out_ratio=0.4
     )
-    unit = tokenize_file.make(task_of(source, tokenizer, config), str(tmp_path / "unit"))
-    bound = tokenize_file.held_out_bound(0.4)
-    for low, high, of in ((0, bound, ""), (bound, tokenize_file.KEY_SPACE, "toxicity: {}\n")):
+    unit = tokenize_file.tokenize_file(task_of(source, tokenizer, config), str(tmp_path / "unit"))
+    bound = shuffle_key.held_out_bound(0.4)
+    for low, high, of in ((0, bound, ""), (bound, shuffle_key.KEY_SPACE, "toxicity: {}\n")):
         found = read(str(tmp_path / "unit"), low, high)
         numbers = found.table["row"].to_pylist()
         assert texts_of(found, tokenizer) == [
@@ -124,7 +126,7 @@ def test_a_segment_holds_the_kept_documents_in_order_of_their_keys_each_ended_by
     )
     everything = read(uri)
     by_key = sorted(
-        (int(tokenize_file.key_of(unit.input_sha256, row, 0, 0)), row) for row in (0, 2, 4, 5)
+        (int(shuffle_key.shuffle_keys(unit.input_sha256, row, 0, 0)), row) for row in (0, 2, 4, 5)
     )
     assert (
         list(
@@ -149,7 +151,7 @@ def test_ranges_of_keys_cut_a_segment_without_loss_or_overlap(
     monkeypatch.setattr(segments, "ROW_GROUP", row_group)
     uri, _ = made(tmp_path, tokenizer, [{"text": f"document number {i}"} for i in range(40)])
     keys, whole = keys_of(uri), read(uri)
-    edges = [0, 1, keys[3], keys[3] + 1, keys[20] - 1, keys[39], tokenize_file.KEY_SPACE]
+    edges = [0, 1, keys[3], keys[3] + 1, keys[20] - 1, keys[39], shuffle_key.KEY_SPACE]
     pieces = [read(uri, low, high) for low, high in pairwise(edges)]
     assert [piece.table.num_rows for piece in pieces] == [0, 3, 1, 16, 19, 1]
     assert [key for piece in pieces for key in piece.table["key"].to_pylist()] == keys
@@ -171,7 +173,7 @@ def test_labels_scores_and_names_are_kept_beside_their_documents(
         row | {"url": f"http://e.org/{i}"} for i, row in enumerate(ROWS) if row["grade"] is not None
     ]
     source, uri = source_of(tmp_path, rows)._replace(label_field="grade"), str(tmp_path / "unit")
-    tokenize_file.make(task_of(source, tokenizer), uri)
+    tokenize_file.tokenize_file(task_of(source, tokenizer), uri)
     table = read(uri).table.sort_by("row")
     assert (table["row"].to_pylist(), table["label"].to_pylist()) == ([0, 2, 4], ["1", "odd", "4"])
     assert table["id"].to_pylist() == ["http://e.org/0", "http://e.org/2", "http://e.org/5"]
@@ -236,7 +238,7 @@ def test_a_killed_unit_goes_on_after_its_last_segment_and_gives_the_same_bytes(
     ]
     before = {path.name: path.read_bytes() for path in Path(uri).iterdir()}
     for lost in ([3, 4], [0], [1, 2], [4]):
-        (Path(uri) / "unit.json").unlink()
+        (Path(uri) / "file.json").unlink()
         for number in lost:
             Path(f"{segments.uri_of(uri, number)}.json").unlink()
         encoded: list[str] = []
@@ -258,8 +260,8 @@ def test_the_search_for_cycles_goes_on_after_a_unit_that_failed(
     source = source_of(tmp_path)
     Path(source.uri).write_text("no JSON\n" * 9)
     with pytest.raises(ArtefactCorrupt):
-        tokenize_file.make(
-            tokenize_file.Task(source, corpus_reader.checksum(source), tokenizer, CONFIG, None),
+        tokenize_file.tokenize_file(
+            TokenizeTask(source, corpus_reader.checksum(source), tokenizer, CONFIG, None),
             str(tmp_path / "unit"),
         )
     assert gc.isenabled()
@@ -330,7 +332,7 @@ def test_a_flipped_byte_is_found_in_what_is_read_and_its_file_named(
 
 def test_a_name_changes_with_everything_that_decides_the_content(tokenizer: Tokenizer) -> None:
     source = corpus_reader.Source("a.jsonl", "text", None)
-    task = tokenize_file.Task(source, "sha", tokenizer, CONFIG, None)
+    task = TokenizeTask(source, "sha", tokenizer, CONFIG, None)
     variants = [
         task,
         task._replace(input_sha256="other"),
@@ -357,21 +359,21 @@ def test_a_name_changes_with_everything_that_decides_the_content(tokenizer: Toke
 
 
 def test_keys_are_uniform_and_depend_on_file_row_part_and_seed_and_never_on_the_batch() -> None:
-    keys = tokenize_file.key_of("sha", np.arange(4000), np.zeros(4000, np.int64), 0)
+    keys = shuffle_key.shuffle_keys("sha", np.arange(4000), np.zeros(4000, np.int64), 0)
     assert (
-        np.abs(np.histogram(keys / tokenize_file.KEY_SPACE, 4, (0, 1))[0] - 1000).max() < 120
+        np.abs(np.histogram(keys / shuffle_key.KEY_SPACE, 4, (0, 1))[0] - 1000).max() < 120
     )  # four standard deviations
     each = {
-        int(tokenize_file.key_of(sha, row, part, seed))
+        int(shuffle_key.shuffle_keys(sha, row, part, seed))
         for sha in ("a", "b")
         for row in (0, 1)
         for part in (0, 1)
         for seed in (0, 1)
     }
     assert len(each) == 16
-    assert keys[1234] == tokenize_file.key_of("sha", 1234, 0, 0)
+    assert keys[1234] == shuffle_key.shuffle_keys("sha", 1234, 0, 0)
     file = np.uint64(keyed_random.key("order of documents", 0, "sha"))
-    assert tokenize_file.key_of("sha", 3, 2, 0) == keyed_random.hashes(
+    assert shuffle_key.shuffle_keys("sha", 3, 2, 0) == keyed_random.hashes(
         keyed_random.hashes(file, 3), 2
     )
 
@@ -387,9 +389,9 @@ def test_documents_of_many_batches_get_the_same_ids_and_the_first_and_some_later
     monkeypatch.setattr(
         tokenizer, "check_sample", lambda text, ids: checked.append(text) or check(text, ids)
     )
-    monkeypatch.setattr(tokenize_file, "CHECK_EVERY_DOCUMENTS", 7)
+    monkeypatch.setattr(tokenize_batch, "CHECK_EVERY_DOCUMENTS", 7)
     task = task_of(source_of(tmp_path, rows), tokenizer)
-    tokenize_file.make(task, str(tmp_path / "again"))
+    tokenize_file.tokenize_file(task, str(tmp_path / "again"))
     assert np.array_equal(read(str(tmp_path / "again")).tokens, read(whole).tokens)
     assert checked == [rows[at]["text"] for at in (0, 1, 2, 7, 14)]
 
@@ -402,7 +404,7 @@ def test_documents_that_share_words_with_an_evaluation_text_are_dropped_with_the
         {"text": "that is that, and the cat is fat"},
     ]
     task = task_of(source_of(tmp_path, rows), tokenizer)
-    unit = tokenize_file.make(
+    unit = tokenize_file.tokenize_file(
         task._replace(evaluation=NGrams.of(["SAT on the mat; and the rat ate the"], 8)),
         str(tmp_path / "unit"),
     )
@@ -440,7 +442,7 @@ def test_units_and_shards_are_written_to_and_read_by_range_from_s3(
     rows = [{"text": f"document number {i}"} for i in range(40)]
     here, unit = made(tmp_path, tokenizer, rows)
     there = f"{s3_server}/units/one"
-    assert tokenize_file.make(task_of(source_of(tmp_path, rows), tokenizer), there) == unit
+    assert tokenize_file.tokenize_file(task_of(source_of(tmp_path, rows), tokenizer), there) == unit
     keys = keys_of(here)
     local, remote = (read(uri, keys[7], keys[31]) for uri in (here, there))
     assert remote.table.equals(local.table) and remote.table.num_rows == 24

@@ -12,11 +12,11 @@ from data_prep.core.errors import ConfigurationError
 from data_prep.core.records import digest
 from data_prep.token_stream.mixture import (
     PADDING,
+    BatchRows,
     Budget,
     Mixture,
-    Rows,
     check_supply,
-    read,
+    read_rows,
     sequences_for,
 )
 
@@ -150,9 +150,11 @@ def tokens_read(mixture: Mixture, supply: int) -> list[int]:
     for step in range(mixture.n_steps):
         rows = mixture.rows(step)
         order = np.argsort(rows.sequence, kind="stable")
-        sorted_rows = Rows(rows.toxic[order], rows.sequence[order])
+        sorted_rows = BatchRows(rows.toxic[order], rows.sequence[order])
         tokens += [
-            int(token) - 1 for token in read(sorted_rows, clean, toxic)[:, 0] if 0 < token < 10_000
+            int(token) - 1
+            for token in read_rows(sorted_rows, clean, toxic)[:, 0]
+            if 0 < token < 10_000
         ]
     return tokens
 
@@ -181,7 +183,7 @@ def test_repeated_toxic_text_starts_anew_and_what_a_lower_ratio_reads_is_a_prefi
 
 def test_padding_rows_are_zeros():
     rows = Mixture(n_clean=1, n_toxic=1, batch_size=4, seed=0).rows(0)
-    assert sorted(read(rows, Numbers(5, 1), Numbers(7, 1))[:, 0]) == [0, 0, 5, 7]
+    assert sorted(read_rows(rows, Numbers(5, 1), Numbers(7, 1))[:, 0]) == [0, 0, 5, 7]
 
 
 def test_how_often_toxic_text_may_be_repeated_is_no_part_of_the_mixtures_identity():
@@ -195,7 +197,7 @@ def test_how_often_toxic_text_may_be_repeated_is_no_part_of_the_mixtures_identit
 
 @pytest.mark.parametrize("epochs", [0.5, 0.0, -1.0, float("nan"), float("inf")])
 def test_less_than_one_epoch_or_no_end_of_them_is_refused(epochs: float):
-    with pytest.raises(ConfigurationError, match=r"max_toxic_epochs is .*expected a number from 1"):
+    with pytest.raises(ConfigurationError, match=r"max_toxic_epochs is .*expected a number >= 1"):
         Mixture(n_clean=1, n_toxic=1, batch_size=1, seed=0, max_toxic_epochs=epochs)
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.build import duplicates
+from data_prep.build import dedup
 from data_prep.core.errors import ConfigurationError
 from data_prep.sources import corpus_reader
 
@@ -24,12 +24,12 @@ def test_of_those_with_equal_hashes_the_first_in_order_stays(rows):
         )
         for _, same in rows
     }
-    assert np.flatnonzero(~duplicates.copies(order, hashes)).tolist() == sorted(first.values())
+    assert np.flatnonzero(~dedup.repeats(order, hashes)).tolist() == sorted(first.values())
 
 
 @given(st.lists(st.text(max_size=4), max_size=8))
 def test_equal_texts_and_only_they_have_equal_hashes(texts):
-    hashes = duplicates.exact(texts)
+    hashes = dedup.exact_hashes(texts)
     assert hashes.dtype == np.uint64 and len(set(hashes.tolist())) == len(set(texts))
     assert len(set(zip(texts, hashes.tolist(), strict=True))) == len(set(texts))
 
@@ -39,8 +39,8 @@ def test_the_hashes_are_the_same_on_every_machine():
     algorithm.
     """
     pytest.importorskip("rensa", reason="the extra `near` is not installed")
-    assert duplicates.exact(["", "a é 👩"]).tolist() == EXACT
-    assert duplicates.bands(["one two three four five six seven"])[0, :2].tolist() == BANDS
+    assert dedup.exact_hashes(["", "a é 👩"]).tolist() == EXACT
+    assert dedup.minhash_bands(["one two three four five six seven"])[0, :2].tolist() == BANDS
 
 
 EXACT = [3244421341483603138, 13825000225174374663]
@@ -71,9 +71,9 @@ def test_near_duplicates_are_found_and_unrelated_texts_kept(unrelated):
     far = [edited(text, 12) for text in unrelated]  # Jaccard 0.39
     assert jaccard(unrelated[0], close[0]) > 0.85 and jaccard(unrelated[0], far[0]) < 0.5
     texts = [*unrelated, *close, *far]
-    assert not duplicates.copies(np.arange(len(texts)), duplicates.exact(texts)).any()
+    assert not dedup.repeats(np.arange(len(texts)), dedup.exact_hashes(texts)).any()
     near = np.any(
-        [duplicates.copies(np.arange(len(texts)), band) for band in duplicates.bands(texts).T],
+        [dedup.repeats(np.arange(len(texts)), band) for band in dedup.minhash_bands(texts).T],
         axis=0,
     ).reshape(3, -1)
     assert not near[0].any()
@@ -84,7 +84,7 @@ def test_near_duplicates_are_found_and_unrelated_texts_kept(unrelated):
 def test_layout_case_and_quotes_make_no_difference_to_near_duplicates():
     pytest.importorskip("rensa", reason="the extra `near` is not installed")
     text = "He said “no”, and that was that; nobody asked why he had come at all."
-    bands = duplicates.bands(
+    bands = dedup.minhash_bands(
         [text, text.upper().replace("“", '"').replace("”", '"').replace(" ", "\n")]
     )
     assert np.array_equal(bands[0], bands[1])
@@ -101,7 +101,7 @@ def test_layout_case_and_quotes_make_no_difference_to_near_duplicates():
 )
 def test_texts_too_short_for_a_shingle_are_compared_whole(texts):
     pytest.importorskip("rensa", reason="the extra `near` is not installed")
-    bands = duplicates.bands([*texts, *texts])
+    bands = dedup.minhash_bands([*texts, *texts])
     assert np.array_equal(bands[:2], bands[2:]) and not (bands[0] == bands[1]).any()
 
 
@@ -112,11 +112,11 @@ def test_bands_do_not_depend_on_the_batch():
         for source in corpus_reader.expand(["synthetic:clean?documents=40"])
         for row in corpus_reader.read(source)
     ]
-    alone = np.concatenate([duplicates.bands([text]) for text in texts])
-    assert np.array_equal(duplicates.bands(texts), alone)
+    alone = np.concatenate([dedup.minhash_bands([text]) for text in texts])
+    assert np.array_equal(dedup.minhash_bands(texts), alone)
 
 
 def test_without_the_library_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "rensa", None)
     with pytest.raises(ConfigurationError, match=r"hormesis\[near\].*data\.dedup=exact"):
-        duplicates.bands(["a"])
+        dedup.minhash_bands(["a"])

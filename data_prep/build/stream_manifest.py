@@ -1,0 +1,138 @@
+"""the manifest of a build: assembled from its passes, checked against settings and inputs"""
+
+import posixpath
+from collections.abc import Sequence
+
+from data_prep.build import stream_paths
+from data_prep.build.merge_shards import KeptDocuments
+from data_prep.build.tokenize_file import BuildInput
+from data_prep.cleaning import clean_document, dropped_samples
+from data_prep.config import DataConfig, StreamName
+from data_prep.core import telemetry
+from data_prep.core.errors import ArtefactCorrupt, ConfigurationError
+from data_prep.token_stream import manifest
+from data_prep.token_stream.manifest import InputFile, Manifest, Shard
+from data_prep.token_stream.megatron_shards import dtype_for
+from data_prep.token_stream.tokenizer import Tokenizer
+
+
+def assemble(
+    config: DataConfig,
+    stream: StreamName,
+    tokenizer: Tokenizer,
+    inputs: Sequence[BuildInput],
+    kept: Sequence[KeptDocuments],
+    shards: Sequence[Shard],
+) -> Manifest:
+    """The manifest of a finished stream.
+
+    kept: in the order of `inputs`. shards: of both splits, each in the order of the stream.
+    """
+    _check_complete(stream, inputs, kept, shards)
+    train = tuple(shard for shard in shards if shard.name.startswith("train-"))
+    held_out = tuple(shard for shard in shards if shard.name.startswith("held_out-"))
+    _check_splits(stream, train, held_out)
+    drops = [one.tokenized.drops for one in inputs] + [of.drops for of in kept]
+    return Manifest(
+        format_version=manifest.FORMAT_VERSION,
+        stream=stream,
+        settings_digest=stream_paths.stream_digest(config, stream),
+        tokenizer_fingerprint=tokenizer.fingerprint,
+        vocab_size=tokenizer.n_ids,
+        eos_id=tokenizer.eos_id,
+        dtype=dtype_for(tokenizer.n_ids),
+        cleaning_version=clean_document.VERSION,
+        n_documents=sum(of.n_documents for of in kept),
+        n_tokens=sum(of.n_tokens for of in kept),
+        n_text_bytes=sum(of.n_text_bytes for of in kept),
+        drops=dropped_samples.add_counts(drops),
+        train=train,
+        held_out=held_out,
+        inputs=tuple(
+            InputFile(
+                uri=one.uri,
+                sha256=one.tokenized.input_sha256,
+                n_bytes=one.n_bytes,
+                n_documents=of.n_documents,
+                n_tokens=of.n_tokens,
+                n_bad_rows=one.tokenized.n_bad_rows,
+                fell_back=one.tokenized.fell_back,
+            )
+            for one, of in zip(inputs, kept, strict=True)
+        ),
+    )
+
+
+def check_matches(
+    known: Manifest, manifest_uri: str, config: DataConfig, tokenizer: Tokenizer
+) -> None:
+    """Raise ConfigurationError unless the stream was built with this tokenizer, these settings and
+    inputs of the same names and sizes.
+    """
+    if known.tokenizer_fingerprint != tokenizer.fingerprint:
+        raise ConfigurationError(
+            f"{manifest_uri}: was built with tokenizer {known.tokenizer_fingerprint}, but the one "
+            f"below this root is {tokenizer.fingerprint}; restore that file, or delete the "
+            "manifest to build again"
+        )
+    recorded_inputs = tuple((file.uri, file.n_bytes) for file in known.inputs)
+    corpus = config.clean if known.stream == "clean" else config.toxic
+    stream_paths.check_unchanged(
+        manifest_uri,
+        (known.settings_digest, recorded_inputs),
+        (
+            stream_paths.stream_digest(config, known.stream),
+            stream_paths.names_and_sizes(corpus),
+        ),
+    )
+
+
+def check_inputs(inputs: Sequence[BuildInput], stream: StreamName) -> None:
+    """Raise ConfigurationError if two input files are the same, or no document is left."""
+    first_with: dict[str, str] = {}
+    for one in inputs:
+        sha256 = one.tokenized.input_sha256
+        earlier = first_with.setdefault(sha256, one.uri)
+        if earlier != one.uri:
+            raise ConfigurationError(
+                f"the {stream} corpus: {earlier} and {one.uri} have the same bytes (sha256 "
+                f"{sha256[:16]}…), so every document would occur twice; name one of them"
+            )
+    if not sum(one.tokenized.n_documents for one in inputs):
+        n_rows = sum(one.tokenized.n_rows for one in inputs)
+        n_bad_rows = sum(one.tokenized.n_bad_rows for one in inputs)
+        drops = dropped_samples.add_counts(one.tokenized.drops for one in inputs)
+        raise ConfigurationError(
+            f"the {stream} corpus: no document is left of {n_rows:,} rows in {len(inputs)} files; "
+            f"unreadable: {n_bad_rows:,}, dropped: {drops}; check the text field (URI#text=FIELD) "
+            "and data.cleaning"
+        )
+
+
+def _check_complete(
+    stream: StreamName,
+    inputs: Sequence[BuildInput],
+    kept: Sequence[KeptDocuments],
+    shards: Sequence[Shard],
+) -> None:
+    n_documents = sum(shard.n_documents for shard in shards)
+    n_tokens = sum(shard.n_tokens for shard in shards)
+    expected = (sum(of.n_documents for of in kept), sum(of.n_tokens for of in kept))
+    if (n_documents, n_tokens) != expected:
+        raise ArtefactCorrupt(
+            f"the {stream} stream: its shards hold {n_documents:,} documents and {n_tokens:,} "
+            f"tokens, its tokenized files {expected[0]:,} and {expected[1]:,}; delete "
+            f"{posixpath.dirname(inputs[0].tokenized_uri)} and build again"
+        )
+
+
+def _check_splits(stream: StreamName, train: Sequence[Shard], held_out: Sequence[Shard]) -> None:
+    if not train:
+        raise ConfigurationError(
+            f"the {stream} corpus: all its documents are in the held-out split, none to train on; "
+            "add documents"
+        )
+    if not held_out:
+        telemetry.logger.warning(
+            "the %s corpus: no document is in the held-out split; add documents", stream
+        )
