@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_prep.core import storage
+from data_prep.core import parquet_files, storage
 from eval.config import EvalConfig
 from eval.eval_report import eval_uri
 
@@ -35,7 +35,6 @@ Table = dict[tuple[str, float], dict[str, float]]  # (quantity, strength) → va
 
 def write(items: Sequence[Item], folder: str) -> None:
     import pyarrow
-    import pyarrow.parquet
 
     types = {
         "quantity": pyarrow.string(),
@@ -47,9 +46,8 @@ def write(items: Sequence[Item], folder: str) -> None:
         name: pyarrow.array([getattr(item, name) for item in items], kind)
         for name, kind in types.items()
     }
-    file = BytesIO()
-    pyarrow.parquet.write_table(pyarrow.table(columns), file, compression="zstd")
-    storage.write(storage.join(folder, NAME), file.getvalue())
+    content = parquet_files.encode(pyarrow.table(columns))
+    storage.write(storage.join(folder, NAME), content)
 
 
 def read(run_uri: str, config: EvalConfig) -> Table:

@@ -2,10 +2,10 @@
 
 import math
 from dataclasses import replace
-from io import BytesIO
 
 import numpy as np
 
+from data_prep.core import parquet_files
 from eval.config import EvalConfig
 from eval.eval_report import Steered
 from eval.stats import intervals
@@ -56,7 +56,6 @@ def generations_file(rows: list[Continuation]) -> bytes:
     the judge.
     """
     import pyarrow
-    import pyarrow.parquet
 
     columns = {
         "prompt_id": pyarrow.array([row.prompt_id for row in rows], pyarrow.string()),
@@ -67,9 +66,7 @@ def generations_file(rows: list[Continuation]) -> bytes:
         "n_tokens": pyarrow.array([row.n_tokens for row in rows], pyarrow.int32()),
         "nats_per_token": pyarrow.array([row.nats_per_token for row in rows], pyarrow.float64()),
     }
-    file = BytesIO()
-    pyarrow.parquet.write_table(pyarrow.table(columns), file, compression="zstd")
-    return file.getvalue()
+    return parquet_files.encode(pyarrow.table(columns))
 
 
 def mean(
