@@ -550,7 +550,7 @@ def test_streams_of_another_tokenizer_are_refused(copy):
     [
         (
             {"probing.transfer": ("synthetic:probes?documents=60#label=label>9",)},
-            r"probe_transfer synth.*: 0 of its \d+ rows are toxic",
+            r"eval.probing.transfer synth.*: 0 of its \d+ rows are toxic",
         ),
         (
             {"probing.attributes": ("synthetic:clean?documents=60#label=gloomy>=0",)},
@@ -586,13 +586,15 @@ def test_another_set_that_has_both_kinds_only_among_rows_the_probes_have_seen_is
         [row.group for row in rows], prompts.labels_of(rows), CONFIG.seed
     )
     seen = [{"text": rows[i].text, "label": rows[i].label} for i in split.train]
-    monkeypatch.setattr(probe_heads, "read", lambda *_: pytest.fail("the model was at work first"))
+    monkeypatch.setattr(
+        probe_heads, "read_activations", lambda *_: pytest.fail("the model was at work first")
+    )
     few = evolve(
         CONFIG, {"probing.transfer": (table([*seen, {"text": "a fine day", "label": 0}]),)}
     )
     with pytest.raises(
         ConfigurationError,
-        match=r"0 of its 1 rows that no probe has seen are toxic; expected both kinds",
+        match=r"0 of its 1 rows that no probe has seen are toxic; expected some of both classes",
     ):
         evaluate(root, RUN_ID, few)
 

@@ -170,7 +170,9 @@ def test_the_harness_gets_the_same_accuracies_on_the_same_rows_steered_or_not(
         "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
     }
     for column, strength in enumerate((0.0, 4.0)):
-        theirs = lm_eval_adapter.run(subject, [task], shift, strength, CONFIG)[f"local_{form}"]
+        theirs = lm_eval_adapter.run(
+            lm_eval_adapter.SteeredLM(subject, shift, strength, CONFIG.probing.site), [task], seed=0
+        )[f"local_{form}"]
         assert theirs["acc,none"] == pytest.approx(ours.likely[:, column].mean())
         if form == "cloze":
             assert theirs["acc_norm,none"] == pytest.approx(ours.norm[:, column].mean())
@@ -180,9 +182,9 @@ def test_the_harness_gets_rolling_likelihoods_and_greedy_texts(subject, shift):
     pytest.importorskip("lm_eval", reason="the extra `harness` is not installed")
     from lm_eval.api.instance import Instance
 
-    from eval.tools.lm_eval_adapter import Harness
+    from eval.tools.lm_eval_adapter import SteeredLM
 
-    model = Harness(subject, shift, 0.0, CONFIG)
+    model = SteeredLM(subject, shift, 0.0, CONFIG.probing.site)
     text = "the sea is wide and the boat is small " * 20  # more tokens than the model has positions
     (rolled,) = model.loglikelihood_rolling([Instance("loglikelihood_rolling", {}, (text,), 0)])
     ids = [subject.tokenizer.eos_id, *model.tok_encode(text)]

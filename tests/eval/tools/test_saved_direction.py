@@ -1,8 +1,9 @@
-"""What an evaluation found steers the model it was found in, a run or any folder: baked, and under the harness."""
+"""The direction of an evaluation steers the model it was estimated in: baked, and in the harness."""
 
 import json
 import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from safetensors.torch import load_file
@@ -29,46 +30,45 @@ CONFIG = EvalConfig(
 NAME = f"eval-{digest(CONFIG)[:8]}"
 
 
+class EvaluatedModel(NamedTuple):
+    """arguments: how a command names the model. home: where its evaluations are."""
+
+    arguments: list[str]
+    files: Path
+    home: Path
+
+
 @pytest.fixture(scope="module")
 def models(finished, tmp_path_factory):
-    """A run and a folder, both evaluated: [how a command names it, its files, its home]."""
+    """A run and a folder with the same model, both evaluated."""
     folder = tmp_path_factory.mktemp("model") / "olmo"
-    export = Path(run_uri(finished, RUN_ID)) / "export"
-    shutil.copytree(export, folder)
+    run = Path(run_uri(finished, RUN_ID))
+    shutil.copytree(run / "export", folder)
     evaluate(finished, RUN_ID, CONFIG)
     evaluate_folder(finished, folder, CONFIG)
+    home = Path(folder_home(finished, folder))
     return {
-        "run": (["--out", finished, "--run", RUN_ID], export, Path(run_uri(finished, RUN_ID))),
-        "folder": (
-            ["--out", finished, "--model", str(folder)],
-            folder,
-            Path(folder_home(finished, folder)),
-        ),
+        "run": EvaluatedModel(["--out", finished, "--run", RUN_ID], run / "export", run),
+        "folder": EvaluatedModel(["--out", finished, "--model", str(folder)], folder, home),
     }
 
 
 @pytest.mark.parametrize("kind", ["run", "folder"])
-def test_the_command_line_bakes_what_the_evaluation_found(models, entry, tmp_path, kind):
-    which, files, home = models[kind]
+def test_the_command_bakes_the_direction_of_the_evaluation(models, entry, tmp_path, kind):
+    model = models[kind]
+    baked = tmp_path / "baked"
     code, printed, _ = entry(
-        "tools/bake_steering.py",
-        *which,
-        "--eval",
-        NAME,
-        "--strength",
-        "2",
-        "--to",
-        str(tmp_path / "baked"),
-    )
-    assert (code, printed) == (0, f"{tmp_path}/baked\n")
-    heads, report = (
-        load_file(home / NAME / "heads.safetensors"),
-        json.loads((home / NAME / "report.json").read_bytes()),
-    )
-    shift = unit_shift(Directions(heads["theta_LNH"], heads["sigma_LN"]), report["chosen_heads"])
-    bake_steering.bake(files, shift, 2.0, tmp_path / "expected")
+        "tools/bake_steering.py", *model.arguments,
+        "--eval", NAME, "--strength", "2", "--to", str(baked),
+    )  # fmt: skip
+    assert (code, printed) == (0, f"{baked}\n")
+    heads = load_file(model.home / NAME / "heads.safetensors")
+    report = json.loads((model.home / NAME / "report.json").read_bytes())
+    directions = Directions(heads["theta_LNH"], heads["sigma_LN"])
+    shift = unit_shift(directions, report["chosen_heads"])
+    bake_steering.bake(model.files, shift, 2.0, tmp_path / "expected")
     for file in (tmp_path / "expected").iterdir():
-        assert (tmp_path / "baked" / file.name).read_bytes() == file.read_bytes(), file.name
+        assert (baked / file.name).read_bytes() == file.read_bytes(), file.name
 
 
 TASK = """
@@ -84,9 +84,7 @@ metric_list: [{metric: acc}]
 """
 
 
-def test_the_harness_measures_a_folder_unsteered_or_with_what_its_evaluation_found(
-    models, entry, tmp_path
-):
+def test_the_harness_measures_a_model_unsteered_and_steered(models, entry, tmp_path):
     pytest.importorskip("lm_eval", reason="the extra `harness` is not installed")
     rows = [
         {"question": f"What is {i}?", "choices": ["the sea", "the boat"], "answer": 0}
@@ -94,28 +92,26 @@ def test_the_harness_measures_a_folder_unsteered_or_with_what_its_evaluation_fou
     ]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "task.yaml").write_text(TASK.replace("ROWS", str(tmp_path / "rows.jsonl")))
-    which, _, home = models["folder"]
-    command = [
-        "tools/run_lm_eval.py",
-        *which,
-        "--tasks",
-        "hormesis_local",
-        "--include_path",
-        str(tmp_path),
-    ]
-    plain, steered = entry(*command), entry(*command, "--eval", NAME, "--strengths", "0", "300")
+    model = models["folder"]
+    command = ["tools/run_lm_eval.py", *model.arguments, "--tasks", "hormesis_local"]
+    command += ["--include_path", str(tmp_path)]
+    plain = entry(*command)
+    steered = entry(*command, "--eval", NAME, "--strengths", "0", "300")
     files = [
-        home / "harness-0.json",
-        home / NAME / "harness-0.json",
-        home / NAME / "harness-300.json",
+        model.home / "harness-0.json",
+        model.home / NAME / "harness-0.json",
+        model.home / NAME / "harness-300.json",
     ]
-    assert plain[:2] == (0, f"{files[0]}\n") and steered[:2] == (0, f"{files[1]}\n{files[2]}\n")
-    read = [json.loads(file.read_bytes()) for file in files]
-    assert [(one["model"], one["evaluation"], one["strength"]) for one in read] == [
-        (str(home), None, 0.0), (str(home), NAME, 0.0), (str(home), NAME, 300.0)
-    ]  # fmt: skip
-    results = [one["results"]["hormesis_local"]["acc,none"] for one in read]
-    assert results[0] == results[1] != results[2], results
+    assert plain[:2] == (0, f"{files[0]}\n")
+    assert steered[:2] == (0, f"{files[1]}\n{files[2]}\n")
+    outputs = [json.loads(file.read_bytes()) for file in files]
+    assert [(x["model"], x["evaluation"], x["strength"]) for x in outputs] == [
+        (str(model.home), None, 0.0),
+        (str(model.home), NAME, 0.0),
+        (str(model.home), NAME, 300.0),
+    ]
+    accuracies = [output["results"]["hormesis_local"]["acc,none"] for output in outputs]
+    assert accuracies[0] == accuracies[1] != accuracies[2], accuracies
 
 
 @pytest.mark.parametrize(
@@ -123,7 +119,7 @@ def test_the_harness_measures_a_folder_unsteered_or_with_what_its_evaluation_fou
     [
         (
             "tools/run_lm_eval.py MODEL --tasks x --strengths 0 4",
-            "--strengths 0 4: no evaluation says which heads to steer; name one",
+            "--strengths 0 4: no evaluation says which heads to steer; name an evaluation",
         ),
         (
             "tools/bake_steering.py MODEL --eval eval-none --strength 2 --to TO",
@@ -139,39 +135,37 @@ def test_the_harness_measures_a_folder_unsteered_or_with_what_its_evaluation_fou
         ),
     ],
 )
-def test_a_name_that_names_nothing_is_told_with_what_there_is(
+def test_a_missing_run_model_or_evaluation_is_an_error_with_a_remedy(
     models, entry, tmp_path, command, message
 ):
-    which, *_ = models["folder"]
-    words = [
-        word
-        for part in command.split()
-        for word in (which if part == "MODEL" else [part.replace("TO", str(tmp_path))])
-    ]
-    code, _, told = entry(*words)
-    assert code == 1 and told.startswith("error: ") and message in told
+    words = []
+    for word in command.split():
+        words += (
+            models["folder"].arguments if word == "MODEL" else [word.replace("TO", str(tmp_path))]
+        )
+    code, _, printed = entry(*words)
+    assert code == 1 and printed.startswith("error: ") and message in printed
 
 
-def test_a_folder_that_has_changed_is_another_model_and_one_at_another_site_is_not_baked(
-    models, entry, finished, tmp_path
-):
-    _, folder, _ = models["folder"]
-    shutil.copytree(folder, tmp_path / "olmo")
-    (tmp_path / "olmo" / "tokenizer.json").write_text((folder / "tokenizer.json").read_text() + " ")
-    rest = ["--eval", NAME, "--strength", "2", "--to", str(tmp_path / "baked")]
-    code, _, told = entry(
-        "tools/bake_steering.py", "--out", finished, "--model", str(tmp_path / "olmo"), *rest
-    )
-    assert (
-        code == 1
-        and "no such evaluation of this model; it has none: run eval/evaluate_run.py" in told
-    )
+def test_a_changed_folder_is_another_model_without_evaluations(models, entry, finished, tmp_path):
+    files = models["folder"].files
+    shutil.copytree(files, tmp_path / "olmo")
+    (tmp_path / "olmo" / "tokenizer.json").write_text((files / "tokenizer.json").read_text() + " ")
+    code, _, printed = entry(
+        "tools/bake_steering.py", "--out", finished, "--model", str(tmp_path / "olmo"),
+        "--eval", NAME, "--strength", "2", "--to", str(tmp_path / "baked"),
+    )  # fmt: skip
+    assert code == 1
+    assert "no such evaluation of this model; it has none: run eval/evaluate_run.py" in printed
+
+
+def test_a_shift_of_anything_but_heads_is_not_baked(models, entry, finished, tmp_path):
     mlp = evolve(CONFIG, {"probing.site": "mlp"})
     evaluate(finished, RUN_ID, mlp)
-    rest[1] = Path(eval_uri(finished, mlp)).name
-    code, _, told = entry("bake_steering.py", "--out", finished, "--run", RUN_ID, *rest)
-    assert (
-        code == 1
-        and "it steers mlp; only a shift of heads is a bias" in told
-        and not (tmp_path / "baked").exists()
-    )
+    code, _, printed = entry(
+        "tools/bake_steering.py", "--out", finished, "--run", RUN_ID,
+        "--eval", Path(eval_uri(finished, mlp)).name, "--strength", "2", "--to",
+        str(tmp_path / "baked"),
+    )  # fmt: skip
+    assert code == 1 and "steers mlp, but only a shift of heads is a bias" in printed
+    assert not (tmp_path / "baked").exists()
