@@ -1,13 +1,12 @@
-"""How long training stands still for a checkpoint: saved beside training, and at once, into a slow
-store.
+"""time that training waits for a checkpoint into a slow store, published beside it or not
 
-    python tests/benchmarks/bench_checkpoint.py [--width D] [--layers L] [--rows B] [--latency
-                                                 SECONDS] [--folder] [--steps N] [--saves N]
+    python tests/benchmarks/bench_checkpoint.py [--width D] [--layers L] [--rows B]
+        [--latency SECONDS] [--folder] [--steps N] [--saves N]
 
-A model of some millions of parameters trains in this process, and saves into an S3 server on
-loopback whose answers come late (or with --folder into a folder). Printed: a step without a save,
-what a save adds to its step ("stall"), publishing, and the same save waited for, which is what a
-synchronous one costs. Then the checkpoint is read into an engine again.
+A model of some million parameters trains in this process and saves checkpoints into an S3 server
+on loopback whose responses are delayed, or with --folder into a folder. Printed are a step without
+a checkpoint, the time that a checkpoint adds to its step ("stall"), and the time until it is
+published, which is what a synchronous checkpoint costs. Then an engine restores the checkpoint.
 """
 
 import argparse
@@ -15,6 +14,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -33,90 +33,98 @@ from training.engine import deepspeed_engine, deepspeed_state, process_group  # 
 from training.model.loss import OLMoForTraining  # noqa: E402
 
 BUCKET = "s3://bench"
+SEQUENCE_LENGTH = 256
+VOCABULARY = 8192
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
-    parser.add_argument("--width", type=int, default=512)
+    parser.add_argument("--width", type=int, default=512, help="d_model")
     parser.add_argument("--layers", type=int, default=6)
-    parser.add_argument("--rows", type=int, default=4, help="of 256 tokens, in a batch")
-    parser.add_argument("--steps", type=int, default=8, help="timed without a save")
-    parser.add_argument("--saves", type=int, default=3, help="timed after the first")
+    parser.add_argument("--rows", type=int, default=4, help="sequences per batch")
+    parser.add_argument("--steps", type=int, default=8, help="timed steps without a checkpoint")
+    parser.add_argument("--saves", type=int, default=3, help="timed checkpoints after the first")
     parser.add_argument(
-        "--latency",
-        type=float,
-        default=0.2,
-        help="seconds that each answer of the store comes late",
+        "--latency", type=float, default=0.2, help="delay of each response, in seconds"
     )
     parser.add_argument("--folder", action="store_true", help="save into a folder instead")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     os.environ |= AWS
     torch.set_num_threads(2)
     with tempfile.TemporaryDirectory() as folder, store_behind_proxy(BUCKET) as proxy:
-        proxy.inject(Fault("latency", rate=1.0, seconds=asked.latency))
-        measure(asked, folder if asked.folder else BUCKET)
+        proxy.inject(Fault("latency", rate=1.0, seconds=arguments.latency))
+        measure(arguments, folder if arguments.folder else BUCKET)
 
 
-def measure(asked: argparse.Namespace, store: str) -> None:
-    shape = ModelConfig(
-        d_model=asked.width,
-        n_layers=asked.layers,
-        n_heads=8,
-        d_mlp=4 * asked.width,
-        vocab_size=8192,
-        max_sequence_length=256,
-    )
+def measure(arguments: argparse.Namespace, store: str) -> None:
     train = TrainConfig(
-        model=shape,
-        sequence_length=256,
-        global_batch=asked.rows,
+        model=ModelConfig(
+            d_model=arguments.width,
+            n_layers=arguments.layers,
+            n_heads=8,
+            d_mlp=4 * arguments.width,
+            vocab_size=VOCABULARY,
+            max_sequence_length=SEQUENCE_LENGTH,
+        ),
+        sequence_length=SEQUENCE_LENGTH,
+        global_batch=arguments.rows,
         optimizer=OptimizerConfig(learning_rate=1e-4),
     )
     world = process_group.join()
-    engine = made(train)
-    checkpoints = CheckpointManager(
-        f"{store}/checkpoints", RunIdentity("bench", "bench"), world, "bench", train.checkpoint
-    )
-    tokens_BT = torch.randint(0, 8192, (asked.rows, 256))
+    engine = new_engine(train)
+
+    def new_manager() -> CheckpointManager:
+        identity = RunIdentity("bench", "bench")
+        return CheckpointManager(f"{store}/checkpoints", identity, world, "bench", train.checkpoint)
+
+    checkpoints = new_manager()
+    tokens_BT = torch.randint(0, VOCABULARY, (arguments.rows, SEQUENCE_LENGTH))
     step(engine, tokens_BT)
-    n_bytes = sum(4 * piece.count for piece, _ in deepspeed_state.local_slices(engine))
-    steps = [seconds_of(lambda: step(engine, tokens_BT)) for _ in range(asked.steps)]
-    first = seconds_of(lambda: checkpoints.save(engine, 1, 0.0, {}))
-    during = [seconds_of(lambda: step(engine, tokens_BT))]
+    state_bytes = sum(4 * piece.count for piece, _ in deepspeed_state.local_slices(engine))
+    plain_seconds = [seconds_of(lambda: step(engine, tokens_BT)) for _ in range(arguments.steps)]
+    first_stall_seconds = seconds_of(lambda: checkpoints.save(engine, 1, 0.0, {}))
+    beside_seconds = [seconds_of(lambda: step(engine, tokens_BT))]
     checkpoints.finish()
-    stalls, publishings, after = [], [], []
-    for number in range(asked.saves):
+    stall_seconds = []
+    published_seconds = []
+    for number in range(2, 2 + arguments.saves):
         start = time.perf_counter()
-        stalls.append(
-            seconds_of(lambda number=number: checkpoints.save(engine, 2 + number, 0.0, {}))
+        stall_seconds.append(
+            seconds_of(lambda number=number: checkpoints.save(engine, number, 0.0, {}))
         )
-        after.append(
-            seconds_of(lambda: step(engine, tokens_BT))
-        )  # shares the processor with the upload
+        # This step shares the processor with the upload.
+        beside_seconds.append(seconds_of(lambda: step(engine, tokens_BT)))
         checkpoints.finish()
-        publishings.append(time.perf_counter() - start)
-    again, reader = (
-        made(train),
-        CheckpointManager(
-            f"{store}/checkpoints", RunIdentity("bench", "bench"), world, "bench", train.checkpoint
-        ),
-    )
-    restoring = seconds_of(lambda: reader.restore(again))
-    mib, one, stall, waited = n_bytes / 2**20, median(steps), median(stalls), median(publishings)
+        published_seconds.append(time.perf_counter() - start)
+    other_engine = new_engine(train)
+    restore_seconds = seconds_of(lambda: new_manager().restore(other_engine))
+
+    mib = state_bytes / 2**20
+    plain = median(plain_seconds)
+    stall = median(stall_seconds)
+    published = median(published_seconds)
     print(
-        f"state                {mib:9.0f} MiB, {shape.n_parameters / 1e6:.0f} M parameters, {torch.get_num_threads()} threads"
+        f"state                {mib:9.0f} MiB, {train.model.n_parameters / 1e6:.0f} M parameters, "
+        f"{torch.get_num_threads()} threads"
     )
-    print(f"step                 {one:9.3f} s")
-    print(f"stall, first save    {first:9.3f} s {first / one:7.2f} steps (its buffer is new)")
-    print(f"stall                {stall:9.3f} s {stall / one:7.2f} steps, {mib / stall:.0f} MiB/s")
-    print(f"step beside it       {median([*during, *after]):9.3f} s")
+    print(f"step                 {plain:9.3f} s")
     print(
-        f"waited for           {waited:9.3f} s {waited / one:7.2f} steps, {mib / waited:.0f} MiB/s, {waited / stall:.0f} stalls"
+        f"stall, first save    {first_stall_seconds:9.3f} s "
+        f"{first_stall_seconds / plain:7.2f} steps (its buffer is new)"
     )
-    print(f"restored             {restoring:9.3f} s               {mib / restoring:.0f} MiB/s")
+    print(
+        f"stall                {stall:9.3f} s {stall / plain:7.2f} steps, {mib / stall:.0f} MiB/s"
+    )
+    print(f"step beside upload   {median(beside_seconds):9.3f} s")
+    print(
+        f"published            {published:9.3f} s {published / plain:7.2f} steps, "
+        f"{mib / published:.0f} MiB/s, {published / stall:.0f} stalls"
+    )
+    print(f"restored             {restore_seconds:9.3f} s               "
+          f"{mib / restore_seconds:.0f} MiB/s")  # fmt: skip
 
 
-def made(train: TrainConfig) -> Any:
+def new_engine(train: TrainConfig) -> Any:
     model = OLMoForTraining(train.model)
     model.initialise(0)
     return deepspeed_engine.initialise(model, deepspeed_engine.deepspeed_settings(train, 1))
@@ -127,7 +135,7 @@ def step(engine: Any, tokens_BT: torch.Tensor) -> None:
     deepspeed_engine.backward_and_step(engine, objective, last=True)
 
 
-def seconds_of(work: Any) -> float:
+def seconds_of(work: Callable[[], Any]) -> float:
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
