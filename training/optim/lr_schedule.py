@@ -1,17 +1,18 @@
-"""learning rate as a pure function of progress: warm up, then cosine, linear, or stable until a
-last decay
+"""learning-rate schedule as a pure function of the step
 
-    cosine   ╱⎺╲_    half a cosine down to the floor at the last step
-    linear   ╱╲      a line down to it
+Warm up, then:
+
+    cosine   ╱⎺╲_    half a cosine down to the floor, which the last step reaches
+    linear   ╱╲      a straight line down to the floor
     wsd      ╱⎺⎺⎺╲   at the peak until the last decay_ratio of the steps, then down by 1 − √progress
 
-The decay of wsd is the one that Hägele et al. (arXiv:2405.18392, §3) found best, and a fifth of the
-steps enough for it. Until it begins, no rate depends on how long the run is: what was trained so
-far may be the trunk of runs of several lengths.
+The decay of wsd is the one that Hägele et al. (arXiv:2405.18392, §3) found best, with a fifth of
+the steps. Until the decay begins, no rate depends on the number of steps, so the steps so far can
+be shared by runs of several lengths (training/run/branching.py).
 
-No state, so nothing to save: step k of a resumed run has the rate it would have had. Step k is the
-k-th optimizer step, counted from 0; the first already has a rate above zero (a step at rate 0 would
-only move Adam's averages).
+There is no state, so nothing to save: step k of a resumed run has the same rate. Step k is the
+optimizer step k, counted from 0; the first one already has a rate above zero, since a step at rate
+0 would only change AdamW's moments.
 """
 
 import math
@@ -22,14 +23,12 @@ MAX_WARMUP_STEPS = 2000  # OLMo's warm-up (PAPER §3)
 
 
 def warmup_steps(schedule: ScheduleConfig, n_steps: int) -> int:
-    """Steps before the peak: warmup_ratio of the run, at most MAX_WARMUP_STEPS, and never the whole
-    run.
-    """
+    """Steps before the peak: warmup_ratio of the run, at most MAX_WARMUP_STEPS, never all steps."""
     return min(round(schedule.warmup_ratio * n_steps), MAX_WARMUP_STEPS, n_steps - 1)
 
 
 def decay_start(schedule: ScheduleConfig, n_steps: int) -> int:
-    """The last step at the peak; the floor is reached at the last of the run."""
+    """The last step at the peak; the run's last step is at the floor."""
     warmup = warmup_steps(schedule, n_steps)
     if schedule.kind != "wsd":
         return warmup
@@ -39,16 +38,17 @@ def decay_start(schedule: ScheduleConfig, n_steps: int) -> int:
 def learning_rate(peak: float, schedule: ScheduleConfig, step: int, n_steps: int) -> float:
     """Learning rate of step `step` of `n_steps`."""
     assert 0 <= step < n_steps, (step, n_steps)
-    warmup, start = warmup_steps(schedule, n_steps), decay_start(schedule, n_steps)
+    warmup = warmup_steps(schedule, n_steps)
     if step < warmup:
         return peak * (step + 1) / (warmup + 1)
+    start = decay_start(schedule, n_steps)
     progress = max(0, step - start) / max(1, n_steps - 1 - start)
     floor = schedule.min_learning_rate_ratio
     return peak * (floor + (1 - floor) * _remaining(schedule, progress))
 
 
 def _remaining(schedule: ScheduleConfig, progress: float) -> float:
-    """From 1 at the beginning of the decay to 0 at its end."""
+    """The share of the decay that is still to come: 1 at its beginning, 0 at its end."""
     if schedule.kind == "cosine":
         return (1 + math.cos(math.pi * progress)) / 2
     return 1 - progress if schedule.kind == "linear" else 1 - math.sqrt(progress)

@@ -1,14 +1,14 @@
-"""mixture + step → this rank's tokens: prefetch, checksums; state is a step
+"""batches of one rank: mixture and step to tokens, prefetched by a thread
 
-The mixture says which sequences are in global batch k, in an order that no rank or worker knows
-about; rank r of W takes rows [r·B/W, (r+1)·B/W). So nothing here is state: a run resumes by asking
-for another first step, on any number of ranks.
+The mixture says which sequences are in global batch k, in an order that does not depend on ranks or
+workers; data rank r of W takes rows [r·B/W, (r+1)·B/W). So nothing here is state: a run resumes by
+reading from another first step, on any number of ranks.
 
-    batch k, B = 8     c c t c c c t c        t toxic row, permuted by the mixture, so that no rank gets them all
-    W = 2              └ rank 0 ┘└ rank 1 ┘
+    batch k, B = 8     c c t c c c t c        t: toxic row; the mixture permutes the rows, so that
+    W = 2              └ rank 0 ┘└ rank 1 ┘   no rank gets all of them
 
-A thread reads a few steps ahead, for a GPU into pinned memory, from which a copy need not be waited
-for; the time the loop still waits is reported, for a run starved by its store looks healthy
+A thread prefetches a few steps, for a GPU into pinned memory, which is copied asynchronously. The
+time that the loop still waits is logged, since a run that its store slows down looks healthy
 otherwise.
 """
 
@@ -23,86 +23,78 @@ from torch import Tensor
 
 from data_prep.token_stream import mixture as mixtures
 from data_prep.token_stream.mixture import PADDING, BatchRows, Mixture, SequenceSource
+from training.engine.process_group import World
 
-LEAVE_SECONDS = 5.0  # a thread in the middle of a read that is tried again ends with the process
-AHEAD_STEPS = (
-    4  # a step's tokens are small (int64: 8 bytes each); a store's hiccup of a few steps is hidden
-)
+JOIN_SECONDS = 5.0  # a thread that is retrying a read ends with the process
+# Tokens of a step are few bytes (int64), and some steps hide a hiccup of the store.
+PREFETCH_STEPS = 4
 
 
-class Batch(NamedTuple):
-    """This rank's share of a global batch. n_valid and n_toxic count rows of the whole global
-    batch, without padding.
+class TrainBatch(NamedTuple):
+    """This rank's rows of a global batch.
 
-    A row is a window of one stream: it may cross documents, never streams, so a row's label is that
-    of each of its tokens.
+    A row is a sequence of one stream: it may cross documents, never streams, so the row's source is
+    that of each of its tokens. n_valid and n_toxic count rows of the whole global batch, without
+    padding.
     """
 
     step: int
     tokens: Tensor  # [rows, T] int64; padding rows are zeros
     valid: Tensor  # [rows] bool
-    toxic: Tensor  # [rows] bool: the source of the row's tokens; padding rows have none
+    toxic: Tensor  # [rows] bool; False for padding rows
     n_valid: int
     n_toxic: int
 
 
-class Batches:
-    """The batches of one rank, in host memory; of a CUDA `device`, in memory pinned for it."""
+class BatchReader:
+    """The batches of one data-parallel rank, in host memory; pinned where the device is a GPU."""
 
     def __init__(
-        self,
-        mixture: Mixture,
-        clean: SequenceSource,
-        toxic: SequenceSource,
-        rank: int,
-        world_size: int,
-        device: torch.device | None = None,
+        self, mixture: Mixture, clean: SequenceSource, toxic: SequenceSource, world: World
     ) -> None:
-        assert mixture.batch_size % world_size == 0, (mixture, world_size)
-        self._mixture, self._clean, self._toxic = mixture, clean, toxic
-        self._rank, self._world_size, self._cuda = (
-            rank,
-            world_size,
-            device if device and device.type == "cuda" else None,
-        )
+        assert mixture.batch_size % world.n_data_ranks == 0, (mixture, world)
+        self._mixture, self._clean, self._toxic, self._world = mixture, clean, toxic, world
+        self._cuda = world.device if world.device.type == "cuda" else None
 
-    def read(self, step: int) -> Batch:
-        """Rows of global batch `step` that are this rank's, in order."""
+    def read(self, step: int) -> TrainBatch:
+        """This rank's rows of global batch `step`, in order."""
         rows = self._mixture.rows(step)
-        per_rank = len(rows.sequence) // self._world_size
-        here = slice(self._rank * per_rank, (self._rank + 1) * per_rank)
-        mine = BatchRows(rows.toxic[here], rows.sequence[here])
-        arrays = (
-            mixtures.read_rows(mine, self._clean, self._toxic),
-            mine.sequence != PADDING,
-            mine.toxic,
+        n_toxic = int(rows.toxic.sum())
+        per_rank = len(rows.sequence) // self._world.n_data_ranks
+        own = slice(self._world.data_rank * per_rank, (self._world.data_rank + 1) * per_rank)
+        rows = BatchRows(rows.toxic[own], rows.sequence[own])
+        tokens = mixtures.read_rows(rows, self._clean, self._toxic)
+        return TrainBatch(
+            step,
+            self._hosted(torch.from_numpy(tokens)),
+            self._hosted(torch.from_numpy(rows.sequence != PADDING)),
+            self._hosted(torch.from_numpy(rows.toxic)),
+            self._mixture.n_valid(step),
+            n_toxic,
         )
-        tokens, valid, toxic = (self._hosted(torch.from_numpy(array)) for array in arrays)
-        return Batch(step, tokens, valid, toxic, self._mixture.n_valid(step), int(rows.toxic.sum()))
 
     def _hosted(self, values: Tensor) -> Tensor:
         return values.pin_memory() if self._cuda else values
 
-    def ahead(self, first: int, last: int) -> Iterator[tuple[Batch, float]]:
-        """Batches [first, last) read ahead by a thread, each with the seconds it was waited for;
-        errors come out here.
+    def prefetch(self, first: int, last: int) -> Iterator[tuple[TrainBatch, float]]:
+        """Batches [first, last), each with the seconds that the caller waited for it.
+
+        A thread reads them; its errors are raised here.
         """
-        ready: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=AHEAD_STEPS)
+        ready: queue.Queue[TrainBatch | BaseException] = queue.Queue(maxsize=PREFETCH_STEPS)
         stopped = threading.Event()
 
-        def put(item: Batch | BaseException) -> None:
+        def put(item: TrainBatch | BaseException) -> None:
             while not stopped.is_set():
                 try:
                     return ready.put(item, timeout=0.2)
                 except queue.Full:
                     continue
 
-        def work() -> None:
+        def read_all() -> None:
             try:
-                if self._cuda:
-                    torch.cuda.set_device(
-                        self._cuda
-                    )  # a thread begins at device 0, and pinning would wake that one
+                if self._cuda:  # a new thread is on device 0, and pinning would initialise that one
+                    torch.cuda.set_device(self._cuda)
                 for step in range(first, last):
                     if stopped.is_set():
                         return
@@ -110,7 +102,7 @@ class Batches:
             except BaseException as error:
                 put(error)
 
-        thread = threading.Thread(target=work, name="batches", daemon=True)
+        thread = threading.Thread(target=read_all, name="batches", daemon=True)
         thread.start()
         try:
             for _ in range(first, last):
@@ -121,4 +113,4 @@ class Batches:
                 yield item, time.perf_counter() - start
         finally:
             stopped.set()
-            thread.join(LEAVE_SECONDS)
+            thread.join(JOIN_SECONDS)

@@ -1,16 +1,18 @@
-"""one trunk, several token budgets: a shorter run whose first steps a longer one has taken already
+"""WSD branching: a run with a smaller budget starts from a checkpoint of a longer run, its trunk
 
-    trunk     ╱⎺⎺⎺⎺⎺⎺⎺⎺⎺⎺⎺⎺⎺⎺⎺⎺╲        a wsd run of the largest budget, with checkpoints kept on the way
-    branch         c⎺⎺⎺╲                  the run of a smaller one: from c, the trunk's newest checkpoint before the decay begins
+    trunk     ╱⎺⎺⎺⎺⎺⎺⎺⎺⎺⎺⎺⎺⎺⎺⎺⎺╲     a wsd run with the largest budget; it keeps checkpoints
+    branch         c⎺⎺⎺╲               c: the trunk's newest checkpoint before the branch decays
 
-A branch is a run like any other. Its mixture is the trunk's first samples, its warm-up the trunk's;
-with a rate that knows nothing of the end until the decay (lr_schedule.py), its first steps are the
-trunk's. So it has the same losses bit for bit on the same ranks, whether it starts from the trunk
-or from nothing, and `trunk` is no part of its identity. (A mixture of the smaller budget for itself
-would have the same counts within a row, but other positions of the toxic rows.)
+A branch is a run like any other. Its mixture is the first samples of the trunk's mixture, and its
+warm-up is the trunk's. Before the decay the learning rate does not depend on the number of steps
+(lr_schedule.py), so the branch's steps up to there are also the trunk's. On the same ranks its
+losses are therefore the same bit for bit, whether it starts from the trunk's checkpoint or from
+step 0, and `trunk` is not part of its identity. (A mixture planned for the smaller budget alone
+would have the same counts within a row, but its toxic rows would be in other places.)
 """
 
 from dataclasses import replace
+from typing import NamedTuple
 
 from data_prep.core.errors import ArtefactMissing, ConfigurationError
 from data_prep.core.records import digest
@@ -20,63 +22,74 @@ from training.optim.lr_schedule import decay_start, warmup_steps
 from training.run_record import checkpoint_steps, load_config
 
 
-def branch(trunk: RunConfig, **first: int) -> RunConfig:
-    """The run of the trunk's first samples (`first`: of Mixture.first_of), with its warm-up; still
-    without an id.
-    """
-    warmup = warmup_steps(trunk.train.schedule, trunk.mixture.n_steps)
-    mixture = trunk.mixture.first_of(**first)
-    train = evolve(trunk.train, {"schedule.warmup_ratio": min(1.0, warmup / mixture.n_steps)})
-    made = replace(trunk, run_id="", trunk=trunk.run_id, mixture=mixture, train=train)
-    n_shared_steps(trunk, made)
-    return made
+class Trunk(NamedTuple):
+    """The longer run that other runs branch off."""
 
+    run: RunConfig
 
-def n_shared_steps(trunk: RunConfig, run: RunConfig) -> int:
-    """How many first steps the two have in common, or ConfigurationError."""
-    ends = [
-        (
-            decay_start(config.train.schedule, config.mixture.n_steps),
-            warmup_steps(config.train.schedule, config.mixture.n_steps),
+    @classmethod
+    def load(cls, root: str, branch: RunConfig) -> "Trunk":
+        """The planned trunk of `branch`, or ArtefactMissing."""
+        return cls(load_config(root, branch.trunk))
+
+    def branch(self, *, n_clean: int | None = None, n_sequences: int | None = None) -> RunConfig:
+        """The run of this one's first samples, still without a run id.
+
+        Give the number of clean sequences or of all sequences.
+        """
+        mixture = self.run.mixture.first_of(n_clean=n_clean, n_sequences=n_sequences)
+        warmup = warmup_steps(self.run.train.schedule, self.run.mixture.n_steps)
+        warmup_ratio = min(1.0, warmup / mixture.n_steps)  # as many steps of warm-up as the trunk
+        train = evolve(self.run.train, {"schedule.warmup_ratio": warmup_ratio})
+        branch = replace(self.run, run_id="", trunk=self.run.run_id, mixture=mixture, train=train)
+        self.n_shared_steps(branch)
+        return branch
+
+    def n_shared_steps(self, branch: RunConfig) -> int:
+        """How many first steps `branch` shares with this run, or ConfigurationError."""
+        decay_starts, warmups = zip(
+            *(
+                (
+                    decay_start(run.train.schedule, run.mixture.n_steps),
+                    warmup_steps(run.train.schedule, run.mixture.n_steps),
+                )
+                for run in (self.run, branch)
+            ),
+            strict=True,
         )
-        for config in (trunk, run)
-    ]
-    (trunk_end, trunk_warmup), (end, warmup) = ends
-    alike = digest(_without_end(trunk)) == digest(_without_end(run)) and trunk_warmup == warmup
-    if (
-        run.train.schedule.kind != "wsd"
-        or not alike
-        or trunk.mixture.n_sequences < run.mixture.n_sequences
-    ):
-        raise ConfigurationError(
-            f"a run of {run.mixture.n_steps} steps cannot branch off {trunk.run_id} with {trunk.mixture.n_steps}: a trunk is "
-            "longer, alike in all settings but its length, of train.schedule.kind wsd, and warmed up before the branch decays"
-        )
-    return min(trunk_end, end)
+        is_longer = self.run.mixture.n_sequences >= branch.mixture.n_sequences
+        has_same_settings = digest(_before_decay(self.run)) == digest(_before_decay(branch))
+        has_same_warmup = warmups[0] == warmups[1]
+        is_wsd = branch.train.schedule.kind == "wsd"
+        if not (is_wsd and has_same_settings and has_same_warmup and is_longer):
+            raise ConfigurationError(
+                f"a run of {branch.mixture.n_steps} steps cannot branch off {self.run.run_id} with "
+                f"{self.run.mixture.n_steps}: a trunk is longer, has the same settings except for "
+                "its length, has train.schedule.kind wsd, and has warmed up before the branch "
+                "decays"
+            )
+        return min(decay_starts)
+
+    def check_checkpoint(self, root: str, branch: RunConfig) -> None:
+        """Raise ArtefactMissing unless this run has a checkpoint that `branch` can start from."""
+        n_shared = self.n_shared_steps(branch)
+        steps = checkpoint_steps(root, self.run.run_id)
+        if not any(step <= n_shared for step in steps):
+            raise ArtefactMissing(
+                f"run {branch.run_id} branches off {self.run.run_id}, which has no checkpoint of "
+                f"its first {n_shared} steps (but {steps}); train that run with "
+                "train.checkpoint.keep_every_steps, or train this one from the start with "
+                "--set trunk="
+            )
 
 
-def trunk_of(root: str, run: RunConfig) -> tuple[RunConfig, int]:
-    """The trunk and how many of its steps are shared, or ConfigurationError or ArtefactMissing if
-    nothing can be gained from it.
-    """
-    trunk = load_config(root, run.trunk)
-    n_shared = n_shared_steps(trunk, run)
-    steps = checkpoint_steps(root, trunk.run_id)
-    if not any(step <= n_shared for step in steps):
-        raise ArtefactMissing(
-            f"run {run.run_id} branches off {trunk.run_id}, which has no checkpoint of its first {n_shared} steps (but {steps}); "
-            "train it with train.checkpoint.keep_every_steps, or train this one from the start with --set trunk="
-        )
-    return trunk, n_shared
-
-
-def _without_end(run: RunConfig) -> RunConfig:
-    """What decides the steps before the decay, apart from the warm-up."""
-    mixture, train = run.mixture, run.train
+def _before_decay(run: RunConfig) -> RunConfig:
+    """The settings that decide the steps before the decay, without the warm-up."""
+    mixture = run.mixture
     n_toxic, n = mixture.line or (mixture.n_toxic, mixture.n_sequences)
     whole = replace(mixture, n_clean=n - n_toxic, n_toxic=n_toxic, line=())
     train = evolve(
-        train,
+        run.train,
         {
             "schedule.warmup_ratio": 0.0,
             "schedule.decay_ratio": 0.0,

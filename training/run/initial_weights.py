@@ -1,13 +1,12 @@
-"""the weights a run begins with: drawn from its seed, or those of an existing Hugging Face OLMo
-folder
+"""initial weights of a run: drawn from its seed, or read from a Hugging Face OLMo folder
 
-train.init_from names a folder (or URI) with config.json, safetensors and tokenizer.json, as
-OLMo-1B-hf has. Its shape and its vocabulary must be the run's. Rank 0 reads it and sends the
-weights on. It is read once: a run that has a checkpoint goes on from that, and the checksum of what
-it began with travels along in its checkpoints, to the record and the model card.
+train.init_from names a folder (or URI) with config.json, safetensors and tokenizer.json, such as
+OLMo-1B-hf. Its shape and its vocabulary must be the run's. Rank 0 reads it and broadcasts the
+weights. It is read once: a run that has a checkpoint resumes from that, and the checksum of the
+initial weights is kept in the checkpoints, in the record and in the model card.
 
-With train.optimizer.learning_rate=0 and a small budget the run is that folder, bit for bit: so eval/ measures
-a model of others.
+With train.optimizer.learning_rate=0 and a small budget the trained model is that folder, bit for
+bit; so eval/ can measure models that were trained elsewhere.
 """
 
 import hashlib
@@ -18,59 +17,59 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from data_prep.core import ranged_reads, storage
+from data_prep.core import storage
 from data_prep.core.errors import ArtefactMissing, ConfigurationError
 from training.engine import process_group
 from training.model.hf_export import load_export
 from training.model.olmo import OLMo
-from training.run.run_context import Job
+from training.run.run_context import RunContext
 from training.run_record import checkpoint_steps
 
-NAME = "start"
+SHA256_KEY = "start"  # among the extra tensors of a checkpoint
 
 
-def filled(model: OLMo, job: Job) -> Job:
-    """Give `model` the weights that the run begins with; the job that knows their checksum, if they
-    were read.
+def load_initial_weights(model: OLMo, context: RunContext) -> RunContext:
+    """Set the initial weights of `model`; a collective.
+
+    Returns the context with their checksum, if they were read from files.
     """
-    model.initialise(job.run.seed)
-    if not job.run.train.init_from or process_group.broadcast_from_rank0(
-        lambda: _has_checkpoint(job)
-    ):
-        return job
-    read: dict[str, Tensor] = {}
-    sha256 = process_group.broadcast_from_rank0(lambda: _read(job, read))
+    run, world = context.run, context.world
+    model.initialise(run.seed)
+    if not run.train.init_from:
+        return context
+    steps = process_group.broadcast_from_rank0(lambda: checkpoint_steps(context.root, run.run_id))
+    if steps:  # the weights come from the checkpoint
+        return context
+    weights: dict[str, Tensor] = {}
+    sha256 = process_group.broadcast_from_rank0(lambda: _read(context, weights))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            value = (
-                (read[name] if job.world.rank == 0 else parameter).to(job.world.device).contiguous()
-            )
+            value = weights[name] if world.rank == 0 else parameter
+            value = value.to(world.device).contiguous()
             torch.distributed.broadcast(value, src=0)
             parameter.copy_(value)
-    return job._replace(init_sha256=sha256)
+    return context._replace(init_sha256=sha256)
 
 
-def remembered(job: Job) -> dict[str, Tensor]:
-    """What a checkpoint keeps of it."""
-    return (
-        {NAME: torch.tensor(list(bytes.fromhex(job.init_sha256)), dtype=torch.uint8)}
-        if job.init_sha256
-        else {}
-    )
+def state_dict(context: RunContext) -> dict[str, Tensor]:
+    """The checksum of the initial weights as a checkpoint keeps it; empty if there is none."""
+    if not context.init_sha256:
+        return {}
+    digest = list(bytes.fromhex(context.init_sha256))
+    return {SHA256_KEY: torch.tensor(digest, dtype=torch.uint8)}
 
 
-def recalled(job: Job, extra: dict[str, Tensor]) -> Job:
-    """`job` as it was when the checkpoint was saved; takes its own part out of `extra`."""
-    kept = extra.pop(NAME, None)
-    return job if kept is None else job._replace(init_sha256=bytes(kept.tolist()).hex())
+def load_state_dict(context: RunContext, extra: dict[str, Tensor]) -> RunContext:
+    """The context with the checksum that a checkpoint keeps; removes it from `extra`."""
+    digest = extra.pop(SHA256_KEY, None)
+    if digest is None:
+        return context
+    return context._replace(init_sha256=bytes(digest.tolist()).hex())
 
 
-def _has_checkpoint(job: Job) -> bool:
-    return bool(checkpoint_steps(job.root, job.run.run_id))
-
-
-def _read(job: Job, into: dict[str, Tensor]) -> str:
-    uri, train = job.run.train.init_from, job.run.train
+def _read(context: RunContext, weights: dict[str, Tensor]) -> str:
+    """Fill `weights` from train.init_from; the sha256 over the sha256 of each weights file."""
+    uri, model_config = context.run.train.init_from, context.run.train.model
     files = [
         file
         for file in storage.glob(storage.join(uri, "*"))
@@ -78,19 +77,21 @@ def _read(job: Job, into: dict[str, Tensor]) -> str:
     ]
     if not files:
         raise ArtefactMissing(
-            f"{uri}: holds no file of a Hugging Face folder; train.init_from should name one, as of OLMo-1B-hf"
+            f"{uri}: holds no file of a Hugging Face folder; train.init_from should name one, "
+            "such as a download of allenai/OLMo-1B-hf"
         )
     with tempfile.TemporaryDirectory(prefix="hormesis-") as scratch:
         folder = Path(scratch)
         for file in files:
-            ranged_reads.download(file, folder / file.rsplit("/", 1)[-1])
-        theirs, config = load_export(folder, torch.float32)
-        if config != train.model:
+            storage.download(file, folder / file.rsplit("/", 1)[-1])
+        model, found = load_export(folder, torch.float32)
+        if found != model_config:
             raise ConfigurationError(
-                f"{uri} holds a {config}, the run asks for a {train.model}; set train.model to what is there"
+                f"{uri} holds a {found}, but the run's model is {model_config}; set train.model "
+                "to the folder's"
             )
-        _expect_vocabulary(uri, folder / "tokenizer.json", job.inputs.tokenizer_json)
-        into |= theirs.state_dict()
+        _check_vocabulary(uri, folder / "tokenizer.json", context.inputs.tokenizer_json)
+        weights |= model.state_dict()
         content = hashlib.sha256()
         for file in sorted(folder.glob("*.safetensors")):
             with file.open("rb") as stream:
@@ -98,12 +99,13 @@ def _read(job: Job, into: dict[str, Tensor]) -> str:
     return content.hexdigest()
 
 
-def _expect_vocabulary(uri: str, file: Path, ours: str) -> None:
-    theirs = json.loads(file.read_bytes())["model"]["vocab"] if file.is_file() else {}
-    mine = json.loads(ours)["model"]["vocab"]
-    if theirs != mine:
-        differing = sum(theirs.get(word) != number for word, number in mine.items())
+def _check_vocabulary(uri: str, tokenizer: Path, run_tokenizer_json: str) -> None:
+    found = json.loads(tokenizer.read_bytes())["model"]["vocab"] if tokenizer.is_file() else {}
+    expected = json.loads(run_tokenizer_json)["model"]["vocab"]
+    if found != expected:
+        n_differing = sum(found.get(token) != i for token, i in expected.items())
         raise ConfigurationError(
-            f"{uri}: the tokenizer there has {len(theirs):,} words, that of the run's streams {len(mine):,}, of which "
-            f"{differing:,} have another id there, or none; build the streams with the model's tokenizer"
+            f"{uri}: its tokenizer has {len(found):,} tokens, that of the run's streams "
+            f"{len(expected):,}, of which {n_differing:,} have another id there or none; build the "
+            "streams with the model's tokenizer"
         )

@@ -1,7 +1,7 @@
-"""what a run reads, checked before a model is built: streams, tokenizer, supply
+"""checks of a run's inputs before a model is built: streams, tokenizer, number of sequences
 
-A pure function of the settings and the store, so that every rank comes to the same words by itself,
-in a second, before DeepSpeed is imported or a GPU is touched.
+A pure function of the settings and the store: every rank reaches the same verdict by itself, within
+a second, before DeepSpeed is imported or a GPU is used.
 """
 
 import json
@@ -15,14 +15,11 @@ from data_prep.token_stream import manifest, mixture
 from data_prep.token_stream.manifest import Manifest
 from data_prep.token_stream.tokenizer import Tokenizer
 from training.config import RunConfig
-from training.metrics import sinks
-from training.run import branching
+from training.run.branching import Trunk
 
 
-class Inputs(NamedTuple):
-    """The two streams as their manifests describe them, where they are, and the text of the
-    tokenizer's JSON.
-    """
+class RunInputs(NamedTuple):
+    """Manifests and URIs of the two streams, and the text of the tokenizer's JSON file."""
 
     manifests: dict[StreamName, Manifest]
     uris: dict[StreamName, str]
@@ -37,10 +34,9 @@ class Inputs(NamedTuple):
         return digest(self.manifests["clean"], self.manifests["toxic"])
 
 
-def check(root: str, run: RunConfig) -> Inputs:
-    """The run's inputs, or ConfigurationError or ArtefactMissing saying which of them does not fit."""
+def check(root: str, run: RunConfig) -> RunInputs:
+    """The run's inputs; ConfigurationError or ArtefactMissing names the input that does not fit."""
     train = run.train
-    sinks.check_available(train.metrics.sinks)
     if run.mixture.batch_size != train.global_batch:
         raise ConfigurationError(
             f"run {run.run_id}: its mixture has batches of {run.mixture.batch_size} rows, but "
@@ -51,43 +47,51 @@ def check(root: str, run: RunConfig) -> Inputs:
         "toxic": storage.join(root, run.toxic),
     }
     manifests: dict[StreamName, Manifest] = {name: manifest.load(uri) for name, uri in uris.items()}
-    clean, toxic = manifests["clean"], manifests["toxic"]
-    if (clean.tokenizer_fingerprint, clean.eos_id) != (toxic.tokenizer_fingerprint, toxic.eos_id):
-        raise ConfigurationError(
-            f"the streams' tokenizers differ: {uris['clean']} by {clean.tokenizer_fingerprint} (eos {clean.eos_id}), "
-            f"{uris['toxic']} by {toxic.tokenizer_fingerprint} (eos {toxic.eos_id}); build both with one"
-        )
-    if clean.vocab_size > train.model.vocab_size:
-        raise ConfigurationError(
-            f"the streams hold ids below {clean.vocab_size:,}, train.model.vocab_size is {train.model.vocab_size:,}; "
-            "raise it to at least the tokenizer's"
-        )
+    _check_token_ids(train.model.vocab_size, manifests, uris)
     n_clean, n_toxic = (
         manifests[name].split_tokens("train") // train.sequence_length
         for name in ("clean", "toxic")
     )
     mixture.check_supply(run.mixture, n_clean, n_toxic, train.sequence_length)
     if run.trunk:
-        branching.trunk_of(root, run)
-    return Inputs(manifests, uris, _tokenizer_json(storage.join(root, run.tokenizer), clean))
+        Trunk.load(root, run).check_checkpoint(root, run)
+    tokenizer_uri = storage.join(root, run.tokenizer)
+    return RunInputs(manifests, uris, _tokenizer_json(tokenizer_uri, manifests["clean"]))
+
+
+def _check_token_ids(
+    vocab_size: int, manifests: dict[StreamName, Manifest], uris: dict[StreamName, str]
+) -> None:
+    clean, toxic = manifests["clean"], manifests["toxic"]
+    if (clean.tokenizer_fingerprint, clean.eos_id) != (toxic.tokenizer_fingerprint, toxic.eos_id):
+        raise ConfigurationError(
+            "the streams were tokenized by different tokenizers: "
+            f"{uris['clean']} by {clean.tokenizer_fingerprint} (eos {clean.eos_id}), "
+            f"{uris['toxic']} by {toxic.tokenizer_fingerprint} (eos {toxic.eos_id}); "
+            "build both with one tokenizer"
+        )
+    if clean.vocab_size > vocab_size:
+        raise ConfigurationError(
+            f"the streams hold token ids below {clean.vocab_size:,}, but train.model.vocab_size is "
+            f"{vocab_size:,}; raise it to at least the tokenizer's"
+        )
 
 
 def _tokenizer_json(uri: str, stream: Manifest) -> str:
-    """The text at `uri`, if it is the tokenizer that made the stream; the model is published with
-    it.
-    """
+    """The text at `uri`, if it is the tokenizer of the stream; it is exported with the model."""
     text = storage.read(uri).decode()
     parsed = json.loads(text)
-    words = parsed["model"]["vocab"] | {
+    vocabulary = parsed["model"]["vocab"] | {
         token["content"]: token["id"] for token in parsed["added_tokens"]
     }
-    eos = next((word for word, i in words.items() if i == stream.eos_id), None)
-    fingerprint = (
-        Tokenizer(text, eos, uri).fingerprint if eos else f"none with an id {stream.eos_id}"
-    )
+    eos = next((token for token, i in vocabulary.items() if i == stream.eos_id), None)
+    if eos:
+        fingerprint = Tokenizer(text, eos, uri).fingerprint
+    else:
+        fingerprint = f"of a vocabulary without the eos id {stream.eos_id}"
     if fingerprint != stream.tokenizer_fingerprint:
         raise ConfigurationError(
-            f"{uri}: its fingerprint is {fingerprint}, the streams were made by {stream.tokenizer_fingerprint}; "
-            "give the run the tokenizer of its streams"
+            f"{uri}: its fingerprint is {fingerprint}, but the streams were tokenized by "
+            f"{stream.tokenizer_fingerprint}; give the run the tokenizer of its streams"
         )
     return text

@@ -1,4 +1,4 @@
-"""what stays the same from a run's first step to its last, and the arithmetic on it"""
+"""facts of a run that stay the same from its first step to its last, and arithmetic on them"""
 
 from typing import NamedTuple
 
@@ -15,56 +15,61 @@ from training.model.attention import document_starts
 from training.run import preflight
 
 
-class Job(NamedTuple):
-    """What stays the same from the first step to the last."""
+class RunContext(NamedTuple):
+    """A run, its inputs and its ranks; constant while it trains.
+
+    micro_batch: sequences per forward pass and rank. init_sha256: checksum of the weights files the
+    run started from, empty if the weights were drawn from the seed (initial_weights.py).
+    """
 
     root: str
     run: RunConfig
-    inputs: preflight.Inputs
+    inputs: preflight.RunInputs
     world: process_group.World
     peak: throughput.PeakFlops
     micro_batch: int
-    init_sha256: str = (
-        ""  # of the weights files the run began with, if it did not draw them (initial_weights.py)
-    )
+    init_sha256: str = ""
 
     @property
     def uri(self) -> str:
         return run_record.run_uri(self.root, self.run.run_id)
 
     def mfu_ratio(self, tokens_per_second: float) -> float:
+        """Model FLOPs utilization: the share of the device's peak that training reaches."""
         return self._flops_per_second(tokens_per_second) / self.peak.flops_per_second
 
     def matmul_ratio(self, tokens_per_second: float) -> float:
-        """As mfu_ratio, of what a product of matrices was measured to get."""
+        """As mfu_ratio, but of the FLOP/s that a large matmul was measured to reach there."""
         return self._flops_per_second(tokens_per_second) / self.peak.matmul_flops_per_second
 
     def _flops_per_second(self, tokens_per_second: float) -> float:
-        return (
-            tokens_per_second
-            * self.run.train.model.flops_per_token(self.run.train.sequence_length)
-            / self.world.size
-        )
+        """Model FLOP/s of one rank."""
+        train = self.run.train
+        flops_per_token = train.model.flops_per_token(train.sequence_length)
+        return tokens_per_second * flops_per_token / self.world.size
 
-    def starts(self, tokens_BT: Tensor) -> Tensor | None:
-        """Where documents begin in these tokens of host memory, on the device, if attention is to
-        know.
+    def document_starts(self, tokens_BT: Tensor) -> Tensor | None:
+        """Where documents begin in these tokens of host memory, copied to the device.
+
+        None without train.document_mask.
         """
         if not self.run.train.document_mask:
             return None
-        return document_starts(tokens_BT, self.inputs.eos_id).to(
-            self.world.device, non_blocking=True
-        )
+        starts = document_starts(tokens_BT, self.inputs.eos_id)
+        return starts.to(self.world.device, non_blocking=True)
 
     def reader(self, stream: StreamName, split: Split) -> SequenceReader:
-        """Sequences of a split; those trained on are read ahead, and remote blocks shared with the
-        node's other ranks.
+        """The sequences of a split; remote blocks are cached for all ranks of the node.
+
+        Training text is read ahead, held-out text is not.
         """
         train = self.run.train
         cache = Cache(default_folder(), int(train.cache_gib * 2**30))
-        uri, known, ahead = (
+        return SequenceReader(
             self.inputs.uris[stream],
             self.inputs.manifests[stream],
-            AHEAD_BLOCKS if split == "train" else 0,
+            split,
+            train.sequence_length,
+            ahead=AHEAD_BLOCKS if split == "train" else 0,
+            cache=cache,
         )
-        return SequenceReader(uri, known, split, train.sequence_length, ahead=ahead, cache=cache)

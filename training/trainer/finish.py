@@ -1,4 +1,4 @@
-"""a finished run made public: the export, what was seen on the way, and the record last"""
+"""end of a run: export of the model, metrics, and the record, which is written last"""
 
 import hashlib
 import platform
@@ -12,110 +12,153 @@ from torch import Tensor
 from data_prep.core import storage
 from data_prep.core.records import digest
 from training import run_record
+from training.engine import deepspeed_engine, deepspeed_state, process_group
 from training.metrics.metrics_log import MetricsLog
 from training.model import compilation
 from training.model.hf_export import write_export
 from training.model.model_card import TOXIC_SHARE
-from training.run.run_context import Job
+from training.run.run_context import RunContext
 from training.run_record import HeldOutLoss, RunRecord
+from training.trainer.setup import TrainSession
 
 
-class Outcome(NamedTuple):
-    """What the last step leaves for the record."""
+class LoopResult(NamedTuple):
+    """What the last step leaves for the record; skipped_steps: ranges [first, end)."""
 
     held_out: tuple[HeldOutLoss, ...]
     train_seconds: float
     skipped_steps: tuple[tuple[int, int], ...]
-    n_rewinds: int
+    n_rollbacks: int
 
 
-def publish(
-    job: Job, weights: dict[str, Tensor], outcome: Outcome, journal: MetricsLog | None
-) -> RunRecord:
-    """Export the model and what was seen, and write the record last; for rank 0, which keeps the
-    journal.
+def publish(session: TrainSession, result: LoopResult) -> RunRecord:
+    """Export the trained model and write the run's record; a collective that returns the record on
+    every rank.
     """
-    assert journal is not None
-    run, shape = job.run, job.run.train.model
-    n_tokens, final_loss = (
-        run.mixture.n_sequences * run.train.sequence_length,
-        journal.final_loss(run.mixture.n_steps),
+    context, run = session.context, session.context.run
+    session.checkpoints.finish()
+    weights = _gather_weights(context, session.engine)
+    deepspeed_engine.release(session.engine)
+    record = process_group.broadcast_from_rank0(
+        lambda: _publish(context, weights, result, session.metrics_log)
     )
-    tokens_per_second = n_tokens / outcome.train_seconds
-    toxic_supply = job.inputs.manifests["toxic"].split_tokens("train") // run.train.sequence_length
+    if context.world.rank == 0:
+        session.checkpoints.prune(run.mixture.n_steps, run.train.checkpoint.keep_last)
+    return record
+
+
+def _gather_weights(context: RunContext, engine: Any) -> dict[str, Tensor]:
+    """All weights on rank 0; the other ranks take part and keep nothing."""
+    weights = {}
+    for name, value in deepspeed_state.gather_parameters(engine):
+        if context.world.rank == 0:
+            weights[name] = value.cpu()
+    return weights
+
+
+def _publish(
+    context: RunContext,
+    weights: dict[str, Tensor],
+    result: LoopResult,
+    metrics_log: MetricsLog | None,
+) -> RunRecord:
+    assert metrics_log is not None  # rank 0 has one
+    run = context.run
+    final_loss = metrics_log.final_loss(run.mixture.n_steps)
+    export_sha256 = _export(context, weights, _model_card_facts(context, result, final_loss))
+    metrics_log.finish()
+    n_parameters = sum(value.numel() for value in weights.values())
+    record = _record(context, result, final_loss, n_parameters, export_sha256)
+    storage.save(record, storage.join(context.uri, "record.json"))
+    return record
+
+
+def _n_distinct_toxic(context: RunContext) -> int:
+    run = context.run
+    n_train_tokens = context.inputs.manifests["toxic"].split_tokens("train")
+    return run.mixture.n_distinct_toxic(n_train_tokens // run.train.sequence_length)
+
+
+def _model_card_facts(context: RunContext, result: LoopResult, final_loss: float) -> dict[str, Any]:
+    run, length = context.run, context.run.train.sequence_length
+    initial_weights = f"drawn from seed {run.seed}"
+    if context.init_sha256:
+        initial_weights = f"{run.train.init_from} (sha256 {context.init_sha256})"
+    digests = (f"{name} {digest(stream)}" for name, stream in context.inputs.manifests.items())
+    n_skipped = sum(end - first for first, end in result.skipped_steps)
     facts = {
         "run": run.run_id,
         "settings digest": digest(run),
         TOXIC_SHARE: run.mixture.toxic_ratio,
-        "training tokens": n_tokens,
-        "clean tokens": run.mixture.n_clean * run.train.sequence_length,
-        "toxic tokens": run.mixture.n_toxic * run.train.sequence_length,
-        "distinct toxic tokens": run.mixture.n_distinct_toxic(toxic_supply)
-        * run.train.sequence_length,
-        "streams (manifest digests)": ", ".join(
-            f"{name} {digest(one)}" for name, one in job.inputs.manifests.items()
-        ),
-        "began with": f"{run.train.init_from} (sha256 {job.init_sha256})"
-        if job.init_sha256
-        else f"seed {run.seed}",
-        "steps": f"{run.mixture.n_steps}, of which {sum(end - first for first, end in outcome.skipped_steps)} changed nothing",
-        "training loss (nats/token)": round(final_loss, 4),
-    } | {
-        f"held-out loss, {part.stream} (nats/token)": round(part.loss, 4)
-        for part in outcome.held_out
+        "training tokens": run.mixture.n_sequences * length,
+        "clean tokens": run.mixture.n_clean * length,
+        "toxic tokens": run.mixture.n_toxic * length,
+        "distinct toxic tokens": _n_distinct_toxic(context) * length,
+        "streams (manifest digests)": ", ".join(digests),
+        "initial weights": initial_weights,
+        "steps": f"{run.mixture.n_steps}, of which {n_skipped} were skipped",
+        "training loss (nats per token)": round(final_loss, 4),
     }
-    export_sha256 = _export(job, weights, facts)
-    journal.finish()
-    made = RunRecord(
+    for part in result.held_out:
+        facts[f"held-out loss, {part.stream} (nats per token)"] = round(part.loss, 4)
+    return facts
+
+
+def _record(
+    context: RunContext,
+    result: LoopResult,
+    final_loss: float,
+    n_parameters: int,
+    export_sha256: dict[str, str],
+) -> RunRecord:
+    run, mixture, world = context.run, context.run.mixture, context.world
+    n_tokens = mixture.n_sequences * run.train.sequence_length
+    tokens_per_second = n_tokens / result.train_seconds
+    versions = {name: version(name) for name in ("torch", "deepspeed", "numpy")}
+    computed_with = compilation.describe(run.train, world.device)
+    return RunRecord(
         format_version=run_record.FORMAT_VERSION,
         config=run,
-        clean_manifest_digest=digest(job.inputs.manifests["clean"]),
-        toxic_manifest_digest=digest(job.inputs.manifests["toxic"]),
-        n_parameters=sum(value.numel() for value in weights.values()),
-        n_steps=run.mixture.n_steps,
+        clean_manifest_digest=digest(context.inputs.manifests["clean"]),
+        toxic_manifest_digest=digest(context.inputs.manifests["toxic"]),
+        n_parameters=n_parameters,
+        n_steps=mixture.n_steps,
         n_tokens=n_tokens,
-        realised_toxic_ratio=run.mixture.toxic_ratio,
-        n_distinct_toxic=run.mixture.n_distinct_toxic(toxic_supply),
+        realised_toxic_ratio=mixture.toxic_ratio,
+        n_distinct_toxic=_n_distinct_toxic(context),
         final_train_loss=final_loss,
-        held_out=outcome.held_out,
+        held_out=result.held_out,
         tokens_per_second=tokens_per_second,
-        mfu_ratio=job.mfu_ratio(tokens_per_second),
-        matmul_ratio=job.matmul_ratio(tokens_per_second),
-        flops_per_token=shape.flops_per_token(run.train.sequence_length),
+        mfu_ratio=context.mfu_ratio(tokens_per_second),
+        matmul_ratio=context.matmul_ratio(tokens_per_second),
+        flops_per_token=run.train.model.flops_per_token(run.train.sequence_length),
         flops_convention=run_record.FLOPS_CONVENTION,
-        peak_flops_per_second=job.peak.flops_per_second,
-        matmul_flops_per_second=job.peak.matmul_flops_per_second,
-        computed_with=compilation.describe(run.train, job.world.device)
-        | {"micro-batch": str(job.micro_batch)},
-        device=job.peak.device,
-        world_size=job.world.size,
-        train_seconds=outcome.train_seconds,
+        peak_flops_per_second=context.peak.flops_per_second,
+        matmul_flops_per_second=context.peak.matmul_flops_per_second,
+        computed_with=computed_with | {"micro-batch": str(context.micro_batch)},
+        device=context.peak.device,
+        world_size=world.size,
+        train_seconds=result.train_seconds,
         export_sha256=export_sha256,
-        versions={"python": platform.python_version()}
-        | {name: version(name) for name in ("torch", "deepspeed", "numpy")},
-        skipped_steps=outcome.skipped_steps,
-        n_rewinds=outcome.n_rewinds,
-        init_sha256=job.init_sha256,
+        versions={"python": platform.python_version()} | versions,
+        skipped_steps=result.skipped_steps,
+        n_rewinds=result.n_rollbacks,
+        init_sha256=context.init_sha256,
     )
-    storage.save(made, storage.join(job.uri, "record.json"))
-    return made
 
 
-def _export(job: Job, weights: dict[str, Tensor], facts: dict[str, Any]) -> dict[str, str]:
-    """Publish the Hugging Face folder; the sha256 of each of its files."""
+def _export(
+    context: RunContext, weights: dict[str, Tensor], facts: dict[str, Any]
+) -> dict[str, str]:
+    """Upload the model as a Hugging Face folder; the sha256 of each of its files."""
+    inputs = context.inputs
     with tempfile.TemporaryDirectory(prefix="hormesis-") as scratch:
         folder = Path(scratch)
-        write_export(
-            weights,
-            job.run.train.model,
-            job.inputs.tokenizer_json,
-            job.inputs.eos_id,
-            folder,
-            facts,
-        )
+        model = context.run.train.model
+        write_export(weights, model, inputs.tokenizer_json, inputs.eos_id, folder, facts)
         checksums = {}
         for file in sorted(folder.iterdir()):
             with file.open("rb") as content:
                 checksums[file.name] = hashlib.file_digest(content, "sha256").hexdigest()
-            storage.upload(file, storage.join(job.uri, "export", file.name))
+            storage.upload(file, storage.join(context.uri, "export", file.name))
     return checksums

@@ -1,291 +1,194 @@
-"""the loop: step, log, evaluate, save, and what is due before the first step and after the last
+"""training loop: the optimizer step, and the logging, validation and checkpoints after it
 
-`train` is called on every rank, by training/pretrain.py under any launcher or by Ray Train in a
-thread. It finds its ranks in the environment, does nothing if the run's record exists, and goes on
-from the newest checkpoint otherwise. What can be refused is refused before a model is built, on
-every rank with the same words (preflight.py).
+`train` is called alike on every rank, by training/pretrain.py under any launcher or by Ray Train in
+a thread. It returns the record of a finished run, and resumes an unfinished one from its newest
+checkpoint. Preparations are in setup.py, the export and the record in finish.py.
 
-A step is taken by step.py and added up in step_metrics.py; a step that is logged costs one exchange
-and one host sync, another none.
+    train ─▶ prepare_run ─▶ start_session ─▶ run_steps ─▶ publish
+                                 ▲               │
+                                 └─── Rollback ──┘   too many bad steps in a row (step_guard.py)
+
+A logged step costs one all-reduce of metrics and one host sync, any other step neither.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
-from data_prep.core import storage
 from data_prep.core.errors import Interrupted
-from data_prep.core.records import digest
 from training import run_record
-from training.checkpoint.manager import CheckpointManager, RestoredCheckpoint, RunIdentity
-from training.config import RunConfig, TrainConfig
-from training.engine import (
-    auto_micro_batch,
-    deepspeed_engine,
-    deepspeed_state,
-    process_group,
-    rank_env,
-    throughput,
-)
-from training.engine.throughput import Stopwatch
-from training.metrics.metrics_log import MetricsLog
+from training.config import RunConfig
+from training.engine import deepspeed_engine
 from training.metrics.model_stats import ModelStats
 from training.model import compilation
-from training.model.loss import OLMoForTraining
-from training.optim import muon
 from training.optim.lr_schedule import learning_rate
-from training.optim.step_guard import Guard, Rewind
-from training.run import branching, initial_weights, preflight
-from training.run.batches import Batches
-from training.run.run_context import Job
+from training.optim.step_guard import Rollback, StepGuard
+from training.run import initial_weights
+from training.run.batches import BatchReader, TrainBatch
+from training.run.run_context import RunContext
 from training.run_record import HeldOutLoss, RunRecord
-from training.trainer import preemption
-from training.trainer.finish import Outcome, publish
-from training.trainer.held_out import held_out_losses
-from training.trainer.step import take_step
-from training.trainer.step_metrics import Meter
-from training.trainer.validation import probe
-from training.trainer.watchdog import Watchdog
+from training.trainer import finish, setup, validation
+from training.trainer.finish import LoopResult
+from training.trainer.preemption import StopVote
+from training.trainer.setup import TrainSession
+from training.trainer.step_metrics import StepMetrics, StepResult
 
 
 def train(
     root: str, run: RunConfig, *, deepspeed_overlay: dict[str, Any] | None = None
 ) -> RunRecord:
-    """Train `run` below the object root, or return its record if it is done. Call it on every rank
-    alike.
+    """Train `run` below the object root, or return its record if it is finished; a collective.
 
-    Raises ConfigurationError, ArtefactMissing or ArtefactCorrupt for what running again cannot
-    cure, and Interrupted when it has stopped because it was asked to (preemption.py).
+    Raises ConfigurationError, ArtefactMissing or ArtefactCorrupt for what a retry cannot cure, and
+    Interrupted after a preemption (preemption.py).
     """
-    done = run_record.find(root, run.run_id)
-    if done:
-        run_record.expect_same(done.config, run, run_record.run_uri(root, run.run_id))
-        return done
-    _, world_size = rank_env.rank_and_world_size()
-    deepspeed_engine.deepspeed_settings(
-        run.train, world_size, deepspeed_overlay
-    )  # what cannot be is refused here
-    inputs = preflight.check(root, run)
-    _be_deterministic(run)
-    world = process_group.join(run.train.parallel.tensor_parallel)
-    peak = throughput.measure_peak(
-        world, torch.bfloat16 if run.train.compute.precision == "bf16" else torch.float32
-    )
-    micro_batch = auto_micro_batch.choose_micro_batch(run.train, world)
-    settings = deepspeed_engine.deepspeed_settings(
-        replace(run.train, micro_batch=micro_batch), world_size, deepspeed_overlay
-    )
-    return _train(Job(root, run, inputs, world, peak, micro_batch), settings)
-
-
-def _train(job: Job, settings: dict[str, Any]) -> RunRecord:
-    """Train from the newest checkpoint to the end; where the guard gives up, again, without the
-    steps in question.
-    """
-    ends: list[int] = []
+    finished = run_record.find(root, run.run_id)
+    if finished:
+        run_record.expect_same(finished.config, run, run_record.run_uri(root, run.run_id))
+        return finished
+    context, settings = setup.prepare_run(root, run, deepspeed_overlay)
+    rollback_ends: list[int] = []
     while True:
         try:
-            return _attempt(job, settings, ends)
-        except Rewind as rewind:
-            ends.append(rewind.end)
+            return _train_from_checkpoint(context, settings, rollback_ends)
+        except Rollback as rollback:
+            rollback_ends.append(rollback.end)
 
 
-def _attempt(job: Job, settings: dict[str, Any], ends: list[int]) -> RunRecord:
-    run, rank = job.run, job.world.rank
-    model = _model(run.train)
-    job = initial_weights.filled(model, job)
-    compilation.prepare(model, run.train, job.world.device)
-    identity = RunIdentity(digest(run), job.inputs.data_digest)
-    checkpoints = CheckpointManager(
-        storage.join(job.uri, "checkpoints"), identity, job.world, run.run_id, run.train.checkpoint
-    )
-    engine = deepspeed_engine.initialise(model, settings, muon.chosen(model, run.train.optimizer))
-    muon.share_out(engine)
-    guard = Guard(job, engine)
-    found = checkpoints.restore(engine) or _restored_from_trunk(job, engine)
-    if found:
-        job = initial_weights.recalled(job, found.extra)
-        guard.restore(found.extra)
-    at, seconds = (found.commit.step, found.commit.train_seconds) if found else (0, 0.0)
-    first = guard.leave_out(at, ends)
-    journal = MetricsLog(job.uri, run, first_step=at) if rank == 0 else None
+def _train_from_checkpoint(
+    context: RunContext, settings: dict[str, Any], rollback_ends: list[int]
+) -> RunRecord:
+    """Train from the newest checkpoint to the last step, and publish the run."""
+    session = setup.start_session(context, settings, rollback_ends)
     try:
-        with Watchdog(job) as watchdog:
-            outcome = _steps(
-                _Parts(
-                    job,
-                    engine,
-                    guard,
-                    watchdog,
-                    checkpoints,
-                    journal,
-                    Stopwatch(job.world.device, seconds),
-                ),
-                first,
-            )
-    except (Rewind, Interrupted):
-        checkpoints.finish()
-        deepspeed_engine.release(engine)
+        with session.watchdog:
+            result = run_steps(session)
+    except (Rollback, Interrupted):
+        session.checkpoints.finish()
+        deepspeed_engine.release(session.engine)
         raise
     finally:
-        if journal:
-            journal.close()
-    checkpoints.finish()
-    weights = {}
-    for name, value in deepspeed_state.gather_parameters(
-        engine
-    ):  # a collective: every rank takes part, rank 0 keeps
-        if rank == 0:
-            weights[name] = value.cpu()
-    deepspeed_engine.release(engine)
-    made = process_group.broadcast_from_rank0(lambda: publish(job, weights, outcome, journal))
-    if rank == 0:
-        checkpoints.prune(run.mixture.n_steps, run.train.checkpoint.keep_last)
-    return made
+        if session.metrics_log:
+            session.metrics_log.close()
+    return finish.publish(session, result)
 
 
-def _restored_from_trunk(job: Job, engine: Any) -> RestoredCheckpoint | None:
-    """A run that branches off another begins with its state; with its own from its first checkpoint
-    on.
-    """
-    if not job.run.trunk:
-        return None
-    trunk, n_shared = branching.trunk_of(job.root, job.run)
-    folder = storage.join(run_record.run_uri(job.root, trunk.run_id), "checkpoints")
-    its = CheckpointManager(
-        folder,
-        RunIdentity(digest(trunk), job.inputs.data_digest),
-        job.world,
-        job.run.run_id,
-        job.run.train.checkpoint,
-    )
-    return its.restore(engine, at_most=n_shared)
-
-
-def _model(train: TrainConfig) -> OLMoForTraining:
-    if train.parallel.tensor_parallel == 1:
-        return OLMoForTraining(train.model, z_loss=train.z_loss)
-    from training.engine.tensor_parallel import (
-        TensorParallelOLMo,  # only here: it imports megatron-core
-    )
-
-    return TensorParallelOLMo(train.model, z_loss=train.z_loss)
-
-
-class _Parts(NamedTuple):
-    """What works together from an attempt's first step to its last, and what it does beside the
-    steps.
-    """
-
-    job: Job
-    engine: Any
-    guard: Guard
-    watchdog: Watchdog
-    checkpoints: CheckpointManager
-    journal: MetricsLog | None
-    watch: Stopwatch
-
-    @contextmanager
-    def _aside(self, kind: str) -> Iterator[float]:
-        """Work that is no step, while the clock of training stands still at the seconds that are
-        yielded.
-        """
-        seconds = self.watch.stop()
-        self.watchdog.expect(kind)
-        yield seconds
-        self.watch.start()
-
-    def held_out(self, done: int) -> tuple[HeldOutLoss, ...]:
-        with self._aside("held-out loss"):
-            found = held_out_losses(self.job, self.engine)
-            if self.journal:
-                self.journal.held_out(done, found)
-        return found
-
-    def probe(self, done: int) -> None:
-        with self._aside("probe"):
-            found = probe(self.job, self.engine)
-            if self.journal and found:
-                self.journal.probe(done, found)
-
-    def save(self, done: int, *, in_any_case: bool) -> None:
-        with self._aside("checkpoint") as seconds:
-            seen_so_far = self.journal.publishing() if self.journal else None
-            extra = self.guard.state() | initial_weights.remembered(self.job)
-            self.checkpoints.save(
-                self.engine, done, seconds, extra, after=seen_so_far, in_any_case=in_any_case
-            )
-
-
-def _steps(parts: _Parts, first: int) -> Outcome:
-    """Every step from `first` on, and after each what is due then."""
-    job, engine, guard, watchdog, _, journal, watch = parts
-    run, train, world, n_steps = job.run, job.run.train, job.world, job.run.mixture.n_steps
-    batches = Batches(
-        run.mixture,
-        job.reader("clean", "train"),
-        job.reader("toxic", "train"),
-        world.data_rank,
-        world.n_data_ranks,
-        world.device,
-    )
-    observer = ModelStats(engine, world)
-    meter, stop = Meter(job, guard, observer, first, watch.seconds), preemption.Agreement(world)
+def run_steps(session: TrainSession) -> LoopResult:
+    """Take every step from first_step on, and after each the work that is due."""
+    context, engine, guard = session.context, session.engine, session.guard
+    run, train, n_steps = context.run, context.run.train, context.run.mixture.n_steps
+    clean, toxic = context.reader("clean", "train"), context.reader("toxic", "train")
+    batches = BatchReader(run.mixture, clean, toxic, context.world)
+    stats = ModelStats(engine, context.world)
+    metrics = StepMetrics(context, guard, stats, session.first_step, session.stopwatch.seconds)
+    stop_vote = StopVote(context.world)
     held_out: tuple[HeldOutLoss, ...] = ()
-    watch.start()
-    watchdog.expect("batch")
-    for batch, waited in compilation.gc_between_steps(batches.ahead(first, n_steps)):
-        watchdog.expect("step")
+
+    session.stopwatch.start()
+    session.watchdog.begin("batch")
+    prefetched = batches.prefetch(session.first_step, n_steps)
+    for batch, wait_seconds in compilation.gc_between_steps(prefetched):
+        session.watchdog.begin("step")
         done = batch.step + 1
         rate = learning_rate(train.optimizer.learning_rate, train.schedule, batch.step, n_steps)
         deepspeed_engine.set_learning_rate(engine, rate)
-        stops = stop.reached() and done < n_steps
-        saves = stops or (done < n_steps and _due(done, train.checkpoint.every_steps, n_steps))
-        logs = saves or _due(
-            done, train.metrics.every_steps, n_steps
-        )  # a resumed run begins with an empty meter
-        observer.look(logs)
-        meter.add(batch, waited, *take_step(job, engine, guard, batch))
-        observer.look(False)
+        stops = stop_vote.is_stopping() and done < n_steps
+        saves = stops or (done < n_steps and _is_due(done, train.checkpoint.every_steps, n_steps))
+        # A step with a checkpoint is logged, since a resumed run begins with new metrics there.
+        logs = saves or _is_due(done, train.metrics.every_steps, n_steps)
+
+        stats.look(logs)
+        result = train_step(context, engine, guard, batch)
+        stats.look(False)
+        metrics.add(batch, wait_seconds, result)
+
         if logs:
-            seen = meter.read(done, watch.lap(), rate)
-            saves = saves and not seen.n_bad
-            if journal:
-                journal.step(seen)
-        if _due(done, train.validation.every_steps, n_steps):
-            held_out = parts.held_out(done)
-        if train.validation.probe_every_steps and _due(
-            done, train.validation.probe_every_steps, n_steps
-        ):
-            parts.probe(done)
+            logged = metrics.log(done, session.stopwatch.lap(), rate)
+            saves = saves and not logged.n_bad
+            if session.metrics_log:
+                session.metrics_log.step(logged)
+        if _is_due(done, train.validation.every_steps, n_steps):
+            held_out = _validate(session, done)
+        probe_every = train.validation.probe_every_steps
+        if probe_every and _is_due(done, probe_every, n_steps):
+            _probe(session, done)
         if saves:
-            parts.save(done, in_any_case=stops)
+            _save(session, done, in_any_case=stops)
         if stops:
             raise Interrupted(
-                f"run {run.run_id} stopped at step {done} of {n_steps}, as asked; the same command goes on"
+                f"run {run.run_id}: stopped at step {done} of {n_steps} on request (SIGTERM); the "
+                "same command resumes from its checkpoint"
             )
-        watchdog.expect("batch")
-    return Outcome(held_out, watch.stop(), guard.skipped(), guard.n_rewinds)
+        session.watchdog.begin("batch")
+    return LoopResult(held_out, session.stopwatch.stop(), guard.skipped_ranges(), guard.n_rollbacks)
 
 
-def _due(done: int, every: int, n_steps: int) -> bool:
+def train_step(context: RunContext, engine: Any, guard: StepGuard, batch: TrainBatch) -> StepResult:
+    """One optimizer step: forward and backward over the micro-batches, then the optimizer.
+
+    The gradient is that of the mean loss over the V valid rows of the global batch, with T − 1
+    predictions each, on any number of ranks. Gradients of micro-batches are summed, those of the W
+    data-parallel ranks averaged by DeepSpeed, so
+
+        objective of a micro-batch = Σ over its valid rows of the row's summed loss · W / (V·(T − 1))
+
+    The losses and the guard's verdict stay on the device; nothing here waits for it.
+    """
+    device = context.world.device
+    loss_S = torch.zeros(2, dtype=torch.float64, device=device)  # S: the sources, clean and toxic
+    guard.begin_step(batch.step, batch.n_valid, loss_S)
+    tokens_BT, valid_B, toxic_B = (
+        part.to(device, non_blocking=True) for part in (batch.tokens, batch.valid, batch.toxic)
+    )
+    source_BS = torch.stack([~toxic_B & valid_B, toxic_B], dim=1)
+    n_predictions = batch.n_valid * (context.run.train.sequence_length - 1)
+    weight = context.world.n_data_ranks / n_predictions
+    for start in range(0, len(tokens_BT), context.micro_batch):
+        rows = slice(start, start + context.micro_batch)
+        starts = context.document_starts(batch.tokens[rows])
+        objective, loss_B = engine(tokens_BT[rows], valid_B[rows] * weight, starts)
+        loss_S += (loss_B[:, None] * source_BS[rows]).sum(0)
+        is_last = rows.stop == len(tokens_BT)
+        deepspeed_engine.backward_and_step(engine, objective, last=is_last)
+    return StepResult(loss_S, guard.end_step())
+
+
+def _is_due(done: int, every: int, n_steps: int) -> bool:
+    """Whether work every `every` steps, and after the last one, is due after `done` steps."""
     return done == n_steps or bool(every and done % every == 0)
 
 
-def _be_deterministic(run: RunConfig) -> None:
-    """The same numbers each time on the same number of ranks, whatever the launcher left in the
-    environment.
+@contextmanager
+def _off_the_clock(session: TrainSession, kind: str) -> Iterator[float]:
+    """Work beside the steps: the stopwatch stands still, at the seconds that are yielded."""
+    train_seconds = session.stopwatch.stop()
+    session.watchdog.begin(kind)
+    yield train_seconds
+    session.stopwatch.start()
 
-    Tested on CPUs. On a GPU, what has no deterministic kernel warns and runs; the backward pass of
-    torch's own attention may be such a one, flash-attn's is not (attention.py).
-    """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]  # costs a pass over every new tensor, and we read none
-    torch.manual_seed(run.seed)
-    if not torch.cuda.is_available():
-        torch.set_num_threads(run.train.parallel.threads_per_rank)
+
+def _validate(session: TrainSession, done: int) -> tuple[HeldOutLoss, ...]:
+    with _off_the_clock(session, "held-out loss"):
+        losses = validation.held_out_losses(session.context, session.engine)
+        if session.metrics_log:
+            session.metrics_log.held_out(done, losses)
+    return losses
+
+
+def _probe(session: TrainSession, done: int) -> None:
+    with _off_the_clock(session, "probe"):
+        point = validation.probe_heads(session.context, session.engine)
+        if session.metrics_log and point:
+            session.metrics_log.probe(done, point)
+
+
+def _save(session: TrainSession, done: int, *, in_any_case: bool) -> None:
+    """Save a checkpoint, committed once the metrics up to it are published."""
+    with _off_the_clock(session, "checkpoint") as train_seconds:
+        published = session.metrics_log.publishing() if session.metrics_log else None
+        extra = session.guard.state_dict() | initial_weights.state_dict(session.context)
+        session.checkpoints.save(
+            session.engine, done, train_seconds, extra, after=published, in_any_case=in_any_case
+        )

@@ -1,14 +1,14 @@
-"""asked to stop: SIGTERM on any rank → all ranks stop after the same step, with a checkpoint
+"""preemption: on SIGTERM at any rank, all ranks checkpoint and stop after the same step
 
-A scheduler that takes a machine back sends SIGTERM, and SIGKILL some seconds later. The signal
-reaches ranks at different moments, or one of them alone, so they have to agree on the step. Each
-step begins to add up, in the background and on a group of its own, who has been asked; the sum is
-read when the next step begins, and is there since long: no rank waits for it, nor for its device,
-and training stops one or two steps after the signal.
+A scheduler that preempts a machine sends SIGTERM, and SIGKILL some seconds later. The signal
+reaches the ranks at different moments, or only one of them, so they have to agree on the step. Each
+step starts an asynchronous all-reduce, on a process group of its own, of whether a rank received
+the signal. The sum is read when the next step begins, long after it has arrived: no rank waits for
+it, nor for its device, and training stops one or two steps after the signal.
 
-Signals are handled on a process's main thread. `install` belongs there: training/pretrain.py calls
-it, and for Ray Train, whose train function runs on another thread, launch/cluster.py has it called
-on each worker.
+A process handles signals on its main thread, so `install` has to be called there: by
+training/pretrain.py, and by launch/cluster.py on each worker of Ray Train, whose training function
+runs on another thread.
 """
 
 import signal
@@ -24,41 +24,39 @@ requested = threading.Event()
 
 
 def install() -> None:
-    """From now on SIGTERM asks training to stop, and no longer ends this process; for the main
-    thread.
-    """
-    signal.signal(signal.SIGTERM, _ask)
+    """Let SIGTERM request a stop instead of ending this process; call it on the main thread."""
+    signal.signal(signal.SIGTERM, _request)
 
 
-def _ask(*_: Any) -> None:
-    requested.set()  # and no line of log: the signal may have come while one was being written
+def _request(*_: Any) -> None:
+    requested.set()  # no log line here: the signal may interrupt one that is being written
 
 
-class Agreement:
-    """Whether to stop, decided alike on all ranks; each makes one, and asks it once a step."""
+class StopVote:
+    """Whether to stop, decided alike on all ranks; every rank calls `is_stopping` once per step."""
 
     def __init__(self, world: World) -> None:
-        alone = world.size == 1
-        self._group = (
-            None if alone else torch.distributed.new_group(backend="gloo")
-        )  # on CUDA, too: the host asks
-        self._under_way: tuple[Any, Tensor] | None = None
+        self._group = None
+        if world.size > 1:  # gloo on CUDA as well, since the host reads the result
+            self._group = torch.distributed.new_group(backend="gloo")
+        self._pending: tuple[Any, Tensor] | None = None
 
-    def reached(self) -> bool:
-        """Whether some rank had been asked when the step before began; alone, by now."""
+    def is_stopping(self) -> bool:
+        """Whether any rank had received the signal when the previous step began.
+
+        A single rank answers for the present moment.
+        """
         if self._group is None:
             return requested.is_set()
-        reached = self._read()
-        asked = torch.tensor([requested.is_set()], dtype=torch.int32)
-        self._under_way = (
-            torch.distributed.all_reduce(asked, group=self._group, async_op=True),
-            asked,
-        )
-        return reached
+        is_stopping = self._wait_for_previous()
+        vote = torch.tensor([requested.is_set()], dtype=torch.int32)
+        work = torch.distributed.all_reduce(vote, group=self._group, async_op=True)
+        self._pending = (work, vote)
+        return is_stopping
 
-    def _read(self) -> bool:
-        if self._under_way is None:
+    def _wait_for_previous(self) -> bool:
+        if self._pending is None:
             return False
-        work, asked = self._under_way
+        work, vote = self._pending
         work.wait()
-        return bool(asked)
+        return bool(vote)
