@@ -19,7 +19,7 @@ from data_prep.core.settings import Count, CountOrZero, settings
 from data_prep.token_stream.mixture import Budget, Mixture, sequences_for
 from eval.config import EvalConfig
 from training.config import RunConfig, TrainConfig
-from training.run import branching
+from training.run.branching import Trunk
 
 NAME = "experiment.json"
 
@@ -80,11 +80,9 @@ class Experiment:
         if self.trunk_tokens:
             trunk = replace(self, budget_tokens=self.trunk_tokens, trunk_tokens=0)._run(ratio, seed)
             n = self.budget_tokens // self.train.sequence_length
-            return _named(
-                branching.branch(
-                    trunk, **{"n_clean" if self.budget == "clean_fixed" else "n_sequences": n}
-                )
-            )
+            if self.budget == "clean_fixed":
+                return _named(Trunk(trunk).branch(n_clean=n))
+            return _named(Trunk(trunk).branch(n_sequences=n))
         n_clean, n_toxic = sequences_for(
             self.budget_tokens, ratio, self.train.sequence_length, self.budget
         )

@@ -58,7 +58,7 @@ class RunRecord:
     computed_with: kernels, compilation, micro-batch. n_distinct_toxic: how many of the mixture's
     toxic sequences differ.
     init_sha256: of the weights files it began with (initial_weights.py), "" if they were drawn.
-    skipped_steps: [first, end) of steps that changed nothing (step_guard.py); n_rewinds: how often
+    skipped_steps: [first, end) of steps that changed nothing (step_guard.py); n_rollbacks: how often
     training went back to a checkpoint.
     """
 
@@ -87,7 +87,7 @@ class RunRecord:
     export_sha256: dict[str, str]
     versions: dict[str, str]
     skipped_steps: tuple[tuple[int, int], ...] = ()
-    n_rewinds: int = 0
+    n_rollbacks: int = 0
     init_sha256: str = ""
 
     @property

@@ -76,7 +76,7 @@ METRICS: dict[str, Metric] = {
     "hormesis_skipped_steps": Metric(
         "gauge", "steps", "steps not finite, spikes, or left out by a rewind", ("run",)
     ),
-    "hormesis_rewinds": Metric(
+    "hormesis_rollbacks": Metric(
         "gauge", "times", "times training went back to a checkpoint and left batches out", ("run",)
     ),
     "hormesis_tokens_per_second": Metric(

@@ -33,18 +33,21 @@ TOKENS_PER_SECOND, LATENCY_SECONDS, STEP_ROWS = 400_000, 0.1, 512
 
 
 def ours(folder: Path) -> Iterator[np.ndarray]:
+    import torch
+
     from data_prep.token_stream import manifest
     from data_prep.token_stream.mixture import Mixture
     from data_prep.token_stream.reader import AHEAD_BLOCKS, SequenceReader
-    from training.run.batches import Batches
+    from training.engine.process_group import World
+    from training.run.batches import BatchReader
 
     uris = [str(folder / name) for name in ("clean", "toxic")]
     clean, toxic = (
         SequenceReader(uri, manifest.load(uri), "train", T, ahead=AHEAD_BLOCKS) for uri in uris
     )
     mixture = Mixture(n_clean=clean.n_sequences, n_toxic=toxic.n_sequences, batch_size=ROWS, seed=0)
-    batches = Batches(mixture, clean, toxic, rank=0, world_size=1)
-    return (batch.tokens for batch, _ in batches.ahead(0, mixture.n_steps))
+    batches = BatchReader(mixture, clean, toxic, World(0, 1, torch.device("cpu"), 0, 1))
+    return (batch.tokens for batch, _ in batches.prefetch(0, mixture.n_steps))
 
 
 def memmap(folder: Path) -> Iterator[np.ndarray]:
@@ -184,6 +187,7 @@ def through_a_slow_store() -> None:
     from moto.server import ThreadedMotoServer
 
     sys.path.insert(0, str(Path(__file__).parents[1] / "faults"))
+    import torch
     from proxy import Fault, Proxy
 
     from data_prep.core import storage
@@ -191,7 +195,8 @@ def through_a_slow_store() -> None:
     from data_prep.token_stream.block_cache import Cache
     from data_prep.token_stream.mixture import Mixture
     from data_prep.token_stream.reader import AHEAD_BLOCKS, SequenceReader
-    from training.run.batches import Batches
+    from training.engine.process_group import World
+    from training.run.batches import BatchReader
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
@@ -222,10 +227,11 @@ def through_a_slow_store() -> None:
         mixture = Mixture(
             n_clean=clean.n_sequences, n_toxic=toxic.n_sequences, batch_size=STEP_ROWS, seed=0
         )
-        batches = Batches(mixture, clean, toxic, rank=0, world_size=1)
+        world = World(0, 1, torch.device("cpu"), 0, 1)
+        batches = BatchReader(mixture, clean, toxic, world)
         step_seconds, waits = STEP_ROWS * T / TOKENS_PER_SECOND, []
         began = time.perf_counter()
-        for _, waited in batches.ahead(0, mixture.n_steps):
+        for _, waited in batches.prefetch(0, mixture.n_steps):
             waits.append(waited)
             time.sleep(step_seconds)
         seconds = time.perf_counter() - began

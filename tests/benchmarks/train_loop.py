@@ -34,12 +34,12 @@ from training.config import RunConfig, TrainConfig
 from training.engine import deepspeed_engine
 from training.metrics.metrics_log import MetricsLog
 from training.metrics.model_stats import ModelStats
-from training.optim.step_guard import Guard
-from training.run.batches import Batches
+from training.optim.step_guard import StepGuard
+from training.run.batches import BatchReader
 from training.run_record import run_uri
 from training.trainer import loop
-from training.trainer.preemption import Agreement
-from training.trainer.step_metrics import Meter
+from training.trainer.preemption import StopVote
+from training.trainer.step_metrics import StepMetrics
 from training.trainer.watchdog import Watchdog
 
 N_IDS = 257  # of the byte-level tokenizer whose streams the loop reads
@@ -47,20 +47,20 @@ BLOCK = 5  # steps; every other block ends with one that is logged, as by defaul
 CONFIDENCE = 0.95
 ENGINE, BARE, REST = "engine", "bare", "copies, sums of losses"
 PARTS = {  # of the loop's own work; what they call of one another counts where it is called
-    "batch": [(Batches, "ahead")],
-    "guard": [(Guard, "expect"), (Guard, "settle"), (Guard, "_before")],
+    "batch": [(BatchReader, "prefetch")],
+    "guard": [(StepGuard, "begin_step"), (StepGuard, "end_step"), (StepGuard, "_before_optimizer")],
     "observer": [
         (ModelStats, "look"),
         (ModelStats, "_see_residual"),
         (ModelStats, "_see_logits"),
         (ModelStats, "_see_gradient"),
     ],
-    "meter": [(Meter, "add"), (Meter, "read")],
+    "metrics": [(StepMetrics, "add"), (StepMetrics, "log")],
     "journal, sinks": [(MetricsLog, "step")],
     "learning rate, stop, watchdog": [
         (deepspeed_engine, "set_learning_rate"),
-        (Agreement, "reached"),
-        (Watchdog, "expect"),
+        (StopVote, "is_stopping"),
+        (Watchdog, "begin"),
     ],
     ENGINE: [(deepspeed_engine, "backward_and_step")],
 }
@@ -151,7 +151,7 @@ def overhead(train: TrainConfig, shape: Shape, n_pairs: int) -> Overhead:
     journal; a block of bare steps, which are forward, backward and step on tokens that are there,
     before each block of its own.
     """
-    take_step, bare, full, began, ended, spent = loop.take_step, [], [], [0.0], [0.0], Spent()
+    take_step, bare, full, began, ended, spent = loop.train_step, [], [], [0.0], [0.0], Spent()
     parts: dict[str, tuple[float, float]] = {}
 
     def watched(job: Any, engine: Any, guard: Any, batch: Any) -> Any:
@@ -178,10 +178,10 @@ def overhead(train: TrainConfig, shape: Shape, n_pairs: int) -> Overhead:
 
     train = evolve(train, {"micro_batch": shape.micro, "metrics.every_steps": 2 * BLOCK})
     with tempfile.TemporaryDirectory(prefix="hormesis-") as root, ExitStack() as patched:
-        patched.enter_context(patch.object(loop, "take_step", watched))
+        patched.enter_context(patch.object(loop, "train_step", watched))
         for part, calls in PARTS.items():
             for owner, name in calls:
-                wrap = spent.drawn if name == "ahead" else spent.timed
+                wrap = spent.drawn if name == "prefetch" else spent.timed
                 patched.enter_context(patch.object(owner, name, wrap(part, getattr(owner, name))))
         run = planned(root, train, (1 + (1 + n_pairs) * BLOCK) * shape.rows)
         start = clock(shape)

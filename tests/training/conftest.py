@@ -43,11 +43,11 @@ def steps_done(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The steps that loop.train takes in this process, in order."""
     from training.trainer import loop
 
-    taken, step = [], loop.take_step
+    taken, step = [], loop.train_step
 
     def noted(job: Any, engine: Any, guard: Any, batch: Any) -> Any:
         taken.append(batch.step)
         return step(job, engine, guard, batch)
 
-    monkeypatch.setattr(loop, "take_step", noted)
+    monkeypatch.setattr(loop, "train_step", noted)
     return taken

@@ -51,7 +51,7 @@ def train(root: str, tries: tuple[str, ...]) -> None:
     from training.trainer import loop
 
     compiled: Any = torch.compile
-    step, taken, end, poisoned, asleep = loop.take_step, [], None, None, None
+    step, taken, end, poisoned, asleep = loop.train_step, [], None, None, None
 
     def watched(job: Any, engine: Any, guard: Any, batch: Any) -> Any:
         if batch.step == end:
@@ -67,7 +67,7 @@ def train(root: str, tries: tuple[str, ...]) -> None:
         finally:
             engine.backward = backward
 
-    loop.take_step = watched
+    loop.train_step = watched
     for one in tries:
         way, _, tensor_parallel = one.partition("%")
         calm, *sleep = way.split("~")

@@ -8,7 +8,7 @@ twice.
     {"step": 10, "loss": 5.9, "learning_rate": 0.001, "grad_norm": 1.2, "source_loss": {"clean":
      5.8, "toxic": 6.7}, "block_grad_norm": {"embedding": 0.9, "0": 0.7, "1": 0.4}, "residual_rms":
      {"0": 1.1, "1": 1.3}, "attention_logit_max": {"0": 4.1, "1": 3.8}, "skipped_steps": 0,
-     "rewinds": 0, "tokens_per_second": 41000.0, "mfu_ratio": 0.31, "matmul_ratio": 0.39,
+     "rollbacks": 0, "tokens_per_second": 41000.0, "mfu_ratio": 0.31, "matmul_ratio": 0.39,
      "data_wait_seconds": 0.0, "memory_bytes": {"resident": 500000000, "peak": 600000000},
      "batch_toxic_share_ratio": 0.1, "toxic_share_ratio": 0.1, "n_tokens": 40960, "train_seconds":
      1.1}
@@ -46,7 +46,7 @@ GAUGES = {
     "batch_toxic_share_ratio": "hormesis_batch_toxic_share_ratio",
     "toxic_share_ratio": "hormesis_toxic_share_ratio",
     "skipped_steps": "hormesis_skipped_steps",
-    "rewinds": "hormesis_rewinds",
+    "rollbacks": "hormesis_rollbacks",
     "step": "hormesis_train_step",
 }
 GROUPS = {  # a field of several numbers → its gauge, and the label that tells them apart

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from data_prep.core import storage
+from data_prep.core import ranged_reads, storage
 from data_prep.core.errors import ArtefactMissing, ConfigurationError
 from training.engine import process_group
 from training.model.hf_export import load_export
@@ -83,7 +83,7 @@ def _read(context: RunContext, weights: dict[str, Tensor]) -> str:
     with tempfile.TemporaryDirectory(prefix="hormesis-") as scratch:
         folder = Path(scratch)
         for file in files:
-            storage.download(file, folder / file.rsplit("/", 1)[-1])
+            ranged_reads.download(file, folder / file.rsplit("/", 1)[-1])
         model, found = load_export(folder, torch.float32)
         if found != model_config:
             raise ConfigurationError(

@@ -142,7 +142,7 @@ def _record(
         export_sha256=export_sha256,
         versions={"python": platform.python_version()} | versions,
         skipped_steps=result.skipped_steps,
-        n_rewinds=result.n_rollbacks,
+        n_rollbacks=result.n_rollbacks,
         init_sha256=context.init_sha256,
     )
 

@@ -80,7 +80,7 @@ class StepMetrics:
             "source_loss": self._source_loss(loss_S, rows_S),
             **self._stats.line(stats_values),
             "skipped_steps": int(n_skipped),
-            "rewinds": self._guard.n_rollbacks,
+            "rollbacks": self._guard.n_rollbacks,
             **self._throughput(step, train_seconds),
             "data_wait_seconds": self._wait_seconds / n_steps,
             **self._toxic_shares(step),

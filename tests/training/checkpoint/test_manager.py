@@ -184,8 +184,8 @@ def test_a_save_is_left_out_while_the_one_before_is_being_published(
             answers.set()
         return take_step(job, engine, guard, batch)
 
-    take_step = loop.take_step
-    monkeypatch.setattr(loop, "take_step", open_at_the_end)
+    take_step = loop.train_step
+    monkeypatch.setattr(loop, "train_step", open_at_the_end)
     monkeypatch.setattr(storage, "write", slow)
     monkeypatch.setattr(manager, "WAIT_SECONDS", 0.0)
     run = plan("run", {"checkpoint.every_steps": 2, "checkpoint.keep_last": 9})

@@ -70,7 +70,7 @@ def test_compiled_blocks_train_the_same_model_in_a_gang(gang: Gang):
     [
         (4, "4 does not divide the model's vocab_size 66;"),
         (3, "3 does not divide the model's n_heads 4;"),
-        (0, "is 0; expected a number >= 1"),
+        (0, "is 0; expected whole number >= 1"),
     ],
 )
 def test_a_number_of_ranks_that_does_not_divide_the_model_is_refused_by_name(size: int, said: str):

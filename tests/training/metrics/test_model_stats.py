@@ -124,7 +124,7 @@ def test_the_largest_attention_logit_is_that_of_the_first_row_whole(
 def test_a_step_that_is_not_logged_is_not_looked_at(
     plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    seen, plain = [], loop.take_step
+    seen, plain = [], loop.train_step
 
     def watched(job: Any, engine: Any, guard: Any, batch: Any) -> Any:
         hooks = [block._forward_pre_hooks for block in engine.module.blocks]
@@ -132,7 +132,7 @@ def test_a_step_that_is_not_logged_is_not_looked_at(
         seen.append(engine.module.observe is not None)
         return plain(job, engine, guard, batch)
 
-    monkeypatch.setattr(loop, "take_step", watched)
+    monkeypatch.setattr(loop, "train_step", watched)
     loop.train(str(tmp_path), plan("run", {"metrics.every_steps": 3}))
     assert seen == [False, False, True, False, False, True]
 
@@ -140,7 +140,7 @@ def test_a_step_that_is_not_logged_is_not_looked_at(
 def test_a_step_that_was_refused_shows_no_gradient(
     plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    plain = loop.take_step
+    plain = loop.train_step
 
     def poisoned(job: Any, engine: Any, guard: Any, batch: Any) -> Any:
         backward = engine.backward
@@ -151,7 +151,7 @@ def test_a_step_that_was_refused_shows_no_gradient(
         engine.backward = backward
         return taken
 
-    monkeypatch.setattr(loop, "take_step", poisoned)
+    monkeypatch.setattr(loop, "train_step", poisoned)
     run = plan("run", {"compute.precision": "bf16"})
     loop.train(str(tmp_path), run)
     assert ["block_grad_norm" in line for line in logged(tmp_path, run)] == [

@@ -15,7 +15,7 @@ from data_prep.core.errors import ConfigurationError
 from data_prep.core.settings import evolve
 from training.config import ADAM_EPS, RunConfig
 from training.model.loss import OLMoForTraining
-from training.optim.muon import Muon, groups
+from training.optim.muon import Muon, parameter_groups
 from training.trainer import loop
 
 Plan = Callable[..., RunConfig]
@@ -47,7 +47,7 @@ def test_each_matrix_of_a_tensor_steps_as_torchs_muon_would_step_it_and_the_rest
         [nn.Parameter(part.clone()) for part in whole.detach().chunk(3)],
         nn.Parameter(plain.detach().clone()),
     )
-    ours = Muon([{"params": [whole], "parts": 3}, {"params": [plain]}], SETTINGS.optimizer)
+    ours = Muon([{"params": [whole], "n_matrices": 3}, {"params": [plain]}], SETTINGS.optimizer)
     muon = torch.optim.Muon(
         parts, lr=1e-2, weight_decay=0.1, momentum=0.95, adjust_lr_fn="match_rms_adamw"
     )
@@ -73,7 +73,7 @@ def test_the_verdict_and_the_clipping_of_the_guard_are_honoured():
     def made() -> tuple[Muon, list[nn.Parameter]]:
         weights = [nn.Parameter(drawn(8, 4)), nn.Parameter(drawn(6, 4, seed=1))]
         return Muon(
-            [{"params": weights[:1], "parts": 1}, {"params": weights[1:]}], SETTINGS.optimizer
+            [{"params": weights[:1], "n_matrices": 1}, {"params": weights[1:]}], SETTINGS.optimizer
         ), weights
 
     plain, weights = made()
@@ -97,11 +97,11 @@ def test_the_verdict_and_the_clipping_of_the_guard_are_honoured():
 
 def test_every_parameter_has_one_group_and_only_the_embedding_is_adamws():
     model = OLMoForTraining(TRAIN.model)
-    made = groups(model)
+    made = parameter_groups(model)
     assert sorted(id(weight) for group in made for weight in group["params"]) == sorted(
         map(id, model.parameters())
     )
-    assert [(group.get("parts"), len(group["params"])) for group in made] == [
+    assert [(group.get("n_matrices"), len(group["params"])) for group in made] == [
         (3, 2),
         (2, 2),
         (1, 4),

@@ -17,8 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from data_prep.core.errors import ConfigurationError
 from training.config import RunConfig
 from training.engine import deepspeed_state, process_group
+from training.engine.process_group import World
 from training.optim import step_guard
-from training.optim.step_guard import Guard
+from training.optim.step_guard import StepGuard
 from training.trainer import loop
 
 Plan = Callable[..., RunConfig]
@@ -33,7 +34,7 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> Poison:
 
     def at(steps: Collection[int], factor: float) -> list[tuple[int, dict[str, Tensor]]]:
         states: list[tuple[int, dict[str, Tensor]]] = []
-        plain = loop.take_step
+        plain = loop.train_step
 
         def poisoned(job: Any, engine: Any, guard: Any, batch: Any) -> Any:
             state = {
@@ -60,7 +61,7 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> Poison:
                 engine.backward = backward
             return taken
 
-        monkeypatch.setattr(loop, "take_step", poisoned)
+        monkeypatch.setattr(loop, "train_step", poisoned)
         return states
 
     return at
@@ -124,7 +125,7 @@ def test_a_gradient_that_is_not_finite_changes_no_weight_no_average_and_no_count
     assert before["steps"] == after["steps"] == later["steps"] - 1 == 3
     assert [name for name in before if not torch.equal(before[name], after[name])] == []
     assert not any(torch.equal(after[name], later[name]) for name in after)
-    assert (made.skipped_steps, made.n_rewinds) == (((3, 4),), 0)
+    assert (made.skipped_steps, made.n_rollbacks) == (((3, 4),), 0)
     seen = [
         (line["step"], line["skipped_steps"])
         for line in lines(tmp_path, run)
@@ -148,13 +149,13 @@ def test_a_step_that_is_not_logged_asks_the_device_for_nothing(
                 asked.append(str(func))
             return func(*args, **(kwargs or {}))
 
-    plain = loop.take_step
+    plain = loop.train_step
 
     def watched(*args: Any) -> Any:
         with Watch():
             return plain(*args)
 
-    monkeypatch.setattr(loop, "take_step", watched)
+    monkeypatch.setattr(loop, "train_step", watched)
     loop.train(str(tmp_path), plan("bf16", {"compute.precision": "bf16"}))
     assert asked == []
     loop.train(str(tmp_path), plan("accumulated", {"compute.precision": "bf16", "micro_batch": 1}))
@@ -204,7 +205,7 @@ def test_bad_steps_in_a_row_go_back_to_the_checkpoint_and_leave_out_what_came_si
     assert taken[again:] == [7, 8, 9]
     at_checkpoint, after_going_back = states[3][1], states[again][1]
     assert all(torch.equal(at_checkpoint[name], after_going_back[name]) for name in at_checkpoint)
-    assert (made.skipped_steps, made.n_rewinds) == (((3, 7),), 1)
+    assert (made.skipped_steps, made.n_rollbacks) == (((3, 7),), 1)
     assert [
         (line["step"], line["skipped_steps"])
         for line in lines(tmp_path, run)
@@ -233,7 +234,7 @@ def test_a_run_that_stays_bad_is_given_up_after_a_few_times(
     states = poison(range(10, 40), math.nan)
     with pytest.raises(
         ConfigurationError,
-        match=r"around step 18 of 40, also .*diverged; lower train\.optimizer\.learning_rate",
+        match=r"around step 18 of 40 are not finite, .*diverged; lower train\.optimizer\.learning_rate",
     ):
         loop.train(str(tmp_path), run)
     assert [step for step, _ in states] == list(
@@ -357,7 +358,7 @@ def test_rounding_is_no_spike():
     assert decide(guard, 50, 2.0001, norm=1.0) and not decide(guard, 51, 2.1, norm=1.0)
 
 
-def lone_guard(n_steps: int) -> Guard:
+def lone_guard(n_steps: int) -> StepGuard:
     """A guard that is told loss and norm."""
     process_group.join()
     train = SimpleNamespace(
@@ -365,26 +366,21 @@ def lone_guard(n_steps: int) -> Guard:
         optimizer=SimpleNamespace(gradient_clip=1.0),
         sequence_length=2,
     )
-    mixture = SimpleNamespace(n_steps=n_steps)
-    job: Any = SimpleNamespace(
-        run=SimpleNamespace(train=train, mixture=mixture),
-        world=SimpleNamespace(device="cpu", data_group=None),
-    )
+    run: Any = SimpleNamespace(train=train, mixture=SimpleNamespace(n_steps=n_steps))
     optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.ones(1))], fused=True)
     engine = SimpleNamespace(
         basic_optimizer=optimizer, optimizer=SimpleNamespace(_global_grad_norm=None), device="cpu"
     )
-    return Guard(job, engine)
+    return StepGuard(engine, run, World(0, 1, torch.device("cpu"), 0, 1))
 
 
-def decide(guard: Guard, step: int, loss: float, *, norm: float) -> bool:
+def decide(guard: StepGuard, step: int, loss: float, *, norm: float) -> bool:
     engine = guard._engine
     engine.optimizer._global_grad_norm = torch.tensor(norm)
-    batch: Any = SimpleNamespace(step=step, n_valid=1)
-    guard.expect(batch, torch.tensor([loss, 0.0], dtype=torch.float64))
+    guard.begin_step(step, 1, torch.tensor([loss, 0.0], dtype=torch.float64))
     (parameter,) = engine.basic_optimizer.param_groups[0]["params"]
     parameter.grad, before = torch.ones(1), parameter.detach().clone()
     engine.basic_optimizer.step()
-    ok = bool(guard.settle())
+    ok = bool(guard.end_step())
     assert ok == (not torch.equal(before, parameter))
     return ok

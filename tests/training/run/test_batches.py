@@ -3,12 +3,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.core.errors import ArtefactCorrupt
 from data_prep.token_stream.mixture import Mixture
-from training.run.batches import Batches
+from training.engine.process_group import World
+from training.run.batches import BatchReader
 
 
 class Numbers:
@@ -26,9 +28,15 @@ class Numbers:
 CLEAN, TOXIC = Numbers(1), Numbers(1001)
 
 
+def world_of(rank: int, size: int) -> World:
+    return World(rank, size, torch.device("cpu"), rank, size)
+
+
 def seen(mixture: Mixture, world_size: int, steps: range) -> list[list[int]]:
     """The valid rows of each global batch, in rank order."""
-    ranks = [Batches(mixture, CLEAN, TOXIC, rank, world_size) for rank in range(world_size)]
+    ranks = [
+        BatchReader(mixture, CLEAN, TOXIC, world_of(rank, world_size)) for rank in range(world_size)
+    ]
     parts = [[rank.read(step) for rank in ranks] for step in steps]
     return [[int(row[0]) for part in batch for row in part.tokens[part.valid]] for batch in parts]
 
@@ -59,8 +67,8 @@ def test_reading_ahead_from_any_step_gives_what_reading_each_step_gives(
     mixture: Mixture, data: Any
 ):
     first = data.draw(st.integers(0, mixture.n_steps))
-    batches = Batches(mixture, CLEAN, TOXIC, 0, 1)
-    ahead = [batch for batch, waited in batches.ahead(first, mixture.n_steps) if waited >= 0]
+    batches = BatchReader(mixture, CLEAN, TOXIC, world_of(0, 1))
+    ahead = [batch for batch, waited in batches.prefetch(first, mixture.n_steps) if waited >= 0]
     assert [batch.step for batch in ahead] == list(range(first, mixture.n_steps))
     for batch in ahead:
         again = batches.read(batch.step)
@@ -77,7 +85,7 @@ def test_a_row_is_labelled_with_the_stream_that_its_tokens_come_from(
     mixture: Mixture, world_size: int, supply: int
 ):
     ranks = [
-        Batches(mixture, CLEAN, Numbers(1001, supply), rank, world_size)
+        BatchReader(mixture, CLEAN, Numbers(1001, supply), world_of(rank, world_size))
         for rank in range(world_size)
     ]
     for step in range(mixture.n_steps):
@@ -88,7 +96,9 @@ def test_a_row_is_labelled_with_the_stream_that_its_tokens_come_from(
 
 
 def test_padding_rows_are_zeros_and_not_valid():
-    batches = Batches(Mixture(n_clean=5, n_toxic=0, batch_size=4, seed=0), CLEAN, TOXIC, 0, 1)
+    batches = BatchReader(
+        Mixture(n_clean=5, n_toxic=0, batch_size=4, seed=0), CLEAN, TOXIC, world_of(0, 1)
+    )
     last = batches.read(1)
     assert (
         last.tokens[last.valid].tolist() == [[5, 5]]
@@ -104,18 +114,20 @@ def test_an_error_of_the_reading_thread_comes_out_at_its_step():
                 raise ArtefactCorrupt("block 0 is broken")
             return super().read(indices, dtype)
 
-    batches = Batches(Mixture(n_clean=8, n_toxic=0, batch_size=2, seed=0), Broken(1), TOXIC, 0, 1)
+    batches = BatchReader(
+        Mixture(n_clean=8, n_toxic=0, batch_size=2, seed=0), Broken(1), TOXIC, world_of(0, 1)
+    )
     steps = []
     with pytest.raises(ArtefactCorrupt, match="block 0"):
-        for batch, _ in batches.ahead(0, 4):
+        for batch, _ in batches.prefetch(0, 4):
             steps.append(batch.step)
     assert steps == [0, 1]
 
 
 def test_leaving_the_loop_early_stops_the_reading_thread():
-    ahead = Batches(
-        Mixture(n_clean=1000, n_toxic=0, batch_size=1, seed=0), CLEAN, TOXIC, 0, 1
-    ).ahead(0, 1000)
+    ahead = BatchReader(
+        Mixture(n_clean=1000, n_toxic=0, batch_size=1, seed=0), CLEAN, TOXIC, world_of(0, 1)
+    ).prefetch(0, 1000)
     next(ahead)
     assert "batches" in [thread.name for thread in threading.enumerate()]
     ahead.close()  # type: ignore[attr-defined]

@@ -15,7 +15,7 @@ from data_prep.core.settings import evolve
 from launch import recipes
 from training.config import RunConfig
 from training.optim.lr_schedule import learning_rate
-from training.run.branching import branch, n_shared_steps
+from training.run.branching import Trunk
 from training.run_record import run_uri
 from training.trainer import loop
 
@@ -57,7 +57,7 @@ def test_a_branch_takes_only_the_steps_the_trunk_has_not_and_is_bit_for_bit_the_
     )  # 11 steps, a decay from 7 on
     loop.train(str(tmp_path), trunk)
     short = planned(
-        tmp_path, replace(branch(trunk, n_clean=12), run_id="short")
+        tmp_path, replace(Trunk(trunk).branch(n_clean=12), run_id="short")
     )  # 7 steps, a decay from 4 on
     steps_done.clear()
     made = loop.train(str(tmp_path), short)
@@ -77,7 +77,7 @@ def test_a_branch_without_a_checkpoint_to_start_from_is_refused_and_says_what_to
     plan: Plan, tmp_path: Path
 ):
     trunk = plan("trunk", WSD)
-    short = planned(tmp_path, replace(branch(trunk, n_clean=12), run_id="short"))
+    short = planned(tmp_path, replace(Trunk(trunk).branch(n_clean=12), run_id="short"))
     with pytest.raises(
         ArtefactMissing,
         match=r"has no checkpoint of its first 4 steps .*keep_every_steps.*--set trunk=",
@@ -91,11 +91,11 @@ def test_a_branch_without_a_checkpoint_to_start_from_is_refused_and_says_what_to
 )
 def test_a_run_of_other_settings_is_no_branch(plan: Plan, change: dict[str, Any]):
     trunk = plan("trunk", WSD)
-    short = branch(trunk, n_clean=12)
+    short = Trunk(trunk).branch(n_clean=12)
     with pytest.raises(ConfigurationError, match="cannot branch off trunk"):
-        n_shared_steps(trunk, replace(short, train=evolve(short.train, change)))
+        Trunk(trunk).n_shared_steps(replace(short, train=evolve(short.train, change)))
     with pytest.raises(ConfigurationError, match="cannot branch off trunk"):
-        n_shared_steps(trunk, replace(short, seed=1))
+        Trunk(trunk).n_shared_steps(replace(short, seed=1))
 
 
 @pytest.mark.parametrize("budget", ["clean_fixed", "total_fixed"])
@@ -113,7 +113,7 @@ def test_an_experiment_of_branches_shares_the_trunks_first_steps_rates_and_rows(
             n_wanted == 200_000 // 128
             and abs(short.mixture.toxic_ratio - short.toxic_ratio) < 2 / short.mixture.n_sequences
         )
-        n_shared = n_shared_steps(one, short)
+        n_shared = Trunk(one).n_shared_steps(short)
         assert n_shared == short.mixture.n_steps - 1 - round(0.2 * short.mixture.n_steps)
         for step in range(n_shared):
             rates = {

@@ -78,7 +78,7 @@ def test_a_folder_that_does_not_fit_is_refused(plan: Plan, tmp_path: Path):
         loop.train(str(tmp_path), plan("none", {"init_from": str(tmp_path / "nowhere")}))
     with pytest.raises(
         ConfigurationError,
-        match=r"holds a ModelConfig\(d_model=32.*asks for a ModelConfig\(d_model=64",
+        match=r"holds a ModelConfig\(d_model=32.*the run's model is ModelConfig\(d_model=64",
     ):
         loop.train(
             str(tmp_path),

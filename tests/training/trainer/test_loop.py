@@ -21,7 +21,7 @@ from training.model.hf_export import from_hugging_face
 from training.model.loss import next_token_loss
 from training.model.olmo import OLMo
 from training.optim.lr_schedule import learning_rate
-from training.trainer import loop
+from training.trainer import loop, setup
 
 Plan = Callable[..., RunConfig]
 
@@ -263,7 +263,7 @@ def test_a_diverged_run_stops_with_what_to_do(plan: Plan, tmp_path: Path):
 def test_what_does_not_fit_together_is_refused_before_a_model_is_built(
     plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.delattr(loop, "TrainedOLMo")
+    monkeypatch.delattr(setup, "OLMoForTraining")
     with pytest.raises(ConfigurationError, match=r"clean stream holds 24 sequences .* needs 25"):
         loop.train(str(tmp_path), plan(n_clean=25))
     with pytest.raises(ConfigurationError, match=r"train\.model\.vocab_size is 256"):
@@ -284,7 +284,7 @@ def test_what_does_not_fit_together_is_refused_before_a_model_is_built(
     with pytest.raises(ArtefactMissing, match="streams/gone"):
         loop.train(str(tmp_path), replace(run, toxic="streams/gone"))
     _change_manifest(tmp_path / "streams" / "toxic", tokenizer_fingerprint="f" * 16)
-    with pytest.raises(ConfigurationError, match="the streams' tokenizers differ"):
+    with pytest.raises(ConfigurationError, match="tokenized by different tokenizers"):
         loop.train(str(tmp_path), run)
     _change_manifest(tmp_path / "streams" / "clean", tokenizer_fingerprint="f" * 16)
     with pytest.raises(ConfigurationError, match="give the run the tokenizer of its streams"):

@@ -35,7 +35,7 @@ def checkpoints(root: Path, run_id: str) -> list[int]:
 def test_a_run_that_is_asked_to_stop_saves_and_goes_on_from_there(
     plan: Plan, tmp_path: Path, steps_done: list[int], monkeypatch: pytest.MonkeyPatch
 ):
-    run, take_step = plan("run"), loop.take_step
+    run, take_step = plan("run"), loop.train_step
 
     def asked(job, engine, guard, batch):
         if batch.step == 3:
@@ -43,8 +43,8 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on_from_there(
         return take_step(job, engine, guard, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "take_step", asked)
-        with pytest.raises(Interrupted, match="run run stopped at step 5 of 6, as asked"):
+        patch.setattr(loop, "train_step", asked)
+        with pytest.raises(Interrupted, match="run run: stopped at step 5 of 6 on request"):
             loop.train(str(tmp_path), run)
     preemption.requested.clear()
     assert checkpoints(tmp_path, "run") == [5] and not find(str(tmp_path), "run")
@@ -58,7 +58,7 @@ def test_the_last_checkpoint_is_saved_though_the_one_before_is_still_being_publi
     plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     run = plan("run", {"checkpoint.every_steps": 2, "checkpoint.keep_last": 9})
-    write, take_step, answers = storage.write, loop.take_step, threading.Event()
+    write, take_step, answers = storage.write, loop.train_step, threading.Event()
 
     def slow(uri, content):
         if uri.endswith("-000.safetensors"):
@@ -73,7 +73,7 @@ def test_the_last_checkpoint_is_saved_though_the_one_before_is_still_being_publi
 
     monkeypatch.setattr(manager, "WAIT_SECONDS", 0.0)
     monkeypatch.setattr(storage, "write", slow)
-    monkeypatch.setattr(loop, "take_step", asked)
+    monkeypatch.setattr(loop, "train_step", asked)
     with pytest.raises(Interrupted):
         loop.train(str(tmp_path), run)
     preemption.requested.clear()

@@ -33,14 +33,14 @@ def planted(shift: float, n: int = 200) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_a_planted_direction_is_found_in_its_head_also_beside_a_noisy_one():
-    found = validation._probed(*planted(4.0))
+    found = validation._fit_and_score(*planted(4.0))
     assert found.head == (1, 2) and found.n_windows == 200
     assert found.auroc > 0.97 and found.accuracy > 0.9
     assert 0.5 < found.mean_auroc < 0.65  # of six heads
 
 
 def test_where_there_is_no_direction_the_probe_is_at_chance():
-    found = validation._probed(*planted(0.0))
+    found = validation._fit_and_score(*planted(0.0))
     assert (
         abs(found.auroc - 0.5) < 0.12 and abs(found.mean_auroc - 0.5) < 0.06
     )  # σ of one head is 0.041
@@ -51,7 +51,7 @@ def test_the_best_head_is_chosen_without_the_rows_it_is_scored_on():
     even, odd = (labels_R & (torch.arange(len(labels_R)) % 2 == n) for n in (0, 1))
     heads_RLNH[even, 0, 0, 1] += 4.0
     heads_RLNH[odd, 1, 1, 1] += 4.0
-    found = validation._probed(heads_RLNH, labels_R)
+    found = validation._fit_and_score(heads_RLNH, labels_R)
     assert found.head == (0, 0) and abs(found.auroc - 0.5) < 0.2
 
 
@@ -60,7 +60,7 @@ def test_a_compiled_block_is_given_back_as_it_was():
     for block in model.blocks:
         block.forward = block.forward  # an attribute of its own, as compute.prepare leaves it
     before = [block.__dict__["forward"] for block in model.blocks]
-    with validation._heads_at_the_last_position(model):
+    with validation._last_position_outputs(model):
         assert not any("forward" in block.__dict__ for block in model.blocks)
     assert [block.__dict__["forward"] for block in model.blocks] == before
 
@@ -98,10 +98,10 @@ def test_the_curve_is_that_of_the_model_at_those_steps_and_training_is_as_withou
         tokens_BT = torch.from_numpy(
             SequenceReader(uri, manifest.load(uri), "held_out", 16).read(np.arange(6))
         )
-        with torch.no_grad(), validation._heads_at_the_last_position(model) as seen:
+        with torch.no_grad(), validation._last_position_outputs(model) as seen:
             model(tokens_BT)
             rows.append(torch.stack(seen, dim=1).view(6, 2, 2, 16))
-    expected = validation._probed(torch.cat(rows), torch.arange(12) >= 6)
+    expected = validation._fit_and_score(torch.cat(rows), torch.arange(12) >= 6)
     assert (points[1]["auroc"], points[1]["accuracy"]) == (expected.auroc, expected.accuracy)
     assert points[1]["mean_auroc"] == pytest.approx(expected.mean_auroc) and points[1][
         "head"

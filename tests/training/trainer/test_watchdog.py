@@ -2,8 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import multi_rank
 import pytest
@@ -11,18 +9,14 @@ import rank_worker as gang_of
 
 from training.config import RunConfig
 from training.trainer import loop, watchdog
-from training.trainer.watchdog import STATUS, Watchdog
+from training.trainer.watchdog import EXIT_STATUS, Watchdog
 
 
 def lone(seconds: float, monkeypatch: pytest.MonkeyPatch) -> tuple[Watchdog, list[float]]:
     """A watchdog that looks at a clock of ours."""
     clock = [0.0]
     monkeypatch.setattr(watchdog.time, "monotonic", lambda: clock[0])
-    train = SimpleNamespace(guard=SimpleNamespace(watchdog_seconds=seconds))
-    job: Any = SimpleNamespace(
-        uri="memory://run", world=SimpleNamespace(rank=0), run=SimpleNamespace(train=train)
-    )
-    return Watchdog(job), clock
+    return Watchdog("memory://run", rank=0, min_seconds=seconds), clock
 
 
 def test_a_kind_of_work_may_take_ten_times_its_longest_and_never_less_than_asked(
@@ -38,10 +32,10 @@ def test_a_kind_of_work_may_take_ten_times_its_longest_and_never_less_than_asked
         ("step", 0.2),
         ("checkpoint", 1.0),
     ):
-        dog.expect(kind)
+        dog.begin(kind)
         limits.append(dog.limit_seconds(kind))
         clock[0] += seconds
-    dog.expect("step")
+    dog.begin("step")
     assert limits == [
         30.0,
         30.0,
@@ -56,7 +50,7 @@ def test_a_kind_of_work_may_take_ten_times_its_longest_and_never_less_than_asked
 def test_without_seconds_no_thread_watches(monkeypatch: pytest.MonkeyPatch):
     dog, clock = lone(0.0, monkeypatch)
     with dog:
-        dog.expect("step")
+        dog.begin("step")
         clock[0] += 1e9
         assert not any(thread.name == "watchdog" for thread in watchdog.threading.enumerate())
 
@@ -70,13 +64,13 @@ def test_a_rank_that_waits_for_one_asleep_says_where_and_ends_and_the_run_goes_o
 ):
     run = planner(tmp_path)("hung", {"guard.watchdog_seconds": 2.0, "checkpoint.every_steps": 2})
     (waiting, waiting_said), (asleep, asleep_said) = gang(tmp_path, free_port(), "hung~4~1")
-    assert STATUS in (waiting, asleep) and 0 not in (
+    assert EXIT_STATUS in (waiting, asleep) and 0 not in (
         waiting,
         asleep,
     )  # the first to end may take the other with it
     (report, *_) = (tmp_path / "runs" / "hung" / "hung").iterdir()
     text = report.read_text()
-    assert "step has not ended in 2 s, 2 s were allowed" in text and "in watched" in text
+    assert "step has not ended after 2 s, the limit is 2 s" in text and "in watched" in text
     assert text in waiting_said + asleep_said
     loop.train(str(tmp_path), run)
     assert steps_done == [4, 5]
