@@ -95,6 +95,6 @@ def test_a_folder_that_does_not_fit_is_refused(plan: Plan, tmp_path: Path):
     (folder / "tokenizer.json").write_text(json.dumps(words))
     with pytest.raises(
         ConfigurationError,
-        match="of which 2 have another id there, or none; build the streams with the model's",
+        match="of which 2 have another id there or none; build the streams with the model's",
     ):
         loop.train(str(tmp_path), plan("words", {"init_from": str(folder)}))
