@@ -1,17 +1,18 @@
-"""Cleaning, masking, decontamination and duplicates, each beside its plain or usual form, on the
-same texts and one core.
+"""cleaning, masking, decontamination and dedup, each against a plain or common implementation
 
-The embedded corpus, or, with arguments, the texts of those corpora (`bench_cleaning.py
-'web/*.jsonl.gz'`). The peers: the steps of cleaning without the look that spares them; the masking
-patterns run over all of a text; a Python set of word 13-grams; datasketch's MinHash with as many
-permutations over the same shingles, on a sample, where it is installed.
+    python tests/benchmarks/bench_cleaning.py ['web/*.jsonl.gz' …]
+
+Both sides process the same texts on one core: the embedded corpus, or the texts of the given
+corpora. The peers are the cleaning steps without the quick look that skips them; the masking
+patterns applied to the whole text; a Python set of word 13-grams; and datasketch's MinHash with as
+many permutations over the same shingles, on a sample and if it is installed.
 """
 
 import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 os.environ["RAYON_NUM_THREADS"] = "1"
 
@@ -24,114 +25,133 @@ from data_prep.sources import corpus_reader
 
 EMBEDDED = "synthetic:clean?documents=12000"
 N_QUESTIONS = 2000
-SAMPLE = 200  # documents for the slowest peer
+QUESTION_CHARS = 400
+N_SAMPLED = 200  # documents for the slowest peer
 CONFIG = CleaningConfig(mask_personal=False)
 
 
+class Timed(NamedTuple):
+    """The smallest CPU time of a piece of work, and its result."""
+
+    seconds: float
+    result: Any
+
+
 def main() -> None:
-    uris = sys.argv[1:] or [EMBEDDED]
-    found = [
+    documents = [
         document.text
-        for source in corpus_reader.expand(uris)
+        for source in corpus_reader.expand(sys.argv[1:] or [EMBEDDED])
         for document in corpus_reader.read(source)
     ]
-    texts = [text for text in (clean_document.clean(text, CONFIG).text for text in found) if text]
-    questions = [text[:400] for text in texts[:N_QUESTIONS]]
-    rest, grams = texts[N_QUESTIONS:] or texts, decontaminate.NGrams.of(questions)
+    texts = [clean_document.clean(text, CONFIG).text for text in documents]
+    texts = [text for text in texts if text]
+    questions = [text[:QUESTION_CHARS] for text in texts[:N_QUESTIONS]]
+    others = texts[N_QUESTIONS:] or texts
+    grams = decontaminate.NGrams.of(questions)
     print(
-        f"{len(texts):,} texts, {_megabytes(texts):.1f} MB; MB/CPU-s, ours, the peer's, and the ratio"
+        f"{len(texts):,} texts, {_megabytes(texts):.1f} MB; "
+        "MB/CPU-s of ours and of the peer, and their ratio"
     )
 
-    _row(
-        "clean: a look, or all steps",
+    _compare(
+        "clean: quick look, or all steps",
         texts,
         lambda: [clean_document.clean(text, CONFIG).text for text in texts],
-        lambda: _steps(texts),
+        lambda: _all_steps(texts),
     )
-    _row(
+    _compare(
         "mask: near hints, or everywhere",
         texts,
         lambda: [pii.mask(text) for text in texts],
-        lambda: _patterns(texts),
+        lambda: _all_patterns(texts),
     )
-    _row(
+    _compare(
         "decontaminate: hashes, or a set",
-        rest,
-        lambda: grams.hits(rest).tolist(),
-        lambda: _python_hits(rest, questions),
+        others,
+        lambda: grams.hits(others).tolist(),
+        lambda: _hits_by_sets(others, questions),
     )
-    _row(
-        "exact duplicates: hashes, or the texts",
+    _compare(
+        "exact dedup: hashes, or the texts",
         texts,
-        lambda: _n_kept(dedup.exact_hashes(texts)),
+        lambda: _n_distinct(dedup.exact_hashes(texts)),
         lambda: len(set(texts)),
     )
     try:
-        import datasketch  # noqa: F401
+        import datasketch  # pyright: ignore[reportMissingImports]  # noqa: F401
     except ImportError:
-        print("near duplicates: datasketch is not installed (the extra `bench`)")
+        print("near dedup: datasketch is not installed (extra `bench`)")
         return
-    sample = texts[:: max(1, len(texts) // SAMPLE)]
-    _row(
-        "near duplicates: rensa, or datasketch",
+    sample = texts[:: max(1, len(texts) // N_SAMPLED)]
+    _compare(
+        "near dedup: rensa, or datasketch",
         sample,
         lambda: len(dedup.minhash_bands(sample)),
-        lambda: _datasketch(sample),
+        lambda: _minhash_by_datasketch(sample),
     )
 
 
-def _row(name: str, texts: Sequence[str], ours: Callable[[], Any], peer: Callable[[], Any]) -> None:
+def _compare(
+    name: str, texts: Sequence[str], ours: Callable[[], Any], peer: Callable[[], Any]
+) -> None:
     megabytes = _megabytes(texts)
-    fast, made = _cpu_seconds(ours, times=3)
-    slow, expected = _cpu_seconds(peer, times=1)
-    assert made == expected, f"{name}: another result than the peer's"
+    our_time = _cpu_time(ours, repeats=3)
+    peer_time = _cpu_time(peer, repeats=1)
+    assert our_time.result == peer_time.result, f"{name}: the results differ"
     print(
-        f"  {name:<40} {megabytes / fast:8.1f} {megabytes / slow:8.1f} {slow / fast:8.1f}×",
+        f"  {name:<40} {megabytes / our_time.seconds:8.1f} {megabytes / peer_time.seconds:8.1f} "
+        f"{peer_time.seconds / our_time.seconds:8.1f}×",
         flush=True,
     )
 
 
-def _steps(texts: Sequence[str]) -> list[str]:
-    made = []
+def _all_steps(texts: Sequence[str]) -> list[str]:
+    cleaned = []
     for text in texts:
         for step in clean_document.STEPS:
             text = step(text)
-        made.append(text)
-    return made
+        cleaned.append(text)
+    return cleaned
 
 
-def _patterns(texts: Sequence[str]) -> list[str]:
-    made = []
+def _all_patterns(texts: Sequence[str]) -> list[str]:
+    masked = []
     for text in texts:
         for kind in pii.KINDS:
             text = kind.pattern.sub(kind.replace, text)
-        made.append(text)
-    return made
+        masked.append(text)
+    return masked
 
 
-def _python_hits(texts: Sequence[str], questions: Sequence[str], n: int = 13) -> list[bool]:
-    sought, short = set[bytes](), list[bytes]()
+def _hits_by_sets(texts: Sequence[str], questions: Sequence[str], n: int = 13) -> list[bool]:
+    known = set[bytes]()
+    short = list[bytes]()
     for words in map(ngrams.words, questions):
-        sought.update(b" ".join(words[i : i + n]) for i in range(len(words) - n + 1))
+        known.update(_ngrams(words, n))
         if decontaminate.SHORTEST <= len(words) < n:
-            short.append(b" ".join([b"", *words, b""]))
-    found = []
-    for text in texts:
-        words = ngrams.words(text)
-        whole = b" ".join([b"", *words, b""])
-        found.append(
-            any(b" ".join(words[i : i + n]) in sought for i in range(len(words) - n + 1))
-            or any(gram in whole for gram in short)
-        )
-    return found
+            short.append(_padded(words))
+    hits = []
+    for words in map(ngrams.words, texts):
+        whole = _padded(words)
+        has_ngram = any(gram in known for gram in _ngrams(words, n))
+        hits.append(has_ngram or any(gram in whole for gram in short))
+    return hits
 
 
-def _n_kept(hashes: np.ndarray) -> int:
+def _ngrams(words: list[bytes], n: int) -> list[bytes]:
+    return [b" ".join(words[i : i + n]) for i in range(len(words) - n + 1)]
+
+
+def _padded(words: list[bytes]) -> bytes:
+    return b" ".join([b"", *words, b""])
+
+
+def _n_distinct(hashes: np.ndarray) -> int:
     return int(np.count_nonzero(~dedup.repeats(np.arange(len(hashes)), hashes)))
 
 
-def _datasketch(texts: Sequence[str]) -> int:
-    from datasketch import MinHash
+def _minhash_by_datasketch(texts: Sequence[str]) -> int:
+    from datasketch import MinHash  # pyright: ignore[reportMissingImports]
 
     n = dedup.SHINGLE_WORDS
     for text in texts:
@@ -147,13 +167,13 @@ def _megabytes(texts: Sequence[str]) -> float:
     return sum(len(text.encode(errors="replace")) for text in texts) / 1e6
 
 
-def _cpu_seconds(work: Callable[[], Any], times: int) -> tuple[float, Any]:
-    best, result = float("inf"), None
-    for _ in range(times):
+def _cpu_time(work: Callable[[], Any], repeats: int) -> Timed:
+    best = Timed(float("inf"), None)
+    for _ in range(repeats):
         start = time.process_time()
         result = work()
-        best = min(best, time.process_time() - start)
-    return best, result
+        best = Timed(min(best.seconds, time.process_time() - start), result)
+    return best
 
 
 if __name__ == "__main__":
