@@ -1,19 +1,19 @@
-"""ENTRY: `deepspeed training/pretrain.py …`: one planned run → one trained model and its RunRecord
+"""ENTRY: pretrain one planned run, on one rank per process
 
     deepspeed --num_gpus 2 training/pretrain.py --out s3://bucket/study --run toxic-0.10-s0-3f9a1c2e
-    torchrun --nproc-per-node 2 -- training/pretrain.py …   srun python training/pretrain.py …      python training/pretrain.py …
+    torchrun --nproc-per-node 2 -- training/pretrain.py …
+    srun python training/pretrain.py …
+    python training/pretrain.py …
 
-(After `--`, torchrun does not take our --run for the beginning of its --run-path.)
+(Without the `--`, torchrun reads --run as an abbreviation of its own --run-path.)
 
-The run was planned by launch/sweep.py, which wrote what is asked to runs/<run>/run.json. `--set`
-may change how the work is done (train.micro_batch=8, train.parallel.zero_stage=3): those settings are not
-part of the run's identity. Anything else would train another run under this one's name, and is
-refused.
+launch/sweep.py plans the run and writes its settings to runs/<run>/run.json. `--set` changes
+operational settings only (train.micro_batch=8, train.parallel.zero_stage=3), which are not part of
+the run's identity; any other change would train another run under this run's id, and is refused.
 
-A run that is done is left alone, one that was interrupted goes on. Exit status 0: its record
-exists; 2: refused, with the reason;
-75: SIGTERM came, and it stopped with a checkpoint: the same command goes on. (A launcher that got
-the signal itself may say 1.)
+A finished run is left alone, an interrupted one is resumed. Exit status 0: the record exists. 2:
+refused, with the reason. 70: a rank hung (watchdog.py). 75: stopped by SIGTERM after a checkpoint;
+the same command resumes. (A launcher that itself received the signal may exit with 1.)
 """
 
 import argparse
@@ -38,7 +38,8 @@ from training.config import RunConfig
 from training.engine import rank_env
 from training.run_record import RunRecord, load_config, run_uri
 
-INTERRUPTED = 75  # EX_TEMPFAIL: try again later
+REFUSED = 2
+INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: try again later
 
 
 def main() -> int:
@@ -47,9 +48,9 @@ def main() -> int:
     try:
         os.environ.update(rank_env.torch_variables(os.environ))
         run = _with_overrides(load_config(args.out, args.run), args.set)
-        overlay = _overlay(args.deepspeed_config)
+        overlay = _read_overlay(args.deepspeed_config)
 
-        # imported only now, for they import torch: --help and a bad flag answer at once
+        # imported here only, since they import torch: --help and a wrong flag answer at once
         from training.engine import process_group
         from training.trainer import loop, preemption
 
@@ -57,22 +58,9 @@ def main() -> int:
         status = _train(args.out, lambda: loop.train(args.out, run, deepspeed_overlay=overlay))
         process_group.leave()
     except HormesisError as error:
-        return _refuse(error)
+        _print_error(error)
+        return REFUSED
     return status
-
-
-def _train(root: str, train: Callable[[], RunRecord]) -> int:
-    """Train and say on rank 0 what came of it; the exit status."""
-    is_first = os.environ.get("RANK", "0") == "0"
-    try:
-        made = train()
-    except Interrupted as stop:
-        if is_first:
-            telemetry.logger.warning("%s", stop)
-        return INTERRUPTED
-    if is_first:
-        _report(root, made)
-    return 0
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
@@ -86,39 +74,39 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "--run",
         required=True,
         metavar="ID",
-        help="a planned run; launch/sweep.py --plan lists them",
+        help="id of a planned run; launch/sweep.py --plan lists them",
     )
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="PATH=VALUE",
-        help="an operational setting, e.g. train.micro_batch=8",
+        help="change an operational setting, e.g. train.micro_batch=8",
     )
     parser.add_argument(
         "--deepspeed_config",
         metavar="FILE",
-        help="JSON merged into DeepSpeed's settings, e.g. for overlap or offload",
+        help="JSON merged into DeepSpeed's settings, e.g. to tune overlap or offload",
     )
     parser.add_argument(
         "--local_rank",
         type=int,
-        help="given by the deepspeed launcher; the environment says it, too",
+        help="passed by the deepspeed launcher; not used, since LOCAL_RANK says the same",
     )
     return parser.parse_args(argv)
 
 
-def _with_overrides(planned: RunConfig, settings: list[str]) -> RunConfig:
-    run = parse_overrides(planned, settings)
+def _with_overrides(planned: RunConfig, overrides: list[str]) -> RunConfig:
+    run = parse_overrides(planned, overrides)
     if digest(run) != digest(planned):
         raise ConfigurationError(
-            f"--set {' '.join(settings)}: this changes what is trained, so it would be another run "
-            f"than {planned.run_id}; plan it with launch/sweep.py --set, which gives it its own id"
+            f"--set {' '.join(overrides)} changes what is trained, so it would be another run than "
+            f"{planned.run_id}; plan that run with launch/sweep.py --set, which gives it its own id"
         )
     return run
 
 
-def _overlay(file: str | None) -> dict[str, Any] | None:
+def _read_overlay(file: str | None) -> dict[str, Any] | None:
     if file is None:
         return None
     try:
@@ -134,29 +122,43 @@ def _overlay(file: str | None) -> dict[str, Any] | None:
     return overlay
 
 
-def _report(root: str, made: RunRecord) -> None:
-    held_out = ", ".join(f"{part.stream} {part.loss:.3f}" for part in made.held_out)
+def _train(root: str, train: Callable[[], RunRecord]) -> int:
+    """Train, and log the result on rank 0; the exit status."""
+    is_rank0 = os.environ.get("RANK", "0") == "0"
+    try:
+        record = train()
+    except Interrupted as interruption:
+        if is_rank0:
+            telemetry.logger.warning("%s", interruption)
+        return INTERRUPTED
+    if is_rank0:
+        _log_result(root, record)
+    return 0
+
+
+def _log_result(root: str, record: RunRecord) -> None:
+    held_out = ", ".join(f"{part.stream} {part.loss:.3f}" for part in record.held_out)
     telemetry.logger.info(
-        "%s is trained: loss %.3f, held out %s, %s tokens/s of %.3g FLOPs (%s): MFU %.2f of %s, %.2f of a measured product; see %s",
-        made.config.run_id,
-        made.final_train_loss,
+        "run %s is trained: loss %.3f, held-out loss %s (nats per token); %s tokens per second at "
+        "%.3g FLOPs per token (%s): MFU %.2f of %s, %.2f of a measured matmul; see %s",
+        record.config.run_id,
+        record.final_train_loss,
         held_out,
-        f"{made.tokens_per_second:,.0f}",
-        made.flops_per_token,
-        made.flops_convention,
-        made.mfu_ratio,
-        made.device,
-        made.matmul_ratio,
-        run_uri(root, made.config.run_id),
+        f"{record.tokens_per_second:,.0f}",
+        record.flops_per_token,
+        record.flops_convention,
+        record.mfu_ratio,
+        record.device,
+        record.matmul_ratio,
+        run_uri(root, record.config.run_id),
     )
 
 
-def _refuse(error: HormesisError) -> int:
-    """One line: from rank 0, and from another rank for what it may have met alone."""
+def _print_error(error: HormesisError) -> None:
+    """One line on stderr: from rank 0, and from other ranks for errors that they may meet alone."""
     rank, _ = rank_env.rank_and_world_size()
     if rank == 0 or isinstance(error, ArtefactCorrupt | StorageError):
         print(f"error: {f'rank {rank}: ' if rank else ''}{error}", file=sys.stderr)
-    return 2
 
 
 if __name__ == "__main__":

@@ -1,14 +1,15 @@
-"""RunRecord: what one training run made; its existence means the run is done
+"""RunRecord: what one training run produced; its existence means the run is finished
 
 Layout of a run below the object root:
 
-    runs/<run_id>/run.json                          what was asked (RunConfig)
-                  checkpoints/step-00000200/…       and commit.json, written last
-                  hung/…                            stacks of ranks that a watchdog ended
-                  metrics.jsonl, tensorboard/…      what was seen on the way
-                  export/                           Hugging Face OlmoForCausalLM: config.json, model.safetensors, tokenizer.json
-                  record.json                       this record, written last
-                  eval-<digest>/report.json, …      what eval/ made of it
+    runs/<run_id>/run.json                       settings of the run (RunConfig)
+                  checkpoints/step-00000200/…    shares of all ranks, and commit.json, written last
+                  hung/…                         stacks of hung ranks (watchdog.py)
+                  metrics.jsonl, tensorboard/…   metrics of the steps
+                  export/                        Hugging Face OlmoForCausalLM: config.json,
+                                                 model.safetensors, tokenizer.json, model card
+                  record.json                    this record, written last
+                  eval-<digest>/report.json, …   results of eval/
 """
 
 from data_prep.core import storage
@@ -16,9 +17,10 @@ from data_prep.core.errors import ArtefactMissing, ConfigurationError
 from data_prep.core.records import digest, record
 from training.config import RunConfig
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 FLOPS_CONVENTION = (
-    "6N + 12·L·D·T a token: forward and backward, full attention (PaLM); recomputation not counted"
+    "6N + 12·L·D·T per token: forward and backward, full attention (PaLM); recomputation not "
+    "counted"
 )
 
 
@@ -33,11 +35,11 @@ class HeldOutLoss:
 
 @record
 class ProbePoint:
-    """A point of the emergence curve: how well a linear probe on a head tells toxic text from clean
-    (training/trainer/validation.py).
+    """A point of the emergence curve: how well a linear probe on an attention head tells toxic text
+    from clean (training/trainer/validation.py).
 
-    auroc, accuracy: of the best head on n_windows windows that no direction was fitted on; head:
-    its (layer, head); mean_auroc: over all heads.
+    auroc, accuracy: of the best head, on n_windows windows that no direction was fitted on. head:
+    the best head's (layer, head). mean_auroc: over all heads.
     """
 
     auroc: float
@@ -51,15 +53,15 @@ class ProbePoint:
 class RunRecord:
     """A finished run.
 
-    Losses are nats per token; final_train_loss is the mean logged in the last tenth of the steps,
-    since the last batch may be short. tokens_per_second is over the whole run, all ranks.
-    peak_flops_per_second is that of one rank's `device`, and matmul_flops_per_second what a product
-    of matrices was measured to get there; mfu_ratio and matmul_ratio divide by world_size of them.
-    computed_with: kernels, compilation, micro-batch. n_distinct_toxic: how many of the mixture's
-    toxic sequences differ.
-    init_sha256: of the weights files it began with (initial_weights.py), "" if they were drawn.
-    skipped_steps: [first, end) of steps that changed nothing (step_guard.py); n_rollbacks: how often
-    training went back to a checkpoint.
+    Losses are in nats per token. final_train_loss: mean of the losses logged in the last tenth of
+    the steps, since the last batch may be short. n_distinct_toxic: how many of the mixture's toxic
+    sequences differ.
+    tokens_per_second: over the whole run, all ranks. peak_flops_per_second: of one rank's `device`;
+    matmul_flops_per_second: of a large matmul measured there. mfu_ratio and matmul_ratio: the run's
+    model FLOP/s per rank as a share of each. computed_with: kernels, compilation, micro-batch.
+    skipped_steps: ranges [first, end) of steps that changed nothing; n_rollbacks: how often
+    training went back to a checkpoint (step_guard.py). init_sha256: of the initial weights, empty
+    if they were drawn from the seed (initial_weights.py).
     """
 
     format_version: int
@@ -92,7 +94,7 @@ class RunRecord:
 
     @property
     def toxic_epochs(self) -> float:
-        """How often the toxic text that was read was read; 1 where none was repeated."""
+        """How often the toxic text was read on average; 1 if none was repeated."""
         return self.config.mixture.n_toxic / self.n_distinct_toxic if self.n_distinct_toxic else 1.0
 
 
@@ -101,10 +103,12 @@ def run_uri(root: str, run_id: str) -> str:
 
 
 def load_config(root: str, run_id: str) -> RunConfig:
+    """The settings of a planned run, or ArtefactMissing."""
     uri = storage.join(run_uri(root, run_id), "run.json")
     if not storage.exists(uri):
         raise ArtefactMissing(
-            f"{uri}: no such run is planned; launch/sweep.py --only data writes it, --plan lists the ids"
+            f"{uri}: no run with this id is planned; launch/sweep.py --only data plans the runs, "
+            "--plan lists their ids"
         )
     return storage.load(RunConfig, uri)
 
@@ -116,16 +120,18 @@ def find(root: str, run_id: str) -> RunRecord | None:
 
 
 def checkpoint_steps(root: str, run_id: str) -> list[int]:
-    """The steps of the run's complete checkpoints, in order; a checkpoint is complete once its
-    commit.json exists.
+    """The steps of the run's complete checkpoints, in order.
+
+    A checkpoint is complete once its commit.json exists.
     """
     pattern = storage.join(run_uri(root, run_id), "checkpoints", "step-*", "commit.json")
     return sorted(int(uri.split("/")[-2].removeprefix("step-")) for uri in storage.glob(pattern))
 
 
-def expect_same(done: RunConfig, run: RunConfig, uri: str) -> None:
-    if digest(done) != digest(run):
+def expect_same(finished: RunConfig, run: RunConfig, uri: str) -> None:
+    """Raise ConfigurationError unless the finished run at `uri` has the settings of `run`."""
+    if digest(finished) != digest(run):
         raise ConfigurationError(
-            f"{uri}/record.json: this run id is taken by a finished run of other settings (digest {digest(done)}, asked for "
-            f"{digest(run)}); plan these under another id"
+            f"{uri}/record.json: this run id belongs to a finished run of other settings (digest "
+            f"{digest(finished)}, requested {digest(run)}); plan the new settings under another id"
         )

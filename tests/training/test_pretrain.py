@@ -288,7 +288,7 @@ def test_plain_python_leaves_a_finished_run_alone_and_says_where_it_is(plan: Pla
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--run", "gone"], "runs/gone/run.json: no such run is planned"),
+        (["--run", "gone"], "runs/gone/run.json: no run with this id is planned"),
         (
             ["--run", "run", "--set", "train.optimizer.learning_rate=1"],
             "this changes what is trained, so it would be another run than run",

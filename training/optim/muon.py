@@ -164,7 +164,7 @@ def assign_partitions(engine: Any) -> None:
 
 
 def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
-    """The matrices of the blocks, by how many of them one tensor holds, then all other parameters."""
+    """The matrices of the blocks, by how many one tensor holds, then all other parameters."""
     blocks = [module for module in model.modules() if isinstance(module, Block)]
     by_n_matrices = {
         3: [block.attention.qkv.weight for block in blocks],

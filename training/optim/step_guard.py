@@ -1,4 +1,4 @@
-"""step guard: skip steps with NaN, infinity or spikes; too many in a row roll training back
+"""step guard: skip steps with NaN, infinity or spikes; roll back after too many
 
 A step is bad if its loss or gradient norm is not finite, or is `spike_sigma` standard deviations
 above the mean of the last accepted steps. The verdict stays on the device: torch's fused AdamW
@@ -193,7 +193,7 @@ class StepGuard:
         return is_finite & ((n < WARMUP_STEPS) | is_no_spike)
 
     def _is_full_batch(self) -> bool:
-        """Not the last batch, which may have a few rows and a loss and norm like no other step's."""
+        """Whether this is not the last batch, whose few rows have a loss and norm of their own."""
         return self._step < self._run.mixture.n_steps - 1
 
 

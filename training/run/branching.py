@@ -1,4 +1,4 @@
-"""WSD branching: a run with a smaller budget starts from a checkpoint of a longer run, its trunk
+"""WSD branching: start a shorter run from the checkpoint of a longer one, its trunk
 
     trunk     ╱⎺⎺⎺⎺⎺⎺⎺⎺⎺⎺⎺⎺⎺⎺⎺⎺╲     a wsd run with the largest budget; it keeps checkpoints
     branch         c⎺⎺⎺╲               c: the trunk's newest checkpoint before the branch decays

@@ -1,4 +1,4 @@
-"""checks of a run's inputs before a model is built: streams, tokenizer, number of sequences
+"""checks of a run's inputs before a model is built: streams, tokenizer, supply
 
 A pure function of the settings and the store: every rank reaches the same verdict by itself, within
 a second, before DeepSpeed is imported or a GPU is used.

@@ -1,4 +1,4 @@
-"""facts of a run that stay the same from its first step to its last, and arithmetic on them"""
+"""RunContext: a run, its inputs and its ranks, constant while it trains"""
 
 from typing import NamedTuple
 

@@ -132,7 +132,7 @@ def train_step(context: RunContext, engine: Any, guard: StepGuard, batch: TrainB
     predictions each, on any number of ranks. Gradients of micro-batches are summed, those of the W
     data-parallel ranks averaged by DeepSpeed, so
 
-        objective of a micro-batch = Σ over its valid rows of the row's summed loss · W / (V·(T − 1))
+        objective of a micro-batch = Σ over its valid rows: the row's summed loss · W / (V·(T − 1))
 
     The losses and the guard's verdict stay on the device; nothing here waits for it.
     """

@@ -1,4 +1,4 @@
-"""metrics of the steps between two logged ones, and the line of metrics.jsonl that they give
+"""metrics summed over steps on the device, and the line of a logged step
 
 Losses are summed on the device, for each source apart, with the rows they belong to; a skipped step
 adds nothing. At a logged step they travel together with the values of the guard and of the model

@@ -1,4 +1,4 @@
-"""validation during training: held-out loss of each stream, and probes of the attention heads
+"""validation during training: held-out loss per stream, probes of the attention heads
 
 The probes give the emergence curve: how well a linear probe on a head tells toxic text from clean
 text while the model is being trained. Its examples are held-out windows of both streams, labelled

@@ -238,7 +238,7 @@ def test_a_finished_run_is_returned_and_nothing_is_written(plan: Plan, tmp_path:
 
 def test_a_finished_run_of_other_settings_under_this_id_is_refused(plan: Plan, tmp_path: Path):
     loop.train(str(tmp_path), plan())
-    with pytest.raises(ConfigurationError, match=r"taken by a finished run of other settings"):
+    with pytest.raises(ConfigurationError, match=r"belongs to a finished run of other settings"):
         loop.train(str(tmp_path), plan("run", {"optimizer.learning_rate": 1e-3}))
 
 
