@@ -1,15 +1,15 @@
-"""Evaluation beside its peers: probes against a loop of scikit-learn, permutations, activations and
-steered generation against hooks on transformers, and what that makes of a whole evaluation of
-OLMo-1B.
+"""probes, permutations, activations and steered generation, against scikit-learn and transformers
 
-One thread for all: with more, scikit-learn's many small products spend most of their time waiting
-for each other.
+The last lines project the rates to the evaluation of OLMo-1B by the recipe `paper`. Everything
+runs on one thread: with more, the many small matmuls of scikit-learn mostly wait for each other.
+HEADS=n in the environment changes the number of probed heads.
 """
 
 import os
 import time
 from collections.abc import Callable
 from statistics import median, quantiles
+from typing import Any, Generic, NamedTuple, TypeVar
 
 os.environ.update(
     HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1"
@@ -30,282 +30,336 @@ from training.config import SIZES, ModelConfig
 from training.model.hf_export import hugging_face_config, to_hugging_face
 from training.model.olmo import OLMo
 
-N_HEADS = int(os.environ.get("HEADS", "8"))  # of the paper's 256
-N_TRAIN, N_TEST, SIZE = 5734, 1792, 128  # ToxiGen's 8,960 texts, 16 : 5 of 25; OLMo-1B's heads
+T = TypeVar("T")
+
+N_HEADS = int(os.environ.get("HEADS", "8"))
+N_HEADS_1B = 256
+# ToxiGen's 8,960 texts in parts of 16 and 5 of 25, and the head dimension of OLMo-1B.
+N_TRAIN = 5734
+N_TEST = 1792
+D_HEAD = 128
+L2 = 1.0
 N_PERMUTATIONS = 1000
+N_PROBE_REPEATS = 3
 MODEL = ModelConfig(
     d_model=256, n_layers=8, n_heads=8, d_mlp=1024, vocab_size=8192, max_sequence_length=256
 )
 MODEL_1B = ModelConfig(**SIZES["olmo-1b"]._asdict(), vocab_size=50_304)
-N_PROMPTS, PROMPT_TOKENS, NEW_TOKENS = 32, 24, 32
+N_PROMPTS = 32
+N_PROMPT_TOKENS = 24
+N_NEW_TOKENS = 32
+STRENGTH = 0.5
 N_ROUNDS = 12
-N_ROWS = 500
+N_TEXTS = 500
+TEXT_TOKENS = (12, 36)  # the shortest, and one more than the longest
+SEQUENCE_TOKENS_1B = 2048
+H100_FLOPS_PER_SECOND = 989e12
+ASSUMED_MFU = 0.3
+
+
+class Timed(NamedTuple, Generic[T]):
+    seconds: float
+    result: T
+
+
+class Rows(NamedTuple):
+    """Activations and labels of some rows."""
+
+    x_RPH: torch.Tensor
+    label_R: torch.Tensor
+
+
+class Rates(NamedTuple):
+    """What one CPU thread does per second; texts and tokens on MODEL."""
+
+    probes: float
+    permuted_probes: float
+    texts: float
+    new_tokens: float
 
 
 def main() -> None:
     torch.set_num_threads(1)
-    heads, permutations = _probes()
-    rows = _activations()
-    tokens = _generation()
-    _project(heads, permutations, rows, tokens)
+    train, test = _planted_rows()
+    probes, peer_probes = _compare_probes(train, test)
+    permuted_probes = _compare_permutations(train, test, peer_probes)
+    texts = _compare_activations()
+    new_tokens = _compare_generation()
+    _project(Rates(probes, permuted_probes, texts, new_tokens))
 
 
-def _probes() -> tuple[float, float]:
-    """Gaussian rows in which the label is worth d' ≈ 1 in each head, features correlated as a
-    head's are.
-    """
+def _planted_rows() -> tuple[Rows, Rows]:
+    """Gaussian rows with d' ≈ 1 between the labels in each head and correlated features."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(0, 2, (N_TRAIN + N_TEST,), generator=generator)
-    mix = torch.randn(N_HEADS, SIZE, SIZE, generator=generator) / SIZE**0.5
-    x_RPH = torch.einsum(
-        "rph,phk->rpk", torch.randn(len(labels), N_HEADS, SIZE, generator=generator), mix
-    )
-    x_RPH += (labels[:, None, None] - 0.5) * torch.randn(N_HEADS, SIZE, generator=generator) * 0.1
-    train, test = (x_RPH[:N_TRAIN], labels[:N_TRAIN]), (x_RPH[N_TRAIN:], labels[N_TRAIN:])
+    mix = torch.randn(N_HEADS, D_HEAD, D_HEAD, generator=generator) / D_HEAD**0.5
+    noise = torch.randn(len(labels), N_HEADS, D_HEAD, generator=generator)
+    x_RPH = torch.einsum("rph,phk->rpk", noise, mix)
+    direction = torch.randn(N_HEADS, D_HEAD, generator=generator) * 0.1
+    x_RPH += (labels[:, None, None] - 0.5) * direction
+    return Rows(x_RPH[:N_TRAIN], labels[:N_TRAIN]), Rows(x_RPH[N_TRAIN:], labels[N_TRAIN:])
 
-    fitted, peer = (
-        logistic_probes.fit(*train, 1.0),
-        _loop(train, test),
-    )  # and the libraries are warm
-    seconds = [
-        (_timed(lambda: logistic_probes.fit(*train, 1.0))[0], _timed(lambda: _loop(train, test))[0])
-        for _ in range(3)
-    ]
-    ours, theirs = (median(of) for of in zip(*seconds, strict=True))
-    accuracy = fitted.correct(*test).double().mean(0).numpy()
-    print(f"probes: {N_HEADS} heads × {N_TRAIN:,} rows × {SIZE}, one CPU thread")
-    print(f"  ours, Newton, float32 then float64   {N_HEADS / ours:8.1f} heads/s")
+
+def _compare_probes(train: Rows, test: Rows) -> tuple[float, float]:
+    """Probes per second, of ours and of scikit-learn."""
+    probes = logistic_probes.fit(*train, L2)  # the first calls also warm the libraries up
+    peer_accuracy = _fit_with_scikit_learn(train, test)
+    our_seconds = []
+    peer_seconds = []
+    for _ in range(N_PROBE_REPEATS):
+        our_seconds.append(_timed(lambda: logistic_probes.fit(*train, L2)).seconds)
+        peer_seconds.append(_timed(lambda: _fit_with_scikit_learn(train, test)).seconds)
+    ours = N_HEADS / median(our_seconds)
+    peer = N_HEADS / median(peer_seconds)
+    accuracy = probes.correct(*test).double().mean(0).numpy()
+    largest = 100 * np.abs(accuracy - peer_accuracy).max()
+    of_means = 100 * abs(accuracy.mean() - peer_accuracy.mean())
+    print(f"probes: {N_HEADS} heads × {N_TRAIN:,} rows × {D_HEAD}, one CPU thread")
+    print(f"  ours, Newton, float32 then float64   {ours:8.1f} heads/s")
+    print(f"  scikit-learn in a loop over heads    {peer:8.1f} heads/s   ratio {ours / peer:.2f}")
     print(
-        f"  scikit-learn in a loop over heads    {N_HEADS / theirs:8.1f} heads/s   ratio {theirs / ours:.2f}"
+        f"  test accuracy: largest difference of a head {largest:.2f} points, "
+        f"of the mean {of_means:.3f}"
     )
-    print(f"  test accuracy: largest difference of a head {100 * np.abs(accuracy - peer).max():.2f} points, of the mean "
-          f"{100 * abs(accuracy.mean() - peer.mean()):.3f}")  # fmt: skip
-
-    names = [str(i) for i in range(len(labels))]
-    parts = [
-        np.vstack(
-            [
-                part.numpy(),
-                permutation_null.permuted_labels(
-                    part.tolist(), names[: len(part)], N_PERMUTATIONS, 0
-                ),
-            ]
-        )
-        for part in (train[1], test[1])
-    ]
-    null_seconds, null = _timed(
-        lambda: permutation_null.max_t(
-            permutation_null.null_accuracy(train[0], parts[0], test[0], parts[1], 1.0)
-        )
-    )
-    print(f"label permutations: {N_PERMUTATIONS:,} × {N_HEADS} heads in {null_seconds:.1f} s")
-    print(
-        f"  ours, one factor a head              {N_PERMUTATIONS * N_HEADS / null_seconds:8,.0f} probes/s"
-    )
-    ratio = N_PERMUTATIONS * theirs / null_seconds
-    print(
-        f"  scikit-learn, from the loop above    {N_HEADS / theirs:8,.1f} probes/s   ratio {ratio:,.0f}"
-    )
-    print(f"  256 heads would take {256 / N_HEADS * null_seconds:.0f} s; mean accuracy of its probes "
-          f"{100 * (null.accuracy_P.mean() - accuracy.mean()):+.2f} points beside the logistic ones")  # fmt: skip
-    return N_HEADS / ours, N_PERMUTATIONS * N_HEADS / null_seconds
+    return ours, peer
 
 
-def _loop(
-    train: tuple[torch.Tensor, torch.Tensor], test: tuple[torch.Tensor, torch.Tensor]
-) -> np.ndarray:
-    """As the public ITI code does: one LogisticRegression a head, on raw features, at most 1,000
-    iterations.
+def _fit_with_scikit_learn(train: Rows, test: Rows) -> np.ndarray:
+    """Test accuracy per head, by the procedure of the public ITI code.
+
+    That is one LogisticRegression per head, on raw features, with at most 1,000 iterations.
     """
-    x, y = train[0].numpy(), train[1].numpy()
-    x_test, y_test = test[0].numpy(), test[1].numpy()
-    found = [
+    x, y = train.x_RPH.numpy(), train.label_R.numpy()
+    x_test, y_test = test.x_RPH.numpy(), test.label_R.numpy()
+    accuracy = [
         LogisticRegression(max_iter=1000).fit(x[:, p], y).score(x_test[:, p], y_test)
         for p in range(x.shape[1])
     ]
-    return np.array(found)
+    return np.array(accuracy)
 
 
-def _generation() -> float:
-    """Greedy, fp32, prompts of one length, no early end: the same tokens from both, and the same
-    work asked of both.
+def _compare_permutations(train: Rows, test: Rows, peer_probes: float) -> float:
+    """Probes of permuted labels per second."""
+
+    def labels_and_permutations(labels: torch.Tensor) -> np.ndarray:
+        names = [str(i) for i in range(len(labels))]
+        permuted = permutation_null.permuted_labels(labels.tolist(), names, N_PERMUTATIONS, 0)
+        return np.vstack([labels.numpy(), permuted])
+
+    train_labels = labels_and_permutations(train.label_R)
+    test_labels = labels_and_permutations(test.label_R)
+    null = _timed(
+        lambda: permutation_null.max_t(
+            permutation_null.null_accuracy(train.x_RPH, train_labels, test.x_RPH, test_labels, L2)
+        )
+    )
+    accuracy = logistic_probes.fit(*train, L2).correct(*test).double().mean(0).numpy()
+    gap = 100 * (null.result.accuracy_P.mean() - accuracy.mean())
+    ours = N_PERMUTATIONS * N_HEADS / null.seconds
+    print(f"label permutations: {N_PERMUTATIONS:,} × {N_HEADS} heads in {null.seconds:.1f} s")
+    print(f"  ours, one factorisation per head     {ours:8,.0f} probes/s")
+    print(
+        f"  scikit-learn, from the loop above    {peer_probes:8,.1f} probes/s   "
+        f"ratio {ours / peer_probes:,.0f}"
+    )
+    print(
+        f"  {N_HEADS_1B} heads would take {N_HEADS_1B / N_HEADS * null.seconds:.0f} s; the mean "
+        f"accuracy of its probes differs by {gap:+.2f} points from the logistic ones"
+    )
+    return ours
+
+
+def _compare_activations() -> float:
+    """Texts per second whose heads are read at the last token.
+
+    The public ITI code reads one text at a time.
     """
     ours, peer = _models()
-    peer.generation_config.eos_token_id, peer.generation_config.pad_token_id = None, 0
-    tokens = torch.randint(
-        1, MODEL.vocab_size, (N_PROMPTS, PROMPT_TOKENS), generator=torch.Generator().manual_seed(0)
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(*TEXT_TOKENS, N_TEXTS)
+    rows = {str(i): rng.integers(1, MODEL.vocab_size, n).tolist() for i, n in enumerate(lengths)}
+    readings: list[torch.Tensor] = []
+
+    def read_last_token(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        readings.append(inputs[0][0, -1])
+
+    def our_collect() -> torch.Tensor:
+        collected = activations.collect(
+            ours, rows, ProbingConfig(), batch=BatchSize(128), advance=lambda n: None
+        )
+        return collected.values_LRNH.flatten(2)
+
+    @torch.inference_mode()
+    def peer_collect() -> torch.Tensor:
+        handles = [
+            layer.self_attn.o_proj.register_forward_pre_hook(read_last_token)
+            for layer in peer.model.layers
+        ]
+        for row in rows.values():
+            peer(torch.tensor([row]))
+        for handle in handles:
+            handle.remove()
+        return torch.stack(readings).view(N_TEXTS, MODEL.n_layers, -1).transpose(0, 1)
+
+    our_time = _timed(our_collect)
+    peer_time = _timed(peer_collect)
+    difference = float((our_time.result - peer_time.result).abs().max())
+    print(
+        f"activations: {MODEL.n_parameters:,} parameters, {N_TEXTS:,} texts of {TEXT_TOKENS[0]} to "
+        f"{TEXT_TOKENS[1] - 1} tokens; largest difference {difference:.1e}"
     )
+    print(f"  ours, texts of one length together   {N_TEXTS / our_time.seconds:8,.0f} texts/s")
+    print(
+        f"  hooks on transformers, one by one    {N_TEXTS / peer_time.seconds:8,.0f} texts/s   "
+        f"ratio {peer_time.seconds / our_time.seconds:.2f}"
+    )
+    return N_TEXTS / our_time.seconds
+
+
+def _compare_generation() -> float:
+    """New tokens per second of steered generation.
+
+    Greedy, fp32, prompts of one length, no early end: both return the same tokens and do the same
+    work.
+    """
+    ours, peer = _models()
     shift_LD = torch.randn(
         MODEL.n_layers, MODEL.d_model, generator=torch.Generator().manual_seed(1)
     )
-    strength_B = torch.full((N_PROMPTS,), 0.5)
-    sampling = generation.Sampling(
-        NEW_TOKENS, "greedy", 1.0, MODEL.vocab_size + 1, MODEL.vocab_size
+    prompts = torch.randint(
+        1,
+        MODEL.vocab_size,
+        (N_PROMPTS, N_PROMPT_TOKENS),
+        generator=torch.Generator().manual_seed(0),
     )
-    rows, keys = tokens.tolist(), list(range(N_PROMPTS))
+    sampling = generation.Sampling(
+        N_NEW_TOKENS, "greedy", 1.0, MODEL.vocab_size + 1, MODEL.vocab_size
+    )
 
     def plain() -> list[list[int]]:
-        return generation.sample(ours, rows, keys, sampling)
+        return generation.sample(ours, prompts.tolist(), list(range(N_PROMPTS)), sampling)
 
     def steered() -> list[list[int]]:
+        strength_B = torch.full((N_PROMPTS,), STRENGTH)
         with intervention.steered(ours, shift_LD, strength_B, "last"):
             return plain()
 
-    def add(layer: int) -> Callable[..., tuple[torch.Tensor]]:
-        def hook(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
-            x = inputs[0].clone()
-            x[:, -1] += 0.5 * shift_LD[layer]
-            return (x,)
+    def by_hooks() -> list[list[int]]:
+        return _generate_with_hooks(peer, prompts, shift_LD)
 
-        return hook
-
-    @torch.inference_mode()
-    def theirs() -> list[list[int]]:
-        layers = peer.model.layers
-        handles = [
-            layers[i].self_attn.o_proj.register_forward_pre_hook(add(i))
-            for i in range(MODEL.n_layers)
-        ]
-        try:
-            made = peer.generate(
-                tokens,
-                attention_mask=torch.ones_like(tokens),
-                max_new_tokens=NEW_TOKENS,
-                do_sample=False,
-            )
-        finally:
-            for handle in handles:
-                handle.remove()
-        return made[:, PROMPT_TOKENS:].tolist()
-
-    same = np.mean([a == b for a, b in zip(steered(), theirs(), strict=True)])
-    runs = [("plain", plain), ("steered", steered), ("generate", theirs)]
-    seconds = {name: [] for name, _ in runs}
+    n_same = sum(a == b for a, b in zip(steered(), by_hooks(), strict=True))
+    contenders = [("plain", plain), ("steered", steered), ("hooks", by_hooks)]
+    seconds: dict[str, list[float]] = {name: [] for name, _ in contenders}
     for round_ in range(N_ROUNDS):
-        for name, run in runs if round_ % 2 else reversed(runs):
-            seconds[name].append(_timed(run, time.process_time)[0])
-    rate = {name: N_PROMPTS * NEW_TOKENS / median(of) for name, of in seconds.items()}
-    print(
-        f"generation: {MODEL.n_parameters:,} parameters, {N_PROMPTS} prompts × {NEW_TOKENS} new tokens, greedy; {same:.0%} alike"
-    )
-    print(f"  ours, unsteered                      {rate['plain']:8,.0f} tokens/s")
+        for name, generate in contenders if round_ % 2 else reversed(contenders):
+            seconds[name].append(_timed(generate, time.process_time).seconds)
+    rates = {name: N_PROMPTS * N_NEW_TOKENS / median(own) for name, own in seconds.items()}
     low, middle, high = quantiles(
         [b / a - 1 for a, b in zip(seconds["plain"], seconds["steered"], strict=True)], n=4
     )
     fastest = min(seconds["steered"]) / min(seconds["plain"]) - 1
-    print(f"  ours, all heads steered              {rate['steered']:8,.0f} tokens/s   overhead {middle:+.1%} (quartiles of pairs "
-          f"{low:+.1%} {high:+.1%}; fastest by fastest {fastest:+.1%})")  # fmt: skip
     print(
-        f"  hooks on transformers' generate      {rate['generate']:8,.0f} tokens/s   ratio {rate['steered'] / rate['generate']:.2f}"
+        f"generation: {MODEL.n_parameters:,} parameters, {N_PROMPTS} prompts × {N_NEW_TOKENS} new "
+        f"tokens, greedy; {n_same} of {N_PROMPTS} continuations are the same"
     )
+    print(f"  ours, unsteered                      {rates['plain']:8,.0f} tokens/s")
+    print(
+        f"  ours, all heads steered              {rates['steered']:8,.0f} tokens/s   "
+        f"overhead {middle:+.1%} (quartiles of pairs {low:+.1%} {high:+.1%}; "
+        f"of the fastest {fastest:+.1%})"
+    )
+    print(
+        f"  hooks on transformers' generate      {rates['hooks']:8,.0f} tokens/s   "
+        f"ratio {rates['steered'] / rates['hooks']:.2f}"
+    )
+    return rates["steered"]
 
-    return rate["steered"]
+
+@torch.inference_mode()
+def _generate_with_hooks(
+    peer: Any, prompts: torch.Tensor, shift_LD: torch.Tensor
+) -> list[list[int]]:
+    def add_shift(layer: int) -> Callable[..., tuple[torch.Tensor]]:
+        def hook(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
+            x = inputs[0].clone()
+            x[:, -1] += STRENGTH * shift_LD[layer]
+            return (x,)
+
+        return hook
+
+    handles = [
+        layer.self_attn.o_proj.register_forward_pre_hook(add_shift(i))
+        for i, layer in enumerate(peer.model.layers)
+    ]
+    try:
+        tokens = peer.generate(
+            prompts,
+            attention_mask=torch.ones_like(prompts),
+            max_new_tokens=N_NEW_TOKENS,
+            do_sample=False,
+        )
+    finally:
+        for handle in handles:
+            handle.remove()
+    return tokens[:, N_PROMPT_TOKENS:].tolist()
 
 
-def _models() -> tuple[OLMo, OlmoForCausalLM]:
+def _models() -> tuple[OLMo, Any]:
+    """Our model and transformers', with the same weights."""
     ours = OLMo(MODEL).eval()
     ours.initialise(0)
     ours.requires_grad_(False)
-    peer = OlmoForCausalLM(OlmoConfig(**hugging_face_config(MODEL, 0, "float32"))).eval()
+    peer: Any = OlmoForCausalLM(OlmoConfig(**hugging_face_config(MODEL, 0, "float32"))).eval()
     peer.load_state_dict(to_hugging_face(ours.state_dict()), strict=False)
+    peer.generation_config.eos_token_id = None
+    peer.generation_config.pad_token_id = 0
     return ours, peer
 
 
-def _activations() -> float:
-    """Every head's output at the last token of short texts. The public ITI code reads one text at a
-    time.
+def _project(rates: Rates) -> None:
+    """Hours of one thread for the evaluation of one OLMo-1B by the recipe `paper`.
+
+    Work of the model scales with its number of parameters.
     """
-    ours, peer = _models()
-    draw = np.random.default_rng(0)
-    rows = [draw.integers(1, MODEL.vocab_size, n).tolist() for n in draw.integers(12, 36, N_ROWS)]
-    names = [str(i) for i in range(N_ROWS)]
-    seen: list[torch.Tensor] = []
-
-    @torch.inference_mode()
-    def theirs() -> torch.Tensor:
-        handles = [
-            layer.self_attn.o_proj.register_forward_pre_hook(
-                lambda _, inputs: seen.append(inputs[0][0, -1])
-            )
-            for layer in peer.model.layers
-        ]
-        for row in rows:
-            peer(torch.tensor([row]))
-        for handle in handles:
-            handle.remove()
-        return torch.stack(seen).view(N_ROWS, MODEL.n_layers, -1).transpose(0, 1)
-
-    seconds, read = _timed(
-        lambda: activations.collect(
-            ours,
-            dict(zip(names, rows, strict=True)),
-            ProbingConfig(),
-            batch=BatchSize(128),
-            advance=lambda n: None,
-        ).values_LRNH.flatten(2)
-    )
-    peers, expected = _timed(theirs)
-    difference = float((read - expected).abs().max())
-    print(
-        f"activations: {MODEL.n_parameters:,} parameters, {N_ROWS:,} texts of 12 to 35 tokens; largest difference {difference:.1e}"
-    )
-    print(f"  ours, texts of one length together   {N_ROWS / seconds:8,.0f} texts/s")
-    print(
-        f"  hooks on transformers, one by one    {N_ROWS / peers:8,.0f} texts/s   ratio {peers / seconds:.2f}"
-    )
-    return N_ROWS / seconds
-
-
-def _project(heads: float, permutations: float, rows: float, tokens: float) -> None:
-    """Of the recipe `paper` on OLMo-1B, in one thread's hours as measured above; the model's part
-    scales with its parameters.
-    """
-    asked, size = recipes.named("paper").eval, MODEL_1B.n_parameters / MODEL.n_parameters
-    continuations = (
-        asked.generation.n_prompts
-        * asked.generation.samples_per_prompt
-        * len(asked.steering.strengths)
-    )
+    evaluation = recipes.named("paper").eval
+    size = MODEL_1B.n_parameters / MODEL.n_parameters
+    n_strengths = len(evaluation.steering.strengths)
+    n_prompts = evaluation.generation.n_prompts
+    n_continuations = n_prompts * evaluation.generation.samples_per_prompt * n_strengths
+    n_new_tokens = n_continuations * evaluation.generation.max_new_tokens
+    n_texts = evaluation.probing.n_rows
+    n_permutations = evaluation.probing.n_permutations
     n_heads = MODEL_1B.n_layers * MODEL_1B.n_heads
-    hours = {
-        f"{asked.probing.n_rows:,} texts read": size * asked.probing.n_rows / rows / 3600,
-        f"{n_heads} probes": n_heads / heads / 3600,
-        f"{asked.probing.n_permutations:,} permutations": n_heads
-        * asked.probing.n_permutations
-        / permutations
-        / 3600,
-        f"{continuations:,} continuations": size
-        * continuations
-        * asked.generation.max_new_tokens
-        / tokens
-        / 3600,
+    seconds = {
+        f"{n_texts:,} texts read": size * n_texts / rates.texts,
+        f"{n_heads} probes": n_heads / rates.probes,
+        f"{n_permutations:,} permutations": n_heads * n_permutations / rates.permuted_probes,
+        f"{n_continuations:,} continuations": size * n_new_tokens / rates.new_tokens,
     }
-    # two streams' windows of 2048 tokens at every strength, forward alone: 2N FLOPs a token
-    windows = 2 * asked.capability.cross_entropy_sequences * len(asked.steering.strengths)
-    flops = (
-        2
-        * MODEL_1B.n_parameters
-        * (
-            windows * 2048
-            + asked.probing.n_rows * 24
-            + continuations * (24 + asked.generation.max_new_tokens)
-        )
+    print("projection to one OLMo-1B in the recipe `paper`, one CPU thread at the rates above")
+    for name, own in seconds.items():
+        print(f"  {name:<37}{own / 3600:8.2f} h")
+    # Held-out sequences of two streams at every strength, forward only: 2N FLOPs per token.
+    n_sequences = 2 * evaluation.capability.cross_entropy_sequences * n_strengths
+    n_tokens = (
+        n_sequences * SEQUENCE_TOKENS_1B
+        + n_texts * N_PROMPT_TOKENS
+        + n_continuations * N_PROMPT_TOKENS
+        + n_new_tokens
     )
+    flops = 2 * MODEL_1B.n_parameters * n_tokens
+    h100_seconds = flops / ASSUMED_MFU / H100_FLOPS_PER_SECOND
     print(
-        "projection: the recipe `paper`'s evaluation of one OLMo-1B, one CPU thread at the rates above"
+        f"  {n_sequences:,} sequences of {SEQUENCE_TOKENS_1B:,} tokens and all other work of the "
+        f"model are {flops / 1e15:.2f} PFLOP: {h100_seconds:.0f} s of an H100 at "
+        f"{ASSUMED_MFU:.0%} (computed, not measured)"
     )
-    for name, of in hours.items():
-        print(f"  {name:<37}{of:8.2f} h")
-    print(f"  {windows:,} windows of 2,048 tokens, and all else of the model, are {flops / 1e15:.2f} PFLOP: "
-          f"{flops / 0.3 / 989e12:.0f} s of an H100 at 30 % (computed, not measured)")  # fmt: skip
 
 
-def _timed(
-    run: Callable[[], object], clock: Callable[[], float] = time.perf_counter
-) -> tuple[float, object]:
+def _timed(run: Callable[[], T], clock: Callable[[], float] = time.perf_counter) -> Timed[T]:
     start = clock()
     result = run()
-    return clock() - start, result
+    return Timed(clock() - start, result)
 
 
 if __name__ == "__main__":
