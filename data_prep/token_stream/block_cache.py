@@ -1,16 +1,15 @@
-"""verified blocks on a node's disk, shared by its ranks and runs: named by content, bounded,
-fetched by one at a time
+"""cache of verified blocks on a node's disk, shared by its ranks and runs
 
-    <folder>/3f/3f9a…       a block, named by its sha256: size and checksum are verified each time it is read
-    <folder>/3f/3f9a….lock  held (flock) by who fetches it meanwhile
-    <folder>/3f/.3f9a….5e1  half a block; a rename publishes it
+    <folder>/3f/3f9a…       a block, named by its sha256; verified each time it is read
+    <folder>/3f/3f9a….lock  held (flock) by the process that fetches the block
+    <folder>/3f/.3f9a….5e1  a block being written; a rename publishes it
 
-Ranks read scattered rows of one small window, so those of a node want the same block within a
-second: the first fetches it, the others wait for its file. Runs of other ratios want it again hours
-later: so the cache is large if there is room, and of what is over its bound the least recently read
-goes. A block may be removed at any time, also while another process reads it (the file lives on
-until it is closed). Nothing here is needed: a full or read-only disk is said once, and reading goes
-on.
+The ranks of a node read scattered rows of one small window, so they need the same block within a
+second: the first rank fetches it, the others wait for its file. Runs of other ratios need it again
+hours later, so the cache is as large as the disk allows; above its limit the least recently read
+blocks are evicted. A block may be evicted at any time, also while another process reads it (the
+file exists until it is closed). The cache is optional: on a full or read-only disk one warning is
+logged, and reading continues without it.
 """
 
 import hashlib
@@ -30,50 +29,60 @@ from typing import NamedTuple
 
 from data_prep.core import telemetry
 
-WAIT_SECONDS = 90.0  # for another's fetch, retries included; then it is fetched here, too
+WAIT_SECONDS = 90.0  # for another process's fetch, retries included; then it is fetched here too
 POLL_SECONDS = 0.02
-OURS = re.compile(r"\.?[0-9a-f]{64}(?P<passing>\..+)?")  # nothing else in the folder is touched
-ABANDONED_SECONDS = 3600.0  # half a block that nobody goes on with
-LONGEST_SHARE = 0.5  # of the room there is: the cache's own and the free
+CACHE_FILE = re.compile(r"\.?[0-9a-f]{64}(?P<temporary>\..+)?")  # no other file is touched
+ABANDONED_SECONDS = 3600.0  # age at which a block being written is taken for abandoned
+MAX_DISK_SHARE = 0.5  # of the space that the cache has and could have
 
 
-class Cache(NamedTuple):
-    """The cache in `folder`, of at most `max_bytes` and at most half the room on its disk."""
+class CachedFile(NamedTuple):
+    """A block in the cache, in order of the time it was last read."""
+
+    last_read: float
+    n_bytes: int
+    path: Path
+
+
+class BlockCache(NamedTuple):
+    """The cache in `folder`, of at most `max_bytes` and at most half of the free disk space."""
 
     folder: str
     max_bytes: int
 
     def block(self, sha256: str, n_bytes: int, fetch: Callable[[], bytes]) -> bytes:
-        """The block, from the cache or else from `fetch`, which returns it verified."""
+        """The block with this checksum and size, from the cache or else from `fetch`, which returns
+        it verified.
+        """
         if self.max_bytes < n_bytes:
             return fetch()
         path = Path(self.folder, sha256[:2], sha256)
-        found = self._find(path, sha256, n_bytes)
-        if found is not None:
-            return found
-        with _alone(path):
-            found = self._find(path, sha256, n_bytes)  # whoever was before us has brought it
-            if found is not None:
-                return found
+        cached = self._read(path, sha256, n_bytes)
+        if cached is not None:
+            return cached
+        with _locked(path):
+            cached = self._read(path, sha256, n_bytes)  # another process may have fetched it
+            if cached is not None:
+                return cached
             content = fetch()
-            self._keep(path, content)
+            self._write(path, content)
         return content
 
-    def _find(self, path: Path, sha256: str, n_bytes: int) -> bytes | None:
+    def _read(self, path: Path, sha256: str, n_bytes: int) -> bytes | None:
         try:
             content = path.read_bytes()
-            os.utime(path)  # read just now: the last to go
+            os.utime(path)  # the time by which blocks are evicted
         except OSError:
             return None
         if len(content) == n_bytes and hashlib.sha256(content).hexdigest() == sha256:
             telemetry.emit("hormesis_cache_hits", 1)
             return content
-        telemetry.logger.warning("%s is damaged and will be fetched again", path)
+        telemetry.logger.warning("%s is damaged; fetching the block again", path)
         with suppress(OSError):
             path.unlink()
         return None
 
-    def _keep(self, path: Path, content: bytes) -> None:
+    def _write(self, path: Path, content: bytes) -> None:
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,44 +93,49 @@ class Cache(NamedTuple):
             finally:
                 temporary.unlink(missing_ok=True)
         except OSError as error:
-            _say_once(self.folder, error.strerror or str(error))
+            _warn_once(self.folder, error.strerror or str(error))
 
-    def _evict(self, n_coming: int) -> None:
-        """Make room for `n_coming` bytes: what was read longest ago goes first."""
-        now, kept = time.time(), []
-        for path in Path(self.folder).glob("??/*"):
-            ours = OURS.fullmatch(path.name)
-            if not ours:
-                continue
-            with suppress(OSError):
-                stat = path.stat()
-                if ours["passing"] and now - stat.st_mtime > ABANDONED_SECONDS:
-                    path.unlink()
-                elif not ours["passing"]:
-                    kept.append((stat.st_mtime, stat.st_size, path))
-        total = sum(size for _, size, _ in kept)
-        bound = min(
-            self.max_bytes, int(LONGEST_SHARE * (total + shutil.disk_usage(self.folder).free))
-        )
-        for _, size, path in sorted(kept):
-            if total + n_coming <= bound:
+    def _evict(self, n_new_bytes: int) -> None:
+        """Make room for `n_new_bytes`; the block that was read longest ago is evicted first."""
+        cached = self._scan()
+        total = sum(file.n_bytes for file in cached)
+        free = shutil.disk_usage(self.folder).free
+        limit = min(self.max_bytes, int(MAX_DISK_SHARE * (total + free)))
+        for file in sorted(cached):
+            if total + n_new_bytes <= limit:
                 break
-            total -= size
-            with suppress(OSError):  # another process makes room, too
-                path.unlink()
+            total -= file.n_bytes
+            with suppress(OSError):  # another process may have evicted it
+                file.path.unlink()
+
+    def _scan(self) -> list[CachedFile]:
+        """The blocks in the cache; abandoned temporary files are removed on the way."""
+        now = time.time()
+        cached = []
+        for path in Path(self.folder).glob("??/*"):
+            match = CACHE_FILE.fullmatch(path.name)
+            if not match:
+                continue
+            with suppress(OSError):  # it may have disappeared
+                stat = path.stat()
+                if not match["temporary"]:
+                    cached.append(CachedFile(stat.st_mtime, stat.st_size, path))
+                elif now - stat.st_mtime > ABANDONED_SECONDS:
+                    path.unlink()
+        return cached
 
 
 def default_folder() -> str:
-    """A folder of this user's below the system's for temporary files."""
+    """A folder of this user below the system's folder for temporary files."""
     return str(Path(tempfile.gettempdir(), f"hormesis-cache-{os.getuid()}"))
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Hold the block's lock, as far as the disk has locks and its holder is not stuck.
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock of a block, unless the disk has no locks or another holder is stuck.
 
-    Whoever lets go of the lock removes its file. A third may then lock a new file of that name
-    beside the second, who waited for the old one: both find the block there.
+    The holder removes the lock file at the end. A third process may then lock a new file of that
+    name while a second one, which waited for the old file, proceeds: both find the block cached.
     """
     lock = path.with_name(path.name + ".lock")
     try:
@@ -131,11 +145,12 @@ def _alone(path: Path) -> Iterator[None]:
         yield
         return
     with file:
-        held, until = False, time.monotonic() + WAIT_SECONDS
-        while not held and time.monotonic() < until:
+        is_held = False
+        deadline = time.monotonic() + WAIT_SECONDS
+        while not is_held and time.monotonic() < deadline:
             try:
                 flock(file, LOCK_EX | LOCK_NB)
-                held = True
+                is_held = True
             except BlockingIOError:
                 time.sleep(random.uniform(0.5, 1.5) * POLL_SECONDS)
             except OSError:
@@ -143,12 +158,12 @@ def _alone(path: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            if held:
+            if is_held:
                 lock.unlink(missing_ok=True)
 
 
 @lru_cache
-def _say_once(folder: str, error: str) -> None:
+def _warn_once(folder: str, error: str) -> None:
     telemetry.logger.warning(
-        "the cache in %s cannot be written (%s); reading goes on without it", folder, error
+        "the cache in %s cannot be written (%s); reading without it", folder, error
     )

@@ -1,13 +1,15 @@
-"""what was made: a token stream's shards, counts, checksums and where it all came from
+"""manifest of a token stream: its shards, counts, checksums and input files
 
-Written last, so its existence means the stream is whole. It holds nothing that differs between two
-builds of the same input: no time, no path of the output, no host. Layout below the object root:
+It is written last, so its existence means that the stream is complete. It holds nothing that
+differs between two builds of the same input: no time, no path of the output, no host. Layout below
+the object root:
 
-    streams/clean-<digest>/                                        one token stream
-        train-00000.bin, .idx, .documents.parquet                 Megatron shard and its documents' provenance
-        held_out-00000.bin, …                                     documents never trained on
-        drops.jsonl                                               some dropped documents, masked, to look at (dropped_samples.py)
-        manifest.json                                             this record
+    streams/clean-<digest>/                          one token stream
+        train-00000.bin, .idx, .documents.parquet    Megatron shard and provenance of its documents
+        held_out-00000.bin, …                        documents that are never trained on
+        drops.jsonl                                  samples of dropped documents, masked
+        card.json                                    the data card (data_card.py)
+        manifest.json                                this record
 """
 
 from typing import Literal
@@ -24,16 +26,15 @@ Split = Literal["train", "held_out"]
 
 @record
 class Shard:
-    """One Megatron .bin/.idx pair: tokens [k·S, (k+1)·S) of its split's stream, k its number, S the
-    first one's n_tokens.
+    """One Megatron .bin/.idx pair: tokens [k·S, (k+1)·S) of its split, k its number, S the first
+    shard's n_tokens.
 
-    n_documents: those that begin here; .documents.parquet lists them, a document that ends in
-    another shard with all its tokens.
-    n_continued_tokens: the first tokens, when they belong to a document that began in an earlier
-    shard; the .idx has them as
-        its first entry. The last entry is cut off by the shard's end if the next shard continues
-        it.
-    block_sha256 covers the .bin in blocks of 8 MiB.
+    n_documents: documents that begin in this shard; .documents.parquet lists them, each with all
+        its tokens even if it ends in another shard.
+    n_continued_tokens: the first tokens, if they belong to a document that began in an earlier
+        shard; the .idx has them as its first entry. Its last entry is cut off by the end of the
+        shard if the next shard continues it.
+    block_sha256: checksums of the .bin in blocks of 8 MiB.
     """
 
     name: str
@@ -51,7 +52,8 @@ class InputFile:
     """One file of the corpus as it was read. n_documents counts those kept, n_bad_rows those
     unreadable.
 
-    fell_back: the fast tokenizer made other ids of a sample, so the reference encoded the file.
+    fell_back: the fast tokenizer engine differed from the reference engine on a document, so the
+        reference encoded the whole file.
     """
 
     uri: str
@@ -65,7 +67,7 @@ class InputFile:
 
 @record
 class Manifest:
-    """One token stream. Counts include end-of-document tokens; drops are documents by reason."""
+    """One token stream. Counts include end-of-document tokens; drops counts documents by reason."""
 
     format_version: int
     stream: StreamName
@@ -100,6 +102,7 @@ def load(stream_uri: str) -> Manifest:
     manifest = storage.load(Manifest, uri)
     if manifest.format_version != FORMAT_VERSION:
         raise ArtefactCorrupt(
-            f"{uri}: has format version {manifest.format_version}, this program reads {FORMAT_VERSION}; build the stream again"
+            f"{uri}: has format version {manifest.format_version}, this program reads version "
+            f"{FORMAT_VERSION}; build the stream again"
         )
     return manifest

@@ -1,41 +1,40 @@
-"""token stream → sequences: windows over the shards, through verified blocks fetched ahead
+"""read a token stream as windows of T tokens, in blocks that are verified and prefetched
 
-Training reads windows of T tokens from the shards laid end to end; documents cross windows, windows
-never overlap:
+Training reads windows of T tokens from the shards laid end to end. Documents cross windows; windows
+do not overlap:
 
-    tokens    |  train-00000   |  train-00001   |  …        blocks of 8 MiB are fetched by range and checked against
-    windows   |  0  |  1  |  2  |  3  |  4  |               the manifest before a token of theirs is used
+    tokens    |  train-00000   |  train-00001   |  …        blocks of 8 MiB are fetched by range and
+    windows   |  0  |  1  |  2  |  3  |  4  |               verified before a token of them is used
 
-A mixture reads either stream from first to last, so the blocks that come next are known: while
-`ahead` is on, the next ones are under way, one thread each, as long as the reader reads on; after a
-jump it waits for a second block in a row. A rank that uses r bytes per second of a store with
-latency l needs ⌈r·l / 8 MiB⌉ + 1 ahead: one and one more at 400k tokens/s and 100 ms. We take
-AHEAD_BLOCKS, which also hides a store that is silent for half a minute, and costs 8 MiB of memory
-each.
+A mixture reads each stream from first to last, so the next blocks are known. While the reader
+reads on, the next `ahead` blocks are being fetched, one thread each; after a jump it waits for a
+second block in a row. A rank that reads r bytes per second from a store with latency l needs
+⌈r·l / 8 MiB⌉ + 1 blocks ahead: 2 at 400k tokens per second and 100 ms. AHEAD_BLOCKS also hides a
+store that does not respond for half a minute, and costs 8 MiB of memory per block.
 
-Every block's sha256 is verified once in each process, in the thread that fetches it, wherever it
-came from: store, local disk or the node's cache (block_cache.py). Local files are read, not mapped:
-a map of a file that shrinks ends the process, and what was verified could change under it.
+The sha256 of each block is verified once per process, in the thread that fetches it, whatever its
+origin: the store, a local disk or the node's cache (block_cache.py). Local files are read, not
+memory-mapped: a map of a file that shrinks kills the process, and verified bytes could change.
 """
 
 import os
 from concurrent.futures import Future
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from data_prep.core import storage
 from data_prep.core.background import in_background
 from data_prep.token_stream import megatron_shards
-from data_prep.token_stream.block_cache import Cache
+from data_prep.token_stream.block_cache import BlockCache
 from data_prep.token_stream.manifest import Manifest, Split
 
 AHEAD_BLOCKS = 4
-BEHIND_BLOCKS = (
-    2  # kept: windows cross into the next block, and rows of a batch are read in stream order
-)
+# Blocks kept behind the current one: windows cross into the next block, and the rows of a batch are
+# read in stream order.
+BEHIND_BLOCKS = 2
 
 
 class SequenceReader:
@@ -53,35 +52,41 @@ class SequenceReader:
         sequence_length: int,
         *,
         ahead: int = 0,
-        cache: Cache | None = None,
+        cache: BlockCache | None = None,
     ) -> None:
+        """ahead: blocks to prefetch. cache: shared by the processes of a node; used for a remote
+        stream only.
+        """
         self._blocks = _Blocks(stream_uri, manifest, split, ahead, cache)
-        self.sequence_length, self.dtype = sequence_length, self._blocks.dtype
+        self.sequence_length = sequence_length
+        self.dtype = self._blocks.dtype
         self.n_sequences = self._blocks.n_tokens // sequence_length
 
     def read(self, indices: np.ndarray, dtype: Any = np.int64) -> np.ndarray:
-        """The windows `indices` [n] as [n, T], in the order asked; each block is fetched once, in
+        """The windows `indices` [n] as [n, T], in the order given; each block is fetched once, in
         stream order.
         """
+        length = self.sequence_length
         assert not len(indices) or (indices.min() >= 0 and indices.max() < self.n_sequences), (
             indices,
             self.n_sequences,
         )
-        windows = np.empty(
-            (len(indices), self.sequence_length), self._blocks.dtype
-        )  # gathered narrow, widened at once: 2.5 × as fast
-        order, row = np.argsort(indices, kind="stable"), 0
+        # Gathered in the stored type and widened at once, which is 2.5 times as fast.
+        windows = np.empty((len(indices), length), self._blocks.dtype)
+        order = np.argsort(indices, kind="stable")
         ascending = indices[order]
+        row = 0
         while row < len(order):
-            block, first = self._blocks.at(int(ascending[row]) * self.sequence_length)
-            n_whole = (len(block) - first) // self.sequence_length
-            if n_whole:  # all windows that lie in this block at once
+            first_token = int(ascending[row]) * length
+            block, offset = self._blocks.locate(first_token)
+            n_whole = (len(block) - offset) // length
+            if n_whole:  # all windows that lie within this block at once
                 n = int(np.searchsorted(ascending, ascending[row] + n_whole)) - row
-                inside = block[first : first + n_whole * self.sequence_length].reshape(n_whole, -1)
-                windows[order[row : row + n]] = inside[ascending[row : row + n] - ascending[row]]
+                in_block = block[offset : offset + n_whole * length].reshape(n_whole, -1)
+                windows[order[row : row + n]] = in_block[ascending[row : row + n] - ascending[row]]
                 row += n
             else:
-                self._blocks.copy(int(ascending[row]) * self.sequence_length, windows[order[row]])
+                self._blocks.copy(first_token, windows[order[row]])
                 row += 1
         return windows.astype(dtype, copy=False)
 
@@ -90,7 +95,8 @@ def read_documents(
     stream_uri: str, manifest: Manifest, split: Split, limit: int
 ) -> list[np.ndarray]:
     """The ids (int64, without eos) of the first `limit` documents of a split, in stream order."""
-    blocks, documents = _Blocks(stream_uri, manifest, split, ahead=0, cache=None), []
+    blocks = _Blocks(stream_uri, manifest, split, ahead=0, cache=None)
+    documents = []
     start = 0
     for length in islice(megatron_shards.document_lengths(stream_uri, manifest, split), limit):
         ids = np.empty(length, dtype=np.int64)
@@ -100,80 +106,95 @@ def read_documents(
     return documents
 
 
+class _Located(NamedTuple):
+    """A verified block, as a view of its bytes, and the offset of a token in it."""
+
+    block: np.ndarray
+    offset: int
+
+
 class _Blocks:
-    """The shards of a split laid end to end, block by block: numbered through, a few held, the next
-    ones under way.
+    """The blocks of a split, numbered across its shards: a few in memory, the next ones being
+    fetched.
     """
 
     def __init__(
-        self, stream_uri: str, manifest: Manifest, split: Split, ahead: int, cache: Cache | None
+        self,
+        stream_uri: str,
+        manifest: Manifest,
+        split: Split,
+        ahead: int,
+        cache: BlockCache | None,
     ) -> None:
-        self._uri, self._shards, self._ahead = stream_uri, manifest.shards(split), ahead
+        self._uri = stream_uri
+        self._shards = manifest.shards(split)
+        self._ahead = ahead
         self._cache = cache if storage.is_remote(stream_uri) else None
         self.dtype = np.dtype(manifest.dtype).newbyteorder("<")
         self._first_token = _running_sum([shard.n_tokens for shard in self._shards])
         self._first_block = _running_sum([len(shard.block_sha256) for shard in self._shards])
-        self._held: dict[int, Future[np.ndarray]] = {}
-        self._pid, self._last = 0, -1
+        self._in_memory: dict[int, Future[np.ndarray]] = {}
+        self._pid = 0
+        self._last = -1  # the last block that was read
         self.n_tokens = int(self._first_token[-1])
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_held": {}, "_pid": 0}
+        return self.__dict__ | {"_in_memory": {}, "_pid": 0}
 
     def copy(self, start: int, into: np.ndarray) -> None:
         """Fill `into` with the tokens from `start` on."""
-        done = 0
-        while done < len(into):
-            block, first = self.at(start + done)
-            piece = block[first : first + len(into) - done]
-            into[done : done + len(piece)] = piece
-            done += len(piece)
+        n_done = 0
+        while n_done < len(into):
+            block, offset = self.locate(start + n_done)
+            piece = block[offset : offset + len(into) - n_done]
+            into[n_done : n_done + len(piece)] = piece
+            n_done += len(piece)
 
-    def at(self, token: int) -> tuple[np.ndarray, int]:
-        """The verified block that holds `token`, a view of its bytes, and where in it."""
+    def locate(self, token: int) -> _Located:
+        """The block that holds `token`, and where in it."""
         shard = int(np.searchsorted(self._first_token, token, side="right")) - 1
-        block, first = divmod(
-            token - int(self._first_token[shard]), storage.BLOCK_BYTES // self.dtype.itemsize
-        )
-        return self._block(int(self._first_block[shard]) + block), first
+        in_shard = token - int(self._first_token[shard])
+        block, offset = divmod(in_shard, storage.BLOCK_BYTES // self.dtype.itemsize)
+        return _Located(self._block(int(self._first_block[shard]) + block), offset)
 
     def _block(self, number: int) -> np.ndarray:
-        if self._pid != os.getpid():  # forked: the threads that fetch stayed behind
-            self._pid, self._last = os.getpid(), -1
-            self._held.clear()
+        if self._pid != os.getpid():  # after a fork the fetching threads exist in the parent only
+            self._pid = os.getpid()
+            self._last = -1
+            self._in_memory.clear()
         if number != self._last:
             reads_on = self._last < 0 or 0 < number - self._last <= self._ahead + 1
             self._last = number
-            self._start(number, number + self._ahead if reads_on else number)
+            self._prefetch(number, number + self._ahead if reads_on else number)
         try:
-            return self._held[number].result()
+            return self._in_memory[number].result()
         except BaseException:
-            del self._held[number]  # whoever asks again fetches again
+            del self._in_memory[number]  # so that the next call fetches it again
             self._last = -1
             raise
 
-    def _start(self, first: int, last: int) -> None:
-        """Have these blocks under way, as far as there are any, and let go of all that are not
-        near.
+    def _prefetch(self, first: int, last: int) -> None:
+        """Fetch blocks first … last in the background, as far as they exist, and release those that
+        are not near.
         """
         near = range(first - BEHIND_BLOCKS, first + self._ahead + 1)
-        self._held = {number: block for number, block in self._held.items() if number in near}
+        self._in_memory = {
+            number: block for number, block in self._in_memory.items() if number in near
+        }
         for number in range(first, min(last + 1, int(self._first_block[-1]))):
-            if number not in self._held:
-                self._held[number] = in_background(partial(self._fetch, number), "block")
+            if number not in self._in_memory:
+                self._in_memory[number] = in_background(partial(self._fetch, number), "block")
 
     def _fetch(self, number: int) -> np.ndarray:
-        which = int(np.searchsorted(self._first_block, number, side="right")) - 1
-        shard, block = self._shards[which], number - int(self._first_block[which])
+        shard_number = int(np.searchsorted(self._first_block, number, side="right")) - 1
+        shard = self._shards[shard_number]
+        block = number - int(self._first_block[shard_number])
         uri = storage.join(self._uri, f"{shard.name}.bin")
-
-        def fetch() -> bytes:
-            return megatron_shards.read_block(uri, shard, block)
-
+        fetch = partial(megatron_shards.read_block, uri, shard, block)
+        if self._cache is None:
+            return np.frombuffer(fetch(), self.dtype)
         n_bytes = min(storage.BLOCK_BYTES, shard.n_bytes - block * storage.BLOCK_BYTES)
-        content = (
-            self._cache.block(shard.block_sha256[block], n_bytes, fetch) if self._cache else fetch()
-        )
+        content = self._cache.block(shard.block_sha256[block], n_bytes, fetch)
         return np.frombuffer(content, self.dtype)
 
 

@@ -1,14 +1,14 @@
-"""the pinned tokenizer, its fingerprint, the fast engine and the reference it is checked against
+"""the pinned tokenizer: its fingerprint, a fast engine, and the reference engine that checks it
 
-One tokenizers JSON is pinned by a fingerprint, for a sibling with the same words but another
-end-of-text id (OLMo has one: 50279 and 0) would train without complaint and end no document. Two
-engines read that JSON: fastokens encodes, flat arrays in and out, because Python lists of ids cost
-more than the encoding; `tokenizers` is the reference that samples are compared with, and the
-fallback for a JSON that fastokens cannot load.
+A tokenizers JSON file is pinned by a fingerprint, because a similar file with the same words but
+another end-of-text id (OLMo has such a pair: 50279 and 0) would train without an error and end no
+document. Two engines read the JSON. fastokens encodes, with flat arrays in and out, because Python
+lists of ids cost more than the encoding. `tokenizers` is the reference that samples are compared
+with, and the fallback for a JSON that fastokens cannot load.
 
 A literal `<|endoftext|>` in a document is text. Both engines are told to split special tokens, and
-whether they obey is tried once on loading; the eos id enters a stream only where the build writes
-it. Added tokens that are not special (OLMo's runs of spaces) are matched as ever.
+this is tested once on loading; the eos id enters a stream only where the build writes it. Added
+tokens that are not special (OLMo's runs of spaces) are matched as usual.
 """
 
 import copy
@@ -25,15 +25,15 @@ from data_prep.core import storage
 from data_prep.core.errors import ArtefactCorrupt, ConfigurationError
 
 SHOWN_CHARS = 20  # of a document, in an error: enough to find the place, not to read the text
-CHECKED_CHARS = 8192  # of a long document: the reference takes half a second for a megabyte
+CHECKED_CHARS = 8192  # of a long document: the reference takes half a second per megabyte
 
 
 class EnginesDiffer(ArtefactCorrupt):
-    """The fast engine and the reference made other ids of the same text."""
+    """The fast engine and the reference engine encoded a text differently."""
 
 
-class Batch(NamedTuple):
-    """Ids of several texts end to end, without eos, and how many each has."""
+class EncodedBatch(NamedTuple):
+    """The ids of several texts end to end, without eos, and the number of ids of each."""
 
     ids: np.ndarray  # [N] uint32
     lengths: np.ndarray  # [texts] int64
@@ -45,123 +45,123 @@ class Tokenizer:
     """
 
     def __init__(self, text: str, eos: str, where: str) -> None:
-        """ConfigurationError, naming `where`, if the JSON is none, has no `eos`, or encodes a
-        literal one as a control id.
+        """Raises ConfigurationError, naming `where`, if the text is not a tokenizers JSON, has no
+        `eos`, or encodes a literal one as a control id.
         """
         parsed = _parse(text, where)
         ids = _ids(parsed)
         if eos not in ids:
             raise ConfigurationError(
-                f"{where}: there is no token {eos!r} among {len(ids):,}; set data.tokenizer.eos to the one that ends a document"
+                f"{where}: there is no token {eos!r} among {len(ids):,}; set data.tokenizer.eos to "
+                "the one that ends a document"
             )
         self.json = text
         self.eos_id = ids[eos]
         self.n_ids = max(ids.values()) + 1
         self.fingerprint = _fingerprint(parsed, eos)
-        whole = json.dumps(
-            parsed | {"truncation": None, "padding": None}
-        )  # either would change ids in silence
-        self._reference = _load_reference(whole, where)
-        self._fast = _load_fast(whole)
+        # Truncation or padding would change ids without an error.
+        without = json.dumps(parsed | {"truncation": None, "padding": None})
+        self._reference = _load_reference(without, where)
+        self._fast = _load_fast(without)
         self.engine = "fastokens" if self._fast else "tokenizers"
-        self._try_literal(eos, where)
+        self._check_literal(eos, where)
 
-    def encode_batch(self, texts: Sequence[str]) -> Batch:
-        """The ids of `texts`, no eos added; a control token spelled out in a text is encoded as
+    def encode_batch(self, texts: Sequence[str]) -> EncodedBatch:
+        """The ids of `texts`, without eos; a control token that occurs in a text is encoded as
         text.
         """
         if self._fast is not None:
             content, offsets = self._fast.encode_batch_flat(list(texts), False, True)
-            return Batch(
-                np.frombuffer(content, np.uint32),
-                np.diff(np.frombuffer(offsets, np.uint64).astype(np.int64)),
-            )
-        rows = [
-            encoding.ids
-            for encoding in self._reference.encode_batch_fast(list(texts), add_special_tokens=False)
-        ]
+            ids = np.frombuffer(content, np.uint32)
+            return EncodedBatch(ids, np.diff(np.frombuffer(offsets, np.uint64).astype(np.int64)))
+        encodings = self._reference.encode_batch_fast(list(texts), add_special_tokens=False)
+        rows = [encoding.ids for encoding in encodings]
         lengths = np.array([len(row) for row in rows], dtype=np.int64)
-        return Batch(np.array([i for row in rows for i in row], dtype=np.uint32), lengths)
+        return EncodedBatch(np.array([i for row in rows for i in row], dtype=np.uint32), lengths)
 
     def reference_encode(self, text: str) -> list[int]:
         """The ids of one text by the reference engine."""
         return self._reference.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """The text of `ids`; control tokens appear spelled out."""
+        """The text of `ids`; control tokens are spelled out."""
         return self._reference.decode([int(i) for i in ids], skip_special_tokens=False)
 
     def by_reference(self) -> "Tokenizer":
-        """The same tokenizer, encoding with the reference."""
+        """The same tokenizer, encoding with the reference engine."""
         other = copy.copy(self)
-        other._fast, other.engine = None, "tokenizers"
+        other._fast = None
+        other.engine = "tokenizers"
         return other
 
     def check_sample(self, text: str, ids: np.ndarray) -> None:
-        """Raise EnginesDiffer unless `ids` are the reference's; of a long text both engines encode
-        the beginning again.
+        """Raise EnginesDiffer unless `ids` are those of the reference engine; of a long text both
+        engines encode the beginning again.
         """
         if self._fast is None:
             return
         if len(text) <= CHECKED_CHARS:
             self.check([text], ids, np.array([len(ids)]))
         else:
-            self.check([text[:CHECKED_CHARS]], *self.encode_batch([text[:CHECKED_CHARS]]))
+            beginning = text[:CHECKED_CHARS]
+            self.check([beginning], *self.encode_batch([beginning]))
 
     def check(self, texts: Sequence[str], ids: np.ndarray, lengths: np.ndarray) -> None:
-        """Raise EnginesDiffer, showing the first position that differs, unless `ids` are the
-        reference's.
+        """Raise EnginesDiffer, showing the first difference, unless `ids` are those of the
+        reference engine.
         """
         ends = np.cumsum(lengths)
         for text, start, end in zip(texts, ends - lengths, ends, strict=True):
-            got, expected = ids[start:end].tolist(), self.reference_encode(text)
-            if got == expected:
-                continue
-            at = next(
-                (
-                    i
-                    for i, pair in enumerate(zip(got, expected, strict=False))
-                    if pair[0] != pair[1]
-                ),
-                min(len(got), len(expected)),
-            )
-            near = self.decode(expected[at : at + 4])[:SHOWN_CHARS]
-            raise EnginesDiffer(
-                f"{self.engine} and tokenizers disagree at id {at} of a document of {len(expected):,} ids (near {near!r}): "
-                f"got {got[at : at + 3]}, expected {expected[at : at + 3]}; report it, "
-                "and set data.tokenizer.on_difference=fall_back to go on with tokenizers"
-            )
+            got = ids[start:end].tolist()
+            expected = self.reference_encode(text)
+            if got != expected:
+                self._raise_difference(got, expected)
 
-    def _try_literal(self, eos: str, where: str) -> None:
+    def _raise_difference(self, got: list[int], expected: list[int]) -> None:
+        pairs = enumerate(zip(got, expected, strict=False))
+        differences = (i for i, (one, other) in pairs if one != other)
+        at = next(differences, min(len(got), len(expected)))
+        near = self.decode(expected[at : at + 4])[:SHOWN_CHARS]
+        raise EnginesDiffer(
+            f"{self.engine} and tokenizers disagree at id {at} of a document of {len(expected):,} "
+            f"ids (near {near!r}): got {got[at : at + 3]}, expected {expected[at : at + 3]}; "
+            "report it, and set data.tokenizer.on_difference=fall_back to encode with tokenizers"
+        )
+
+    def _check_literal(self, eos: str, where: str) -> None:
         text = f"a {eos} b{eos}"
-        self.check([text], *self.encode_batch([text]))
-        if self.eos_id in self.encode_batch([text]).ids:
+        encoded = self.encode_batch([text])
+        self.check([text], *encoded)
+        if self.eos_id in encoded.ids:
             raise ConfigurationError(
-                f"{where}: the characters {eos!r} inside a text are encoded as the control id {self.eos_id}; expected text; "
-                'mark the token with "special": true in added_tokens'
+                f"{where}: the characters {eos!r} inside a text are encoded as the control id "
+                f"{self.eos_id}; expected text; mark the token with "
+                '"special": true in added_tokens'
             )
 
 
 def load(uri: str, config: TokenizerConfig) -> Tokenizer:
-    """The tokenizer in the JSON at `uri`, or ConfigurationError if it is not the one that `config`
-    pins.
+    """The tokenizer in the JSON file at `uri`, or ConfigurationError if it is not the one that
+    `config` pins.
     """
-    tokenizer = _made(storage.read(uri).decode(), config.eos, uri)
+    tokenizer = _load_cached(storage.read(uri).decode(), config.eos, uri)
     if config.fingerprint is not None and tokenizer.fingerprint != config.fingerprint:
         raise ConfigurationError(
-            f"{uri}: its fingerprint is {tokenizer.fingerprint} (eos id {tokenizer.eos_id}), expected {config.fingerprint}: "
-            "another tokenizer, or the same words with other special ids; give the pinned file or change data.tokenizer.fingerprint"
+            f"{uri}: its fingerprint is {tokenizer.fingerprint} (eos id {tokenizer.eos_id}), "
+            f"expected {config.fingerprint}: another tokenizer, or the same words with other "
+            "special ids; give the pinned file or change data.tokenizer.fingerprint"
         )
     if tokenizer.n_ids != config.vocab_size:
         raise ConfigurationError(
-            f"{uri}: has {tokenizer.n_ids:,} ids, data.tokenizer.vocab_size says {config.vocab_size:,}; set it to what the file has"
+            f"{uri}: has {tokenizer.n_ids:,} ids, data.tokenizer.vocab_size is "
+            f"{config.vocab_size:,}; set it to the number of ids in the file"
         )
     return tokenizer
 
 
 @lru_cache(maxsize=1)
-def _made(text: str, eos: str, where: str) -> Tokenizer:
-    """One a process: it takes a second for OLMo's, as long as tokenizing forty megabytes."""
+def _load_cached(text: str, eos: str, where: str) -> Tokenizer:
+    """Loaded once per process: it takes a second for OLMo's, as long as to tokenize 40 MB."""
     return Tokenizer(text, eos, where)
 
 
@@ -171,11 +171,11 @@ def save(tokenizer: Tokenizer, uri: str) -> None:
 
 
 def train(texts: Iterator[str], config: TokenizerConfig) -> Tokenizer:
-    """A byte-level BPE of `config.vocab_size` ids, eos first, learnt from at most
+    """A byte-level BPE of `config.vocab_size` ids, eos first, trained on at most
     `config.train_bytes` of `texts`.
 
-    The same texts give the same JSON: the trainer counts words in parallel, but breaks ties by id.
-    No normalizer, so that decoding gives back every byte.
+    The same texts give the same JSON: the trainer counts words in parallel but breaks ties by id.
+    There is no normalizer, so decoding gives back every byte.
     """
     from tokenizers import Tokenizer as Engine
     from tokenizers import decoders, models, pre_tokenizers, trainers
@@ -193,13 +193,15 @@ def train(texts: Iterator[str], config: TokenizerConfig) -> Tokenizer:
     tokenizer = Tokenizer(engine.to_str(), config.eos, "the trained tokenizer")
     if tokenizer.n_ids != config.vocab_size:
         raise ConfigurationError(
-            f"the clean corpus yields {tokenizer.n_ids:,} ids, data.tokenizer.vocab_size asks for {config.vocab_size:,}; "
-            "give more clean text, raise data.tokenizer.train_bytes or lower data.tokenizer.vocab_size"
+            f"the clean corpus gives {tokenizer.n_ids:,} ids, data.tokenizer.vocab_size is "
+            f"{config.vocab_size:,}; add clean text, raise data.tokenizer.train_bytes or lower "
+            "data.tokenizer.vocab_size"
         )
     return tokenizer
 
 
 def _at_most(texts: Iterator[str], n_bytes: int) -> Iterator[str]:
+    """The texts up to `n_bytes` in total; the last one is cut."""
     for text in texts:
         encoded = text.encode()
         if len(encoded) >= n_bytes:
@@ -216,26 +218,24 @@ def _parse(text: str, where: str) -> dict[str, Any]:
         raise ConfigurationError(
             f"{where}: not JSON ({error}); expected a tokenizers file, tokenizer.json"
         ) from error
-    if (
-        not isinstance(parsed, dict)
-        or not isinstance(parsed.get("model"), dict)
-        or not isinstance(parsed["model"].get("vocab"), dict)
-    ):
+    model = parsed.get("model") if isinstance(parsed, dict) else None
+    if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict):
         raise ConfigurationError(
-            f"{where}: JSON without model.vocab; expected a tokenizers file with a BPE model, tokenizer.json"
+            f"{where}: JSON without model.vocab; expected a tokenizers file with a BPE model, "
+            "tokenizer.json"
         )
     return parsed
 
 
 def _ids(parsed: dict[str, Any]) -> dict[str, int]:
-    return parsed["model"]["vocab"] | {
-        token["content"]: token["id"] for token in parsed.get("added_tokens", [])
-    }
+    """By token: its id, added tokens included."""
+    added = {token["content"]: token["id"] for token in parsed.get("added_tokens", [])}
+    return parsed["model"]["vocab"] | added
 
 
 def _fingerprint(parsed: dict[str, Any], eos: str) -> str:
-    """16 hex digits of sha256 over the JSON in canonical form and the eos; layout of the file does
-    not count.
+    """16 hex digits of sha256 over the JSON in canonical form and the eos; the layout of the file
+    does not count.
     """
     identity = {key: value for key, value in parsed.items() if key not in ("truncation", "padding")}
     text = json.dumps([identity, eos], sort_keys=True, separators=(",", ":"))
@@ -256,7 +256,7 @@ def _load_reference(text: str, where: str) -> Any:
 
 
 def _load_fast(text: str) -> Any:
-    """fastokens' engine, or None where it is not installed or refuses the JSON."""
+    """fastokens' engine, or None if it is not installed or refuses the JSON."""
     try:
         import fastokens
 

@@ -192,7 +192,7 @@ def through_a_slow_store() -> None:
 
     from data_prep.core import storage
     from data_prep.token_stream import manifest
-    from data_prep.token_stream.block_cache import Cache
+    from data_prep.token_stream.block_cache import BlockCache
     from data_prep.token_stream.mixture import Mixture
     from data_prep.token_stream.reader import AHEAD_BLOCKS, SequenceReader
     from training.engine.process_group import World
@@ -220,7 +220,7 @@ def through_a_slow_store() -> None:
                 "train",
                 T,
                 ahead=AHEAD_BLOCKS,
-                cache=Cache(scratch, 1 << 30),
+                cache=BlockCache(scratch, 1 << 30),
             )
             for each in known
         )

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from data_prep.config import StreamName
-from data_prep.token_stream.block_cache import Cache, default_folder
+from data_prep.token_stream.block_cache import BlockCache, default_folder
 from data_prep.token_stream.manifest import Split
 from data_prep.token_stream.reader import AHEAD_BLOCKS, SequenceReader
 from training import run_record
@@ -64,7 +64,7 @@ class RunContext(NamedTuple):
         Training text is read ahead, held-out text is not.
         """
         train = self.run.train
-        cache = Cache(default_folder(), int(train.cache_gib * 2**30))
+        cache = BlockCache(default_folder(), int(train.cache_gib * 2**30))
         return SequenceReader(
             self.inputs.uris[stream],
             self.inputs.manifests[stream],

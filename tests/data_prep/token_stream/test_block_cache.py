@@ -10,7 +10,7 @@ import pytest
 
 from data_prep.core.errors import StorageError
 from data_prep.token_stream import block_cache
-from data_prep.token_stream.block_cache import Cache
+from data_prep.token_stream.block_cache import BlockCache
 
 MIB = 1 << 20
 
@@ -34,7 +34,7 @@ def kept(folder: Path) -> set[bytes]:
 
 def test_a_block_is_fetched_once_and_then_found(tmp_path: Path) -> None:
     fetched: list[bytes] = []
-    shared = Cache(str(tmp_path), MIB)
+    shared = BlockCache(str(tmp_path), MIB)
     assert [shared.block(*block(content, fetched)) for content in (b"a", b"b", b"a", b"b")] == [
         b"a",
         b"b",
@@ -46,7 +46,7 @@ def test_a_block_is_fetched_once_and_then_found(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [b"", b"aaab", b"aaa", b"aaaaa"])
 def test_a_damaged_block_is_fetched_again_and_mended(tmp_path: Path, damage: bytes) -> None:
-    shared, fetched = Cache(str(tmp_path), MIB), list[bytes]()
+    shared, fetched = BlockCache(str(tmp_path), MIB), list[bytes]()
     shared.block(*block(b"aaaa"))
     (path,) = tmp_path.glob("??/*")
     path.write_bytes(damage)
@@ -55,7 +55,7 @@ def test_a_damaged_block_is_fetched_again_and_mended(tmp_path: Path, damage: byt
 
 
 def test_what_was_read_longest_ago_goes_first(tmp_path: Path) -> None:
-    shared = Cache(str(tmp_path), 3)
+    shared = BlockCache(str(tmp_path), 3)
     for n, content in enumerate([b"a", b"b", b"c"]):
         shared.block(*block(content))
         (path,) = [path for path in tmp_path.glob("??/*") if path.read_bytes() == content]
@@ -68,7 +68,7 @@ def test_what_was_read_longest_ago_goes_first(tmp_path: Path) -> None:
 def test_what_is_not_the_caches_stays(tmp_path: Path) -> None:
     (tmp_path / "ab").mkdir()
     (tmp_path / "ab" / "thesis.txt").write_bytes(b"mine")
-    shared = Cache(str(tmp_path), 1)
+    shared = BlockCache(str(tmp_path), 1)
     for content in (b"a", b"b"):
         shared.block(*block(content))
     assert kept(tmp_path) == {b"mine", b"b"}
@@ -84,7 +84,7 @@ def test_half_a_block_that_nobody_goes_on_with_is_removed(tmp_path: Path) -> Non
     ):
         (tmp_path / "ab" / stale).touch()
         os.utime(tmp_path / "ab" / stale, (time.time() - age,) * 2)
-    Cache(str(tmp_path), MIB).block(*block(b"a"))
+    BlockCache(str(tmp_path), MIB).block(*block(b"a"))
     assert {path.name for path in (tmp_path / "ab").iterdir()} == {f".{name}.87654321"}
 
 
@@ -93,7 +93,7 @@ def test_a_cache_that_cannot_be_written_is_said_once_and_read_past(
 ) -> None:
     monkeypatch.setattr(block_cache.telemetry.logger, "propagate", True)
     (tmp_path / "file").touch()
-    shared = Cache(str(tmp_path / "file" / "below"), MIB)
+    shared = BlockCache(str(tmp_path / "file" / "below"), MIB)
     assert [shared.block(*block(content)) for content in (b"a", b"b")] == [b"a", b"b"]
     assert [record.message.split(" (")[0] for record in caplog.records] == [
         f"the cache in {shared.folder} cannot be written"
@@ -108,12 +108,12 @@ def test_a_full_disk_leaves_nothing_half_written(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    assert Cache(str(tmp_path), MIB).block(*block(b"a")) == b"a"
+    assert BlockCache(str(tmp_path), MIB).block(*block(b"a")) == b"a"
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 def test_no_room_or_no_cache_asked_for_reads_through(tmp_path: Path) -> None:
-    assert Cache(str(tmp_path / "none"), 0).block(*block(b"a")) == b"a"
+    assert BlockCache(str(tmp_path / "none"), 0).block(*block(b"a")) == b"a"
     assert not (tmp_path / "none").exists()
 
 
@@ -121,7 +121,7 @@ def test_a_failed_fetch_is_its_own_error_and_the_next_one_tries_again(tmp_path: 
     def refuse() -> bytes:
         raise StorageError("the store is gone")
 
-    shared, (sha256, n_bytes, fetch) = Cache(str(tmp_path), MIB), block(b"a")
+    shared, (sha256, n_bytes, fetch) = BlockCache(str(tmp_path), MIB), block(b"a")
     with pytest.raises(StorageError, match="gone"):
         shared.block(sha256, n_bytes, refuse)
     assert shared.block(sha256, n_bytes, fetch) == b"a"
@@ -131,8 +131,8 @@ def test_a_holder_that_is_stuck_is_waited_for_no_longer_than_stated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(block_cache, "WAIT_SECONDS", 0.05)
-    shared, (sha256, n_bytes, fetch) = Cache(str(tmp_path), MIB), block(b"a")
-    with block_cache._alone(tmp_path / sha256[:2] / sha256):
+    shared, (sha256, n_bytes, fetch) = BlockCache(str(tmp_path), MIB), block(b"a")
+    with block_cache._locked(tmp_path / sha256[:2] / sha256):
         assert shared.block(sha256, n_bytes, fetch) == b"a"
 
 
@@ -148,7 +148,7 @@ def _read_many(folder: str, max_bytes: int, log: str, go: Any) -> None:
             return content
 
         assert (
-            Cache(folder, max_bytes).block(hashlib.sha256(content).hexdigest(), 64, fetch)
+            BlockCache(folder, max_bytes).block(hashlib.sha256(content).hexdigest(), 64, fetch)
             == content
         )
 

@@ -20,7 +20,7 @@ from tiny_manifest import manifest_of
 from data_prep.core import storage
 from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing
 from data_prep.token_stream import megatron_shards, reader
-from data_prep.token_stream.block_cache import Cache
+from data_prep.token_stream.block_cache import BlockCache
 from data_prep.token_stream.manifest import Manifest, Shard
 from data_prep.token_stream.reader import SequenceReader
 
@@ -96,7 +96,7 @@ def test_the_next_blocks_are_under_way_while_reading_on_and_not_after_a_jump(
     def asked_for(index: int) -> list[int]:
         asked.clear()
         sequences.read(np.array([index]))
-        wait(sequences._blocks._held.values())
+        wait(sequences._blocks._in_memory.values())
         return sorted(asked)
 
     assert asked_for(0) == [0, 1, 2, 3]
@@ -114,7 +114,7 @@ def test_at_most_the_stated_number_of_blocks_is_held(tmp_path: Path) -> None:
     )
     for index in range(30):
         sequences.read(np.array([index]))
-        assert len(sequences._blocks._held) <= 1 + 3 + reader.BEHIND_BLOCKS
+        assert len(sequences._blocks._in_memory) <= 1 + 3 + reader.BEHIND_BLOCKS
 
 
 def test_an_error_comes_out_with_its_type_when_its_block_is_read_and_not_before(
@@ -184,7 +184,7 @@ def test_four_spawned_ranks_of_a_node_send_one_get_per_block_together(
 ) -> None:
     uri = f"{s3_server}/{tmp_path.name}"
     known = stream(uri, (32 * 12, 32 * 8))
-    cache = Cache(str(tmp_path / "cache"), 1 << 20)
+    cache = BlockCache(str(tmp_path / "cache"), 1 << 20)
     sequences = SequenceReader(uri, known, "train", T, ahead=2, cache=cache)
     sequences.read(np.array([0]))  # in use: its threads and client stay here
     before = proxy.counts["GET"] - 3

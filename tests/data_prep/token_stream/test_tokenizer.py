@@ -68,7 +68,7 @@ def test_training_reads_no_more_than_train_bytes(small: Tokenizer) -> None:
 
 def test_a_corpus_too_small_for_the_vocabulary_is_refused() -> None:
     with pytest.raises(
-        ConfigurationError, match=r"yields 25\d ids, data.tokenizer.vocab_size asks for 5,000"
+        ConfigurationError, match=r"gives 25\d ids, data.tokenizer.vocab_size is 5,000"
     ):
         train(iter(["aa"]), replace(CONFIG, vocab_size=5000))
 
@@ -149,7 +149,7 @@ def test_truncation_in_the_json_does_not_cut_documents(small: Tokenizer) -> None
     ("change", "message"),
     [
         ({"fingerprint": "0" * 16}, r"fingerprint is .* expected 0000000000000000"),
-        ({"vocab_size": 301}, r"has 300 ids, data.tokenizer.vocab_size says 301"),
+        ({"vocab_size": 301}, r"has 300 ids, data.tokenizer.vocab_size is 301"),
         ({"eos": "</s>"}, r"no token '</s>' among 300"),
     ],
 )
