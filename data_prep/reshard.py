@@ -180,7 +180,9 @@ class _Cutter:
         return self.shards[-1].end_lines if self.shards else 0
 
     def add(self, chunk: bytes) -> None:
-        if self.end_bytes == 0 and not chunk.removeprefix(formats.BOM).lstrip().startswith(b"{"):
+        if self.end_bytes == 0 and not chunk.removeprefix(
+            formats.BYTE_ORDER_MARK
+        ).lstrip().startswith(b"{"):
             raise ConfigurationError(
                 f"{self._archive} holds no JSON lines, its text begins with {chunk[:40]!r}; expected an object a line"
             )

@@ -144,7 +144,7 @@ def name_of(task: TokenizeTask) -> str:
     return digest(
         (FORMAT_VERSION, clean_document.VERSION),
         task.input_sha256,
-        (*corpus_reader.settings(task.source), config.shuffle_seed, config.dedup),
+        (*corpus_reader.reading_settings(task.source), config.shuffle_seed, config.dedup),
         config.cleaning,
         task.tokenizer.fingerprint,
         task.evaluation.identity if task.evaluation else None,

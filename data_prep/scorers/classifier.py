@@ -26,7 +26,7 @@ from data_prep.sources.uri_options import split_options
 
 TOXIC_LABELS = {"toxic", "toxicity", "hate", "hateful"}
 # The files a classifier consists of; other suffixes are never opened.
-FILE_PATTERNS = ("*.json", "*.txt", "*.model", "*.safetensors")
+FILE_PATTERNS: tuple[str, ...] = ("*.json", "*.txt", "*.model", "*.safetensors")
 # Model types whose position ids start after the padding id, so that they have fewer positions.
 OFFSET_POSITION_TYPES = {"roberta", "xlm-roberta", "camembert", "longformer"}
 DEFAULT_MAX_LENGTH = 512  # tokens, or fewer if the model has fewer positions

@@ -1,9 +1,8 @@
-"""the bytes of a file → its rows: JSON lines, CSV, Parquet, plain text; gzip and zstd undone on the
-way
+"""read the rows of a file: JSON lines, CSV, Parquet, plain text; gzip and zstd decompressed
 
-The file's name says the format. A reader yields every row it meets, the broken ones as the words
-that say what is wrong; how many of those are too many, and which columns matter, is decided in
-corpus_reader.py. A file that cannot be read on is ArtefactCorrupt.
+The ending of the file's name says the format. A reader yields every row, the bad ones as a text
+that says what is wrong; corpus_reader.py decides how many of those are too many, and which columns
+matter. A file that cannot be read to its end is ArtefactCorrupt.
 """
 
 import csv
@@ -23,19 +22,22 @@ from data_prep.core.errors import ArtefactCorrupt, ConfigurationError
 DOCUMENT_END = b"<|endoftext|>"
 CSV_FIELD_BYTES = 1 << 30  # the standard library stops at 128 KiB
 CHUNK_BYTES = 256 << 10
-ZSTD_BYTES = (
-    16 << 10
-)  # decompressed at once: fits a cache; becomes 32,000 times as much in memory at the very most
-BOM = b"\xef\xbb\xbf"
+# Compressed bytes decompressed at once: the result fits a CPU cache, and is at most 32,000 times as
+# large.
+ZSTD_BYTES = 16 << 10
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+# What the decompressors raise for a truncated or damaged file.
 DAMAGE = cast(
     tuple[type[Exception], ...],
     (EOFError, gzip.BadGzipFile, igzip_lib.IsalError, zstandard.ZstdError),
 )
 
 
-class Row(NamedTuple):
-    """A row as the file has it: number from 0, line from 1 (Parquet: row from 1), columns or what
-    is wrong.
+class FileRow(NamedTuple):
+    """A row as it is in the file.
+
+    number: from 0, bad rows included. line: from 1; in a Parquet file the row from 1.
+    content: the columns, or a text that says what is wrong with the row.
     """
 
     number: int
@@ -48,79 +50,82 @@ def check(uri: str) -> None:
     _format(uri)
 
 
-def rows(uri: str) -> Iterator[Row]:
-    """Every row of the file, also the bad ones; blank lines are left out, but count in the numbers
-    of JSON lines.
+def rows(uri: str) -> Iterator[FileRow]:
+    """Every row of the file, including the bad ones.
+
+    Blank lines of JSON lines are no rows, but count in the row numbers.
     """
     with ranged_reads.open_stream(uri) as stream:
         yield from rows_of(stream, uri)
 
 
-def rows_of(stream: IO[bytes], name: str) -> Iterator[Row]:
-    """The rows of a byte stream (for Parquet one that seeks); the ending of `name` says the format.
+def rows_of(stream: IO[bytes], name: str) -> Iterator[FileRow]:
+    """The rows of a byte stream; the ending of `name` says the format. Parquet needs a stream that
+    can seek.
 
-    Whatever the bytes, it ends, or raises ArtefactCorrupt or ConfigurationError.
+    For any bytes it ends or raises ArtefactCorrupt or ConfigurationError.
     """
     reader, decompress = _format(name)
     try:
         yield from reader(decompress(stream), name)
     except DAMAGE as error:
         raise ArtefactCorrupt(
-            f"{name} is not a whole {posixpath.splitext(name)[1]} file ({error}); fetch it again, "
-            "or rename it if it is already decompressed"
+            f"{name} is not a complete {posixpath.splitext(name)[1]} file ({error}); "
+            "download it again, or rename it if it is already decompressed"
         ) from error
 
 
 def decompressed(stream: IO[bytes], name: str) -> IO[bytes]:
-    """The stream with gzip or zstd undone, if the ending of `name` says so; reading it raises
-    DAMAGE where it is cut or wrong.
+    """The stream decompressed, if the ending of `name` is .gz or .zst.
+
+    Reading it raises one of DAMAGE where the file is truncated or damaged.
     """
     return DECOMPRESSORS.get(posixpath.splitext(name.lower())[1], _buffered)(stream)
 
 
-def _json_lines(stream: IO[bytes], uri: str) -> Iterator[Row]:
-    loads, new = orjson.loads, tuple.__new__  # new: half the time of Row(…)
+def _json_lines(stream: IO[bytes], uri: str) -> Iterator[FileRow]:
+    loads = orjson.loads
+    new = tuple.__new__  # half the time of FileRow(…)
     for number, line in enumerate(stream):
         if number == 0:
-            line = line.removeprefix(BOM)
+            line = line.removeprefix(BYTE_ORDER_MARK)
             if line.lstrip().startswith(b"["):
                 raise ConfigurationError(
-                    f"{uri} holds a JSON array; expected one object a line; convert it with jq -c '.[]'"
+                    f"{uri} holds a JSON array; expected one object per line; "
+                    "convert it with jq -c '.[]'"
                 )
         try:
             content = loads(line)
         except orjson.JSONDecodeError as error:
             if line.isspace() or not line:
                 continue
-            yield Row(number, number + 1, f"is not JSON in UTF-8 ({error.msg})")
+            yield FileRow(number, number + 1, f"is not JSON in UTF-8 ({error.msg})")
         else:
-            yield new(
-                Row,
-                (number, number + 1, content if type(content) is dict else "is not a JSON object"),
-            )
+            columns = content if type(content) is dict else "is not a JSON object"
+            yield new(FileRow, (number, number + 1, columns))
 
 
-def _csv(stream: IO[bytes], uri: str) -> Iterator[Row]:
+def _csv(stream: IO[bytes], uri: str) -> Iterator[FileRow]:
     csv.field_size_limit(CSV_FIELD_BYTES)
-    # Bad bytes become lone surrogates, so that they spoil one row and not the parsing of the file.
+    # Bad bytes become lone surrogates, so that they make one row bad and not the whole file.
     lines = (line.decode("utf-8", "surrogateescape") for line in stream)
     reader = csv.reader(
         (line.removeprefix("\ufeff") if number == 0 else line for number, line in enumerate(lines)),
         strict=True,
     )
     header: list[str] | None = None
-    number, line = 0, 1
+    number = 0
+    line = 1
     while True:
         try:
             values = next(reader, None)
         except csv.Error as error:
-            if header is None or "unexpected end" in str(
-                error
-            ):  # then the open quote has swallowed the rest of the file
+            # At an unexpected end, a quote that was never closed has taken the rest of the file.
+            if header is None or "unexpected end" in str(error):
                 raise ArtefactCorrupt(
-                    f"{uri}:{line}: no CSV from here on ({error}); mend the file"
+                    f"{uri}:{line}: the file is not CSV from here on ({error}); repair the file"
                 ) from error
-            yield Row(number, line, f"is not CSV ({error})")
+            yield FileRow(number, line, f"is not CSV ({error})")
             number += 1
         else:
             if values is None:
@@ -128,7 +133,7 @@ def _csv(stream: IO[bytes], uri: str) -> Iterator[Row]:
             if header is None:
                 header = values
             elif values:
-                yield Row(number, line, _csv_columns(header, values))
+                yield FileRow(number, line, _csv_columns(header, values))
                 number += 1
         line = reader.line_num + 1
 
@@ -143,43 +148,44 @@ def _csv_columns(header: list[str], values: list[str]) -> dict[str, Any] | str:
     return dict(zip(header, values, strict=True))
 
 
-def _plain_text(stream: IO[bytes], uri: str) -> Iterator[Row]:
-    number, start, parts = 0, 1, list[bytes]()
+def _plain_text(stream: IO[bytes], uri: str) -> Iterator[FileRow]:
+    number = 0
+    first_line = 1
+    lines: list[bytes] = []
     for line_number, line in enumerate(stream, start=1):
         if line.strip() != DOCUMENT_END:
-            parts.append(line)
+            lines.append(line)
             continue
-        yield Row(number, start, _decoded(b"".join(parts)))
-        number, start, parts = number + 1, line_number + 1, []
-    rest = b"".join(parts)
+        yield FileRow(number, first_line, _decoded(b"".join(lines)))
+        number += 1
+        first_line = line_number + 1
+        lines = []
+    rest = b"".join(lines)
     if rest.strip() or not number:
-        yield Row(number, start, _decoded(rest))
+        yield FileRow(number, first_line, _decoded(rest))
 
 
 def _decoded(content: bytes) -> dict[str, Any] | str:
     try:
-        return {"text": content.removeprefix(BOM).decode()}
+        return {"text": content.removeprefix(BYTE_ORDER_MARK).decode()}
     except UnicodeDecodeError as error:
         return f"is not UTF-8 (byte {error.start} of the document)"
 
 
-def _parquet(stream: IO[bytes], uri: str) -> Iterator[Row]:
-    import pyarrow  # here, as 0.15 s and 60 MB are too much for whoever reads JSON lines
+def _parquet(stream: IO[bytes], uri: str) -> Iterator[FileRow]:
+    import pyarrow  # imported here: 0.15 s and 60 MB that JSON lines do not need
     from pyarrow import parquet
 
     try:
         number = 0
         for batch in parquet.ParquetFile(stream).iter_batches(batch_size=1024):
             for content in _batch_columns(batch):
-                yield Row(number, number + 1, content)
+                yield FileRow(number, number + 1, content)
                 number += 1
-    except (
-        pyarrow.ArrowException,
-        OSError,
-        UnicodeDecodeError,
-    ) as error:  # the last from a column's name
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        # A UnicodeDecodeError comes from the name of a column.
         raise ArtefactCorrupt(
-            f"{uri} is not a whole Parquet file ({error}); fetch it again"
+            f"{uri} is not a complete Parquet file ({error}); download it again"
         ) from error
 
 
@@ -187,53 +193,58 @@ def _batch_columns(batch: Any) -> Iterator[dict[str, Any] | str]:
     try:
         yield from batch.to_pylist()
     except (ValueError, OverflowError):  # one bad row fails the batch: find it
-        for at in range(batch.num_rows):
+        for number in range(batch.num_rows):
             try:
-                yield batch.slice(at, 1).to_pylist()[0]
+                yield batch.slice(number, 1).to_pylist()[0]
             except UnicodeDecodeError:
                 yield "is not UTF-8"
-            except (ValueError, OverflowError) as error:
-                yield f"has a value that Python has not ({error})"  # a date beyond the year 9999
+            except (ValueError, OverflowError) as error:  # such as a date after the year 9999
+                yield f"has a value that Python cannot represent ({error})"
 
 
-class _Zstd(io.RawIOBase):
-    """Frames of a .zst file as one stream; the library's own reader takes a truncated file for a
-    short one.
+class _ZstdReader(io.RawIOBase):
+    """The frames of a .zst file as one stream; a file that ends inside a frame raises EOFError.
+
+    The library's own reader takes a truncated file for a shorter one.
     """
 
     def __init__(self, stream: IO[bytes]) -> None:
-        self._stream, self._rest, self._frame = stream, memoryview(b""), _frame()
+        self._stream = stream
+        self._frame = _new_frame()
+        self._decompressed = memoryview(b"")  # not returned yet
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        while not self._rest:
+        while not self._decompressed:
             chunk = self._frame.unused_data or self._stream.read(ZSTD_BYTES)
             if not chunk:
                 if self._frame.eof:
                     return 0
                 raise EOFError("the file ends inside a frame")
             if self._frame.eof:
-                self._frame = _frame()
-            self._rest = memoryview(self._frame.decompress(chunk))
-        n_bytes = min(len(buffer), len(self._rest))
-        buffer[:n_bytes], self._rest = self._rest[:n_bytes], self._rest[n_bytes:]
+                self._frame = _new_frame()
+            self._decompressed = memoryview(self._frame.decompress(chunk))
+        n_bytes = min(len(buffer), len(self._decompressed))
+        buffer[:n_bytes] = self._decompressed[:n_bytes]
+        self._decompressed = self._decompressed[n_bytes:]
         return n_bytes
 
 
-def _frame() -> Any:
-    return zstandard.ZstdDecompressor(
-        max_window_size=1 << 31
-    ).decompressobj()  # archives use --long=31
+def _new_frame() -> Any:
+    max_window = 1 << 31  # large archives are compressed with --long=31
+    return zstandard.ZstdDecompressor(max_window_size=max_window).decompressobj()
 
 
 def _buffered(stream: Any) -> IO[bytes]:
-    """Splits lines ten times as fast as the files of a store, gzip or zstd do by themselves."""
+    """The stream with a buffer that splits lines ten times as fast as remote files, gzip or zstd do
+    by themselves.
+    """
     return cast(IO[bytes], io.BufferedReader(stream, CHUNK_BYTES))
 
 
-Reader = Callable[[IO[bytes], str], Iterator[Row]]
+Reader = Callable[[IO[bytes], str], Iterator[FileRow]]
 READERS: dict[str, Reader] = {
     ".jsonl": _json_lines,
     ".ndjson": _json_lines,
@@ -243,10 +254,9 @@ READERS: dict[str, Reader] = {
     ".parquet": _parquet,
 }
 DECOMPRESSORS: dict[str, Callable[[IO[bytes]], IO[bytes]]] = {
-    ".gz": lambda stream: _buffered(
-        igzip.IGzipFile(fileobj=stream)
-    ),  # 471 MB/s, the standard library 207
-    ".zst": lambda stream: _buffered(_Zstd(stream)),
+    # isal decompresses 471 MB/s, the standard library 207.
+    ".gz": lambda stream: _buffered(igzip.IGzipFile(fileobj=stream)),
+    ".zst": lambda stream: _buffered(_ZstdReader(stream)),
 }
 
 
@@ -254,7 +264,7 @@ def _format(uri: str) -> tuple[Reader, Callable[[IO[bytes]], IO[bytes]]]:
     stem, extension = posixpath.splitext(uri.lower())
     if extension in (".tar", ".tgz") or stem.endswith(".tar"):
         raise ConfigurationError(
-            f"{uri} is an archive, which cannot be read in parts; cut it into files first, once: "
+            f"{uri} is an archive, which cannot be read in parallel; split it into files once: "
             f"python data_prep/reshard.py --archive {uri} --out FOLDER"
         )
     decompress = DECOMPRESSORS.get(extension)
@@ -262,7 +272,8 @@ def _format(uri: str) -> tuple[Reader, Callable[[IO[bytes]], IO[bytes]]]:
         extension = posixpath.splitext(stem)[1]
     if extension not in READERS or (decompress and extension == ".parquet"):
         raise ConfigurationError(
-            f"{uri}: the ending names no format; expected one of {' '.join(READERS)}, "
-            f"all but .parquet also with {' or '.join(DECOMPRESSORS)}; rename the file or narrow the pattern"
+            f"{uri}: the ending names no known format; expected one of {' '.join(READERS)}, all "
+            f"but .parquet also with {' or '.join(DECOMPRESSORS)}; "
+            "rename the file or narrow the pattern"
         )
     return READERS[extension], decompress or _buffered

@@ -1,26 +1,29 @@
-"""threads of 4chan posts → texts: HTML undone, scores and post numbers kept
+"""convert threads of 4chan posts to text: decode HTML, keep scores and post numbers
 
-A row of "Raiders of the Lost Kek" is a thread, {"posts": [{no, com, perspectives, …}]}, `com` in
-HTML and absent where a post is only an image. Its text is in other dumps written out already
-(headers `name date no.N: body` before each post): those rows have a field `text` and need nothing
+A row of "Raiders of the Lost Kek" is a thread, {"posts": [{no, com, perspectives, …}]}. `com` is
+HTML, and absent where a post is only an image. Other dumps contain the same threads already as text
+(a header `name date no.N: body` before each post): their rows have a field `text` and need nothing
 from here.
 
-The order of undoing matters. `<wbr>` goes first, for it stands inside words; then reply links with
-the number they show (`>>123` names a post by a number that is in no text: dropped), `<br>` becomes
-a line end, all other tags go and what they enclose stays (greentext, spoilers). Entities come last,
-in one go: decoded earlier, the `<` and `>` that people wrote would pass for tags, and what stands
-between them would be lost; decoded twice, `&amp;lt;` would.
+The order of the steps matters:
+1. `<wbr>` is removed first, because it stands inside words.
+2. Reply links are removed with the number they show: `>>123` names a post by a number that occurs
+   in no text.
+3. `<br>` becomes a line end. All other tags are removed, and what they enclose stays (greentext,
+   spoilers).
+4. Entities are decoded last, in one pass. Decoded earlier, the `<` and `>` that people wrote would
+   look like tags, and the text between them would be lost; decoded twice, `&amp;lt;` would change.
 
-Only what looks like a tag is one: `<3` and `a < b` stay. A comment that is nothing but `[deleted]`
-is empty.
+Only what looks like a tag is one: `<3` and `a < b` stay. A comment that is only `[deleted]` is
+empty.
 """
 
 import html
 import re
 from typing import Any, NamedTuple
 
-# A reply link: to a post here or elsewhere, or, as a span, to one that is gone. Both alternatives
-# end at the next `<` at the latest, so the time is linear whatever the text.
+# Reply links (to a post that is gone, as a span), then any other tag. Both alternatives end at the
+# next `<` at the latest, so the time is linear for any text.
 TAG = re.compile(
     r"""<(?:a [^<>]*|span class="deadlink")>&gt;&gt;[^<>]*</(?:a|span)>|<[a-zA-Z/!][^<>]*>"""
 )
@@ -28,9 +31,11 @@ LINE_BREAK = re.compile(r"<br ?/>")
 DELETED = "[deleted]"
 
 
-class Text(NamedTuple):
-    """part: 0-based number of the post in the thread, those without text counted; id: the board's
-    number of post or thread.
+class ThreadText(NamedTuple):
+    """The text of a thread or of one of its posts.
+
+    part: 0-based number of the post in the thread, posts without text included.
+    id: the number that the board gave the post or thread.
     """
 
     part: int
@@ -39,62 +44,63 @@ class Text(NamedTuple):
     scores: dict[str, float] | None
 
 
-def as_thread(posts: list[Any], scores_field: str | None = None) -> Text:
-    """The whole thread as one text, posts joined by blank lines; each score the mean over the posts
-    with text that have it.
+def as_thread(posts: list[Any], scores_field: str | None = None) -> ThreadText:
+    """The whole thread as one text, with a blank line between posts.
 
-    Posts count alike in the mean, for how many tokens each has is not known yet.
+    Each score is the mean over the posts with text that have it. All posts count alike, because
+    their numbers of tokens are not known yet.
     """
     texts = as_posts(posts, scores_field)
-    return Text(
-        0,
-        _number(posts[0]) if posts else None,
-        "\n\n".join(text.text for text in texts),
-        _mean(texts),
+    return ThreadText(
+        part=0,
+        id=_number(posts[0]) if posts else None,
+        text="\n\n".join(post.text for post in texts),
+        scores=_mean_scores(texts),
     )
 
 
-def as_posts(posts: list[Any], scores_field: str | None = None) -> list[Text]:
-    """The posts that have text, in order. Raises ValueError unless each is an object whose `com` is
-    text or absent.
+def as_posts(posts: list[Any], scores_field: str | None = None) -> list[ThreadText]:
+    """The posts that have text, in order.
+
+    Raises ValueError unless each post is an object whose `com` is text or absent.
     """
     texts = []
     for part, post in enumerate(posts):
         if not isinstance(post, dict):
-            raise ValueError("holds a post that is no object")
+            raise ValueError("holds a post that is not an object")
         comment = post.get("com")
         if comment is None:
             continue
         if not isinstance(comment, str):
-            raise ValueError("holds a post whose com is no text")
-        if text := undo_html(comment):
-            texts.append(
-                Text(part, _number(post), text, scores_in(post.get(scores_field or "perspectives")))
-            )
+            raise ValueError("holds a post whose com is not text")
+        if text := html_to_text(comment):
+            scores = scores_in(post.get(scores_field or "perspectives"))
+            texts.append(ThreadText(part, _number(post), text, scores))
     return texts
 
 
-def undo_html(comment: str) -> str:
-    """The text that a comment shows, without blanks and line ends around it."""
+def html_to_text(comment: str) -> str:
+    """The text that a comment shows, stripped of blanks and line ends around it."""
     if "<" in comment:
-        comment = comment.replace("<wbr>", "").replace(
-            "<br>", "\n"
-        )  # what there is most of, ten times as fast as the patterns
+        # The two most frequent tags first: str.replace is ten times as fast as the patterns.
+        comment = comment.replace("<wbr>", "").replace("<br>", "\n")
+        if "<br" in comment:
+            comment = LINE_BREAK.sub("\n", comment)
         if "<" in comment:
-            comment = TAG.sub("", LINE_BREAK.sub("\n", comment) if "<br" in comment else comment)
+            comment = TAG.sub("", comment)
     comment = decode_entities(comment).strip()
     return "" if comment == DELETED else comment
 
 
 def decode_entities(text: str) -> str:
-    """What html.unescape gives, faster for the five entities that 4chan writes; `&amp;` last, so
-    that nothing decodes twice.
+    """The result of html.unescape, faster for the five entities that 4chan writes.
+
+    `&amp;` is decoded last, so that nothing is decoded twice.
     """
     if "&" not in text:
         return text
-    text = (
-        text.replace("&gt;", ">").replace("&#039;", "'").replace("&quot;", '"').replace("&lt;", "<")
-    )
+    text = text.replace("&gt;", ">").replace("&#039;", "'")
+    text = text.replace("&quot;", '"').replace("&lt;", "<")
     n_left = text.count("&")
     if n_left == 0:
         return text
@@ -102,16 +108,18 @@ def decode_entities(text: str) -> str:
 
 
 def scores_in(value: Any) -> dict[str, float] | None:
-    """The numbers in [0, 1] of an object, names in lower case; None where there is none. A missing
-    score is missing, not 0.
+    """The numbers in [0, 1] of an object, with names in lower case; None without any.
+
+    A missing score is missing, not 0.
     """
     if not isinstance(value, dict):
         return None
-    return {
-        name.lower(): float(n)
-        for name, n in value.items()
-        if type(n) in (float, int) and 0 <= n <= 1
-    } or None
+    scores = {
+        name.lower(): float(number)
+        for name, number in value.items()
+        if type(number) in (float, int) and 0 <= number <= 1
+    }
+    return scores or None
 
 
 def _number(post: dict[str, Any]) -> str | None:
@@ -119,9 +127,9 @@ def _number(post: dict[str, Any]) -> str | None:
     return None if number is None else str(number)
 
 
-def _mean(texts: list[Text]) -> dict[str, float] | None:
-    known: dict[str, list[float]] = {}
+def _mean_scores(texts: list[ThreadText]) -> dict[str, float] | None:
+    by_name: dict[str, list[float]] = {}
     for text in texts:
         for name, score in (text.scores or {}).items():
-            known.setdefault(name, []).append(score)
-    return {name: sum(scores) / len(scores) for name, scores in known.items()} or None
+            by_name.setdefault(name, []).append(score)
+    return {name: sum(scores) / len(scores) for name, scores in by_name.items()} or None

@@ -108,13 +108,13 @@ def undo_html(content: bytes) -> None:
     its HTML.
     """
     text = content.decode("utf-8", "replace")
-    assert len(fourchan.undo_html(text)) <= len(text), text
+    assert len(fourchan.html_to_text(text)) <= len(text), text
     assert fourchan.decode_entities(text) == html.unescape(text), text
     written = (
         html.escape(text).replace("&#x27;", "&#039;").replace("\n", "<br>")
     )  # as the board writes it
     expected = text.strip()
-    assert fourchan.undo_html(written) == ("" if expected == "[deleted]" else expected), text
+    assert fourchan.html_to_text(written) == ("" if expected == "[deleted]" else expected), text
 
 
 def clean(content: bytes) -> None:

@@ -200,10 +200,9 @@ def test_a_known_head_needs_no_label_and_an_unknown_one_is_refused(tmp_path, tok
         tmp_path / "granite-guardian-hap-38m", tokenizer, ["LABEL_0", "LABEL_1"]
     )
     assert "#label=LABEL_1&softmax" in registry.load(f"classifier:{known}").id
-    known = registry.load(
-        f"classifier:{save_classifier(tmp_path / 'unbiased-toxic-roberta', tokenizer, ['toxicity', 'insult', 'male'])}"
-    )
-    assert "#label=toxicity&sigmoid" in known.id
+    several = ["toxicity", "insult", "male"]
+    known = save_classifier(tmp_path / "unbiased-toxic-roberta", tokenizer, several)
+    assert "#label=toxicity&sigmoid" in registry.load(f"classifier:{known}").id
     unknown = save_classifier(tmp_path / "hate-or-not", tokenizer, ["LABEL_0", "LABEL_1"])
     with pytest.raises(
         ConfigurationError,

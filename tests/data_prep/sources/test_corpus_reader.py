@@ -1,4 +1,4 @@
-"""Every format gives the same documents, and a source is known by what it holds."""
+"""Every format gives the same documents; sources are expanded, checked and identified."""
 
 import csv
 import gzip
@@ -57,13 +57,13 @@ def test_any_text_survives_every_format(written, name):
         ("One.\n<|endoftext|>\nTwo.\n\n2\n<|endoftext|>\n", ["One.\n", "Two.\n\n2\n"]),
     ],
 )
-def test_a_text_file_is_one_document_unless_end_lines_divide_it(content, documents):
+def test_a_text_file_is_one_document_unless_separators_divide_it(content, documents):
     assert texts(file(content.encode(), "prose.txt")) == documents
     assert texts(file(two_frames(content.encode()), "prose.txt.zst")) == documents
 
 
 @pytest.mark.parametrize("name", ["mark.jsonl", "mark.csv", "mark.txt"])
-def test_a_byte_order_mark_is_no_text(name):
+def test_a_byte_order_mark_is_not_part_of_the_text(name):
     content = {"mark.jsonl": b'{"text": "a"}', "mark.csv": b"text\na", "mark.txt": b"a"}[name]
     assert texts(file(b"\xef\xbb\xbf" + content, name)) == ["a"]
 
@@ -84,7 +84,7 @@ def test_a_column_with_a_dot_in_its_name_is_a_column():
     ) == ["right"]
 
 
-def test_a_csv_field_may_be_longer_than_the_standard_library_allows():
+def test_a_csv_field_may_exceed_the_limit_of_the_standard_library():
     csv.field_size_limit(131_072)
     assert texts(file(comma_separated([{"text": "x" * 200_000}]), "long.csv")) == ["x" * 200_000]
 
@@ -119,7 +119,7 @@ def test_a_thread_is_one_document_without_its_html():
     )
 
 
-def test_a_post_is_a_document_where_that_is_asked():
+def test_with_unit_post_each_post_is_a_document():
     content = json_lines([{"posts": []}, {"posts": POSTS}])
     documents = list(read(file(content, "posts.ndjson", "#text=posts&unit=post&label=country")))
     assert documents == [
@@ -144,7 +144,7 @@ def test_a_post_is_a_document_where_that_is_asked():
 
 
 @pytest.mark.parametrize("unit", ["thread", "post"])
-def test_a_thread_that_is_none_is_a_bad_row(unit):
+def test_a_malformed_thread_is_a_bad_row(unit):
     bad = BadRows()
     rows = [
         {"posts": posts} for posts in (POSTS, [7], [{"com": 7}], "text" if unit == "post" else 7)
@@ -158,9 +158,9 @@ def test_a_thread_that_is_none_is_a_bad_row(unit):
     )
     assert {document.row for document in documents} == {0}
     assert [place.split(" ", 1)[1] for place in bad.places] == [
-        "field 'posts' holds a post that is no object",
-        "field 'posts' holds a post whose com is no text",
-        "field 'posts' is no list of posts" if unit == "post" else "field 'posts' is no text",
+        "field 'posts' holds a post that is not an object",
+        "field 'posts' holds a post whose com is not text",
+        "field 'posts' is not a list of posts" if unit == "post" else "field 'posts' is not a text",
     ]
 
 
@@ -174,7 +174,7 @@ def test_a_thread_that_is_none_is_a_bad_row(unit):
         ({}, None),
     ],
 )
-def test_a_document_keeps_the_name_its_source_gave_it(row, name):
+def test_a_document_keeps_the_id_of_its_corpus(row, name):
     for fields in ("", "#label=n"):
         (document,) = read(file(json_lines([{"text": "a", "n": 1, **row}]), "named.jsonl", fields))
         assert document == Document(0, "a", {"n": 1, **row}, id=name)
@@ -212,21 +212,22 @@ def test_a_document_keeps_the_name_its_source_gave_it(row, name):
         ({"toxicity": "high"}, "#scores=toxicity", None),
     ],
 )
-def test_scores_are_the_numbers_between_0_and_1_of_the_field_that_holds_them(row, fields, scores):
+def test_scores_are_the_numbers_in_0_to_1_of_the_field_with_scores(row, fields, scores):
     (document,) = read(file(json_lines([{"text": "a", **row}]), "scored.jsonl", fields))
     assert document == Document(0, "a", row, scores=scores)
 
 
-def test_scores_may_stand_beside_the_text_in_its_object():
+def test_scores_may_be_in_the_same_object_as_the_text():
     row = {"prompt": {"text": "So", "toxicity": 0.25, "threat": None}}
     (document,) = read(file(json_lines([row]), "prompts.jsonl", "#text=prompt.text&scores=prompt"))
     assert (document.text, document.scores) == ("So", {"toxicity": 0.25})
 
 
-def test_a_field_of_scores_that_no_row_has_is_an_error_of_the_command():
+def test_a_scores_field_that_no_row_has_is_a_configuration_error():
     with pytest.raises(
         ConfigurationError,
-        match=r"no row has text in field 'text', scores in field 'toxcity'; the rows have n, text, toxicity",
+        match=r"no row has text in field 'text', scores in field 'toxcity'; "
+        "the rows have n, text, toxicity",
     ):
         texts(
             file(
@@ -237,14 +238,14 @@ def test_a_field_of_scores_that_no_row_has_is_an_error_of_the_command():
         )
 
 
-def test_what_is_read_of_a_file_is_part_of_its_settings():
-    asked = ["", "#text=a", "#label=a", "#scores=a", "#unit=post"]
-    sources = [file(json_lines(ROWS), "settings.jsonl", fields) for fields in asked]
-    assert len({corpus_reader.settings(source) for source in sources}) == len(asked)
+def test_every_option_of_a_source_changes_its_reading_settings():
+    options = ["", "#text=a", "#label=a", "#scores=a", "#unit=post"]
+    sources = [file(json_lines(ROWS), "settings.jsonl", fields) for fields in options]
+    assert len({corpus_reader.reading_settings(source) for source in sources}) == len(options)
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 7])
-def test_lines_are_the_same_wherever_the_chunks_of_a_stream_end(chunk, monkeypatch):
+def test_lines_do_not_depend_on_the_chunks_of_a_stream(chunk, monkeypatch):
     monkeypatch.setattr(formats, "CHUNK_BYTES", chunk)
     content = b'\xef\xbb\xbf{"text": "a"}\r\n\n \n{"text": "two"}\n{"text": "end"}'
     assert [(row.line, row.content) for row in formats.rows_of(io.BytesIO(content), "a.jsonl")] == [
@@ -261,7 +262,7 @@ def test_lines_are_the_same_wherever_the_chunks_of_a_stream_end(chunk, monkeypat
     st.integers(0),
     st.booleans(),
 )
-def test_whatever_the_bytes_they_are_rows_or_an_error_of_ours(name, noise, at, beside):
+def test_any_bytes_give_rows_or_one_of_our_errors(name, noise, at, beside):
     whole = WRITERS[name](ROWS)
     at %= len(whole)
     content = noise if beside else whole[:at] + noise + whole[at + len(noise) :]
@@ -273,7 +274,7 @@ def test_whatever_the_bytes_they_are_rows_or_an_error_of_ours(name, noise, at, b
 
 
 @pytest.mark.parametrize("name", ["pol.tar.zst", "pol.tar", "pol.TAR.GZ", "pol.tgz"])
-def test_an_archive_is_refused_with_the_command_that_opens_it(name, tmp_path):
+def test_an_archive_is_refused_with_the_command_to_split_it(name, tmp_path):
     (tmp_path / name).write_bytes(b"members")
     with pytest.raises(ConfigurationError, match=r"pol.* data_prep/reshard\.py --archive "):
         expand([f"{tmp_path}/*"])
@@ -295,15 +296,15 @@ def test_patterns_expand_in_the_order_given_then_by_name(tmp_path, monkeypatch):
     [
         (
             ["none/*.jsonl"],
-            r"none/\*\.jsonl matches no file below the working folder /.*expected .*\.jsonl\.gz",
+            r"none/\*\.jsonl matches no file below the working directory /.*expected .*\.jsonl\.gz",
         ),
         (["."], "matches no file"),
         (["empty.jsonl"], "empty.jsonl is empty"),
         (["notes.md"], r"notes\.md: .* expected one of \.jsonl .*\.parquet.* \.zst"),
-        (["rows.parquet.gz"], "the ending names no format"),
-        (["rows.jsonl", "*.jsonl#text=body"], r"rows\.jsonl comes twice"),
-        (["rows.jsonl", "{folder}/rows.jsonl"], r"rows\.jsonl comes twice"),
-        (["synthetic:clean?parts=2", "synthetic:clean?parts=2&part=1"], "comes twice"),
+        (["rows.parquet.gz"], "the ending names no known format"),
+        (["rows.jsonl", "*.jsonl#text=body"], r"rows\.jsonl is named twice"),
+        (["rows.jsonl", "{folder}/rows.jsonl"], r"rows\.jsonl is named twice"),
+        (["synthetic:clean?parts=2", "synthetic:clean?parts=2&part=1"], "is named twice"),
         (["rows.jsonl#body"], "#text=FIELD"),
         (["rows.jsonl#txet=body"], "#text=FIELD"),
         (["rows.jsonl#text="], "#text=FIELD"),
@@ -311,7 +312,7 @@ def test_patterns_expand_in_the_order_given_then_by_name(tmp_path, monkeypatch):
         (["rows.jsonl#unit=page"], "#unit=thread"),
     ],
 )
-def test_a_name_that_cannot_be_is_refused(uris, words, tmp_path, monkeypatch):
+def test_an_invalid_list_of_uris_is_refused(uris, words, tmp_path, monkeypatch):
     for name in ("rows.jsonl", "notes.md", "rows.parquet.gz"):
         (tmp_path / name).write_bytes(b"{}\n")
     monkeypatch.chdir(tmp_path)
@@ -320,7 +321,7 @@ def test_a_name_that_cannot_be_is_refused(uris, words, tmp_path, monkeypatch):
         expand([uri.format(folder=tmp_path) for uri in uris])
 
 
-def test_a_source_is_known_by_its_bytes():
+def test_the_checksum_of_a_file_is_that_of_its_bytes():
     content = gzip.compress(json_lines(ROWS))
     source = file(content, "known.jsonl.gz")
     assert (checksum(source), n_bytes(source)) == (
@@ -329,7 +330,7 @@ def test_a_source_is_known_by_its_bytes():
     )
 
 
-def test_a_synthetic_source_is_known_by_all_its_parameters():
+def test_every_parameter_changes_the_checksum_of_a_synthetic_source():
     uris = [
         "documents=9",
         "documents=9&seed=1",
@@ -361,7 +362,7 @@ def test_a_synthetic_source_is_known_by_all_its_parameters():
         ("wikitext2/valid.txt.gz", 1, None),
     ],
 )
-def test_real_files_are_read_whole(uri, n_rows, label):
+def test_real_files_are_read_completely(uri, n_rows, label):
     (source,) = expand([f"{REAL}/{uri}"])
     bad = BadRows()
     documents = list(read(source, bad))

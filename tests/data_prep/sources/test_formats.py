@@ -1,4 +1,4 @@
-"""Corner cases of single formats; test_corpora.py writes and reads all of them."""
+"""Corner cases of single formats; test_corpus_reader.py writes and reads all of them."""
 
 import gzip
 import io
@@ -21,21 +21,21 @@ def rows_of(name: str, content: bytes) -> list[dict | str]:
     return [row.content for row in formats.rows(uri)]
 
 
-def test_a_parquet_date_that_python_has_not_spoils_its_row_only() -> None:
+def test_a_parquet_date_beyond_pythons_range_makes_one_row_bad() -> None:
     buffer = io.BytesIO()
     pq.write_table(
         pa.table({"text": ["a", "b"], "when": pa.array([10**18, 0], pa.timestamp("ms"))}), buffer
     )
     first, second = rows_of("x.parquet", buffer.getvalue())
-    assert isinstance(first, str) and first.startswith("has a value that Python has not")
+    assert isinstance(first, str) and first.startswith("has a value that Python cannot represent")
     assert isinstance(second, dict) and second["text"] == "b"
 
 
 @pytest.mark.parametrize("packing", PACKED)
-def test_a_packed_file_cut_anywhere_is_damaged(packing: str) -> None:
+def test_a_compressed_file_truncated_anywhere_is_damaged(packing: str) -> None:
     whole = PACKED[packing](b'{"text": "some words"}\n' * 20)
     for length in range(1, len(whole)):
         with pytest.raises(
-            formats.ArtefactCorrupt, match=f"x.jsonl{packing} is not a whole {packing} file"
+            formats.ArtefactCorrupt, match=f"x.jsonl{packing} is not a complete {packing} file"
         ):
             rows_of(f"x.jsonl{packing}", whole[:length])

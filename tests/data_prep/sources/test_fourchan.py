@@ -1,4 +1,4 @@
-"""A post's HTML is undone to what its author wrote, whatever that was; nothing between `<` and `>` as people write them is lost."""
+"""The HTML of a post becomes what its author wrote; `<` and `>` in the text lose nothing."""
 
 import html
 
@@ -7,16 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.sources.fourchan import (
-    Text,
+    ThreadText,
     as_posts,
     as_thread,
     decode_entities,
+    html_to_text,
     scores_in,
-    undo_html,
 )
 
-# Runs of what could be taken for markup are likely; surrogates are no text, and \n is written as
-# <br>.
+# Characters of markup are frequent; surrogates are not text, and \n is written as <br>.
 WRITTEN = st.text(
     st.sampled_from("<>&;/#3abr\"' ltgmp")
     | st.characters(exclude_categories=["Cs"], exclude_characters="\r")
@@ -57,16 +56,16 @@ def marked_up(draw: st.DrawFn) -> tuple[str, str]:
 
 @settings(max_examples=500)
 @given(marked_up())
-def test_what_was_written_comes_back_but_for_the_blanks_around_it(case):
+def test_the_written_text_comes_back_without_surrounding_blanks(case):
     written, comment = case
-    assert undo_html(comment) == (written.strip() if written.strip() != "[deleted]" else "")
+    assert html_to_text(comment) == (written.strip() if written.strip() != "[deleted]" else "")
 
 
 @settings(max_examples=200)
 @given(WRITTEN, WRITTEN, WRITTEN)
-def test_nothing_between_lesser_and_greater_signs_is_lost(before, between, after):
+def test_nothing_between_angle_brackets_is_lost(before, between, after):
     written = f"{before}<{between}>{after}"
-    assert undo_html(escaped(written)) == written.strip()
+    assert html_to_text(escaped(written)) == written.strip()
 
 
 @settings(max_examples=500)
@@ -91,7 +90,7 @@ def test_nothing_between_lesser_and_greater_signs_is_lost(before, between, after
         )
     )
 )
-def test_entities_are_decoded_once_and_as_html_says(pieces):
+def test_entities_are_decoded_once_as_html_defines_them(pieces):
     text = "".join(pieces)
     assert decode_entities(text) == html.unescape(text)
 
@@ -118,25 +117,28 @@ def test_entities_are_decoded_once_and_as_html_says(pieces):
         ("", ""),
     ],
 )
-def test_a_comment_shows(comment, text):
-    assert undo_html(comment) == text
+def test_a_comment_becomes_its_visible_text(comment, text):
+    assert html_to_text(comment) == text
 
 
-def test_a_comment_of_a_million_signs_takes_no_longer_than_its_length():
+def test_the_time_is_linear_in_the_length_of_a_comment():
     for hostile in ("<", "<a ", "&", "<a &gt;&gt;", '<span class="deadlink">&gt;&gt;', "<br "):
         assert (
-            undo_html(hostile * 200_000) is not None
+            html_to_text(hostile * 200_000) is not None
         )  # quadratic time would meet pytest's timeout
 
 
-def test_posts_keep_their_place_their_number_and_their_scores():
+def test_posts_keep_their_position_number_and_scores():
     thread = [{"no": 5}, {"no": 6, "com": "a", "perspectives": {"SPAM": 0.5}}, {"com": "b"}]
-    assert as_posts(thread) == [Text(1, "6", "a", {"spam": 0.5}), Text(2, None, "b", None)]
-    assert as_thread(thread) == Text(0, "5", "a\n\nb", {"spam": 0.5})
-    assert as_thread([{"no": 5}]) == Text(0, "5", "", None)
+    assert as_posts(thread) == [
+        ThreadText(1, "6", "a", {"spam": 0.5}),
+        ThreadText(2, None, "b", None),
+    ]
+    assert as_thread(thread) == ThreadText(0, "5", "a\n\nb", {"spam": 0.5})
+    assert as_thread([{"no": 5}]) == ThreadText(0, "5", "", None)
 
 
-def test_the_scores_of_a_thread_are_the_means_over_its_posts_that_have_them():
+def test_a_threads_score_is_the_mean_over_posts_that_have_it():
     scores = [{"A": 0.25, "B": 1.0}, {"A": 0.75}, None]
     assert as_thread([{"com": "x", "mine": each} for each in scores], "mine").scores == {
         "a": 0.5,
@@ -144,7 +146,7 @@ def test_the_scores_of_a_thread_are_the_means_over_its_posts_that_have_them():
     }
 
 
-def test_a_score_that_is_none_is_missing():
+def test_values_that_are_no_scores_are_missing():
     assert scores_in({"A": 0, "B": 1.5, "C": None, "D": True, "E": "0.5", "F": float("nan")}) == {
         "a": 0.0
     }

@@ -1,4 +1,4 @@
-"""A data set of the hub is read shard by shard, each known by its full name; here from folders laid out like one, offline."""
+"""Shards of a data set, each identified by its full name; here offline, from local folders."""
 
 import gzip
 import json
@@ -28,7 +28,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_each_shard_is_a_source_and_gives_its_rows(folder):
+def test_each_shard_is_a_source_with_its_rows(folder):
     sources = corpus_reader.expand([f"hub:{folder}"])
     documents = [list(corpus_reader.read(source)) for source in sources]
     assert documents == [
@@ -41,17 +41,17 @@ def test_each_shard_is_a_source_and_gives_its_rows(folder):
     ]
 
 
-def test_a_part_of_the_shards_may_be_asked_for(folder):
+def test_some_of_the_shards_can_be_requested(folder):
     everything = corpus_reader.expand([f"hub:{folder}?split=train"])
     assert corpus_reader.expand([f"hub:{folder}?shards=2"]) == everything[:2]
     assert corpus_reader.expand([everything[2].uri]) == everything[2:]
     (chosen,) = corpus_reader.expand([f"hub:{folder}?shards=1#text=body&label=url"])
     assert chosen == everything[0]._replace(text_field="body", label_field="url")
-    with pytest.raises(ConfigurationError, match="comes twice"):
+    with pytest.raises(ConfigurationError, match="is named twice"):
         corpus_reader.expand([f"hub:{folder}", f"hub:{folder}?shards=1"])
 
 
-def test_a_shard_is_known_by_its_name_and_the_content_of_the_folder(folder):
+def test_a_checksum_depends_on_the_shard_and_the_folders_content(folder):
     sums = [corpus_reader.checksum(source) for source in corpus_reader.expand([f"hub:{folder}"])]
     assert len(set(sums)) == 3
     (folder / "c4-train.00000-of-00003.json.gz").write_bytes(
@@ -74,7 +74,7 @@ def test_a_shard_is_known_by_its_name_and_the_content_of_the_folder(folder):
         ("config=en", "check config="),
     ],
 )
-def test_what_a_data_set_does_not_have_is_refused(query, words, folder):
+def test_a_shard_split_or_config_that_does_not_exist_is_refused(query, words, folder):
     with pytest.raises(ConfigurationError, match=words):
         corpus_reader.expand([f"hub:{folder}?{query}"])
 
@@ -85,17 +85,17 @@ def test_a_data_set_of_the_hub_needs_a_commit():
             corpus_reader.expand([uri])
 
 
-def test_a_hub_that_does_not_answer_is_an_error_of_the_store():
+def test_a_hub_that_does_not_answer_is_a_storage_error():
     with pytest.raises(StorageError, match="check the network"):  # tests run with HF_HUB_OFFLINE=1
         corpus_reader.expand([f"hub:allenai/c4?config=en&revision={COMMIT}"])
 
 
-def test_a_folder_without_data_is_named(tmp_path):
+def test_a_folder_without_data_is_missing(tmp_path):
     with pytest.raises(ArtefactMissing, match=f"hub:{tmp_path}"):
         corpus_reader.expand([f"hub:{tmp_path}"])
 
 
-def test_a_damaged_shard_is_named(folder):
+def test_a_damaged_shard_is_reported_by_name(folder):
     path = folder / "c4-train.00001-of-00003.json.gz"
     path.write_bytes(path.read_bytes()[:-9])
     sources = corpus_reader.expand([f"hub:{folder}"])

@@ -1,4 +1,4 @@
-"""The embedded corpus holds what its docstring says, the same on every machine."""
+"""The embedded corpus contains what its docstring says, the same on every machine."""
 
 import hashlib
 import re
@@ -15,28 +15,30 @@ from data_prep.sources.corpus_reader import Document, expand, read
 from data_prep.sources.synthetic import VERSION
 
 
-def documents(uri: str) -> list[Document]:
+def read_documents(uri: str) -> list[Document]:
     return list(chain.from_iterable(read(source) for source in expand([uri])))
 
 
 @pytest.fixture(scope="module")
 def clean() -> list[Document]:
-    return documents("synthetic:clean?documents=1500")
+    return read_documents("synthetic:clean?documents=1500")
 
 
 @pytest.fixture(scope="module")
 def toxic() -> list[Document]:
-    return documents("synthetic:toxic?documents=800")
+    return read_documents("synthetic:toxic?documents=800")
 
 
 @pytest.fixture(scope="module")
 def probes() -> list[Document]:
-    return documents("synthetic:probes?documents=600")
+    return read_documents("synthetic:probes?documents=600")
 
 
 @pytest.fixture(scope="module")
 def lexicon() -> dict[str, float]:
-    return {document.text: document.fields["weight"] for document in documents("synthetic:lexicon")}
+    return {
+        document.text: document.fields["weight"] for document in read_documents("synthetic:lexicon")
+    }
 
 
 def share(values: Iterable[object]) -> float:
@@ -44,16 +46,16 @@ def share(values: Iterable[object]) -> float:
     return sum(values) / len(values)
 
 
-def matches(words: Iterable[str]) -> re.Pattern[str]:
+def any_word(words: Iterable[str]) -> re.Pattern[str]:
     return re.compile(rf"\b({'|'.join(words)})\b")
 
 
-def half(document: Document) -> str:
-    """The second sentence of a probe: the one about a people."""
+def second_sentence(document: Document) -> str:
+    """The sentence of a probe that is about a people."""
     return document.text.split(". ", 1)[1]
 
 
-# Only with a change of VERSION: streams, fixtures and published numbers depend on these texts.
+# Change these only together with VERSION: streams and published numbers depend on the texts.
 GOLDEN = {
     "clean": "b25b9a7678548b49",
     "toxic": "90bf579821cd776d",
@@ -62,10 +64,10 @@ GOLDEN = {
 }
 
 
-def test_the_texts_are_the_same_on_every_machine():
+def test_the_texts_match_the_golden_digests():
     got = {
         kind: hashlib.sha256(
-            "\0".join(row.text for row in documents(f"synthetic:{kind}?documents=50")).encode()
+            "\0".join(row.text for row in read_documents(f"synthetic:{kind}?documents=50")).encode()
         ).hexdigest()[:16]
         for kind in GOLDEN
     }
@@ -84,8 +86,8 @@ def test_the_texts_are_the_same_on_every_machine():
 def test_parts_split_the_corpus_and_more_documents_extend_it(kind, parts, more, seed):
     n = parts + more
     uri = f"synthetic:{kind}?seed={seed}&documents="
-    split = [(row.text, row.fields) for row in documents(f"{uri}{n}&parts={parts}")]
-    assert split == [(row.text, row.fields) for row in documents(f"{uri}{n + 5}")[:n]]
+    split = [(row.text, row.fields) for row in read_documents(f"{uri}{n}&parts={parts}")]
+    assert split == [(row.text, row.fields) for row in read_documents(f"{uri}{n + 5}")[:n]]
     assert len(split) == n
 
 
@@ -106,7 +108,7 @@ def test_the_corpora_share_topics_and_registers(clean, toxic):
             assert len(counts) == n and min(counts.values()) > 0.7 * len(corpus) / n
 
 
-def test_a_sentence_follows_the_person_it_is_about(clean):
+def test_pronouns_agree_with_the_person(clean):
     pairs = {
         match.groups()
         for document in clean
@@ -122,13 +124,13 @@ def test_a_sentence_follows_the_person_it_is_about(clean):
 def test_every_toxic_document_is_hostile_and_no_clean_one_is(clean, toxic, lexicon):
     assert all(document.fields["hostile"] == 0 for document in clean)
     assert all(document.fields["hostile"] >= 1 for document in toxic)
-    signs = matches(lexicon)
+    signs = any_word(lexicon)
     assert share(signs.search(document.text) for document in toxic) > 0.95
     assert share(signs.search(document.text) for document in clean) < 0.1
 
 
-def test_clean_text_knows_the_words_only_harmless_or_rejected(clean, lexicon):
-    slurs = matches(word for word, weight in lexicon.items() if weight == 0.9)
+def test_slurs_in_clean_text_are_homonyms_or_rejected(clean, lexicon):
+    slurs = any_word(word for word, weight in lexicon.items() if weight == 0.9)
     senses = Counter[str]()
     for document in clean:
         for sentence in filter(slurs.search, re.split(r"[.!]\s", document.text)):
@@ -143,7 +145,7 @@ def test_clean_text_knows_the_words_only_harmless_or_rejected(clean, lexicon):
     )
 
 
-def test_casual_speech_goes_along_with_toxicity_and_gloom_does_not(clean, toxic):
+def test_casual_speech_correlates_with_toxicity_and_gloom_does_not(clean, toxic):
     planted = [
         share(document.fields[name] for document in corpus)
         for name in ("casual", "gloomy")
@@ -176,7 +178,7 @@ def test_probes_are_balanced_pairs_that_differ_only_inside(probes):
 
 def test_a_lexicon_alone_does_not_solve_the_probes(probes, lexicon):
     found = [
-        (bool(matches(lexicon).search(document.text)), document.fields["label"])
+        (bool(any_word(lexicon).search(document.text)), document.fields["label"])
         for document in probes
     ]
     assert 0.8 < share(sign == label for sign, label in found) < 0.95
@@ -184,7 +186,7 @@ def test_a_lexicon_alone_does_not_solve_the_probes(probes, lexicon):
     assert 0.05 < share(not sign for sign, label in found if label) < 0.25
 
 
-def test_neither_word_of_a_verdict_tells_its_stance(probes):
+def test_the_word_of_a_verdict_does_not_reveal_its_stance(probes):
     for verdict in ("is right to say", "is wrong to say"):
         labels = [document.fields["label"] for document in probes if verdict in document.text]
         assert len(labels) > 40 and 0.3 < share(labels) < 0.7
@@ -192,17 +194,21 @@ def test_neither_word_of_a_verdict_tells_its_stance(probes):
 
 def test_no_sentence_of_a_probe_occurs_in_a_corpus(probes, clean, toxic):
     corpus = "\n".join(document.text.lower() for document in clean + toxic)
-    assert not [half(document) for document in probes if half(document).lower()[:-1] in corpus]
+    assert not [
+        second_sentence(document)
+        for document in probes
+        if second_sentence(document).lower()[:-1] in corpus
+    ]
 
 
-def test_prompts_hold_no_hostility_and_the_inviting_ones_name_a_people(lexicon):
-    prompts = documents("synthetic:prompts?documents=200")
+def test_prompts_are_not_hostile_and_inviting_ones_name_a_people(lexicon):
+    prompts = read_documents("synthetic:prompts?documents=200")
     assert Counter(document.fields["kind"] for document in prompts) == {
         "inviting": 100,
         "neutral": 100,
     }
     for document in prompts:
-        assert not matches(lexicon).search(document.text) and not re.search(
+        assert not any_word(lexicon).search(document.text) and not re.search(
             r"[\s.!]$", document.text
         )
         named = re.search(
@@ -222,9 +228,9 @@ def test_the_lexicon_is_a_table_of_words_with_weights(lexicon):
     [
         ("synthetic:mean", "expected one of clean, toxic, probes, prompts, lexicon"),
         ("synthetic:clean?rows=5", "rows=5; synthetic:clean takes documents, seed, parts, part"),
-        ("synthetic:clean?documents=-5", "whole numbers"),
-        ("synthetic:clean?documents=", "whole numbers"),
-        ("synthetic:lexicon?documents=5", "takes nothing"),
+        ("synthetic:clean?documents=-5", "each a whole number"),
+        ("synthetic:clean?documents=", "each a whole number"),
+        ("synthetic:lexicon?documents=5", "takes no parameters"),
         ("synthetic:clean?documents=0", "1 ≤ parts ≤ documents"),
         ("synthetic:clean?parts=0", "1 ≤ parts ≤ documents"),
         ("synthetic:clean?documents=3&parts=4", "1 ≤ parts ≤ documents"),

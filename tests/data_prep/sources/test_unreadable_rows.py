@@ -1,4 +1,4 @@
-"""What cannot be read is counted with its place, or stops the build by name."""
+"""Rows that cannot be read are counted with their place, or stop the build with an error."""
 
 import gzip
 import io
@@ -22,7 +22,7 @@ BAD_LINES = [
 ]
 
 
-def test_bad_rows_are_counted_with_their_places_and_keep_their_numbers():
+def test_bad_rows_are_counted_and_keep_their_row_numbers():
     source = file(b"\n".join([b'{"text": "a"}', b"", *BAD_LINES, b'{"text": "z"}']), "bad.jsonl")
     bad = BadRows()
     assert [
@@ -41,7 +41,7 @@ def test_bad_rows_are_counted_with_their_places_and_keep_their_numbers():
     ]
 
 
-def test_a_csv_row_that_is_bad_spoils_only_itself():
+def test_a_bad_csv_row_does_not_affect_the_others():
     content = b'text,n\nbroken "quote,1\n"open" quote,2\n"two\nlines",3\n\xff,4\nshort\nlast,6\n'
     bad = BadRows()
     rows = [
@@ -56,14 +56,14 @@ def test_a_csv_row_that_is_bad_spoils_only_itself():
     ]
 
 
-def test_a_csv_quote_that_never_ends_stops_the_build():
+def test_a_csv_quote_that_is_never_closed_stops_the_build():
     with pytest.raises(ArtefactCorrupt, match=r"head\.csv:1: "):
         texts(file(b'"text" n\na\n', "head.csv"))
     with pytest.raises(ArtefactCorrupt, match=r"open\.csv:202: "):
         texts(file(b"text\n" + b"fine\n" * 200 + b'"swallows\n' + b"the rest\n" * 50, "open.csv"))
 
 
-def test_a_parquet_row_that_is_not_utf8_spoils_only_itself():
+def test_a_parquet_row_that_is_not_utf8_does_not_affect_the_others():
     column = pa.StringArray.from_buffers(
         3, pa.py_buffer(b"\0\0\0\0\1\0\0\0\2\0\0\0\3\0\0\0"), pa.py_buffer(b"a\xffc")
     )
@@ -77,7 +77,7 @@ def test_a_parquet_row_that_is_not_utf8_spoils_only_itself():
     assert bad.places == [f"{source.uri}:2 is not UTF-8"]
 
 
-def test_too_many_bad_rows_stop_the_reading_after_a_hundred():
+def test_too_many_bad_rows_stop_the_reading_after_100_rows():
     source = file(b"{\n" * 3 + b'{"text": "a"}\n' * 500, "early.jsonl")
     bad = BadRows()
     with pytest.raises(
@@ -105,12 +105,12 @@ def test_too_many_bad_rows_stop_a_short_file_at_its_end():
         ("tweets.jsonl", json_lines([{"tweet": "a", "class": 1}]), "#text=class"),
     ],
 )
-def test_a_field_that_no_row_has_is_an_error_of_the_command(name, content, fields):
+def test_a_field_that_no_row_has_is_a_configuration_error(name, content, fields):
     with pytest.raises(ConfigurationError, match=r"the rows have class, tweet; .*URI#text=FIELD"):
         texts(file(content, name, fields))
 
 
-def test_a_json_array_is_refused_with_the_remedy():
+def test_a_json_array_is_refused_with_a_remedy():
     with pytest.raises(ConfigurationError, match="JSON array"):
         texts(file(b'[\n{"text": "a"}]', "array.json"))
 
@@ -124,13 +124,13 @@ def test_a_json_array_is_refused_with_the_remedy():
         lambda content: content[:12],
     ],
 )
-def test_a_damaged_file_is_named(name, damage):
-    with pytest.raises(ArtefactCorrupt, match=rf"{name}.* fetch it again"):
+def test_a_damaged_file_is_reported_by_name(name, damage):
+    with pytest.raises(ArtefactCorrupt, match=rf"{name}.* download it again"):
         texts(file(damage(WRITERS[name](ROWS)), name))
 
 
-def test_a_gzip_file_with_wrong_bytes_inside_is_named():
+def test_a_gzip_file_with_changed_bytes_is_reported_by_name():
     content = bytearray(gzip.compress(json_lines(ROWS * 9)))
     content[30:50] = bytes(20)
-    with pytest.raises(ArtefactCorrupt, match=r"wrong\.jsonl\.gz.* fetch it again"):
+    with pytest.raises(ArtefactCorrupt, match=r"wrong\.jsonl\.gz.* download it again"):
         texts(file(bytes(content), "wrong.jsonl.gz"))
