@@ -66,7 +66,9 @@ def _compare_json_lines(texts: list[str], scratch: Path) -> None:
 
 def _compare_html(comments: list[str]) -> None:
     megabytes = sum(len(comment) for comment in comments) / 1e6
-    assert list(map(fourchan.html_to_text, comments)) == list(map(_undo_html_with_patterns, comments))
+    assert list(map(fourchan.html_to_text, comments)) == list(
+        map(_undo_html_with_patterns, comments)
+    )
     mean_bytes = megabytes * 1e6 / len(comments)
     print(f"HTML to text, {len(comments):,} comments of {mean_bytes:.0f} bytes")
     for name, undo in (
