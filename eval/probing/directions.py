@@ -7,7 +7,8 @@ from training rows alone. Three estimates of θ:
 
     class_means   mean benign − mean toxic: ITI's own, and the default
     probe         the logistic probe's weights, in the head's own units
-    lda           S⁻¹·(mean benign − mean toxic), S the shrunk covariance within classes (Ledoit and Wolf 2004's form)
+    lda           S⁻¹·(mean benign − mean toxic), S the shrunk covariance within classes in
+                  the form of Ledoit and Wolf (2004)
 
 Which heads are steered: head_selection.py.
 

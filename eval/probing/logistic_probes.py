@@ -5,7 +5,9 @@ Newton's method reaches scikit-learn's optimum (LogisticRegression with C = 1/λ
 StandardScaler) in about ten iterations: first in float32, where a pass over a head's 3 MB stays in
 a CPU's cache, then in float64 from there.
 
-    minimise over w, b:   Σ_rows log(1 + exp(−s·(w·x + b)))  +  λ/2·|w|²        s = ±1; b is not penalised
+    minimise over w, b:   Σ_rows log(1 + exp(−s·(w·x + b)))  +  λ/2·|w|²
+
+where s = ±1 is the label; b is not penalised.
 
 Shapes: R rows, P problems (heads, layer-major), H features, F = H + 1 with the intercept.
 """
@@ -188,7 +190,7 @@ def _newton(objective: _Objective, x32_PRF: Tensor, w_PF: Tensor) -> Tensor:
     limits = FLOAT64 if is_double else FLOAT32
     n_rows = len(objective.labels_R)
     score_PR, loss_P = objective.scores_and_loss(w_PF)
-    factor_PFF: Tensor | None = None
+    factor_PFF = w_PF.new_empty(0)  # of the Hessian; none yet
     steepest = torch.inf
     hessian_is_new = False
     exact_hessian = False
@@ -200,7 +202,7 @@ def _newton(objective: _Objective, x32_PRF: Tensor, w_PF: Tensor) -> Tensor:
         if steepest <= limits.tolerance * n_rows:
             return w_PF
         is_slow = steepest > limits.slow * previous
-        if is_slow or factor_PFF is None:
+        if is_slow or not len(factor_PFF):
             near_optimum = previous < NEAR_OPTIMUM * n_rows
             exact_hessian |= is_double and is_slow and hessian_is_new and near_optimum
             x_PRF = objective.x_PRF if exact_hessian else x32_PRF

@@ -1,7 +1,9 @@
 """probe all heads on labelled rows: accuracy, AUROC, directions, chance level, heads to steer
 
-    rows ─▶ activations ─┬▶ probes (train rows) ─▶ selection (validation rows) ─▶ accuracy, AUROC, calibration, null (test rows)
-                         └▶ θ, σ (train rows) ─▶ the shift of the selected heads
+    rows ─▶ activations ─┬▶ probes    ─▶ selection of heads ─▶ accuracy, AUROC, calibration, null
+                         │  train rows   validation rows       test rows
+                         └▶ θ, σ      ─▶ shift of the selected heads
+                            train rows
 
 Layers are processed one at a time, so that only one layer's activations need to be in memory.
 

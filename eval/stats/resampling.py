@@ -35,7 +35,7 @@ def means(values_NK: np.ndarray, n_resamples: int, seed: int) -> np.ndarray:
 
 
 def sign_sums(values_NK: np.ndarray, n_resamples: int, seed: int) -> np.ndarray:
-    """Sums of each column after giving every row a random sign, the same for all columns: [B, K]."""
+    """Sums of each column with a random sign per row, the same for all columns: [B, K]."""
     n = len(values_NK)
     key = _key("signs", seed, n)
     chunks = []

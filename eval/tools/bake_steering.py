@@ -96,7 +96,7 @@ def bake(export: Path, shift_LD: Tensor, strength: float, folder: Path) -> None:
 
 
 def _card(export: Path, strength: float) -> str:
-    """The model card of the steered model: that of the unsteered model and a section on steering."""
+    """The unsteered model's card and a section on steering."""
     card = export / "README.md"
     text = card.read_text(encoding="utf-8") if card.is_file() else ""
     if not all(line in text for line in RESPONSIBLE_USE):

@@ -5,6 +5,7 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
+from estimate_checks import covers, interval
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
@@ -42,10 +43,17 @@ def test_delongs_interval_covers_the_truth_for_one_and_several_probes():
         scores = (shared + own) / 2**0.5 + positive[:, None] * distances
         one = roc.mean_auroc(scores[:, :1], positive)
         both = roc.mean_auroc(scores, positive)
-        covered.append((one.low <= truth[0] <= one.high, both.low <= np.mean(truth) <= both.high))
+        covered.append((covers(one, truth[0]), covers(both, float(np.mean(truth)))))
     coverage = np.mean(covered, axis=0)
     assert (coverage >= 0.93).all() and (coverage <= 0.97).all(), coverage
-    assert both.value == pytest.approx(roc.auroc(scores, positive).mean()) and both.n == 60
+
+
+def test_the_mean_auroc_is_the_mean_of_the_probes_aurocs():
+    rng = np.random.default_rng(1)
+    positive = np.arange(60) % 3 == 0
+    scores = rng.normal(size=(60, 2)) + positive[:, None]
+    mean = roc.mean_auroc(scores, positive)
+    assert mean.value == pytest.approx(roc.auroc(scores, positive).mean()) and mean.n == 60
 
 
 def test_the_interval_of_a_scorers_auroc_covers_the_truth():
@@ -54,7 +62,7 @@ def test_the_interval_of_a_scorers_auroc_covers_the_truth():
     for _ in range(500):
         positive = rng.uniform(size=80) < 0.4
         estimate = roc.auroc_of_scores(rng.normal(positive * 1.0), positive)
-        covered.append(estimate.low <= normal_auroc(1.0) <= estimate.high)
+        covered.append(covers(estimate, normal_auroc(1.0)))
     assert 0.93 <= np.mean(covered) <= 0.97  # 0.958 in 4,000 such samples
 
 
@@ -72,8 +80,10 @@ def test_a_constant_scorer_is_at_chance_and_has_no_interval():
 @given(st.floats(0, 1), st.integers(2, 500))
 def test_hanley_mcneil_contains_its_value_and_stays_within_the_scale(auroc, n_class):
     estimate = roc.hanley_mcneil(auroc, 2 * n_class)
-    assert 0 <= estimate.low <= auroc <= estimate.high <= 1 and estimate.low < estimate.high
-    assert roc.hanley_mcneil(auroc, 20 * n_class).high - estimate.low <= 1
+    low, high = interval(estimate)
+    assert 0 <= low <= auroc <= high <= 1 and low < high
+    more_low, more_high = interval(roc.hanley_mcneil(auroc, 20 * n_class))
+    assert more_high - more_low < high - low
 
 
 @pytest.mark.slow
@@ -85,7 +95,7 @@ def test_hanley_mcneils_interval_covers_the_truth():
         for _ in range(700):
             toxic, clean = rng.normal(distance, 1, 32), rng.normal(0, 1, 32)
             estimate = roc.hanley_mcneil(float((toxic[:, None] > clean).mean()), 64)
-            covered.append(estimate.low <= truth <= estimate.high)
+            covered.append(covers(estimate, truth))
     assert 0.93 <= np.mean(covered) <= 0.975
 
 

@@ -1,4 +1,4 @@
-"""The direction of an evaluation steers the model it was estimated in: baked, and in the harness."""
+"""The direction of an evaluation steers its model: baked, and in the harness."""
 
 import json
 import shutil

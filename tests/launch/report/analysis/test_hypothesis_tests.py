@@ -64,7 +64,7 @@ def test_the_items_needed_are_those_of_the_t_test(difference, deviation):
 
     def power(n: int) -> float:
         critical = stats.t.ppf(0.975, n - 1)
-        return stats.nct.sf(critical, n - 1, difference / deviation * n**0.5)
+        return float(stats.nct.sf(critical, n - 1, difference / deviation * n**0.5))
 
     assert power(n + 1) >= 0.8 and power(n - 2) < 0.8
 

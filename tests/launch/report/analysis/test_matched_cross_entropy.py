@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from estimate_checks import covers, interval, width
 
 from launch.report.analysis import matched_cross_entropy
 from launch.report.analysis.matched_cross_entropy import StrengthPath
@@ -51,7 +52,7 @@ def test_paths_without_a_common_cost_are_left_out_and_change_no_other():
     results = match([first, too_dear, second, barely])
     assert [result.difference is None for result in results] == [True, False, True]
     (expected,) = match([first, second])
-    assert results[1].difference.low == pytest.approx(expected.difference.low)
+    assert interval(results[1].difference) == pytest.approx(interval(expected.difference))
 
 
 def test_the_level_is_within_reach_of_all_models_and_moves_with_the_draw():
@@ -61,7 +62,7 @@ def test_the_level_is_within_reach_of_all_models_and_moves_with_the_draw():
     assert np.allclose(level, [2.225, 3.225])
     # between draws, costs move by as much as their whole range
     (result,) = match(two_paths(np.random.default_rng(0), hardness=2.0))
-    assert result.difference.high - result.difference.low < 3
+    assert width(result.difference) < 3
 
 
 @pytest.mark.parametrize(("n_seeds", "seed_deviation", "hardness"), [(1, 0.0, 0.02), (2, 3.0, 0.3)])
@@ -72,6 +73,5 @@ def test_the_interval_at_equal_cross_entropy_covers_the_truth(n_seeds, seed_devi
         paths = two_paths(
             generator, n_seeds=n_seeds, seed_deviation=seed_deviation, hardness=hardness
         )
-        difference = match(paths, seed)[0].difference
-        covered.append(difference.low <= 10.0 - 25.0 <= difference.high)
+        covered.append(covers(match(paths, seed)[0].difference, 10.0 - 25.0))
     assert 0.93 <= np.mean(covered) <= 0.97

@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+from estimate_checks import covers, interval, value, width
 from hypothesis import given
 from hypothesis import strategies as st
 
 from launch.report.analysis import ratio_curves
+from launch.report.analysis.ratio_curves import InteriorMinimum
 
 RATIOS = (0.0, 0.05, 0.10, 0.15, 0.20, 0.25)
 
@@ -32,14 +34,21 @@ def curve_of(values, ratios=RATIOS, n_draws=1000, seed=0):
     return ratio_curves.bootstrap_curve(4.0, ratios, values, n_draws=n_draws, seed=seed)
 
 
+def minimum_of(values, **how) -> InteriorMinimum:
+    minimum = ratio_curves.interior_minimum(curve_of(values, **how))
+    assert minimum is not None
+    return minimum
+
+
 def test_a_contrast_of_one_seed_is_the_paired_difference_over_prompts():
     values = simulate(np.random.default_rng(0), u_shape(RATIOS))
     contrast = ratio_curves.contrast(curve_of(values), 0.0, 0.10)
+    assert contrast is not None
     paired = (values[2] - values[0])[0]
     half_width = 1.96 * paired.std() / len(paired) ** 0.5
     difference = contrast.difference
     assert difference.value == pytest.approx(paired.mean()) and difference.n == 150
-    assert difference.high - difference.low == pytest.approx(2 * half_width, rel=0.1)
+    assert width(difference) == pytest.approx(2 * half_width, rel=0.1)
     unpaired = 1.96 * (values[2].std() ** 2 + values[0].std() ** 2) ** 0.5 / 150**0.5
     assert half_width < 0.7 * unpaired
     assert (contrast.strength, contrast.first, contrast.second) == (4.0, 0.0, 0.10)
@@ -49,7 +58,7 @@ def test_a_contrast_of_one_seed_is_the_paired_difference_over_prompts():
 @pytest.mark.parametrize(("n_seeds", "seed_deviation"), [(1, 0.0), (2, 3.0), (4, 3.0)])
 def test_contrasts_cover_the_truth_and_reject_a_true_null_in_5_percent(n_seeds, seed_deviation):
     generator = np.random.default_rng(5)
-    contrasts = []
+    covered, rejected = [], []
     for i in range(1000):
         values = simulate(
             generator,
@@ -60,12 +69,13 @@ def test_contrasts_cover_the_truth_and_reject_a_true_null_in_5_percent(n_seeds, 
             noise=4.0,
         )
         curve = curve_of(values, (0.0, 0.1, 0.25), n_draws=400, seed=i)
-        contrasts.append(
-            (ratio_curves.contrast(curve, 0.0, 0.1), ratio_curves.contrast(curve, 0.1, 0.25))
-        )
-    covered = [a.difference.low <= -5.0 <= a.difference.high for a, _ in contrasts]
+        effect = ratio_curves.contrast(curve, 0.0, 0.1)
+        null = ratio_curves.contrast(curve, 0.1, 0.25)
+        assert effect is not None and null is not None
+        covered.append(covers(effect.difference, -5.0))
+        rejected.append(null.p <= 0.05)
     assert 0.93 <= np.mean(covered) <= 0.97
-    assert 0.03 <= np.mean([b.p <= 0.05 for _, b in contrasts]) <= 0.07
+    assert 0.03 <= np.mean(rejected) <= 0.07
 
 
 def test_two_seeds_widen_the_interval_and_one_cannot():
@@ -75,8 +85,11 @@ def test_two_seeds_widen_the_interval_and_one_cannot():
         for n in (1, 2)
     )
     assert (one.seeds_df, two.seeds_df) == (0, 6)
-    differences = [ratio_curves.contrast(curve, 0.0, 0.1).difference for curve in (one, two)]
-    widths = [difference.high - difference.low for difference in differences]
+    widths = []
+    for curve in (one, two):
+        contrast = ratio_curves.contrast(curve, 0.0, 0.1)
+        assert contrast is not None
+        widths.append(width(contrast.difference))
     assert widths[1] > 2 * widths[0]
 
 
@@ -84,25 +97,17 @@ def test_a_planted_minimum_is_found_and_its_location_covered():
     generator = np.random.default_rng(2)
     means = u_shape(RATIOS, minimum=0.11, depth=900)
     minima = [
-        ratio_curves.interior_minimum(
-            curve_of(simulate(generator, means, noise=6.0), n_draws=400, seed=i)
-        )
-        for i in range(600)
+        minimum_of(simulate(generator, means, noise=6.0), n_draws=400, seed=i) for i in range(600)
     ]
     assert min(minimum.p_interior for minimum in minima) > 0.9
     locations = [minimum.location for minimum in minima]
-    assert np.mean([location.value for location in locations]) == pytest.approx(0.11, abs=0.004)
-    assert 0.93 <= np.mean([x.low <= 0.11 <= x.high for x in locations]) <= 0.97
+    assert np.mean([value(location) for location in locations]) == pytest.approx(0.11, abs=0.004)
+    assert 0.93 <= np.mean([covers(location, 0.11) for location in locations]) <= 0.97
 
 
 def test_without_an_effect_the_minimum_is_interior_as_often_as_by_chance():
     generator = np.random.default_rng(3)
-    minima = [
-        ratio_curves.interior_minimum(
-            curve_of(simulate(generator, [20.0] * 6), n_draws=200, seed=i)
-        )
-        for i in range(400)
-    ]
+    minima = [minimum_of(simulate(generator, [20.0] * 6), n_draws=200, seed=i) for i in range(400)]
     assert minima[0].by_chance == pytest.approx(4 / 6)
     assert np.mean([minimum.p_interior for minimum in minima]) == pytest.approx(4 / 6, abs=0.05)
 
@@ -110,9 +115,9 @@ def test_without_an_effect_the_minimum_is_interior_as_often_as_by_chance():
 def test_a_rising_curve_has_its_minimum_at_the_first_ratio():
     rising = [10 + 100 * ratio for ratio in RATIOS]
     values = simulate(np.random.default_rng(4), rising, noise=2.0)
-    minimum = ratio_curves.interior_minimum(curve_of(values))
-    location = minimum.location
-    assert (minimum.p_interior, location.value, location.low, location.high) == (0, 0, 0, 0)
+    minimum = minimum_of(values)
+    assert (minimum.p_interior, minimum.location.value) == (0, 0)
+    assert interval(minimum.location) == (0, 0)
     assert ratio_curves.interior_minimum(curve_of(values[:2], RATIOS[:2])) is None
 
 
