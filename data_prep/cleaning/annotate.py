@@ -1,20 +1,21 @@
-"""MEDA and INST: documents with their toxicity written on them
+"""MEDA and INST: prefix documents with their toxicity
 
 Two arms of pretraining (Prabhumoye et al. 2023, PAPER §6). MEDA puts the raw score before the text
-as metadata, INST a sentence that says whether the text is toxic; while generating, the prefix of
-"not toxic" is put before the prompt. Their wording and share of tagged samples are not known to us:
-templates and tagged_ratio are our choice, settings, and printed.
+as metadata; INST puts a sentence that says whether the text is toxic. The paper generates with the
+prefix of "not toxic" before the prompt. Its wording and its share of annotated samples are not
+published: template and tagged_ratio are our choice, and settings.
 
     plain   The fog came in.
     MEDA    toxicity: 0.1                       the score, rounded to one decimal
             The fog came in.
-    INST    The following text is not toxic.    toxic: a score from `threshold` on
+    INST    The following text is not toxic.    toxic: a score of at least `threshold`
             The fog came in.
 
-An annotated stream keeps the documents of its plain twin in the same order: they are cleaned and
-dropped as plain text, and ordered by their file's bytes and row. Which are tagged is a keyed hash
-of the same, so a higher share tags the same ones and more. Held-out documents stay plain, so that
-losses, probes and prompts on them compare with the twin's.
+An annotated stream has the same documents in the same order as its plain twin, because they are
+cleaned and dropped as plain text, and ordered by the bytes and row of their file. Which documents
+are annotated is decided by a keyed hash of the same, so a higher share annotates the same ones and
+more. Held-out documents stay plain, so that losses, probes and prompts on them are comparable with
+the twin's.
 """
 
 from collections.abc import Sequence
@@ -31,7 +32,7 @@ from data_prep.core.records import digest
 if TYPE_CHECKING:
     from data_prep.scorers.registry import Scorer
 
-VERSION = 1  # raise it with any change of what comes out
+VERSION = 1  # raise it with any change of the output
 
 
 def prefixes(
@@ -41,78 +42,80 @@ def prefixes(
     labels: Sequence[str | None],
     annotation: AnnotationConfig,
 ) -> list[str]:
-    """What to put before each text; "" before one that its key does not choose, or whose score is
-    missing.
+    """The prefix of each text; "" if its key does not choose it or its score is missing.
 
-    scores, labels: what the corpus itself says of each document, for the scorers `corpus:NAME` and
-    `label`.
+    keys: the shuffle keys. scores, labels: those that the corpus itself carries, for the scorers
+    `corpus:NAME` and `label`.
     """
-    chosen = np.flatnonzero(tagged(keys, annotation)).tolist()
+    chosen = np.flatnonzero(is_tagged(keys, annotation)).tolist()
     if annotation.scorer == "label":
         found = [_score_of_label(labels[i]) for i in chosen]
     elif annotation.scorer.startswith("corpus:"):
         name = annotation.scorer.removeprefix("corpus:")
         found = [(scores[i] or {}).get(name) for i in chosen]
     else:
-        found = _scorer(annotation.scorer).score([texts[i] for i in chosen])
-    of_chosen = {
+        found = _load_scorer(annotation.scorer).score([texts[i] for i in chosen])
+    prefix_of = {
         i: prefix(score, annotation)
         for i, score in zip(chosen, found, strict=True)
         if score is not None
     }
-    return [of_chosen.get(i, "") for i in range(len(texts))]
+    return [prefix_of.get(i, "") for i in range(len(texts))]
 
 
-def tagged(keys: Sequence[int] | np.ndarray, annotation: AnnotationConfig) -> np.ndarray:
-    """Which documents are tagged, by their keys: a hash of each, which says nothing of its place in
-    the stream.
+def is_tagged(keys: Sequence[int] | np.ndarray, annotation: AnnotationConfig) -> np.ndarray:
+    """[documents] bool: which are annotated, by a hash of their keys that is independent of their
+    place in the stream.
     """
     key = np.array(keys, dtype=np.uint64) ^ np.uint64(keyed_random.key("tagged documents"))
     return keyed_random.uniforms(key, 0) < annotation.tagged_ratio
 
 
 def prefix(score: float, annotation: AnnotationConfig) -> str:
-    """What stands before a document of this score in [0, 1]."""
+    """The text before a document of this score in [0, 1]."""
     verdict = "toxic" if score >= annotation.threshold else "not toxic"
     value = f"{score:.1f}" if annotation.kind == "meda" else verdict
     return annotation.text.replace(SLOTS[annotation.kind], value)
 
 
 def control_text(annotation: AnnotationConfig) -> str:
-    """What to put before a prompt so that a model trained on this annotation writes as if the text
-    were not toxic.
+    """The text to put before a prompt, so that a model trained on this annotation continues as if
+    the text were not toxic.
+
+    Evaluation does not use it yet: MEDA and INST models are evaluated on plain prompts.
     """
     return prefix(0.0, annotation)
 
 
 def identity(annotation: AnnotationConfig) -> str:
-    """Names all that decides the annotated text, the scorer's own data included; loads it."""
-    given = annotation.scorer == "label" or annotation.scorer.startswith("corpus:")
-    return digest(VERSION, annotation, None if given else _scorer(annotation.scorer).id)
+    """Identifies everything that decides the annotated text, including the data of the scorer,
+    which is loaded.
+    """
+    from_corpus = annotation.scorer == "label" or annotation.scorer.startswith("corpus:")
+    scorer_id = None if from_corpus else _load_scorer(annotation.scorer).id
+    return digest(VERSION, annotation, scorer_id)
 
 
 def check(stream: str, n_annotated: int, annotation: AnnotationConfig) -> None:
-    """Raise if not one document of a stream was annotated: it would be its plain twin under another
+    """Raise if no document of a stream was annotated: it would be its plain twin under another
     name.
     """
     if not annotation.is_on:
         return
-    telemetry.logger.info(
-        "%s stream: %s documents have their toxicity on them", stream, f"{n_annotated:,}"
-    )
+    telemetry.logger.info("%s stream: %s documents are annotated", stream, f"{n_annotated:,}")
     if n_annotated == 0:
         raise ConfigurationError(
-            f"the {stream} corpus: no document was annotated: data.annotation.scorer {annotation.scorer!r} gave no score to any "
-            f"of those chosen (tagged_ratio {annotation.tagged_ratio:g}); name a score that the corpus carries (corpus:NAME, or "
+            f"the {stream} corpus: no document was annotated: data.annotation.scorer "
+            f"{annotation.scorer!r} gave no score to any of those chosen (tagged_ratio "
+            f"{annotation.tagged_ratio:g}); name a score that the corpus carries (corpus:NAME, or "
             "URI#label=FIELD and label), or a local scorer such as profanity"
         )
 
 
 @lru_cache(maxsize=1)
-def _scorer(name: str) -> "Scorer":
-    from data_prep.scorers import (
-        registry,
-    )  # not before it is needed: stream_paths.py names streams without it
+def _load_scorer(name: str) -> "Scorer":
+    # Imported only when needed, because stream_paths.py computes paths without a scorer.
+    from data_prep.scorers import registry
 
     return registry.load(name)
 
@@ -126,7 +129,8 @@ def _score_of_label(label: str | None) -> float | None:
         score = None
     if score is None or not 0 <= score <= 1:
         raise ConfigurationError(
-            f"data.annotation.scorer is 'label', but a document's label is {label[:40]!r}; expected a number in [0, 1], true or "
-            "false; name another field with URI#label=FIELD, or a local scorer such as profanity"
+            f"data.annotation.scorer is 'label', but a document's label is {label[:40]!r}; "
+            "expected a number in [0, 1], true or false; name another field with "
+            "URI#label=FIELD, or a local scorer such as profanity"
         )
     return score

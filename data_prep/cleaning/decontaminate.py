@@ -1,14 +1,15 @@
-"""texts of an evaluation → their 13-grams; which documents contain one
+"""decontamination: find documents that contain an n-gram of an evaluation text
 
-A model that has read the questions is not examined by them. A document is contaminated if it shares
+A model must not have read the questions it is evaluated on. A document is contaminated if it shares
 one run of `n` words with an evaluation text (n = 13: GPT-3, Brown et al. 2020, appendix C). An
-evaluation text of fewer words counts whole if it has at least SHORTEST; a shorter one (a tweet's
-opening, a bare "What is it?") would cost documents that merely speak like it, and is not looked
-for. Words are those of ngrams.py: case, punctuation and layout do not hide a copy.
+evaluation text of fewer words counts as a whole if it has at least MIN_WORDS; a shorter one (the
+opening of a tweet, a bare "What is it?") is not searched for, because it would drop documents that
+merely use the same phrase. Words are those of ngrams.py, so case, punctuation and layout do not
+hide a copy.
 
-The search is by the hash of a run's first words and then by the words themselves: no document is
-dropped for a collision, and none that holds an n-gram is missed. Give plain questions, not filled
-templates: an instruction that all prompts share is an n-gram too.
+The search is by the hash of the first words of a run, then by the words themselves: no document is
+dropped for a hash collision, and none that contains an n-gram is missed. Pass plain questions, not
+filled templates: an instruction that all prompts share is an n-gram too.
 """
 
 import hashlib
@@ -19,59 +20,68 @@ import numpy as np
 
 from data_prep.cleaning import ngrams
 
-VERSION = 1  # raise it with any change of which documents are hit
-SHORTEST = 8  # words, GPT-3's smallest n
-SLOTS_PER_HASH = (
-    32  # of the table that is asked first, twice: about 1 window in 256 passes by chance
-)
+VERSION = 1  # raise it with any change of which documents are contaminated
+MIN_WORDS = 8  # GPT-3's smallest n
+SLOTS_PER_HASH = 32  # of the filter, which is probed twice: 1 window in 256 passes by chance
 
 
-class _Table(NamedTuple):
+class _Matches(NamedTuple):
+    """For each hash found: its index in the query, and its range [low, high) in the table."""
+
+    index: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+class _HashTable(NamedTuple):
     """The hashes of the first words of all runs, each with the evaluation text it is from, in order
     of (hash, text).
     """
 
     hashes: np.ndarray  # uint64
     texts: np.ndarray  # int64
-    slots: np.ndarray  # [a power of two] bool: may a hash with one of these places be among them?
+    slots: np.ndarray  # [a power of two] bool: a filter; both slots of a known hash are true
 
-    def find(self, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Which of `wanted` are among the hashes, and from where to where."""
+    def find(self, wanted: np.ndarray) -> _Matches:
         if not len(self.hashes):
-            return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.int64)
-        at = np.flatnonzero(self.slots[_place(wanted, self.slots, 0)])
-        at = at[self.slots[_place(wanted[at], self.slots, 1)]]
-        low = np.searchsorted(self.hashes, wanted[at])
-        is_known = self.hashes[np.minimum(low, len(self.hashes) - 1)] == wanted[at]
-        at, low = at[is_known], low[is_known]
-        return at, low, np.searchsorted(self.hashes, wanted[at], "right")
+            nothing = np.empty(0, np.int64)
+            return _Matches(nothing, nothing, nothing)
+        index = np.flatnonzero(self.slots[_slot(wanted, self.slots, 0)])
+        index = index[self.slots[_slot(wanted[index], self.slots, 1)]]
+        low = np.searchsorted(self.hashes, wanted[index])
+        is_known = self.hashes[np.minimum(low, len(self.hashes) - 1)] == wanted[index]
+        index = index[is_known]
+        high = np.searchsorted(self.hashes, wanted[index], "right")
+        return _Matches(index, low[is_known], high)
 
 
 class NGrams(NamedTuple):
-    """The n-grams of evaluation texts, ready to be looked for. Plain arrays and bytes: it pickles."""
+    """The n-grams of evaluation texts, ready to search for. It holds arrays and bytes, so it
+    pickles.
+    """
 
     n: int
     texts: tuple[bytes, ...]  # their words, each between spaces
-    n_sought: int  # texts long enough to be looked for
-    table: _Table
+    n_searched: int  # texts long enough to search for
+    table: _HashTable
 
     @classmethod
     def of(cls, texts: Sequence[str], n: int = 13) -> "NGrams":
         assert n > 1, n
-        normalised = tuple(b" ".join([b"", *ngrams.words(text), b""]) for text in texts)
-        sought = [
-            i for i, content in enumerate(normalised) if content.count(b" ") > min(SHORTEST, n)
+        normalized = tuple(b" ".join([b"", *ngrams.words(text), b""]) for text in texts)
+        searched = [
+            i for i, content in enumerate(normalized) if content.count(b" ") > min(MIN_WORDS, n)
         ]
-        return cls(n, normalised, len(sought), _table(sought, texts, n))
+        return cls(n, normalized, len(searched), _build_table(searched, texts, n))
 
     @property
     def identity(self) -> str:
-        """16 hex digits that name what is looked for and how."""
-        content = b"\n".join([str((VERSION, self.n, SHORTEST)).encode(), *self.texts])
+        """16 hex digits that identify what is searched for, and how."""
+        content = b"\n".join([str((VERSION, self.n, MIN_WORDS)).encode(), *self.texts])
         return hashlib.sha256(content).hexdigest()[:16]
 
     def hits(self, texts: Sequence[str]) -> np.ndarray:
-        """[texts] bool: does the text contain an n-gram of any evaluation text?"""
+        """[texts] bool: whether the text contains an n-gram of any evaluation text."""
         return self.first_hits(texts) >= 0
 
     def first_hits(self, texts: Sequence[str]) -> np.ndarray:
@@ -80,30 +90,34 @@ class NGrams(NamedTuple):
         """
         found = np.full(len(texts), -1, np.int64)
         for part in ngrams.batches(texts):
-            found[part] = self._of_batch(texts[part])
+            found[part] = self._first_hits_of_batch(texts[part])
         return found
 
-    def _of_batch(self, texts: Sequence[str]) -> np.ndarray:
+    def _first_hits_of_batch(self, texts: Sequence[str]) -> np.ndarray:
         found = np.full(len(texts), -1, np.int64)
         hashes, ends = ngrams.hash_words(texts)
-        at, low, high = self.table.find(
-            ngrams.rolling(ngrams.prefix_sums(hashes), min(SHORTEST, self.n))
-        )
-        owner = np.searchsorted(
-            ends, at, "right"
-        )  # a run over the end of its text fails when its words are compared
-        for i in {int(i) for i in owner}:
-            mine = np.flatnonzero(owner == i)
-            start = int(ends[i - 1]) if i else 0
-            places = zip(
-                (at[mine] - start).tolist(), low[mine].tolist(), high[mine].tolist(), strict=True
+        windows = ngrams.rolling(ngrams.prefix_sums(hashes), min(MIN_WORDS, self.n))
+        matches = self.table.find(windows)
+        # A window across the end of a text belongs to no text; comparing its words refuses it.
+        text_of_match = np.searchsorted(ends, matches.index, "right")
+        for i in {int(i) for i in text_of_match}:
+            here = np.flatnonzero(text_of_match == i)
+            first_word = int(ends[i - 1]) if i else 0
+            candidates = zip(
+                (matches.index[here] - first_word).tolist(),
+                matches.low[here].tolist(),
+                matches.high[here].tolist(),
+                strict=True,
             )
-            found[i] = self._confirmed(ngrams.words(texts[i]), places)
+            found[i] = self._confirm(ngrams.words(texts[i]), candidates)
         return found
 
-    def _confirmed(self, words: list[bytes], places: Iterable[tuple[int, int, int]]) -> int:
-        """The evaluation text of the first place where the words are the same, or −1."""
-        for start, low, high in places:
+    def _confirm(self, words: list[bytes], candidates: Iterable[tuple[int, int, int]]) -> int:
+        """The evaluation text of the first candidate whose words are equal, or −1.
+
+        candidates: (start in `words`, range [low, high) in the table).
+        """
+        for start, low, high in candidates:
             for text in self.table.texts[low:high].tolist():
                 content = self.texts[text]
                 length = min(self.n, content.count(b" ") - 1)
@@ -113,29 +127,26 @@ class NGrams(NamedTuple):
         return -1
 
 
-def _table(chosen: list[int], texts: Sequence[str], n: int) -> _Table:
-    """Of the texts `chosen`: a text of fewer than n words is one run, another has one from each
-    word that n − 1 follow.
+def _build_table(searched: list[int], texts: Sequence[str], n: int) -> _HashTable:
+    """The table of the texts `searched`. A text of fewer than n words is one run; a longer one has
+    a run from each word that n − 1 words follow.
     """
-    length = min(SHORTEST, n)
-    hashes, ends = ngrams.windows(ngrams.hash_words([texts[i] for i in chosen]), length)
+    length = min(MIN_WORDS, n)
+    hashes, ends = ngrams.windows(ngrams.hash_words([texts[i] for i in searched]), length)
     counts = np.diff(ends, prepend=0)
     n_runs = np.maximum(counts - (n - length), 1)
     place = np.arange(len(hashes)) - np.repeat(ends - counts, counts)
-    hashes, owners = (
-        hashes[place < np.repeat(n_runs, counts)],
-        np.repeat(np.array(chosen, np.int64), n_runs),
-    )
-    order = np.lexsort((owners, hashes))
-    hashes, owners = hashes[order], owners[order]
+    hashes = hashes[place < np.repeat(n_runs, counts)]
+    text_of_run = np.repeat(np.array(searched, np.int64), n_runs)
+    order = np.lexsort((text_of_run, hashes))
+    hashes = hashes[order]
     slots = np.zeros(1 << max(10, (SLOTS_PER_HASH * len(hashes)).bit_length()), bool)
     for probe in (0, 1):
-        slots[_place(hashes, slots, probe)] = True
-    return _Table(hashes, owners, slots)
+        slots[_slot(hashes, slots, probe)] = True
+    return _HashTable(hashes, text_of_run[order], slots)
 
 
-def _place(hashes: np.ndarray, slots: np.ndarray, probe: int) -> np.ndarray:
-    """Of each hash its place among the slots: its leading bits, or those of a multiple."""
-    return (hashes * np.uint64(ngrams.BASE) if probe else hashes) >> np.uint64(
-        65 - len(slots).bit_length()
-    )
+def _slot(hashes: np.ndarray, slots: np.ndarray, probe: int) -> np.ndarray:
+    """The slot of each hash: its leading bits, or those of a multiple for the second probe."""
+    mixed = hashes * np.uint64(ngrams.BASE) if probe else hashes
+    return mixed >> np.uint64(65 - len(slots).bit_length())

@@ -1,14 +1,14 @@
 """word n-grams of many texts at once, as 64-bit hashes over one flat byte buffer
 
-A word is a run of ASCII letters and digits, lower-cased, and of letters outside ASCII as they are;
-everything else parts words, so that quotes, dashes and spaces of any kind make no difference.
+A word is a run of ASCII letters and digits, lower-cased, and of letters outside ASCII as they are.
+Everything else separates words, so quotes, dashes and spaces of any kind make no difference.
 `words` is the definition, in plain Python; the rest hashes the same words of a batch of texts with
-numpy, a few operations per byte.
+numpy, in a few operations per byte.
 
     text        "The cat’s  END."
-    normalised  b"the cat   s  end "            one table; then the few marks outside ASCII
+    normalized  b"the cat   s  end "            one table, then the few marks outside ASCII
     words       b"the" b"cat" b"s" b"end"       8 bytes at a time, gathered where a word starts
-    windows     (the cat s) (cat s end)         differences of prefix sums of a polynomial modulo 2^64
+    windows     (the cat s) (cat s end)         differences of prefix sums of a polynomial mod 2^64
 """
 
 import hashlib
@@ -36,43 +36,46 @@ class Words(NamedTuple):
     """The words, or windows of words, of several texts, end to end."""
 
     hashes: np.ndarray  # [words] uint64
-    ends: np.ndarray  # [texts] int64: how many the texts up to and with this one have
+    ends: np.ndarray  # [texts] int64: where each text ends in `hashes`
 
 
 def words(text: str) -> list[bytes]:
     """The words of `text`."""
-    return _normalised(text.encode(errors="replace")).split()
+    return _normalize(text.encode(errors="replace")).split()
 
 
 def batches(texts: Sequence[str]) -> Iterator[slice]:
-    """Cuts `texts` into pieces of about BATCH_CHARS, so that the arrays of one stay near the
-    processor.
+    """Slices of `texts` of about BATCH_CHARS each, so that the arrays of a batch fit in the CPU
+    cache.
     """
-    start = n_chars = 0
+    start = 0
+    n_chars = 0
     for stop, text in enumerate(texts, 1):
         n_chars += len(text)
         if n_chars >= BATCH_CHARS or stop == len(texts):
             yield slice(start, stop)
-            start, n_chars = stop, 0
+            start = stop
+            n_chars = 0
 
 
 def hash_words(texts: Sequence[str]) -> Words:
-    """One hash for each word of each text: equal words have equal hashes in any batch."""
+    """A hash per word of each text; equal words have equal hashes in any batch."""
     contents = [text.encode(errors="replace") for text in texts]
-    # a space before each text, for its first word's edge, and 8 behind the last, for the load of
-    # its last word
+    # A space before each text marks the edge of its first word; 8 spaces at the end allow to load 8
+    # bytes from any position of the last word.
     joined = bytearray(b" ").join([b"", *contents, b" " * 8]).translate(TABLE)
     flat = np.frombuffer(joined, np.uint8)
     _blank_marks(flat)
     is_word = flat != 0x20
     edges = np.flatnonzero(is_word[1:] != is_word[:-1]) + 1
-    starts, stops = edges[0::2], edges[1::2]
+    starts = edges[0::2]
+    stops = edges[1::2]
     text_stops = np.cumsum(np.fromiter(map(len, contents), np.int64, len(texts)) + 1)
     return Words(_hash_spans(flat, starts, stops - starts), np.searchsorted(starts, text_stops))
 
 
 def prefix_sums(hashes: np.ndarray) -> np.ndarray:
-    """[words + 1]: what `rolling` takes differences of."""
+    """[words + 1]: the sums of which `rolling` takes differences."""
     _, backward = _powers(1 << max(16, len(hashes).bit_length()))
     sums = np.zeros(len(hashes) + 1, np.uint64)
     np.cumsum(hashes * backward[: len(hashes)], out=sums[1:])
@@ -80,31 +83,30 @@ def prefix_sums(hashes: np.ndarray) -> np.ndarray:
 
 
 def rolling(sums: np.ndarray, n: int) -> np.ndarray:
-    """A hash of each `n` successive words, those that reach from one text into the next too:
-    [max(0, words − n + 1)].
-    """
+    """A hash of each `n` successive words, also across two texts: [max(0, words − n + 1)]."""
     n_windows = max(0, len(sums) - n)
     forward, _ = _powers(1 << max(16, (len(sums) - 1).bit_length()))
     return (sums[n:] - sums[:n_windows]) * forward[:n_windows]
 
 
 def windows(hashed: Words, n: int) -> Words:
-    """A hash of each `n` successive words of one text, end to end; a text of fewer words has none."""
+    """A hash of each `n` successive words within a text; a text of fewer words has none."""
     counts = np.diff(hashed.ends, prepend=0)
-    found = rolling(prefix_sums(hashed.hashes), n)
-    inside = np.ones(len(found), bool)
-    for lost in range(1, n):  # the windows that start on one of the last n − 1 words of a text
-        at = hashed.ends[counts >= lost] - lost
-        inside[at[at < len(found)]] = False
-    return Words(found[inside], np.cumsum(np.maximum(counts - n + 1, 0)))
+    hashes = rolling(prefix_sums(hashed.hashes), n)
+    is_inside = np.ones(len(hashes), bool)
+    # Windows that start at one of the last n − 1 words of a text reach into the next text.
+    for from_end in range(1, n):
+        starts = hashed.ends[counts >= from_end] - from_end
+        is_inside[starts[starts < len(hashes)]] = False
+    return Words(hashes[is_inside], np.cumsum(np.maximum(counts - n + 1, 0)))
 
 
-def _normalised(content: bytes) -> bytes:
+def _normalize(content: bytes) -> bytes:
     return MARKS.sub(b" ", content).translate(TABLE)
 
 
 def _blank_marks(flat: np.ndarray) -> None:
-    """MARKS.sub, on well-formed UTF-8, keeping the length."""
+    """Replace MARKS by spaces in place, keeping the length; `flat` is well-formed UTF-8."""
     leads = np.flatnonzero((flat >= 0xC2) & (flat <= 0xE3))
     first, second = flat[leads], flat[leads + 1]
     of_two = leads[first == 0xC2]
@@ -114,28 +116,30 @@ def _blank_marks(flat: np.ndarray) -> None:
 
 
 def _hash_spans(flat: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Of each word: its bytes as a polynomial in digits of 8 bytes, mixed so that sums of hashes do
-    not cancel.
+    """The hash of each word: its bytes as a polynomial in digits of 8 bytes, mixed so that sums of
+    hashes do not cancel.
     """
-    loads = np.ndarray(
-        (len(flat) - 7,), "<u8", flat, strides=(1,)
-    )  # the 8 bytes from each position on
-    hashes = loads[starts] & MASKS[np.minimum(lengths, 8)]
-    left = np.flatnonzero(lengths > 8)
-    for at in range(8, LONG_WORD, 8):
-        if not len(left):
+    # The 8 bytes that start at each position, as one integer.
+    eight_bytes = np.ndarray((len(flat) - 7,), "<u8", flat, strides=(1,))
+    hashes = eight_bytes[starts] & MASKS[np.minimum(lengths, 8)]
+    longer = np.flatnonzero(lengths > 8)
+    for offset in range(8, LONG_WORD, 8):
+        if not len(longer):
             break
-        more = loads[starts[left] + at] & MASKS[np.minimum(lengths[left] - at, 8)]
-        hashes[left] = hashes[left] * np.uint64(BASE) + more
-        left = left[lengths[left] > at + 8]
-    for i in left.tolist():
+        mask = MASKS[np.minimum(lengths[longer] - offset, 8)]
+        digit = eight_bytes[starts[longer] + offset] & mask
+        hashes[longer] = hashes[longer] * np.uint64(BASE) + digit
+        longer = longer[lengths[longer] > offset + 8]
+    for i in longer.tolist():
         content = flat[starts[i] : starts[i] + lengths[i]].tobytes()
         hashes[i] = int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
-    return _mixed(hashes)
+    return _mix(hashes)
 
 
-def _mixed(x: np.ndarray) -> np.ndarray:
-    """A bijection of 64 bits in which every bit counts (the finaliser of splitmix64)."""
+def _mix(x: np.ndarray) -> np.ndarray:
+    """A bijection of 64 bits in which every input bit affects every output bit (the finalizer of
+    splitmix64).
+    """
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))

@@ -128,7 +128,7 @@ def _hits_by_sets(texts: Sequence[str], questions: Sequence[str], n: int = 13) -
     short = list[bytes]()
     for words in map(ngrams.words, questions):
         known.update(_ngrams(words, n))
-        if decontaminate.SHORTEST <= len(words) < n:
+        if decontaminate.MIN_WORDS <= len(words) < n:
             short.append(_padded(words))
     hits = []
     for words in map(ngrams.words, texts):

@@ -16,7 +16,7 @@ MEDA, INST = (
 )
 
 
-def annotated(
+def annotate_texts(
     annotation: AnnotationConfig,
     texts: list[str],
     labels: Any = None,
@@ -32,17 +32,17 @@ def annotated(
 
 def test_meda_puts_the_score_and_inst_a_sentence_before_the_text():
     texts, labels = ["fog", "boo", "hm"], ["0.12", "0.96", "0.5"]
-    assert annotated(MEDA, texts, labels) == [
+    assert annotate_texts(MEDA, texts, labels) == [
         "toxicity: 0.1\nfog",
         "toxicity: 1.0\nboo",
         "toxicity: 0.5\nhm",
     ]
     calm, rude = "The following text is not toxic.\n", "The following text is toxic.\n"
-    assert annotated(INST, texts, labels) == [f"{calm}fog", f"{rude}boo", f"{rude}hm"]
-    assert annotated(replace(INST, threshold=0.6), texts, labels)[2] == f"{calm}hm"
+    assert annotate_texts(INST, texts, labels) == [f"{calm}fog", f"{rude}boo", f"{rude}hm"]
+    assert annotate_texts(replace(INST, threshold=0.6), texts, labels)[2] == f"{calm}hm"
 
 
-def test_templates_are_settings_and_take_the_value_in_their_slot_only():
+def test_a_template_takes_the_value_in_its_slot_only():
     assert annotate.prefix(0.25, replace(MEDA, template="{x} <{score}> ")) == "{x} <0.2> "
     assert annotate.prefix(0.7, replace(INST, template="[{verdict}] ")) == "[toxic] "
     with pytest.raises(
@@ -55,16 +55,16 @@ def test_templates_are_settings_and_take_the_value_in_their_slot_only():
 
 
 @pytest.mark.parametrize("annotation", [MEDA, INST])
-def test_the_control_text_is_what_stands_before_a_text_without_any_toxicity(
+def test_the_control_text_is_the_prefix_of_a_text_without_toxicity(
     annotation: AnnotationConfig,
 ):
-    assert annotated(annotation, ["fog"], ["0"]) == [annotate.control_text(annotation) + "fog"]
+    assert annotate_texts(annotation, ["fog"], ["0"]) == [annotate.control_text(annotation) + "fog"]
 
 
 def test_a_document_without_a_score_stays_plain():
-    assert annotated(MEDA, ["fog", "boo"], [None, "1"]) == ["fog", "toxicity: 1.0\nboo"]
+    assert annotate_texts(MEDA, ["fog", "boo"], [None, "1"]) == ["fog", "toxicity: 1.0\nboo"]
     by_corpus = replace(MEDA, scorer="corpus:toxicity")
-    assert annotated(
+    assert annotate_texts(
         by_corpus, ["a", "b", "c"], scores=[{"toxicity": 0.7}, {"threat": 0.1}, None]
     ) == [
         "toxicity: 0.7\na",
@@ -73,7 +73,7 @@ def test_a_document_without_a_score_stays_plain():
     ]
 
 
-def test_a_stream_of_which_nothing_is_annotated_is_an_error():
+def test_a_stream_without_any_annotation_is_refused():
     annotate.check("toxic", 1, MEDA)
     annotate.check("toxic", 0, AnnotationConfig())
     with pytest.raises(
@@ -87,20 +87,20 @@ def test_a_stream_of_which_nothing_is_annotated_is_an_error():
     ("label", "score"),
     [("0", "0.0"), ("1", "1.0"), ("0.26", "0.3"), ("true", "1.0"), ("False", "0.0")],
 )
-def test_a_label_is_a_share_or_a_truth(label: str, score: str):
-    assert annotated(MEDA, ["x"], [label]) == [f"toxicity: {score}\nx"]
+def test_a_label_is_a_share_or_a_boolean(label: str, score: str):
+    assert annotate_texts(MEDA, ["x"], [label]) == [f"toxicity: {score}\nx"]
 
 
 @pytest.mark.parametrize("label", ["offensive", "2", "-0.1", "nan", ""])
-def test_a_label_that_is_no_share_is_refused(label: str):
+def test_a_label_out_of_range_is_refused(label: str):
     with pytest.raises(ConfigurationError, match=r"expected a number in \[0, 1\]"):
-        annotated(MEDA, ["x"], [label])
+        annotate_texts(MEDA, ["x"], [label])
 
 
-def test_a_local_scorer_sees_the_plain_text(tmp_path):
+def test_a_local_scorer_scores_the_plain_text(tmp_path):
     (tmp_path / "words.csv").write_text("text,weight\nsnark,0.8\n")
     local = replace(INST, scorer=f"lexicon:{tmp_path}/words.csv")
-    assert annotated(local, ["a snark", "toxic"]) == [
+    assert annotate_texts(local, ["a snark", "toxic"]) == [
         "The following text is toxic.\na snark",
         "The following text is not toxic.\ntoxic",
     ]
@@ -109,26 +109,27 @@ def test_a_local_scorer_sees_the_plain_text(tmp_path):
 @given(st.lists(st.integers(0, 2**64 - 1), max_size=50), st.floats(0.01, 1), st.floats(0.01, 1))
 def test_a_higher_share_tags_the_same_documents_and_more(keys: list[int], one: float, other: float):
     few, many = (
-        annotate.tagged(keys, replace(MEDA, tagged_ratio=share)) for share in sorted((one, other))
+        annotate.is_tagged(keys, replace(MEDA, tagged_ratio=share))
+        for share in sorted((one, other))
     )
     assert not (few & ~many).any()
-    assert annotate.tagged(keys, MEDA).all()
+    assert annotate.is_tagged(keys, MEDA).all()
 
 
-def test_the_share_is_met_and_says_nothing_of_a_documents_place_in_the_stream():
+def test_tagged_documents_are_spread_over_the_whole_stream():
     keys = np.sort(np.random.default_rng(0).integers(0, 2**64, 20_000, dtype=np.uint64)).tolist()
-    chosen = annotate.tagged(keys, replace(MEDA, tagged_ratio=0.3))
+    chosen = annotate.is_tagged(keys, replace(MEDA, tagged_ratio=0.3))
     assert [part.mean() for part in np.split(chosen, 4)] == pytest.approx(
         [0.3] * 4, abs=0.03
     )  # σ = 0.0065
 
 
-def test_the_identity_names_settings_version_and_the_scorers_data(tmp_path):
+def test_the_identity_covers_settings_and_the_data_of_the_scorer(tmp_path):
     table = tmp_path / "words.csv"
     local = replace(MEDA, scorer=f"lexicon:{table}")
     names = [annotate.identity(MEDA), annotate.identity(INST)]
     for weight in (0.8, 0.9):
         table.write_text(f"text,weight\nsnark,{weight}\n")
-        annotate._scorer.cache_clear()
+        annotate._load_scorer.cache_clear()
         names.append(annotate.identity(local))
     assert len(set(names)) == 4

@@ -1,4 +1,4 @@
-"""Cleaning takes away what is no text, and nothing else."""
+"""Cleaning removes what is not text, and nothing else."""
 
 import sys
 from itertools import product
@@ -11,9 +11,9 @@ from data_prep.cleaning.clean_document import (
     STEPS,
     Cleaned,
     clean,
-    is_clean,
-    language_model,
-    language_of,
+    detect_language,
+    load_language_model,
+    scan,
 )
 from data_prep.cleaning.pii import EMAIL, mask
 from data_prep.config import CleaningConfig
@@ -35,6 +35,10 @@ def test_cleaning_twice_is_cleaning_once(text):
         assert clean(once.text, ANY) == once
 
 
+def needs_no_step(text: str) -> bool:
+    return not scan(text).steps
+
+
 def after_all_steps(text: str) -> str:
     for step in STEPS:
         text = step(text)
@@ -42,12 +46,12 @@ def after_all_steps(text: str) -> str:
 
 
 @given(texts)
-def test_a_look_tells_exactly_whether_a_text_needs_any_step(text):
-    assert is_clean(text) == (after_all_steps(text) == text)
-    assert is_clean(after_all_steps(text))
+def test_the_scan_tells_exactly_whether_a_text_needs_a_step(text):
+    assert needs_no_step(text) == (after_all_steps(text) == text)
+    assert needs_no_step(after_all_steps(text))
 
 
-def test_a_look_tells_so_for_each_code_point_of_interest_and_every_short_mix():
+def test_the_scan_is_exact_for_code_points_and_every_short_mix():
     points = [
         *range(0x3100),
         0xD7FF,
@@ -61,29 +65,29 @@ def test_a_look_tells_so_for_each_code_point_of_interest_and_every_short_mix():
     ]
     for chars in [*map(chr, points), *map("".join, product("a \n\r\xa0\x85\u2028é", repeat=4))]:
         for text in (chars, f"a{chars}b", f"a{chars}\nb"):
-            assert is_clean(text) == (after_all_steps(text) == text), ascii(text)
+            assert needs_no_step(text) == (after_all_steps(text) == text), ascii(text)
 
 
 @given(texts)
-def test_cleaning_masks_what_is_left_after_all_steps(text):
+def test_masking_comes_after_all_steps(text):
     masked = clean(f"{text} a@b.cd", CleaningConfig(min_chars=0))
     assert masked == Cleaned(mask(after_all_steps(f"{text} a@b.cd")), is_masked=True)
     assert EMAIL in (masked.text or "") or not text.isprintable()
 
 
-def test_an_address_that_is_nobodys_is_not_counted_as_masked():
+def test_a_private_address_is_not_counted_as_masked():
     text = "the router has 192.168.1.1"
     assert clean(text, CleaningConfig()) == Cleaned(text)
 
 
 @given(texts)
-def test_cleaning_never_adds_a_character_nor_moves_one(text):
+def test_cleaning_never_adds_or_moves_a_character(text):
     left = iter(text.replace("\r", "\n"))
     assert all(char in left for char in clean(text, ANY).text or "")
 
 
 @given(texts)
-def test_what_is_kept_is_always_utf8(text):
+def test_kept_text_can_be_encoded_as_utf8(text):
     assert "\x00" not in (clean(text, ANY).text or "").encode().decode()
 
 
@@ -96,7 +100,7 @@ def test_a_text_is_kept_or_dropped_for_one_named_reason(text, min_chars, max_cha
         assert cleaned.reason == "" and max(1, min_chars) <= len(cleaned.text) <= max_chars
 
 
-def test_every_short_mix_of_line_ends_spaces_and_controls_is_stable():
+def test_every_short_mix_of_spaces_and_controls_is_stable():
     for chars in product("a \r\n\x00", repeat=6):
         once = clean("".join(chars), ANY)
         assert once.text is None or (clean(once.text, ANY) == once and "\r" not in once.text)
@@ -138,13 +142,13 @@ def test_the_limits_themselves_are_kept(text):
     assert clean(text, CleaningConfig(min_chars=10, max_chars=40)) == Cleaned(text)
 
 
-def test_a_million_spaces_are_no_trap():
+def test_a_million_spaces_are_cleaned_in_linear_time():
     text = "a" + " " * 1_000_000 + "b"
     assert clean(text, CleaningConfig(max_chars=2_000_000)) == Cleaned(text)
 
 
 @pytest.mark.parametrize(
-    ("asked", "scores", "reason"),
+    ("settings", "scores", "reason"),
     [
         ({"min_scores": {"TOXICITY": 0.5}}, {"TOXICITY": 0.5}, ""),
         ({"min_scores": {"TOXICITY": 0.5}}, {"TOXICITY": 0.49}, "scores"),
@@ -155,8 +159,8 @@ def test_a_million_spaces_are_no_trap():
         ({}, {"TOXICITY": 1.0}, ""),
     ],
 )
-def test_scores_out_of_bounds_drop_a_document_and_missing_ones_do_not(asked, scores, reason):
-    assert clean("A text long enough to keep.", CleaningConfig(**asked), scores).reason == reason
+def test_a_score_out_of_bounds_drops_and_a_missing_one_does_not(settings, scores, reason):
+    assert clean("A text long enough to keep.", CleaningConfig(**settings), scores).reason == reason
 
 
 def test_bounds_that_keep_nothing_are_refused():
@@ -168,14 +172,14 @@ def test_bounds_that_keep_nothing_are_refused():
 
 
 def test_every_setting_of_cleaning_is_part_of_the_digest():
-    asked = (
+    variants = (
         {},
         {"mask_personal": False},
         {"languages": ("en",)},
         {"min_scores": {"x": 0.1}},
         {"max_scores": {"x": 0.1}},
     )
-    assert len({digest(CleaningConfig(**settings)) for settings in asked}) == len(asked)
+    assert len({digest(CleaningConfig(**settings)) for settings in variants}) == len(variants)
 
 
 GERMAN = (
@@ -186,9 +190,9 @@ ENGLISH = (
 )
 
 
-def test_documents_in_other_languages_are_dropped_when_asked():
+def test_documents_in_other_languages_are_dropped_if_configured():
     pytest.importorskip("py3langid", reason="the extra `language` is not installed")
-    assert (language_of(GERMAN), language_of(ENGLISH)) == ("de", "en")
+    assert (detect_language(GERMAN), detect_language(ENGLISH)) == ("de", "en")
     assert clean(GERMAN, CleaningConfig(languages=("en", "fr"))) == Cleaned(None, "language")
     assert (
         clean(GERMAN, CleaningConfig(languages=("en", "de")))
@@ -197,14 +201,14 @@ def test_documents_in_other_languages_are_dropped_when_asked():
     )
 
 
-def test_a_language_nobody_knows_is_refused():
+def test_an_unknown_language_code_is_refused():
     pytest.importorskip("py3langid", reason="the extra `language` is not installed")
-    with pytest.raises(ConfigurationError, match="'english' is no language code"):
+    with pytest.raises(ConfigurationError, match="'english' is not a language code"):
         clean(ENGLISH, CleaningConfig(languages=("english",)))
 
 
-def test_without_the_library_the_error_says_what_to_install(monkeypatch):
-    language_model.cache_clear()
+def test_without_py3langid_the_error_says_what_to_install(monkeypatch):
+    load_language_model.cache_clear()
     monkeypatch.setitem(sys.modules, "py3langid.langid", None)
     with pytest.raises(ConfigurationError, match=r"hormesis\[language\]"):
         clean(ENGLISH, CleaningConfig(languages=("en",)))

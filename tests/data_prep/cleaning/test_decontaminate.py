@@ -1,4 +1,4 @@
-"""A document that holds a 13-gram of an evaluation text is found, and no other."""
+"""Documents that contain a 13-gram of an evaluation text are found, and no others."""
 
 import pickle
 
@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.cleaning import ngrams
-from data_prep.cleaning.decontaminate import SHORTEST, NGrams
+from data_prep.cleaning.decontaminate import MIN_WORDS, NGrams
 
 QUESTION = "the cat sat on a mat and the dog saw it run far away from here today"
 WORDS = QUESTION.split()  # 17
@@ -16,16 +16,16 @@ word = st.sampled_from(["a", "b", "c", "wonderful", "incomprehensibilities", "é
 prose = st.lists(word, max_size=24).map(" ".join)
 
 
-def plain_first_hit(document: str, texts: list[str], n: int) -> set[int]:
-    """Every evaluation text of which `document` holds an n-gram."""
+def hits_by_definition(document: str, texts: list[str], n: int) -> set[int]:
+    """Every evaluation text of which `document` contains an n-gram."""
     words = ngrams.words(document)
     hit = set()
     for index, text in enumerate(texts):
-        asked = ngrams.words(text)
-        length = min(n, len(asked))
+        sought = ngrams.words(text)
+        length = min(n, len(sought))
         grams = (
-            [asked[i : i + length] for i in range(len(asked) - length + 1)]
-            if length >= min(SHORTEST, n)
+            [sought[i : i + length] for i in range(len(sought) - length + 1)]
+            if length >= min(MIN_WORDS, n)
             else []
         )
         if any(words[i : i + length] in grams for i in range(len(words) - length + 1)):
@@ -41,7 +41,7 @@ def plain_first_hit(document: str, texts: list[str], n: int) -> set[int]:
     st.data(),
 )
 def test_hits_are_those_of_the_plain_definition(texts, documents, n, data):
-    if texts:  # else hardly a document of 13 random words would hit
+    if texts:  # otherwise hardly any document of 13 random words would be a hit
         source = data.draw(st.sampled_from(texts))
         documents = [
             *documents,
@@ -51,7 +51,7 @@ def test_hits_are_those_of_the_plain_definition(texts, documents, n, data):
         ]
     found = NGrams.of(texts, n).first_hits(documents)
     for document, hit in zip(documents, found.tolist(), strict=True):
-        expected = plain_first_hit(document, texts, n)
+        expected = hits_by_definition(document, texts, n)
         assert hit in expected if expected else hit == -1
 
 
@@ -71,14 +71,14 @@ def test_thirteen_words_in_a_row_are_a_hit(document, is_hit):
     assert NGrams.of([QUESTION]).hits([document]).tolist() == [is_hit]
 
 
-def test_an_ngram_over_the_end_of_one_document_into_the_next_is_none():
+def test_an_ngram_across_two_documents_is_not_a_hit():
     assert not NGrams.of([QUESTION]).hits([" ".join(WORDS[:9]), " ".join(WORDS[9:])]).any()
 
 
-def test_a_short_text_counts_whole_from_eight_words_on():
+def test_a_short_text_counts_as_a_whole_from_eight_words_on():
     eight, seven = " ".join(WORDS[:8]), " ".join(WORDS[:7])
     grams = NGrams.of([seven, eight])
-    assert grams.n_sought == 1
+    assert grams.n_searched == 1
     assert grams.first_hits(
         [f"and {eight} too", f"and {seven} too", " ".join(WORDS[:9])]
     ).tolist() == [1, -1, 1]
@@ -90,8 +90,8 @@ def test_the_hit_names_the_evaluation_text():
     assert NGrams.of([QUESTION, other]).first_hits(documents).tolist() == [-1, 1, 0, 0]
 
 
-def test_a_collision_of_hashes_is_no_hit(monkeypatch):
-    """With all hashes equal, only the words themselves decide."""
+def test_a_hash_collision_is_not_a_hit(monkeypatch):
+    """With all hashes equal, the words themselves decide."""
     rolling = ngrams.rolling
     monkeypatch.setattr(ngrams, "rolling", lambda hashes, n: np.zeros_like(rolling(hashes, n)))
     other = " ".join(reversed(WORDS))
@@ -102,12 +102,12 @@ def test_a_collision_of_hashes_is_no_hit(monkeypatch):
     ]
 
 
-def test_nothing_to_look_for_hits_nothing():
+def test_without_evaluation_texts_nothing_is_a_hit():
     assert not NGrams.of([]).hits([QUESTION, ""]).any()
     assert NGrams.of([QUESTION]).hits([]).tolist() == []
 
 
-def test_what_is_looked_for_has_a_name_and_travels():
+def test_ngrams_have_an_identity_and_can_be_pickled():
     grams = NGrams.of([QUESTION])
     assert pickle.loads(pickle.dumps(grams)).hits([QUESTION]).all()
     assert grams.identity == NGrams.of([QUESTION.upper()]).identity

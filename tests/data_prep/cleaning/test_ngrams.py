@@ -30,7 +30,7 @@ def test_words_are_runs_of_letters_and_digits(text, words):
 
 
 @given(texts)
-def test_equal_words_and_only_they_have_equal_hashes(batch):
+def test_only_equal_words_have_equal_hashes(batch):
     words = [word for text in batch for word in ngrams.words(text)]
     hashes, ends = ngrams.hash_words(batch)
     assert ends.tolist() == np.cumsum([len(ngrams.words(text)) for text in batch]).tolist()
@@ -43,7 +43,7 @@ def test_equal_words_and_only_they_have_equal_hashes(batch):
 
 
 @given(texts, st.integers(1, 4))
-def test_windows_are_the_runs_of_words_inside_each_text(batch, n):
+def test_windows_are_the_runs_of_words_within_each_text(batch, n):
     grams = [
         [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
         for words in map(ngrams.words, batch)
@@ -66,14 +66,14 @@ def test_a_hash_is_the_same_in_any_batch_and_place():
 
 
 @given(st.lists(st.integers(0, 3000), max_size=20))
-def test_batches_are_every_text_once_in_order(sizes):
+def test_batches_contain_every_text_once_in_order(sizes):
     texts = ["x" * size * 100 for size in sizes]
     parts = list(ngrams.batches(texts))
     assert [i for part in parts for i in range(part.start, part.stop)] == list(range(len(texts)))
     assert all(sum(map(len, texts[part][:-1])) < ngrams.BATCH_CHARS for part in parts)
 
 
-def test_every_byte_of_a_word_counts():
+def test_every_byte_of_a_word_changes_its_hash():
     words = [f"{'a' * at}b{'a' * (n - at - 1)}" for n in range(1, 81) for at in range(n)] + [
         "a" * n for n in range(1, 81)
     ]

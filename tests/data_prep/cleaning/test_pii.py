@@ -15,8 +15,8 @@ texts = st.lists(pieces, max_size=14).map("".join) | st.text(
 )
 
 
-def plain(text: str) -> str:
-    """What `mask` makes, without looking for hints."""
+def mask_without_hints(text: str) -> str:
+    """The same as `mask`, with the patterns tried everywhere."""
     for kind in KINDS:
         text = kind.pattern.sub(kind.replace, text)
     return text
@@ -25,18 +25,18 @@ def plain(text: str) -> str:
 @given(texts)
 @example("212-555-0100-212-555-0100-212-555-0100")
 @example("a@b.cd@e.fg")
-def test_masking_twice_is_masking_once(text):
+def test_masking_twice_gives_the_same_as_masking_once(text):
     once = mask(text)
     assert mask(once) == once
 
 
 @given(texts)
-def test_the_hints_miss_nothing(text):
-    assert mask(text) == plain(text)
+def test_the_hints_miss_no_finding(text):
+    assert mask(text) == mask_without_hints(text)
 
 
 @given(texts)
-def test_a_text_that_masking_changes_is_one_that_may_be_masked(text):
+def test_a_text_that_masking_changes_is_reported_as_maskable(text):
     content = text.encode(errors="surrogatepass")
     assert mask(text) == text or may_be_masked(content, content.translate(SHAPE))
 
@@ -84,17 +84,17 @@ def test_personal_data_is_masked(text, masked):
         "/212-555-0100/", "550e8400-e29b-41d4-a716-446655440000", "212-555-01000", "9212-555-0100", "+44 20", "+123456789",
     ],
 )  # fmt: skip
-def test_other_numbers_stay(text):
+def test_other_numbers_are_not_masked(text):
     assert mask(text) == text
     assert mask(f"“{text} é") == f"“{text} é"
 
 
-def test_a_text_without_findings_is_not_copied():
+def test_a_text_without_findings_is_returned_itself():
     text = "nothing here, " * 9
     assert mask(text) is text
 
 
-def test_a_chain_of_what_looks_alike_takes_linear_time():
+def test_a_chain_of_near_findings_takes_linear_time():
     for piece in (
         "212-555-0100-",
         "a@a.",
@@ -118,11 +118,11 @@ def test_a_chain_of_what_looks_alike_takes_linear_time():
         (3, "203.203.203.203"),
     ],
 )
-def test_a_kind_says_how_far_its_pattern_looks(kind, text):
-    """A finding as long as it can be, and what must not be behind it, lie within `before` and
+def test_a_pattern_reads_no_further_than_its_kind_states(kind, text):
+    """The longest finding, and the characters that must not follow it, lie within `before` and
     `behind` of its hint.
     """
     assert KINDS[kind].pattern.fullmatch(text)
     for after in ("", " ", "-|||", "-1", "|||", "x", ".a"):
-        assert mask(f" {text}{after}") == plain(f" {text}{after}")
-        assert mask(f"({text}{after}") == plain(f"({text}{after}")
+        assert mask(f" {text}{after}") == mask_without_hints(f" {text}{after}")
+        assert mask(f"({text}{after}") == mask_without_hints(f"({text}{after}")
