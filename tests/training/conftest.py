@@ -1,4 +1,4 @@
-"""The study that training is tested on (tiny_run.py), and a watch on its steps."""
+"""Fixtures of the training tests: planned runs (tiny_run.py), and the steps that were taken."""
 
 import os
 from collections.abc import Callable
@@ -19,9 +19,9 @@ MEASURED = lru_cache(throughput._measure)
 
 
 @pytest.fixture(autouse=True)
-def brief(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Most of a run of six steps would be to measure the device, which is done once, and to collect
-    garbage.
+def short_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure the device once for all tests, and do not collect garbage: both take longer than a
+    run of six steps.
     """
     monkeypatch.setattr(throughput, "_measure", MEASURED)
     monkeypatch.setattr(compilation, "WARM_UP_STEPS", 1 << 30)
@@ -29,7 +29,7 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def planner() -> Callable[[Path], Plan]:
-    """planner(root) gives plan(run_id, …): a run below `root` with the streams it reads."""
+    """planner(root) returns plan(run_id, …), which plans runs below `root` (tiny_run.py)."""
     return tiny_run.planner
 
 
@@ -43,11 +43,12 @@ def steps_done(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The steps that loop.train takes in this process, in order."""
     from training.trainer import loop
 
-    taken, step = [], loop.train_step
+    steps: list[int] = []
+    train_step = loop.train_step
 
-    def noted(job: Any, engine: Any, guard: Any, batch: Any) -> Any:
-        taken.append(batch.step)
-        return step(job, engine, guard, batch)
+    def recording_step(context: Any, engine: Any, guard: Any, batch: Any) -> Any:
+        steps.append(batch.step)
+        return train_step(context, engine, guard, batch)
 
-    monkeypatch.setattr(loop, "train_step", noted)
-    return taken
+    monkeypatch.setattr(loop, "train_step", recording_step)
+    return steps

@@ -1,9 +1,8 @@
-"""Ranks that begin with everything imported: a server imports it once, and forks a process for each
-of them.
+"""Start the ranks of a test as forks of a server process that has imported everything once.
 
-To import torch, DeepSpeed and megatron takes a process 7 CPU-seconds, and the tests start a dozen.
-The server is a fresh Python of multiprocessing's, which has only imported: no thread, no process
-group and no device is there to be forked.
+Importing torch, DeepSpeed and megatron-core takes a process 7 CPU-seconds, and the tests start a
+dozen. The server is a fresh Python of multiprocessing's that has only imported: no thread, process
+group or device exists in it that a fork would copy.
 """
 
 import multiprocessing
@@ -17,17 +16,20 @@ from typing import Any, NamedTuple
 IMPORTS = ["training.trainer.loop", "training.engine.tensor_parallel", "deepspeed"]
 
 
-class Ended(NamedTuple):
+class FinishedRank(NamedTuple):
+    """Exit status and output of a rank."""
+
     status: int | None
     out: str
     err: str
 
 
-def at_once(
+def run_ranks(
     program: Callable[..., Any], *arguments: tuple[str, ...], seconds: float = 300
-) -> list[Ended]:
-    """What came of `program`, a function of a module, with each of these arguments, all at the same
-    time.
+) -> list[FinishedRank]:
+    """Call `program`, a function of a module, in one process per tuple of arguments, all at once.
+
+    A process that takes longer than `seconds` is killed.
     """
     os.environ |= {
         "DS_ACCELERATOR": "cpu",
@@ -41,7 +43,7 @@ def at_once(
             (Path(folder, f"out-{n}"), Path(folder, f"err-{n}")) for n in range(len(arguments))
         ]
         ranks = [
-            server.Process(target=_run, args=(program, *each))
+            server.Process(target=_run_with_output, args=(program, *each))
             for each in zip(files, arguments, strict=True)
         ]
         for rank in ranks:
@@ -50,12 +52,14 @@ def at_once(
             rank.join(seconds)
             rank.kill()
         return [
-            Ended(rank.exitcode, *(file.read_text() for file in each))
+            FinishedRank(rank.exitcode, *(file.read_text() for file in each))
             for rank, each in zip(ranks, files, strict=True)
         ]
 
 
-def _run(program: Callable[..., Any], files: tuple[Path, Path], arguments: tuple[str, ...]) -> None:
+def _run_with_output(
+    program: Callable[..., Any], files: tuple[Path, Path], arguments: tuple[str, ...]
+) -> None:
     for descriptor, file in zip((1, 2), files, strict=True):
         with file.open("w") as log:
             os.dup2(log.fileno(), descriptor)

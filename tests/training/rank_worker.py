@@ -1,14 +1,16 @@
-"""One rank of a gang as Ray Train makes it: process group up already, train function in a thread,
-in another folder.
+"""One rank of several as Ray Train starts it: the process group exists, training runs in a thread.
 
-    python rank_worker.py ROOT RANK WORLD_SIZE PORT RUN_ID[@STEP | !STEP!RANK… |
-    ~STEP~RANK][%TENSOR_PARALLEL]…
+    python rank_worker.py ROOT RANK WORLD_SIZE PORT ATTEMPT…
 
-trains the runs one after the other, one with @STEP until it dies before that step, one with
-!STEP!RANK… with a gradient that is not a number in that step on these ranks, one with ~STEP~RANK
-until this rank falls asleep in that step, and what is compiled with %TENSOR_PARALLEL by torch's
-graphs alone, without C++, which would take a minute;
-and prints a line for each: the steps it took, and the error if there was one.
+An attempt is a run id, with what happens to it:
+
+    run@STEP             the process dies before this step
+    run!STEP!RANK…       the gradient of this step is NaN on these ranks
+    run~STEP~RANK        this rank falls asleep in this step
+    run%TENSOR_PARALLEL  with so many tensor-parallel ranks; compiled by torch's graphs alone,
+                         without C++, which would take a minute
+
+The attempts are trained one after the other. Each prints a line: the steps it took, and its error.
 """
 
 import os
@@ -23,7 +25,7 @@ from typing import Any
 from data_prep.core.settings import evolve
 
 
-def main(root: str, rank: str, world_size: str, port: str, *tries: str) -> None:
+def main(root: str, rank: str, world_size: str, port: str, *attempts: str) -> None:
     os.environ |= {
         "RANK": rank,
         "WORLD_SIZE": world_size,
@@ -36,62 +38,58 @@ def main(root: str, rank: str, world_size: str, port: str, *tries: str) -> None:
     import torch
 
     torch.distributed.init_process_group("gloo")
-    thread = threading.Thread(target=train, args=(root, tries))
+    thread = threading.Thread(target=train, args=(root, attempts))
     thread.start()
     thread.join()
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
 
-def train(root: str, tries: tuple[str, ...]) -> None:
+def train(root: str, attempts: tuple[str, ...]) -> None:
     import torch
 
     from data_prep.core.errors import HormesisError
     from training.run_record import load_config
     from training.trainer import loop
 
-    compiled: Any = torch.compile
-    step, taken, end, poisoned, asleep = loop.train_step, [], None, None, None
+    compile_blocks: Any = torch.compile
+    train_step, steps_done = loop.train_step, []
+    death_step, nan_step, sleep_step = None, None, None
 
-    def watched(job: Any, engine: Any, guard: Any, batch: Any) -> Any:
-        if batch.step == end:
+    def train_step_with_faults(context: Any, engine: Any, guard: Any, batch: Any) -> Any:
+        if batch.step == death_step:
             raise InterruptedError("died")
-        taken.append(batch.step)
+        steps_done.append(batch.step)
         backward = engine.backward
-        if batch.step == poisoned:
+        if batch.step == nan_step:
             engine.backward = lambda loss, **how: backward(loss * float("nan"), **how)
-        if batch.step == asleep:
+        if batch.step == sleep_step:
             time.sleep(3600)
         try:
-            return step(job, engine, guard, batch)
+            return train_step(context, engine, guard, batch)
         finally:
             engine.backward = backward
 
-    loop.train_step = watched
-    for one in tries:
-        way, _, tensor_parallel = one.partition("%")
-        calm, *sleep = way.split("~")
-        asleep = int(sleep[0]) if os.environ["RANK"] in sleep[1:] else None
-        name, *fault = calm.split("!")
-        poisoned = int(fault[0]) if os.environ["RANK"] in fault[1:] else None
-        run_id, _, at = name.partition("@")
-        end, error = int(at) if at else None, ""
-        taken.clear()
-        torch.compile = partial(compiled, backend="aot_eager") if tensor_parallel else compiled
+    loop.train_step = train_step_with_faults
+    for attempt in attempts:
+        rest, _, tensor_parallel = attempt.partition("%")
+        rest, *sleep = rest.split("~")
+        rest, *nan = rest.split("!")
+        run_id, _, death = rest.partition("@")
+        sleep_step = int(sleep[0]) if os.environ["RANK"] in sleep[1:] else None
+        nan_step = int(nan[0]) if os.environ["RANK"] in nan[1:] else None
+        death_step = int(death) if death else None
+        backend = {"backend": "aot_eager"} if tensor_parallel else {}
+        torch.compile = partial(compile_blocks, **backend)
+        steps_done.clear()
+        error = ""
         try:
             run = load_config(root, run_id)
-            loop.train(
-                root,
-                replace(
-                    run,
-                    train=evolve(
-                        run.train, {"parallel.tensor_parallel": int(tensor_parallel or 1)}
-                    ),
-                ),
-            )
+            changes = {"parallel.tensor_parallel": int(tensor_parallel or 1)}
+            loop.train(root, replace(run, train=evolve(run.train, changes)))
         except (HormesisError, InterruptedError) as problem:
             error = str(problem)
-        print(f"{one}: {taken} {error}", flush=True)
+        print(f"{attempt}: {steps_done} {error}", flush=True)
 
 
 if __name__ == "__main__":

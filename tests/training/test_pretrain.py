@@ -1,4 +1,7 @@
-"""The entry under its launchers, two ranks, and processes that die. A launch costs seconds, so many claims share two."""
+"""The command and its launchers, two ranks, and killed processes.
+
+A launch costs seconds, so many tests share two of them.
+"""
 
 import json
 import os
@@ -10,34 +13,21 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from socket import socket
 from typing import Any, NamedTuple
 
-import multi_rank
 import psutil
 import pytest
-import rank_worker as gang_of
-import torch
-from safetensors.torch import load_file
+from finished_runs import assert_close, assert_same, free_port, run_result, run_two_ranks
 
 from data_prep.core import storage
 from training.config import RunConfig
-from training.run_record import find
+from training.run_record import checkpoint_steps, find
 from training.trainer import loop
 
 pytestmark = pytest.mark.slow
 
-HERE = Path(__file__).parent
-PRETRAIN = HERE.parents[1] / "training" / "pretrain.py"
-TIMED = (
-    "tokens_per_second",
-    "mfu_ratio",
-    "matmul_ratio",
-    "data_wait_seconds",
-    "train_seconds",
-    "memory_bytes",
-)
-TRIES = (
+PRETRAIN = Path(__file__).parents[2] / "training" / "pretrain.py"
+ATTEMPTS = (
     "ray",
     "killed@5",
     "killed",
@@ -47,224 +37,216 @@ TRIES = (
     "bad!3!1",
     "worse!3!0!1",
     "compiled",
+    "muon-0",
+    "muon-1@5",
+    "muon-1",
+    "muon-2",
+    "muon-3",
+    "stopped",
+    "straight",
 )
-MUON = ("muon-0", "muon-1@5", "muon-1", "muon-2", "muon-3")
 ENVIRONMENT = os.environ | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+ALL_STEPS = "[0, 1, 2, 3, 4, 5] "
+SETTINGS: dict[str, Any] = {
+    "micro_batch": 1,
+    "checkpoint.every_steps": 2,
+    "checkpoint.keep_last": 9,
+    "validation.probe_every_steps": 3,
+}
 
 Plan = Callable[..., RunConfig]
+Command = tuple[dict[str, str], list[str]]  # what is added to the environment, and the words
 
 
-class Gang(NamedTuple):
-    """What two ranks trained: run "launched" under the deepspeed launcher, the others as Ray Train
+class TwoRankRuns(NamedTuple):
+    """Runs that two ranks trained: "launched" by the deepspeed launcher, the others as Ray Train
     runs them.
+
+    outputs: of each rank, the line of each attempt by its name. stop_statuses: exit statuses of the
+    launchers of "stopped" on two hosts, where the rank of the second host received SIGTERM.
     """
 
     root: Path
     launched: RunConfig
-    said: list[list[str]]  # a line for each try, of each rank of the second launch
-    statuses: tuple[
-        int, ...
-    ] = ()  # of the launch of "stopped" on two hosts, the rank of the second of which got SIGTERM
-
-    def result(self, run_id: str) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
-        """The trained weights and what was seen, without what a clock said."""
-        folder = self.root / "runs" / run_id
-        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        plain = [{key: value for key, value in line.items() if key not in TIMED} for line in lines]
-        return load_file(folder / "export" / "model.safetensors"), plain
+    outputs: list[dict[str, str]]
+    stop_statuses: tuple[int, ...]
 
 
 @pytest.fixture(scope="module")
-def gang(planner: Callable[[Path], Plan], tmp_path_factory: pytest.TempPathFactory) -> Gang:
-    root = tmp_path_factory.mktemp("gang")
+def two_ranks(
+    planner: Callable[[Path], Plan], tmp_path_factory: pytest.TempPathFactory
+) -> TwoRankRuns:
+    root = tmp_path_factory.mktemp("two-ranks")
     plan = planner(root)
-    settings: dict[str, Any] = {
-        "micro_batch": 1,
-        "checkpoint.every_steps": 2,
-        "checkpoint.keep_last": 9,
-        "validation.probe_every_steps": 3,
-    }
-    launched = plan("launched", settings)
-    three_layers = replace(
-        launched.train.model, n_layers=3
-    )  # so that a matrix lies across both ranks
-    bf16 = {
-        "compute.precision": "bf16",
-        "micro_batch": 0,
-    }  # the verdict on a step stays on the device
-    for run_id, changes in (
-        ("bad", bf16),
-        ("worse", bf16),
-        ("ray", {}),
-        ("killed", {}),
-        ("three", {"parallel.zero_stage": 3}),
-        ("uneven", {"global_batch": 3}),
-        ("compiled", {"parallel.zero_stage": 3, "compute.compile": "on"}),
-        *(
-            (
-                f"muon-{stage}",
-                {"optimizer.kind": "muon", "parallel.zero_stage": stage, "model": three_layers},
-            )
-            for stage in range(4)
-        ),
-    ):
-        plan(run_id, settings | changes)
+    launched = plan("launched", SETTINGS)
+    for run_id, changes in _variants(launched).items():
+        plan(run_id, SETTINGS | changes)
+    _launch_with_deepspeed(root, "launched")
+    statuses = _stop_on_two_hosts(plan, root)
+    lines = run_two_ranks(root, *ATTEMPTS)
+    outputs = [dict(line.split(": ", 1) for line in rank) for rank in lines]
+    return TwoRankRuns(root, launched, outputs, statuses)
+
+
+def _variants(launched: RunConfig) -> dict[str, dict[str, Any]]:
+    # In bf16 with one micro-batch the verdict on a step stays on the device.
+    bf16 = {"compute.precision": "bf16", "micro_batch": 0}
+    # With three layers a matrix lies across both ranks.
+    three_layers = replace(launched.train.model, n_layers=3)
+    muon = {"optimizer.kind": "muon", "model": three_layers}
+    return {
+        "bad": bf16,
+        "worse": bf16,
+        "ray": {},
+        "killed": {},
+        "three": {"parallel.zero_stage": 3},
+        "uneven": {"global_batch": 3},
+        "compiled": {"parallel.zero_stage": 3, "compute.compile": "on"},
+    } | {f"muon-{stage}": muon | {"parallel.zero_stage": stage} for stage in range(4)}
+
+
+def _launch_with_deepspeed(root: Path, run_id: str) -> None:
     overlay = root / "overlay.json"
     overlay.write_text(json.dumps({"zero_optimization": {"overlap_comm": True}}))
-    deepspeed = [
-        Path(sys.executable).with_name("deepspeed"),
-        "--num_gpus",
-        "2",
-        "--master_port",
-        free_port(),
-        PRETRAIN,
-    ]
-    done = pretrain(
-        "--out", root, "--run", "launched", "--deepspeed_config", overlay, command=deepspeed
+    launcher = Path(sys.executable).with_name("deepspeed")
+    finished = pretrain(
+        *("--out", root, "--run", run_id, "--deepspeed_config", overlay),
+        command=(launcher, "--num_gpus", "2", "--master_port", free_port(), PRETRAIN),
     )
-    assert find(str(root), "launched"), done.stdout[-3000:] + done.stderr[-3000:]
-    long = plan(
-        "long",
-        {"micro_batch": 2, "metrics.every_steps": 20, "checkpoint.every_steps": 20},
-        n_clean=20,
-        n_toxic=380,
-    )
+    assert find(str(root), run_id), finished.stdout[-3000:] + finished.stderr[-3000:]
+
+
+def _stop_on_two_hosts(plan: Plan, root: Path) -> tuple[int, ...]:
+    """Launch run "stopped" on two hosts, and send SIGTERM to the rank of the second host after the
+    first checkpoint; the exit statuses of the launchers.
+    """
+    settings = {"micro_batch": 2, "metrics.every_steps": 20, "checkpoint.every_steps": 20}
+    long = plan("long", settings, n_clean=20, n_toxic=380)
     for run_id in ("stopped", "straight"):
-        changes = {"run_id": run_id, "mixture": replace(long.mixture, max_toxic_epochs=100.0)}
-        storage.save(replace(long, **changes), str(root / "runs" / run_id / "run.json"))
-    statuses = stop(root, "stopped")
-    return Gang(root, launched, run_gang(root, *TRIES, *MUON, "stopped", "straight"), statuses)
+        run = replace(long, run_id=run_id, mixture=replace(long.mixture, max_toxic_epochs=100.0))
+        storage.save(run, str(root / "runs" / run_id / "run.json"))
+    launchers = start_all(*launch_commands("two hosts", root, "--out", root, "--run", "stopped"))
+    while launchers[0].poll() is None and not checkpoint_steps(str(root), "stopped"):
+        time.sleep(0.02)
+    ranks = {
+        process.environ().get("RANK"): process
+        for process in psutil.Process(launchers[1].pid).children(recursive=True)
+    }
+    ranks["1"].terminate()
+    outputs = [launcher.communicate(timeout=120) for launcher in launchers]
+    assert not find(str(root), "stopped"), str(outputs)[-3000:]
+    return tuple(launcher.returncode for launcher in launchers)
 
 
-def test_the_deepspeed_launcher_and_a_ray_gang_give_the_same_run_bit_for_bit(gang: Gang):
-    assert_same(gang.result("launched"), gang.result("ray"))
+def test_deepspeed_and_ray_train_give_the_same_run_bit_for_bit(two_ranks: TwoRankRuns):
+    assert_same(run_result(two_ranks.root, "launched"), run_result(two_ranks.root, "ray"))
 
 
 def test_two_ranks_give_the_losses_and_weights_of_one(
-    gang: Gang, planner: Callable[[Path], Plan], tmp_path: Path
+    two_ranks: TwoRankRuns, planner: Callable[[Path], Plan], tmp_path: Path
 ):
     run = planner(tmp_path)("one", {"micro_batch": 1, "validation.probe_every_steps": 3})
     loop.train(str(tmp_path), run)
-    one = Gang(tmp_path, run, []).result("one")
-    assert_close(gang.result("launched"), one)
+    assert_close(run_result(two_ranks.root, "launched"), run_result(tmp_path, "one"))
 
 
-def test_a_run_that_died_on_two_ranks_resumes_bit_for_bit_on_two(gang: Gang):
-    for said in gang.said:
-        assert said[:3] == [
-            "ray: [0, 1, 2, 3, 4, 5] ",
-            "killed@5: [0, 1, 2, 3, 4] died",
-            "killed: [4, 5] ",
-        ]
-    assert_same(gang.result("ray"), gang.result("killed"))
+def test_a_run_killed_on_two_ranks_resumes_bit_for_bit_on_two(two_ranks: TwoRankRuns):
+    for output in two_ranks.outputs:
+        assert output["ray"] == ALL_STEPS
+        assert output["killed@5"] == "[0, 1, 2, 3, 4] died"
+        assert output["killed"] == "[4, 5] "
+    assert_same(run_result(two_ranks.root, "ray"), run_result(two_ranks.root, "killed"))
 
 
-def test_a_run_launched_on_two_hosts_whose_rank_gets_sigterm_saves_exits_with_75_and_goes_on_bit_for_bit(
-    gang: Gang,
-):
-    assert gang.statuses == (75, 75)
-    for said in gang.said:
-        stopped, straight = (json.loads(line.split(": ")[1]) for line in said[-2:])
-        assert (
-            straight == list(range(100))
-            and stopped == list(range(stopped[0], 100))
-            and stopped[0] % 20
-        )
-    (weights, lines), (straight_weights, straight_lines) = (
-        gang.result("stopped"),
-        gang.result("straight"),
-    )
-    assert {name: value.tolist() for name, value in weights.items()} == {
-        name: value.tolist() for name, value in straight_weights.items()
+def test_sigterm_on_one_of_two_hosts_exits_75_and_resumes_bit_for_bit(two_ranks: TwoRankRuns):
+    assert two_ranks.stop_statuses == (75, 75)
+    for output in two_ranks.outputs:
+        resumed, straight = (json.loads(output[run_id]) for run_id in ("stopped", "straight"))
+        assert straight == list(range(100))
+        assert resumed == list(range(resumed[0], 100)) and resumed[0] % 20
+    stopped, straight = (run_result(two_ranks.root, run_id) for run_id in ("stopped", "straight"))
+    assert {name: value.tolist() for name, value in stopped.weights.items()} == {
+        name: value.tolist() for name, value in straight.weights.items()
     }
     losses = [
-        {line["step"]: line["loss"] for line in each if line["step"] % 20 == 0}
-        for each in (lines, straight_lines)
+        {line["step"]: line["loss"] for line in result.lines if line["step"] % 20 == 0}
+        for result in (stopped, straight)
     ]
     assert losses[0] == losses[1]
 
 
-def test_stage_3_on_two_ranks_trains_the_same_model_and_resumes(gang: Gang):
-    for said in gang.said:
-        assert said[3:5] == ["three@5: [0, 1, 2, 3, 4] died", "three: [4, 5] "]
-    assert_close(gang.result("three"), gang.result("ray"))
+def test_stage_3_on_two_ranks_trains_the_same_model_and_resumes(two_ranks: TwoRankRuns):
+    for output in two_ranks.outputs:
+        assert output["three@5"] == "[0, 1, 2, 3, 4] died"
+        assert output["three"] == "[4, 5] "
+    assert_close(run_result(two_ranks.root, "three"), run_result(two_ranks.root, "ray"))
 
 
-def test_compiled_blocks_of_sharded_weights_train_the_same_model(gang: Gang):
-    for said in gang.said:
-        assert said[8] == "compiled: [0, 1, 2, 3, 4, 5] "
-    assert_close(gang.result("compiled"), gang.result("three"))
+def test_compiled_blocks_of_partitioned_weights_train_the_same_model(two_ranks: TwoRankRuns):
+    for output in two_ranks.outputs:
+        assert output["compiled"] == ALL_STEPS
+    assert_close(run_result(two_ranks.root, "compiled"), run_result(two_ranks.root, "three"))
 
 
-def test_muon_on_two_ranks_takes_the_same_steps_whatever_they_share_out_and_resumes(gang: Gang):
-    for said in gang.said:
-        assert said[9:14] == [
-            "muon-0: [0, 1, 2, 3, 4, 5] ",
-            "muon-1@5: [0, 1, 2, 3, 4] died",
-            "muon-1: [4, 5] ",
-            "muon-2: [0, 1, 2, 3, 4, 5] ",
-            "muon-3: [0, 1, 2, 3, 4, 5] ",
-        ]
-    weights, lines = gang.result("muon-0")
-    for stage in (
-        1,
-        2,
-        3,
-    ):  # Newton and Schulz iterate in bf16: a loss differs by up to 5e-4, a weight by 8e-4, of steps of 1e-2
-        found, seen = gang.result(f"muon-{stage}")
+def test_muon_steps_alike_at_every_zero_stage_and_resumes(two_ranks: TwoRankRuns):
+    for output in two_ranks.outputs:
+        assert output["muon-1@5"] == "[0, 1, 2, 3, 4] died"
+        assert output["muon-1"] == "[4, 5] "
+        assert {output[f"muon-{stage}"] for stage in (0, 2, 3)} == {ALL_STEPS}
+    expected = run_result(two_ranks.root, "muon-0")
+    for stage in (1, 2, 3):
+        result = run_result(two_ranks.root, f"muon-{stage}")
         for field in ("loss", "grad_norm"):
-            ours, theirs = (
-                [line[field] for line in each if field in line] for each in (seen, lines)
+            values, expected_values = (
+                [line[field] for line in each.lines if field in line] for each in (result, expected)
             )
-            assert ours == pytest.approx(theirs, rel=1e-3)
-        torch.testing.assert_close(found, weights, rtol=0, atol=2e-3)
+            assert values == pytest.approx(expected_values, rel=1e-3)
+        # Newton–Schulz iterates in bf16: a loss differs by up to 5e-4, a weight by 8e-4, of steps
+        # of 1e-2.
+        import torch
+
+        torch.testing.assert_close(result.weights, expected.weights, rtol=0, atol=2e-3)
 
 
-def test_a_run_that_cannot_be_is_refused_on_each_rank_with_the_same_words(gang: Gang):
-    first, second = (said[5] for said in gang.said)
-    assert (
-        first == second
-        and "uneven: [] train.global_batch 3 is not divisible by 2 data-parallel ranks" in first
-    )
+def test_every_rank_refuses_an_uneven_batch_with_the_same_message(two_ranks: TwoRankRuns):
+    first, second = (output["uneven"] for output in two_ranks.outputs)
+    assert first == second
+    assert "[] train.global_batch 3 is not divisible by 2 data-parallel ranks" in first
 
 
-def test_what_is_not_finite_on_one_rank_is_skipped_by_both(gang: Gang):
-    for said in gang.said:
-        assert said[6:8] == ["bad!3!1: [0, 1, 2, 3, 4, 5] ", "worse!3!0!1: [0, 1, 2, 3, 4, 5] "]
-    made = find(str(gang.root), "bad")
-    assert made and made.skipped_steps == ((3, 4),)
-    assert_same(gang.result("bad"), gang.result("worse"))
+def test_a_nan_on_one_rank_is_skipped_by_both(two_ranks: TwoRankRuns):
+    for output in two_ranks.outputs:
+        assert output["bad!3!1"] == output["worse!3!0!1"] == ALL_STEPS
+    record = find(str(two_ranks.root), "bad")
+    assert record and record.skipped_steps == ((3, 4),)
+    assert_same(run_result(two_ranks.root, "bad"), run_result(two_ranks.root, "worse"))
 
 
-def test_a_checkpoint_of_two_ranks_resumes_on_one_and_one_whose_second_rank_is_damaged_is_passed_over(
-    gang: Gang, tmp_path: Path, steps_done: list[int]
+def test_one_rank_resumes_from_two_and_skips_a_damaged_checkpoint(
+    two_ranks: TwoRankRuns, tmp_path: Path, steps_done: list[int]
 ):
-    shutil.copytree(gang.root, tmp_path, dirs_exist_ok=True)
-    (tmp_path / "runs" / "launched" / "record.json").unlink()
-    (file,) = (tmp_path / "runs" / "launched" / "checkpoints" / "step-00000004").glob(
-        "*-00001-000.safetensors"
-    )
+    shutil.copytree(two_ranks.root, tmp_path, dirs_exist_ok=True)
+    folder = tmp_path / "runs" / "launched"
+    (folder / "record.json").unlink()
+    (file,) = (folder / "checkpoints" / "step-00000004").glob("*-00001-000.safetensors")
     file.write_bytes(file.read_bytes()[:-1] + b"!")
-    made = loop.train(str(tmp_path), gang.launched)
-    assert made.world_size == 1 and steps_done == [2, 3, 4, 5]
-    assert_close(Gang(tmp_path, gang.launched, []).result("launched"), gang.result("launched"))
+    record = loop.train(str(tmp_path), two_ranks.launched)
+    assert record.world_size == 1 and steps_done == [2, 3, 4, 5]
+    assert_close(run_result(tmp_path, "launched"), run_result(two_ranks.root, "launched"))
 
 
-def test_a_killed_process_leaves_a_run_that_goes_on_as_if_nothing_had_happened(
+def test_a_killed_process_resumes_as_if_nothing_had_happened(
     plan: Plan, tmp_path: Path, steps_done: list[int]
 ):
-    settings: dict[str, Any] = {
-        "global_batch": 1,
-        "checkpoint.every_steps": 4,
-        "metrics.every_steps": 5,
-    }
+    settings = {"global_batch": 1, "checkpoint.every_steps": 4, "metrics.every_steps": 5}
     run, undisturbed = plan("killed", settings), plan("undisturbed", settings)
-    command = [sys.executable, str(PRETRAIN), "--out", str(tmp_path), "--run", "killed"]
     process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=ENVIRONMENT
+        [sys.executable, str(PRETRAIN), "--out", str(tmp_path), "--run", "killed"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=ENVIRONMENT,
     )
-    commits = tmp_path / "runs" / "killed" / "checkpoints"
-    while process.poll() is None and not list(commits.glob("*/commit.json")):
+    while process.poll() is None and not checkpoint_steps(str(tmp_path), "killed"):
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL and find(str(tmp_path), "killed") is None
@@ -272,130 +254,60 @@ def test_a_killed_process_leaves_a_run_that_goes_on_as_if_nothing_had_happened(
     loop.train(str(tmp_path), run)
     assert steps_done[0] > 0
     loop.train(str(tmp_path), undisturbed)
-    results = Gang(tmp_path, run, [])
-    assert_same(results.result("killed"), results.result("undisturbed"))
+    assert_same(run_result(tmp_path, "killed"), run_result(tmp_path, "undisturbed"))
 
 
-def test_plain_python_leaves_a_finished_run_alone_and_says_where_it_is(plan: Plan, tmp_path: Path):
-    loop.train(str(tmp_path), plan())
-    record = tmp_path / "runs" / "run" / "record.json"
-    before = record.stat().st_mtime_ns
-    done = pretrain("--out", tmp_path, "--run", "run", "--set", "train.parallel.zero_stage=2")
-    assert (done.returncode, record.stat().st_mtime_ns) == (0, before)
-    assert f"run is trained: loss {find(str(tmp_path), 'run').final_train_loss:.3f}" in done.stderr  # type: ignore[union-attr]
+def test_plain_python_leaves_a_finished_run_alone_and_logs_its_loss(plan: Plan, tmp_path: Path):
+    record = loop.train(str(tmp_path), plan())
+    file = tmp_path / "runs" / "run" / "record.json"
+    before = file.stat().st_mtime_ns
+    finished = pretrain("--out", tmp_path, "--run", "run", "--set", "train.parallel.zero_stage=2")
+    assert (finished.returncode, file.stat().st_mtime_ns) == (0, before)
+    assert f"run run is trained: loss {record.final_train_loss:.3f}" in finished.stderr
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         (["--run", "gone"], "runs/gone/run.json: no run with this id is planned"),
         (
             ["--run", "run", "--set", "train.optimizer.learning_rate=1"],
-            "this changes what is trained, so it would be another run than run",
+            "changes what is trained, so it would be another run than run",
         ),
         (["--run", "run", "--set", "train.micro_batch"], "expected PATH=VALUE"),
         (["--run", "run", "--deepspeed_config", "gone.json"], "--deepspeed_config gone.json: "),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_line_without_importing_torch(
-    plan: Plan, tmp_path: Path, flags: list[str], said: str
+def test_a_wrong_command_is_refused_in_one_line_without_importing_torch(
+    plan: Plan, tmp_path: Path, flags: list[str], message: str
 ):
     plan()
-    done = pretrain(
-        "--out", tmp_path, *flags, command=[sys.executable, "-X", "importtime", PRETRAIN]
-    )
-    lines = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
-    assert done.returncode == 2 and len(lines) == 1 and said in lines[0] and done.stdout == ""
-    assert " torch\n" not in done.stderr
+    command = (sys.executable, "-X", "importtime", PRETRAIN)
+    finished = pretrain("--out", tmp_path, *flags, command=command)
+    lines = [line for line in finished.stderr.splitlines() if not line.startswith("import time:")]
+    assert finished.returncode == 2 and finished.stdout == ""
+    assert len(lines) == 1 and message in lines[0]
+    assert " torch\n" not in finished.stderr
 
 
-def assert_same(a: Any, b: Any) -> None:
-    (a_weights, a_lines), (b_weights, b_lines) = a, b
-    assert a_lines == b_lines
-    assert {name: value.tolist() for name, value in a_weights.items()} == {
-        name: value.tolist() for name, value in b_weights.items()
-    }
-
-
-def assert_close(a: Any, b: Any) -> None:
-    (a_weights, a_lines), (b_weights, b_lines) = a, b
-    for field in ("loss", "grad_norm", "auroc", "mean_auroc"):
-        of_a, of_b = (
-            [line[field] for line in lines if field in line] for lines in (a_lines, b_lines)
-        )
-        assert of_a == pytest.approx(of_b, rel=1e-4) and (
-            of_a or field in ("auroc", "mean_auroc")
-        )  # only where it is probed
-    for a_line, b_line in zip(a_lines, b_lines, strict=True):
-        assert a_line.get("source_loss", {}) == pytest.approx(
-            b_line.get("source_loss", {}), rel=1e-5
-        )
-        for field in ("block_grad_norm", "attention_logit_max"):
-            assert a_line.get(field, {}) == pytest.approx(b_line.get(field, {}), rel=1e-3)
-    torch.testing.assert_close(a_weights, b_weights, rtol=1e-3, atol=2e-5)
-
-
-def pretrain(
-    *flags: Any, command: Any = (sys.executable, PRETRAIN)
-) -> subprocess.CompletedProcess[str]:
-    parts = [str(part) for part in (*command, *flags)]
-    return subprocess.run(parts, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
-
-
-def stop(root: Path, run_id: str) -> tuple[int, ...]:
-    """Launch a run on two hosts, send SIGTERM to the rank of the second after the first checkpoint;
-    the launchers' statuses.
-    """
-    launchers = started(*launches("two hosts", root, "--out", root, "--run", run_id))
-    while launchers[0].poll() is None and not list(
-        (root / "runs" / run_id / "checkpoints").glob("*/commit.json")
-    ):
-        time.sleep(0.02)
-    ranks = {
-        process.environ().get("RANK"): process
-        for process in psutil.Process(launchers[1].pid).children(recursive=True)
-    }
-    ranks["1"].terminate()
-    said = [launcher.communicate(timeout=120) for launcher in launchers]
-    assert not find(str(root), run_id), str(said)[-3000:]
-    return tuple(launcher.returncode for launcher in launchers)
-
-
-def run_gang(root: Path, *tries: str) -> list[list[str]]:
-    """What each of two ranks said."""
-    port = free_port()
-    ended = multi_rank.at_once(
-        gang_of.main, *((str(root), str(rank), "2", port, *tries) for rank in range(2))
-    )
-    assert [rank.status for rank in ended] == [0, 0], ended[0].err[-3000:] + ended[1].err[-3000:]
-    return [rank.out.splitlines() for rank in ended]
-
-
-def free_port() -> str:
-    with socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
-
-
-@pytest.mark.parametrize("way", ["torchrun", "slurm"])
-def test_every_launcher_gives_the_same_run_bit_for_bit_and_imports_no_megatron(
-    way: str, gang: Gang
+@pytest.mark.parametrize("launcher", ["torchrun", "slurm"])
+def test_every_launcher_gives_the_same_run_without_importing_megatron(
+    launcher: str, two_ranks: TwoRankRuns
 ):
-    run = replace(gang.launched, run_id=way.replace(" ", "-"))
-    storage.save(run, str(gang.root / "runs" / run.run_id / "run.json"))
-    said = [
-        done.stdout + done.stderr
-        for done in at_once(*launches(way, gang.root, "--out", gang.root, "--run", run.run_id))
-    ]
-    assert find(str(gang.root), run.run_id), "".join(text[-3000:] for text in said)
-    assert_same(gang.result(run.run_id), gang.result("launched"))
-    assert " megatron" not in "".join(said) and (
-        " deepspeed" in said[0] or way == "torchrun"
-    )  # it is for tensor parallelism alone
+    root = two_ranks.root
+    run = replace(two_ranks.launched, run_id=launcher)
+    storage.save(run, str(root / "runs" / launcher / "run.json"))
+    finished = run_all(*launch_commands(launcher, root, "--out", root, "--run", launcher))
+    outputs = [process.stdout + process.stderr for process in finished]
+    assert find(str(root), launcher), "".join(output[-3000:] for output in outputs)
+    assert_same(run_result(root, launcher), run_result(root, "launched"))
+    assert " megatron" not in "".join(outputs)  # it is for tensor parallelism alone
+    if launcher == "slurm":  # this launch profiles the imports of rank 0
+        assert " deepspeed" in outputs[0]
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"),
+    ("override", "message"),
     [
         (
             "train.micro_batch=3",
@@ -407,38 +319,36 @@ def test_every_launcher_gives_the_same_run_bit_for_bit_and_imports_no_megatron(
         ),
     ],
 )
-def test_every_rank_refuses_what_cannot_be_before_torch_is_imported(
-    plan: Plan, tmp_path: Path, asked: str, said: str
+def test_every_rank_refuses_a_wrong_setting_before_importing_deepspeed(
+    plan: Plan, tmp_path: Path, override: str, message: str
 ):
     plan("run", {"parallel.zero_stage": 0})
-    command = [
-        sys.executable,
-        "-X",
-        "importtime",
-        str(PRETRAIN),
-        "--out",
-        str(tmp_path),
-        "--run",
-        "run",
-        "--set",
-        asked,
-    ]
+    flags = ["--out", str(tmp_path), "--run", "run", "--set", override]
+    command = [sys.executable, "-X", "importtime", str(PRETRAIN), *flags]
     ranks = [({"RANK": str(rank), "WORLD_SIZE": "2"}, command) for rank in range(2)]
-    for rank, done in enumerate(at_once(*ranks)):
-        lines = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
-        assert (
-            done.returncode == 2 and len(lines) == 1 - rank and said in "".join(lines) + said * rank
-        )
-        assert " deepspeed\n" not in done.stderr
+    for rank, finished in enumerate(run_all(*ranks)):
+        stderr = finished.stderr.splitlines()
+        lines = [line for line in stderr if not line.startswith("import time:")]
+        assert finished.returncode == 2
+        assert len(lines) == 1 - rank  # rank 0 alone prints it
+        assert rank == 1 or message in lines[0]
+        assert " deepspeed\n" not in finished.stderr
 
 
-def launches(way: str, folder: Path, *flags: Any) -> list[tuple[dict[str, str], list[str]]]:
-    """(environment, command) of each process that a user, or Slurm, starts for two ranks."""
+def pretrain(
+    *flags: Any, command: Any = (sys.executable, PRETRAIN)
+) -> subprocess.CompletedProcess[str]:
+    words = [str(word) for word in (*command, *flags)]
+    return subprocess.run(words, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
+
+
+def launch_commands(launcher: str, folder: Path, *flags: Any) -> list[Command]:
+    """The processes that a user, or Slurm, starts for two ranks."""
     program, port = [str(PRETRAIN), *map(str, flags)], free_port()
-    if way == "torchrun":
+    if launcher == "torchrun":
         torchrun = str(Path(sys.executable).with_name("torchrun"))
         return [({}, [torchrun, "--nproc-per-node", "2", "--master-port", port, "--", *program])]
-    if way == "slurm":
+    if launcher == "slurm":
         step = {
             "SLURM_JOB_ID": "1",
             "SLURM_STEP_ID": "0",
@@ -453,26 +363,23 @@ def launches(way: str, folder: Path, *flags: Any) -> list[tuple[dict[str, str], 
         return [(step | rank, [sys.executable, *program]) for rank in ranks]
     hosts = folder / "hosts"
     hosts.write_text("127.0.0.1 slots=1\nlocalhost slots=1\n")
-    deepspeed = [
-        str(Path(sys.executable).with_name("deepspeed")),
-        "--hostfile",
-        str(hosts),
-        "--no_ssh",
-    ]
-    meeting = ["--master_addr", "127.0.0.1", "--master_port", port]
-    return [({}, [*deepspeed, "--node_rank", str(rank), *meeting, *program]) for rank in range(2)]
-
-
-def at_once(*commands: tuple[dict[str, str], list[str]]) -> list[subprocess.CompletedProcess[str]]:
-    processes = started(*commands)
-    ended = [process.communicate(timeout=300) for process in processes]
+    deepspeed = [str(Path(sys.executable).with_name("deepspeed")), "--hostfile", str(hosts)]
+    rendezvous = ["--no_ssh", "--master_addr", "127.0.0.1", "--master_port", port]
     return [
-        subprocess.CompletedProcess(process.args, process.returncode, *said)
-        for process, said in zip(processes, ended, strict=True)
+        ({}, [*deepspeed, *rendezvous, "--node_rank", str(rank), *program]) for rank in range(2)
     ]
 
 
-def started(*commands: tuple[dict[str, str], list[str]]) -> list[subprocess.Popen[str]]:
+def run_all(*commands: Command) -> list[subprocess.CompletedProcess[str]]:
+    processes = start_all(*commands)
+    outputs = [process.communicate(timeout=300) for process in processes]
+    return [
+        subprocess.CompletedProcess(process.args, process.returncode, *output)
+        for process, output in zip(processes, outputs, strict=True)
+    ]
+
+
+def start_all(*commands: Command) -> list[subprocess.Popen[str]]:
     pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return [
         subprocess.Popen(command, env=ENVIRONMENT | added, **pipes) for added, command in commands

@@ -1,4 +1,4 @@
-"""A study small enough to train in a second: two streams of planted tokens, a byte-level tokenizer, and runs as asked."""
+"""A study that trains within a second: two planted streams, a byte-level tokenizer, planned runs."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -113,9 +113,7 @@ def _write_stream(root: str, stream: StreamName, words: tokenizer.Tokenizer, see
 
 
 def _write_shard(uri: str, name: str, n_documents: int, seed: int) -> Shard:
-    """Documents of one sequence each: runs of neighbouring ids from a drawn start, ended by eos (id
-    0).
-    """
+    """Documents of one sequence each: consecutive ids from a random start, ended by eos (id 0)."""
     starts = np.random.default_rng([seed, n_documents]).integers(1, 200, n_documents)
     tokens = starts[:, None] + np.arange(SEQUENCE_LENGTH) * (seed + 1)
     tokens[:, -1] = 0

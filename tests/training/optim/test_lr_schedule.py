@@ -17,7 +17,7 @@ schedules = st.builds(
 )
 
 
-def test_the_rate_climbs_a_line_peaks_and_falls_half_a_cosine():
+def test_cosine_warms_up_linearly_and_falls_half_a_cosine():
     rates = [learning_rate(1.0, SCHEDULE, step, 10) for step in range(10)]
     assert rates[:3] == pytest.approx([1 / 3, 2 / 3, 1.0])
     assert rates[5] == pytest.approx(0.1 + 0.9 * (1 + 0.2225209) / 2)  # cos(3π/7)
@@ -29,7 +29,7 @@ def test_linear_falls_by_equal_parts_to_the_floor():
     assert rates[2:] == pytest.approx([1.0 - 0.1 * k for k in range(10)])
 
 
-def test_wsd_stays_at_the_peak_until_its_last_share_of_the_steps_and_falls_by_a_root():
+def test_wsd_stays_at_the_peak_and_decays_by_a_root_in_its_last_steps():
     rates = [
         learning_rate(1.0, replace(SCHEDULE, kind="wsd", decay_ratio=0.4), step, 10)
         for step in range(10)
@@ -51,9 +51,7 @@ def test_wsd_stays_at_the_peak_until_its_last_share_of_the_steps_and_falls_by_a_
 
 
 @given(n_steps=st.integers(22, 300), more=st.integers(0, 300), warmup=st.integers(0, 20))
-def test_until_a_wsd_decay_begins_a_longer_run_has_the_same_rates(
-    n_steps: int, more: int, warmup: int
-):
+def test_before_the_wsd_decay_a_longer_run_has_the_same_rates(n_steps: int, more: int, warmup: int):
     short, long = (
         replace(SCHEDULE, kind="wsd", warmup_ratio=warmup / n) for n in (n_steps, n_steps + more)
     )
@@ -74,7 +72,7 @@ def test_a_run_of_one_step_takes_it_at_the_peak():
 
 @settings(deadline=None)
 @given(schedule=schedules, peak=st.floats(1e-6, 1), n_steps=st.integers(1, 200))
-def test_the_rate_is_positive_rises_to_the_peak_and_never_rises_again(
+def test_the_rate_is_positive_rises_to_the_peak_and_then_only_falls(
     schedule: ScheduleConfig, peak: float, n_steps: int
 ):
     rates = [learning_rate(peak, schedule, step, n_steps) for step in range(n_steps)]

@@ -41,7 +41,7 @@ def stepped(optimizer: torch.optim.Optimizer, weights: list[nn.Parameter], n: in
         optimizer.step()
 
 
-def test_each_matrix_of_a_tensor_steps_as_torchs_muon_would_step_it_and_the_rest_as_adamw():
+def test_each_matrix_steps_as_by_torchs_muon_and_the_rest_as_by_adamw():
     whole, plain = nn.Parameter(drawn(36, 8)), nn.Parameter(drawn(20, 8, seed=1))
     parts, theirs = (
         [nn.Parameter(part.clone()) for part in whole.detach().chunk(3)],
@@ -69,7 +69,7 @@ def test_each_matrix_of_a_tensor_steps_as_torchs_muon_would_step_it_and_the_rest
     assert (whole - drawn(36, 8)).abs().max() > 0.02
 
 
-def test_the_verdict_and_the_clipping_of_the_guard_are_honoured():
+def test_muon_reads_the_verdict_and_the_clipping_of_the_guard():
     def made() -> tuple[Muon, list[nn.Parameter]]:
         weights = [nn.Parameter(drawn(8, 4)), nn.Parameter(drawn(6, 4, seed=1))]
         return Muon(
@@ -95,7 +95,7 @@ def test_the_verdict_and_the_clipping_of_the_guard_are_honoured():
     assert all(torch.equal(old, new) for old, new in zip(before, held, strict=True))
 
 
-def test_every_parameter_has_one_group_and_only_the_embedding_is_adamws():
+def test_every_parameter_has_one_group_and_only_the_embedding_adamw():
     model = OLMoForTraining(TRAIN.model)
     made = parameter_groups(model)
     assert sorted(id(weight) for group in made for weight in group["params"]) == sorted(

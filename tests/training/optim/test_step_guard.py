@@ -100,7 +100,7 @@ def unfinish(root: Path, run: RunConfig) -> None:
         (3, "fp32", 1, math.inf),
     ],
 )
-def test_a_gradient_that_is_not_finite_changes_no_weight_no_average_and_no_count(
+def test_a_step_with_a_nan_changes_no_weight_no_moment_and_no_count(
     plan: Plan,
     tmp_path: Path,
     poison: Poison,
@@ -136,7 +136,7 @@ def test_a_gradient_that_is_not_finite_changes_no_weight_no_average_and_no_count
 
 
 @pytest.mark.slow
-def test_a_step_that_is_not_logged_asks_the_device_for_nothing(
+def test_a_step_that_is_not_logged_has_no_host_sync(
     plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     asked: list[str] = []
@@ -162,7 +162,7 @@ def test_a_step_that_is_not_logged_asks_the_device_for_nothing(
     assert asked  # DeepSpeed's BF16_Optimizer looks at the norm
 
 
-def test_a_spike_of_the_gradient_is_skipped_and_with_sigma_0_it_is_not(
+def test_a_gradient_spike_is_skipped_unless_spike_sigma_is_0(
     plan: Plan, tmp_path: Path, poison: Poison, monkeypatch: pytest.MonkeyPatch
 ):
     settings = {"global_batch": 1, "optimizer.learning_rate": 1e-4, "metrics.every_steps": 12}
@@ -180,7 +180,7 @@ def test_a_spike_of_the_gradient_is_skipped_and_with_sigma_0_it_is_not(
 
 
 @pytest.mark.parametrize("log_every_steps", [1, 5])
-def test_bad_steps_in_a_row_go_back_to_the_checkpoint_and_leave_out_what_came_since(
+def test_bad_steps_in_a_row_roll_back_and_leave_out_the_batches_since(
     plan: Plan, tmp_path: Path, poison: Poison, log_every_steps: int
 ):
     run = plan(
@@ -213,7 +213,7 @@ def test_bad_steps_in_a_row_go_back_to_the_checkpoint_and_leave_out_what_came_si
     ][-1] == (10, 4)
 
 
-def test_without_a_checkpoint_training_goes_back_to_the_start(
+def test_without_a_checkpoint_training_rolls_back_to_the_start(
     plan: Plan, tmp_path: Path, poison: Poison
 ):
     run = plan("run", {"global_batch": 2, "guard.max_bad_steps": 2}, n_clean=17, n_toxic=3)
@@ -222,7 +222,7 @@ def test_without_a_checkpoint_training_goes_back_to_the_start(
     assert [step for step, _ in states] == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
 
 
-def test_a_run_that_stays_bad_is_given_up_after_a_few_times(
+def test_a_run_that_stays_bad_is_refused_after_three_rollbacks(
     plan: Plan, tmp_path: Path, poison: Poison
 ):
     run = plan(
@@ -242,16 +242,14 @@ def test_a_run_that_stays_bad_is_given_up_after_a_few_times(
     )  # 10–11, 12–13, 14–15 and 16–17 were bad; 3 times is the most
 
 
-def test_bad_steps_at_the_very_end_are_skipped_and_recorded_or_the_run_is_given_up(
-    plan: Plan, tmp_path: Path, poison: Poison
-):
+def test_bad_last_steps_are_skipped_or_refused(plan: Plan, tmp_path: Path, poison: Poison):
     poison({4, 5}, math.nan)
     assert loop.train(str(tmp_path), plan("few")).skipped_steps == ((4, 6),)
     with pytest.raises(ConfigurationError, match="diverged"):
         loop.train(str(tmp_path), plan("many", {"guard.max_bad_steps": 2}))
 
 
-def test_a_resumed_run_has_the_window_and_decides_the_same(
+def test_a_resumed_run_has_the_window_and_the_same_verdicts(
     plan: Plan, tmp_path: Path, poison: Poison, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(step_guard, "WARMUP_STEPS", 8)
@@ -277,7 +275,7 @@ def test_a_resumed_run_has_the_window_and_decides_the_same(
     assert result(tmp_path, run) == straight
 
 
-def test_a_run_killed_after_going_back_goes_back_again(plan: Plan, tmp_path: Path, poison: Poison):
+def test_a_run_killed_after_a_rollback_rolls_back_again(plan: Plan, tmp_path: Path, poison: Poison):
     run = plan(
         "run",
         {
@@ -327,7 +325,7 @@ def test_the_window_holds_the_last_accepted_values_and_nothing_else(
 
 
 @pytest.mark.parametrize("quantity", ["loss", "norm"])
-def test_what_lies_beyond_six_sigma_of_either_is_bad_and_what_lies_within_is_not(quantity: str):
+def test_only_what_exceeds_six_sigma_is_bad(quantity: str):
     guard = lone_guard(100)
     window = [1.0, 3.0] * 16  # mean 2, σ 1.016
     for step, value in enumerate(window):
@@ -345,7 +343,7 @@ def test_what_lies_beyond_six_sigma_of_either_is_bad_and_what_lies_within_is_not
         )
 
 
-def test_the_first_bad_steps_in_a_row_count_though_others_follow_before_anybody_looks():
+def test_the_first_bad_steps_in_a_row_set_the_end_of_the_rollback():
     guard = lone_guard(100)
     for step in range(13):
         decide(guard, step, 2.0 if step in (1, 7) else math.nan, norm=1.0)  # five bad ones, twice

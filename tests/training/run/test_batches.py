@@ -52,7 +52,7 @@ mixtures = st.builds(
 
 @settings(deadline=None)
 @given(mixture=mixtures, world_size=st.sampled_from([1, 2, 4]))
-def test_the_batches_do_not_depend_on_the_number_of_ranks_and_read_every_sequence_once(
+def test_batches_do_not_depend_on_ranks_and_read_each_sequence_once(
     mixture: Mixture, world_size: int
 ):
     batches = seen(mixture, world_size, range(mixture.n_steps))
@@ -63,9 +63,7 @@ def test_the_batches_do_not_depend_on_the_number_of_ranks_and_read_every_sequenc
 
 @settings(deadline=None)
 @given(mixture=mixtures, data=st.data())
-def test_reading_ahead_from_any_step_gives_what_reading_each_step_gives(
-    mixture: Mixture, data: Any
-):
+def test_prefetching_from_any_step_equals_reading_each_step(mixture: Mixture, data: Any):
     first = data.draw(st.integers(0, mixture.n_steps))
     batches = BatchReader(mixture, CLEAN, TOXIC, world_of(0, 1))
     ahead = [batch for batch, waited in batches.prefetch(first, mixture.n_steps) if waited >= 0]
@@ -107,7 +105,7 @@ def test_padding_rows_are_zeros_and_not_valid():
     assert (last.n_valid, last.n_toxic) == (1, 0)
 
 
-def test_an_error_of_the_reading_thread_comes_out_at_its_step():
+def test_an_error_of_the_reading_thread_is_raised_at_its_step():
     class Broken(Numbers):
         def read(self, indices: np.ndarray, dtype: Any) -> np.ndarray:
             if 5 in indices:

@@ -49,7 +49,7 @@ def result(root: Path, run: RunConfig) -> tuple[bytes, list[dict[str, Any]]]:
     return (folder / "export" / "model.safetensors").read_bytes(), plain
 
 
-def test_a_branch_takes_only_the_steps_the_trunk_has_not_and_is_bit_for_bit_the_run_from_the_start(
+def test_a_branch_equals_the_same_run_from_step_0_bit_for_bit(
     plan: Plan, tmp_path: Path, steps_done: list[int]
 ):
     trunk = plan(
@@ -73,9 +73,7 @@ def test_a_branch_takes_only_the_steps_the_trunk_has_not_and_is_bit_for_bit_the_
     )
 
 
-def test_a_branch_without_a_checkpoint_to_start_from_is_refused_and_says_what_to_do(
-    plan: Plan, tmp_path: Path
-):
+def test_a_branch_without_a_trunk_checkpoint_is_refused_with_a_remedy(plan: Plan, tmp_path: Path):
     trunk = plan("trunk", WSD)
     short = planned(tmp_path, replace(Trunk(trunk).branch(n_clean=12), run_id="short"))
     with pytest.raises(
@@ -89,7 +87,7 @@ def test_a_branch_without_a_checkpoint_to_start_from_is_refused_and_says_what_to
     "change",
     [{"optimizer.learning_rate": 0.5}, {"schedule.kind": "cosine"}, {"schedule.warmup_ratio": 0.0}],
 )
-def test_a_run_of_other_settings_is_no_branch(plan: Plan, change: dict[str, Any]):
+def test_a_run_with_other_settings_is_not_a_branch(plan: Plan, change: dict[str, Any]):
     trunk = plan("trunk", WSD)
     short = Trunk(trunk).branch(n_clean=12)
     with pytest.raises(ConfigurationError, match="cannot branch off trunk"):
@@ -99,7 +97,7 @@ def test_a_run_of_other_settings_is_no_branch(plan: Plan, change: dict[str, Any]
 
 
 @pytest.mark.parametrize("budget", ["clean_fixed", "total_fixed"])
-def test_an_experiment_of_branches_shares_the_trunks_first_steps_rates_and_rows(budget: Any):
+def test_branches_share_rates_and_rows_of_the_trunks_first_steps(budget: Any):
     laptop = recipes.laptop()
     train = evolve(laptop.train, {"schedule.kind": "wsd"})
     trunk = replace(laptop, budget=budget, train=train, ratios=(0.1, 0.25))

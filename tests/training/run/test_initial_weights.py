@@ -26,9 +26,7 @@ def losses(root: Path, run: RunConfig) -> list[float]:
     return [line["loss"] for line in lines if "grad_norm" in line]
 
 
-def test_a_run_begins_with_the_weights_of_a_hugging_face_folder_in_shards(
-    plan: Plan, tmp_path: Path
-):
+def test_a_run_starts_from_the_weights_of_a_sharded_hugging_face_folder(plan: Plan, tmp_path: Path):
     transformers = pytest.importorskip(
         "transformers", reason="what saves such a folder is not installed"
     )
@@ -55,9 +53,7 @@ def test_a_run_begins_with_the_weights_of_a_hugging_face_folder_in_shards(
     )
 
 
-def test_a_resumed_run_does_not_read_them_again_and_knows_what_they_were(
-    plan: Plan, tmp_path: Path
-):
+def test_a_resumed_run_keeps_the_checksum_without_reading_the_files(plan: Plan, tmp_path: Path):
     first = plan("first")
     loop.train(str(tmp_path), first)
     folder = shutil.copytree(export(tmp_path, first), tmp_path / "theirs")

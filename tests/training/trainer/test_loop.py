@@ -83,7 +83,7 @@ def plain_training(root: Path, run: RunConfig) -> tuple[list[float], OLMo]:
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_four_micro_batches_and_a_padded_last_batch_train_like_plain_pytorch(
+def test_micro_batches_and_a_padded_batch_train_like_plain_pytorch(
     plan: Plan, tmp_path: Path, stage: Any
 ):
     run = plan(
@@ -117,9 +117,7 @@ def test_bf16_with_and_without_accumulation_stays_near_fp32(
     )
 
 
-def test_the_journal_counts_tokens_and_toxic_rows_and_ends_with_the_held_out_losses(
-    plan: Plan, tmp_path: Path
-):
+def test_metrics_count_tokens_and_toxic_rows_and_end_with_held_out_loss(plan: Plan, tmp_path: Path):
     run = plan("run", {"validation.every_steps": 4, "metrics.every_steps": 3})
     made = loop.train(str(tmp_path), run)
     seen = lines(tmp_path, run)
@@ -141,7 +139,7 @@ def test_the_journal_counts_tokens_and_toxic_rows_and_ends_with_the_held_out_los
 
 
 @pytest.mark.parametrize("micro_batch", [0, 1])
-def test_the_loss_of_each_source_is_that_of_its_rows_since_the_last_logged_step(
+def test_source_losses_are_means_over_rows_since_the_last_logged_step(
     plan: Plan, tmp_path: Path, micro_batch: int
 ):
     run = plan(
@@ -175,7 +173,7 @@ def test_the_loss_of_each_source_is_that_of_its_rows_since_the_last_logged_step(
         assert line["batch_toxic_share_ratio"] == counts["toxic"] / sum(counts.values())
 
 
-def test_the_losses_of_the_sources_add_up_to_the_loss_of_a_step(plan: Plan, tmp_path: Path):
+def test_the_source_losses_sum_to_the_loss_of_a_step(plan: Plan, tmp_path: Path):
     run = plan("run", {"micro_batch": 1})
     loop.train(str(tmp_path), run)
     for line in (line for line in lines(tmp_path, run) if "grad_norm" in line):
@@ -189,7 +187,7 @@ def test_the_losses_of_the_sources_add_up_to_the_loss_of_a_step(plan: Plan, tmp_
         )
 
 
-def test_repeated_toxic_text_is_trained_on_where_allowed_and_recorded(plan: Plan, tmp_path: Path):
+def test_toxic_text_is_repeated_only_where_allowed_and_recorded(plan: Plan, tmp_path: Path):
     with pytest.raises(
         ConfigurationError,
         match=r"toxic stream holds 24 sequences .* needs 30 .*max_toxic_epochs=1\.3, now 1\)",
@@ -206,9 +204,7 @@ def test_repeated_toxic_text_is_trained_on_where_allowed_and_recorded(plan: Plan
     )
 
 
-def test_the_held_out_loss_is_that_of_the_exported_model_on_the_first_sequences(
-    plan: Plan, tmp_path: Path
-):
+def test_the_held_out_loss_is_that_of_the_exported_model(plan: Plan, tmp_path: Path):
     run = plan("run", {"validation.sequences": 5})
     made = loop.train(str(tmp_path), run)
     model = OLMo(run.train.model)
@@ -242,7 +238,7 @@ def test_a_finished_run_of_other_settings_under_this_id_is_refused(plan: Plan, t
         loop.train(str(tmp_path), plan("run", {"optimizer.learning_rate": 1e-3}))
 
 
-def test_a_diverged_run_stops_with_what_to_do(plan: Plan, tmp_path: Path):
+def test_a_diverged_run_is_refused_with_a_remedy(plan: Plan, tmp_path: Path):
     with pytest.raises(
         ConfigurationError, match=r"diverged; lower train\.optimizer\.learning_rate"
     ):
@@ -260,7 +256,7 @@ def test_a_diverged_run_stops_with_what_to_do(plan: Plan, tmp_path: Path):
     assert not (tmp_path / "runs" / "run" / "record.json").exists()
 
 
-def test_what_does_not_fit_together_is_refused_before_a_model_is_built(
+def test_inputs_that_do_not_fit_are_refused_before_a_model_is_built(
     plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.delattr(setup, "OLMoForTraining")

@@ -1,10 +1,13 @@
-"""SIGTERM where training runs on another thread than signals do; under a launcher it is in test_pretrain.py."""
+"""SIGTERM where training runs on another thread than signal handlers do.
 
-import json
+SIGTERM to a launched rank is in test_pretrain.py.
+"""
+
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -15,95 +18,93 @@ from data_prep.core.errors import Interrupted
 from launch import cluster
 from training.checkpoint import manager
 from training.config import RunConfig
-from training.run_record import find
+from training.run_record import checkpoint_steps, find
 from training.trainer import loop, preemption
 
 Plan = Callable[..., RunConfig]
+
+
+@pytest.fixture(autouse=True)
+def clear_request() -> Iterator[None]:
+    yield
+    preemption.requested.clear()
 
 
 def weights(root: Path, run_id: str) -> bytes:
     return (root / "runs" / run_id / "export" / "model.safetensors").read_bytes()
 
 
-def checkpoints(root: Path, run_id: str) -> list[int]:
-    return [
-        json.loads(commit.read_text())["step"]
-        for commit in (root / "runs" / run_id / "checkpoints").glob("*/commit.json")
-    ]
+def request_stop_at(step: int, monkeypatch: pytest.MonkeyPatch, *more: Callable[[], None]) -> None:
+    """Request a stop, as SIGTERM does, when `step` begins; and call `more` then."""
+    train_step = loop.train_step
+
+    def requesting_step(context: Any, engine: Any, guard: Any, batch: Any) -> Any:
+        if batch.step == step:
+            preemption.requested.set()
+            for call in more:
+                call()
+        return train_step(context, engine, guard, batch)
+
+    monkeypatch.setattr(loop, "train_step", requesting_step)
 
 
-def test_a_run_that_is_asked_to_stop_saves_and_goes_on_from_there(
+def test_a_preempted_run_saves_a_checkpoint_and_resumes_from_it(
     plan: Plan, tmp_path: Path, steps_done: list[int], monkeypatch: pytest.MonkeyPatch
 ):
-    run, take_step = plan("run"), loop.train_step
-
-    def asked(job, engine, guard, batch):
-        if batch.step == 3:
-            preemption.requested.set()
-        return take_step(job, engine, guard, batch)
-
+    run = plan("run")
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "train_step", asked)
+        request_stop_at(3, patch)
         with pytest.raises(Interrupted, match="run run: stopped at step 5 of 6 on request"):
             loop.train(str(tmp_path), run)
     preemption.requested.clear()
-    assert checkpoints(tmp_path, "run") == [5] and not find(str(tmp_path), "run")
+    assert checkpoint_steps(str(tmp_path), "run") == [5] and not find(str(tmp_path), "run")
     loop.train(str(tmp_path), run)
     assert steps_done == [0, 1, 2, 3, 4, 5]
     loop.train(str(tmp_path), plan("straight"))
     assert weights(tmp_path, "run") == weights(tmp_path, "straight")
 
 
-def test_the_last_checkpoint_is_saved_though_the_one_before_is_still_being_published(
+def test_the_last_checkpoint_waits_for_one_that_is_being_published(
     plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     run = plan("run", {"checkpoint.every_steps": 2, "checkpoint.keep_last": 9})
-    write, take_step, answers = storage.write, loop.train_step, threading.Event()
+    write, store_answers = storage.write, threading.Event()
 
-    def slow(uri, content):
+    def slow_write(uri: str, content: bytes) -> None:
         if uri.endswith("-000.safetensors"):
-            answers.wait(60)
+            store_answers.wait(60)
         write(uri, content)
 
-    def asked(job, engine, guard, batch):
-        if batch.step == 2:  # the checkpoint of step 2 is under way, and stays so for a while
-            threading.Timer(0.3, answers.set).start()
-            preemption.requested.set()
-        return take_step(job, engine, guard, batch)
-
     monkeypatch.setattr(manager, "WAIT_SECONDS", 0.0)
-    monkeypatch.setattr(storage, "write", slow)
-    monkeypatch.setattr(loop, "train_step", asked)
+    monkeypatch.setattr(storage, "write", slow_write)
+    # At step 2 the checkpoint of step 2 is being published, and stays so for a while.
+    request_stop_at(2, monkeypatch, threading.Timer(0.3, store_answers.set).start)
     with pytest.raises(Interrupted):
         loop.train(str(tmp_path), run)
-    preemption.requested.clear()
-    assert sorted(checkpoints(tmp_path, "run")) == [2, 4]
+    assert checkpoint_steps(str(tmp_path), "run") == [2, 4]
 
 
-def test_a_ray_worker_that_gets_sigterm_saves_and_its_gang_goes_on(
+def test_a_ray_worker_that_gets_sigterm_saves_and_its_run_resumes(
     plan: Plan, tmp_path: Path, ray_cluster: None
 ):
     run = plan(
         "run", {"checkpoint.every_steps": 20, "checkpoint.keep_last": 9}, n_clean=20, n_toxic=220
     )
     run = replace(run, mixture=replace(run.mixture, max_toxic_epochs=20.0))  # sixty steps
-    under_way = cluster.train(str(tmp_path), run, 1, False)
-    while not checkpoints(tmp_path, "run"):
-        assert not ray.wait([under_way], timeout=0.02)[0]
+    training = cluster.train(str(tmp_path), run, 1, False)
+    while not checkpoint_steps(str(tmp_path), "run"):
+        assert not ray.wait([training], timeout=0.02)[0]
     workers = [
-        one
-        for one in psutil.Process().children(recursive=True)
-        if "RayTrainWorker" in one.name() + title(one)
+        process
+        for process in psutil.Process().children(recursive=True)
+        if "RayTrainWorker" in process.name() + title(process)
     ]
     assert len(workers) == 1
     workers[0].terminate()
-    ray_tasks.outcome(under_way)
-    steps = checkpoints(tmp_path, "run")
-    assert (
-        find(str(tmp_path), "run")
-        and sorted(steps)[:1] == [20]
-        and len([step for step in steps if step % 20]) == 1
-    )
+    ray_tasks.outcome(training)
+    steps = checkpoint_steps(str(tmp_path), "run")
+    assert find(str(tmp_path), "run") and steps[0] == 20
+    assert len([step for step in steps if step % 20]) == 1
 
 
 def title(process: psutil.Process) -> str:

@@ -32,14 +32,14 @@ def planted(shift: float, n: int = 200) -> tuple[torch.Tensor, torch.Tensor]:
     return heads_RLNH, labels_R
 
 
-def test_a_planted_direction_is_found_in_its_head_also_beside_a_noisy_one():
+def test_a_planted_direction_is_found_in_its_head_beside_a_noisy_one():
     found = validation._fit_and_score(*planted(4.0))
     assert found.head == (1, 2) and found.n_windows == 200
     assert found.auroc > 0.97 and found.accuracy > 0.9
     assert 0.5 < found.mean_auroc < 0.65  # of six heads
 
 
-def test_where_there_is_no_direction_the_probe_is_at_chance():
+def test_without_a_direction_the_probe_scores_at_chance():
     found = validation._fit_and_score(*planted(0.0))
     assert (
         abs(found.auroc - 0.5) < 0.12 and abs(found.mean_auroc - 0.5) < 0.06
@@ -55,7 +55,7 @@ def test_the_best_head_is_chosen_without_the_rows_it_is_scored_on():
     assert found.head == (0, 0) and abs(found.auroc - 0.5) < 0.2
 
 
-def test_a_compiled_block_is_given_back_as_it_was():
+def test_a_compiled_block_is_restored_after_the_probe():
     model = OLMo(TRAIN.model)
     for block in model.blocks:
         block.forward = block.forward  # an attribute of its own, as compute.prepare leaves it
@@ -74,7 +74,7 @@ def test_a_tie_counts_half():
 
 
 @pytest.mark.parametrize("stage", [1, 3])
-def test_the_curve_is_that_of_the_model_at_those_steps_and_training_is_as_without_it(
+def test_probes_are_of_the_model_at_their_step_and_do_not_change_training(
     plan: Plan, tmp_path: Path, stage: Any
 ):
     how: dict[str, Any] = {"parallel.zero_stage": stage, "micro_batch": 2}
