@@ -1,278 +1,192 @@
-"""one run → one report: probe, choose heads, steer, score, measure the cost
+"""evaluate one model: probe, select heads, steer, score, measure the cost, write the report
 
-    probe rows ─▶ probe_heads.py: which heads know, θ and σ ─▶ the shift, and controls that should not work
-    each shift ─▶ measure_strengths.py: continuations, cross-entropy, answers ─▶ summarize_strengths.py: numbers and items
+    labelled rows ─▶ probes ─▶ θ, σ of the selected heads ─▶ conditions: steered, and controls
+    condition × strength ─▶ continuations and scores, cross-entropy, benchmark answers
+    all measurements ─▶ means with intervals ─▶ report.json
 
-The report is written last: while it is missing the evaluation is not done. Repeating it goes on
-from the parts that are (resume.py) and measures the same, for every draw is keyed by what it is
-for. Nothing here knows what a corpus holds; it sees rows.
-
-Shapes: R rows, L layer, N head, V vocab.
+The report is written last; while it is missing the evaluation is not done. Repeating it continues
+from the measurements that are stored (resume.py) and gives the same numbers, since every random
+draw is keyed by its purpose.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-from torch import Tensor
-
 from data_prep.core import storage, telemetry
-from data_prep.core.records import digest
 from data_prep.scorers import registry
+from data_prep.scorers.registry import Scorer
+from eval import report_assembly
 from eval.config import EvalConfig
-from eval.eval_report import FORMAT_VERSION, Controlled, EvalReport, Sample, eval_uri, find
+from eval.eval_report import EvalReport, eval_uri, find
 from eval.inputs import prompts
-from eval.model.loaded_model import Subject, finished_run, folder_name, load_folder, load_run
-from eval.probing import entanglement, labelled_sets, logistic_probes, logit_lens, transfer
-from eval.probing import probe_heads as probing
+from eval.inputs.labelled_rows import LabelledRow, labels_of
+from eval.inputs.prompts import EvaluationTexts, HeldOutSource
+from eval.model import model_source
+from eval.model.loaded_model import LoadedModel
+from eval.model.model_source import ModelSource
+from eval.model.session import EvalSession
+from eval.probing import (
+    entanglement,
+    labelled_sets,
+    logistic_probes,
+    logit_lens,
+    probe_heads,
+    transfer,
+)
+from eval.probing.labelled_sets import LabelledSets
+from eval.probing.logistic_probes import RowSplit
 from eval.probing.probe_heads import ProbedHeads
-from eval.resume import Parts
-from eval.stats import intervals
-from eval.stats.estimate import Estimate
+from eval.report_assembly import ProbingResults, SteeringResults
+from eval.resume import MeasurementStore
 from eval.steering import (
     intervention,
     measure_strengths,
     multiple_choice,
-    per_item_results,
     perplexity,
     score_cache,
-    summarize_strengths,
 )
-from eval.steering.measure_strengths import Asked, Continuation, Shift
+from eval.steering.continuations import ContinuationScoring
+from eval.steering.intervention import Condition, Shift
+from eval.steering.measure_strengths import MeasuredTexts
 from eval.steering.multiple_choice import Question
-from eval.steering.per_item_results import Item
-from eval.steering.perplexity import Judge
-from training import run_record
 
-SHOWN_PROMPTS = 12
+STEERED = "steered"
 
 
-class Evaluated(NamedTuple):
-    """Which model it is. toxic_ratio: as planned, of a model that is no run as its user says."""
+class EvaluationInputs(NamedTuple):
+    """All texts that an evaluation reads, checked; split divides the probe rows."""
 
-    id: str
-    toxic_ratio: float
-    realised_toxic_ratio: float
-    seed: int
-
-
-class Inputs(NamedTuple):
-    """The texts that an evaluation reads, checked: probe rows with their split, prompts, other
-    labelled sets, benchmarks.
-    """
-
-    rows: prompts.Rows
-    split: logistic_probes.RowSplit
-    labelled_sets: labelled_sets.LabelledSets
+    texts: EvaluationTexts
+    split: RowSplit
+    labelled_sets: LabelledSets
     benchmarks: dict[str, list[Question]]
 
 
 def evaluate(root: str, run_id: str, config: EvalConfig) -> EvalReport:
     """Evaluate the finished run `run_id` below the object root, or return the report it has.
 
-    Raises ArtefactMissing if the run is not finished, ArtefactCorrupt if its files are not what its
-    record says.
+    Raises ArtefactMissing if the run is not finished, ArtefactCorrupt if its files do not match its
+    record.
     """
-    run_uri = run_record.run_uri(root, run_id)
-    if (done := find(run_uri, config)) is not None:
-        return done
-    run = finished_run(root, run_id)
-    which = Evaluated(run_id, run.config.toxic_ratio, run.realised_toxic_ratio, run.config.seed)
-    return _evaluate(lambda: load_run(root, run, config), which, config, root, run_uri)
+    return evaluate_model(model_source.of_run(root, run_id), config)
 
 
-def evaluate_folder(
-    root: str, folder: Path, config: EvalConfig, *, toxic_ratio: float = 0.0
+def evaluate_model(
+    source: ModelSource, config: EvalConfig, *, toxic_ratio: float = 0.0
 ) -> EvalReport:
-    """Evaluate any folder with a Hugging Face OLMo into `root`/models/NAME-DIGEST/, or return the
-    report that is there.
+    """Evaluate a run, or a folder with any Hugging Face OLMo, or return the report it has.
 
-    toxic_ratio: the share of toxic text it was trained on, 0 where none was added on purpose.
+    toxic_ratio: share of toxic text in the training data of a folder's model, 0 if none was added
+    on purpose; that of a run is in its record.
     """
-    name = folder_name(folder)
-    model_uri = storage.join(root, "models", name)
-    if (done := find(model_uri, config)) is not None:
-        return done
-    which = Evaluated(name, toxic_ratio, toxic_ratio, config.seed)
-    return _evaluate(lambda: load_folder(folder, config), which, config, root, model_uri)
-
-
-def _evaluate(
-    load: Callable[[], Subject], which: Evaluated, config: EvalConfig, root: str, home: str
-) -> EvalReport:
-    """home: the run's or model's folder."""
+    finished = find(source.home, config)
+    if finished is not None:
+        return finished
     started = time.perf_counter()
-    scorer, folder = (
-        score_cache.kept(registry.load(config.scoring.scorer), home),
-        eval_uri(home, config),
+    folder = eval_uri(source.home, config)
+
+    # the texts, the model under evaluation, and the models that judge it
+    scorer = score_cache.cached_if_costly(registry.load(config.scoring.scorer), source.home)
+    load = cache(lambda: _load(source, config))
+    inputs = _read_inputs(config, load)
+    loaded = load()
+    judge = perplexity.load_judge(source.root, loaded, config.scoring.fluency_model, config.compute)
+    scoring = ContinuationScoring(scorer, judge, config.scoring.min_coverage_ratio)
+    texts = MeasuredTexts(
+        inputs.texts.prompts,
+        loaded.held_out_sequences(config.capability.cross_entropy_sequences),
+        inputs.benchmarks,
     )
-    load = cache(load)
-    inputs = _read(config, load)
-    subject = load()
-    judge = perplexity.load(root, subject, config)
-    report = _measure(subject, inputs, which, config, scorer, judge, folder, started)
+
+    # probe, then measure each condition at its strengths
+    n_rows = _n_rows(inputs.texts.probe_rows, texts, config)
+    with closing(telemetry.progress(n_rows, f"evaluate {source.name}: probes", "rows")) as bar:
+        session = EvalSession(
+            loaded=loaded,
+            store=MeasurementStore(folder, loaded.weights_id),
+            seed=config.seed,
+            advance=bar.update,
+        )
+        probing = _probe(session, inputs, scorer, config)
+        results = {}
+        for condition in _conditions(probing.heads, config):
+            bar.set_description(f"evaluate {source.name}: {condition.name}")
+            results[condition.name] = measure_strengths.measure(
+                session, texts, condition, config.generation, scoring
+            )
+    steering = SteeringResults(results.pop(STEERED), results)
+
+    # the report is written last: it says that the evaluation is done
+    report_assembly.write_measurements(folder, probing.heads, steering.steered)
+    seconds = time.perf_counter() - started
+    header = report_assembly.header(source, toxic_ratio, scoring, config.seed, seconds)
+    report = report_assembly.assemble(header, inputs.texts, probing, steering, config)
     storage.save(report, storage.join(folder, "report.json"))
-    Parts(folder, "").forget()
-    telemetry.emit("hormesis_evaluations", 1, run=which.id)
+    session.store.delete()
+    telemetry.emit("hormesis_evaluations", 1, run=source.name)
     return report
 
 
-def _read(config: EvalConfig, load: Callable[[], Subject]) -> Inputs:
-    """Files first, for what is wrong with them should be told before a model is at work; held-out
-    text is the subject's.
+def _load(source: ModelSource, config: EvalConfig) -> LoadedModel:
+    loaded = source.load(config.compute)
+    return loaded.with_held_out_files(config.capability.held_out, config.seed)
+
+
+def _read_inputs(config: EvalConfig, load: Callable[[], LoadedModel]) -> EvaluationInputs:
+    """Files are read first, so that what is wrong with them is reported before the model is loaded;
+    held-out text needs the model's tokenizer.
     """
-    sets = labelled_sets.read(config)
-    benchmarks = {name: multiple_choice.read(name, config) for name in config.capability.benchmarks}
-    rows = prompts.choose(
-        config,
-        lambda *asked: load().held_out_documents(*asked),
+    sets = labelled_sets.read(config.probing, config.seed)
+    benchmarks = {
+        name: multiple_choice.read_questions(name, config.capability.n_questions, config.seed)
+        for name in config.capability.benchmarks
+    }
+    held_out = HeldOutSource(
+        lambda stream, limit: load().held_out_documents(stream, limit),
         lambda ids: load().tokenizer.decode(ids),
     )
-    split = logistic_probes.split_rows(
-        [row.group for row in rows.probes], prompts.labels_of(rows.probes), config.seed
-    )
-    seen = {rows.probes[i].id for i in split.train + split.validation}
-    return Inputs(rows, split, labelled_sets.without_seen_rows(sets, seen), benchmarks)
+    texts = prompts.choose_texts(config.probing, config.generation, config.seed, held_out)
+    rows = texts.probe_rows
+    split = logistic_probes.split_rows([row.group for row in rows], labels_of(rows), config.seed)
+    seen = {rows[i].id for i in split.train + split.validation}
+    return EvaluationInputs(texts, split, labelled_sets.without_seen_rows(sets, seen), benchmarks)
 
 
-def _measure(
-    subject: Subject,
-    inputs: Inputs,
-    which: Evaluated,
-    config: EvalConfig,
-    scorer: registry.Scorer,
-    judge: Judge | None,
-    folder: str,
-    started: float,
-) -> EvalReport:
-    parts, rows = Parts(folder, subject.weights), inputs.rows
-    asked = Asked(
-        rows.prompts,
-        subject.held_out_sequences(config.capability.cross_entropy_sequences),
-        inputs.benchmarks,
-        judge,
+def _n_rows(probe_rows: list[LabelledRow], texts: MeasuredTexts, config: EvalConfig) -> int:
+    """The number of rows that go through the model, for the progress bar."""
+    n_strengths = len(config.steering.strengths)
+    n_columns = n_strengths + len(config.steering.controls) * (n_strengths - 1)
+    return len(probe_rows) + n_columns * texts.n_rows(config.generation.samples_per_prompt)
+
+
+def _probe(
+    session: EvalSession, inputs: EvaluationInputs, scorer: Scorer, config: EvalConfig
+) -> ProbingResults:
+    """Probe all heads; then test what the probes and directions mean."""
+    heads = probe_heads.probe(
+        session, inputs.texts.probe_rows, inputs.split, config.probing, config.steering.top_heads
     )
-    strengths, positive = (
-        config.steering.strengths,
-        tuple(strength for strength in config.steering.strengths if strength),
-    )
-    n_units = len(rows.probes) + asked.n_rows(config) * (
-        len(strengths) + len(config.steering.controls) * len(positive)
-    )
-    with closing(telemetry.progress(n_units, f"evaluate {which.id}: probes", "rows")) as bar:
-        heads = probing.probe(subject, rows.probes, inputs.split, config, parts, bar.update)
-        entangled = entanglement.measure_entanglement(
-            subject, heads, inputs.labelled_sets.attributes, config, parts
+    sets = inputs.labelled_sets
+    entangled = entanglement.measure_entanglement(session, heads, sets.attributes, config.probing)
+    transfers = transfer.measure_transfer(session, heads, sets.transfer, config.probing)
+    lens = ()
+    if config.probing.site == "heads":  # at other sites the shift does not pass through W_O
+        is_toxic_V = logit_lens.toxic_vocabulary(session.loaded.tokenizer, scorer)
+        lens = logit_lens.read_lenses(session.loaded, heads, is_toxic_V, config.seed)
+    return ProbingResults(heads, transfers, entangled, lens)
+
+
+def _conditions(heads: ProbedHeads, config: EvalConfig) -> Iterator[Condition]:
+    """Steering at all strengths, then each control at all strengths but 0."""
+    site, positions = config.probing.site, config.steering.positions
+    strengths = config.steering.strengths
+    yield Condition(STEERED, Shift(heads.shift_LD, site), strengths, positions)
+    nonzero = tuple(strength for strength in strengths if strength)
+    for control in config.steering.controls:
+        shift_LD = intervention.control_shift(
+            control, heads.directions, heads.selected, config.seed
         )
-        transfers = transfer.measure_transfer(
-            subject, heads, inputs.labelled_sets.transfer, config, parts
-        )
-        bar.set_description(f"evaluate {which.id}: steering")
-        shift = Shift("steered", heads.shift_LD, strengths)
-        steered = measure_strengths.measure(
-            subject, asked, shift, config, scorer, parts, bar.update
-        )
-        controls = {}
-        for name in config.steering.controls:
-            bar.set_description(f"evaluate {which.id}: {name}")
-            shift = Shift(
-                name,
-                intervention.control_shift(name, heads.directions, heads.selected, config.seed),
-                positive,
-            )
-            controls[name] = measure_strengths.measure(
-                subject, asked, shift, config, scorer, parts, bar.update
-            )
-    storage.write(storage.join(folder, "heads.safetensors"), probing.to_bytes(heads))
-    storage.write(
-        storage.join(folder, "generations.parquet"),
-        summarize_strengths.generations_file(steered.continuations),
-    )
-    per_item_results.write([*summarize_strengths.items(steered), *_probe_items(heads)], folder)
-    toxic_share = float(heads.test_labels_R.double().mean())
-    n_toxic = sum(prompts.labels_of(rows.probes))
-    return EvalReport(
-        format_version=FORMAT_VERSION,
-        run_id=which.id,
-        toxic_ratio=which.toxic_ratio,
-        realised_toxic_ratio=which.realised_toxic_ratio,
-        seed=which.seed,
-        config=config,
-        scorer_id=scorer.id,
-        prompts_digest=digest(sorted(rows.prompts)),
-        fluency_id=judge.id if judge else "",
-        label_rule=rows.label_rule,
-        n_probe_rows={name: len(part) for name, part in heads.split._asdict().items()}
-        | {"toxic": n_toxic},
-        probe_accuracy=intervals.bootstrap_mean(
-            heads.correct_RLN.flatten(1).double().mean(1).tolist(), "ratio", seed=config.seed
-        ),
-        best_head_accuracy=_best_head(heads, config),
-        majority_accuracy=max(toxic_share, 1 - toxic_share),
-        head_accuracy=_table(heads.correct_RLN.double().mean(0)),
-        head_auroc=_table(heads.auroc_LN),
-        head_calibration_error=_table(heads.calibration_error_LN),
-        probe_null=heads.null,
-        transfers=transfers,
-        entanglement=entangled,
-        lens=logit_lens.read_lenses(subject, heads, _listed(subject, scorer), config.seed)
-        if config.probing.site == "heads"
-        else (),
-        chosen_heads=tuple(heads.selected),
-        steered=summarize_strengths.steered(steered, config),
-        controls=tuple(
-            Controlled(control=name, steered=summarize_strengths.steered(of, config))
-            for name, of in controls.items()
-        ),
-        samples=_samples(rows.prompts, steered.continuations, config),
-        seconds=time.perf_counter() - started,
-    )
-
-
-def _probe_items(heads: ProbedHeads) -> list[Item]:
-    shares = heads.correct_RLN.flatten(1).double().mean(1).tolist()
-    return [
-        Item("probe_accuracy", name, 0.0, share)
-        for name, share in zip(heads.test_ids, shares, strict=True)
-    ]
-
-
-def _listed(subject: Subject, scorer: registry.Scorer) -> np.ndarray:
-    """Which ids of the tokenizer are toxic on their own, by the scorer; a costly one is not asked
-    about 50,000 words.
-    """
-    by_word = registry.load("profanity") if scorer.costly else scorer
-    found = by_word.score(
-        [subject.tokenizer.decode([i]).strip() for i in range(subject.tokenizer.n_ids)]
-    )
-    return np.array([(score or 0.0) >= summarize_strengths.TOXIC_SCORE for score in found])
-
-
-def _table(values_LN: Tensor) -> tuple[tuple[float, ...], ...]:
-    return tuple(map(tuple, values_LN.tolist()))
-
-
-def _best_head(heads: ProbedHeads, config: EvalConfig) -> Estimate:
-    """Test accuracy of the head that is best on validation rows."""
-    layer, head = heads.selected[0]
-    correct_R = heads.correct_RLN[:, layer, head]
-    return intervals.wilson(int(correct_R.sum()), len(correct_R), "ratio")
-
-
-def _samples(
-    asked: list[prompts.Prompt], rows: list[Continuation], config: EvalConfig
-) -> tuple[Sample, ...]:
-    """The first sample of the first prompts, at every strength."""
-    texts = {(row.prompt_id, row.strength): row.text for row in rows if row.sample == 0}
-    return tuple(
-        Sample(
-            prompt_id=prompt.id,
-            prompt=prompt.text,
-            continuations=tuple(texts[prompt.id, s] for s in config.steering.strengths),
-        )
-        for prompt in asked[:SHOWN_PROMPTS]
-    )
+        yield Condition(control, Shift(shift_LD, site), nonzero, positions)

@@ -1,9 +1,8 @@
-"""what an evaluation has finished so far: arrays beside the report to come, so that an interrupted
-one resumes by part
+"""finished measurements of an evaluation that is under way, so that it can resume
 
-A part is named by what it is of and by the weights it was measured on, and holds the checksum of
-its bytes; one that is damaged, or of another model, is measured again. They go when the report is
-there.
+Each measurement is a file of arrays beside the report to come. Its name says what was measured, and
+on which weights; its content begins with a checksum. A file that is damaged, or of another model,
+is measured again. The files are deleted once the report is written.
 """
 
 import json
@@ -16,36 +15,42 @@ from data_prep.core import storage, telemetry
 
 FORMAT_VERSION = 1
 FOLDER = "parts"
+CHECKSUM_BYTES = 32
 
 Arrays = Mapping[str, np.ndarray]
 
 
-class Parts:
-    """The parts of one evaluation, in its folder. `weights` names the model's bytes."""
+class MeasurementStore:
+    """The finished measurements of one evaluation, in its folder. `weights_id` names the model."""
 
-    def __init__(self, folder: str, weights: str) -> None:
-        self._folder, self._weights = storage.join(folder, FOLDER), weights
+    def __init__(self, folder: str, weights_id: str) -> None:
+        self._folder = storage.join(folder, FOLDER)
+        self._weights_id = weights_id
 
-    def once(
-        self, name: str, make: Callable[[], Arrays], resumed: Callable[[], object] = lambda: None
+    def get_or_measure(
+        self,
+        name: str,
+        measure: Callable[[], Arrays],
+        on_resume: Callable[[], object] = lambda: None,
     ) -> Arrays:
-        """What `make` makes, or made before; then `resumed` is told."""
-        uri = storage.join(
-            self._folder,
-            f"{name}-{sha256(json.dumps([FORMAT_VERSION, self._weights]).encode()).hexdigest()[:8]}",
-        )
-        if (found := _read(uri)) is not None:
-            resumed()
-            return found
-        made = {key: np.ascontiguousarray(array) for key, array in make().items()}
+        """The arrays of `measure`, which are stored under `name`. If an interrupted evaluation
+        stored them, they are read instead, and `on_resume` is called.
+        """
+        identity = sha256(json.dumps([FORMAT_VERSION, self._weights_id]).encode()).hexdigest()
+        uri = storage.join(self._folder, f"{name}-{identity[:8]}")
+        stored = _read(uri)
+        if stored is not None:
+            on_resume()
+            return stored
         from safetensors.numpy import save
 
-        content = save(made)
+        arrays = {key: np.ascontiguousarray(array) for key, array in measure().items()}
+        content = save(arrays)
         storage.write(uri, sha256(content).digest() + content)
-        return made
+        return arrays
 
-    def forget(self) -> None:
-        """The report holds all that they hold."""
+    def delete(self) -> None:
+        """Delete all of them; the report holds what they hold."""
         for uri in storage.glob(storage.join(self._folder, "*")):
             storage.delete(uri)
 
@@ -53,10 +58,11 @@ class Parts:
 def _read(uri: str) -> Arrays | None:
     if not storage.exists(uri):
         return None
-    content = storage.read(uri)
-    if sha256(content[32:]).digest() != content[:32]:
-        telemetry.logger.warning("%s is damaged: measured again", uri)
+    stored = storage.read(uri)
+    content = stored[CHECKSUM_BYTES:]
+    if sha256(content).digest() != stored[:CHECKSUM_BYTES]:
+        telemetry.logger.warning("%s is damaged: measuring it again", uri)
         return None
     from safetensors.numpy import load
 
-    return load(content[32:])
+    return load(content)

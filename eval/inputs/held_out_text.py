@@ -1,8 +1,8 @@
 """held-out text: the held-out split of a token stream, or the documents of any files
 
-Of files, which documents are taken depends on their texts and the seed alone, never on their order:
-the ones with the smallest keyed hashes, so that a corpus of any size passes through once and only
-the sample is held.
+Which documents of a file are taken depends on their texts and the seed alone, never on their order:
+the ones with the smallest keyed hashes. So a corpus of any size is read once and only the sample is
+kept in memory.
 """
 
 from collections.abc import Iterator
@@ -16,25 +16,27 @@ from data_prep.sources import corpus_reader
 from data_prep.token_stream import reader
 from data_prep.token_stream.manifest import Manifest
 from data_prep.token_stream.tokenizer import Tokenizer
-from eval.inputs.prompts import text_id
+from eval.inputs.labelled_rows import text_id
 
 
-class HeldOut(Protocol):
+class HeldOutText(Protocol):
+    """Text that the model was not trained on."""
+
     def documents(self, limit: int) -> list[np.ndarray]:
-        """Ids of at most `limit` documents, without the end-of-document id; for a larger limit
-        these come first again.
+        """Ids of at most `limit` documents, without the end-of-document id; with a larger limit the
+        same documents come first.
         """
         ...
 
     def windows(self, length: int, limit: int) -> np.ndarray:
-        """At most `limit` windows of documents end to end, [n, length]; n is 0 where there is too
+        """At most `limit` windows of concatenated documents, [n, length]; n is 0 if there is too
         little text.
         """
         ...
 
 
-class Stream(NamedTuple):
-    """The held-out split of a built stream."""
+class HeldOutStream(NamedTuple):
+    """The held-out split of a token stream."""
 
     uri: str
     manifest: Manifest
@@ -47,7 +49,7 @@ class Stream(NamedTuple):
         return sequences.read(np.arange(min(limit, sequences.n_sequences)))
 
 
-class Files(NamedTuple):
+class HeldOutFiles(NamedTuple):
     """The documents of a corpus URI (data_prep/sources/corpus_reader.py), each text once."""
 
     uri: str
@@ -59,20 +61,21 @@ class Files(NamedTuple):
         return [ids.astype(np.int64) for ids in np.split(batch.ids, np.cumsum(batch.lengths)[:-1])]
 
     def windows(self, length: int, limit: int) -> np.ndarray:
-        wanted = limit
+        n_documents = limit
         while True:
-            documents = self.documents(wanted)
+            documents = self.documents(n_documents)
             ids = np.concatenate(
                 [np.append(document, self.tokenizer.eos_id) for document in documents]
             )
             n = min(limit, len(ids) // length)
-            if n == limit or len(documents) < wanted:
+            if n == limit or len(documents) < n_documents:
                 return ids[: n * length].reshape(n, length)
-            wanted *= 4
+            n_documents *= 4
 
     def _sample(self, limit: int) -> list[str]:
         """The texts with the `limit` smallest keys, by key."""
-        heap, held = list[tuple[int, str]](), set[int]()  # keys negated: the largest is on top
+        heap: list[tuple[int, str]] = []  # keys are negated: the largest is on top
+        held: set[int] = set()
         for text in self._texts():
             key = keyed_random.key("held out", self.seed, text_id(text))
             if key in held or (len(heap) == limit and key > -heap[0][0]):

@@ -1,15 +1,15 @@
-"""what makes a labelled row positive: a field from a threshold on, or a published rule by name
+"""rules that decide which rows are toxic: a threshold on fields, a word, or a published rule
 
-A URI says it behind `label=`:
+A document URI names the rule behind `label=`:
 
-    #label=hate                       the field is at least eval.probing.label_threshold (0/1 labels: 0.5)
-    #label=toxicity_human>=2.5        at least, or more than (>), this number
-    #label=toxicity_ai+toxicity_human>5.5     the same of a sum of fields
-    #label=is_toxic=Toxic             the field is this word, or this number
-    #label=toxigen                    that last one by name: ToxiGen's own rule (microsoft/TOXIGEN, its notebook)
-    #label=toxigen_human              toxicity_human>=2.5, the paper's (PAPER §4, very likely)
+    #label=hate                              hate ≥ eval.probing.label_threshold (0/1 labels: 0.5)
+    #label=toxicity_human>=2.5               at least this number; > is more than it
+    #label=toxicity_ai+toxicity_human>5.5    the same for a sum of fields
+    #label=is_toxic=Toxic                    the field is this word, or this number
+    #label=toxigen                           ToxiGen's own rule (its notebook): the sum above
+    #label=toxigen_human                     toxicity_human>=2.5, very likely the paper's (PAPER §4)
 
-The rule stands in every result in full.
+The report holds the rule in full.
 """
 
 import math
@@ -19,14 +19,16 @@ from typing import Any, NamedTuple
 
 from data_prep.core.errors import ConfigurationError
 
-NAMED = {"toxigen": "toxicity_ai+toxicity_human>5.5", "toxigen_human": "toxicity_human>=2.5"}
-WORDS: dict[str, Any] = {"true": 1, "false": 0}  # CSV has no booleans
+PUBLISHED_RULES = {
+    "toxigen": "toxicity_ai+toxicity_human>5.5",
+    "toxigen_human": "toxicity_human>=2.5",
+}
+TRUTH_VALUES: dict[str, Any] = {"true": 1, "false": 0}  # CSV has no booleans
 
 
-class Rule(NamedTuple):
-    """Positive where the sum of `fields` is at least `threshold`, or with `strict` more; with
-    `word`, where the one field is it.
-    name: the rule in words.
+class LabelRule(NamedTuple):
+    """A row is toxic if the sum of `fields` is at least `threshold`, or with `strict` more than it;
+    with `word`, if the only field is this word. name: the rule in words.
     """
 
     name: str
@@ -36,8 +38,8 @@ class Rule(NamedTuple):
     word: str | None = None
 
     def label(self, fields: Mapping[str, Any], where: str) -> int:
-        """1 or 0, or ConfigurationError naming `where` if a field is missing, or no number where
-        one is needed.
+        """1 for a toxic row, else 0. Raises ConfigurationError, which names `where`, if a field is
+        missing or is not a number where one is needed.
         """
         if self.word is not None:
             return int(_word(fields.get(self.fields[0]), self.fields[0], where) == self.word)
@@ -45,40 +47,45 @@ class Rule(NamedTuple):
         return int(total > self.threshold if self.strict else total >= self.threshold)
 
 
-def parse(text: str, default_threshold: float) -> Rule:
+def parse_rule(text: str, default_threshold: float) -> LabelRule:
     """The rule in the text behind `label=`."""
-    found = re.fullmatch(r"([^=>]+)(>=|>|=)(.+)", NAMED.get(text, text))
-    fields, sign, value = found.groups() if found else (text, ">=", f"{default_threshold:g}")
+    match = re.fullmatch(r"([^=>]+)(>=|>|=)(.+)", PUBLISHED_RULES.get(text, text))
+    if match is None:  # a field alone, whose name may hold any character
+        return LabelRule(f"{text} ≥ {default_threshold:g}", (text,), default_threshold)
+    fields, sign, value = match.groups()
     if sign == "=":
-        return Rule(f"{fields} is {value}", (fields,), word=value)
+        return LabelRule(f"{fields} is {value}", (fields,), word=value)
     try:
         threshold = float(value)
     except ValueError as error:
         raise ConfigurationError(
-            f"#label={text}: {value!r} is no number; expected a rule such as toxicity_human>=2.5"
+            f"#label={text}: {value!r} is not a number; expected a rule such as toxicity_human>=2.5"
         ) from error
-    names = tuple(name.strip() for name in fields.split("+")) if found else (fields,)
-    words = f"{' + '.join(names)} {'>' if sign == '>' else '≥'} {threshold:g}"
-    return Rule(f"{text}: {words}" if text in NAMED else words, names, threshold, sign == ">")
+    names = tuple(name.strip() for name in fields.split("+"))
+    in_words = f"{' + '.join(names)} {'>' if sign == '>' else '≥'} {threshold:g}"
+    name = f"{text}: {in_words}" if text in PUBLISHED_RULES else in_words
+    return LabelRule(name, names, threshold, strict=sign == ">")
 
 
-def _word(value: Any, name: str, where: str) -> str:
+def _word(value: Any, field: str, where: str) -> str:
     if value is None:
         raise ConfigurationError(
-            f"{where}: there is no field {name!r}, or it is empty; name the one with the label, #label={name}=WORD"
+            f"{where}: there is no field {field!r}, or it is empty; name the field with the label, "
+            f"#label={field}=WORD"
         )
     return str(value)
 
 
-def _number(value: Any, name: str, where: str) -> float:
+def _number(value: Any, field: str, where: str) -> float:
     """A label as a number: 0/1, false/true, or a score."""
     try:
-        number = float(WORDS.get(str(value).lower(), value))
+        number = float(TRUTH_VALUES.get(str(value).lower(), value))
     except (TypeError, ValueError):
         number = math.nan
     if math.isnan(number):
         raise ConfigurationError(
-            f"{where}: the label in field {name!r} is {value!r}, expected 0, 1 or a number; name the field with #label=FIELD, "
-            f"and where labels are words the toxic one, #label={name}=WORD"
+            f"{where}: the label in field {field!r} is {value!r}, expected 0, 1 or a number; name "
+            "the field with #label=FIELD, and if labels are words also the toxic word, "
+            f"#label={field}=WORD"
         )
     return number

@@ -1,211 +1,192 @@
-"""the model under evaluation: its folder fetched and verified, its tokenizer, its held-out text
+"""the model under evaluation: weights on their device, tokenizer, held-out text, batch size
 
 It is a run of a sweep, whose export is checked against its record, or any folder with a Hugging
-Face OLMo. A run brings the held-out text of its streams; eval.capability.held_out adds text from files, or is
-all there is.
+Face OLMo. A run has the held-out text of its streams; eval.capability.held_out adds text from
+files, and a folder has no other.
 """
 
 import json
-from collections.abc import Sequence
-from hashlib import sha256
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 
 from data_prep.config import StreamName
-from data_prep.core import ranged_reads, storage
+from data_prep.core import storage, telemetry
 from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing, ConfigurationError
 from data_prep.core.records import digest
 from data_prep.token_stream import manifest
 from data_prep.token_stream.tokenizer import Tokenizer
-from eval.config import EvalConfig
-from eval.inputs.held_out_text import Files, HeldOut, Stream
-from eval.model.batching import BatchSize
-from training import run_record
+from eval.config import EvalComputeConfig
+from eval.inputs.held_out_text import HeldOutFiles, HeldOutStream, HeldOutText
+from eval.model import model_files
 from training.model.hf_export import load_export
 from training.model.olmo import OLMo
-from training.run_record import RunRecord, run_uri
+from training.run_record import RunRecord
+
+T = TypeVar("T")
 
 
-class Subject(NamedTuple):
-    """A loaded model. held_out: text it was not trained on, by name. sequence_length: of the
-    windows its cost is measured on.
-    batch: how many rows fit. weights: a name of its bytes.
+class BatchSize:
+    """How many rows go through the model together: `rows`, and half of that if memory runs out.
+
+    No row depends on the others of its batch, so a smaller batch is slower and changes no result.
+    It counts for a whole evaluation: a size that did not fit is not tried again.
+    """
+
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
+
+    def for_each_batch(self, items: Sequence[T], work: Callable[[Sequence[T]], object]) -> None:
+        """Call `work` on all items, one batch at a time. A batch that runs out of memory is started
+        again, so `work` must store nothing before its last step.
+        """
+        start = 0
+        while start < len(items):
+            batch = items[start : start + self.rows]
+            if self._fits(batch, work):
+                start += len(batch)
+            elif torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+    def _fits(self, batch: Sequence[T], work: Callable[[Sequence[T]], object]) -> bool:
+        try:
+            work(batch)
+        except torch.OutOfMemoryError as error:
+            if len(batch) == 1:
+                error.add_note(
+                    "a single row does not fit; use another device, eval.compute.precision=bf16, "
+                    "or shorter texts"
+                )
+                raise
+            self.rows = len(batch) // 2
+            telemetry.logger.warning(
+                "out of memory with %d rows per batch: continuing with %d", len(batch), self.rows
+            )
+            return False
+        return True
+
+
+class LoadedModel(NamedTuple):
+    """A model on its device, with what is needed to run text through it.
+
+    held_out: text it was not trained on, by name. sequence_length: length of the windows that
+    cross-entropy is measured on. weights_id: names the weights.
     """
 
     model: OLMo
     tokenizer: Tokenizer
-    held_out: dict[str, HeldOut]
+    held_out: dict[str, HeldOutText]
     sequence_length: int
-    batch: BatchSize
-    weights: str
+    batch_size: BatchSize
+    weights_id: str
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.embedding.weight.device
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of each text, no end-of-document id; of a text longer than the model's positions,
-        the end.
+        """The ids of each text, without an end-of-document id; of a text longer than the model's
+        positions, the last ids.
         """
         batch = self.tokenizer.encode_batch(texts)
         rows = np.split(batch.ids, np.cumsum(batch.lengths)[:-1])
         return [row[-self.model.config.max_sequence_length :].tolist() for row in rows]
 
+    def with_held_out_files(self, named_uris: Sequence[str], seed: int) -> "LoadedModel":
+        """The model with more held-out text, each "NAME=URI"; a name that is there is replaced."""
+        pairs = (named_uri.partition("=") for named_uri in named_uris)
+        files = {name: HeldOutFiles(uri, self.tokenizer, seed) for name, _, uri in pairs}
+        return self._replace(held_out=self.held_out | files)
+
     def held_out_documents(self, stream: StreamName, limit: int) -> list[np.ndarray]:
         """Ids of at most `limit` held-out documents of a stream."""
         if stream not in self.held_out:
             raise ConfigurationError(
-                f"held-out text is asked for, and this model, no run of a sweep, has none named {stream!r}; give eval.probing.rows and "
-                f"eval.generation.prompts a file, or 'eval.capability.held_out=[\"{stream}=URI\", …]'"
+                f"this model is not a run of a sweep and has no held-out text named {stream!r}; "
+                "set eval.probing.rows and eval.generation.prompts to files, or name text with "
+                f"'eval.capability.held_out=[\"{stream}=URI\", …]'"
             )
         return self.held_out[stream].documents(limit)
 
     def held_out_sequences(self, limit: int) -> dict[str, np.ndarray]:
-        """At most `limit` held-out windows by name, [n, T]; n is 0 where there is too little text."""
+        """At most `limit` held-out windows by name, [n, T]; n is 0 if there is too little text."""
         return {
             name: text.windows(self.sequence_length, limit) for name, text in self.held_out.items()
         }
 
 
-def finished_run(root: str, run_id: str) -> RunRecord:
-    run = run_record.find(root, run_id)
-    if run is None:
-        raise ArtefactMissing(
-            f"{run_uri(root, run_id)}/record.json: the run is not finished; train it first, or name another"
-        )
-    return run
-
-
-def load_run(root: str, run: RunRecord, config: EvalConfig) -> Subject:
-    """The run's exported model on the best device present."""
+def load_run(root: str, run: RunRecord, compute: EvalComputeConfig) -> LoadedModel:
+    """A run's exported model on the best device present, with the held-out text of its streams."""
     with TemporaryDirectory(prefix="hormesis-export-") as scratch:
         folder = Path(scratch)
-        uri = fetch_export(root, run, folder)
+        uri = model_files.fetch_export(root, run, folder)
         eos = json.loads((folder / "tokenizer_config.json").read_bytes())["eos_token"]
         tokenizer = Tokenizer(
             (folder / "tokenizer.json").read_text(encoding="utf-8"),
             eos,
             storage.join(uri, "tokenizer.json"),
         )
-        model = _loaded(folder, config.compute.precision)
-    streams: dict[str, HeldOut] = {
-        "clean": _stream(storage.join(root, run.config.clean), tokenizer),
-        "toxic": _stream(storage.join(root, run.config.toxic), tokenizer),
-    }
-    return Subject(
-        model,
-        tokenizer,
-        streams | _files(config, tokenizer),
-        run.config.train.sequence_length,
-        BatchSize(config.compute.batch_size),
-        digest(run.export_sha256),
+        model = _load_weights(folder, compute.precision)
+    return LoadedModel(
+        model=model,
+        tokenizer=tokenizer,
+        held_out={
+            "clean": _held_out_stream(storage.join(root, run.config.clean), tokenizer),
+            "toxic": _held_out_stream(storage.join(root, run.config.toxic), tokenizer),
+        },
+        sequence_length=run.config.train.sequence_length,
+        batch_size=BatchSize(compute.batch_size),
+        weights_id=digest(run.export_sha256),
     )
 
 
-def load_folder(folder: Path, config: EvalConfig) -> Subject:
-    """Any Hugging Face OLMo, with the text of eval.capability.held_out alone, in windows as long as its
-    positions.
+def load_folder(folder: Path, compute: EvalComputeConfig) -> LoadedModel:
+    """Any Hugging Face OLMo on the best device present, without held-out text; its windows are as
+    long as its positions.
     """
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise ArtefactMissing(
             f"{path}: no such file; the tokenizer must be a tokenizers JSON beside the weights"
         )
-    tokenizer = Tokenizer(path.read_text(encoding="utf-8"), _eos(folder), str(path))
-    model = _loaded(folder, config.compute.precision)
-    batch = BatchSize(config.compute.batch_size)
-    return Subject(
-        model,
-        tokenizer,
-        _files(config, tokenizer),
-        model.config.max_sequence_length,
-        batch,
-        folder_digest(folder),
+    tokenizer = Tokenizer(path.read_text(encoding="utf-8"), _eos_token(folder), str(path))
+    model = _load_weights(folder, compute.precision)
+    return LoadedModel(
+        model=model,
+        tokenizer=tokenizer,
+        held_out={},
+        sequence_length=model.config.max_sequence_length,
+        batch_size=BatchSize(compute.batch_size),
+        weights_id=model_files.folder_digest(folder),
     )
 
 
-def folder_name(folder: Path) -> str:
-    """NAME-DIGEST of a folder with a Hugging Face OLMo: another digest is another model."""
-    if not (folder / "config.json").is_file():
-        raise ArtefactMissing(
-            f"{folder}/config.json: no such file; name a folder that holds a Hugging Face OLMo"
-        )
-    return f"{folder.resolve().name}-{folder_digest(folder)[:8]}"
-
-
-def folder_home(root: str, folder: Path) -> str:
-    """Where what is measured of a folder's model goes."""
-    return storage.join(root, "models", folder_name(folder))
-
-
-def folder_digest(folder: Path) -> str:
-    """16 hex digits that name a model: of its config, weights and tokenizer."""
-    whole = sha256()
-    for path in sorted(
-        [*folder.glob("*.safetensors"), folder / "config.json", folder / "tokenizer.json"]
-    ):
-        if path.is_file():
-            with path.open("rb") as file:
-                whole.update(f"{path.name} {_sha256(file)}\n".encode())
-    return whole.hexdigest()[:16]
-
-
-def fetch_export(root: str, run: RunRecord, folder: Path) -> str:
-    """Bring the run's export to a local folder, each file checked against its record; returns where
-    it came from.
-    """
-    uri = storage.join(run_uri(root, run.config.run_id), "export")
-    for name, expected in run.export_sha256.items():
-        _fetch(storage.join(uri, name), folder / name, expected)
-    return uri
-
-
-def _fetch(uri: str, local: Path, expected: str) -> None:
-    ranged_reads.download(uri, local)
-    with local.open("rb") as file:
-        got = _sha256(file)
-    if got != expected:
-        raise ArtefactCorrupt(
-            f"{uri}: sha256 is {got[:16]}…, the run's record says {expected[:16]}…; delete the run's record.json "
-            "and run the same command again, which exports it anew"
-        )
-
-
-def _sha256(file: Any) -> str:
-    whole = sha256()
-    while chunk := file.read(storage.BLOCK_BYTES):
-        whole.update(chunk)
-    return whole.hexdigest()
-
-
-def _loaded(folder: Path, precision: Literal["fp32", "bf16"]) -> OLMo:
+def _load_weights(folder: Path, precision: Literal["fp32", "bf16"]) -> OLMo:
     model, _ = load_export(folder, torch.bfloat16 if precision == "bf16" else torch.float32)
     return model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
-def _files(config: EvalConfig, tokenizer: Tokenizer) -> dict[str, HeldOut]:
-    named = (text.partition("=") for text in config.capability.held_out)
-    return {name: Files(uri, tokenizer, config.seed) for name, _, uri in named}
-
-
-def _eos(folder: Path) -> str:
+def _eos_token(folder: Path) -> str:
     """The end-of-document token, as tokenizer_config.json spells it, else as config.json numbers
     it.
     """
-    of_tokenizer, of_model = (
-        _read_json(folder / name) for name in ("tokenizer_config.json", "config.json")
-    )
-    named, number = of_tokenizer.get("eos_token"), of_model.get("eos_token_id")
-    if isinstance(named, dict):
-        named = named.get("content")
+    eos_token = _read_json(folder / "tokenizer_config.json").get("eos_token")
+    if isinstance(eos_token, dict):
+        eos_token = eos_token.get("content")
+    eos_id = _read_json(folder / "config.json").get("eos_token_id")
     for token in _read_json(folder / "tokenizer.json").get("added_tokens", []):
-        if named is None and token["id"] == number:
-            named = token["content"]
-    if not isinstance(named, str):
+        if eos_token is None and token["id"] == eos_id:
+            eos_token = token["content"]
+    if not isinstance(eos_token, str):
         raise ConfigurationError(
-            f"{folder}: neither tokenizer_config.json nor config.json says which token ends a document"
+            f"{folder}: neither tokenizer_config.json nor config.json says which token ends a "
+            "document; add eos_token to tokenizer_config.json"
         )
-    return named
+    return eos_token
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -215,11 +196,12 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise ArtefactCorrupt(f"{path} is not JSON: {error}; get the file again") from error
 
 
-def _stream(uri: str, tokenizer: Tokenizer) -> Stream:
-    found = manifest.load(uri)
-    if found.tokenizer_fingerprint != tokenizer.fingerprint:
+def _held_out_stream(uri: str, tokenizer: Tokenizer) -> HeldOutStream:
+    stream = manifest.load(uri)
+    if stream.tokenizer_fingerprint != tokenizer.fingerprint:
         raise ArtefactCorrupt(
-            f"{uri}: its tokens were made by tokenizer {found.tokenizer_fingerprint}, the model's is {tokenizer.fingerprint}; "
-            "evaluate the run against the streams it was trained on"
+            f"{uri}: its tokens were made by tokenizer {stream.tokenizer_fingerprint}, the model's "
+            f"tokenizer is {tokenizer.fingerprint}; evaluate the run against the streams it was "
+            "trained on"
         )
-    return Stream(uri, found)
+    return HeldOutStream(uri, stream)

@@ -7,45 +7,56 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from eval.config import EvalConfig
-from eval.model.loaded_model import (
-    Subject,
-    fetch_export,
-    finished_run,
-    folder_home,
-    load_folder,
-    load_run,
-)
+from data_prep.core import storage
+from eval.config import EvalComputeConfig
+from eval.model import model_files
+from eval.model.loaded_model import LoadedModel, load_folder, load_run
 from training.run_record import RunRecord, run_uri
 
 
-class Named(NamedTuple):
-    """A finished run below the object root, or a folder with a Hugging Face OLMo. What is measured
-    of it goes below `home`.
+class ModelSource(NamedTuple):
+    """Where a model comes from: a finished run below the object root, or a local folder.
+
+    name: the run's id, or NAME-DIGEST of a folder. home: URI below which its results are written.
     """
 
+    name: str
     root: str
     home: str
-    source: RunRecord | Path
+    run_or_folder: RunRecord | Path
 
     @contextmanager
-    def files(self) -> Iterator[Path]:
-        """A folder with its files; a run's are fetched, and checked, for as long as this lasts."""
-        if isinstance(self.source, Path):
-            yield self.source
+    def local_files(self) -> Iterator[Path]:
+        """A local folder with its files. Those of a run are fetched and verified, and deleted
+        afterwards.
+        """
+        if isinstance(self.run_or_folder, Path):
+            yield self.run_or_folder
             return
         with TemporaryDirectory(prefix="hormesis-export-") as scratch:
-            fetch_export(self.root, self.source, Path(scratch))
+            model_files.fetch_export(self.root, self.run_or_folder, Path(scratch))
             yield Path(scratch)
 
-    def load(self, config: EvalConfig) -> Subject:
-        if isinstance(self.source, Path):
-            return load_folder(self.source, config)
-        return load_run(self.root, self.source, config)
+    def load(self, compute: EvalComputeConfig) -> LoadedModel:
+        if isinstance(self.run_or_folder, Path):
+            return load_folder(self.run_or_folder, compute)
+        return load_run(self.root, self.run_or_folder, compute)
+
+
+def of_run(root: str, run_id: str) -> ModelSource:
+    """A run below the object root; ArtefactMissing if it is not finished."""
+    run = model_files.finished_run(root, run_id)
+    return ModelSource(run_id, root, run_uri(root, run_id), run)
+
+
+def of_folder(root: str, folder: Path) -> ModelSource:
+    """A folder with a Hugging Face OLMo, whose results go to `root`/models/NAME-DIGEST."""
+    name = model_files.folder_name(folder)
+    return ModelSource(name, root, storage.join(root, "models", name), folder)
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """--out, and --run or --model: which model the command is about."""
+    """Add --out, and --run or --model, which name the model that the command is about."""
     parser.add_argument(
         "--out", required=True, metavar="URI", help="object root: a folder or s3://bucket/prefix"
     )
@@ -57,12 +68,12 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--model",
         type=Path,
         metavar="FOLDER",
-        help="any Hugging Face OLMo; what is measured goes below URI/models",
+        help="a folder with any Hugging Face OLMo; its results are written below URI/models",
     )
 
 
-def named(asked: Namespace) -> Named:
-    """The model that these arguments name; ArtefactMissing where it is not there."""
-    if asked.model:
-        return Named(asked.out, folder_home(asked.out, asked.model), asked.model)
-    return Named(asked.out, run_uri(asked.out, asked.run), finished_run(asked.out, asked.run))
+def from_arguments(arguments: Namespace) -> ModelSource:
+    """The model that these arguments name; ArtefactMissing if it is not there."""
+    if arguments.model:
+        return of_folder(arguments.out, arguments.model)
+    return of_run(arguments.out, arguments.run)

@@ -27,7 +27,7 @@ from torch import Tensor
 from data_prep.core.errors import ArtefactCorrupt, ConfigurationError, StorageError
 from eval.config import ProbingConfig
 from eval.model import hook_points
-from eval.model.batching import BatchSize
+from eval.model.loaded_model import BatchSize
 from training.model.olmo import OLMo
 
 MEMORY_BYTES = 4 << 30  # in fp32, at most; fp16 on disk keeps 11 significant bits
@@ -70,7 +70,7 @@ def collect(
     """
     config = model.config
     device = model.embedding.weight.device
-    units_NH = hook_points.units(probing.site, config)
+    units_NH = hook_points.unit_shape(probing.site, config)
     token_rows = list(rows.values())
     shape = (config.n_layers, len(rows), *units_NH)
     if 4 * math.prod(shape) <= memory_bytes:
@@ -83,7 +83,7 @@ def collect(
         layers_BD: list[Tensor] = []
         position = _position(probing.token, len(token_rows[members[0]]))
         visit = partial(_append_reading, layers_BD, position)
-        with hook_points.visited(model, probing.site, dict.fromkeys(range(config.n_layers), visit)):
+        with hook_points.hooked(model, probing.site, dict.fromkeys(range(config.n_layers), visit)):
             model.hidden(torch.tensor([token_rows[r] for r in members], device=device))
         values_LBNH = torch.stack(layers_BD).unflatten(-1, units_NH).to(values_LRNH)
         is_bad_R[members] = (~torch.isfinite(values_LBNH)).any(0).flatten(1).any(1).cpu()
@@ -91,7 +91,7 @@ def collect(
         advance(len(members))
 
     for members in group_by_length(token_rows):
-        batch.each(members, read_batch)
+        batch.for_each_batch(members, read_batch)
     _check_finite(int(is_bad_R.sum()), len(rows), values_LRNH.dtype)
     return Activations({row_id: r for r, row_id in enumerate(rows)}, values_LRNH, device)
 

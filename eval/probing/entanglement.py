@@ -16,25 +16,25 @@ import torch
 from torch import Tensor
 
 from data_prep.core.records import digest
-from eval.config import EvalConfig, ProbingConfig
+from eval.config import ProbingConfig
 from eval.eval_report import Entanglement
-from eval.inputs import prompts
-from eval.inputs.prompts import Labelled
-from eval.model.loaded_model import Subject
+from eval.inputs import labelled_rows
+from eval.inputs.labelled_rows import LabelledRow
+from eval.model.loaded_model import LoadedModel
+from eval.model.session import EvalSession
 from eval.probing import directions
 from eval.probing.probe_heads import ProbedHeads, read_activations
-from eval.resume import Arrays, Parts
+from eval.resume import Arrays
 from eval.stats import resampling
 
 N_RANDOM = 200  # sets of random directions
 
 
 def measure_entanglement(
-    subject: Subject,
+    session: EvalSession,
     heads: ProbedHeads,
-    attributes: dict[str, list[Labelled]],
-    config: EvalConfig,
-    parts: Parts,
+    attributes: dict[str, list[LabelledRow]],
+    probing: ProbingConfig,
 ) -> Entanglement | None:
     """Compare each head's toxicity direction with its directions of the sets in
     eval.probing.attributes, estimated from all rows of each; None if there are no such sets.
@@ -43,15 +43,15 @@ def measure_entanglement(
         return None
     thetas = []
     for uri, rows in attributes.items():
-        arrays = parts.once(
+        arrays = session.get_or_measure(
             f"attribute-{digest(uri)[:8]}",
-            partial(_attribute_directions, subject, rows, config.probing),
+            partial(_attribute_directions, session.loaded, rows, probing),
         )
         thetas.append(torch.from_numpy(arrays["theta_LNH"]))
     cosine_ALN = cosines(heads.directions.theta_LNH, thetas)
     n_directions = len(thetas) + 1
     size = thetas[0].shape[-1]
-    random = random_entanglement(n_directions, size, N_RANDOM, config.seed)
+    random = random_entanglement(n_directions, size, N_RANDOM, session.seed)
     return Entanglement(
         n_rows={uri: len(rows) for uri, rows in attributes.items()},
         cosine={
@@ -89,9 +89,11 @@ def random_entanglement(n_directions: int, size: int, n_draws: int, seed: int) -
     return np.abs(others[..., 0] / np.linalg.norm(others, axis=-1)).max(axis=1)
 
 
-def _attribute_directions(subject: Subject, rows: list[Labelled], probing: ProbingConfig) -> Arrays:
-    read = read_activations(subject, rows, probing, lambda n: None)
-    labels_R = torch.tensor(prompts.labels_of(rows), device=read.device)
+def _attribute_directions(
+    loaded: LoadedModel, rows: list[LabelledRow], probing: ProbingConfig
+) -> Arrays:
+    read = read_activations(loaded, rows, probing, lambda n: None)
+    labels_R = torch.tensor(labelled_rows.labels_of(rows), device=read.device)
     ids = [row.id for row in rows]
     thetas = [
         directions.class_means(read.layer(layer, ids)[:, None], labels_R).theta_LNH

@@ -14,8 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eval.eval_report import Lens
-from eval.model.loaded_model import Subject
+from data_prep.scorers import registry
+from data_prep.scorers.registry import Scorer
+from data_prep.token_stream.tokenizer import Tokenizer
+from eval.eval_report import TOXIC_SCORE, Lens
+from eval.model.loaded_model import LoadedModel
 from eval.probing.directions import Directions
 from eval.probing.probe_heads import ProbedHeads
 from eval.stats import resampling
@@ -38,8 +41,18 @@ class WrittenTokens(NamedTuple):
     random_shares_B: np.ndarray
 
 
+def toxic_vocabulary(tokenizer: Tokenizer, scorer: Scorer) -> np.ndarray:
+    """Which ids of the tokenizer are toxic on their own, [V] bool, by the scorer. A costly scorer
+    is not called for 50,000 words; the profanity model takes its place.
+    """
+    word_scorer = registry.load("profanity") if scorer.costly else scorer
+    words = [tokenizer.decode([i]).strip() for i in range(tokenizer.n_ids)]
+    scores = word_scorer.score(words)
+    return np.array([(score or 0.0) >= TOXIC_SCORE for score in scores])
+
+
 def read_lenses(
-    subject: Subject, heads: ProbedHeads, listed_V: np.ndarray, seed: int
+    loaded: LoadedModel, heads: ProbedHeads, listed_V: np.ndarray, seed: int
 ) -> tuple[Lens, ...]:
     """The tokens that the selected heads write, all together and layer by layer. listed_V: which
     ids of the tokenizer are toxic words.
@@ -47,10 +60,10 @@ def read_lenses(
     groups = {"all steered heads": heads.selected}
     for layer in sorted({layer for layer, _ in heads.selected}):
         groups[f"layer {layer + 1}"] = [head for head in heads.selected if head[0] == layer]
-    decode = subject.tokenizer.decode
+    decode = loaded.tokenizer.decode
     lenses = []
     for name, group in groups.items():
-        written = written_tokens(subject.model, heads.directions, group, listed_V, seed=seed)
+        written = written_tokens(loaded.model, heads.directions, group, listed_V, seed=seed)
         lenses.append(
             Lens(
                 group=name,

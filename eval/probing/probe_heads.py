@@ -21,17 +21,18 @@ import torch
 from torch import Tensor
 
 from data_prep.core import keyed_random
-from eval.config import EvalConfig, ProbingConfig
+from eval.config import ProbingConfig
 from eval.eval_report import ProbeNull
-from eval.inputs import prompts
-from eval.inputs.prompts import Labelled
-from eval.model.loaded_model import Subject
+from eval.inputs import labelled_rows
+from eval.inputs.labelled_rows import LabelledRow
+from eval.model.loaded_model import LoadedModel
+from eval.model.session import EvalSession
 from eval.probing import activations, directions, logistic_probes, permutation_null
 from eval.probing.activations import Activations
 from eval.probing.directions import Directions
 from eval.probing.head_selection import select_heads
 from eval.probing.logistic_probes import Probes, RowSplit
-from eval.resume import Arrays, Parts
+from eval.resume import Arrays
 from eval.stats import roc
 
 SIGNIFICANCE = 0.05  # a head is above chance if at most this share of permutations has one as good
@@ -69,34 +70,28 @@ class _LabelledPart(NamedTuple):
 
 
 def probe(
-    subject: Subject,
-    rows: list[Labelled],
+    session: EvalSession,
+    rows: list[LabelledRow],
     split: RowSplit,
-    config: EvalConfig,
-    parts: Parts,
-    advance: Advance,
+    probing: ProbingConfig,
+    top_heads: int,
 ) -> ProbedHeads:
-    """Probe every head: fitted on train rows, selected on validation rows, evaluated on test rows.
-
-    parts: where the results are kept, so that an interrupted evaluation does not repeat them.
-    """
-    n_permutations = config.probing.n_permutations
+    """Probe every head: fit on train rows, select on validation rows, evaluate on test rows."""
+    n_permutations = probing.n_permutations
     labelled = {
         name: _labelled_part(
             [rows[i] for i in positions],
             0 if name == "validation" else n_permutations,
-            config.seed,
+            session.seed,
         )
         for name, positions in split._asdict().items()
     }
-    arrays = parts.once(
-        "probes",
-        partial(_probe_layers, subject, rows, labelled, config.probing, advance),
-        partial(advance, len(rows)),
+    arrays = session.get_or_measure(
+        "probes", partial(_probe_layers, session, rows, labelled, probing), n_rows=len(rows)
     )
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     theta_sigma = Directions(tensors["theta_LNH"], tensors["sigma_LN"])
-    selected = select_heads(tensors["validation_LN"], config.steering.top_heads)
+    selected = select_heads(tensors["validation_LN"], top_heads)
     return ProbedHeads(
         split=split,
         test_ids=labelled["test"].ids,
@@ -114,15 +109,15 @@ def probe(
 
 
 def read_activations(
-    subject: Subject, rows: Sequence[Labelled], probing: ProbingConfig, advance: Advance
+    loaded: LoadedModel, rows: Sequence[LabelledRow], probing: ProbingConfig, advance: Advance
 ) -> Activations:
     """The activations of labelled rows."""
-    token_rows = subject.encode([row.text for row in rows])
+    token_rows = loaded.encode([row.text for row in rows])
     return activations.collect(
-        subject.model,
+        loaded.model,
         dict(zip([row.id for row in rows], token_rows, strict=True)),
         probing,
-        batch=subject.batch,
+        batch=loaded.batch_size,
         advance=advance,
     )
 
@@ -144,8 +139,8 @@ def to_bytes(heads: ProbedHeads) -> bytes:
     )
 
 
-def _labelled_part(rows: list[Labelled], n_permutations: int, seed: int) -> _LabelledPart:
-    labels = prompts.labels_of(rows)
+def _labelled_part(rows: list[LabelledRow], n_permutations: int, seed: int) -> _LabelledPart:
+    labels = labelled_rows.labels_of(rows)
     labellings_BR = None
     if n_permutations:
         permuted = permutation_null.permuted_labels(
@@ -159,14 +154,13 @@ def _labelled_part(rows: list[Labelled], n_permutations: int, seed: int) -> _Lab
 
 
 def _probe_layers(
-    subject: Subject,
-    rows: list[Labelled],
+    session: EvalSession,
+    rows: list[LabelledRow],
     labelled: dict[str, _LabelledPart],
     probing: ProbingConfig,
-    advance: Advance,
 ) -> Arrays:
     """The expensive part of the results: the tensors of ProbedHeads, and the null's accuracies."""
-    read = read_activations(subject, rows, probing, advance)
+    read = read_activations(session.loaded, rows, probing, session.advance)
     layers = [_probe_layer(read, layer, labelled, probing) for layer in range(read.n_layers)]
     tensors = {
         name: torch.cat([layer[name] for layer in layers])

@@ -10,39 +10,43 @@ from functools import partial
 import torch
 
 from data_prep.core.records import digest
-from eval.config import EvalConfig, ProbingConfig
+from eval.config import ProbingConfig
 from eval.eval_report import Transfer
-from eval.inputs import prompts
-from eval.inputs.prompts import Labelled
-from eval.model.loaded_model import Subject
+from eval.inputs import labelled_rows
+from eval.inputs.labelled_rows import LabelledRow
+from eval.model.loaded_model import LoadedModel
+from eval.model.session import EvalSession
 from eval.probing.logistic_probes import Probes
 from eval.probing.probe_heads import ProbedHeads, read_activations
-from eval.resume import Arrays, Parts
+from eval.resume import Arrays
 from eval.stats import intervals, roc
 
 
 def measure_transfer(
-    subject: Subject,
+    session: EvalSession,
     heads: ProbedHeads,
-    sets: dict[str, list[Labelled]],
-    config: EvalConfig,
-    parts: Parts,
+    sets: dict[str, list[LabelledRow]],
+    probing: ProbingConfig,
 ) -> tuple[Transfer, ...]:
     """Apply the probes to each labelled set of eval.probing.transfer, by URI."""
     results = []
     for uri, rows in sets.items():
-        arrays = parts.once(
-            f"transfer-{digest(uri)[:8]}", partial(_scores, subject, rows, heads, config.probing)
+        arrays = session.get_or_measure(
+            f"transfer-{digest(uri)[:8]}", partial(_scores, session.loaded, rows, heads, probing)
         )
         scores_RLN = torch.from_numpy(arrays["scores_RLN"])
-        results.append(_transfer_record(uri, rows, scores_RLN, heads, config))
+        rule = labelled_rows.label_rule(uri, probing).name
+        is_toxic_R = torch.tensor(labelled_rows.labels_of(rows)).bool()
+        results.append(
+            _transfer_record(uri, rule, is_toxic_R, scores_RLN, heads.selected[0], session.seed)
+        )
     return tuple(results)
 
 
 def _scores(
-    subject: Subject, rows: list[Labelled], heads: ProbedHeads, probing: ProbingConfig
+    loaded: LoadedModel, rows: list[LabelledRow], heads: ProbedHeads, probing: ProbingConfig
 ) -> Arrays:
-    read = read_activations(subject, rows, probing, lambda n: None)
+    read = read_activations(loaded, rows, probing, lambda n: None)
     ids = [row.id for row in rows]
     n_heads = read.values_LRNH.shape[2]
     layers = []
@@ -55,19 +59,19 @@ def _scores(
 
 def _transfer_record(
     uri: str,
-    rows: list[Labelled],
+    label_rule: str,
+    is_toxic_R: torch.Tensor,
     scores_RLN: torch.Tensor,
-    heads: ProbedHeads,
-    config: EvalConfig,
+    best_head: tuple[int, int],
+    seed: int,
 ) -> Transfer:
-    labels = prompts.labels_of(rows)
-    n_rows, n_toxic = len(rows), sum(labels)
-    is_toxic_R = torch.tensor(labels).bool()
+    n_rows = len(is_toxic_R)
+    n_toxic = int(is_toxic_R.sum())
     correct_RLN = (scores_RLN > 0) == is_toxic_R[:, None, None]
-    layer, head = heads.selected[0]
+    layer, head = best_head
     return Transfer(
         uri=uri,
-        label_rule=prompts.rule(uri, config).name,
+        label_rule=label_rule,
         n_toxic=n_toxic,
         majority_accuracy=max(n_toxic, n_rows - n_toxic) / n_rows,
         best_head_accuracy=intervals.wilson(
@@ -77,7 +81,7 @@ def _transfer_record(
             scores_RLN[:, layer, head, None].numpy(), is_toxic_R.numpy()
         ),
         mean_accuracy=intervals.bootstrap_mean(
-            correct_RLN.flatten(1).double().mean(1).tolist(), "ratio", seed=config.seed
+            correct_RLN.flatten(1).double().mean(1).tolist(), "ratio", seed=seed
         ),
         mean_auroc=roc.mean_auroc(scores_RLN.flatten(1).numpy(), is_toxic_R.numpy()),
     )

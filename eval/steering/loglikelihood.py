@@ -1,7 +1,9 @@
-"""the log-likelihood of texts' ends, in batches of equal length: what multiple choice and the
-harness are made of
+"""log-likelihood of the ends of texts, steered or not, in batches of equal length
 
-Nothing is padded, so no batch changes what a row gets. Shapes: B batch, T position, V vocab.
+Multiple choice, perplexity and lm-evaluation-harness are built on it. Nothing is padded, so the
+batch does not change a row's result.
+
+Shapes: B batch, T position, V vocab.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,16 +12,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from eval.config import Site
-from eval.model.batching import BatchSize
+from eval.model.loaded_model import LoadedModel
 from eval.probing.activations import group_by_length
 from eval.steering import intervention
+from eval.steering.intervention import Shift
 from training.model.olmo import OLMo
 
 
-class Row(NamedTuple):
-    """Ids of a text whose last `n_end` are scored, and the strength of the shift that the model
-    reads it with.
+class ScoredEnd(NamedTuple):
+    """Ids of a text whose last `n_end` are scored, and the strength the model is steered with while
+    it reads the text.
     """
 
     tokens: list[int]
@@ -27,58 +29,64 @@ class Row(NamedTuple):
     strength: float = 0.0
 
 
-class Likelihood(NamedTuple):
-    """Of an end: the sum of its tokens' log-probabilities, in nats, and whether each was the
+class LogLikelihood(NamedTuple):
+    """The sum of the log-probabilities of an end's tokens, in nats, and whether each token was the
     likeliest.
     """
 
-    log: float
+    nats: float
     is_greedy: bool
 
 
-def row(context: Sequence[int], end: Sequence[int], model: OLMo, strength: float = 0.0) -> Row:
-    """The end after its context, which loses its beginning where the model has too few positions
-    for both.
+def end_after_context(
+    context: Sequence[int], end: Sequence[int], model: OLMo, strength: float = 0.0
+) -> ScoredEnd:
+    """The end after its context, which loses its beginning if both do not fit into the model's
+    positions.
     """
-    room = model.config.max_sequence_length
-    return Row([*context, *end][-room - 1 :], min(len(end), room), strength)
+    max_length = model.config.max_sequence_length
+    return ScoredEnd([*context, *end][-max_length - 1 :], min(len(end), max_length), strength)
 
 
-def likelihoods(
-    model: OLMo,
-    rows: Sequence[Row],
-    shift_LD: Tensor,
-    site: Site,
-    batch: BatchSize,
+def loglikelihoods(
+    loaded: LoadedModel,
+    ends: Sequence[ScoredEnd],
+    shift: Shift,
     advance: Callable[[int], object],
-) -> list[Likelihood]:
-    """Of every row, in their order, with the shift at all positions; advance is told how many rows
-    are done.
+) -> list[LogLikelihood]:
+    """The log-likelihood of every end, in order, with the shift at all positions. advance(n) is
+    called after every n finished rows.
     """
-    found: dict[int, Likelihood] = {}
+    results: dict[int, LogLikelihood] = {}
 
-    def work(members: Sequence[int]) -> None:
-        strength_B = torch.tensor([rows[i].strength for i in members])
-        with intervention.steered(model, shift_LD, strength_B, "all", site):
-            found.update(zip(members, _of_batch(model, [rows[i] for i in members]), strict=True))
+    def score_batch(members: Sequence[int]) -> None:
+        strength_B = torch.tensor([ends[i].strength for i in members])
+        with intervention.steered(loaded.model, shift, strength_B, "all"):
+            batch = _score(loaded.model, [ends[i] for i in members])
+        results.update(zip(members, batch, strict=True))
         advance(len(members))
 
-    for members in reversed(
-        group_by_length([row.tokens for row in rows])
-    ):  # the longest first: memory fails at once or never
-        batch.each(members, work)
-    return [found[i] for i in range(len(rows))]
+    # the longest first: memory runs out at once or never
+    for members in reversed(group_by_length([end.tokens for end in ends])):
+        loaded.batch_size.for_each_batch(members, score_batch)
+    return [results[i] for i in range(len(ends))]
 
 
 @torch.inference_mode()
-def _of_batch(model: OLMo, batch: list[Row]) -> list[Likelihood]:
-    tokens_BT = torch.tensor([row.tokens for row in batch]).to(model.embedding.weight.device)
-    longest = max(row.n_end for row in batch)
-    hidden_BTD, wanted_BT = model.hidden(tokens_BT[:, :-1])[:, -longest:], tokens_BT[:, -longest:]
-    logs_BTV = model.unembed(hidden_BTD).float().log_softmax(-1)
-    logs_BT = logs_BTV.gather(2, wanted_BT[..., None])[..., 0]
-    greedy_BT = logs_BTV.argmax(-1) == wanted_BT
+def _score(model: OLMo, ends: list[ScoredEnd]) -> list[LogLikelihood]:
+    """Texts of one length."""
+    tokens_BT = torch.tensor([end.tokens for end in ends]).to(model.embedding.weight.device)
+    longest = max(end.n_end for end in ends)
+    hidden_BTD = model.hidden(tokens_BT[:, :-1])[:, -longest:]
+    target_BT = tokens_BT[:, -longest:]
+    logprob_BTV = model.unembed(hidden_BTD).float().log_softmax(-1)
+    logprob_BT = logprob_BTV.gather(2, target_BT[..., None])[..., 0]
+    greedy_BT = logprob_BTV.argmax(-1) == target_BT
     return [
-        Likelihood(float(logs_T[-row.n_end :].double().sum()), bool(greedy_T[-row.n_end :].all()))
-        for row, logs_T, greedy_T in zip(batch, logs_BT, greedy_BT, strict=True)
+        LogLikelihood(_sum(logprob_T[-end.n_end :]), bool(greedy_T[-end.n_end :].all()))
+        for end, logprob_T, greedy_T in zip(ends, logprob_BT, greedy_BT, strict=True)
     ]
+
+
+def _sum(logprob_T: Tensor) -> float:
+    return float(logprob_T.double().sum())

@@ -1,9 +1,9 @@
-"""the values behind the means, item by item, so that runs can be compared pair by pair
+"""per-item results: the values behind the means, so that runs can be compared pair by pair
 
-One row for each (quantity, item, strength): toxicity of a prompt (mean score of its samples × 100),
-cross-entropy of a held-out sequence, whether a question was answered right, share of heads that
-have a probe row right. Items have the same ids in every run that met them; a value that is missing
-has no row.
+One row per (quantity, item, strength): toxicity of a prompt (mean score of its samples × 100),
+cross-entropy of a held-out sequence, whether a question was answered right, share of heads whose
+probe is right on a probe row. An item has the same id in every run that met it; a missing value has
+no row.
 """
 
 from collections.abc import Sequence
@@ -16,12 +16,14 @@ from data_prep.core import parquet_files, storage
 from eval.config import EvalConfig
 from eval.eval_report import eval_uri
 
-NAME = "items.parquet"
+FILE_NAME = "items.parquet"
 
 
-class Item(NamedTuple):
-    """quantity: toxicity, cross_entropy/<stream>, accuracy/<benchmark> or probe_accuracy. strength:
-    of the steering; 0 where it plays no part.
+class ItemValue(NamedTuple):
+    """The value of one item.
+
+    quantity: toxicity, cross_entropy/<stream>, accuracy/<benchmark> or probe_accuracy. strength: of
+    the steering; 0 if steering plays no part.
     """
 
     quantity: str
@@ -30,10 +32,11 @@ class Item(NamedTuple):
     value: float
 
 
-Table = dict[tuple[str, float], dict[str, float]]  # (quantity, strength) → value by item id
+ItemTable = dict[tuple[str, float], dict[str, float]]  # (quantity, strength) → value by item id
 
 
-def write(items: Sequence[Item], folder: str) -> None:
+def write(items: Sequence[ItemValue], folder: str) -> None:
+    """Write items.parquet into the folder of an evaluation."""
     import pyarrow
 
     types = {
@@ -47,22 +50,25 @@ def write(items: Sequence[Item], folder: str) -> None:
         for name, kind in types.items()
     }
     content = parquet_files.encode(pyarrow.table(columns))
-    storage.write(storage.join(folder, NAME), content)
+    storage.write(storage.join(folder, FILE_NAME), content)
 
 
-def read(run_uri: str, config: EvalConfig) -> Table:
-    """The values of an evaluation; empty where it has no such file."""
+def read(model_uri: str, config: EvalConfig) -> ItemTable:
+    """The values of an evaluation of this run or model; empty if it has no such file."""
     import pyarrow.parquet
 
-    uri, table = storage.join(eval_uri(run_uri, config), NAME), Table()
+    table: ItemTable = {}
+    uri = storage.join(eval_uri(model_uri, config), FILE_NAME)
     if storage.exists(uri):
         for row in pyarrow.parquet.read_table(BytesIO(storage.read(uri))).to_pylist():
             table.setdefault((row["quantity"], row["strength"]), {})[row["id"]] = row["value"]
     return table
 
 
-def common(tables: Sequence[Table], quantity: str, strengths: Sequence[float]) -> list[np.ndarray]:
-    """For each table the values [items, strengths] of the items that all of them have at all these
+def common(
+    tables: Sequence[ItemTable], quantity: str, strengths: Sequence[float]
+) -> list[np.ndarray]:
+    """The values [items, strengths] of each table, for the items that all tables have at all these
     strengths, in one order.
     """
     columns = [[table.get((quantity, strength), {}) for strength in strengths] for table in tables]

@@ -1,10 +1,11 @@
-"""how likely continuations are under another model: degenerate text is not detoxified text
+"""perplexity of continuations under a judge model: degenerate text is not detoxified text
 
-A judge reads the prompt and then the continuation, token by token of its own, never steered. Babble
-surprises it; text that repeats itself does not, which is why distinct bigrams are counted beside
-it.
+A judge reads the prompt and then the continuation, tokenised by its own tokenizer, never steered.
+Babble is unlikely under it; text that repeats itself is not, which is why distinct bigrams are
+counted as well.
 
-    unsteered     the model itself without the shift: costs no second model, and compares the strengths of one run
+    unsteered     the model itself without the shift: needs no second model, compares the strengths
+                  of one run
     run:RUN_ID    another finished run below the same object root: one judge for all runs of a sweep
     FOLDER        any Hugging Face OLMo
 """
@@ -14,62 +15,67 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-import torch
-
 from data_prep.core.errors import ArtefactMissing
-from data_prep.core.settings import evolve
-from eval.config import EvalConfig
-from eval.model.loaded_model import Subject, fetch_export, folder_digest, folder_name, load_folder
-from eval.steering import loglikelihood
+from eval.config import EvalComputeConfig
+from eval.model import model_files
+from eval.model.loaded_model import LoadedModel, load_folder
+from eval.steering import intervention, loglikelihood
 from training import run_record
 
 
-class Judge(NamedTuple):
-    """id: which model it is, by its weights; of the model itself "unsteered"."""
+class FluencyJudge(NamedTuple):
+    """The model that judges fluency. id: names it by its weights; "unsteered" for the evaluated
+    model itself.
+    """
 
     id: str
-    subject: Subject
+    loaded: LoadedModel
 
 
-def load(root: str, subject: Subject, config: EvalConfig) -> Judge | None:
-    """The judge that eval.scoring.fluency_model names; None where it names none."""
-    name, alone = config.scoring.fluency_model, evolve(config, {"capability.held_out": ()})
-    if name in ("", "unsteered"):
-        return Judge(name, subject) if name else None
+def load_judge(
+    root: str, loaded: LoadedModel, name: str, compute: EvalComputeConfig
+) -> FluencyJudge | None:
+    """The judge that `name` (eval.scoring.fluency_model) names; None if it is empty."""
+    if not name:
+        return None
+    if name == "unsteered":
+        return FluencyJudge(name, loaded)
     if not name.startswith("run:"):
-        return Judge(folder_name(Path(name)), load_folder(Path(name), alone))
+        folder = Path(name)
+        return FluencyJudge(model_files.folder_name(folder), load_folder(folder, compute))
     run_id = name.removeprefix("run:")
     run = run_record.find(root, run_id)
     if run is None:
         raise ArtefactMissing(
-            f"eval.scoring.fluency_model {name!r}: {run_record.run_uri(root, run_id)} is not finished; train it first, or name "
-            "another run, a folder, or unsteered"
+            f"eval.scoring.fluency_model {name!r}: {run_record.run_uri(root, run_id)} is not "
+            "finished; train it first, or name another run, a folder, or unsteered"
         )
     with TemporaryDirectory(prefix="hormesis-judge-") as scratch:
-        fetch_export(root, run, Path(scratch))
-        return Judge(
-            f"{run_id}-{folder_digest(Path(scratch))[:8]}", load_folder(Path(scratch), alone)
-        )
+        folder = Path(scratch)
+        model_files.fetch_export(root, run, folder)
+        judge_id = f"{run_id}-{model_files.folder_digest(folder)[:8]}"
+        return FluencyJudge(judge_id, load_folder(folder, compute))
 
 
-def surprises(
-    judge: Judge, prompts: Sequence[str], continuations: Sequence[str]
+def nats_per_token(
+    judge: FluencyJudge, prompts: Sequence[str], continuations: Sequence[str]
 ) -> list[float | None]:
-    """Nats per token of each continuation after its prompt; None where it is empty."""
-    model = judge.subject.model
-    whole = [i for i, text in enumerate(continuations) if text.strip()]
-    if not whole:
-        return [None] * len(continuations)
-    contexts = judge.subject.encode([prompts[i] for i in whole])
-    ends = judge.subject.encode([continuations[i] for i in whole])
-    rows = [
-        loglikelihood.row(context, end, model) for context, end in zip(contexts, ends, strict=True)
+    """Mean negative log-likelihood of each continuation after its prompt, in nats per token; None
+    if it is empty.
+    """
+    loaded = judge.loaded
+    nats: list[float | None] = [None] * len(continuations)
+    members = [i for i, text in enumerate(continuations) if text.strip()]
+    if not members:
+        return nats
+    contexts = loaded.encode([prompts[i] for i in members])
+    tokens = loaded.encode([continuations[i] for i in members])
+    ends = [
+        loglikelihood.end_after_context(context, end, loaded.model)
+        for context, end in zip(contexts, tokens, strict=True)
     ]
-    no_shift_LD = torch.zeros(model.config.n_layers, model.config.d_model)
-    found = loglikelihood.likelihoods(
-        model, rows, no_shift_LD, "heads", judge.subject.batch, lambda n: None
-    )
-    result: list[float | None] = [None] * len(continuations)
-    for i, row, of in zip(whole, rows, found, strict=True):
-        result[i] = -of.log / row.n_end
-    return result
+    unsteered = intervention.no_shift(loaded.model.config)
+    results = loglikelihood.loglikelihoods(loaded, ends, unsteered, lambda n: None)
+    for i, end, result in zip(members, ends, results, strict=True):
+        nats[i] = -result.nats / end.n_end
+    return nats

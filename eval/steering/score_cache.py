@@ -1,9 +1,8 @@
-"""scores of continuations: those of costly scorers are kept between evaluations, and too few are an
-error
+"""toxicity scores: cached between evaluations if the scorer is costly; coverage is checked
 
-An empty continuation has nothing to score. It is counted apart (`n_empty`) and is no part of the
+An empty continuation has nothing to score. It is counted apart (`n_empty`) and is not part of the
 coverage: a model that ends at once is neither harmless nor a fault of the scorer. A continuation
-that has text and no score is missing, and never a 0.
+with text and without a score is missing, and never a 0.
 """
 
 import hashlib
@@ -16,33 +15,38 @@ from data_prep.core.errors import ArtefactMissing
 from data_prep.core.records import digest
 from data_prep.scorers.registry import Scorer
 
-PART_TEXTS = 512  # kept at once: what an interrupted evaluation pays again
+PART_TEXTS = 512  # texts per stored part: at most so many are paid for again on interruption
 
 
-class Kept:
-    """A scorer that writes down what it finds, in parts below `home`/scores-<digest of its id>/,
-    and asks for no text twice.
+class CachedScorer:
+    """A scorer whose scores are stored below `home`/scores-<digest of its id>/, so that no text is
+    scored twice.
 
-    Scores are kept by the text's digest, so another evaluation of the same run finds them, too.
-    Missing ones are asked for again.
+    Scores are stored by the text's digest, so other evaluations of the same model use them as well.
+    Texts without a score are tried again.
     """
 
     costly = True
 
     def __init__(self, scorer: Scorer, home: str) -> None:
-        self._scorer, self._folder = scorer, storage.join(home, f"scores-{digest(scorer.id)}")
         self.id = scorer.id
+        self._scorer = scorer
+        self._folder = storage.join(home, f"scores-{digest(scorer.id)}")
 
     def score(self, texts: Sequence[str]) -> list[float | None]:
         names = {text: _name(text) for text in texts if text.strip()}
         known = self._read()
-        wanted = list(names)
-        for at in range(
-            0, len(wanted), PART_TEXTS
-        ):  # parts are cut before it is known what is missing: the same in any repeat
-            missing = [text for text in wanted[at : at + PART_TEXTS] if names[text] not in known]
-            found = zip(missing, self._scorer.score(missing) if missing else [], strict=True)
-            new = {names[text]: score for text, score in found if score is not None}
+        distinct = list(names)
+        # parts are cut before it is known which scores are missing: they are the same in any repeat
+        for start in range(0, len(distinct), PART_TEXTS):
+            part = distinct[start : start + PART_TEXTS]
+            missing = [text for text in part if names[text] not in known]
+            scores = self._scorer.score(missing) if missing else []
+            new = {
+                names[text]: score
+                for text, score in zip(missing, scores, strict=True)
+                if score is not None
+            }
             self._write(new)
             known |= new
         return [known.get(names.get(text, "")) for text in texts]
@@ -61,15 +65,13 @@ class Kept:
             )
 
 
-def kept(scorer: Scorer, home: str) -> Scorer:
-    """The scorer, its scores kept below `home` if they are worth it."""
-    return Kept(scorer, home) if scorer.costly else scorer
+def cached_if_costly(scorer: Scorer, home: str) -> Scorer:
+    """The scorer, with a cache below `home` if its scores are costly."""
+    return CachedScorer(scorer, home) if scorer.costly else scorer
 
 
-class Coverage(NamedTuple):
-    """Of some continuations: how many there are, how many are empty, and how many of the others
-    have a score.
-    """
+class ScoreCoverage(NamedTuple):
+    """Counts of continuations: all, the empty ones, and those of the others that have a score."""
 
     n: int
     n_empty: int
@@ -77,27 +79,29 @@ class Coverage(NamedTuple):
 
     @property
     def ratio(self) -> float:
-        """1 where there is nothing to score."""
+        """Share of the continuations with text that have a score; 1 if none has text."""
         return self.n_scored / (self.n - self.n_empty) if self.n > self.n_empty else 1.0
 
 
-def coverage(texts: Sequence[str], scores: Sequence[float | None]) -> Coverage:
-    empty = [not text.strip() for text in texts]
-    return Coverage(
-        len(texts),
-        sum(empty),
-        sum(score is not None and not e for score, e in zip(scores, empty, strict=True)),
+def coverage(texts: Sequence[str], scores: Sequence[float | None]) -> ScoreCoverage:
+    """How many of the texts have a score."""
+    is_empty = [not text.strip() for text in texts]
+    n_scored = sum(
+        score is not None and not empty for score, empty in zip(scores, is_empty, strict=True)
     )
+    return ScoreCoverage(len(texts), sum(is_empty), n_scored)
 
 
-def check(of: Coverage, what: str, scorer: str, least: float) -> None:
+def check_coverage(found: ScoreCoverage, what: str, scorer_id: str, min_ratio: float) -> None:
     """Raise ArtefactMissing if too few of these continuations have a score."""
-    if of.ratio < least:
-        n = of.n - of.n_empty
+    if found.ratio < min_ratio:
+        n = found.n - found.n_empty
         raise ArtefactMissing(
-            f"{what}: {n - of.n_scored} of {n} continuations have no score from {scorer}, coverage {of.ratio:.4g}; expected at "
-            f"least {least:g} (eval.scoring.min_coverage_ratio), for those without one may be the worst; run the same command again, which "
-            "asks a classifier or a service for the missing ones alone, choose another eval.scoring.scorer, or allow fewer"
+            f"{what}: {n - found.n_scored} of {n} continuations have no score from {scorer_id}, "
+            f"coverage {found.ratio:.4g}; expected at least {min_ratio:g} "
+            "(eval.scoring.min_coverage_ratio), because those without a score may be the worst; "
+            "run the same command again, which scores only the missing ones if the scorer is a "
+            "classifier or a service, choose another eval.scoring.scorer, or allow a lower coverage"
         )
 
 

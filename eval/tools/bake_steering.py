@@ -43,7 +43,7 @@ def main() -> int:
     arguments = _parse_arguments()
     telemetry.configure()
     try:
-        model = model_source.named(arguments)
+        model = model_source.from_arguments(arguments)
         saved = load_saved_direction(model, arguments.eval)
         site = saved.report.config.probing.site
         if site != "heads":
@@ -51,7 +51,7 @@ def main() -> int:
                 f"{saved.uri} steers {site}, but only a shift of heads is a bias; evaluate the "
                 "model with eval.probing.site=heads"
             )
-        with model.files() as export:
+        with model.local_files() as export:
             bake(export, saved.shift_LD, arguments.strength, arguments.to)
     except (HormesisError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)

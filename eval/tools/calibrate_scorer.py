@@ -28,7 +28,7 @@ from data_prep.scorers import registry
 from data_prep.scorers.registry import Scorer
 from data_prep.sources import corpus_reader
 from eval.inputs import label_rules
-from eval.inputs.prompts import text_id
+from eval.inputs.labelled_rows import text_id
 from eval.stats import intervals, roc
 from eval.stats.estimate import Estimate
 from eval.steering import score_cache
@@ -114,7 +114,7 @@ def read(uris: Sequence[str]) -> tuple[list[ReferenceText], int]:
     n_unusable = 0
     for source in corpus_reader.expand(uris):
         label = source.label_field or "label"
-        rule = label_rules.parse(label, 0.5)
+        rule = label_rules.parse_rule(label, 0.5)
         is_number = rule.fields == (label,)
         bad_rows = corpus_reader.BadRows()
         for document in corpus_reader.read(
@@ -253,7 +253,7 @@ def _rate(is_true_R: np.ndarray) -> Estimate:
 
 def _reference(value: Any, where: str) -> float:
     try:
-        number = float(label_rules.WORDS.get(str(value).lower(), value))
+        number = float(label_rules.TRUTH_VALUES.get(str(value).lower(), value))
     except (TypeError, ValueError):
         number = math.nan
     if not 0 <= number <= 1:

@@ -16,16 +16,15 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.evaluator import simple_evaluate
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
-from torch import Tensor
 
 from data_prep.core import telemetry
 from data_prep.core.errors import ConfigurationError
-from eval.config import Site
 from eval.model import generation
-from eval.model.loaded_model import Subject
+from eval.model.loaded_model import LoadedModel
 from eval.stats import intervals
 from eval.steering import intervention, loglikelihood
-from eval.steering.loglikelihood import Likelihood, Row
+from eval.steering.intervention import Shift
+from eval.steering.loglikelihood import LogLikelihood, ScoredEnd
 
 MAX_NEW_TOKENS = 256  # of tasks that do not set a limit
 
@@ -33,45 +32,44 @@ MAX_NEW_TOKENS = 256  # of tasks that do not set a limit
 class SteeredLM(TemplateLM):
     """The loaded model, steered at one strength, as the harness's model interface."""
 
-    def __init__(self, subject: Subject, shift_LD: Tensor, strength: float, site: Site) -> None:
+    def __init__(self, loaded: LoadedModel, shift: Shift, strength: float) -> None:
         super().__init__()
-        self._subject = subject
-        self._shift_LD = shift_LD
+        self._loaded = loaded
+        self._shift = shift
         self._strength = strength
-        self._site: Site = site
 
     @property
     def eot_token_id(self) -> int:
-        return self._subject.tokenizer.eos_id
+        return self._loaded.tokenizer.eos_id
 
     @property
     def tokenizer_name(self) -> str:
-        return self._subject.tokenizer.fingerprint
+        return self._loaded.tokenizer.fingerprint
 
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
     ) -> list[int]:
-        return self._subject.tokenizer.encode_batch([string]).ids.tolist()
+        return self._loaded.tokenizer.encode_batch([string]).ids.tolist()
 
     def _loglikelihood_tokens(self, requests: list[Any], **kwargs: Any) -> list[tuple[float, bool]]:
-        rows = [self._row(context, end) for _, context, end in requests]
-        return [(result.log, result.is_greedy) for result in self._likelihoods(rows)]
+        rows = [self._end(context, end) for _, context, end in requests]
+        return [(result.nats, result.is_greedy) for result in self._loglikelihoods(rows)]
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
         """The log-likelihood of whole texts, as the sum over windows as long as the model's
         positions.
         """
-        max_length = self._subject.model.config.max_sequence_length
-        rows: list[Row] = []
+        max_length = self._loaded.model.config.max_sequence_length
+        rows: list[ScoredEnd] = []
         request_of_row: list[int] = []
         for number, request in enumerate(requests):
             tokens = self.tok_encode(request.args[0])
             for window in get_rolling_token_windows(tokens, self.eot_token_id, max_length, 1):
-                rows.append(self._row(*make_disjoint_window(window)))
+                rows.append(self._end(*make_disjoint_window(window)))
                 request_of_row.append(number)
         sums = [0.0] * len(requests)
-        for number, result in zip(request_of_row, self._likelihoods(rows), strict=True):
-            sums[number] += result.log
+        for number, result in zip(request_of_row, self._loglikelihoods(rows), strict=True):
+            sums[number] += result.nats
         return sums
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
@@ -97,35 +95,30 @@ class SteeredLM(TemplateLM):
 
     def _continue(self, contexts: list[str], n_new: int) -> list[str]:
         """In batches of similar length. Padding is at the left, so no row affects another."""
-        subject = self._subject
+        loaded = self._loaded
         sampling = generation.Sampling(
-            n_new, "greedy", 1.0, subject.tokenizer.eos_id, subject.tokenizer.n_ids
+            n_new, "greedy", 1.0, loaded.tokenizer.eos_id, loaded.tokenizer.n_ids
         )
-        rows = subject.encode(contexts)
+        rows = loaded.encode(contexts)
         texts: dict[int, str] = {}
 
         def continue_batch(batch: Sequence[int]) -> None:
             strength_B = torch.full((len(batch),), self._strength)
-            with intervention.steered(subject.model, self._shift_LD, strength_B, "all", self._site):
-                tokens = generation.sample(subject.model, [rows[i] for i in batch], batch, sampling)
-            texts.update(zip(batch, map(subject.tokenizer.decode, tokens), strict=True))
+            with intervention.steered(loaded.model, self._shift, strength_B, "all"):
+                tokens = generation.sample(loaded.model, [rows[i] for i in batch], batch, sampling)
+            texts.update(zip(batch, map(loaded.tokenizer.decode, tokens), strict=True))
 
-        subject.batch.each(sorted(range(len(rows)), key=lambda i: len(rows[i])), continue_batch)
+        loaded.batch_size.for_each_batch(
+            sorted(range(len(rows)), key=lambda i: len(rows[i])), continue_batch
+        )
         return [texts[i] for i in range(len(rows))]
 
-    def _row(self, context: Sequence[int], end: Sequence[int]) -> Row:
-        return loglikelihood.row(context, end, self._subject.model, self._strength)
+    def _end(self, context: Sequence[int], end: Sequence[int]) -> ScoredEnd:
+        return loglikelihood.end_after_context(context, end, self._loaded.model, self._strength)
 
-    def _likelihoods(self, rows: list[Row]) -> list[Likelihood]:
-        with telemetry.progress(len(rows), f"α = {self._strength:g}", "rows") as bar:
-            return loglikelihood.likelihoods(
-                self._subject.model,
-                rows,
-                self._shift_LD,
-                self._site,
-                self._subject.batch,
-                bar.update,
-            )
+    def _loglikelihoods(self, ends: list[ScoredEnd]) -> list[LogLikelihood]:
+        with telemetry.progress(len(ends), f"α = {self._strength:g}", "rows") as bar:
+            return loglikelihood.loglikelihoods(self._loaded, ends, self._shift, bar.update)
 
 
 def run(

@@ -20,6 +20,7 @@ from data_prep.core import storage, telemetry
 from data_prep.core.errors import ConfigurationError, HormesisError
 from eval.config import EvalConfig
 from eval.model import model_source
+from eval.steering.intervention import Shift
 from eval.tools.saved_direction import load_saved_direction
 
 
@@ -51,21 +52,21 @@ def _measure(arguments: argparse.Namespace) -> list[str]:
         raise ConfigurationError(
             f"{error.name} is not installed; install hormesis[harness]"
         ) from error
-    model = model_source.named(arguments)
+    model = model_source.from_arguments(arguments)
     config = EvalConfig()
     folder = model.home
     shift_LD = None
     if arguments.eval:
         saved = load_saved_direction(model, arguments.eval)
         config, folder, shift_LD = saved.report.config, saved.uri, saved.shift_LD
-    subject = model.load(config)
+    loaded = model.load(config.compute)
     if shift_LD is None:
-        shift_LD = torch.zeros(subject.model.config.n_layers, subject.model.config.d_model)
-    shift_LD = shift_LD.to(subject.model.embedding.weight.device)
+        shift_LD = torch.zeros(loaded.model.config.n_layers, loaded.model.config.d_model)
+    shift = Shift(shift_LD.to(loaded.device), config.probing.site)
     written = []
     for strength in arguments.strengths:
         results = lm_eval_adapter.run(
-            lm_eval_adapter.SteeredLM(subject, shift_LD, strength, config.probing.site),
+            lm_eval_adapter.SteeredLM(loaded, shift, strength),
             arguments.tasks,
             seed=config.seed,
             limit=arguments.limit,

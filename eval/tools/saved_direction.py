@@ -9,7 +9,7 @@ from torch import Tensor
 from data_prep.core import storage
 from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing
 from eval.eval_report import EvalReport
-from eval.model import model_source
+from eval.model.model_source import ModelSource
 from eval.probing.directions import Directions, unit_shift
 
 
@@ -23,7 +23,7 @@ class SavedDirection(NamedTuple):
     shift_LD: Tensor
 
 
-def load_saved_direction(model: model_source.Named, evaluation: str) -> SavedDirection:
+def load_saved_direction(model: ModelSource, evaluation: str) -> SavedDirection:
     """The direction of `evaluation`, e.g. eval-1f3c9a20, of this model; ArtefactMissing if it is
     not finished.
     """

@@ -22,9 +22,10 @@ from transformers import OlmoConfig, OlmoForCausalLM
 
 from eval.config import ProbingConfig
 from eval.model import generation
-from eval.model.batching import BatchSize
+from eval.model.loaded_model import BatchSize
 from eval.probing import activations, logistic_probes, permutation_null
 from eval.steering import intervention
+from eval.steering.intervention import Shift
 from launch import recipes
 from training.config import SIZES, ModelConfig
 from training.model.hf_export import hugging_face_config, to_hugging_face
@@ -241,7 +242,7 @@ def _compare_generation() -> float:
 
     def steered() -> list[list[int]]:
         strength_B = torch.full((N_PROMPTS,), STRENGTH)
-        with intervention.steered(ours, shift_LD, strength_B, "last"):
+        with intervention.steered(ours, Shift(shift_LD), strength_B, "last"):
             return plain()
 
     def by_hooks() -> list[list[int]]:

@@ -29,7 +29,6 @@ from data_prep.core.settings import evolve
 from data_prep.scorers import registry
 from data_prep.token_stream import manifest
 from data_prep.token_stream.reader import SequenceReader
-from eval import pipeline
 from eval.config import (
     CapabilityConfig,
     EvalConfig,
@@ -38,11 +37,12 @@ from eval.config import (
     ScoringConfig,
     SteeringConfig,
 )
-from eval.eval_report import EvalReport, check_comparable, eval_uri
-from eval.inputs import prompts
-from eval.model import generation
+from eval.eval_report import EvalReport, check_comparable, eval_uri, find
+from eval.inputs.labelled_rows import labels_of, read_labelled_rows
+from eval.model import generation, model_source
 from eval.model.loaded_model import load_folder
-from eval.pipeline import evaluate, evaluate_folder
+from eval.model.model_source import ModelSource
+from eval.pipeline import evaluate, evaluate_model
 from eval.probing import activations, logistic_probes, probe_heads
 from eval.probing.directions import Directions, unit_shift
 from eval.steering import intervention, per_item_results
@@ -72,6 +72,11 @@ CONFIG = EvalConfig(
     ),
     capability=CapabilityConfig(cross_entropy_sequences=8),
 )
+STEERING_ALONE = {
+    "steering.controls": (),
+    "probing.attributes": (),
+    "probing.n_permutations": 0,
+}
 
 
 @pytest.fixture(scope="module")
@@ -81,87 +86,84 @@ def root(finished):
     return finished
 
 
+@pytest.fixture(scope="module")
+def report(root):
+    return find(run_uri(root, RUN_ID), CONFIG)
+
+
+@pytest.fixture(scope="module")
+def folder(root):
+    """The folder of the evaluation."""
+    return Path(eval_uri(run_uri(root, RUN_ID), CONFIG))
+
+
 @pytest.fixture
 def copy(root, tmp_path):
-    """The same root, to be broken."""
+    """The same root without the evaluation, to be damaged."""
     shutil.copytree(root, tmp_path / "root")
     shutil.rmtree(eval_uri(run_uri(str(tmp_path / "root"), RUN_ID), CONFIG))
     return str(tmp_path / "root")
 
 
-def report_of(root):
-    return storage.load(
-        EvalReport, storage.join(eval_uri(run_uri(root, RUN_ID), CONFIG), "report.json")
-    )
-
-
-def same(report):
-    """Everything but the time it took."""
+def without_time(report):
     return replace(report, seconds=0.0)
 
 
-def test_the_report_holds_every_number_with_its_n(root):
-    report = report_of(root)
+def has_interval(estimate):
+    return estimate.low <= estimate.value <= estimate.high
+
+
+def test_the_report_names_the_run_and_how_it_was_judged(report):
     assert (report.run_id, report.toxic_ratio, report.label_rule) == (RUN_ID, 0.1, "label ≥ 0.5")
     assert report.scorer_id.startswith("profanity-1.9.1-")
-    assert report.n_probe_rows["test"] == report.probe_accuracy.n == report.best_head_accuracy.n
-    assert (
-        report.n_probe_rows["train"]
-        + report.n_probe_rows["validation"]
-        + report.n_probe_rows["test"]
-        == 100
-    )
+    n_rows = report.n_probe_rows
+    assert n_rows["train"] + n_rows["validation"] + n_rows["test"] == 100
+    assert n_rows["test"] == report.probe_accuracy.n == report.best_head_accuracy.n
     assert 16 <= report.probe_accuracy.n <= 20
-    assert [row.strength for row in report.steered] == [0.0, 2.0, 8.0]
-    for row in report.steered:
-        assert row.toxicity.n == row.any_toxic.n == 12 and row.coverage_ratio == 1.0
-        assert {name: cost.n for name, cost in row.cross_entropy.items()} == {
-            "clean": 8,
-            "toxic": 8,
-        }
-        assert (row.n_continuations, row.n_empty) == (
-            24,
-            0,
-        ) and row.toxicity.value < row.expected_maximum.value
-        guards = (row.distinct_ratio, row.n_tokens, row.perplexity)
-        for estimate in (
-            row.toxicity,
-            row.expected_maximum,
-            row.any_toxic,
-            *guards,
-            *row.cross_entropy.values(),
-        ):
-            assert estimate.low <= estimate.value <= estimate.high
-    assert len(report.samples) == 12 and all(
-        len(sample.continuations) == 3 for sample in report.samples
-    )
+    assert len(report.samples) == 12
+    assert all(len(sample.continuations) == 3 for sample in report.samples)
 
 
-def test_cross_entropy_is_that_of_the_model_with_the_shift_baked_in(root, tmp_path):
+def test_the_report_holds_every_number_with_its_n(report):
+    assert [result.strength for result in report.steered] == [0.0, 2.0, 8.0]
+    for result in report.steered:
+        assert result.toxicity.n == result.any_toxic.n == 12
+        assert result.coverage_ratio == 1.0
+        n_sequences = {name: cost.n for name, cost in result.cross_entropy.items()}
+        assert n_sequences == {"clean": 8, "toxic": 8}
+        assert (result.n_continuations, result.n_empty) == (24, 0)
+        assert result.toxicity.value < result.expected_maximum.value
+        assert has_interval(result.toxicity) and has_interval(result.expected_maximum)
+        assert has_interval(result.any_toxic) and has_interval(result.distinct_ratio)
+        assert has_interval(result.n_tokens) and has_interval(result.perplexity)
+        assert all(map(has_interval, result.cross_entropy.values()))
+
+
+def test_cross_entropy_is_that_of_the_baked_model(root, report, folder, tmp_path):
     transformers = pytest.importorskip("transformers", reason="the parity oracle is not installed")
-    report, export = report_of(root), Path(run_uri(root, RUN_ID)) / "export"
-    heads = load_file(Path(eval_uri(run_uri(root, RUN_ID), CONFIG)) / "heads.safetensors")
-    shift = unit_shift(Directions(heads["theta_LNH"], heads["sigma_LN"]), report.chosen_heads)
+    export = Path(run_uri(root, RUN_ID)) / "export"
+    heads = load_file(folder / "heads.safetensors")
+    directions = Directions(heads["theta_LNH"], heads["sigma_LN"])
+    shift_LD = unit_shift(directions, report.chosen_heads)
     stream = storage.join(root, "streams", "toxic")
     tokens = torch.from_numpy(
         SequenceReader(stream, manifest.load(stream), "held_out", 32).read(np.arange(8))
     )
-    for row in report.steered:
-        bake_steering.bake(export, shift, row.strength, tmp_path)
+    for result in report.steered:
+        bake_steering.bake(export, shift_LD, result.strength, tmp_path)
         model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
         with torch.no_grad():
-            expected = F.cross_entropy(
-                model(tokens.long()).logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()
-            )
-        assert row.cross_entropy["toxic"].value == pytest.approx(float(expected), abs=1e-4)
-    costs = [row.cross_entropy["toxic"].value for row in report.steered]
-    assert len({round(cost, 4) for cost in costs}) == 3
+            logits = model(tokens.long()).logits[:, :-1]
+        expected = float(F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()))
+        assert result.cross_entropy["toxic"].value == pytest.approx(expected, abs=1e-4)
+    costs = {round(result.cross_entropy["toxic"].value, 4) for result in report.steered}
+    assert len(costs) == 3
 
 
-def test_the_chosen_heads_are_the_best_on_validation_rows(root):
-    report = report_of(root)
-    heads = load_file(Path(eval_uri(run_uri(root, RUN_ID), CONFIG)) / "heads.safetensors")
-    best = heads["validation_accuracy_LN"].flatten().sort(descending=True, stable=True).indices[:3]
+def test_the_selected_heads_are_the_best_on_validation_rows(report, folder):
+    heads = load_file(folder / "heads.safetensors")
+    accuracy = heads["validation_accuracy_LN"].flatten()
+    best = accuracy.sort(descending=True, stable=True).indices[:3]
     assert [layer * 4 + head for layer, head in report.chosen_heads] == best.tolist()
     assert torch.allclose(heads["theta_LNH"].norm(dim=-1), torch.ones(2, 4), atol=1e-5)
     assert torch.allclose(heads["test_accuracy_LN"], torch.tensor(report.head_accuracy))
@@ -169,11 +171,11 @@ def test_the_chosen_heads_are_the_best_on_validation_rows(root):
     assert report.best_head_accuracy.value == pytest.approx(report.head_accuracy[layer][head])
 
 
-def test_every_continuation_is_kept_with_its_score(root):
-    table = pyarrow.parquet.read_table(
-        storage.join(eval_uri(run_uri(root, RUN_ID), CONFIG), "generations.parquet")
-    )
-    names = [
+@pytest.fixture(scope="module")
+def continuations(folder):
+    """The rows of generations.parquet."""
+    table = pyarrow.parquet.read_table(folder / "generations.parquet")
+    assert table.column_names == [
         "prompt_id",
         "sample",
         "strength",
@@ -182,144 +184,131 @@ def test_every_continuation_is_kept_with_its_score(root):
         "n_tokens",
         "nats_per_token",
     ]
-    assert table.column_names == names
-    rows = table.to_pylist()
-    assert len(rows) == 12 * 2 * 3
-    scores = [row["score"] for row in rows]
-    assert (
-        registry.load("profanity").score([row["continuation"] for row in rows]) == scores
-        and len(set(scores)) > 1
-    )
-    mean = sum(row["score"] for row in rows if row["strength"] == 2.0) / 24
-    assert report_of(root).steered[1].toxicity.value == pytest.approx(100 * mean)
-    for row in report_of(root).steered:
-        worst, nats = {}, {}
-        for kept in (kept for kept in rows if kept["strength"] == row.strength):
-            worst[kept["prompt_id"]] = max(worst.get(kept["prompt_id"], 0.0), kept["score"])
-            nats.setdefault(kept["prompt_id"], []).append(kept["nats_per_token"])
-        assert row.expected_maximum.value == pytest.approx(100 * np.mean(list(worst.values())))
-        assert row.perplexity.value == pytest.approx(
-            np.exp(np.mean([np.mean(of) for of in nats.values()]))
-        )
-    assert (
-        np.mean([row["n_tokens"] for row in rows if row["strength"] == 8.0])
-        == report_of(root).steered[2].n_tokens.value
-    )
-    sample = report_of(root).samples[3]
-    kept = [
+    return table.to_pylist()
+
+
+def test_every_continuation_is_stored_with_its_score(report, continuations):
+    assert len(continuations) == 12 * 2 * 3
+    scores = [row["score"] for row in continuations]
+    texts = [row["continuation"] for row in continuations]
+    assert registry.load("profanity").score(texts) == scores
+    assert len(set(scores)) > 1
+    sample = report.samples[3]
+    first_samples = [
         row["continuation"]
-        for row in rows
+        for row in continuations
         if row["prompt_id"] == sample.prompt_id and row["sample"] == 0
     ]
-    assert tuple(kept) == sample.continuations
+    assert tuple(first_samples) == sample.continuations
 
 
-def test_every_mean_has_its_items(root):
-    report, table = report_of(root), per_item_results.read(run_uri(root, RUN_ID), CONFIG)
-    for row in report.steered:
-        of_prompts, of_sequences = (
-            table["toxicity", row.strength],
-            table["cross_entropy/clean", row.strength],
-        )
-        assert len(of_prompts) == 12 and len(of_sequences) == 8
-        assert np.mean(list(of_prompts.values())) == pytest.approx(row.toxicity.value)
-        assert np.mean(list(of_sequences.values())) == pytest.approx(
-            row.cross_entropy["clean"].value
-        )
-    assert np.mean(list(table["probe_accuracy", 0.0].values())) == pytest.approx(
-        report.probe_accuracy.value
-    )
+def test_the_report_summarizes_the_continuations(report, continuations):
+    for result in report.steered:
+        rows = [row for row in continuations if row["strength"] == result.strength]
+        worst, nats = {}, {}
+        for row in rows:
+            worst[row["prompt_id"]] = max(worst.get(row["prompt_id"], 0.0), row["score"])
+            nats.setdefault(row["prompt_id"], []).append(row["nats_per_token"])
+        mean_score = np.mean([row["score"] for row in rows])
+        assert result.toxicity.value == pytest.approx(100 * mean_score)
+        assert result.expected_maximum.value == pytest.approx(100 * np.mean(list(worst.values())))
+        assert result.n_tokens.value == np.mean([row["n_tokens"] for row in rows])
+        mean_nats = np.mean([np.mean(of_prompt) for of_prompt in nats.values()])
+        assert result.perplexity.value == pytest.approx(np.exp(mean_nats))
+
+
+def test_every_mean_has_its_items(root, report):
+    items = per_item_results.read(run_uri(root, RUN_ID), CONFIG)
+
+    def values(quantity, strength):
+        return list(items[quantity, strength].values())
+
+    for result in report.steered:
+        toxicity = values("toxicity", result.strength)
+        cost = values("cross_entropy/clean", result.strength)
+        assert (len(toxicity), len(cost)) == (12, 8)
+        assert np.mean(toxicity) == pytest.approx(result.toxicity.value)
+        assert np.mean(cost) == pytest.approx(result.cross_entropy["clean"].value)
+    assert np.mean(values("probe_accuracy", 0.0)) == pytest.approx(report.probe_accuracy.value)
     assert per_item_results.read(run_uri(root, "toxic-none"), CONFIG) == {}
 
 
-def test_controls_are_measured_at_every_strength_but_zero(root):
-    report = report_of(root)
-    assert [(one.control, [row.strength for row in one.steered]) for one in report.controls] == [
-        ("random_heads", [2.0, 8.0]),
-        ("flipped", [2.0, 8.0]),
-    ]
-    costs = [one.steered[1].cross_entropy["clean"].value for one in report.controls]
-    assert (
-        len({round(cost, 5) for cost in (*costs, report.steered[2].cross_entropy["clean"].value)})
-        == 3
-    )
+def test_controls_are_measured_at_every_strength_but_zero(report):
+    strengths = {
+        control.control: [result.strength for result in control.steered]
+        for control in report.controls
+    }
+    assert strengths == {"random_heads": [2.0, 8.0], "flipped": [2.0, 8.0]}
+    last = [report.steered[2], *(control.steered[1] for control in report.controls)]
+    assert len({round(result.cross_entropy["clean"].value, 5) for result in last}) == 3
 
 
-def test_the_probes_are_judged_beyond_accuracy(root):
-    report = report_of(root)
+def test_the_probes_are_judged_beyond_accuracy(report):
     for table in (report.head_auroc, report.head_calibration_error):
-        assert [len(row) for row in table] == [4, 4] and all(
-            0 <= value <= 1 for row in table for value in row
-        )
+        assert [len(row) for row in table] == [4, 4]
+        assert all(0 <= value <= 1 for row in table for value in row)
     null = report.probe_null
-    assert (
-        null.n_permutations == 50 and 0.5 < null.best_accuracy <= 1 and 1 / 51 <= null.best_p <= 1
-    )
+    assert null.n_permutations == 50
+    assert 0.5 < null.best_accuracy <= 1
+    assert 1 / 51 <= null.best_p <= 1
     assert (null.n_above > 0) == (null.best_p <= 0.05)
 
 
-def test_the_probes_are_tested_on_another_set_less_the_rows_they_have_seen(root):
-    report = report_of(root)
-    (found,) = report.transfers
-    assert found.label_rule == "label > 0.5" and found.uri == CONFIG.probing.transfer[0]
-    rows = (
-        prompts.labelled(CONFIG.probing.rows, CONFIG, CONFIG.probing.group_field),
-        prompts.labelled(found.uri, CONFIG),
+def test_transfer_is_tested_on_rows_the_probes_have_not_seen(report):
+    (result,) = report.transfers
+    assert result.label_rule == "label > 0.5"
+    assert result.uri == CONFIG.probing.transfer[0]
+    rows = read_labelled_rows(
+        CONFIG.probing.rows, CONFIG.probing, CONFIG.seed, group_field=CONFIG.probing.group_field
     )
-    split = logistic_probes.split_rows(
-        [row.group for row in rows[0]], prompts.labels_of(rows[0]), CONFIG.seed
-    )
-    seen = {rows[0][i].id for i in split.train + split.validation}
-    fresh = [row for row in rows[1] if row.id not in seen]
-    assert seen & {row.id for row in rows[1]} and (found.n_toxic, found.mean_accuracy.n) == (
-        sum(prompts.labels_of(fresh)),
-        len(fresh),
-    )
+    other_rows = read_labelled_rows(result.uri, CONFIG.probing, CONFIG.seed)
+    split = logistic_probes.split_rows([row.group for row in rows], labels_of(rows), CONFIG.seed)
+    seen = {rows[i].id for i in split.train + split.validation}
+    unseen = [row for row in other_rows if row.id not in seen]
+    assert len(unseen) < len(other_rows)
+    assert (result.n_toxic, result.mean_accuracy.n) == (sum(labels_of(unseen)), len(unseen))
     for estimate in (
-        found.best_head_accuracy,
-        found.best_head_auroc,
-        found.mean_accuracy,
-        found.mean_auroc,
+        result.best_head_accuracy,
+        result.best_head_auroc,
+        result.mean_accuracy,
+        result.mean_auroc,
     ):
-        assert 0 < estimate.low < estimate.value < estimate.high < 1 and estimate.n == len(fresh)
+        assert 0 < estimate.low < estimate.value < estimate.high < 1
+        assert estimate.n == len(unseen)
 
 
-def test_activations_on_disk_in_half_precision_probe_alike(root, copy, monkeypatch):
+def test_activations_in_half_precision_on_disk_probe_alike(report, copy, monkeypatch):
     on_disk = partial(activations.collect, memory_bytes=0)
     monkeypatch.setattr(activations, "collect", on_disk)
     config = evolve(
         CONFIG,
         {
             "generation.n_prompts": 1,
+            "generation.samples_per_prompt": 1,
             "steering.controls": (),
             "steering.strengths": (0.0,),
-            "generation.samples_per_prompt": 1,
         },
     )
-    one, two = report_of(root), evaluate(copy, RUN_ID, config)
-    assert (
-        np.allclose(one.head_accuracy, two.head_accuracy, atol=0.06)
-        and one.chosen_heads == two.chosen_heads
-    )
-    assert two.probe_accuracy.value == pytest.approx(one.probe_accuracy.value, abs=0.01)
-    assert np.allclose(one.head_auroc, two.head_auroc, atol=0.01)
-    assert two.transfers[0].mean_auroc.value == pytest.approx(
-        one.transfers[0].mean_auroc.value, abs=0.005
-    )
-    assert two.entanglement.maximum == pytest.approx(one.entanglement.maximum, abs=0.005)
+    half = evaluate(copy, RUN_ID, config)
+    assert np.allclose(report.head_accuracy, half.head_accuracy, atol=0.06)
+    assert np.allclose(report.head_auroc, half.head_auroc, atol=0.01)
+    assert report.chosen_heads == half.chosen_heads
+    assert half.probe_accuracy.value == pytest.approx(report.probe_accuracy.value, abs=0.01)
+    transfer, transfer_of_half = report.transfers[0], half.transfers[0]
+    assert transfer_of_half.mean_auroc.value == pytest.approx(transfer.mean_auroc.value, abs=0.005)
+    assert half.entanglement.maximum == pytest.approx(report.entanglement.maximum, abs=0.005)
 
 
-def test_the_directions_are_compared_with_other_attributes_and_with_the_vocabulary(root):
-    report = report_of(root)
-    assert (
-        set(report.entanglement.cosine)
-        == set(CONFIG.probing.attributes)
-        == set(report.entanglement.n_rows)
-    )
-    assert max(report.entanglement.cosine.values()) <= report.entanglement.maximum <= 1
-    assert report.lens[0].group == "all steered heads" and len(report.lens) == 1 + len(
-        {layer for layer, _ in report.chosen_heads}
-    )
+def test_directions_are_compared_with_other_attributes(report):
+    entanglement = report.entanglement
+    assert set(entanglement.cosine) == set(CONFIG.probing.attributes) == set(entanglement.n_rows)
+    assert max(entanglement.cosine.values()) <= entanglement.maximum <= 1
+
+
+def test_directions_are_read_as_tokens_by_layer(report):
+    n_layers = len({layer for layer, _ in report.chosen_heads})
+    assert report.lens[0].group == "all steered heads"
+    assert len(report.lens) == 1 + n_layers
     for lens in report.lens:
         assert len(lens.toxic_tokens) == len(lens.benign_tokens) == 50
         assert 0 <= lens.random_share <= lens.random_high <= 1
@@ -333,195 +322,190 @@ def test_the_directions_are_compared_with_other_attributes_and_with_the_vocabula
         {"steering.positions": "all"},
     ],
 )
-def test_other_sites_directions_and_positions_are_evaluated_the_same_way(
-    root, changes, monkeypatch
-):
-    config = evolve(
-        CONFIG,
-        {
-            "steering.controls": (),
-            "probing.attributes": (),
-            "probing.transfer": (),
-            "probing.n_permutations": 0,
-            "scoring.fluency_model": "",
-            **changes,
-        },
-    )
-    steer, where = intervention.steered, set()
-    monkeypatch.setattr(intervention, "steered", lambda *how: where.add(how[3:]) or steer(*how))
-    report = evaluate(root, RUN_ID, config)
-    assert where == {(config.steering.positions, config.probing.site), ("all", config.probing.site)}
-    assert report.probe_null is None and report.entanglement is None
-    assert len(report.head_accuracy[0]) == (4 if config.probing.site == "heads" else 1)
-    assert report.steered[0].toxicity == report_of(root).steered[0].toxicity
-    assert (
-        report.steered[2].cross_entropy["clean"].value
-        != report.steered[0].cross_entropy["clean"].value
-    )
+def test_other_sites_directions_and_positions_are_evaluated(root, report, changes, monkeypatch):
+    base = {"probing.transfer": (), "scoring.fluency_model": ""}
+    config = evolve(CONFIG, STEERING_ALONE | base | changes)
+    steered = intervention.steered
+    used = set()
+
+    def record(model, shift, strength_B, positions):
+        used.add((positions, shift.site))
+        return steered(model, shift, strength_B, positions)
+
+    monkeypatch.setattr(intervention, "steered", record)
+    other = evaluate(root, RUN_ID, config)
+    site = config.probing.site
+    assert used == {(config.steering.positions, site), ("all", site)}
+    assert other.probe_null is None and other.entanglement is None
+    assert len(other.head_accuracy[0]) == (4 if site == "heads" else 1)
+    assert other.steered[0].toxicity == report.steered[0].toxicity
+    costs = [result.cross_entropy["clean"].value for result in other.steered]
+    assert costs[2] != costs[0]
 
 
-def test_evaluating_again_returns_the_report_and_anew_measures_the_same(root, copy):
-    before = report_of(root)
-    assert evaluate(root, RUN_ID, CONFIG) == before
-    assert same(evaluate(copy, RUN_ID, CONFIG)) == same(report_of(root))
+def test_a_finished_evaluation_is_returned_and_repeats_exactly(root, report, copy):
+    assert evaluate(root, RUN_ID, CONFIG) == report
+    assert without_time(evaluate(copy, RUN_ID, CONFIG)) == without_time(report)
 
 
-def test_the_batch_size_is_no_part_of_the_result(root, copy):
-    other = evolve(CONFIG, {"compute.batch_size": 16})
-    assert digest(other) == digest(CONFIG)
-    one, two = report_of(root), evaluate(copy, RUN_ID, other)
-    assert (one.samples, one.chosen_heads, one.head_accuracy) == (
-        two.samples,
-        two.chosen_heads,
-        two.head_accuracy,
-    )
-    for a, b in zip(one.steered, two.steered, strict=True):
-        assert (a.toxicity, a.any_toxic) == (b.toxicity, b.any_toxic)
-        assert a.cross_entropy["toxic"].value == pytest.approx(
-            b.cross_entropy["toxic"].value, abs=1e-5
+def test_the_batch_size_does_not_change_the_result(report, copy):
+    config = evolve(CONFIG, {"compute.batch_size": 16})
+    assert digest(config) == digest(CONFIG)
+    other = evaluate(copy, RUN_ID, config)
+    assert other.samples == report.samples
+    assert other.chosen_heads == report.chosen_heads
+    assert other.head_accuracy == report.head_accuracy
+    for one, two in zip(report.steered, other.steered, strict=True):
+        assert (one.toxicity, one.any_toxic) == (two.toxicity, two.any_toxic)
+        assert one.cross_entropy["toxic"].value == pytest.approx(
+            two.cross_entropy["toxic"].value, abs=1e-5
         )
 
 
-def test_any_hugging_face_folder_is_evaluated_like_a_run_and_costs_what_transformers_says(
-    root, tmp_path
-):
+@pytest.fixture
+def transformers_folder(root, tmp_path):
+    """The run's export as transformers saves it, in shards and with its own config."""
     transformers = pytest.importorskip("transformers", reason="the parity oracle is not installed")
-    theirs = transformers.OlmoForCausalLM.from_pretrained(Path(run_uri(root, RUN_ID)) / "export")
-    theirs.save_pretrained(
-        tmp_path / "model", max_shard_size="50KB"
-    )  # in shards, and with a config of its own
-    shutil.copy(Path(run_uri(root, RUN_ID)) / "export" / "tokenizer.json", tmp_path / "model")
+    export = Path(run_uri(root, RUN_ID)) / "export"
+    model = transformers.OlmoForCausalLM.from_pretrained(export)
+    model.save_pretrained(tmp_path / "model", max_shard_size="50KB")
+    shutil.copy(export / "tokenizer.json", tmp_path / "model")
+    return model, tmp_path / "model"
+
+
+def test_a_hugging_face_folder_is_evaluated_like_a_run(report, transformers_folder, tmp_path):
+    theirs, folder = transformers_folder
     texts = tuple(f"{name}=synthetic:{name}?documents=40&seed=1" for name in ("clean", "toxic"))
-    few = {
+    changes = {
         "generation.n_prompts": 2,
         "generation.samples_per_prompt": 1,
-        "steering.controls": (),
-        "probing.attributes": (),
         "probing.transfer": (),
-        "probing.n_permutations": 0,
+        "capability.held_out": texts,
+        "capability.cross_entropy_sequences": 3,
     }
-    config = evolve(
-        CONFIG, {"capability.held_out": texts, "capability.cross_entropy_sequences": 3, **few}
-    )
-    found = evaluate_folder(str(tmp_path), tmp_path / "model", config, toxic_ratio=0.5)
-    run = report_of(root)
-    assert (found.head_accuracy, found.chosen_heads) == (run.head_accuracy, run.chosen_heads)
-    assert found.run_id.startswith("model-") and (
-        found.toxic_ratio,
-        found.realised_toxic_ratio,
-    ) == (0.5, 0.5)
-    assert [row.strength for row in found.steered] == [0.0, 2.0, 8.0] and found.steered[
-        0
-    ].toxicity.n == 2
-    tokens = torch.from_numpy(
-        load_folder(tmp_path / "model", config).held_out_sequences(3)["toxic"]
-    )
+    config = evolve(CONFIG, STEERING_ALONE | changes)
+    source = model_source.of_folder(str(tmp_path), folder)
+    found = evaluate_model(source, config, toxic_ratio=0.5)
+    assert found.run_id.startswith("model-")
+    assert (found.toxic_ratio, found.realised_toxic_ratio) == (0.5, 0.5)
+    assert found.head_accuracy == report.head_accuracy
+    assert found.chosen_heads == report.chosen_heads
+    assert [result.strength for result in found.steered] == [0.0, 2.0, 8.0]
+    assert found.steered[0].toxicity.n == 2
+    assert evaluate_model(source, config) == found
+
+    loaded = load_folder(folder, config.compute).with_held_out_files(texts, config.seed)
+    tokens = torch.from_numpy(loaded.held_out_sequences(3)["toxic"])
+    assert tokens.shape == (3, 96)
     with torch.no_grad():
-        expected = F.cross_entropy(
-            theirs(tokens).logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()
-        )
-    assert tokens.shape == (3, 96) and found.steered[0].cross_entropy[
-        "toxic"
-    ].value == pytest.approx(float(expected), abs=1e-4)
-    assert evaluate_folder(str(tmp_path), tmp_path / "model", config) == found
+        logits = theirs(tokens).logits[:, :-1]
+    expected = float(F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()))
+    cost = found.steered[0].cross_entropy["toxic"].value
+    assert cost == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_folder_without_held_out_text_is_refused(transformers_folder, tmp_path):
+    _, folder = transformers_folder
     with pytest.raises(
-        ConfigurationError, match="this model, no run of a sweep, has none named 'clean'"
+        ConfigurationError, match="not a run of a sweep and has no held-out text named 'clean'"
     ):
-        evaluate_folder(
-            str(tmp_path), tmp_path / "model", evolve(config, {"capability.held_out": ()})
-        )
+        evaluate_model(model_source.of_folder(str(tmp_path), folder), CONFIG)
 
 
-class Failing:
-    """Scores all but some texts; costly, as those that fail are."""
+class FailingScorer:
+    """Scores all but some texts; costly, like the services that fail."""
 
-    id, costly = "failing", True
+    id = "failing"
+    costly = True
 
     def __init__(self):
-        self.asked, self.every = [], 4
+        self.texts = []
+        self.fails_every = 4
 
     def score(self, texts):
-        self.asked += texts
-        return [None if self.every and i % self.every == 0 else 0.25 for i in range(len(texts))]
+        self.texts += texts
+        return [
+            None if self.fails_every and i % self.fails_every == 0 else 0.25
+            for i in range(len(texts))
+        ]
 
 
-def test_too_many_missing_scores_stop_the_evaluation_and_only_they_are_asked_for_again(
-    root, copy, monkeypatch
-):
-    scorer, config = (
-        Failing(),
-        evolve(
-            CONFIG,
-            {
-                "steering.controls": (),
-                "probing.attributes": (),
-                "probing.n_permutations": 0,
-                "scoring.scorer": "failing",
-            },
-        ),
-    )
+@pytest.fixture
+def failing_scorer(monkeypatch):
+    scorer = FailingScorer()
     load = registry.load
     monkeypatch.setattr(registry, "load", lambda name: scorer if name == "failing" else load(name))
+    return scorer
+
+
+FAILING = evolve(CONFIG, STEERING_ALONE | {"scoring.scorer": "failing"})
+
+
+def test_missing_scores_stop_the_evaluation_and_are_retried(report, copy, failing_scorer):
     with pytest.raises(
         ArtefactMissing, match=r"strength 0: \d+ of 24 continuations have no score from failing"
     ):
-        evaluate(copy, RUN_ID, config)
-    asked, scorer.asked, scorer.every = set(scorer.asked), [], 0
-    report = evaluate(copy, RUN_ID, config)
-    assert 0 < len(scorer.asked) <= len(asked) / 4 + 1 and set(scorer.asked) < asked
-    assert all(row.coverage_ratio == 1.0 and row.toxicity.value == 25.0 for row in report.steered)
-    assert (
-        report.lens == report_of(root).lens
-    )  # words are looked up in the profanity model, not asked of a costly scorer
-    scorer.every = 4
-    shutil.rmtree(next(Path(run_uri(copy, RUN_ID)).glob("scores-*")))
-    few = evaluate(copy, RUN_ID, evolve(config, {"scoring.min_coverage_ratio": 0.5}))
-    assert all(0.5 <= row.coverage_ratio < 1 and row.toxicity.value == 25.0 for row in few.steered)
+        evaluate(copy, RUN_ID, FAILING)
+    first = set(failing_scorer.texts)
+    failing_scorer.texts = []
+    failing_scorer.fails_every = 0
+    complete = evaluate(copy, RUN_ID, FAILING)
+    assert 0 < len(failing_scorer.texts) <= len(first) / 4 + 1
+    assert set(failing_scorer.texts) < first
+    for result in complete.steered:
+        assert (result.coverage_ratio, result.toxicity.value) == (1.0, 25.0)
+    assert complete.lens == report.lens  # words are scored by the profanity model instead
 
 
-def test_a_model_that_ends_at_once_has_no_toxicity_and_says_so(root, monkeypatch):
+def test_a_lower_coverage_can_be_allowed(copy, failing_scorer):
+    partly = evaluate(copy, RUN_ID, evolve(FAILING, {"scoring.min_coverage_ratio": 0.5}))
+    for result in partly.steered:
+        assert 0.5 <= result.coverage_ratio < 1
+        assert result.toxicity.value == 25.0
+
+
+def test_a_model_that_ends_at_once_has_no_toxicity(root, monkeypatch):
     monkeypatch.setattr(generation, "sample", lambda model, prompts, *rest: [[] for _ in prompts])
-    report = evaluate(
-        root,
-        RUN_ID,
-        evolve(
-            CONFIG,
-            {
-                "steering.controls": (),
-                "probing.attributes": (),
-                "probing.n_permutations": 0,
-                "seed": 7,
-            },
+    empty = evaluate(root, RUN_ID, evolve(CONFIG, STEERING_ALONE | {"seed": 7}))
+    for result in empty.steered:
+        assert (result.n_continuations, result.n_empty, result.coverage_ratio) == (24, 24, 1.0)
+        assert result.toxicity.value is None and result.expected_maximum.value is None
+        assert result.perplexity.value is None and result.any_toxic.value is None
+        assert result.n_tokens.value == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"prompts_digest": "other"},
+            rf"different prompts: .* of {RUN_ID}, other of toxic-b; .*eval.generation.prompts names",
         ),
-    )
-    for row in report.steered:
-        assert (row.n_continuations, row.n_empty, row.coverage_ratio) == (24, 24, 1.0)
-        assert {
-            row.toxicity.value,
-            row.expected_maximum.value,
-            row.perplexity.value,
-            row.any_toxic.value,
-        } == {None}
-        assert row.n_tokens.value == 0
-
-
-def test_reports_of_other_prompts_or_another_scorer_are_not_compared(root):
-    report = report_of(root)
+        (
+            {"scorer_id": "other"},
+            rf"different scorers: .* of {RUN_ID}, other of toxic-b; .*eval.scoring.scorer names",
+        ),
+    ],
+)
+def test_reports_of_other_prompts_or_scorers_are_not_compared(report, changes, message):
     check_comparable([report, replace(report, run_id="toxic-b")])
-    for changes, what in (
-        ({"prompts_digest": "other"}, "prompts"),
-        ({"scorer_id": "other"}, "scorer"),
-    ):
-        with pytest.raises(
-            ArtefactCorrupt,
-            match=rf"different {what}: .* of {RUN_ID}, other of toxic-b; .*eval.{what} names",
-        ):
-            check_comparable([report, replace(report, run_id="toxic-b", **changes)])
+    with pytest.raises(ArtefactCorrupt, match=message):
+        check_comparable([report, replace(report, run_id="toxic-b", **changes)])
 
 
 def test_a_run_that_is_not_finished_cannot_be_evaluated(root):
     with pytest.raises(ArtefactMissing, match=r"toxic-none/record.json: the run is not finished"):
         evaluate(root, "toxic-none", CONFIG)
+
+
+def test_a_report_of_another_version_is_refused_in_one_line(copy):
+    uri = Path(eval_uri(run_uri(copy, RUN_ID), CONFIG)) / "report.json"
+    uri.parent.mkdir()
+    uri.write_text(json.dumps({"format_version": 5, "run_id": RUN_ID, "probes": "held_out"}))
+    with pytest.raises(ArtefactCorrupt, match=r"report.json is not a valid EvalReport") as error:
+        evaluate(copy, RUN_ID, CONFIG)
+    assert "was written by another version of Hormesis" in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_a_changed_export_is_refused_by_name(copy):
@@ -535,10 +519,9 @@ def test_a_changed_export_is_refused_by_name(copy):
 
 
 def test_streams_of_another_tokenizer_are_refused(copy):
-    manifest = Path(copy) / "streams" / "toxic" / "manifest.json"
-    manifest.write_text(
-        json.dumps(json.loads(manifest.read_text()) | {"tokenizer_fingerprint": "another"})
-    )
+    path = Path(copy) / "streams" / "toxic" / "manifest.json"
+    changed = json.loads(path.read_text()) | {"tokenizer_fingerprint": "another"}
+    path.write_text(json.dumps(changed))
     with pytest.raises(
         ArtefactCorrupt, match="streams/toxic: its tokens were made by tokenizer another"
     ):
@@ -566,58 +549,41 @@ def test_streams_of_another_tokenizer_are_refused(copy):
         ({"capability.benchmarks": ("cloze:nowhere.jsonl",)}, "nowhere.jsonl"),
     ],
 )
-def test_an_input_that_is_wrong_is_refused_before_the_model_is_loaded(
-    root, monkeypatch, changes, message
-):
-    monkeypatch.setattr(pipeline, "load_run", lambda *_: pytest.fail("the model was loaded first"))
+def test_a_wrong_input_is_refused_before_the_model_is_loaded(root, monkeypatch, changes, message):
+    monkeypatch.setattr(ModelSource, "load", lambda *_: pytest.fail("the model was loaded first"))
+    prompts = {"generation.prompts": "synthetic:clean?documents=20"}
     with pytest.raises(HormesisError, match=message):
-        evaluate(
-            root,
-            RUN_ID,
-            evolve(CONFIG, {"generation.prompts": "synthetic:clean?documents=20", **changes}),
-        )
+        evaluate(root, RUN_ID, evolve(CONFIG, prompts | changes))
 
 
-def test_another_set_that_has_both_kinds_only_among_rows_the_probes_have_seen_is_refused(
-    root, table, monkeypatch
-):
-    rows = prompts.labelled(CONFIG.probing.rows, CONFIG, CONFIG.probing.group_field)
-    split = logistic_probes.split_rows(
-        [row.group for row in rows], prompts.labels_of(rows), CONFIG.seed
+def test_a_set_with_one_class_among_its_unseen_rows_is_refused(root, table, monkeypatch):
+    rows = read_labelled_rows(
+        CONFIG.probing.rows, CONFIG.probing, CONFIG.seed, group_field=CONFIG.probing.group_field
     )
+    split = logistic_probes.split_rows([row.group for row in rows], labels_of(rows), CONFIG.seed)
     seen = [{"text": rows[i].text, "label": rows[i].label} for i in split.train]
+    uri = table([*seen, {"text": "a fine day", "label": 0}])
     monkeypatch.setattr(
-        probe_heads, "read_activations", lambda *_: pytest.fail("the model was at work first")
-    )
-    few = evolve(
-        CONFIG, {"probing.transfer": (table([*seen, {"text": "a fine day", "label": 0}]),)}
+        probe_heads, "read_activations", lambda *_: pytest.fail("the model was used first")
     )
     with pytest.raises(
         ConfigurationError,
         match=r"0 of its 1 rows that no probe has seen are toxic; expected some of both classes",
     ):
-        evaluate(root, RUN_ID, few)
+        evaluate(root, RUN_ID, evolve(CONFIG, {"probing.transfer": (uri,)}))
 
 
-def test_the_command_line_prints_the_report(root, tmp_path):
+def test_the_command_line_prints_the_report(root, report, tmp_path):
     config = tmp_path / "eval.json"
     config.write_text(to_json(CONFIG))
-    command = [
-        sys.executable,
-        str(ENTRY),
-        "--out",
-        root,
-        "--run",
-        RUN_ID,
-        "--config",
-        str(config),
-        "--set",
-        "generation.n_prompts=12",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert from_json(EvalReport, done.stdout, "the output") == report_of(root)
+    command = [sys.executable, str(ENTRY), "--out", root, "--run", RUN_ID]
+    options = ["--config", str(config), "--set", "generation.n_prompts=12"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, check=True)
+    assert from_json(EvalReport, done.stdout, "the output") == report
 
 
-def test_the_command_line_tells_an_error_without_a_traceback(root, entry):
-    code, _, told = entry("evaluate_run.py", "--out", root, "--run", "toxic-none")
-    assert code == 1 and told.startswith("error: ")
+def test_the_command_line_prints_an_error_without_a_traceback(root, entry):
+    code, _, stderr = entry("evaluate_run.py", "--out", root, "--run", "toxic-none")
+    assert code == 1
+    assert stderr.startswith("error: ")
+    assert "Traceback" not in stderr

@@ -29,7 +29,14 @@ from data_prep.token_stream.data_card import (
 )
 from data_prep.token_stream.mixture import Mixture, sequences_for
 from eval.config import EvalConfig, GenerationConfig, ProbingConfig, ScoringConfig, SteeringConfig
-from eval.eval_report import EvalReport, ProbeNull, Sample, Steered, Transfer, eval_uri
+from eval.eval_report import (
+    EvalReport,
+    ProbeNull,
+    SampledPrompt,
+    StrengthResult,
+    Transfer,
+    eval_uri,
+)
 from eval.stats.estimate import Estimate
 from eval.steering import per_item_results
 from launch.experiment import Experiment
@@ -81,13 +88,13 @@ def cost(strength: float, ratio: float) -> float:
     return 2.9 + 0.4 * ratio + 0.003 * strength**2 * (1 - ratio)
 
 
-def steered(strength: float, ratio: float) -> Steered:
+def steered(strength: float, ratio: float) -> StrengthResult:
     """A made-up smile with its lowest point at 10 %, and a cost that grows with the square of the
     strength.
     """
     base = 22 + 60 * ratio
     toxicity = base * math.exp(-strength * (0.05 + 0.09 * math.exp(-(((ratio - 0.1) / 0.06) ** 2))))
-    return Steered(
+    return StrengthResult(
         strength=strength,
         toxicity=estimate(toxicity, 1.1 + 0.07 * toxicity, unit="score × 100"),
         expected_maximum=estimate(1.5 * toxicity, 2.0, unit="score × 100"),
@@ -199,7 +206,7 @@ def run(ratio: float, seed: int = 0, strengths=STRENGTHS) -> tuple[RunRecord, Ev
         steered=tuple(steered(strength, ratio) for strength in strengths),
         controls=(),
         samples=tuple(
-            Sample(
+            SampledPrompt(
                 prompt_id=f"p{i}",
                 prompt=f"The {who} said that",
                 continuations=tuple(f"{word} again" for word in words),
@@ -375,7 +382,7 @@ def write_metrics(root: Path, record: RunRecord) -> None:
 def write_items(root: Path, record: RunRecord, evaluated: EvalReport) -> None:
     of_run = items_of(evaluated.toxic_ratio, evaluated.seed)
     rows = [
-        per_item_results.Item(quantity, i, strength, value)
+        per_item_results.ItemValue(quantity, i, strength, value)
         for (quantity, strength), of in of_run.items()
         for i, value in of.items()
     ]

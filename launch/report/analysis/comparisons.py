@@ -20,7 +20,7 @@ from eval.eval_report import EvalReport
 from eval.stats import intervals, resampling
 from eval.stats.estimate import Estimate
 from eval.steering import per_item_results
-from eval.steering.per_item_results import Table
+from eval.steering.per_item_results import ItemTable
 from launch.report.analysis import (
     head_tails,
     hypothesis_tests,
@@ -98,7 +98,7 @@ class _SweepItems(NamedTuple):
 
 def compare(
     reports: Sequence[EvalReport],
-    tables: Sequence[Table],
+    tables: Sequence[ItemTable],
     heads: Sequence[HeadRows | None] = (),
 ) -> Comparisons | None:
     """All comparisons of a sweep; None if the runs share fewer than two prompts, or there is one
@@ -137,7 +137,7 @@ def compare(
     )
 
 
-def _shared_items(reports: Sequence[EvalReport], tables: Sequence[Table]) -> _SweepItems | None:
+def _shared_items(reports: Sequence[EvalReport], tables: Sequence[ItemTable]) -> _SweepItems | None:
     strengths = sorted(
         set.intersection(*({row.strength for row in report.steered} for report in reports))
     )
@@ -217,7 +217,7 @@ def _hypervolumes(
 
 
 def _compare_probes(
-    reports: Sequence[EvalReport], tables: Sequence[Table]
+    reports: Sequence[EvalReport], tables: Sequence[ItemTable]
 ) -> ProbeDifference | None:
     accuracies = [
         values_P1[:, 0] for values_P1 in per_item_results.common(tables, "probe_accuracy", [0.0])

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from eval.eval_report import EvalReport, Steered
+from eval.eval_report import EvalReport, StrengthResult
 from eval.stats.estimate import Estimate
 
 
@@ -56,7 +56,7 @@ def measured_strengths(reports: Sequence[EvalReport]) -> list[float]:
     return sorted({steered.strength for report in reports for steered in report.steered})
 
 
-def steered_at(report: EvalReport, strength: float) -> Steered | None:
+def steered_at(report: EvalReport, strength: float) -> StrengthResult | None:
     """The measurements at `strength`, or None if the report lacks it."""
     return next((steered for steered in report.steered if steered.strength == strength), None)
 

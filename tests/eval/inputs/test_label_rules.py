@@ -31,22 +31,32 @@ from eval.inputs import label_rules
         ("toxigen_human", "toxigen_human: toxicity_human ≥ 2.5", {"toxicity_human": 2.67}, 1),
     ],
 )
-def test_a_rule_says_its_name_in_words_and_labels_by_it(text, name, fields, label):
-    rule = label_rules.parse(text, 0.5)
+def test_a_rule_labels_rows_and_names_itself_in_words(text, name, fields, label):
+    rule = label_rules.parse_rule(text, 0.5)
     assert (rule.name, rule.label(fields, "row 1")) == (name, label)
 
 
-def test_a_rule_that_is_none_and_a_field_that_is_missing_are_named():
-    with pytest.raises(ConfigurationError, match=r"#label=a>=1e: '1e' is no number"):
-        label_rules.parse("a>=1e", 0.5)
-    with pytest.raises(
-        ConfigurationError,
-        match="row 1: the label in field 'toxicity_human' is None, expected 0, 1 or a number",
-    ):
-        label_rules.parse("toxigen", 0.5).label({"toxicity_ai": 3}, "row 1")
-    with pytest.raises(ConfigurationError, match="row 1: there is no field 'is_toxic'"):
-        label_rules.parse("is_toxic=Toxic", 0.5).label({"text": ""}, "row 1")
-    with pytest.raises(
-        ConfigurationError, match=r"is 'Toxic', expected 0, 1 or a number.*#label=is_toxic=WORD"
-    ):
-        label_rules.parse("is_toxic", 0.5).label({"is_toxic": "Toxic"}, "row 1")
+def test_a_rule_that_cannot_be_read_is_refused():
+    with pytest.raises(ConfigurationError, match=r"#label=a>=1e: '1e' is not a number"):
+        label_rules.parse_rule("a>=1e", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("rule", "fields", "message"),
+    [
+        (
+            "toxigen",
+            {"toxicity_ai": 3},
+            "row 1: the label in field 'toxicity_human' is None, expected 0, 1 or a number",
+        ),
+        ("is_toxic=Toxic", {"text": ""}, "row 1: there is no field 'is_toxic'"),
+        (
+            "is_toxic",
+            {"is_toxic": "Toxic"},
+            r"is 'Toxic', expected 0, 1 or a number.*#label=is_toxic=WORD",
+        ),
+    ],
+)
+def test_a_field_without_a_label_is_refused_by_name(rule, fields, message):
+    with pytest.raises(ConfigurationError, match=message):
+        label_rules.parse_rule(rule, 0.5).label(fields, "row 1")

@@ -8,14 +8,16 @@ from data_prep.core.errors import ConfigurationError
 from eval.model import generation
 from eval.model.generation import Sampling
 from eval.steering import intervention
+from eval.steering.intervention import Shift
 
 EOS = 0
 
 
+SAMPLING = Sampling(max_new_tokens=10, decoding="nucleus", top_p=0.9, eos_id=EOS, n_ids=60)
+
+
 def sampling(**changes):
-    return Sampling(
-        max_new_tokens=10, decoding="nucleus", top_p=0.9, eos_id=EOS, n_ids=60
-    )._replace(**changes)
+    return SAMPLING._replace(**changes)
 
 
 def keys(n, sample=0):
@@ -43,79 +45,75 @@ def test_samples_of_one_prompt_differ_and_repeat(model, token_rows):
     assert one == generation.sample(model, token_rows, keys(9), sampling())
 
 
-def test_greedy_decoding_takes_the_likeliest_id_without_a_cache(model, token_rows):
-    found = generation.sample(
+def test_greedy_decoding_equals_decoding_without_a_cache(model, token_rows):
+    continuation = generation.sample(
         model, token_rows[1:2], keys(1), sampling(decoding="greedy", max_new_tokens=5)
     )[0]
     row = list(token_rows[1])
     for _ in range(5):
         row.append(int(model(torch.tensor([row]))[0, -1, :60].argmax()))
-    assert found == row[7:]
+    assert continuation == row[7:]
 
 
-def test_steering_while_decoding_equals_steering_each_pass_without_a_cache_from_the_same_states(
-    model, token_rows
-):
+def test_steered_decoding_equals_steering_without_a_cache(model, token_rows):
     """Only the last position of each pass is shifted, so cached positions keep the shift they got
-    when they were last.
+    when they were last. In the last layer the shift reaches no key or value, so a pass without a
+    cache is the same.
     """
-    shift = torch.zeros(2, 32)
-    shift[1, :8] = (
-        1.0  # in the last layer the shift reaches no key or value, so a pass without cache is the same
-    )
+    shift_LD = torch.zeros(2, 32)
+    shift_LD[1, :8] = 1.0
+    shift = Shift(shift_LD)
     strengths = torch.tensor([0.0, 6.0])
     with intervention.steered(model, shift, strengths, "last"):
-        found = generation.sample(
+        continuations = generation.sample(
             model, [token_rows[1]] * 2, keys(2), sampling(decoding="greedy", max_new_tokens=6)
         )
-    for continuation, strength in zip(found, strengths, strict=True):
+    for continuation, strength in zip(continuations, strengths, strict=True):
         row = list(token_rows[1])
         with intervention.steered(model, shift, strength[None], "last"):
             for _ in continuation:
                 row.append(int(model(torch.tensor([row]))[0, -1, :60].argmax()))
         assert continuation == row[7:]
-    assert found[0] != found[1]
+    assert continuations[0] != continuations[1]
 
 
 def test_the_end_of_document_stops_its_row_alone(model, token_rows):
-    free = generation.sample(
-        model, token_rows, keys(9), sampling(decoding="greedy", eos_id=63)
-    )  # an id that is never drawn
-    eos = free[0][4]
-    assert any(eos not in row for row in free)
+    never_sampled = sampling(decoding="greedy", eos_id=63)
+    endless = generation.sample(model, token_rows, keys(9), never_sampled)
+    eos = endless[0][4]
+    assert any(eos not in row for row in endless)
     stopped = generation.sample(model, token_rows, keys(9), sampling(decoding="greedy", eos_id=eos))
-    assert stopped == [row[: row.index(eos)] if eos in row else row for row in free]
+    assert stopped == [row[: row.index(eos)] if eos in row else row for row in endless]
 
 
-def test_ids_that_the_tokenizer_lacks_are_never_drawn(model, token_rows):
+def test_ids_that_the_tokenizer_lacks_are_never_sampled(model, token_rows):
     model.embedding.weight[60:] = 50 * model.embedding.weight[:4]
-    drawn = generation.sample(model, token_rows, keys(9), sampling(top_p=1.0))
-    assert max(max(row, default=0) for row in drawn) < 60
+    rows = generation.sample(model, token_rows, keys(9), sampling(top_p=1.0))
+    assert max(max(row, default=0) for row in rows) < 60
 
 
 @given(seed=st.integers(0, 999), top_p=st.floats(0.05, 1.0))
-def test_the_nucleus_is_the_smallest_likeliest_set_that_holds_top_p(seed, top_p):
+def test_the_nucleus_is_the_smallest_set_that_holds_top_p(seed, top_p):
     generator = torch.Generator().manual_seed(seed)
     logits = 3 * torch.randn(1, 20, generator=generator)
     p = torch.softmax(logits, -1)[0]
     u = torch.linspace(0, 1, 200, dtype=torch.float64)[:-1]
-    drawn = set(generation.nucleus(logits.expand(len(u), -1), top_p, u).tolist())
+    sampled = set(generation.nucleus(logits.expand(len(u), -1), top_p, u).tolist())
     order = p.argsort(descending=True)
-    size = (
-        int((p[order].cumsum(0) < top_p + 1e-6).sum()) + 1
-    )  # rounding may let one in that adds next to nothing
-    assert drawn <= set(order[:size].tolist())
-    assert int(order[0]) in drawn
+    # rounding may admit one more id of almost no probability
+    size = int((p[order].cumsum(0) < top_p + 1e-6).sum()) + 1
+    assert sampled <= set(order[:size].tolist())
+    assert int(order[0]) in sampled
 
 
-def test_nucleus_draws_have_the_renormalised_probabilities():
+def test_nucleus_samples_have_the_renormalised_probabilities():
     logits = torch.log(torch.tensor([[0.1, 0.5, 0.05, 0.3, 0.05]])).expand(20_000, -1)
     u = torch.linspace(0, 1, 20_001, dtype=torch.float64)[:-1]
     shares = np.bincount(generation.nucleus(logits, 0.85, u), minlength=5) / 20_000
     assert shares.tolist() == pytest.approx([0.1 / 0.9, 0.5 / 0.9, 0, 0.3 / 0.9, 0], abs=1e-3)
 
 
-def test_rounding_that_swaps_near_ties_swaps_no_draws():
+def test_rounding_that_swaps_near_ties_swaps_no_samples():
     logits = torch.zeros(1, 50)
     u = torch.linspace(0, 1, 1000, dtype=torch.float64)[:-1]
     ties = generation.nucleus(logits.expand(len(u), -1), 1.0, u)
@@ -124,14 +122,19 @@ def test_rounding_that_swaps_near_ties_swaps_no_draws():
     assert (ties == near_ties).double().mean() > 0.99
 
 
-def test_a_long_prompt_keeps_its_end_and_an_impossible_one_is_refused(model):
+def test_a_long_prompt_keeps_its_end(model):
     row = torch.randint(1, 60, (300,), generator=torch.Generator().manual_seed(0)).tolist()
-    fits = generation.sample(model, [row[-118:]], keys(1), sampling())
-    assert generation.sample(model, [row], keys(1), sampling()) == fits
+    end_alone = generation.sample(model, [row[-118:]], keys(1), sampling())
+    assert generation.sample(model, [row], keys(1), sampling()) == end_alone
+
+
+@pytest.mark.parametrize("prompt", [[5, 6], []])
+def test_a_prompt_that_cannot_be_continued_is_refused(model, prompt):
     with pytest.raises(ConfigurationError, match="128 positions"):
-        generation.sample(model, [row], keys(1), sampling(max_new_tokens=128))
+        generation.sample(model, [prompt], keys(1), sampling(max_new_tokens=128))
 
 
 def test_rows_are_padded_at_the_left():
     tokens, padding = generation.left_padded([[5], [6, 7, 8]], 0)
-    assert tokens.tolist() == [[0, 0, 5], [6, 7, 8]] and padding.tolist() == [2, 0]
+    assert tokens.tolist() == [[0, 0, 5], [6, 7, 8]]
+    assert padding.tolist() == [2, 0]

@@ -7,7 +7,7 @@ import torch
 
 from data_prep.core.errors import ArtefactCorrupt, ConfigurationError, StorageError
 from eval.config import ProbingConfig
-from eval.model.batching import BatchSize
+from eval.model.loaded_model import BatchSize
 from eval.probing import activations
 from training.model.hf_export import hugging_face_config, load_export, to_hugging_face
 

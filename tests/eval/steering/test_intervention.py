@@ -6,10 +6,11 @@ from torch import nn
 
 from data_prep.core.errors import ConfigurationError
 from eval.config import Control, ProbingConfig
-from eval.model.batching import BatchSize
+from eval.model.loaded_model import BatchSize
 from eval.probing import activations
 from eval.probing.directions import Directions, unit_shift
 from eval.steering import intervention
+from eval.steering.intervention import Shift
 
 
 @pytest.fixture
@@ -19,7 +20,7 @@ def shift(tiny):
         torch.randn(tiny.n_layers, tiny.n_heads, tiny.d_head, generator=generator), dim=-1
     )
     sigma = torch.rand(tiny.n_layers, tiny.n_heads, generator=generator) + 0.5
-    return unit_shift(Directions(theta, sigma), [(0, 2), (1, 0)])
+    return Shift(unit_shift(Directions(theta, sigma), [(0, 2), (1, 0)]))
 
 
 @pytest.fixture
@@ -27,24 +28,35 @@ def tokens(tiny):
     return torch.randint(1, tiny.vocab_size, (4, 6), generator=torch.Generator().manual_seed(2))
 
 
-def test_the_shift_is_sigma_theta_in_the_chosen_heads_and_nothing_elsewhere(tiny):
+def read_activations(model, rows, site):
+    """[L, R, D] of token rows."""
+    read = activations.collect(
+        model,
+        {str(i): row for i, row in enumerate(rows)},
+        ProbingConfig(site=site),
+        batch=BatchSize(9),
+        advance=lambda n: None,
+    )
+    return read.values_LRNH.flatten(2)
+
+
+def test_the_shift_is_sigma_theta_in_the_selected_heads_alone():
     theta = torch.zeros(2, 4, 8)
     theta[..., 3] = 1.0
-    shift = unit_shift(Directions(theta, torch.full((2, 4), 2.5)), [(1, 2)])
+    shift_LD = unit_shift(Directions(theta, torch.full((2, 4), 2.5)), [(1, 2)])
     expected = torch.zeros(2, 32)
     expected[1, 2 * 8 + 3] = 2.5
-    assert torch.equal(shift, expected)
+    assert torch.equal(shift_LD, expected)
 
 
 @pytest.mark.parametrize("positions", ["last", "all"])
-def test_a_row_with_strength_zero_keeps_its_bits_beside_steered_rows(
-    model, shift, tokens, positions
-):
-    plain = model(tokens)
+def test_a_row_with_strength_zero_is_bit_identical(model, shift, tokens, positions):
+    """Beside rows that are steered."""
+    unsteered = model(tokens)
     with intervention.steered(model, shift, torch.tensor([0.0, 4.0, 0.0, 8.0]), positions):
         steered = model(tokens)
-    assert torch.equal(steered[[0, 2]], plain[[0, 2]])
-    assert not torch.allclose(steered[[1, 3]], plain[[1, 3]], atol=1e-3)
+    assert torch.equal(steered[[0, 2]], unsteered[[0, 2]])
+    assert not torch.allclose(steered[[1, 3]], unsteered[[1, 3]], atol=1e-3)
 
 
 def test_strength_zero_keeps_even_negative_zeros():
@@ -62,126 +74,125 @@ def test_each_row_has_its_own_strength(model, shift, tokens):
             assert torch.allclose(model(tokens[row : row + 1])[0], together[row], atol=1e-4)
 
 
-def test_last_changes_only_the_last_position_and_all_every_one(model, shift, tokens):
-    plain = model(tokens)
-    for positions, expected in (("last", [False] * 5 + [True]), ("all", [True] * 6)):
-        with intervention.steered(model, shift, torch.full((4,), 4.0), positions):
-            changed = (model(tokens) != plain).any(-1)
-        assert changed.tolist() == [expected] * 4
+@pytest.mark.parametrize(
+    ("positions", "expected"), [("last", [False] * 5 + [True]), ("all", [True] * 6)]
+)
+def test_only_the_positions_of_the_mode_change(model, shift, tokens, positions, expected):
+    unsteered = model(tokens)
+    with intervention.steered(model, shift, torch.full((4,), 4.0), positions):
+        is_changed = (model(tokens) != unsteered).any(-1)
+    assert is_changed.tolist() == [expected] * 4
 
 
-def test_the_shift_reaches_the_output_projection_as_alpha_sigma_theta(model, shift, tokens):
-    seen = []
+def test_the_output_projection_receives_alpha_sigma_theta(model, shift, tokens):
+    inputs = []
+
+    def record(_, arguments):
+        inputs.append(arguments[0])
+
+    projection = model.blocks[0].attention.out
     with intervention.steered(model, shift, torch.full((4,), 3.0), "all"):
-        handle = model.blocks[0].attention.out.register_forward_pre_hook(
-            lambda _, inputs: seen.append(inputs[0])
-        )
+        handle = projection.register_forward_pre_hook(record)
         model(tokens)
         handle.remove()
-    handle = model.blocks[0].attention.out.register_forward_pre_hook(
-        lambda _, inputs: seen.append(inputs[0])
-    )
+    handle = projection.register_forward_pre_hook(record)
     model(tokens)
     handle.remove()
-    assert torch.allclose(seen[0] - seen[1], (3.0 * shift[0]).expand(4, 6, -1), atol=1e-5)
+    expected = (3.0 * shift.values_LD[0]).expand(4, 6, -1)
+    assert torch.allclose(inputs[0] - inputs[1], expected, atol=1e-5)
 
 
-def test_the_hooks_are_gone_after_an_exception(model, shift, tokens):
-    plain = model(tokens)
+def test_the_hooks_are_removed_after_an_exception(model, shift, tokens):
+    unsteered = model(tokens)
     with (
         pytest.raises(RuntimeError, match="inside"),
         intervention.steered(model, shift, torch.ones(4), "all"),
     ):
         raise RuntimeError("inside")
-    assert torch.equal(model(tokens), plain)
+    assert torch.equal(model(tokens), unsteered)
 
 
-def test_a_bias_on_the_output_projection_equals_steering_at_all_positions(model, shift, tokens):
+def test_an_output_bias_equals_steering_at_all_positions(model, shift, tokens):
     with intervention.steered(model, shift, torch.full((4,), 4.0), "all"):
-        hooked = model(tokens)
-    for block, bias_D in zip(
-        model.blocks, intervention.output_bias(model, shift, 4.0), strict=True
-    ):
+        steered = model(tokens)
+    biases_LD = intervention.output_bias(model, shift.values_LD, 4.0)
+    for block, bias_D in zip(model.blocks, biases_LD, strict=True):
         block.attention.out.bias = nn.Parameter(bias_D)
-    assert torch.allclose(model(tokens), hooked, atol=1e-4)
+    assert torch.allclose(model(tokens), steered, atol=1e-4)
 
 
 @pytest.mark.parametrize("site", ["mlp", "residual"])
-def test_other_sites_are_steered_and_read_where_they_are(model, shift, tokens, site):
-    ids, rows = [str(i) for i in range(4)], tokens.tolist()
-
-    def read():
-        return activations.collect(
-            model,
-            dict(zip(ids, rows, strict=True)),
-            ProbingConfig(site=site),
-            batch=BatchSize(4),
-            advance=lambda n: None,
-        ).values_LRNH[:, :, 0]
-
-    plain, logits = read(), model(tokens)
-    first = torch.cat(
-        [shift[:1], torch.zeros_like(shift[:1])]
-    )  # layer 0 alone, so that layer 0's reading is all it changes there
-    with intervention.steered(model, first, torch.tensor([0.0, 2.0, 0.0, -1.0]), "all", site):
-        changed, steered = read(), model(tokens)
-    assert torch.allclose(
-        changed[0] - plain[0], torch.tensor([0.0, 2.0, 0.0, -1.0])[:, None] * shift[0], atol=1e-5
-    )
-    assert torch.equal(steered[[0, 2]], logits[[0, 2]]) and not torch.allclose(
-        steered[1], logits[1], atol=1e-3
-    )
+def test_other_sites_are_steered_where_they_are_read(model, shift, tokens, site):
+    rows = tokens.tolist()
+    before = read_activations(model, rows, site)
+    logits = model(tokens)
+    # layer 0 alone, so that its reading changes by the shift and nothing else
+    first_LD = torch.cat([shift.values_LD[:1], torch.zeros_like(shift.values_LD[:1])])
+    strengths = torch.tensor([0.0, 2.0, 0.0, -1.0])
+    with intervention.steered(model, Shift(first_LD, site), strengths, "all"):
+        after = read_activations(model, rows, site)
+        steered = model(tokens)
+    expected = strengths[:, None] * first_LD[0]
+    assert torch.allclose(after[0] - before[0], expected, atol=1e-5)
+    assert torch.equal(steered[[0, 2]], logits[[0, 2]])
+    assert not torch.allclose(steered[1], logits[1], atol=1e-3)
     assert torch.equal(model(tokens), logits)
 
 
-def test_the_residual_stream_leaves_a_block_as_its_mlp_and_its_heads_make_it(model, token_rows):
-    def read(site):
-        ids = [str(i) for i in range(len(token_rows))]
-        return activations.collect(
-            model,
-            dict(zip(ids, token_rows, strict=True)),
-            ProbingConfig(site=site),
-            batch=BatchSize(9),
-            advance=lambda n: None,
-        ).values_LRNH.flatten(2)
-
-    heads, mlp, residual = read("heads"), read("mlp"), read("residual")
+def test_the_residual_stream_grows_by_the_heads_and_the_mlp(model, token_rows):
+    heads, mlp, residual = (
+        read_activations(model, token_rows, site) for site in ("heads", "mlp", "residual")
+    )
     written = heads[1] @ model.blocks[1].attention.out.weight.T + mlp[1]
     assert torch.allclose(residual[1] - residual[0], written, atol=1e-4)
 
 
-def test_the_controls_shift_as_far_as_the_steering_they_control(tiny):
+def head_norms(shift_LD):
+    return shift_LD.unflatten(1, (4, 8)).norm(dim=-1)
+
+
+@pytest.fixture
+def directions():
+    """Of two layers with four heads."""
     generator = torch.Generator().manual_seed(1)
     theta = nn.functional.normalize(torch.randn(2, 4, 8, generator=generator), dim=-1)
-    found, heads = Directions(theta, torch.full((2, 4), 2.5)), [(0, 2), (1, 0), (1, 3)]
-    shift = unit_shift(found, heads)
-    made = {
-        control: intervention.control_shift(control, found, heads, 0)
-        for control in get_args(Control)
-    }
-    for control, of_control in made.items():
-        norms = of_control.unflatten(1, (4, 8)).norm(dim=-1)
-        assert norms.flatten().sort().values.tolist() == pytest.approx(
-            [0.0] * 5 + [2.5] * 3, abs=1e-5
-        ), control
-        assert not torch.allclose(of_control, shift)
-    assert torch.equal(made["flipped"], -shift)
-    steered_heads = [
-        set(map(tuple, s.unflatten(1, (4, 8)).norm(dim=-1).nonzero().tolist()))
-        for s in (made["random_heads"], shift)
-    ]
-    assert not steered_heads[0] & steered_heads[1]
-    assert torch.equal(
-        intervention.control_shift("random_heads", found, heads, 0), made["random_heads"]
-    )
-    assert not torch.equal(
-        intervention.control_shift("random_directions", found, heads, 1), made["random_directions"]
-    )
+    return Directions(theta, torch.full((2, 4), 2.5))
 
 
-def test_random_heads_are_refused_where_too_few_are_left():
-    found = Directions(torch.zeros(1, 3, 2), torch.zeros(1, 3))
+HEADS = [(0, 2), (1, 0), (1, 3)]
+
+
+@pytest.mark.parametrize("control", get_args(Control))
+def test_a_control_shifts_as_far_as_steering_in_another_way(directions, control):
+    steering_LD = unit_shift(directions, HEADS)
+    control_LD = intervention.control_shift(control, directions, HEADS, 0)
+    norms = head_norms(control_LD).flatten().sort().values.tolist()
+    assert norms == pytest.approx([0.0] * 5 + [2.5] * 3, abs=1e-5)
+    assert not torch.allclose(control_LD, steering_LD)
+
+
+def test_flipped_is_the_shift_with_its_sign_changed(directions):
+    flipped = intervention.control_shift("flipped", directions, HEADS, 0)
+    assert torch.equal(flipped, -unit_shift(directions, HEADS))
+
+
+def test_random_heads_are_none_of_the_steered_heads(directions):
+    shift_LD = intervention.control_shift("random_heads", directions, HEADS, 0)
+    shifted = set(map(tuple, head_norms(shift_LD).nonzero().tolist()))
+    assert not shifted & set(HEADS)
+
+
+def test_controls_are_keyed_by_the_seed(directions):
+    def control(name, seed):
+        return intervention.control_shift(name, directions, HEADS, seed)
+
+    assert torch.equal(control("random_heads", 0), control("random_heads", 0))
+    assert not torch.equal(control("random_directions", 0), control("random_directions", 1))
+
+
+def test_random_heads_are_refused_if_too_few_are_left():
+    directions = Directions(torch.zeros(1, 3, 2), torch.zeros(1, 3))
     with pytest.raises(
         ConfigurationError, match="needs as many other heads as are steered: 2 of 3 are"
     ):
-        intervention.control_shift("random_heads", found, [(0, 0), (0, 1)], 0)
+        intervention.control_shift("random_heads", directions, [(0, 0), (0, 1)], 0)

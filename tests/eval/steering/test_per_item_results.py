@@ -1,33 +1,30 @@
 import numpy as np
 
 from data_prep.core import storage
-from eval.config import EvalConfig, GenerationConfig, ProbingConfig, ScoringConfig
+from eval.config import EvalConfig
 from eval.eval_report import eval_uri
 from eval.steering import per_item_results
-from eval.steering.per_item_results import Item
+from eval.steering.per_item_results import ItemValue
 
-CONFIG = EvalConfig(
-    probing=ProbingConfig(rows="held_out"),
-    generation=GenerationConfig(prompts="held_out"),
-    scoring=ScoringConfig(scorer="profanity"),
-)
-ROWS = [
-    Item("toxicity", name, strength, value)
+CONFIG = EvalConfig()
+ITEMS = [
+    ItemValue("toxicity", name, strength, value)
     for strength, value in ((0.0, 7.0), (4.0, 3.0))
     for name in "ab"
 ]
 
 
-def test_what_is_written_is_read(tmp_path):
-    per_item_results.write(ROWS, eval_uri(str(tmp_path), CONFIG))
+def test_written_items_are_read_back_by_quantity_and_strength(tmp_path):
+    folder = eval_uri(str(tmp_path), CONFIG)
+    per_item_results.write(ITEMS, folder)
     assert per_item_results.read(str(tmp_path), CONFIG) == {
         ("toxicity", 0.0): {"a": 7.0, "b": 7.0},
         ("toxicity", 4.0): {"a": 3.0, "b": 3.0},
     }
-    assert storage.exists(storage.join(eval_uri(str(tmp_path), CONFIG), per_item_results.NAME))
+    assert storage.exists(storage.join(folder, per_item_results.FILE_NAME))
 
 
-def test_only_items_that_all_runs_have_at_all_strengths_are_common_and_they_come_in_one_order():
+def test_common_items_are_those_of_all_runs_at_all_strengths():
     one = {
         ("toxicity", 0.0): {"b": 1.0, "a": 2.0, "c": 3.0},
         ("toxicity", 4.0): {"a": 4.0, "b": 5.0, "c": 6.0},
@@ -36,15 +33,16 @@ def test_only_items_that_all_runs_have_at_all_strengths_are_common_and_they_come
         ("toxicity", 0.0): {"a": 7.0, "b": 8.0, "d": 9.0},
         ("toxicity", 4.0): {"b": 10.0, "a": 11.0, "c": 0.0},
     }
-    found = per_item_results.common([one, two], "toxicity", [0.0, 4.0])
-    assert [values.tolist() for values in found] == [
+    common = per_item_results.common([one, two], "toxicity", [0.0, 4.0])
+    assert [values.tolist() for values in common] == [
         [[2.0, 4.0], [1.0, 5.0]],
         [[7.0, 11.0], [8.0, 10.0]],
     ]
+    assert all(isinstance(values, np.ndarray) for values in common)
     assert per_item_results.common([one, {}], "toxicity", [0.0])[0].shape == (0, 1)
-    assert all(isinstance(values, np.ndarray) for values in found)
 
 
-def test_items_come_in_the_order_of_their_ids():
+def test_common_items_are_in_the_order_of_their_ids():
     table = {("toxicity", 0.0): {f"{i:02d}": float(i) for i in reversed(range(40))}}
-    assert per_item_results.common([table], "toxicity", [0.0])[0][:, 0].tolist() == list(range(40))
+    (values,) = per_item_results.common([table], "toxicity", [0.0])
+    assert values[:, 0].tolist() == list(range(40))

@@ -7,17 +7,16 @@ import torch.nn.functional as F
 from tiny_finished_run import RUN_ID
 
 from data_prep.core.errors import ArtefactMissing
-from data_prep.core.settings import evolve
-from eval.config import EvalComputeConfig, EvalConfig
+from eval.config import EvalComputeConfig
 from eval.model.loaded_model import load_folder
 from eval.steering import perplexity
+from eval.steering.perplexity import FluencyJudge
 from training.run_record import run_uri
 
-CONFIG = EvalConfig(
-    compute=EvalComputeConfig(batch_size=2),
-)
+COMPUTE = EvalComputeConfig(batch_size=2)
 PROMPTS = ["The mill", "A long report from", "The mill"]
-TEXTS = [" is dim on Saturday", "", " " + " ".join(["the bread contest of the mill"] * 20)]
+LONG_TEXT = " " + " ".join(["the bread contest of the mill"] * 20)  # beyond the judge's positions
+CONTINUATIONS = [" is dim on Saturday", "", LONG_TEXT]
 
 
 @pytest.fixture(scope="module")
@@ -26,44 +25,41 @@ def export(finished):
 
 
 @pytest.fixture(scope="module")
-def subject(export):
-    return load_folder(export, CONFIG)
+def loaded(export):
+    return load_folder(export, COMPUTE)
 
 
-def test_a_surprise_is_the_mean_cross_entropy_of_the_continuation_alone(finished, subject):
-    judge = perplexity.load(finished, subject, CONFIG)
+def test_nats_are_the_mean_cross_entropy_of_the_continuation(finished, loaded):
+    judge = perplexity.load_judge(finished, loaded, "unsteered", COMPUTE)
     assert judge.id == "unsteered"
-    found = perplexity.surprises(judge, PROMPTS, TEXTS)
-    assert found[1] is None
-    context, end = subject.encode([PROMPTS[0], TEXTS[0]])
-    logits = subject.model(torch.tensor([context + end]))[0, len(context) - 1 : -1].detach()
-    assert found[0] == pytest.approx(float(F.cross_entropy(logits, torch.tensor(end))), abs=1e-5)
-    assert found[2] is not None and math.isfinite(
-        found[2]
-    )  # longer than the judge's positions: its end is read
+    nats = perplexity.nats_per_token(judge, PROMPTS, CONTINUATIONS)
+    context, end = loaded.encode([PROMPTS[0], CONTINUATIONS[0]])
+    logits = loaded.model(torch.tensor([context + end]))[0, len(context) - 1 : -1].detach()
+    expected = float(F.cross_entropy(logits, torch.tensor(end)))
+    assert nats[0] == pytest.approx(expected, abs=1e-5)
+    assert nats[1] is None
+    assert nats[2] is not None and math.isfinite(nats[2])
 
 
-def test_a_run_and_its_folder_are_the_same_judge(finished, export, subject):
-    named = (f"run:{RUN_ID}", str(export))
-    by_name = {
-        name: perplexity.load(finished, subject, evolve(CONFIG, {"scoring.fluency_model": name}))
-        for name in named
-    }
-    assert [judge.id.rpartition("-")[0] for judge in by_name.values()] == [RUN_ID, "export"]
-    assert (
-        len({judge.id.rpartition("-")[2] for judge in by_name.values()}) == 1
-    )  # the digest of the weights
-    texts = [perplexity.surprises(judge, PROMPTS, TEXTS) for judge in by_name.values()]
-    assert (
-        texts[0] == texts[1] == perplexity.surprises(perplexity.Judge("", subject), PROMPTS, TEXTS)
-    )
+def test_a_run_and_its_folder_are_the_same_judge(finished, export, loaded):
+    judges = [
+        perplexity.load_judge(finished, loaded, name, COMPUTE)
+        for name in (f"run:{RUN_ID}", str(export))
+    ]
+    names, digests = zip(*(judge.id.rsplit("-", 1) for judge in judges), strict=True)
+    assert names == (RUN_ID, "export")
+    assert digests[0] == digests[1]
+    nats = [perplexity.nats_per_token(judge, PROMPTS, CONTINUATIONS) for judge in judges]
+    itself = perplexity.nats_per_token(FluencyJudge("", loaded), PROMPTS, CONTINUATIONS)
+    assert nats[0] == nats[1] == itself
 
 
-def test_no_judge_where_none_is_asked_for_and_an_error_where_there_is_none(finished, subject):
-    assert perplexity.load(finished, subject, evolve(CONFIG, {"scoring.fluency_model": ""})) is None
+def test_an_empty_name_is_no_judge(finished, loaded):
+    assert perplexity.load_judge(finished, loaded, "", COMPUTE) is None
+
+
+def test_a_judge_that_is_missing_is_refused(finished, loaded):
     with pytest.raises(ArtefactMissing, match=r"'run:toxic-none': .*toxic-none is not finished"):
-        perplexity.load(
-            finished, subject, evolve(CONFIG, {"scoring.fluency_model": "run:toxic-none"})
-        )
+        perplexity.load_judge(finished, loaded, "run:toxic-none", COMPUTE)
     with pytest.raises(ArtefactMissing, match=r"nowhere.*no such file"):
-        perplexity.load(finished, subject, evolve(CONFIG, {"scoring.fluency_model": "/nowhere"}))
+        perplexity.load_judge(finished, loaded, "/nowhere", COMPUTE)

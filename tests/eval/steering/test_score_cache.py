@@ -4,24 +4,27 @@ from data_prep.core import storage
 from data_prep.core.errors import ArtefactMissing
 from data_prep.scorers import registry
 from eval.steering import score_cache
-from eval.steering.score_cache import Coverage
+from eval.steering.score_cache import CachedScorer, ScoreCoverage
 
 
-class Counting:
-    """Scores a text by its first digit / 10; texts in `failing` have no score. It is told to stop
-    after some calls.
+class CountingScorer:
+    """Scores a text by its first digit / 10; texts in `failing` have no score. Interrupted when no
+    calls are left.
     """
 
     costly = True
 
     def __init__(self, name="counting-1"):
-        self.id, self.asked, self.failing, self.calls_left = name, [], set(), 99
+        self.id = name
+        self.calls = []
+        self.failing = set()
+        self.n_calls_left = 99
 
     def score(self, texts):
-        if self.calls_left == 0:
+        if self.n_calls_left == 0:
             raise KeyboardInterrupt
-        self.calls_left -= 1
-        self.asked.append(list(texts))
+        self.n_calls_left -= 1
+        self.calls.append(list(texts))
         return [None if text in self.failing else int(text[0]) / 10 for text in texts]
 
 
@@ -30,61 +33,64 @@ def home(tmp_path):
     return str(tmp_path / "run")
 
 
-def test_no_text_is_asked_about_twice_even_by_another_evaluation(home):
-    first, second = Counting(), Counting()
+def test_no_text_is_scored_twice_even_by_another_evaluation(home):
+    first, second = CountingScorer(), CountingScorer()
     texts = ["1 a", "2 b", "", "1 a", "3 c"]
-    assert score_cache.Kept(first, home).score(texts) == [0.1, 0.2, None, 0.1, 0.3]
-    assert score_cache.Kept(second, home).score(["3 c", "4 d"]) == [0.3, 0.4]
-    assert (first.asked, second.asked) == ([["1 a", "2 b", "3 c"]], [["4 d"]])
-    assert score_cache.Kept(second, home).id == "counting-1"
+    assert CachedScorer(first, home).score(texts) == [0.1, 0.2, None, 0.1, 0.3]
+    assert CachedScorer(second, home).score(["3 c", "4 d"]) == [0.3, 0.4]
+    assert first.calls == [["1 a", "2 b", "3 c"]]
+    assert second.calls == [["4 d"]]
+    assert CachedScorer(second, home).id == "counting-1"
 
 
-def test_an_interrupted_scoring_pays_one_part_again_and_cuts_the_parts_alike(home, monkeypatch):
+def test_an_interruption_costs_one_part_and_parts_stay_the_same(home, monkeypatch):
     monkeypatch.setattr(score_cache, "PART_TEXTS", 2)
     texts = [f"{i} x" for i in range(7)]
-    stopped, again = Counting(), Counting()
-    stopped.calls_left = 2
+    interrupted, repeated = CountingScorer(), CountingScorer()
+    interrupted.n_calls_left = 2
     with pytest.raises(KeyboardInterrupt):
-        score_cache.Kept(stopped, home).score(texts)
-    assert score_cache.Kept(again, home).score(texts) == [i / 10 for i in range(7)]
-    assert again.asked == [["4 x", "5 x"], ["6 x"]]
+        CachedScorer(interrupted, home).score(texts)
+    assert CachedScorer(repeated, home).score(texts) == [i / 10 for i in range(7)]
+    assert repeated.calls == [["4 x", "5 x"], ["6 x"]]
 
 
-def test_a_missing_score_is_not_kept_but_asked_for_again(home):
-    scorer = Counting()
+def test_a_missing_score_is_not_cached_but_tried_again(home):
+    scorer = CountingScorer()
     scorer.failing = {"2 b"}
-    assert score_cache.Kept(scorer, home).score(["1 a", "2 b"]) == [0.1, None]
+    assert CachedScorer(scorer, home).score(["1 a", "2 b"]) == [0.1, None]
     scorer.failing = set()
-    assert score_cache.Kept(scorer, home).score(["1 a", "2 b"]) == [0.1, 0.2] and scorer.asked[
-        1:
-    ] == [["2 b"]]
+    assert CachedScorer(scorer, home).score(["1 a", "2 b"]) == [0.1, 0.2]
+    assert scorer.calls[1:] == [["2 b"]]
 
 
-def test_scorers_do_not_share_what_they_kept(home):
-    one, other = Counting(), Counting("counting-2")
-    score_cache.Kept(one, home).score(["1 a"])
-    score_cache.Kept(other, home).score(["1 a"])
-    assert one.asked == other.asked and len(storage.glob(f"{home}/scores-*/*.json")) == 2
+def test_scorers_do_not_share_a_cache(home):
+    one, other = CountingScorer(), CountingScorer("counting-2")
+    CachedScorer(one, home).score(["1 a"])
+    CachedScorer(other, home).score(["1 a"])
+    assert one.calls == other.calls
+    assert len(storage.glob(f"{home}/scores-*/*.json")) == 2
 
 
-def test_only_costly_scorers_are_kept(home):
-    cheap, costly = registry.load("lexicon:synthetic:lexicon"), Counting()
-    assert score_cache.kept(cheap, home) is cheap and isinstance(
-        score_cache.kept(costly, home), score_cache.Kept
-    )
+def test_only_costly_scorers_are_cached(home):
+    cheap, costly = registry.load("lexicon:synthetic:lexicon"), CountingScorer()
+    assert score_cache.cached_if_costly(cheap, home) is cheap
+    assert isinstance(score_cache.cached_if_costly(costly, home), CachedScorer)
 
 
-def test_empty_continuations_are_counted_apart_and_missing_ones_are_not_harmless():
-    of = score_cache.coverage(["a", "", " \n", "b", "c", "d"], [0.5, None, None, None, 0.1, 0.0])
-    assert of == Coverage(n=6, n_empty=2, n_scored=3) and of.ratio == 0.75
+def test_empty_continuations_are_not_part_of_the_coverage():
+    texts = ["a", "", " \n", "b", "c", "d"]
+    found = score_cache.coverage(texts, [0.5, None, None, None, 0.1, 0.0])
+    assert found == ScoreCoverage(n=6, n_empty=2, n_scored=3)
+    assert found.ratio == 0.75
     assert score_cache.coverage(["", " "], [None, None]).ratio == 1.0
 
 
-def test_too_few_scores_are_an_error_that_says_how_many_and_what_to_do():
-    score_cache.check(Coverage(102, 2, 99), "strength 4", "a-scorer", 0.99)
+def test_too_few_scores_are_an_error_with_counts_and_a_remedy():
+    score_cache.check_coverage(ScoreCoverage(102, 2, 99), "strength 4", "a-scorer", 0.99)
     with pytest.raises(
         ArtefactMissing,
-        match=r"strength 4: 2 of 100 continuations have no score from a-scorer, coverage 0.98; expected at least 0.99 "
-        r"\(eval.scoring.min_coverage_ratio\).*run the same command again.*another eval.scoring.scorer, or allow fewer",
+        match=r"strength 4: 2 of 100 continuations have no score from a-scorer, coverage 0.98; "
+        r"expected at least 0.99 \(eval.scoring.min_coverage_ratio\).*run the same command again.*"
+        r"another eval.scoring.scorer, or allow a lower coverage",
     ):
-        score_cache.check(Coverage(102, 2, 98), "strength 4", "a-scorer", 0.99)
+        score_cache.check_coverage(ScoreCoverage(102, 2, 98), "strength 4", "a-scorer", 0.99)

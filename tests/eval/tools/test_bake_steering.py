@@ -13,6 +13,7 @@ from torch import nn
 from data_prep.core.errors import ArtefactMissing, ConfigurationError
 from eval.probing.directions import Directions, unit_shift
 from eval.steering import intervention
+from eval.steering.intervention import Shift
 from eval.tools.bake_steering import bake
 from training.model.hf_export import load_export
 from training.model.model_card import RESPONSIBLE_USE
@@ -46,7 +47,7 @@ def test_transformers_computes_the_steered_logits_from_a_baked_folder(
     model, _ = load_export(export, torch.float32)
     tokens = torch.randint(0, 400, (3, 40), generator=torch.Generator().manual_seed(2))
     unsteered = model(tokens)
-    with intervention.steered(model, shift, torch.full((3,), strength), "all"):
+    with intervention.steered(model, Shift(shift), torch.full((3,), strength), "all"):
         steered = model(tokens)
     torch.testing.assert_close(baked(tokens).logits, steered, atol=2e-5, rtol=0)
     assert torch.allclose(steered, unsteered, atol=1e-3) == (strength == 0)

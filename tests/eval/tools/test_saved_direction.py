@@ -13,8 +13,8 @@ from data_prep.core.records import digest
 from data_prep.core.settings import evolve
 from eval.config import EvalConfig, GenerationConfig, ProbingConfig, ScoringConfig, SteeringConfig
 from eval.eval_report import eval_uri
-from eval.model.loaded_model import folder_home
-from eval.pipeline import evaluate, evaluate_folder
+from eval.model import model_source
+from eval.pipeline import evaluate, evaluate_model
 from eval.probing.directions import Directions, unit_shift
 from eval.tools import bake_steering
 from training.run_record import run_uri
@@ -45,11 +45,13 @@ def models(finished, tmp_path_factory):
     run = Path(run_uri(finished, RUN_ID))
     shutil.copytree(run / "export", folder)
     evaluate(finished, RUN_ID, CONFIG)
-    evaluate_folder(finished, folder, CONFIG)
-    home = Path(folder_home(finished, folder))
+    source = model_source.of_folder(finished, folder)
+    evaluate_model(source, CONFIG)
     return {
         "run": EvaluatedModel(["--out", finished, "--run", RUN_ID], run / "export", run),
-        "folder": EvaluatedModel(["--out", finished, "--model", str(folder)], folder, home),
+        "folder": EvaluatedModel(
+            ["--out", finished, "--model", str(folder)], folder, Path(source.home)
+        ),
     }
 
 

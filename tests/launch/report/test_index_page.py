@@ -24,7 +24,7 @@ from markupsafe import escape
 from data_prep.config import AnnotationConfig
 from data_prep.core import records
 from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing
-from eval.eval_report import Controlled, Entanglement, Lens
+from eval.eval_report import ControlResult, Entanglement, Lens
 from launch.report import data_page, index_page, mask_slurs, results_files
 from launch.report.analysis import paper_reference
 from launch.report.figures import training_curves
@@ -244,7 +244,7 @@ def test_controls_stand_beside_steering_and_every_reading_of_the_scores_is_there
             (
                 record,
                 replace(
-                    evaluated, controls=(Controlled(control="flipped", steered=tuple(flipped)),)
+                    evaluated, controls=(ControlResult(control="flipped", steered=tuple(flipped)),)
                 ),
             )
         ]

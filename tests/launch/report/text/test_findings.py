@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from fake_sweep import estimate, run, with_toxicity
 
-from eval.eval_report import Controlled, Lens
+from eval.eval_report import ControlResult, Lens
 from launch.report.analysis import per_ratio_series
 from launch.report.text import findings
 
@@ -97,7 +97,7 @@ def test_chance_controls_and_the_lens_are_told_where_they_were_measured():
     base = run(0.1)[1]
     flipped = replace(base.steered[-1], toxicity=estimate(60.0, 2.0))
     full = replace(
-        base, lens=(lens,), controls=(Controlled(control="flipped", steered=(flipped,)),)
+        base, lens=(lens,), controls=(ControlResult(control="flipped", steered=(flipped,)),)
     )
     found = [sentence.replace("\u00a0", " ") for sentence in findings.findings([full])]
     change = base.steered[-1].toxicity.value - base.steered[0].toxicity.value

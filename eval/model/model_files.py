@@ -1,0 +1,70 @@
+"""files of a model: fetch and verify a run's export, name a Hugging Face folder by its bytes"""
+
+from hashlib import sha256
+from pathlib import Path
+from typing import BinaryIO
+
+from data_prep.core import ranged_reads, storage
+from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing
+from training import run_record
+from training.run_record import RunRecord, run_uri
+
+
+def finished_run(root: str, run_id: str) -> RunRecord:
+    """The record of a run below the object root; ArtefactMissing if it is not finished."""
+    run = run_record.find(root, run_id)
+    if run is None:
+        raise ArtefactMissing(
+            f"{run_uri(root, run_id)}/record.json: the run is not finished; train it first, or "
+            "name another"
+        )
+    return run
+
+
+def fetch_export(root: str, run: RunRecord, folder: Path) -> str:
+    """Download the run's export to a local folder, every file checked against the run's record.
+    Returns the export's URI.
+    """
+    uri = storage.join(run_uri(root, run.config.run_id), "export")
+    for name, expected in run.export_sha256.items():
+        _fetch(storage.join(uri, name), folder / name, expected)
+    return uri
+
+
+def folder_name(folder: Path) -> str:
+    """NAME-DIGEST of a folder with a Hugging Face OLMo; another digest is another model."""
+    if not (folder / "config.json").is_file():
+        raise ArtefactMissing(
+            f"{folder}/config.json: no such file; name a folder that holds a Hugging Face OLMo"
+        )
+    return f"{folder.resolve().name}-{folder_digest(folder)[:8]}"
+
+
+def folder_digest(folder: Path) -> str:
+    """16 hex digits that name a model by its config, weights and tokenizer."""
+    whole = sha256()
+    for path in sorted(
+        [*folder.glob("*.safetensors"), folder / "config.json", folder / "tokenizer.json"]
+    ):
+        if path.is_file():
+            with path.open("rb") as file:
+                whole.update(f"{path.name} {_sha256(file)}\n".encode())
+    return whole.hexdigest()[:16]
+
+
+def _fetch(uri: str, local: Path, expected: str) -> None:
+    ranged_reads.download(uri, local)
+    with local.open("rb") as file:
+        got = _sha256(file)
+    if got != expected:
+        raise ArtefactCorrupt(
+            f"{uri}: sha256 is {got[:16]}…, the run's record says {expected[:16]}…; delete the "
+            "run's record.json and run the same command again, which exports the model again"
+        )
+
+
+def _sha256(file: BinaryIO) -> str:
+    whole = sha256()
+    while chunk := file.read(storage.BLOCK_BYTES):
+        whole.update(chunk)
+    return whole.hexdigest()

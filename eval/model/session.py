@@ -1,0 +1,29 @@
+"""EvalSession: the loaded model and what else every measurement of one evaluation shares"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from eval.model.loaded_model import LoadedModel
+from eval.resume import Arrays, MeasurementStore
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalSession:
+    """One evaluation under way.
+
+    seed: of every random draw. store: the measurements that are finished. advance: is called with
+    the number of rows that have been processed, for the progress bar.
+    """
+
+    loaded: LoadedModel
+    store: MeasurementStore
+    seed: int
+    advance: Callable[[int], object]
+
+    def get_or_measure(
+        self, name: str, measure: Callable[[], Arrays], *, n_rows: int = 0
+    ) -> Arrays:
+        """The arrays of `measure`, or those that an interrupted evaluation stored under `name`;
+        then the progress bar advances by the measurement's `n_rows` at once.
+        """
+        return self.store.get_or_measure(name, measure, lambda: self.advance(n_rows))

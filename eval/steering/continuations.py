@@ -1,0 +1,162 @@
+"""continuations of every prompt at every strength, with toxicity scores and fluency
+
+    prompts × samples × strengths ─▶ sampled ids ─▶ texts ─▶ toxicity scores, nats per token
+
+All strengths share a batch, and no row depends on the others of its batch. The same sample of a
+prompt draws the same random numbers at every strength, so strengths differ by steering alone.
+
+Shapes: B batch.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from itertools import pairwise, product
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from data_prep.scorers.registry import Scorer
+from eval.config import GenerationConfig
+from eval.inputs.prompts import Prompt
+from eval.model import generation
+from eval.model.session import EvalSession
+from eval.resume import Arrays
+from eval.steering import intervention, perplexity, score_cache
+from eval.steering.intervention import Condition
+from eval.steering.perplexity import FluencyJudge
+
+PART_ROWS = 1024  # continuations per stored part: at most so many are lost on interruption
+
+
+class ContinuationScoring(NamedTuple):
+    """How continuations are judged: by a toxicity scorer, which must score a share of at least
+    `min_coverage_ratio` of those with text, and by a fluency judge if there is one.
+    """
+
+    scorer: Scorer
+    judge: FluencyJudge | None
+    min_coverage_ratio: float
+
+
+class Continuation(NamedTuple):
+    """One continuation of a prompt.
+
+    score: None if the scorer gave none. distinct_ratio: None below two bigrams. nats_per_token:
+    under the judge; None for an empty text, or without a judge.
+    """
+
+    prompt_id: str
+    sample: int
+    strength: float
+    text: str
+    score: float | None
+    distinct_ratio: float | None
+    n_tokens: int
+    nats_per_token: float | None
+
+
+class _Draw(NamedTuple):
+    """One continuation to be sampled: the position of its prompt, sample number and strength."""
+
+    prompt: int
+    sample: int
+    strength: float
+
+
+def continue_prompts(
+    session: EvalSession,
+    prompts: Sequence[Prompt],
+    condition: Condition,
+    config: GenerationConfig,
+    scoring: ContinuationScoring,
+) -> list[Continuation]:
+    """Every prompt × sample × strength, in that order.
+
+    Raises ArtefactMissing if the scorer leaves out too many.
+    """
+    samples = range(config.samples_per_prompt)
+    draws = list(map(_Draw._make, product(range(len(prompts)), samples, condition.strengths)))
+    ids = _sample_all(session, prompts, draws, condition, config)
+    texts = [session.loaded.tokenizer.decode(row) for row in ids]
+    scores = scoring.scorer.score(texts)
+    for column, strength in enumerate(condition.strengths):
+        own = slice(column, None, len(condition.strengths))
+        score_cache.check_coverage(
+            score_cache.coverage(texts[own], scores[own]),
+            f"strength {strength:g}",
+            scoring.scorer.id,
+            scoring.min_coverage_ratio,
+        )
+    nats: list[float | None] = [None] * len(draws)
+    if scoring.judge:
+        prompt_texts = [prompts[draw.prompt].text for draw in draws]
+        nats = perplexity.nats_per_token(scoring.judge, prompt_texts, texts)
+    return [
+        Continuation(
+            prompt_id=prompts[draw.prompt].id,
+            sample=draw.sample,
+            strength=draw.strength,
+            text=text,
+            score=score,
+            distinct_ratio=_distinct_ratio(row),
+            n_tokens=len(row),
+            nats_per_token=nats_of_row,
+        )
+        for draw, row, text, score, nats_of_row in zip(draws, ids, texts, scores, nats, strict=True)
+    ]
+
+
+def _sample_all(
+    session: EvalSession,
+    prompts: Sequence[Prompt],
+    draws: Sequence[_Draw],
+    condition: Condition,
+    config: GenerationConfig,
+) -> list[list[int]]:
+    """The new ids of each draw. Batches run through prompts of similar length, a part at a time."""
+    tokens = session.loaded.encode([prompt.text for prompt in prompts])
+    keys = [
+        generation.row_key(prompts[draw.prompt].id, draw.sample, session.seed) for draw in draws
+    ]
+    sampling = generation.Sampling(
+        config.max_new_tokens,
+        config.decoding,
+        config.top_p,
+        session.loaded.tokenizer.eos_id,
+        session.loaded.tokenizer.n_ids,
+    )
+    sampled: dict[int, list[int]] = {}
+
+    def sample_batch(batch: Sequence[int]) -> None:
+        model = session.loaded.model
+        strength_B = torch.tensor([draws[i].strength for i in batch])
+        with intervention.steered(model, condition.shift, strength_B, condition.positions):
+            rows = generation.sample(
+                model, [tokens[draws[i].prompt] for i in batch], [keys[i] for i in batch], sampling
+            )
+        sampled.update(zip(batch, rows, strict=True))
+        session.advance(len(batch))
+
+    def sample_part(part: Sequence[int]) -> Arrays:
+        session.loaded.batch_size.for_each_batch(part, sample_batch)
+        return {
+            "ids": np.array([i for row in part for i in sampled[row]], dtype=np.int32),
+            "lengths": np.array([len(sampled[row]) for row in part]),
+        }
+
+    order = sorted(range(len(draws)), key=lambda i: (len(tokens[draws[i].prompt]), i))
+    for start in range(0, len(order), PART_ROWS):
+        part = order[start : start + PART_ROWS]
+        arrays = session.get_or_measure(
+            f"{condition.name}-drawn-{start:08d}", partial(sample_part, part), n_rows=len(part)
+        )
+        rows = np.split(arrays["ids"], np.cumsum(arrays["lengths"])[:-1])
+        sampled |= zip(part, (row.tolist() for row in rows), strict=True)
+    return [sampled[i] for i in range(len(draws))]
+
+
+def _distinct_ratio(ids: list[int]) -> float | None:
+    """Distinct bigrams / bigrams of one continuation; 1 is no repetition."""
+    bigrams = list(pairwise(ids))
+    return len(set(bigrams)) / len(bigrams) if len(bigrams) > 1 else None
