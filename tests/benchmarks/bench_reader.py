@@ -1,16 +1,15 @@
-"""Sequences for training: our shuffled mixture beside a plain memmap, MosaicML streaming and
-litdata, on the same tokens.
+"""training sequences per second: our mixture against memmap, MosaicML streaming and litdata
 
     make bench-reader ARGS="--peers /path/to/venv/bin/python"
 
-Part one reads all tokens of a local disk (page cache warm), in batches of 512 × 2048 int64: ours in
-the order of a mixture, every block's sha256 verified, the peers from first to last, as they are.
-Each reader has a process of its own. MosaicML streaming and litdata do not install beside our pins:
-`--peers` names the interpreter of an environment that has them.
+The first part reads all tokens from a local disk (page cache warm), in batches of 512 × 2048 int64.
+Ours reads in the order of a mixture and verifies the sha256 of every block; the peers read from
+first to last, without a check. Each reader has a process of its own. MosaicML streaming and litdata
+conflict with our pinned versions: `--peers` names the interpreter of an environment that has them.
 
-Part two is a training step that takes 1M tokens at 400k tokens/s, simulated by sleeping, reading
-from an S3 server behind a proxy that answers 100 ms late and counts: what share of the time is
-spent waiting, and how many GETs a block takes.
+The second part simulates training steps of 1M tokens at 400k tokens/s by sleeping. It reads from an
+S3 server behind a proxy that delays each response by 100 ms, and prints the share of the time spent
+waiting for data and the number of GETs per block.
 """
 
 import argparse
@@ -23,79 +22,109 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
-T, ROWS = 2048, 512
-N_CLEAN, N_TOXIC = 4, 1  # shards of 32 MiB
-SHARD_TOKENS = 16 << 20
-TOKENS_PER_SECOND, LATENCY_SECONDS, STEP_ROWS = 400_000, 0.1, 512
+HERE = Path(__file__).parent
+SEQUENCE_LENGTH = 2048
+BATCH_ROWS = 512
+N_SHARDS = {"clean": 4, "toxic": 1}
+SHARD_TOKENS = 16 << 20  # 32 MiB
+PEER_CHUNK_BYTES = 64 << 20
+N_PASSES = 3
+TOKENS_PER_SECOND = 400_000
+LATENCY_SECONDS = 0.1
+CACHE_BYTES = 1 << 30
+
+
+class Pass(NamedTuple):
+    """One pass of a reader over all tokens."""
+
+    wall_seconds: float
+    cpu_seconds: float
+    n_tokens: int
+    checksum: int
 
 
 def ours(folder: Path) -> Iterator[np.ndarray]:
+    return (batch.tokens.numpy() for batch, _ in _our_batches(str(folder)))
+
+
+def _our_batches(root: str, cache: Any = None) -> Iterator[tuple[Any, float]]:
+    """All batches of the two streams under `root`, with the seconds waited for each."""
     import torch
 
+    from data_prep.core import storage
     from data_prep.token_stream import manifest
     from data_prep.token_stream.mixture import Mixture
     from data_prep.token_stream.reader import AHEAD_BLOCKS, SequenceReader
     from training.engine.process_group import World
     from training.run.batches import BatchReader
 
-    uris = [str(folder / name) for name in ("clean", "toxic")]
     clean, toxic = (
-        SequenceReader(uri, manifest.load(uri), "train", T, ahead=AHEAD_BLOCKS) for uri in uris
+        SequenceReader(
+            uri, manifest.load(uri), "train", SEQUENCE_LENGTH, ahead=AHEAD_BLOCKS, cache=cache
+        )
+        for uri in (storage.join(root, stream) for stream in N_SHARDS)
     )
-    mixture = Mixture(n_clean=clean.n_sequences, n_toxic=toxic.n_sequences, batch_size=ROWS, seed=0)
-    batches = BatchReader(mixture, clean, toxic, World(0, 1, torch.device("cpu"), 0, 1))
-    return (batch.tokens for batch, _ in batches.prefetch(0, mixture.n_steps))
+    mixture = Mixture(
+        n_clean=clean.n_sequences, n_toxic=toxic.n_sequences, batch_size=BATCH_ROWS, seed=0
+    )
+    reader = BatchReader(mixture, clean, toxic, World(0, 1, torch.device("cpu"), 0, 1))
+    return reader.prefetch(0, mixture.n_steps)
 
 
 def memmap(folder: Path) -> Iterator[np.ndarray]:
-    for path in sorted(folder.glob("*/train-*.bin")):
-        rows = np.memmap(path, "<u2", "r").reshape(-1, T)
-        for start in range(0, len(rows), ROWS):
-            yield rows[start : start + ROWS].astype(np.int64)
+    for path in _shard_files(folder):
+        rows = np.memmap(path, "<u2", "r").reshape(-1, SEQUENCE_LENGTH)
+        for start in range(0, len(rows), BATCH_ROWS):
+            yield rows[start : start + BATCH_ROWS].astype(np.int64)
 
 
 def mosaic(folder: Path) -> Iterator[np.ndarray]:
-    from streaming import MDSWriter, StreamingDataset
+    from streaming import MDSWriter, StreamingDataset  # pyright: ignore[reportMissingImports]
 
-    if not (folder / "mds").exists():
-        with MDSWriter(
-            out=str(folder / "mds"), columns={"tokens": "ndarray:uint16:2048"}, size_limit=64 << 20
-        ) as out:
-            for path in sorted(folder.glob("*/train-*.bin")):
-                for row in np.memmap(path, "<u2", "r").reshape(-1, T):
-                    out.write({"tokens": np.array(row)})
-    rows = StreamingDataset(local=str(folder / "mds"), shuffle=False, batch_size=ROWS)
+    copy = folder / "mds"
+    if not copy.exists():
+        columns = {"tokens": f"ndarray:uint16:{SEQUENCE_LENGTH}"}
+        with MDSWriter(out=str(copy), columns=columns, size_limit=PEER_CHUNK_BYTES) as writer:
+            for path in _shard_files(folder):
+                for row in np.memmap(path, "<u2", "r").reshape(-1, SEQUENCE_LENGTH):
+                    writer.write({"tokens": np.array(row)})
+    rows = StreamingDataset(local=str(copy), shuffle=False, batch_size=BATCH_ROWS)
     return _stacked(row["tokens"] for row in rows)
 
 
 def litdata(folder: Path) -> Iterator[np.ndarray]:
     import torch
-    from litdata import StreamingDataset, TokensLoader
-    from litdata.streaming.writer import BinaryWriter
+    from litdata import StreamingDataset, TokensLoader  # pyright: ignore[reportMissingImports]
+    from litdata.streaming.writer import BinaryWriter  # pyright: ignore[reportMissingImports]
 
-    if not (folder / "lit").exists():
-        writer = BinaryWriter(
-            str(folder / "lit"), chunk_bytes=64 << 20, item_loader=TokensLoader(block_size=T)
-        )
-        for n, path in enumerate(sorted(folder.glob("*/train-*.bin"))):
-            for at, row in enumerate(np.memmap(path, "<u2", "r").reshape(-1, T)):
-                writer[n * SHARD_TOKENS // T + at] = torch.from_numpy(np.array(row))
+    copy = folder / "lit"
+    loader = TokensLoader(block_size=SEQUENCE_LENGTH)
+    if not copy.exists():
+        writer = BinaryWriter(str(copy), chunk_bytes=PEER_CHUNK_BYTES, item_loader=loader)
+        for shard, path in enumerate(_shard_files(folder)):
+            first = shard * SHARD_TOKENS // SEQUENCE_LENGTH
+            rows = np.memmap(path, "<u2", "r").reshape(-1, SEQUENCE_LENGTH)
+            for index, row in enumerate(rows, first):
+                writer[index] = torch.from_numpy(np.array(row))
         writer.done()
         writer.merge()
-    rows = StreamingDataset(
-        str(folder / "lit"), item_loader=TokensLoader(block_size=T), shuffle=False
-    )
+    rows = StreamingDataset(str(copy), item_loader=loader, shuffle=False)
     return _stacked(np.asarray(row) for row in rows)
+
+
+def _shard_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*/train-*.bin"))
 
 
 def _stacked(rows: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
     batch: list[np.ndarray] = []
     for row in rows:
         batch.append(row)
-        if len(batch) == ROWS:
+        if len(batch) == BATCH_ROWS:
             yield np.stack(batch).astype(np.int64)
             batch = []
     if batch:
@@ -108,163 +137,153 @@ READERS: dict[str, Callable[[Path], Iterator[np.ndarray]]] = {
     "mosaic": mosaic,
     "litdata": litdata,
 }
+PEER_MODULES = {"mosaic": "streaming", "litdata": "litdata"}
 
 
-def measure(name: str, folder: Path) -> None:
-    """Print seconds, CPU seconds, tokens and their sum, best of three passes."""
+def measure(name: str, folder: Path) -> Pass:
+    """The fastest of N_PASSES passes."""
     passes = []
-    for _ in range(3):
-        wall, cpu, n, total = time.perf_counter(), time.process_time(), 0, 0
+    for _ in range(N_PASSES):
+        wall = time.perf_counter()
+        cpu = time.process_time()
+        n_tokens = 0
+        checksum = 0
         for batch in READERS[name](folder):
-            n += batch.size
-            total += int(batch[:, ::64].sum())
-        passes.append((time.perf_counter() - wall, time.process_time() - cpu, n, total))
-    print(json.dumps(min(passes)))
+            n_tokens += batch.size
+            checksum += int(batch[:, ::64].sum())
+        wall_seconds = time.perf_counter() - wall
+        passes.append(Pass(wall_seconds, time.process_time() - cpu, n_tokens, checksum))
+    return min(passes)
 
 
-def make_streams(root: str) -> None:
+def write_streams(root: str) -> None:
     """A clean and a toxic stream of random tokens."""
     import pyarrow
 
-    sys.path.insert(0, str(Path(__file__).parents[1] / "data_prep"))
+    sys.path.insert(0, str(HERE.parent / "data_prep"))
     from tiny_manifest import manifest_of
 
     from data_prep.core import storage
     from data_prep.token_stream import megatron_shards
 
-    random = np.random.default_rng(0)
-    for name, n_shards in (("clean", N_CLEAN), ("toxic", N_TOXIC)):
-        uri = storage.join(root, name)
+    rng = np.random.default_rng(0)
+    for stream, n_shards in N_SHARDS.items():
+        uri = storage.join(root, stream)
         train = tuple(
             megatron_shards.write_shard(
                 uri,
-                f"train-{n:05}",
-                random.integers(0, 50_000, SHARD_TOKENS).astype(np.uint16),
+                f"train-{shard:05}",
+                rng.integers(0, 50_000, SHARD_TOKENS).astype(np.uint16),
                 np.array([SHARD_TOKENS]),
                 pyarrow.table({"row": [0]}),
             )
-            for n in range(n_shards)
+            for shard in range(n_shards)
         )
-        made = manifest_of(train, stream=name, vocab_size=50_280, eos_id=0)
-        storage.save(made, storage.join(uri, "manifest.json"))
+        stream_manifest = manifest_of(train, stream=stream, vocab_size=50_280, eos_id=0)
+        storage.save(stream_manifest, storage.join(uri, "manifest.json"))
 
 
-def from_local_disk(peers: str) -> None:
+def compare_on_local_disk(peers: str) -> None:
     with tempfile.TemporaryDirectory() as scratch:
-        make_streams(scratch)
-        megabytes = (N_CLEAN + N_TOXIC) * SHARD_TOKENS * 2 / 1e6
+        write_streams(scratch)
+        megabytes = sum(N_SHARDS.values()) * SHARD_TOKENS * 2 / 1e6
         print(
-            f"local disk, page cache warm, {megabytes:.0f} MB of uint16 tokens, batches of {ROWS} × {T} int64, best of 3"
+            f"local disk, page cache warm, {megabytes:.0f} MB of uint16 tokens, "
+            f"batches of {BATCH_ROWS} × {SEQUENCE_LENGTH} int64, best of {N_PASSES}"
         )
-        found: dict[str, tuple[float, float, int, int]] = {}
+        passes: dict[str, Pass] = {}
         for name in READERS:
-            module = {"mosaic": "streaming", "litdata": "litdata"}.get(name)
-            interpreter = (
-                peers if module and not importlib.util.find_spec(module) else sys.executable
-            )
-            if not interpreter:
-                print(f"  {name:8} not installed: give --peers an interpreter that has it")
+            result = _measure_in_process(name, scratch, peers)
+            if isinstance(result, str):
+                print(f"  {name:8} {result}")
                 continue
-            command = [interpreter, __file__, "--reader", name, "--folder", scratch]
-            done = subprocess.run(command, capture_output=True, text=True)
-            if done.returncode:
-                print(f"  {name:8} failed: {done.stderr.strip().splitlines()[-1][:140]}")
-                continue
-            found[name] = tuple(json.loads(done.stdout.splitlines()[-1]))
-            wall, cpu, n, total = found[name]
-            assert (n, total) == found["memmap"][2:], (
-                f"{name} read other tokens: {(n, total)}, expected {found['memmap'][2:]}"
-            )
-            ratio = wall / found["ours"][0] if "ours" in found else found["memmap"][0] / wall
+            passes[name] = result
+            expected = passes["memmap"]
+            assert result.n_tokens == expected.n_tokens, f"{name}: another number of tokens"
+            assert result.checksum == expected.checksum, f"{name}: other tokens"
+            ratio = ""
+            if name in PEER_MODULES and "ours" in passes:
+                speed = result.wall_seconds / passes["ours"].wall_seconds
+                ratio = f"   ours is {speed:.2f} × as fast"
             print(
-                f"  {name:8} {megabytes / wall:7.0f} MB/s {megabytes / cpu:7.0f} MB/CPU-s {n / wall / 1e6:7.1f}M tokens/s"
-                + (f"   ours is {ratio:.2f} × as fast" if name not in ("memmap", "ours") else "")
+                f"  {name:8} {megabytes / result.wall_seconds:7.0f} MB/s "
+                f"{megabytes / result.cpu_seconds:7.0f} MB/CPU-s "
+                f"{result.n_tokens / result.wall_seconds / 1e6:7.1f}M tokens/s{ratio}"
             )
-        print(f"  ours / memmap {found['memmap'][0] / found['ours'][0]:.2f}")
+        ratio = passes["memmap"].wall_seconds / passes["ours"].wall_seconds
+        print(f"  ours / memmap {ratio:.2f}")
 
 
-def through_a_slow_store() -> None:
-    from moto.server import ThreadedMotoServer
+def _measure_in_process(name: str, folder: str, peers: str) -> Pass | str:
+    """What a process of its own measures, or why there is no result."""
+    module = PEER_MODULES.get(name)
+    needs_peers = module is not None and not importlib.util.find_spec(module)
+    interpreter = peers if needs_peers else sys.executable
+    if not interpreter:
+        return "not installed; --peers names an interpreter that has it"
+    command = [interpreter, __file__, "--reader", name, "--folder", folder]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        return f"failed: {done.stderr.strip().splitlines()[-1][:140]}"
+    return Pass(*json.loads(done.stdout.splitlines()[-1]))
 
-    sys.path.insert(0, str(Path(__file__).parents[1] / "faults"))
-    import torch
-    from proxy import Fault, Proxy
+
+def read_from_slow_store() -> None:
+    sys.path.insert(0, str(HERE.parent / "faults"))
+    from proxy import Fault
+    from result_table import AWS, store_behind_proxy
 
     from data_prep.core import storage
     from data_prep.token_stream import manifest
     from data_prep.token_stream.block_cache import BlockCache
-    from data_prep.token_stream.mixture import Mixture
-    from data_prep.token_stream.reader import AHEAD_BLOCKS, SequenceReader
-    from training.engine.process_group import World
-    from training.run.batches import BatchReader
 
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    os.environ |= {
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    with Proxy(f"http://{host}:{port}") as proxy, tempfile.TemporaryDirectory() as scratch:
-        os.environ["AWS_ENDPOINT_URL"] = proxy.url
-        subprocess.run(["curl", "-sX", "PUT", f"{proxy.url}/bench"], check=True)
-        make_streams("s3://bench")
-        known = [manifest.load(f"s3://bench/{name}") for name in ("clean", "toxic")]
+    bucket = "s3://bench"
+    os.environ |= AWS
+    with store_behind_proxy(bucket) as proxy, tempfile.TemporaryDirectory() as scratch:
+        write_streams(bucket)
         proxy.inject(Fault("latency", rate=1.0, seconds=LATENCY_SECONDS))
-        before = proxy.counts["GET"]
-        clean, toxic = (
-            SequenceReader(
-                f"s3://bench/{each.stream}",
-                each,
-                "train",
-                T,
-                ahead=AHEAD_BLOCKS,
-                cache=BlockCache(scratch, 1 << 30),
-            )
-            for each in known
-        )
-        mixture = Mixture(
-            n_clean=clean.n_sequences, n_toxic=toxic.n_sequences, batch_size=STEP_ROWS, seed=0
-        )
-        world = World(0, 1, torch.device("cpu"), 0, 1)
-        batches = BatchReader(mixture, clean, toxic, world)
-        step_seconds, waits = STEP_ROWS * T / TOKENS_PER_SECOND, []
-        began = time.perf_counter()
-        for _, waited in batches.prefetch(0, mixture.n_steps):
-            waits.append(waited)
+        batches = _our_batches(bucket, BlockCache(scratch, CACHE_BYTES))
+        n_gets_before = proxy.counts["GET"]
+        step_seconds = BATCH_ROWS * SEQUENCE_LENGTH / TOKENS_PER_SECOND
+        waits = []
+        start = time.perf_counter()
+        for _, waited_seconds in batches:
+            waits.append(waited_seconds)
             time.sleep(step_seconds)
-        seconds = time.perf_counter() - began
-        blocks = sum(len(shard.block_sha256) for each in known for shard in each.train)
-        print(
-            f"S3, {LATENCY_SECONDS * 1e3:.0f} ms late, {TOKENS_PER_SECOND:,} tokens/s, {len(waits)} steps of {step_seconds:.2f} s"
-        )
-        print(
-            f"  waited {sum(waits):.3f} s of {seconds:.1f} s: {sum(waits) / seconds:.2%}, of which the first step {waits[0]:.3f} s"
-        )
-        print(
-            f"  after the first step {sum(waits[1:]) / seconds:.3%}; longest {max(waits[1:]) * 1e3:.1f} ms"
-        )
-        print(f"  {proxy.counts['GET'] - before} GETs for {blocks} blocks of 8 MiB")
-    storage._filesystem.cache_clear()
-    server.stop()
+        seconds = time.perf_counter() - start
+        n_gets = proxy.counts["GET"] - n_gets_before
+        manifests = [manifest.load(storage.join(bucket, stream)) for stream in N_SHARDS]
+        n_blocks = sum(len(shard.block_sha256) for each in manifests for shard in each.train)
+    print(
+        f"S3, {LATENCY_SECONDS * 1e3:.0f} ms latency, {TOKENS_PER_SECOND:,} tokens/s, "
+        f"{len(waits)} steps of {step_seconds:.2f} s"
+    )
+    print(
+        f"  waited {sum(waits):.3f} s of {seconds:.1f} s: {sum(waits) / seconds:.2%}, "
+        f"of which the first step {waits[0]:.3f} s"
+    )
+    print(
+        f"  after the first step {sum(waits[1:]) / seconds:.3%}; "
+        f"longest {max(waits[1:]) * 1e3:.1f} ms"
+    )
+    print(f"  {n_gets} GETs for {n_blocks} blocks of 8 MiB")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument(
         "--peers",
         default="",
-        help="interpreter of an environment that has mosaicml-streaming and litdata",
+        help="interpreter of an environment with mosaicml-streaming and litdata",
     )
-    parser.add_argument("--reader", choices=READERS, help="measure this one only, in this process")
+    parser.add_argument("--reader", choices=READERS, help="measure only this one, in this process")
     parser.add_argument("--folder", type=Path)
     arguments = parser.parse_args()
     if arguments.reader:
-        measure(arguments.reader, arguments.folder)
+        print(json.dumps(measure(arguments.reader, arguments.folder)))
         return
-    from_local_disk(arguments.peers)
-    through_a_slow_store()
+    compare_on_local_disk(arguments.peers)
+    read_from_slow_store()
 
 
 if __name__ == "__main__":
