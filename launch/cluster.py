@@ -80,7 +80,7 @@ def first_ended(started: list[Any]) -> Any:
     import ray
 
     (ended, *_), _ = ray.wait(started, num_returns=1)
-    ray_tasks.outcome(ended)
+    ray_tasks.result(ended)
     return ended
 
 

@@ -117,7 +117,7 @@ def make_card(
 
 def _count(stream_uri: str, manifest: Manifest) -> provenance_stats.Tally:
     jobs = [
-        ray_tasks.Job(
+        ray_tasks.RayTask(
             f"card {manifest.stream} {shard.name}",
             provenance_stats.count_shard,
             (stream_uri, shard),

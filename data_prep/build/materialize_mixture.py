@@ -94,7 +94,9 @@ def materialize(
         steps = range(first, min(first + steps_per_shard, mixture.n_steps))
         name = f"train-{number:05}"
         arguments = (source, steps, to, name)
-        tasks.append(ray_tasks.Job(f"materialize {name}", _write_shard_once, arguments, len(steps)))
+        tasks.append(
+            ray_tasks.RayTask(f"materialize {name}", _write_shard_once, arguments, len(steps))
+        )
     shards = sorted(ray_tasks.run(tasks, "materialize", "steps"), key=lambda shard: shard.name)
     written = _record(source, tuple(shards))
     storage.save(written, record_uri)

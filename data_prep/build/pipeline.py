@@ -109,7 +109,7 @@ def tokenize_inputs(job: StreamBuild) -> list[BuildInput]:
     shared = (config, (job.tokenizer_uri, pinned), evaluation, job.work_uri)
     sources = corpus_reader.expand(getattr(config, stream))
     tasks = [
-        ray_tasks.Job(
+        ray_tasks.RayTask(
             f"tokenize {stream} {posixpath.basename(source.uri)}",
             tokenize_file.tokenize_input,
             (source, storage.absolute(source.uri), *shared),
@@ -147,7 +147,7 @@ def find_duplicates(job: StreamBuild, inputs: list[BuildInput]) -> FileDuplicate
         for i in range(len(ranges))
     )
     tasks = [
-        ray_tasks.Job(
+        ray_tasks.RayTask(
             f"dedup {job.stream} {i}",
             dedup.find_duplicates,
             (shared, low, high, uri),
@@ -166,7 +166,7 @@ def count_kept(
     """Pass 3, a task per file: count what it keeps. In the order of `inputs`."""
     buckets = merge_shards.buckets_for(inputs, job.config)
     tasks = [
-        ray_tasks.Job(
+        ray_tasks.RayTask(
             f"count {job.stream} {posixpath.basename(one.uri)}",
             merge_shards.count_kept,
             (one, number, duplicates, buckets),
@@ -196,7 +196,7 @@ def merge_into_shards(
     dtype = dtype_for(job.tokenizer.n_ids)
     records_uri = storage.join(job.work_uri, "shards")
     tasks = [
-        ray_tasks.Job(
+        ray_tasks.RayTask(
             f"shard {job.stream} {plan.name}",
             merge_shards.write_shard,
             (plan, to_merge, tokenize_file.identity(inputs), dtype, job.uri, records_uri),
@@ -236,7 +236,7 @@ def _evaluation_ngrams(config: DecontaminationConfig) -> NGrams | None:
     sources = corpus_reader.expand(config.uris)
     absolute = [source._replace(uri=storage.absolute(source.uri)) for source in sources]
     arguments = (absolute, config.ngram)
-    task = ray_tasks.Job("n-grams of evaluation texts", _ngrams_task, arguments, 1)
+    task = ray_tasks.RayTask("n-grams of evaluation texts", _ngrams_task, arguments, 1)
     (ngrams,) = ray_tasks.run([task], "n-grams", "task")
     return ngrams
 

@@ -75,7 +75,7 @@ def _train(config: DataConfig) -> Tokenizer:
         for source in corpus_reader.expand(config.clean)
     ]
     stride = -(-len(sources) // TRAINING_FILES)
-    task = ray_tasks.Job("train tokenizer", _train_task, (sources[::stride], config), 1)
+    task = ray_tasks.RayTask("train tokenizer", _train_task, (sources[::stride], config), 1)
     (text,) = ray_tasks.run([task], "train tokenizer", "task")
     return Tokenizer(text, config.tokenizer.eos, "the trained tokenizer")
 

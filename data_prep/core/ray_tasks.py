@@ -1,8 +1,8 @@
-"""Ray tasks: a session, and work named for people, bounded in number, with errors as themselves
+"""Ray sessions and tasks: named for people, a bounded number in flight, errors as themselves
 
-A task does one thing and commits one output; its result is small. An error that would come again
-(HormesisError) is not retried and reaches the caller with its own type and text; a worker that dies
-is replaced by Ray, three times a task.
+A task does one thing, commits one output and returns a small result. An error that would recur
+(HormesisError) is not retried and reaches the caller with its own type and text. Ray replaces a
+worker that dies, up to three times per task.
 """
 
 import logging
@@ -15,28 +15,33 @@ from typing import Any, NamedTuple
 from data_prep.core import telemetry
 from data_prep.core.errors import ClusterError, HormesisError
 
-TASKS_PER_CPU = 2  # in flight: one at work, one ready to start
-OBJECT_STORE_BYTES = 256 << 20  # tasks exchange names and counts; the data are in the object root
-ENVIRONMENT = {  # read by Ray when it is imported; the caller's own settings win
+TASKS_PER_CPU = 2  # in flight: one running, one ready to start
+OBJECT_STORE_BYTES = 256 << 20  # tasks exchange names and counts; the data is in the object root
+ENVIRONMENT = {  # read by Ray when it is imported; values that the caller set are kept
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # keeps every port of a cluster of our own on 127.0.0.1
+    # All ports of a local cluster listen on 127.0.0.1 only.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_AUTH_MODE": "token",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # trainings show in the dashboard
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # an actor a run; a lost node restarts the gang anyway
-    "RAY_num_workers_soft_limit": "8",  # in a cluster of our own: a worker that waits keeps its imports, seconds an evaluation
-    "PYTHONWARNINGS": "ignore",  # else each worker repeats Ray's and torch's own deprecations
+    # Training runs appear in the dashboard.
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
+    # It needs an actor per run, and a lost node restarts the worker group anyway.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    # In a local cluster, an idle worker keeps its imports: that saves seconds per evaluation.
+    "RAY_num_workers_soft_limit": "8",
+    # Otherwise each worker repeats the deprecation warnings of Ray and torch.
+    "PYTHONWARNINGS": "ignore",
 }
 
 
 @contextmanager
 def session(n_cpus: int) -> Iterator[None]:
-    """Use this process's Ray, or join the cluster of RAY_ADDRESS (set within `ray job submit`), or
-    run one on loopback.
+    """A connection to Ray: this process's own, or the cluster of RAY_ADDRESS (set inside `ray job
+    submit`), or a new local cluster on loopback.
 
-    What was begun here ends with the block.
+    What was started here ends with the block.
 
-    n_cpus: what a cluster of our own offers at least, whatever the machine has.
+    n_cpus: the least that a local cluster offers, whatever the machine has.
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -68,8 +73,8 @@ def session(n_cpus: int) -> Iterator[None]:
         ray.shutdown()
 
 
-class Job(NamedTuple):
-    """One Ray task: the name people see, what to do, and how much of the bar it is."""
+class RayTask(NamedTuple):
+    """A function to run on a worker: the name that people see, and its share of the progress bar."""
 
     name: str
     function: Callable[..., Any]
@@ -78,58 +83,55 @@ class Job(NamedTuple):
 
 
 def share(value: Any) -> Any:
-    """An argument of many jobs, stored once; a job's function gets the value itself."""
+    """An argument of many tasks, stored once; a task's function receives the value itself."""
     import ray
 
     return ray.put(value)
 
 
-def run(jobs: list[Job], title: str, unit: str) -> Iterator[Any]:
-    """The results of `jobs` as they end; those still at work are cancelled when one fails."""
+def run(tasks: list[RayTask], title: str, unit: str) -> Iterator[Any]:
+    """The results of `tasks` in the order they finish; if one fails, the others are cancelled."""
     import ray
 
     assert ray.is_initialized(), "the caller opens a session"
     limit = TASKS_PER_CPU * max(1, int(ray.cluster_resources().get("CPU", 1)))
-    bar, flying, waiting = (
-        telemetry.progress(sum(job.weight for job in jobs), title, unit),
-        dict[Any, Job](),
-        jobs[::-1],
-    )
+    bar = telemetry.progress(sum(task.weight for task in tasks), title, unit)
+    waiting = tasks[::-1]
+    in_flight: dict[Any, RayTask] = {}
     try:
-        while flying or waiting:
-            while waiting and len(flying) < limit:
-                job = waiting.pop()
-                flying[
-                    ray.remote(num_cpus=1)(job.function)
-                    .options(name=job.name)
-                    .remote(*job.arguments)
-                ] = job
-            (done, *_), _ = ray.wait(list(flying), num_returns=1)
-            job = flying.pop(done)
-            yield outcome(done, job.name)
-            bar.update(job.weight)
+        while in_flight or waiting:
+            while waiting and len(in_flight) < limit:
+                task = waiting.pop()
+                remote = ray.remote(num_cpus=1)(task.function).options(name=task.name)
+                in_flight[remote.remote(*task.arguments)] = task
+            (finished, *_), _ = ray.wait(list(in_flight), num_returns=1)
+            task = in_flight.pop(finished)
+            yield result(finished, task.name)
+            bar.update(task.weight)
     finally:
         bar.close()
-        for task in flying:
-            ray.cancel(task)
+        for reference in in_flight:
+            ray.cancel(reference)
 
 
-def outcome(task: Any, name: str = "a task") -> Any:
-    """What a task returned, once it ends; a HormesisError raised in it is raised here as itself, a
-    lost task as ClusterError.
+def result(reference: Any, name: str = "unnamed") -> Any:
+    """The result of a task, when it has ended.
+
+    A HormesisError raised in the task is raised here as itself; a lost task raises ClusterError.
     """
     import ray
     from ray.exceptions import RayError, RayTaskError
 
     try:
-        return ray.get(task)
+        return ray.get(reference)
     except RayTaskError as error:
         if isinstance(error.cause, HormesisError):
             raise error.cause from None
         raise
     except RayError as error:
-        brief = (str(error).strip() or "no reason given").splitlines()[0]
+        reason = (str(error).strip() or "no reason given").splitlines()[0]
         raise ClusterError(
-            f"Ray gave up {name!r}: {type(error).__name__} ({brief}); see whether a worker ran out of memory (Ray's dashboard, "
-            "/tmp/ray/session_latest/logs), then run the same command again: it goes on from what is done"
+            f"Ray task {name!r} failed: {type(error).__name__} ({reason}); check whether a worker "
+            "ran out of memory (Ray's dashboard, /tmp/ray/session_latest/logs), then run the same "
+            "command again: it continues from what is done"
         ) from error

@@ -1,9 +1,9 @@
-"""frozen dataclass ⇄ canonical JSON ⇄ digest, loaded strictly
+"""records: frozen dataclasses with one canonical JSON form and a digest, loaded strictly
 
-A record is a frozen, keyword-only dataclass with one canonical JSON form, and is identified by the
-digest of that form. pydantic reads it back strictly: an unknown key, a missing key or a value of
-another type is an error that names its path; nothing is coerced. Settings are records that also
-check their values (settings.py).
+A record is a frozen, keyword-only dataclass. The digest of its canonical JSON identifies it.
+pydantic loads it strictly: an unknown key, a missing key or a value of another type is an error
+that names its path, and nothing is converted. Settings are records that also check their values
+(settings.py).
 """
 
 import hashlib
@@ -19,7 +19,7 @@ R = TypeVar("R")
 
 
 def operational(*, default: Any) -> Any:
-    """A field that says how the work is done, not what is made: it stays out of the digest."""
+    """A field that decides how the work is done and not its result: it is not in the digest."""
     return field(default=default, metadata={"operational": True})
 
 
@@ -58,7 +58,7 @@ def to_json(value: Any) -> str:
 
 
 def digest(*values: Any) -> str:
-    """16 hex digits that identify the values; operational fields do not count."""
+    """16 hex digits that identify the values; operational fields are left out."""
     plain = [to_dict(value, identity=True) for value in values]
     text = json.dumps(
         plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
@@ -67,34 +67,33 @@ def digest(*values: Any) -> str:
 
 
 def from_json(cls: type[R], text: str | bytes, where: str) -> R:
-    """The record in `text`, or ArtefactCorrupt naming `where` and each wrong field."""
+    """The record in `text`.
+
+    Raises ArtefactCorrupt, with `where` and each wrong field, if it is no record of this version.
+    """
     try:
         return TypeAdapter(cls).validate_json(text)
     except ValidationError as error:
-        faults = error.errors()
-        other_version = [fault for fault in faults if fault["type"] in _OTHER_VERSION]
-        if other_version:
-            n_more = len(faults) - 1
-            more = f" (and {n_more} more differences)" if n_more else ""
-            raise ArtefactCorrupt(
-                f"{where} is not a valid {cls.__name__}: {_describe(other_version[0])}{more}; it "
-                "was written by another version of Hormesis: read it with that version, or choose "
-                "a new --out"
-            ) from error
+        is_other_version = any(fault["type"] in _WRONG_FIELDS for fault in error.errors())
+        remedy = (
+            "it may be from another version of Hormesis: "
+            "read it with that version, or choose a new --out"
+            if is_other_version
+            else "delete it and run the command again"
+        )
         raise ArtefactCorrupt(
-            f"{where} is not a valid {cls.__name__}: {describe_faults(error)}; "
-            "delete it and run the command again"
+            f"{where} is not a valid {cls.__name__}: {describe_faults(error)}; {remedy}"
         ) from error
 
 
-_OTHER_VERSION = {"missing", "unexpected_keyword_argument", "missing_keyword_only_argument"}
+# pydantic's names of faults that show another set of fields, rather than a damaged value.
+_WRONG_FIELDS = {"missing", "unexpected_keyword_argument", "missing_keyword_only_argument"}
 
 
 def describe_faults(error: ValidationError) -> str:
     """Each fault of a validation as `path: message (got value)`."""
-    return "; ".join(map(_describe, error.errors()))
-
-
-def _describe(fault: Any) -> str:
-    path = ".".join(map(str, fault["loc"])) or "value"
-    return f"{path}: {fault['msg']} (got {str(fault['input'])[:80]!r})"
+    return "; ".join(
+        f"{'.'.join(map(str, fault['loc'])) or 'value'}: {fault['msg']} "
+        f"(got {str(fault['input'])[:80]!r})"
+        for fault in error.errors()
+    )

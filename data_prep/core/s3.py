@@ -1,19 +1,21 @@
-"""the S3 client: s3fs under one policy of retries, never a body shorter than promised
+"""the S3 client: s3fs with one retry policy, and no body shorter than the store promised
 
-Three layers would retry, and multiply: botocore, s3fs and we. The two below are switched off, so
-that each request (a part of an upload and a page of a listing, too) is tried again here and nowhere
-else, and counted; only aiohttp asks once more, at once, where a connection breaks before its
-answer.
+botocore, s3fs and we could all retry, and their attempts would multiply. Retries of botocore and
+s3fs are off, so each request (also a part of an upload, or a page of a listing) is retried and
+counted here only. One exception: aiohttp sends a request again, once and at once, when a
+connection breaks before the response.
 
-    again      500, 502, 503, 504, 429, SlowDown · connection refused, reset or timed out · a body cut short or hurt
-    at once    403, 404, no such bucket, no credentials, a malformed request
+    retried    500, 502, 503, 504, 429, SlowDown · connection refused, reset or timed out · a body
+               that is truncated or fails its checksum
+    not        403, 404, no such bucket, no credentials, a malformed request
 
 Waits are drawn from [0, 0.2 · 2ⁿ] s, at most 5 s ("full jitter", so that a hundred workers do not
-come back together). A store that has answered this process before is given 60 s from the first
-failure; one that never did is given up after 4 s, for then the endpoint is likely wrong.
+return together). A store that has responded to this process before gets 60 s from the first
+failure; one that never did gets 4 s, because then the endpoint is likely wrong.
 """
 
 import asyncio
+import logging
 import random
 import re
 import time
@@ -34,19 +36,22 @@ from s3fs import S3FileSystem
 
 from data_prep.core import telemetry
 
-PATIENCE_SECONDS = 60.0
+RETRY_SECONDS = 60.0
 FIRST_CONTACT_SECONDS = 4.0
 MAX_ATTEMPTS = 40
-FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.2, 5.0
-SILENCE_SECONDS = 20.0  # of an open connection: then it is dead
-OPTIONS = {
+FIRST_WAIT_SECONDS = 0.2
+LONGEST_WAIT_SECONDS = 5.0
+READ_TIMEOUT_SECONDS = 20.0  # an open connection that is silent for longer is dead
+FAILURES_PER_WARNING = 5  # the others are logged at level DEBUG
+CLIENT_OPTIONS = {
     "use_listings_cache": False,
     "config_kwargs": {
         "retries": {"total_max_attempts": 1},
         "connect_timeout": 4,
-        "read_timeout": SILENCE_SECONDS,
+        "read_timeout": READ_TIMEOUT_SECONDS,
     },
 }
+BUSY_STATUSES = {429, 500, 502, 503, 504}
 BUSY_CODES = {
     "SlowDown",
     "Throttling",
@@ -55,12 +60,11 @@ BUSY_CODES = {
     "InternalError",
     "ServiceUnavailable",
 }
-
 CONNECTION_ERRORS = (
     NoConnection,
     HTTPClientError,
     ResponseStreamingError,
-    ResponseParserError,  # half an answer, or a gateway's page in place of one
+    ResponseParserError,  # half a response, or a page of a gateway instead of one
     TransportError,
     ConnectionError,
     TimeoutError,
@@ -69,129 +73,141 @@ CONNECTION_ERRORS = (
 T = TypeVar("T")
 
 
-class ShortBody(OSError):
-    """Fewer bytes came than the answer's header promised."""
+class TruncatedBody(OSError):
+    """A body is shorter than the header of the response promised."""
 
 
-class Client(S3FileSystem):
-    """s3fs's client as storage.py uses it; one a process."""
+class RetryingS3(S3FileSystem):
+    """s3fs's client with our retry policy; storage.py has one per process."""
 
-    retries = 1  # s3fs counts tries
+    retries = 1  # the number of attempts that s3fs makes
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**OPTIONS, **options)
-        self._answered = False
+        super().__init__(**CLIENT_OPTIONS, **options)
+        self._has_responded = False
 
     async def _call_s3(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        attempts = 0
+        n_attempts = 0
 
-        async def call() -> Any:
-            nonlocal attempts
-            attempts += 1
+        async def attempt() -> Any:
+            nonlocal n_attempts
+            n_attempts += 1
             try:
-                return await super(Client, self)._call_s3(method, *args, **kwargs)
+                return await super(RetryingS3, self)._call_s3(method, *args, **kwargs)
             except FileNotFoundError:
-                if method == "complete_multipart_upload" and attempts > 1:
-                    return {}  # it was completed, and the answer was lost
+                if method == "complete_multipart_upload" and n_attempts > 1:
+                    return {}  # an earlier attempt completed it, and its response was lost
                 raise
 
-        return await self._persist(
-            call, f"{method} {kwargs.get('Bucket', '')}/{kwargs.get('Key', '')}"
-        )
+        name = f"{kwargs.get('Bucket', '')}/{kwargs.get('Key', '')}"
+        return await self._retry(attempt, f"{method} {name}")
 
     async def _cat_file(
-        self, path: str, version_id: Any = None, start: Any = None, end: Any = None, *_: Any
-    ) -> bytes:  # type: ignore[override]
-        """The bytes in [start, end), as far as there are any: one GET, always of a range, whose
-        answer says how much is right.
+        self,
+        path: str,
+        version_id: Any = None,
+        start: Any = None,
+        end: Any = None,
+        chunksize: Any = None,
+        max_concurrency: Any = None,
+    ) -> bytes:
+        """The bytes in [start, end), clipped to the size of the object.
+
+        One GET, always of a range, because its response says how long the body must be.
         """
-        bucket, key, _version = self.split_path(path)
+        bucket, key, _ = self.split_path(path)
         first = start or 0
-        asked = f"bytes={first}-{'' if end is None else end - 1}"
+        byte_range = f"bytes={first}-{'' if end is None else end - 1}"
 
         async def fetch() -> bytes:
-            answer = await super(Client, self)._call_s3(
-                "get_object", Bucket=bucket, Key=key, Range=asked
+            response = await super(RetryingS3, self)._call_s3(
+                "get_object", Bucket=bucket, Key=key, Range=byte_range
             )
-            async with answer["Body"] as body:
+            async with response["Body"] as body:
                 content = await body.read()
-            there = re.fullmatch(r"bytes \d+-\d+/(\d+)", answer.get("ContentRange") or "")
-            n_bytes = int(there[1]) if there else answer["ContentLength"]
-            expected = min(end or n_bytes, n_bytes) - first if there else n_bytes
-            if len(content) != expected:
-                raise ShortBody(f"{len(content):,} bytes came of {expected:,} asked for")
-            return (
-                content if there else content[first:end]
-            )  # without the header it is the whole object
+            content_range = response.get("ContentRange") or ""
+            match = re.fullmatch(r"bytes \d+-\d+/(\d+)", content_range)
+            if match is None:  # the store ignored the range and sent the whole object
+                _check_length(content, response["ContentLength"])
+                return content[first:end]
+            n_bytes = int(match[1])
+            _check_length(content, min(end or n_bytes, n_bytes) - first)
+            return content
 
         try:
-            content = await self._persist(fetch, f"get_object {path} {asked}")
+            content = await self._retry(fetch, f"get_object {path} {byte_range}")
         except OSError as error:
-            if _code(error) in ("InvalidRange", "416"):
-                return b""  # it begins at the end or past it
+            if _error_code(error) in ("InvalidRange", "416"):
+                return b""  # the range begins at or after the end of the object
             raise
         telemetry.emit("hormesis_storage_read_bytes", len(content))
         return content
 
-    async def _persist(self, attempt: Callable[[], Awaitable[T]], what: str) -> T:
-        """`attempt` until it succeeds, fails for good, or the store's time is up."""
-        began, first_failure, n_failed = time.monotonic(), 0.0, 0
+    async def _retry(self, attempt: Callable[[], Awaitable[T]], request: str) -> T:
+        """The result of `attempt`, made again until it succeeds, fails for good or time is up."""
+        start = time.monotonic()
+        first_failure = 0.0
+        n_failed = 0
         while True:
             try:
                 result = await attempt()
-                self._answered = True
+                self._has_responded = True
                 return result
             except Exception as error:
-                self._answered = self._answered or _code(error) != ""
-                reason, now = transient(error), time.monotonic()
-                first_failure = first_failure or now
+                self._has_responded = self._has_responded or _error_code(error) != ""
                 n_failed += 1
-                until = (
-                    first_failure + PATIENCE_SECONDS
-                    if self._answered
-                    else began + FIRST_CONTACT_SECONDS
+                now = time.monotonic()
+                first_failure = first_failure or now
+                deadline = (
+                    first_failure + RETRY_SECONDS
+                    if self._has_responded
+                    else start + FIRST_CONTACT_SECONDS
                 )
-                wait = pause(n_failed)
-                if not reason or n_failed == MAX_ATTEMPTS or now + wait > until:
+                reason = transient_reason(error)
+                wait = wait_seconds(n_failed)
+                if not reason or n_failed == MAX_ATTEMPTS or now + wait > deadline:
                     raise
-                level = 30 if n_failed % 5 == 0 else 10
+                is_warning = n_failed % FAILURES_PER_WARNING == 0
                 telemetry.logger.log(
-                    level,
-                    "%s: %s (%s); trying again, %d s before giving up",
-                    what,
+                    logging.WARNING if is_warning else logging.DEBUG,
+                    "%s: %s (%s); retrying for another %d s",
+                    request,
                     reason,
                     error,
-                    until - now,
+                    deadline - now,
                 )
                 telemetry.emit("hormesis_storage_retries", 1, reason=reason)
                 await asyncio.sleep(wait)
 
 
-def pause(n_failed: int) -> float:
+def wait_seconds(n_failed: int) -> float:
     """Seconds to wait after the n-th failure in a row."""
-    return random.uniform(
-        0, min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2 ** min(n_failed - 1, 30))
-    )
+    longest = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2 ** min(n_failed - 1, 30))
+    return random.uniform(0, longest)
 
 
-def transient(error: BaseException) -> str:
-    """Why `error` may pass: busy, connection or body; nothing if it will not."""
-    if isinstance(error, ShortBody | IncompleteReadError | FlexibleChecksumError):
+def transient_reason(error: BaseException) -> str:
+    """Why a retry may succeed: busy, connection or body; "" if none would."""
+    if isinstance(error, TruncatedBody | IncompleteReadError | FlexibleChecksumError):
         return "body"
     if isinstance(error, CONNECTION_ERRORS):
         return "connection"
-    answer = _answer(error)
-    status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    return "busy" if status in (429, 500, 502, 503, 504) or _code(error) in BUSY_CODES else ""
+    status = _error_response(error).get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    return "busy" if status in BUSY_STATUSES or _error_code(error) in BUSY_CODES else ""
 
 
-def _answer(error: BaseException) -> dict[str, Any]:
-    """What the store answered, if `error` is an answer; s3fs hangs botocore's error below its own."""
-    for each in (error, error.__cause__):
-        if isinstance(each, ClientError):
-            return dict(each.response)
+def _check_length(content: bytes, expected: int) -> None:
+    if len(content) != expected:
+        raise TruncatedBody(f"the body has {len(content):,} bytes, expected {expected:,}")
+
+
+def _error_response(error: BaseException) -> dict[str, Any]:
+    """The response of the store, if there was one; s3fs keeps botocore's error as a cause."""
+    for candidate in (error, error.__cause__):
+        if isinstance(candidate, ClientError):
+            return dict(candidate.response)
     return {}
 
 
-def _code(error: BaseException) -> str:
-    return str(_answer(error).get("Error", {}).get("Code", ""))
+def _error_code(error: BaseException) -> str:
+    return str(_error_response(error).get("Error", {}).get("Code", ""))

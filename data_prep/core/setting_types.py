@@ -44,7 +44,7 @@ def is_valid(hint: Any, value: Any) -> bool:
 
 
 def group_of(hint: Any) -> type | None:
-    """The settings group that a field of this type holds, optional or not; None if there is none."""
+    """The settings group that a field of this type holds, optional or not, or None."""
     groups = [part for part in _alternatives(hint) if inspect.isclass(part) and is_dataclass(part)]
     return groups[0] if groups else None
 

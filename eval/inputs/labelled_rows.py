@@ -50,7 +50,7 @@ def read_labelled_rows(
             label = rule.label(document.fields, where)
             rows[row_id] = LabelledRow(row_id, document.text, label, group)
     in_order = sorted(rows.values())
-    order = keyed_random.shuffled([row.group for row in in_order], "probes", seed)
+    order = keyed_random.shuffled_positions([row.group for row in in_order], "probes", seed)
     return [in_order[i] for i in order[: probing.n_rows]]
 
 

@@ -98,7 +98,9 @@ def _with_line_ends(text: str) -> str:
 
 
 def _shuffled(rows: list[R], purpose: str, seed: int) -> list[R]:
-    return [rows[i] for i in keyed_random.shuffled([row.id for row in rows], purpose, seed)]
+    return [
+        rows[i] for i in keyed_random.shuffled_positions([row.id for row in rows], purpose, seed)
+    ]
 
 
 def _held_out_snippets(

@@ -99,7 +99,7 @@ def split_rows(groups: Sequence[str], labels: Sequence[int], seed: int) -> RowSp
     validation: list[int] = []
     test: list[int] = []
     for alike in groups_by_labels.values():
-        order = [alike[i] for i in keyed_random.shuffled(alike, "probe split", seed)]
+        order = [alike[i] for i in keyed_random.shuffled_positions(alike, "probe split", seed)]
         n_test = len(order) // TEST_DIVISOR
         n_validation = (len(order) - n_test) // TEST_DIVISOR
         for position, group in enumerate(order):

@@ -89,7 +89,7 @@ def control_shift(
             f"{len(heads)} of {n_layers * n_heads} are; lower eval.steering.top_heads or remove "
             "the control from eval.steering.controls"
         )
-    order = keyed_random.shuffled(
+    order = keyed_random.shuffled_positions(
         [f"{layer}.{head}" for layer, head in other_heads], "random heads", seed
     )
     return unit_shift(directions, [other_heads[i] for i in order[: len(heads)]])

@@ -71,7 +71,9 @@ def read_questions(name: str, n_questions: int, seed: int) -> list[Question]:
             question = _question(form, document.text, document.fields, where)
             by_id[question.id] = question
     questions = sorted(by_id.values())
-    order = keyed_random.shuffled([question.id for question in questions], "questions", seed)
+    order = keyed_random.shuffled_positions(
+        [question.id for question in questions], "questions", seed
+    )
     return [questions[i] for i in order[:n_questions]]
 
 

@@ -213,7 +213,7 @@ def _ours(corpus: list[str], words: str, out: str) -> Callable[[], None]:
     pyarrow.set_cpu_count(1)
     pyarrow.set_io_thread_count(1)
     config = _config(corpus, words)
-    ray_tasks.run = lambda jobs, *_: (job.function(*job.arguments) for job in jobs)  # type: ignore[assignment]  # in this process
+    ray_tasks.run = lambda tasks, *_: (task.function(*task.arguments) for task in tasks)  # type: ignore[assignment]  # in this process
     ray_tasks.share = lambda value: value
 
     def work() -> None:
@@ -259,7 +259,9 @@ def _two_workers(corpus: list[str], words: str, scratch: Path) -> None:
             logging_level="error",
         )
         list(
-            ray_tasks.run([ray_tasks.Job("warm up", _warm_up, (words,), 1)] * n, "warm up", "jobs")
+            ray_tasks.run(
+                [ray_tasks.RayTask("warm up", _warm_up, (words,), 1)] * n, "warm up", "jobs"
+            )
         )
         start = time.perf_counter()
         pipeline.build(config, "clean", str(scratch / f"workers-{n}"))

@@ -67,4 +67,4 @@ def test_a_rank_without_memory_ends_the_run_at_once_and_says_what_to_set(
         ConfigurationError,
         match=r"run large: a rank ran out of memory; .*train\.micro_batch=auto, train\.activ",
     ):
-        ray_tasks.outcome(cluster.train(str(tmp_path), run, 1, False))
+        ray_tasks.result(cluster.train(str(tmp_path), run, 1, False))

@@ -22,10 +22,10 @@ def test_uniforms_fill_the_unit_interval_evenly():
 
 def test_the_keyed_order_of_ids_does_not_depend_on_the_order_they_come_in():
     ids = [f"row {i}" for i in range(50)]
-    order = [ids[i] for i in keyed_random.shuffled(ids, "test", 0)]
-    assert [ids[::-1][i] for i in keyed_random.shuffled(ids[::-1], "test", 0)] == order
+    order = [ids[i] for i in keyed_random.shuffled_positions(ids, "test", 0)]
+    assert [ids[::-1][i] for i in keyed_random.shuffled_positions(ids[::-1], "test", 0)] == order
     assert sorted(order) == sorted(ids) and order != ids
-    assert [ids[i] for i in keyed_random.shuffled(ids, "test", 1)] != order
+    assert [ids[i] for i in keyed_random.shuffled_positions(ids, "test", 1)] != order
 
 
 def test_a_key_separates_its_parts():

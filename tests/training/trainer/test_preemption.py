@@ -101,7 +101,7 @@ def test_a_ray_worker_that_gets_sigterm_saves_and_its_run_resumes(
     ]
     assert len(workers) == 1
     workers[0].terminate()
-    ray_tasks.outcome(training)
+    ray_tasks.result(training)
     steps = checkpoint_steps(str(tmp_path), "run")
     assert find(str(tmp_path), "run") and steps[0] == 20
     assert len([step for step in steps if step % 20]) == 1
