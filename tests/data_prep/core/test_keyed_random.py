@@ -4,7 +4,7 @@ import pytest
 from data_prep.core import keyed_random
 
 
-def test_the_numbers_are_splitmix64s():
+def test_the_numbers_are_those_of_splitmix64():
     """The first outputs for seed 1234567, published with the algorithm (Vigna's splitmix64.c,
     Rosetta Code).
     """
@@ -20,7 +20,7 @@ def test_uniforms_fill_the_unit_interval_evenly():
     )
 
 
-def test_the_keyed_order_of_ids_does_not_depend_on_the_order_they_come_in():
+def test_the_keyed_order_of_ids_does_not_depend_on_their_input_order():
     ids = [f"row {i}" for i in range(50)]
     order = [ids[i] for i in keyed_random.shuffled_positions(ids, "test", 0)]
     assert [ids[::-1][i] for i in keyed_random.shuffled_positions(ids[::-1], "test", 0)] == order

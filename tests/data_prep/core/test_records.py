@@ -163,9 +163,7 @@ def records(draw: st.DrawFn, cls: Any) -> Any:
 @pytest.mark.parametrize("cls", RECORDS)
 @settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
-def test_a_record_comes_back_from_its_json_the_same_with_the_same_digest(
-    cls: Any, data: st.DataObject
-):
+def test_a_record_keeps_its_value_and_digest_through_json(cls: Any, data: st.DataObject):
     made = data.draw(records(cls))
     back = from_json(cls, to_json(made), "here")
     assert back == made
@@ -179,25 +177,25 @@ def test_a_record_is_frozen_and_takes_keywords_only():
         OUTER.quick = True  # type: ignore[misc]
 
 
-def test_canonical_json_is_sorted_readable_text_with_a_last_newline():
+def test_canonical_json_is_sorted_and_ends_with_a_newline():
     assert to_json(replace(OUTER, names=("α",))) == (
         '{\n "inner": {\n  "kind": "round",\n  "label": null,\n  "ratio": 0.5,\n  "size": 3,\n  "workers": 1\n },\n'
         ' "names": [\n  "α"\n ],\n "quick": false\n}\n'
     )
 
 
-def test_a_number_that_json_lacks_is_refused():
+def test_nan_is_refused_in_json():
     with pytest.raises(ValueError, match="not JSON compliant"):
         to_json(Inner(size=1, ratio=float("nan")))
 
 
 def test_a_digest_is_pinned():
-    """Update only when identities are meant to change: every run made before then is another run."""
+    """Update only when identities must change: every older run then has another id."""
     assert digest(OUTER) == "73495cb205c0f228"
     assert digest(OUTER, "more", 1) == "e8e8e823e90668bc"
 
 
-def test_a_digest_names_what_is_made_and_ignores_how():
+def test_a_digest_ignores_operational_fields_only():
     assert digest(OUTER) == digest(replace(OUTER, inner=Inner(size=3, workers=8)))
     others = [
         Outer(inner=Inner(size=4)),
@@ -208,7 +206,7 @@ def test_a_digest_names_what_is_made_and_ignores_how():
     assert len({digest(one) for one in (OUTER, *others)}) == 5
 
 
-def test_a_whole_number_has_one_digest_however_it_is_written():
+def test_a_whole_number_has_one_digest_as_int_or_float():
     assert digest(Inner(size=1, ratio=1)) == digest(Inner(size=1, ratio=1.0))
     assert (
         digest(Inner(size=1, ratio=0.0))
@@ -235,14 +233,14 @@ def test_a_whole_number_has_one_digest_however_it_is_written():
         ("false}", "false", "Invalid JSON"),
     ],
 )
-def test_a_wrong_field_is_named_with_its_file(old: str, new: str, fault: str):
+def test_a_wrong_field_is_reported_with_its_file(old: str, new: str, fault: str):
     assert from_json(Outer, TEXT, "s3://b/run.json") == replace(OUTER, names=("a",))
     assert TEXT.count(old) == 1
     with pytest.raises(ArtefactCorrupt, match=rf"s3://b/run\.json is not a valid Outer: .*{fault}"):
         from_json(Outer, TEXT.replace(old, new), "s3://b/run.json")
 
 
-def test_a_user_catches_every_error_as_one_kind():
+def test_all_error_types_have_one_base():
     known = {
         ConfigurationError,
         ArtefactMissing,

@@ -36,38 +36,38 @@ def uri(s3_server: str, proxy: Proxy, tmp_path: Path) -> str:
 @pytest.mark.parametrize(
     "kind", ["slow_down", "reset", "lost_answer", "reset_in_body", "truncated", "short"]
 )
-def test_what_may_pass_is_tried_again_in_every_operation(
+def test_transient_failures_are_retried_in_every_operation(
     proxy: Proxy, uri: str, tmp_path: Path, kind: str
 ) -> None:
-    def again() -> None:
+    def fail_twice() -> None:
         proxy.inject(Fault(kind, rate=1.0, limit=2))
 
-    again()
+    fail_twice()
     assert storage.read(uri) == CONTENT
-    again()
+    fail_twice()
     assert storage.read(uri, 10, 20) == CONTENT[10:20]
-    again()
+    fail_twice()
     with ranged_reads.open_stream(uri) as stream:
         assert stream.read() == CONTENT
-    again()
+    fail_twice()
     ranged_reads.download(uri, tmp_path / "down")
     assert (tmp_path / "down").read_bytes() == CONTENT
     if kind in ("slow_down", "reset", "lost_answer"):
-        again()
+        fail_twice()
         storage.write(uri, b"second")
-        again()
+        fail_twice()
         assert storage.size(uri) == 6 and storage.exists(uri)
-        again()
+        fail_twice()
         storage.upload(tmp_path / "down", uri)
-        again()
+        fail_twice()
         assert storage.glob(uri.replace("object", "*")) == [uri]
-        again()
+        fail_twice()
         storage.delete(uri)
-        again()
+        fail_twice()
         assert not storage.exists(uri)
 
 
-def test_an_upload_in_parts_goes_on_at_the_part_that_failed(
+def test_a_multipart_upload_retries_only_the_failed_part(
     proxy: Proxy, uri: str, tmp_path: Path
 ) -> None:
     content = bytes(101 << 20)
@@ -76,12 +76,11 @@ def test_an_upload_in_parts_goes_on_at_the_part_that_failed(
     before = proxy.counts["PUT"]
     storage.upload(tmp_path / "large", uri)
     assert storage.size(uri) == len(content)
-    assert (
-        proxy.counts["PUT"] - before <= 3 + 3
-    )  # three parts of 50 MiB, three failures (of which some hit its POSTs)
+    # Three parts of 50 MiB and three failures, of which some hit the POSTs.
+    assert proxy.counts["PUT"] - before <= 3 + 3
 
 
-def test_an_error_that_stays_is_raised_after_the_stated_attempts_and_no_layer_below_multiplies_them(
+def test_no_other_layer_multiplies_the_attempts(
     proxy: Proxy, uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(s3, "MAX_ATTEMPTS", 5)
@@ -92,31 +91,31 @@ def test_an_error_that_stays_is_raised_after_the_stated_attempts_and_no_layer_be
     assert proxy.counts["GET"] - before == 5
 
 
-def test_a_store_that_has_answered_is_given_its_seconds_from_the_first_failure(
+def test_a_store_that_has_responded_gets_its_time_from_first_failure(
     proxy: Proxy, uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3, "PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(s3, "RETRY_SECONDS", 0.5)
     monkeypatch.setattr(s3, "LONGEST_WAIT_SECONDS", 0.1)
     proxy.inject(Fault("reset", rate=1.0))
-    began = time.monotonic()
+    start = time.monotonic()
     with pytest.raises(StorageError, match="cannot read"):
         storage.read(uri)
     assert proxy.injected["reset"] > 5
-    assert time.monotonic() - began < 30  # a bound, not a speed
+    assert time.monotonic() - start < 30  # a bound, not a speed
 
 
 @pytest.mark.usefixtures("new_client")
-def test_a_store_that_never_answered_is_given_up_sooner(
+def test_a_store_that_never_responded_gets_less_time(
     proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(s3, "FIRST_CONTACT_SECONDS", 0.0)
     proxy.inject(Fault("reset", rate=1.0))
     with pytest.raises(StorageError, match="cannot look up"):
         storage.exists("s3://hormesis/x")
-    assert proxy.injected["reset"] <= 2  # aiohttp asks once more by itself
+    assert proxy.injected["reset"] <= 2  # aiohttp sends a request again once
 
 
-def test_what_will_not_pass_is_asked_once(proxy: Proxy, uri: str) -> None:
+def test_permanent_failures_are_not_retried(proxy: Proxy, uri: str) -> None:
     before = proxy.counts["GET"]
     for missing in (uri + "x", "s3://no-such-bucket/key"):
         with pytest.raises(ArtefactMissing):
@@ -124,7 +123,7 @@ def test_what_will_not_pass_is_asked_once(proxy: Proxy, uri: str) -> None:
     assert proxy.counts["GET"] - before == 2
 
 
-def test_a_whole_object_takes_one_request_and_an_empty_one_is_empty(proxy: Proxy, uri: str) -> None:
+def test_reading_an_object_takes_one_request_and_may_be_empty(proxy: Proxy, uri: str) -> None:
     before = proxy.counts["GET"] + proxy.counts["HEAD"]
     assert storage.read(uri) == CONTENT
     assert proxy.counts["GET"] + proxy.counts["HEAD"] - before == 1
@@ -132,29 +131,10 @@ def test_a_whole_object_takes_one_request_and_an_empty_one_is_empty(proxy: Proxy
     assert storage.read(uri) == b""
 
 
-@pytest.mark.parametrize("block_bytes", [7, 64, 200, 999])
-def test_a_stream_takes_one_get_per_block(
-    proxy: Proxy, uri: str, monkeypatch: pytest.MonkeyPatch, block_bytes: int
-) -> None:
-    monkeypatch.setattr(storage, "BLOCK_BYTES", block_bytes)
-    before = proxy.counts["GET"]
-    with ranged_reads.open_stream(uri) as stream:
-        assert b"".join(iter(lambda: stream.read(3), b"")) == CONTENT
-    assert proxy.counts["GET"] - before == -(-len(CONTENT) // block_bytes)
-
-
-def test_a_stream_can_be_read_from_anywhere(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "BLOCK_BYTES", 16)
-    with ranged_reads.open_stream(uri) as stream:
-        for at in (150, 0, 16, 199, 200, 40):
-            assert (stream.seek(at), stream.read(40)) == (at, CONTENT[at : at + 40])
-        assert stream.seek(-5, 2) == 195 and stream.read() == CONTENT[195:]
-
-
 @given(st.integers(1, 10_000))
-def test_a_pause_is_within_its_bounds(n_failed: int) -> None:
+def test_a_wait_is_within_its_bounds(n_failed: int) -> None:
     assert (
         0
-        <= s3.pause(n_failed)
+        <= s3.wait_seconds(n_failed)
         <= min(s3.LONGEST_WAIT_SECONDS, s3.FIRST_WAIT_SECONDS * 2 ** min(n_failed - 1, 60))
     )

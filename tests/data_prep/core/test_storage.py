@@ -27,7 +27,7 @@ def root(request, tmp_path: Path) -> str:
 
 @pytest.fixture
 def at_endpoint(monkeypatch: pytest.MonkeyPatch):
-    """Point S3 at another endpoint, in this test only: clients are kept for the life of a process."""
+    """Use another S3 endpoint in this test only; a process keeps its clients."""
 
     def point(endpoint: str) -> None:
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
@@ -40,7 +40,7 @@ def at_endpoint(monkeypatch: pytest.MonkeyPatch):
     storage._filesystem.cache_clear()
 
 
-def test_what_is_written_is_read_back_and_replaced_whole(root):
+def test_a_file_is_read_back_and_replaced_completely(root):
     uri = storage.join(root, "deep/er/name.bin")
     assert not storage.exists(uri)
     storage.write(uri, b"a longer first text")
@@ -48,10 +48,10 @@ def test_what_is_written_is_read_back_and_replaced_whole(root):
     assert storage.read(uri) == b"second"
     assert storage.size(uri) == 6
     assert storage.exists(uri)
-    assert not storage.exists(storage.join(root, "deep"))  # a folder is no file
+    assert not storage.exists(storage.join(root, "deep"))  # a folder is not a file
 
 
-def test_a_large_buffer_goes_up_in_parts_and_is_read_back(root, monkeypatch: pytest.MonkeyPatch):
+def test_a_large_buffer_is_uploaded_in_parts_and_read_back(root, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(storage, "PART_BYTES", 5 << 20)  # S3 takes no smaller part
     content, uri = bytes(range(256)) * (12 << 12), storage.join(root, "large")
     storage.write(uri, memoryview(content))
@@ -65,7 +65,7 @@ def test_a_record_is_saved_and_loaded(root):
     assert storage.load(Note, storage.join(root, "note.json")) == Note(text="α")
 
 
-def test_a_file_goes_up_and_comes_down_unchanged(root, tmp_path: Path):
+def test_an_upload_and_a_download_keep_the_bytes(root, tmp_path: Path):
     source, back = tmp_path / "source", tmp_path / "new folder" / "back"
     source.write_bytes(bytes(range(256)))
     storage.upload(source, storage.join(root, "up/there"))
@@ -89,7 +89,7 @@ def test_a_range_is_a_slice(root):
         )
 
 
-def test_glob_gives_files_as_sorted_uris_that_can_be_read(root):
+def test_glob_returns_sorted_uris_that_can_be_read(root):
     for name in ("b.txt", "a.txt", "a.json", "below/c.txt"):
         storage.write(storage.join(root, name), name.encode())
     assert storage.glob(storage.join(root, "*.txt")) == [
@@ -121,7 +121,7 @@ def test_deleting_twice_is_no_error(root):
     assert not storage.exists(uri)
 
 
-def test_a_missing_name_is_missing_everywhere(root, tmp_path: Path):
+def test_every_operation_reports_a_missing_file(root, tmp_path: Path):
     uri = storage.join(root, "no/such")
     for attempt in (
         storage.read,
@@ -135,7 +135,7 @@ def test_a_missing_name_is_missing_everywhere(root, tmp_path: Path):
         pass
 
 
-def test_a_missing_bucket_is_named(s3_server):
+def test_a_missing_bucket_is_reported(s3_server):
     for attempt in (
         storage.read,
         lambda uri: storage.write(uri, b"x"),
@@ -145,14 +145,14 @@ def test_a_missing_bucket_is_named(s3_server):
             attempt("s3://no-such-bucket/key")
 
 
-def test_checking_that_a_store_is_writable_leaves_nothing(root):
+def test_check_writable_leaves_no_file(root):
     storage.check_writable(root)
     assert storage.glob(storage.join(root, "**")) == []
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path):
+def test_a_failed_write_keeps_the_old_file_only(tmp_path: Path):
     storage.write(str(tmp_path / "file"), b"old")
-    with pytest.raises(ZeroDivisionError), storage._replacing(tmp_path / "file") as file:
+    with pytest.raises(ZeroDivisionError), storage._publishing(tmp_path / "file") as file:
         file.write(b"half of the new")
         raise ZeroDivisionError
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"file": b"old"}
@@ -179,12 +179,12 @@ def test_a_path_that_cannot_be_written_is_a_storage_error(tmp_path: Path):
     assert not storage.exists(str(tmp_path / "file" / "below"))
 
 
-def test_an_unknown_kind_of_uri_is_refused():
+def test_an_unknown_protocol_is_refused():
     with pytest.raises(ConfigurationError, match=r"gopher://.*file, s3, memory"):
         storage.read("gopher://hole/file")
 
 
-def test_a_store_that_does_not_answer_is_an_error_never_a_no(at_endpoint):
+def test_a_store_that_does_not_respond_is_an_error_not_a_no(at_endpoint):
     with socket() as bound:
         bound.bind(("127.0.0.1", 0))  # bound, not listening: connections are refused
         at_endpoint(f"http://127.0.0.1:{bound.getsockname()[1]}")
@@ -192,7 +192,7 @@ def test_a_store_that_does_not_answer_is_an_error_never_a_no(at_endpoint):
             storage.exists("s3://bucket/key")
 
 
-def test_a_store_that_refuses_is_an_error_never_a_no(at_endpoint, refusing_store: str):
+def test_a_store_that_refuses_is_an_error_not_a_no(at_endpoint, refusing_store: str):
     at_endpoint(refusing_store)
     for attempt in (
         storage.exists,
@@ -206,7 +206,7 @@ def test_a_store_that_refuses_is_an_error_never_a_no(at_endpoint, refusing_store
 
 
 @given(st.binary(max_size=40), st.integers(1, 16))
-def test_every_block_has_its_checksum_and_a_changed_byte_is_found(content: bytes, block_bytes: int):
+def test_each_block_has_a_checksum_that_detects_a_changed_byte(content: bytes, block_bytes: int):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(storage, "BLOCK_BYTES", block_bytes)
         blocks = [content[at : at + block_bytes] for at in range(0, len(content), block_bytes)]
@@ -229,7 +229,7 @@ def test_deleting_the_last_file_of_a_folder_removes_the_folder(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 
 
-def test_checking_that_a_folder_can_be_written_leaves_it_as_it_was(tmp_path: Path):
+def test_check_writable_keeps_an_empty_folder(tmp_path: Path):
     (tmp_path / "empty").mkdir()
     storage.check_writable(str(tmp_path / "empty"))
     assert (tmp_path / "empty").is_dir() and not list((tmp_path / "empty").iterdir())

@@ -16,17 +16,17 @@ def own_logger(monkeypatch: pytest.MonkeyPatch) -> logging.Logger:
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_a_metric_says_its_unit_in_its_name(name: str):
+def test_the_name_of_a_metric_contains_its_unit(name: str):
     metric = METRICS[name]
     assert name.startswith("hormesis_")
     assert not name.endswith("_total")  # Ray appends it to counters
     assert name.endswith("_seconds") == (metric.unit == "s")
     assert name.endswith("_ratio") == (metric.unit == "ratio")
     known = {"run", "stream", "reason", "block", "layer", "kind"}
-    assert set(metric.labels) <= known  # each value of a label is a time series: none without bound
+    assert set(metric.labels) <= known  # each value is a time series
 
 
-def test_only_named_metrics_with_their_labels_are_emitted():
+def test_only_known_metrics_with_their_labels_are_emitted():
     with pytest.raises(KeyError, match="hormesis_los"):
         telemetry.emit("hormesis_los", 1.0, run="a")
     with pytest.raises(AssertionError, match="hormesis_train_loss"):
@@ -41,42 +41,42 @@ def test_without_ray_nothing_is_emitted_and_ray_is_not_loaded(monkeypatch: pytes
     assert "ray" not in sys.modules
 
 
-def test_values_reach_the_instrument_of_their_metric(monkeypatch: pytest.MonkeyPatch):
-    """Ray's own endpoint is read in the integration tests; here, what is handed to it."""
-    handed: list[tuple] = []
+def test_a_value_reaches_the_instrument_of_its_metric(monkeypatch: pytest.MonkeyPatch):
+    """Ray's own endpoint is read in the integration tests; here, the calls of its instruments."""
+    received: list[tuple] = []
 
     class Instrument:
         def __init__(self, name: str) -> None:
             self.name = name
 
         def set(self, value: float, tags: dict) -> None:
-            handed.append(("set", self.name, value, tags))
+            received.append(("set", self.name, value, tags))
 
         def inc(self, value: float, tags: dict) -> None:
-            handed.append(("inc", self.name, value, tags))
+            received.append(("inc", self.name, value, tags))
 
     monkeypatch.setattr(telemetry, "_in_ray", lambda: True)
     monkeypatch.setattr(telemetry, "_instrument", Instrument)
     telemetry.emit("hormesis_train_loss", 0.0, run="a")
     telemetry.emit("hormesis_documents", 3, stream="toxic")
-    telemetry.emit("hormesis_documents", 0, stream="toxic")  # a counter of Ray's refuses 0
-    assert handed == [
+    telemetry.emit("hormesis_documents", 0, stream="toxic")  # Ray's counters refuse 0
+    assert received == [
         ("set", "hormesis_train_loss", 0.0, {"run": "a"}),
         ("inc", "hormesis_documents", 3, {"stream": "toxic"}),
     ]
 
 
-def test_log_lines_go_to_stderr_once_however_often_it_is_configured(
+def test_log_lines_go_to_stderr_once_after_repeated_configuration(
     own_logger: logging.Logger, capsys: pytest.CaptureFixture[str]
 ):
     telemetry.configure()
     telemetry.configure()
     own_logger.info("built %d shards", 3)
-    own_logger.debug("not asked for")
+    own_logger.debug("too detailed")
     out, err = capsys.readouterr()
     assert out == ""
     assert err.count("built 3 shards") == 1
-    assert "not asked for" not in err
+    assert "too detailed" not in err
 
 
 def test_a_log_line_does_not_break_a_progress_bar(
@@ -92,6 +92,6 @@ def test_a_log_line_does_not_break_a_progress_bar(
     assert [line.split(" ", 1)[1] for line in lines if "own" in line] == ["a line of its own"]
 
 
-def test_a_table_in_a_file_is_wide_enough_to_be_read(capsys: pytest.CaptureFixture[str]):
+def test_a_table_in_a_file_is_160_columns_wide(capsys: pytest.CaptureFixture[str]):
     telemetry.console().print("x" * 150)
     assert capsys.readouterr().out == "x" * 150 + "\n"
