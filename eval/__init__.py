@@ -1,1 +1,1 @@
-"""one run → one report"""
+"""evaluate a model: probes, steering, scores and the cost of steering"""

@@ -71,7 +71,7 @@ def evaluate(root: str, run_id: str, config: EvalConfig) -> EvalReport:
     Raises ArtefactMissing if the run is not finished, ArtefactCorrupt if its files do not match its
     record.
     """
-    return evaluate_model(model_source.of_run(root, run_id), config)
+    return evaluate_model(model_source.from_run(root, run_id), config)
 
 
 def evaluate_model(
@@ -95,11 +95,7 @@ def evaluate_model(
     loaded = load()
     judge = perplexity.load_judge(source.root, loaded, config.scoring.fluency_model, config.compute)
     scoring = ContinuationScoring(scorer, judge, config.scoring.min_coverage_ratio)
-    texts = MeasuredTexts(
-        inputs.texts.prompts,
-        loaded.held_out_sequences(config.capability.cross_entropy_sequences),
-        inputs.benchmarks,
-    )
+    texts = _measured_texts(inputs, loaded, config.capability.cross_entropy_sequences)
 
     # probe, then measure each condition at its strengths
     n_rows = _n_rows(inputs.texts.probe_rows, texts, config)
@@ -153,6 +149,13 @@ def _read_inputs(config: EvalConfig, load: Callable[[], LoadedModel]) -> Evaluat
     split = logistic_probes.split_rows([row.group for row in rows], labels_of(rows), config.seed)
     seen = {rows[i].id for i in split.train + split.validation}
     return EvaluationInputs(texts, split, labelled_sets.without_seen_rows(sets, seen), benchmarks)
+
+
+def _measured_texts(
+    inputs: EvaluationInputs, loaded: LoadedModel, n_sequences: int
+) -> MeasuredTexts:
+    sequences = loaded.held_out_sequences(n_sequences)
+    return MeasuredTexts(inputs.texts.prompts, sequences, inputs.benchmarks)
 
 
 def _n_rows(probe_rows: list[LabelledRow], texts: MeasuredTexts, config: EvalConfig) -> int:

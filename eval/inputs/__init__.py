@@ -1,1 +1,1 @@
-"""prompts, labelled rows and held-out text"""
+"""texts that an evaluation reads: labelled rows, prompts, held-out text"""

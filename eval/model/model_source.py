@@ -43,13 +43,13 @@ class ModelSource(NamedTuple):
         return load_run(self.root, self.run_or_folder, compute)
 
 
-def of_run(root: str, run_id: str) -> ModelSource:
+def from_run(root: str, run_id: str) -> ModelSource:
     """A run below the object root; ArtefactMissing if it is not finished."""
     run = model_files.finished_run(root, run_id)
     return ModelSource(run_id, root, run_uri(root, run_id), run)
 
 
-def of_folder(root: str, folder: Path) -> ModelSource:
+def from_folder(root: str, folder: Path) -> ModelSource:
     """A folder with a Hugging Face OLMo, whose results go to `root`/models/NAME-DIGEST."""
     name = model_files.folder_name(folder)
     return ModelSource(name, root, storage.join(root, "models", name), folder)
@@ -75,5 +75,5 @@ def add_arguments(parser: ArgumentParser) -> None:
 def from_arguments(arguments: Namespace) -> ModelSource:
     """The model that these arguments name; ArtefactMissing if it is not there."""
     if arguments.model:
-        return of_folder(arguments.out, arguments.model)
-    return of_run(arguments.out, arguments.run)
+        return from_folder(arguments.out, arguments.model)
+    return from_run(arguments.out, arguments.run)

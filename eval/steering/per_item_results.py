@@ -13,8 +13,6 @@ from typing import NamedTuple
 import numpy as np
 
 from data_prep.core import parquet_files, storage
-from eval.config import EvalConfig
-from eval.eval_report import eval_uri
 
 FILE_NAME = "items.parquet"
 
@@ -53,12 +51,12 @@ def write(items: Sequence[ItemValue], folder: str) -> None:
     storage.write(storage.join(folder, FILE_NAME), content)
 
 
-def read(model_uri: str, config: EvalConfig) -> ItemTable:
-    """The values of an evaluation of this run or model; empty if it has no such file."""
+def read(folder: str) -> ItemTable:
+    """The values of the evaluation in this folder; empty if it has no such file."""
     import pyarrow.parquet
 
     table: ItemTable = {}
-    uri = storage.join(eval_uri(model_uri, config), FILE_NAME)
+    uri = storage.join(folder, FILE_NAME)
     if storage.exists(uri):
         for row in pyarrow.parquet.read_table(BytesIO(storage.read(uri))).to_pylist():
             table.setdefault((row["quantity"], row["strength"]), {})[row["id"]] = row["value"]

@@ -92,13 +92,13 @@ def coverage(texts: Sequence[str], scores: Sequence[float | None]) -> ScoreCover
     return ScoreCoverage(len(texts), sum(is_empty), n_scored)
 
 
-def check_coverage(found: ScoreCoverage, what: str, scorer_id: str, min_ratio: float) -> None:
+def check_coverage(covered: ScoreCoverage, what: str, scorer_id: str, min_ratio: float) -> None:
     """Raise ArtefactMissing if too few of these continuations have a score."""
-    if found.ratio < min_ratio:
-        n = found.n - found.n_empty
+    if covered.ratio < min_ratio:
+        n = covered.n - covered.n_empty
         raise ArtefactMissing(
-            f"{what}: {n - found.n_scored} of {n} continuations have no score from {scorer_id}, "
-            f"coverage {found.ratio:.4g}; expected at least {min_ratio:g} "
+            f"{what}: {n - covered.n_scored} of {n} continuations have no score from {scorer_id}, "
+            f"coverage {covered.ratio:.4g}; expected at least {min_ratio:g} "
             "(eval.scoring.min_coverage_ratio), because those without a score may be the worst; "
             "run the same command again, which scores only the missing ones if the scorer is a "
             "classifier or a service, choose another eval.scoring.scorer, or allow a lower coverage"

@@ -15,7 +15,7 @@ from data_prep.core import storage
 from data_prep.core.errors import ArtefactMissing
 from data_prep.core.records import digest, to_json
 from data_prep.token_stream.data_card import DataCard
-from eval.eval_report import EvalReport, Lens, check_comparable
+from eval.eval_report import EvalReport, Lens, check_comparable, eval_uri
 from eval.stats import intervals
 from eval.steering import per_item_results
 from launch.experiment import Experiment
@@ -55,7 +55,7 @@ def write(
     check_comparable([report for _, report in runs])
     folder = storage.join(root, "report")
     tables = [
-        per_item_results.read(run_uri(root, record.config.run_id), report.config)
+        per_item_results.read(eval_uri(run_uri(root, record.config.run_id), report.config))
         for record, report in runs
     ]
     heads = [

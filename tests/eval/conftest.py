@@ -1,4 +1,4 @@
-"""What the tests of eval share: a tiny model, a finished run, rows in a file, an entry's command line."""
+"""fixtures of the eval tests: a tiny model, a finished run, rows in a file, entry commands"""
 
 import json
 import runpy
@@ -17,8 +17,8 @@ from training.model.olmo import OLMo
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """A tiny model's products are too small to share out: on a busy machine its threads wait for
-    each other, five times as long.
+    """The matrices of a tiny model are too small for several threads: on a busy machine they wait
+    for each other, and a test takes five times as long.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -35,8 +35,8 @@ def tiny() -> ModelConfig:
 
 @pytest.fixture
 def model(tiny: ModelConfig) -> OLMo:
-    """Random weights, larger than the usual ones, so that predictions are neither uniform nor the
-    last token again.
+    """Random weights, larger than at initialization, so that the model neither predicts all tokens
+    alike nor repeats the last one.
     """
     model = OLMo(tiny).eval()
     model.initialise(0)
@@ -58,24 +58,21 @@ def token_rows(tiny: ModelConfig) -> list[list[int]]:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory) -> str:
-    """An object root with a finished run. Tests add to it and change nothing that is there."""
+    """An object root with a finished run. Tests add to it and do not change what it holds."""
     root = str(tmp_path_factory.mktemp("root"))
-    tiny_finished_run.make(root, tiny_finished_run.MODEL)
+    tiny_finished_run.write_run(root, tiny_finished_run.MODEL)
     return root
 
 
 @pytest.fixture
 def entry(monkeypatch, capsys) -> Callable[..., tuple[object, str, str]]:
-    """Runs an entry of eval/ in this process, as its command line does: (exit status, stdout,
-    stderr).
-    """
+    """Run an entry command of eval/ in this process: (exit status, stdout, stderr)."""
 
     def run(name: str, *arguments: str) -> tuple[object, str, str]:
         (path,) = map(str, (Path(__file__).parents[2] / "eval").rglob(name))
         with monkeypatch.context() as patch:
-            patch.setattr(
-                telemetry.logger, "propagate", True
-            )  # undo what the entry does to this process
+            # the entry configures logging for its process; this undoes it afterwards
+            patch.setattr(telemetry.logger, "propagate", True)
             patch.setattr(telemetry.logger, "handlers", [])
             patch.setattr(sys, "argv", [path, *arguments])
             with pytest.raises(SystemExit) as ended:
@@ -87,7 +84,7 @@ def entry(monkeypatch, capsys) -> Callable[..., tuple[object, str, str]]:
 
 @pytest.fixture
 def table(tmp_path: Path) -> Callable[[list[dict]], str]:
-    """Writes rows as JSON lines and says where."""
+    """Write rows as JSON lines; returns the path."""
 
     def write(rows: list[dict]) -> str:
         path = tmp_path / "rows.jsonl"

@@ -217,8 +217,8 @@ def test_the_report_summarizes_the_continuations(report, continuations):
         assert result.perplexity.value == pytest.approx(np.exp(mean_nats))
 
 
-def test_every_mean_has_its_items(root, report):
-    items = per_item_results.read(run_uri(root, RUN_ID), CONFIG)
+def test_every_mean_has_its_items(report, folder, tmp_path):
+    items = per_item_results.read(str(folder))
 
     def values(quantity, strength):
         return list(items[quantity, strength].values())
@@ -230,7 +230,7 @@ def test_every_mean_has_its_items(root, report):
         assert np.mean(toxicity) == pytest.approx(result.toxicity.value)
         assert np.mean(cost) == pytest.approx(result.cross_entropy["clean"].value)
     assert np.mean(values("probe_accuracy", 0.0)) == pytest.approx(report.probe_accuracy.value)
-    assert per_item_results.read(run_uri(root, "toxic-none"), CONFIG) == {}
+    assert per_item_results.read(str(tmp_path)) == {}
 
 
 def test_controls_are_measured_at_every_strength_but_zero(report):
@@ -355,10 +355,10 @@ def test_the_batch_size_does_not_change_the_result(report, copy):
     assert other.samples == report.samples
     assert other.chosen_heads == report.chosen_heads
     assert other.head_accuracy == report.head_accuracy
-    for one, two in zip(report.steered, other.steered, strict=True):
-        assert (one.toxicity, one.any_toxic) == (two.toxicity, two.any_toxic)
-        assert one.cross_entropy["toxic"].value == pytest.approx(
-            two.cross_entropy["toxic"].value, abs=1e-5
+    for first, second in zip(report.steered, other.steered, strict=True):
+        assert (first.toxicity, first.any_toxic) == (second.toxicity, second.any_toxic)
+        assert first.cross_entropy["toxic"].value == pytest.approx(
+            second.cross_entropy["toxic"].value, abs=1e-5
         )
 
 
@@ -384,15 +384,15 @@ def test_a_hugging_face_folder_is_evaluated_like_a_run(report, transformers_fold
         "capability.cross_entropy_sequences": 3,
     }
     config = evolve(CONFIG, STEERING_ALONE | changes)
-    source = model_source.of_folder(str(tmp_path), folder)
-    found = evaluate_model(source, config, toxic_ratio=0.5)
-    assert found.run_id.startswith("model-")
-    assert (found.toxic_ratio, found.realised_toxic_ratio) == (0.5, 0.5)
-    assert found.head_accuracy == report.head_accuracy
-    assert found.chosen_heads == report.chosen_heads
-    assert [result.strength for result in found.steered] == [0.0, 2.0, 8.0]
-    assert found.steered[0].toxicity.n == 2
-    assert evaluate_model(source, config) == found
+    source = model_source.from_folder(str(tmp_path), folder)
+    result = evaluate_model(source, config, toxic_ratio=0.5)
+    assert result.run_id.startswith("model-")
+    assert (result.toxic_ratio, result.realised_toxic_ratio) == (0.5, 0.5)
+    assert result.head_accuracy == report.head_accuracy
+    assert result.chosen_heads == report.chosen_heads
+    assert [at_strength.strength for at_strength in result.steered] == [0.0, 2.0, 8.0]
+    assert result.steered[0].toxicity.n == 2
+    assert evaluate_model(source, config) == result
 
     loaded = load_folder(folder, config.compute).with_held_out_files(texts, config.seed)
     tokens = torch.from_numpy(loaded.held_out_sequences(3)["toxic"])
@@ -400,7 +400,7 @@ def test_a_hugging_face_folder_is_evaluated_like_a_run(report, transformers_fold
     with torch.no_grad():
         logits = theirs(tokens).logits[:, :-1]
     expected = float(F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()))
-    cost = found.steered[0].cross_entropy["toxic"].value
+    cost = result.steered[0].cross_entropy["toxic"].value
     assert cost == pytest.approx(expected, abs=1e-4)
 
 
@@ -409,7 +409,7 @@ def test_a_folder_without_held_out_text_is_refused(transformers_folder, tmp_path
     with pytest.raises(
         ConfigurationError, match="not a run of a sweep and has no held-out text named 'clean'"
     ):
-        evaluate_model(model_source.of_folder(str(tmp_path), folder), CONFIG)
+        evaluate_model(model_source.from_folder(str(tmp_path), folder), CONFIG)
 
 
 class FailingScorer:
@@ -479,7 +479,7 @@ def test_a_model_that_ends_at_once_has_no_toxicity(root, monkeypatch):
     [
         (
             {"prompts_digest": "other"},
-            rf"different prompts: .* of {RUN_ID}, other of toxic-b; .*eval.generation.prompts names",
+            rf"different prompts: .* of {RUN_ID}, other of toxic-b; .*what eval.generation.prompts",
         ),
         (
             {"scorer_id": "other"},

@@ -134,10 +134,10 @@ def test_out_of_memory_halves_the_batch_with_the_same_results(root, undisturbed,
     assert report.samples == before.samples
     assert report.chosen_heads == before.chosen_heads
     assert report.head_accuracy == before.head_accuracy
-    for one, two in zip(report.steered, before.steered, strict=True):
-        assert one.toxicity == two.toxicity
-        assert one.cross_entropy["toxic"].value == pytest.approx(
-            two.cross_entropy["toxic"].value, abs=1e-5
+    for first, second in zip(report.steered, before.steered, strict=True):
+        assert first.toxicity == second.toxicity
+        assert first.cross_entropy["toxic"].value == pytest.approx(
+            second.cross_entropy["toxic"].value, abs=1e-5
         )
 
 
@@ -178,6 +178,6 @@ def test_a_truncated_or_damaged_checkpoint_is_refused(root, tmp_path, damage, me
             damage(content) if path.suffix == ".safetensors" else content
         )
     texts = tuple(f"{name}=synthetic:{name}?documents=20" for name in ("clean", "toxic"))
-    source = model_source.of_folder(str(tmp_path), tmp_path)
+    source = model_source.from_folder(str(tmp_path), tmp_path)
     with pytest.raises(ArtefactCorrupt, match=message):
         evaluate_model(source, evolve(SMALL, {"capability.held_out": texts}))

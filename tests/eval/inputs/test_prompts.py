@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from data_prep.core.errors import ArtefactCorrupt, ConfigurationError
+from data_prep.core.settings import evolve
 from eval.config import GenerationConfig, ProbingConfig
 from eval.inputs import prompts
 from eval.inputs.prompts import HeldOutSource
@@ -28,8 +29,8 @@ def decode(ids):
 def choose(read_documents=None, *, seed=0, probing=None, generation=None):
     """The chosen texts; probing and generation are changes to the settings."""
     return prompts.choose_texts(
-        ProbingConfig(**{"n_rows": 40} | (probing or {})),
-        GenerationConfig(**{"n_prompts": 10} | (generation or {})),
+        evolve(ProbingConfig(n_rows=40), probing or {}),
+        evolve(GenerationConfig(n_prompts=10), generation or {}),
         seed,
         HeldOutSource(read_documents or streams(), decode),
     )

@@ -38,11 +38,11 @@ def test_a_continuation_does_not_depend_on_its_batch(model, token_rows, decoding
 
 
 def test_samples_of_one_prompt_differ_and_repeat(model, token_rows):
-    one, two = (
+    first, second = (
         generation.sample(model, token_rows, keys(9, sample), sampling()) for sample in (0, 1)
     )
-    assert one != two
-    assert one == generation.sample(model, token_rows, keys(9), sampling())
+    assert first != second
+    assert first == generation.sample(model, token_rows, keys(9), sampling())
 
 
 def test_greedy_decoding_equals_decoding_without_a_cache(model, token_rows):

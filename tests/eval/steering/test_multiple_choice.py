@@ -12,6 +12,7 @@ from tiny_finished_run import MODEL, RUN_ID
 
 from data_prep.core.errors import ConfigurationError
 from data_prep.core.settings import evolve
+from eval.eval_report import eval_uri
 from eval.model.loaded_model import load_run
 from eval.model.model_files import finished_run
 from eval.model.session import EvalSession
@@ -20,7 +21,7 @@ from eval.resume import MeasurementStore
 from eval.steering import intervention, loglikelihood, multiple_choice, per_item_results
 from eval.steering.intervention import Shift
 from eval.steering.multiple_choice import Question
-from training import run_record
+from training.run_record import run_uri
 
 REAL = Path(__file__).parents[4] / "shared" / "data"
 MMLU = {
@@ -242,7 +243,7 @@ def test_the_report_holds_the_accuracy_of_each_benchmark(finished, tmp_path):
     report = evaluate(finished, RUN_ID, config)
     names = [f"letter:{uri}", f"cloze:{uri}", f"cloze:{uri} norm"]
     assert [list(result.accuracy) for result in report.steered] == [names] * 3
-    items = per_item_results.read(run_record.run_uri(finished, RUN_ID), config)
+    items = per_item_results.read(eval_uri(run_uri(finished, RUN_ID), config))
     for result in report.steered:
         for name in names:
             values = items[f"accuracy/{name}", result.strength].values()

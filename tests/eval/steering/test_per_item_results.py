@@ -1,12 +1,9 @@
 import numpy as np
 
 from data_prep.core import storage
-from eval.config import EvalConfig
-from eval.eval_report import eval_uri
 from eval.steering import per_item_results
 from eval.steering.per_item_results import ItemValue
 
-CONFIG = EvalConfig()
 ITEMS = [
     ItemValue("toxicity", name, strength, value)
     for strength, value in ((0.0, 7.0), (4.0, 3.0))
@@ -15,9 +12,9 @@ ITEMS = [
 
 
 def test_written_items_are_read_back_by_quantity_and_strength(tmp_path):
-    folder = eval_uri(str(tmp_path), CONFIG)
+    folder = str(tmp_path / "eval-0")
     per_item_results.write(ITEMS, folder)
-    assert per_item_results.read(str(tmp_path), CONFIG) == {
+    assert per_item_results.read(folder) == {
         ("toxicity", 0.0): {"a": 7.0, "b": 7.0},
         ("toxicity", 4.0): {"a": 3.0, "b": 3.0},
     }
@@ -25,21 +22,21 @@ def test_written_items_are_read_back_by_quantity_and_strength(tmp_path):
 
 
 def test_common_items_are_those_of_all_runs_at_all_strengths():
-    one = {
+    first = {
         ("toxicity", 0.0): {"b": 1.0, "a": 2.0, "c": 3.0},
         ("toxicity", 4.0): {"a": 4.0, "b": 5.0, "c": 6.0},
     }
-    two = {
+    second = {
         ("toxicity", 0.0): {"a": 7.0, "b": 8.0, "d": 9.0},
         ("toxicity", 4.0): {"b": 10.0, "a": 11.0, "c": 0.0},
     }
-    common = per_item_results.common([one, two], "toxicity", [0.0, 4.0])
+    common = per_item_results.common([first, second], "toxicity", [0.0, 4.0])
     assert [values.tolist() for values in common] == [
         [[2.0, 4.0], [1.0, 5.0]],
         [[7.0, 11.0], [8.0, 10.0]],
     ]
     assert all(isinstance(values, np.ndarray) for values in common)
-    assert per_item_results.common([one, {}], "toxicity", [0.0])[0].shape == (0, 1)
+    assert per_item_results.common([first, {}], "toxicity", [0.0])[0].shape == (0, 1)
 
 
 def test_common_items_are_in_the_order_of_their_ids():

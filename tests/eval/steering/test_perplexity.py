@@ -29,8 +29,14 @@ def loaded(export):
     return load_folder(export, COMPUTE)
 
 
+def load_judge(root, loaded, name):
+    judge = perplexity.load_judge(root, loaded, name, COMPUTE)
+    assert judge is not None
+    return judge
+
+
 def test_nats_are_the_mean_cross_entropy_of_the_continuation(finished, loaded):
-    judge = perplexity.load_judge(finished, loaded, "unsteered", COMPUTE)
+    judge = load_judge(finished, loaded, "unsteered")
     assert judge.id == "unsteered"
     nats = perplexity.nats_per_token(judge, PROMPTS, CONTINUATIONS)
     context, end = loaded.encode([PROMPTS[0], CONTINUATIONS[0]])
@@ -42,10 +48,7 @@ def test_nats_are_the_mean_cross_entropy_of_the_continuation(finished, loaded):
 
 
 def test_a_run_and_its_folder_are_the_same_judge(finished, export, loaded):
-    judges = [
-        perplexity.load_judge(finished, loaded, name, COMPUTE)
-        for name in (f"run:{RUN_ID}", str(export))
-    ]
+    judges = [load_judge(finished, loaded, name) for name in (f"run:{RUN_ID}", str(export))]
     names, digests = zip(*(judge.id.rsplit("-", 1) for judge in judges), strict=True)
     assert names == (RUN_ID, "export")
     assert digests[0] == digests[1]

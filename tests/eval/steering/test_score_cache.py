@@ -79,9 +79,9 @@ def test_only_costly_scorers_are_cached(home):
 
 def test_empty_continuations_are_not_part_of_the_coverage():
     texts = ["a", "", " \n", "b", "c", "d"]
-    found = score_cache.coverage(texts, [0.5, None, None, None, 0.1, 0.0])
-    assert found == ScoreCoverage(n=6, n_empty=2, n_scored=3)
-    assert found.ratio == 0.75
+    covered = score_cache.coverage(texts, [0.5, None, None, None, 0.1, 0.0])
+    assert covered == ScoreCoverage(n=6, n_empty=2, n_scored=3)
+    assert covered.ratio == 0.75
     assert score_cache.coverage(["", " "], [None, None]).ratio == 1.0
 
 

@@ -45,7 +45,7 @@ def models(finished, tmp_path_factory):
     run = Path(run_uri(finished, RUN_ID))
     shutil.copytree(run / "export", folder)
     evaluate(finished, RUN_ID, CONFIG)
-    source = model_source.of_folder(finished, folder)
+    source = model_source.from_folder(finished, folder)
     evaluate_model(source, CONFIG)
     return {
         "run": EvaluatedModel(["--out", finished, "--run", RUN_ID], run / "export", run),
