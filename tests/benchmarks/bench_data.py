@@ -1,19 +1,21 @@
-"""The whole chain from gzipped JSON lines to verified shards, beside datatrove, Megatron-LM's
-preprocessing and datasets.map.
+"""gzipped JSON lines to verified shards, against datatrove, Megatron-LM and datasets.map
 
     python tests/benchmarks/bench_data.py [--corpus FILE.jsonl.gz …] [--tokenizer TOKENIZER.json]
-    [--only NAME …] [--workers]
+        [--only NAME …] [--workers]
 
-Same files, same tokenizer, same run. Each chain does its work in a process of its own, one worker,
-one thread; CPU seconds are those of that process and its children. Each does it twice, the second
-time on the first FEW documents: "start" is what that took (imports, a second for reading OLMo's
-tokenizer), "MB/CPU-s" the difference of text over the difference of time: the rate of a worker that
-goes on to its next file. Ours reads, cleans, masks, tokenizes, checks samples against the
-reference, looks for duplicates, shuffles globally, writes shards and reads them back; the others
-read, tokenize and write. The ids of all documents that cleaning leaves as they are must be equal.
-MEGATRON_LM=<checkout> runs its own tools/preprocess_data.py; without it the same structure (a pool,
-one encode a document, IndexedDatasetBuilder) stands for it. Its tools/preprocess_data_fast.py runs
-where gigatoken and awkward are installed too: one call tokenizes a file, in Rust.
+All chains process the same files with the same tokenizer. Each runs in a process of its own with
+one worker and one thread; CPU seconds include those of its children. Each runs twice, the first
+time on N_FEW documents: "start" is what that took (imports, and a second to read OLMo's tokenizer),
+and "MB/CPU-s" is the difference of text / the difference of time, which is the rate of a worker
+that continues with its next file. Ours reads, cleans, masks, tokenizes, compares samples with the
+reference tokenizer, finds duplicates, shuffles globally, writes shards and reads them back; the
+peers read, tokenize and write. The ids of all documents that cleaning does not change must be
+equal.
+
+MEGATRON_LM=<checkout> runs Megatron-LM's own tools/preprocess_data.py; without it, the same
+structure (a pool, one encode per document, IndexedDatasetBuilder) takes its place. Its
+tools/preprocess_data_fast.py, in which one call in Rust tokenizes a file, runs if gigatoken and
+awkward are installed as well.
 """
 
 import argparse
@@ -31,7 +33,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from data_peers import EOS, PEERS, Chain
 
@@ -43,15 +45,61 @@ ONE_THREAD = {
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     "PYTHONWARNINGS": "ignore",
 }
-FEW = 100
-JOINED = 12  # documents of the embedded corpus to one of the benchmark's: about 2 kB, as in C4
-N_JOINED = 12_000
+N_FEW = 100
+# Documents of the embedded corpus per document here: about 2 kB, as in C4.
+N_JOINED = 12
+N_DOCUMENTS = 12_000
 VOCABULARY = 2048
-WORKERS_SHARD_TOKENS = 8 << 20
-C4_TOKENS, CHAN_TOKENS = 20.1e9, 6.7e9  # what the paper takes of C4; 134.5M posts of 49.8 tokens
+TOKENIZER_BYTES = 2_000_000
+WORKERS_SHARD_TOKENS = 8 << 20  # small, so that there are two shards for two workers
+# The paper takes 20.1B tokens of C4; 134.5M posts of 4chan have 49.8 tokens on average.
+PAPER_TOKENS = {"C4, 20.1B tokens": 20.1e9, "4chan, 6.7B tokens": 6.7e9}
+
+
+class Cost(NamedTuple):
+    """What a chain's work takes."""
+
+    cpu_seconds: float
+    wall_seconds: float
+    peak_mib: float
+
+
+class Corpus(NamedTuple):
+    """The texts that all chains process."""
+
+    files: list[str]
+    texts: list[str]
+    few_file: str
+
+    @property
+    def megabytes(self) -> float:
+        return sum(len(text.encode()) for text in self.texts) / 1e6
+
+    @property
+    def few_megabytes(self) -> float:
+        return sum(len(text.encode()) for text in self.texts[:N_FEW]) / 1e6
 
 
 def main() -> int:
+    arguments = _argument_parser().parse_args()
+    if arguments.child:
+        cost = _run_chain(arguments.child, arguments.corpus, arguments.tokenizer, arguments.out)
+        print(json.dumps(cost))
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        if arguments.corpus:
+            files = [str(Path(file).absolute()) for file in arguments.corpus]
+        else:
+            files = [_write_embedded_corpus(scratch)]
+        tokenizer = arguments.tokenizer or _train_tokenizer(files, scratch)
+        _compare(files, tokenizer, arguments.only, scratch)
+        if arguments.workers:
+            _compare_workers(files, tokenizer, scratch)
+    return 0
+
+
+def _argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -59,151 +107,131 @@ def main() -> int:
         "--corpus",
         nargs="+",
         metavar="FILE",
-        help="gzipped JSON lines with a field text; default: embedded",
+        help="gzipped JSON lines with a field `text`; default: the embedded corpus",
     )
     parser.add_argument(
-        "--tokenizer", metavar="FILE", help="a tokenizers JSON; default: trained on the corpus"
+        "--tokenizer",
+        metavar="FILE",
+        help="JSON file of the library tokenizers; default: trained on the corpus",
     )
     parser.add_argument(
-        "--only", nargs="+", choices=CHAINS, default=list(CHAINS), help="these chains"
+        "--only", nargs="+", choices=CHAINS, default=list(CHAINS), help="run only these chains"
     )
     parser.add_argument(
-        "--workers",
-        action="store_true",
-        help="also build with one and with two Ray workers, by the clock",
+        "--workers", action="store_true", help="also build with one and with two Ray workers"
     )
     parser.add_argument("--child", choices=CHAINS, help=argparse.SUPPRESS)
     parser.add_argument("--out", help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.child:
-        return _child(asked.child, asked.corpus, asked.tokenizer, asked.out)
-    with tempfile.TemporaryDirectory() as scratch:
-        corpus = (
-            [str(Path(file).absolute()) for file in asked.corpus]
-            if asked.corpus
-            else _embedded(scratch)
-        )
-        words = asked.tokenizer or _trained(corpus, scratch)
-        _compare(corpus, words, asked.only, Path(scratch))
-        if asked.workers:
-            _two_workers(corpus, words, Path(scratch))
-    return 0
+    return parser
 
 
-def _compare(corpus: list[str], words: str, names: list[str], scratch: Path) -> None:
-    from data_prep.cleaning import clean_document
-    from data_prep.config import CleaningConfig
-
-    texts = list(_texts(corpus))
-    megabytes = sum(len(text.encode()) for text in texts) / 1e6
-    as_they_are = [clean_document.clean(text, CleaningConfig()).text == text for text in texts]
-    few = str(scratch / "few.jsonl.gz")
-    _write(few, iter(texts[:FEW]))
-    few_megabytes = sum(len(text.encode()) for text in texts[:FEW]) / 1e6
+def _compare(files: list[str], tokenizer: str, names: list[str], scratch: Path) -> None:
+    corpus = Corpus(files, list(_texts(files)), str(scratch / "few.jsonl.gz"))
+    _write_lines(corpus.few_file, iter(corpus.texts[:N_FEW]))
     print(
-        f"gzipped JSON lines to token shards: {len(texts):,} documents, {megabytes:.0f} MB of text, one worker"
+        f"gzipped JSON lines to token shards: {len(corpus.texts):,} documents, "
+        f"{corpus.megabytes:.0f} MB of text, one worker"
     )
     print(f"{'':24}{'MB/CPU-s':>10}{'CPU-s':>9}{'start':>9}{'wall s':>9}{'peak MiB':>10}  ids")
-    rates, hashes = dict[str, float](), list[bytes]()
-    for name in sorted(
-        names, key=lambda name: name == "ours"
-    ):  # ours last: it is compared with the others
-        missing = [
-            module for module in CHAINS[name].modules if importlib.util.find_spec(module) is None
-        ]
+    rates: dict[str, float] = {}
+    reference: list[bytes] = []
+    for name in sorted(names, key=lambda name: name == "ours"):  # ours is compared with the others
+        missing = [m for m in CHAINS[name].modules if importlib.util.find_spec(m) is None]
         if missing:
-            print(
-                f"  {name:22}not installed here: {', '.join(missing)} (pip install 'hormesis[bench]')"
-            )
+            print(f"  {name:22}not installed: {', '.join(missing)} (extra `bench`)")
             continue
         out = scratch / name.replace(" ", "-")
         try:
-            start, measured = (
-                _measured(name, [few], words, Path(f"{out}-few")),
-                _measured(name, corpus, words, out),
-            )
+            start = _measure(name, [corpus.few_file], tokenizer, Path(f"{out}-few"))
+            whole = _measure(name, files, tokenizer, out)
         except subprocess.CalledProcessError as error:
             print(f"  {name:22}failed: {error.stderr.strip().splitlines()[-1][:160]}")
             continue
-        rates[name] = (megabytes - few_megabytes) / (measured["cpu_s"] - start["cpu_s"])
-        found = [
-            hashlib.blake2b(ids, digest_size=8).digest() for ids in CHAINS[name].documents(out)
-        ]
-        if name != "ours":
-            hashes = hashes or found
-            verdict = f"{sum(a == b for a, b in zip(found, hashes, strict=True)):,} of {len(texts):,} equal"
+        extra_seconds = whole.cpu_seconds - start.cpu_seconds
+        rates[name] = (corpus.megabytes - corpus.few_megabytes) / extra_seconds
+        hashes = _hashes(CHAINS[name].documents(out))
+        if name == "ours":
+            verdict = _compare_ours(hashes, reference, corpus.texts)
         else:
-            wanted = (
-                [one for one, same in zip(hashes, as_they_are, strict=True) if same]
-                if hashes
-                else []
-            )
-            n_equal = sum(one in kept for kept in [set(found)] for one in wanted)
-            verdict = (
-                f"{n_equal:,} of {len(wanted):,} equal (texts that cleaning leaves as they are)"
-            )
-            assert n_equal == len(wanted), "the chains made other ids"
-        numbers = f"{rates[name]:10.1f}{measured['cpu_s']:9.1f}{start['cpu_s']:9.1f}"
-        numbers += f"{measured['wall_s']:9.1f}{measured['peak_mib']:10.0f}"
-        print(f"  {name:22}{numbers}  {verdict}", flush=True)
+            reference = reference or hashes
+            n_equal = sum(a == b for a, b in zip(hashes, reference, strict=True))
+            verdict = f"{n_equal:,} of {len(hashes):,} equal"
+        print(
+            f"  {name:22}{rates[name]:10.1f}{whole.cpu_seconds:9.1f}{start.cpu_seconds:9.1f}"
+            f"{whole.wall_seconds:9.1f}{whole.peak_mib:10.0f}  {verdict}",
+            flush=True,
+        )
     if "ours" in rates:
-        for name, rate in rates.items():
-            if name != "ours":
-                print(f"  ours / {name:15}{rates['ours'] / rate:10.1f} times")
-        n_tokens = sum(len(ids) // 2 + 1 for ids in CHAINS["ours"].documents(scratch / "ours"))
-        bytes_per_token = megabytes * 1e6 / n_tokens
-        for what, tokens in (("C4, 20.1B tokens", C4_TOKENS), ("4chan, 6.7B tokens", CHAN_TOKENS)):
-            hours = tokens * bytes_per_token / 1e6 / rates["ours"] / 3600
-            print(
-                f"  projected: {what:20}{hours:8.1f} CPU-hours at this corpus's {bytes_per_token:.2f} bytes a token"
-            )
+        _print_summary(rates, corpus, scratch / "ours")
 
 
-def _measured(name: str, corpus: list[str], words: str, out: Path) -> dict[str, float]:
-    """What `_child` prints, from a process of its own."""
-    command = [
-        sys.executable,
-        __file__,
-        "--child",
-        name,
-        "--tokenizer",
-        words,
-        "--out",
-        str(out),
-        "--corpus",
-        *corpus,
+def _hashes(documents: Iterator[bytes]) -> list[bytes]:
+    return [hashlib.blake2b(ids, digest_size=8).digest() for ids in documents]
+
+
+def _compare_ours(hashes: list[bytes], reference: list[bytes], texts: list[str]) -> str:
+    """How many documents that cleaning does not change have the peers' ids; it must be all."""
+    from data_prep.cleaning import clean_document
+    from data_prep.config import CleaningConfig
+
+    config = CleaningConfig()
+    unchanged = [
+        own
+        for own, text in zip(reference, texts, strict=False)
+        if clean_document.clean(text, config).text == text
     ]
+    known = set(hashes)
+    n_equal = sum(own in known for own in unchanged)
+    assert n_equal == len(unchanged), "the ids of the chains differ"
+    return f"{n_equal:,} of {len(unchanged):,} equal (texts that cleaning does not change)"
+
+
+def _print_summary(rates: dict[str, float], corpus: Corpus, out: Path) -> None:
+    for name, rate in rates.items():
+        if name != "ours":
+            print(f"  ours / {name:15}{rates['ours'] / rate:10.1f} times")
+    n_tokens = sum(len(ids) // 2 + 1 for ids in CHAINS["ours"].documents(out))
+    bytes_per_token = corpus.megabytes * 1e6 / n_tokens
+    for name, tokens in PAPER_TOKENS.items():
+        hours = tokens * bytes_per_token / 1e6 / rates["ours"] / 3600
+        print(
+            f"  projected: {name:20}{hours:8.1f} CPU-hours at {bytes_per_token:.2f} bytes per token"
+        )
+
+
+def _measure(name: str, files: list[str], tokenizer: str, out: Path) -> Cost:
+    """The cost of a chain in a process of its own."""
+    command = [sys.executable, __file__, "--child", name, "--tokenizer", tokenizer]
     done = subprocess.run(
-        command, env={**os.environ, **ONE_THREAD}, capture_output=True, text=True, check=True
+        [*command, "--out", str(out), "--corpus", *files],
+        env={**os.environ, **ONE_THREAD},
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    return json.loads(done.stdout.splitlines()[-1])
+    return Cost(*json.loads(done.stdout.splitlines()[-1]))
 
 
-def _child(name: str, corpus: list[str], words: str, out: str) -> int:
-    """Do one chain's work and print what it took."""
+def _run_chain(name: str, files: list[str], tokenizer: str, out: str) -> Cost:
     Path(out).mkdir(parents=True)
-    work = CHAINS[name].prepare(corpus, words, out)
-    before, start = os.times(), time.perf_counter()
+    work = CHAINS[name].prepare(files, tokenizer, out)
+    before = os.times()
+    start = time.perf_counter()
     work()
     after = os.times()
-    cpu = sum(after[:4]) - sum(before[:4])  # user and system, own and of children that have ended
-    peak = max(_own_peak_kib(), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
-    print(
-        json.dumps({"cpu_s": cpu, "wall_s": time.perf_counter() - start, "peak_mib": peak / 1024})
-    )
-    return 0
+    # User and system time, of this process and of children that have ended.
+    cpu_seconds = sum(after[:4]) - sum(before[:4])
+    peak_kib = max(_own_peak_kib(), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+    return Cost(cpu_seconds, time.perf_counter() - start, peak_kib / 1024)
 
 
 def _own_peak_kib() -> int:
-    """Not getrusage's: that one keeps what the parent held when it started this process."""
+    """Peak memory; getrusage would include that of the parent when it started this process."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith("VmHWM")))
 
 
-# Our chain, in the manner of its peers (data_peers.py).
-
-
-def _ours(corpus: list[str], words: str, out: str) -> Callable[[], None]:
+def _ours(files: list[str], tokenizer: str, out: str) -> Callable[[], None]:
     import pyarrow
 
     from data_prep.build import pipeline, stream_paths
@@ -212,13 +240,15 @@ def _ours(corpus: list[str], words: str, out: str) -> Callable[[], None]:
 
     pyarrow.set_cpu_count(1)
     pyarrow.set_io_thread_count(1)
-    config = _config(corpus, words)
-    ray_tasks.run = lambda tasks, *_: (task.function(*task.arguments) for task in tasks)  # type: ignore[assignment]  # in this process
+    config = _config(files, tokenizer)
+    # All tasks run in this process.
+    ray_tasks.run = lambda tasks, *_: (task.function(*task.arguments) for task in tasks)  # type: ignore[assignment]
     ray_tasks.share = lambda value: value
 
     def work() -> None:
-        known = pipeline.build(config, "clean", out)
-        megatron_shards.verify(storage.join(out, stream_paths.stream_uri(config, "clean")), known)
+        manifest = pipeline.build(config, "clean", out)
+        stream = storage.join(out, stream_paths.stream_uri(config, "clean"))
+        megatron_shards.verify(stream, manifest)
 
     return work
 
@@ -227,130 +257,135 @@ def _our_documents(out: Path) -> Iterator[bytes]:
     from data_prep.token_stream import manifest, reader
 
     (record,) = out.glob("streams/*/manifest.json")
-    known = manifest.load(str(record.parent))
+    stream = str(record.parent)
+    stream_manifest = manifest.load(stream)
+    n_documents = stream_manifest.n_documents
     for split in ("train", "held_out"):
-        for ids in reader.read_documents(str(record.parent), known, split, known.n_documents):
+        for ids in reader.read_documents(stream, stream_manifest, split, n_documents):
             yield ids.astype("<u2").tobytes()
 
 
 CHAINS = {"ours": Chain(_ours, _our_documents), **PEERS}
 
 
-def _two_workers(corpus: list[str], words: str, scratch: Path) -> None:
-    """The same build with one and with two Ray workers, by the clock; shards are small, so that
-    there are two at a time.
-    """
-    from data_prep.build import pipeline
+def _compare_workers(files: list[str], tokenizer: str, scratch: Path) -> None:
+    """Wall seconds of the same build with one and with two Ray workers."""
     from data_prep.core import ray_tasks
 
     for name, value in ray_tasks.ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    if len(files) == 1:
+        files = _two_variants(files, scratch)
+    config = replace(_config(files, tokenizer), shard_tokens=WORKERS_SHARD_TOKENS)
+    one = _build_with_workers(1, config, tokenizer, scratch / "workers-1")
+    two = _build_with_workers(2, config, tokenizer, scratch / "workers-2")
+    alone = _build_in_processes([files], tokenizer, scratch / "alone")
+    side_by_side = _build_in_processes([files[0::2], files[1::2]], tokenizer, scratch / "side")
+    print(
+        f"  {len(files)} files with 1 and 2 Ray workers: {one:.1f} s and {two:.1f} s, "
+        f"{one / two:.2f} times as fast"
+    )
+    print(
+        f"  in one process and divided over two: {alone:.1f} s and {side_by_side:.1f} s, "
+        f"{alone / side_by_side:.2f} times as fast, which is the limit of this machine"
+    )
+
+
+def _build_with_workers(n_workers: int, config: Any, tokenizer: str, out: Path) -> float:
+    import logging
+
     import ray
 
-    files = corpus if len(corpus) > 1 else _told_apart(corpus, scratch)
-    config = replace(_config(files, words), shard_tokens=WORKERS_SHARD_TOKENS)
-    seconds = []
-    for n in (1, 2):
-        ray.init(
-            address="local",
-            num_cpus=n,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="error",
-        )
-        list(
-            ray_tasks.run(
-                [ray_tasks.RayTask("warm up", _warm_up, (words,), 1)] * n, "warm up", "jobs"
-            )
-        )
-        start = time.perf_counter()
-        pipeline.build(config, "clean", str(scratch / f"workers-{n}"))
-        seconds.append(time.perf_counter() - start)
-        ray.shutdown()
-    alone = _clocked([files], words, scratch / "alone")
-    side_by_side = _clocked([files[0::2], files[1::2]], words, scratch / "side")
-    one, two = seconds
-    print(
-        f"  {len(files)} files with 1 and 2 Ray workers: {one:.1f} s and {two:.1f} s, {one / two:.2f} times"
+    from data_prep.build import pipeline
+    from data_prep.core import ray_tasks
+
+    ray.init(
+        address="local",
+        num_cpus=n_workers,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
     )
-    print(
-        f"  in one bare process and divided over two: {alone:.1f} s and {side_by_side:.1f} s, ",
-        end="",
-    )
-    print(f"{alone / side_by_side:.2f} times: what this machine has to give")
+    warm_up = ray_tasks.RayTask("warm up", _warm_up, (tokenizer,), 1)
+    list(ray_tasks.run([warm_up] * n_workers, "warm up", "tasks"))
+    start = time.perf_counter()
+    pipeline.build(config, "clean", str(out))
+    seconds = time.perf_counter() - start
+    ray.shutdown()
+    return seconds
 
 
-def _told_apart(corpus: list[str], scratch: Path) -> list[str]:
-    """Two files, each the corpus with a number after every text."""
-    files = [str(scratch / f"half-{number}.jsonl.gz") for number in range(2)]
-    for number, file in enumerate(files):
-        _write(file, (f"{text}\n{number}" for text in _texts(corpus)))
-    return files
+def _warm_up(tokenizer: str) -> None:
+    """Import once per worker what a build needs."""
+    from data_prep.build import pipeline  # noqa: F401
+
+    time.sleep(0.5)  # so that every worker gets one of these tasks
 
 
-def _clocked(parts: list[list[str]], words: str, out: Path) -> float:
-    """Seconds until a process for each part has built it, all at once."""
+def _build_in_processes(parts: list[list[str]], tokenizer: str, out: Path) -> float:
+    """Wall seconds until a process per part has built it, all at the same time."""
     start = time.perf_counter()
     with ThreadPoolExecutor() as pool:
-        list(
-            pool.map(
-                lambda at: _measured("ours", parts[at], words, Path(f"{out}-{at}")),
-                range(len(parts)),
-            )
-        )
+        builds = [
+            pool.submit(_measure, "ours", part, tokenizer, Path(f"{out}-{number}"))
+            for number, part in enumerate(parts)
+        ]
+        for build in builds:
+            build.result()
     return time.perf_counter() - start
 
 
-def _warm_up(words: str) -> None:
-    from data_prep.build import pipeline  # noqa: F401  # what each worker imports once
+def _two_variants(files: list[str], scratch: Path) -> list[str]:
+    """Two files with all texts of the corpus, made distinct by a number after each text."""
+    variants = [str(scratch / f"variant-{number}.jsonl.gz") for number in range(2)]
+    for number, file in enumerate(variants):
+        _write_lines(file, (f"{text}\n{number}" for text in _texts(files)))
+    return variants
 
-    time.sleep(0.5)  # so that every worker gets one
 
-
-def _config(corpus: list[str], words: str) -> Any:
+def _config(files: list[str], tokenizer: str) -> Any:
     from data_prep.config import DataConfig, TokenizerConfig
     from data_prep.token_stream.tokenizer import Tokenizer
 
-    n_ids = Tokenizer(Path(words).read_text(), EOS, words).n_ids
+    n_ids = Tokenizer(Path(tokenizer).read_text(), EOS, tokenizer).n_ids
     return DataConfig(
-        clean=tuple(corpus),
-        toxic=tuple(corpus),
-        tokenizer=TokenizerConfig(source=words, vocab_size=n_ids),
+        clean=tuple(files),
+        toxic=tuple(files),
+        tokenizer=TokenizerConfig(source=tokenizer, vocab_size=n_ids),
     )
 
 
-def _embedded(scratch: str) -> list[str]:
+def _write_embedded_corpus(scratch: Path) -> str:
     from data_prep.sources import corpus_reader
 
-    (source,) = corpus_reader.expand([f"synthetic:clean?documents={N_JOINED * JOINED}"])
+    uri = f"synthetic:clean?documents={N_DOCUMENTS * N_JOINED}"
+    (source,) = corpus_reader.expand([uri])
     short = [document.text for document in corpus_reader.read(source)]
-    file = str(Path(scratch, "corpus.jsonl.gz"))
-    _write(file, ("\n\n".join(short[at : at + JOINED]) for at in range(0, len(short), JOINED)))
-    return [file]
+    starts = range(0, len(short), N_JOINED)
+    file = str(scratch / "corpus.jsonl.gz")
+    _write_lines(file, ("\n\n".join(short[start : start + N_JOINED]) for start in starts))
+    return file
 
 
-def _trained(corpus: list[str], scratch: str) -> str:
+def _train_tokenizer(files: list[str], scratch: Path) -> str:
     from data_prep.config import TokenizerConfig
     from data_prep.token_stream import tokenizer
 
-    engine = tokenizer.train(
-        _texts(corpus),
-        TokenizerConfig(source="train", vocab_size=VOCABULARY, train_bytes=2_000_000),
-    )
-    path = Path(scratch, "tokenizer.json")
-    path.write_text(engine.json)
+    config = TokenizerConfig(source="train", vocab_size=VOCABULARY, train_bytes=TOKENIZER_BYTES)
+    path = scratch / "tokenizer.json"
+    path.write_text(tokenizer.train(_texts(files), config).json)
     return str(path)
 
 
-def _texts(corpus: list[str]) -> Iterator[str]:
-    for file in corpus:
+def _texts(files: list[str]) -> Iterator[str]:
+    for file in files:
         with gzip.open(file, "rt", encoding="utf-8") as lines:
             yield from (json.loads(line)["text"] for line in lines)
 
 
-def _write(file: str, texts: Iterator[str]) -> None:
-    with gzip.open(file, "wt", compresslevel=3, encoding="utf-8") as out:
-        out.writelines(json.dumps({"text": text}) + "\n" for text in texts)
+def _write_lines(file: str, texts: Iterator[str]) -> None:
+    with gzip.open(file, "wt", compresslevel=3, encoding="utf-8") as lines:
+        lines.writelines(json.dumps({"text": text}) + "\n" for text in texts)
 
 
 if __name__ == "__main__":
