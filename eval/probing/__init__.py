@@ -1,1 +1,1 @@
-"""labelled rows → probes, heads and directions"""
+"""probes of all heads: accuracy, directions, chance level, transfer, entanglement, lens"""

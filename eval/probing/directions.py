@@ -1,4 +1,4 @@
-"""steering directions of all heads: class means, probe weights or LDA; σ of the projections
+"""steering directions of all heads, by class means, probe weights or LDA; σ of projections
 
 Inference-time intervention (Li et al. 2023; ITI) shifts a head's output by α·σ·θ. θ is a unit
 vector from toxic to benign, so a positive α reduces toxicity; σ is the standard deviation of the

@@ -1,4 +1,4 @@
-"""the other labelled sets of an evaluation, read and checked: for transfer and for entanglement"""
+"""read and check the other labelled sets, those for transfer and for entanglement"""
 
 from collections.abc import Set
 from typing import NamedTuple

@@ -25,12 +25,11 @@ TIE = 1e-6  # accuracies this close are equal: they are means of float32 numbers
 
 
 class MaxTNull(NamedTuple):
-    """accuracy_P: test accuracy of the one-step probes. best_B: the best head's under each
-    permutation. p_P: per head, corrected for multiple heads: the share of permutations whose best
-    head is at least as accurate. mean_p: p of the mean accuracy of all heads.
+    """best_B: test accuracy of the best head under each permutation. p_P: per head, corrected for
+    multiple heads: the share of permutations whose best head is at least as accurate. mean_p: p of
+    the mean accuracy of all heads.
     """
 
-    accuracy_P: np.ndarray
     best_B: np.ndarray
     p_P: np.ndarray
     mean_p: float
@@ -99,7 +98,7 @@ def max_t(accuracy_PB: np.ndarray) -> MaxTNull:
     n_at_least_P = (best_B[None] >= accuracy_PB[:, :1] - TIE).sum(axis=1)
     n = len(best_B)
     mean_p = float((1 + (mean_B[1:] >= mean_B[0] - TIE).sum()) / (1 + n))
-    return MaxTNull(accuracy_PB[:, 0], best_B, (1 + n_at_least_P) / (1 + n), mean_p)
+    return MaxTNull(best_B, (1 + n_at_least_P) / (1 + n), mean_p)
 
 
 def _one_step_solver(train_RPH: Tensor, test_RPH: Tensor, l2: float) -> tuple[Tensor, Tensor]:

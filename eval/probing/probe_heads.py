@@ -1,4 +1,4 @@
-"""probe all heads on labelled rows: accuracy, AUROC, directions, chance level, heads to steer
+"""probe all heads on labelled rows: accuracy, directions, chance level, selected heads
 
     rows ─▶ activations ─┬▶ probes    ─▶ selection of heads ─▶ accuracy, AUROC, calibration, null
                          │  train rows   validation rows       test rows

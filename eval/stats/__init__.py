@@ -1,1 +1,1 @@
-"""estimates, intervals and resampling"""
+"""statistics: estimates with intervals, resampling, AUROC"""

@@ -1,4 +1,4 @@
-"""a number with its confidence interval: the unit in which all results are recorded"""
+"""a number with its confidence interval, as all results are recorded"""
 
 from data_prep.core.records import record
 

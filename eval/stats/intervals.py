@@ -1,4 +1,4 @@
-"""confidence intervals: bootstrap of means (BCa), bootstrap percentiles, Wilson, Spearman's rho
+"""confidence intervals: bootstrap of means (BCa), percentiles, Wilson, Spearman's rho
 
 Resampling is keyed by (seed, n), so all means over the same items (for example one per steering
 strength) use the same resamples: their differences are paired without storing anything.

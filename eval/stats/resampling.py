@@ -1,4 +1,4 @@
-"""keyed resampling: bootstrap means of many columns at once, random signs, orders and normals
+"""keyed resampling: bootstrap means of many columns, random signs, orders and normals
 
 All draws are keyed by (purpose, seed, size), so conditions measured on the same items get the same
 resamples: their differences are paired without storing anything, and the numbers are the same on

@@ -1,4 +1,4 @@
-"""AUROC and calibration error of scores for two classes, and confidence intervals of an AUROC
+"""AUROC with its confidence interval, and calibration error, of scores for two classes
 
 AUROC is the probability that a positive row scores above a negative one, ties counting one half
 (Mann and Whitney 1947). Where the rows are at hand, its standard error is DeLong's (DeLong et al.
@@ -39,7 +39,8 @@ def auroc(scores_RP: np.ndarray, positive_R: np.ndarray) -> np.ndarray:
     from scipy.stats import rankdata
 
     rank_RP = rankdata(np.asarray(scores_RP, dtype=np.float64), axis=0)
-    n_positive, n_negative = int(positive_R.sum()), int((~positive_R).sum())
+    n_positive = int(positive_R.sum())
+    n_negative = len(positive_R) - n_positive
     excess_P = rank_RP[positive_R].sum(axis=0) - n_positive * (n_positive + 1) / 2
     return excess_P / (n_positive * n_negative)
 
@@ -106,7 +107,8 @@ def hanley_mcneil(value: float, n: int, *, confidence: float = CONFIDENCE) -> Es
     n_class = n / 2
     a = min(max(value, 0.5 / n_class), 1 - 0.5 / n_class)
     # Hanley and McNeil 1982, eq. 1: q1 for two positive rows above one negative, q2 the reverse
-    q1, q2 = a / (2 - a), 2 * a * a / (1 + a)
+    q1 = a / (2 - a)
+    q2 = 2 * a * a / (1 + a)
     variance = (a * (1 - a) + (n_class - 1) * (q1 - a * a + q2 - a * a)) / n_class**2
     low, high = _logit_interval(a, math.sqrt(variance), confidence)
     return Estimate(value=value, low=min(low, value), high=max(high, value), n=n, unit="AUROC")

@@ -1,1 +1,1 @@
-"""secondary commands: steered export, scorer calibration, lm-eval"""
+"""commands beside the evaluation: steered export, scorer calibration, lm-eval"""

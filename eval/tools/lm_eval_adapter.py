@@ -1,4 +1,4 @@
-"""lm-evaluation-harness adapter: run any of its tasks on our own model, steered or not
+"""adapter that lets lm-evaluation-harness run its tasks on our model, steered or not
 
 The harness requests likelihoods and continuations; this module answers with our model and
 tokenizer, shifted at all positions. A folder written by bake_steering.py does not need it: `lm-eval

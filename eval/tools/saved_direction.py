@@ -1,4 +1,4 @@
-"""load the steering direction that a finished evaluation saved, for commands that steer by it"""
+"""load the steering direction that a finished evaluation saved"""
 
 from typing import NamedTuple
 

@@ -1,1 +1,1 @@
-"""numbers of a sweep: comparisons, curves, tests"""
+"""statistics of a sweep: series per ratio, paired comparisons, hypothesis tests"""

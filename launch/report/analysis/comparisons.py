@@ -1,4 +1,4 @@
-"""the planned comparisons of a sweep, paired by prompt, and the record that holds their results
+"""the planned comparisons of a sweep, paired by prompt, and the record of their results
 
 Intervals of single points that overlap can hide a difference, because all models are evaluated on
 the same prompts, and hard prompts are hard for all of them. Here every comparison is made on the

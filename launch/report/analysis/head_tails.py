@@ -1,4 +1,4 @@
-"""right tail of head accuracies: are more heads very accurate after training on toxic text?
+"""right tail of head accuracies: does toxic training text make more heads very accurate?
 
 The paper says that 25 % of toxic text gives the heads' accuracies a fatter right tail. This is
 measured here between the first and the last ratio, over all heads of a ratio's models, on the same

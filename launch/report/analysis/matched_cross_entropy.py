@@ -1,4 +1,4 @@
-"""toxicity of models compared at equal cross-entropy, each steered as far as it takes to cost that
+"""toxicity compared at equal cross-entropy: each model steered as far as costs the same
 
 Equal cost means equal cross-entropy, not an equal rise over the unsteered model: a model with a
 higher cross-entropy to begin with is worse to use, and the paper compares models in this way too.
@@ -8,13 +8,12 @@ every model, which is no difference between models. At a fixed number of nats, 6
 standard deviation of 0.3 would miss the middle of a range of 0.1 in a fifth of the draws.
 
     toxicity
-       │ ○ α=0              ○, ●: the models of two ratios at their strengths
-       │ ●   ╲○             the difference is read on the vertical line, linear between strengths
-       │   ╲●  ╲
-       │      ╲┊ ╲○
-       │       ┊●
-       └───────┴──────────▶ cross-entropy
-             level
+       │ ○───┊─○            ○, ●: the models of two ratios at their strengths, linear in between
+       │ ●   ┊  ╲           the difference is read at the level, the dotted line
+       │  ╲  ┊   ○
+       │   ●─┊──●
+       └─────┴────────────▶ cross-entropy
+           level
 
 Prompts and sequences are resampled; the standard deviation between seeds is handled as in
 ratio_curves.py. Coverage: tests/benchmarks/bench_coverage.py.
@@ -89,36 +88,21 @@ def match(
     toxicities = _resampled([path.toxicity_SPK for path in paths], n_resamples, seed)
     first, *others = zip(costs, toxicities, strict=True)
     pairs = [_pair(first, other, share, confidence) for other in others]
-    matched = [pair for pair in pairs if pair]
-    noise_BR = np.empty((n_resamples, 0))
-    if matched:
-        first_S = np.mean([pair.first_BS[0] for pair in matched], axis=0)
-        noise_BR = seed_noise(
-            [first_S, *(pair.second_BS[0] for pair in matched)], n_resamples, seed
-        )
+    noises = iter(_seed_noise([pair for pair in pairs if pair], n_resamples, seed))
     results = []
-    column = 0
     for path, pair in zip(paths[1:], pairs, strict=True):
-        if pair is None:
-            results.append(_unmatched(path.ratio, share))
-            continue
-        column += 1
-        difference_BS = pair.second_BS - pair.first_BS.mean(axis=1, keepdims=True)
-        draws_B = difference_BS[1:].mean(axis=1) + noise_BR[:, column] - noise_BR[:, 0]
-        estimate = intervals.percentile(
-            float(difference_BS[0].mean()),
-            draws_B[np.isfinite(draws_B)],
-            path.toxicity_SPK.shape[1],
-            "score × 100",
-            confidence=confidence,
-        )
+        cross_entropy, difference, by_model_S = None, None, np.array([])
+        if pair:
+            cross_entropy = float(pair.level_B[0])
+            n_prompts = path.toxicity_SPK.shape[1]
+            difference, by_model_S = _difference(pair, next(noises), n_prompts, confidence)
         results.append(
             MatchedToxicity(
                 ratio=path.ratio,
                 share=share,
-                cross_entropy=float(pair.level_B[0]),
-                difference=estimate,
-                by_model=tuple(map(float, difference_BS[0])),
+                cross_entropy=cross_entropy,
+                difference=difference,
+                by_model=tuple(map(float, by_model_S)),
             )
         )
     return tuple(results)
@@ -185,7 +169,33 @@ def _pair(
     )
 
 
-def _unmatched(ratio: float, share: float) -> MatchedToxicity:
-    return MatchedToxicity(
-        ratio=ratio, share=share, cross_entropy=None, difference=None, by_model=()
+def _seed_noise(
+    pairs: Sequence[_MatchedPair], n_resamples: int, seed: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Per pair, the draws of how far other seeds would move the second and the first path: [B]
+    each.
+    """
+    if not pairs:
+        return []
+    first_S = np.mean([pair.first_BS[0] for pair in pairs], axis=0)
+    noise_BR = seed_noise([first_S, *(pair.second_BS[0] for pair in pairs)], n_resamples, seed)
+    return [(noise_BR[:, 1 + i], noise_BR[:, 0]) for i in range(len(pairs))]
+
+
+def _difference(
+    pair: _MatchedPair,
+    noises: tuple[np.ndarray, np.ndarray],
+    n_prompts: int,
+    confidence: float,
+) -> tuple[Estimate, np.ndarray]:
+    """Toxicity of the second path's models − the mean of the first's, and the same per model."""
+    difference_BS = pair.second_BS - pair.first_BS.mean(axis=1, keepdims=True)
+    draws_B = difference_BS[1:].mean(axis=1) + noises[0] - noises[1]
+    estimate = intervals.percentile(
+        float(difference_BS[0].mean()),
+        draws_B[np.isfinite(draws_B)],
+        n_prompts,
+        "score × 100",
+        confidence=confidence,
     )
+    return estimate, difference_BS[0]

@@ -1,4 +1,4 @@
-"""the paper's own numbers, to read beside a sweep's: a reference, never drawn in its figures
+"""the paper's own numbers, to read beside a sweep's and never drawn in its figures
 
 Li, Chen, Viégas, Wattenberg: When Bad Data Leads to Good Models (ICML 2025, arXiv 2505.04741),
 Tables 1 to 3 and section 4.

@@ -1,4 +1,4 @@
-"""series of a sweep: one value with its interval per toxic ratio, over all seeds of the ratio"""
+"""series of a sweep: one value with its interval per toxic ratio, over all seeds"""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple

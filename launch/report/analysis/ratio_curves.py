@@ -127,7 +127,8 @@ def contrast(
     curve: RatioCurve, first: float, second: float, *, confidence: float = intervals.CONFIDENCE
 ) -> Contrast | None:
     """Toxicity at `second` − at `first`; None if the curve lacks one of the two ratios."""
-    a, b = _position(curve, first), _position(curve, second)
+    a = _position(curve, first)
+    b = _position(curve, second)
     if a is None or b is None:
         return None
     draws_B = curve.draws_BR[:, b] - curve.draws_BR[:, a]

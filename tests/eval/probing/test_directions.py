@@ -10,7 +10,7 @@ from eval.config import Direction
 from eval.probing import directions, logistic_probes
 
 
-def test_theta_points_from_toxic_to_benign_and_sigma_is_the_deviation_on_it():
+def test_theta_points_to_benign_and_sigma_is_the_deviation_along_it():
     values = torch.zeros(4, 1, 2, 3)
     values[:2, 0, 0] = torch.tensor([0.0, 3.0, 4.0])  # toxic rows of head 0; its benign rows are 0
     values[:, 0, 1, 0] = torch.tensor([-1.0, 1.0, 3.0, 5.0])  # head 1: toxic −1, 1; benign 3, 5

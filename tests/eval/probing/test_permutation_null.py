@@ -24,7 +24,9 @@ def test_permuted_labels_keep_pairs_together_and_the_number_of_each_label():
 
 
 def null_of_model(seed, signal, n_permutations=99):
-    """The null of six heads on 90 train and 60 test rows; head 0 carries the signal."""
+    """The null of six heads on 90 train and 60 test rows, and their accuracies under the observed
+    labels; head 0 carries the signal.
+    """
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(150) % 2
     x = features(150, 6, 5, labels, signal=signal, generator=generator)
@@ -41,21 +43,20 @@ def null_of_model(seed, signal, n_permutations=99):
         )
         for rows in (train, test)
     )
-    return permutation_null.max_t(
-        permutation_null.null_accuracy(x[train], train_BR, x[test], test_BR, 1.0)
-    )
+    accuracy_PB = permutation_null.null_accuracy(x[train], train_BR, x[test], test_BR, 1.0)
+    return permutation_null.max_t(accuracy_PB), accuracy_PB[:, 0]
 
 
 def test_the_best_of_useless_heads_is_significant_in_5_percent_of_models():
-    nulls = [null_of_model(seed, 0.0) for seed in range(300)]
+    nulls = [null_of_model(seed, 0.0)[0] for seed in range(300)]
     assert 0.02 <= np.mean([null.p_P.min() <= 0.05 for null in nulls]) <= 0.08
     assert 0.02 <= np.mean([null.mean_p <= 0.05 for null in nulls]) <= 0.08
 
 
 def test_only_the_head_with_the_signal_is_significant():
-    null = null_of_model(0, 1.5, n_permutations=199)
+    null, accuracy_P = null_of_model(0, 1.5, n_permutations=199)
     assert null.p_P[0] == 1 / 200 and (null.p_P[1:] > 0.05).all()
-    assert null.best_B.shape == (199,) and null.accuracy_P[0] > 0.85
+    assert null.best_B.shape == (199,) and accuracy_P[0] > 0.85
 
 
 def test_the_one_step_probe_is_as_accurate_as_the_logistic_one():
@@ -65,9 +66,7 @@ def test_the_one_step_probe_is_as_accurate_as_the_logistic_one():
     probes = logistic_probes.fit(x[:400], labels[:400], 1.0)
     logistic = probes.correct(x[400:], labels[400:]).double().mean(0)
     labellings_BR = np.vstack([labels.numpy(), labels.numpy()[::-1]])
-    null = permutation_null.max_t(
-        permutation_null.null_accuracy(
-            x[:400], labellings_BR[:, :400], x[400:], labellings_BR[:, 400:], 1.0
-        )
+    accuracy_PB = permutation_null.null_accuracy(
+        x[:400], labellings_BR[:, :400], x[400:], labellings_BR[:, 400:], 1.0
     )
-    assert null.accuracy_P == pytest.approx(logistic.numpy(), abs=0.015)
+    assert accuracy_PB[:, 0] == pytest.approx(logistic.numpy(), abs=0.015)

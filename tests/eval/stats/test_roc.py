@@ -99,7 +99,7 @@ def test_hanley_mcneils_interval_covers_the_truth():
     assert 0.93 <= np.mean(covered) <= 0.975
 
 
-def test_calibration_error_is_small_for_true_odds_and_large_for_exaggerated():
+def test_calibration_error_is_small_for_true_and_large_for_wrong_odds():
     rng = np.random.default_rng(0)
     odds = rng.normal(size=20_000)
     probability = 1 / (1 + np.exp(-np.stack([odds, 4 * odds, np.zeros_like(odds)], axis=1)))
