@@ -20,7 +20,7 @@ from data_prep.core.errors import ConfigurationError
 from data_prep.token_stream.megatron_shards import dtype_for
 from launch.experiment import Experiment
 from training.config import RunConfig, TrainConfig
-from training.engine.devices import DEVICES, GIB, Device, known
+from training.engine.devices import ACCELERATORS, GIB, Accelerator, find_accelerator
 
 ASSUMED_MFU = 0.40
 ASSUMED_DEVICE = "H100"
@@ -38,7 +38,7 @@ class RunCost(NamedTuple):
     memory_bytes: int
 
 
-def cost(run: RunConfig, n_ranks: int, device: Device, mfu: float) -> RunCost:
+def cost(run: RunConfig, n_ranks: int, device: Accelerator, mfu: float) -> RunCost:
     train, mixture = run.train, run.mixture
     n_tokens = mixture.n_sequences * train.sequence_length
     flops = float(n_tokens) * train.model.flops_per_token(train.sequence_length)
@@ -80,16 +80,16 @@ def _memory(train: TrainConfig, n_ranks: int) -> int:
     return states + activations + logits
 
 
-def device_named(name: str) -> Device:
-    device = known(name)
+def device_named(name: str) -> Accelerator:
+    device = find_accelerator(name)
     if device is None:
         raise ConfigurationError(
-            f"unknown device {name!r}; the plan knows {', '.join(d.name for d in DEVICES)}"
+            f"unknown device {name!r}; the plan knows {', '.join(d.name for d in ACCELERATORS)}"
         )
     return device
 
 
-def render(experiment: Experiment, device: Device, mfu: float) -> Group:
+def render(experiment: Experiment, device: Accelerator, mfu: float) -> Group:
     """The plan as tables for a terminal."""
     runs = experiment.runs()
     costs = [cost(run, experiment.n_ranks, device, mfu) for run in runs]
@@ -115,7 +115,7 @@ def _totals(
     experiment: Experiment,
     runs: tuple[RunConfig, ...],
     costs: list[RunCost],
-    device: Device,
+    device: Accelerator,
     mfu: float,
 ) -> Table:
     train, model = experiment.train, experiment.train.model

@@ -88,7 +88,7 @@ def main() -> None:
     world = process_group.join()
     peak = throughput.measure_peak(world, torch.bfloat16 if shape.bf16 else torch.float32)
     flops = train.model.flops_per_token(shape.length)
-    how = compilation.describe(train, world.device)
+    how = compilation.describe(train.compute, world.device)
     print(
         f"{train.model.n_parameters:,} parameters, {shape.rows} × {shape.length} tokens a step, {train.compute.precision}, {peak.device}"
     )
@@ -201,7 +201,7 @@ def _prepared(train: TrainConfig, shape: Shape) -> OLMoForTraining:
     nn.init.normal_(
         model.embedding.weight, std=0.02
     )  # torch's own would fill a CPU with denormals; ours takes 15 s for the 1B
-    compilation.prepare(model, train, torch.device(shape.device))
+    compilation.prepare(model, train.compute, torch.device(shape.device))
     return model
 
 

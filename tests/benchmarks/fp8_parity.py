@@ -45,7 +45,7 @@ def _train_plain(train: TrainConfig, batches: list[Tensor], device: torch.device
     model = OLMoForTraining(train.model)
     model.initialise(0)
     model.to(device)
-    compilation.prepare(model, train, device)
+    compilation.prepare(model, train.compute, device)
     optimizer = torch.optim.AdamW(
         model.parameters(),
         lr=train.optimizer.learning_rate,

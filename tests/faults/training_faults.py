@@ -332,7 +332,7 @@ def corrupted_trial(trial: int, seed: int, setup: TrainingSetup) -> TrialResult:
     if status == 2 and first_clear_error(output) and file.endswith("commit.json"):
         # The damaged record may name another run, so it is refused, not skipped.
         return TrialResult(name, trial, ERROR, f"{detail} {first_clear_error(output)}")
-    if "checkpoint passed over" not in output and exported_weights(BUCKET, run_id) != (
+    if "skipping damaged checkpoint" not in output and exported_weights(BUCKET, run_id) != (
         setup.expected
     ):
         return TrialResult(name, trial, BAD, f"{detail} status {status}: {output[-3000:]}")

@@ -7,7 +7,7 @@ from rich.console import Console
 from data_prep.core.errors import ConfigurationError
 from data_prep.core.settings import evolve
 from launch import plan, recipes
-from training.engine.devices import GIB, known
+from training.engine.devices import GIB, find_accelerator
 
 H100 = plan.device_named("H100")
 
@@ -92,7 +92,7 @@ def test_the_plan_prints_the_wording_of_an_annotation_as_our_choice():
     ],
 )
 def test_a_card_is_known_by_its_own_name_only(name, found):
-    device = known(name)
+    device = find_accelerator(name)
     assert (device.name if device else None) == found
 
 

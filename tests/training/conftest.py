@@ -15,7 +15,7 @@ from training.model import compilation
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 Plan = tiny_run.Plan
-MEASURED = lru_cache(throughput._measure)
+MEASURED = lru_cache(throughput._measure_matmul)
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +23,7 @@ def short_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure the device once for all tests, and do not collect garbage: both take longer than a
     run of six steps.
     """
-    monkeypatch.setattr(throughput, "_measure", MEASURED)
+    monkeypatch.setattr(throughput, "_measure_matmul", MEASURED)
     monkeypatch.setattr(compilation, "WARM_UP_STEPS", 1 << 30)
 
 

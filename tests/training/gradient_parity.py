@@ -111,7 +111,7 @@ def gradients(case: Case, world: Any, *, scale: float = 1.0, tied: bool = True) 
         from training.engine.tensor_parallel import TensorParallelOLMo
 
         model = TensorParallelOLMo(train.model)
-    whole = getattr(model, "whole", lambda _, value: value)
+    whole = getattr(model, "gather_whole", lambda _, value: value)
     model.initialise(0)
     if not tied:
         model.forward = lambda tokens_BT, weight_B: objective(  # type: ignore[method-assign]

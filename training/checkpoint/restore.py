@@ -1,17 +1,17 @@
-"""a checkpoint's files → this rank's state: only the blocks it needs, each verified, a few at a
-time
+"""read this rank's state from a checkpoint's files, each block verified
 
-Every rank reads by itself: on the layout that was saved, its own files; on another, the runs it
-holds of everybody's. No rank ever holds more than a few blocks beside its state.
+Every rank reads by itself: on the layout that was saved, its own files; on another layout, the
+slices that it holds of every rank's files. Only the blocks that are needed are read, and no rank
+holds more than a few blocks beside its state.
 """
 
 from collections import defaultdict
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from data_prep.core import storage
@@ -19,101 +19,109 @@ from data_prep.core.errors import ArtefactCorrupt
 from training.engine.deepspeed_state import Fragment
 from training.engine.state_layout import (
     CheckpointFile,
+    Overlap,
     RankManifest,
     TensorSlice,
     element_ranges,
     overlap,
 )
 
-FILES_AT_ONCE = 4
+N_CONCURRENT_FILES = 4
+
+FragmentTensors = list[tuple[Fragment, dict[str, Tensor]]]
 
 
-class ElementCopy(NamedTuple):
-    """Elements of a piece that go to elements of a tensor: places in both, and how many."""
+class _Copy(NamedTuple):
+    """Elements of a saved slice (a) that belong in a tensor (b) of this rank."""
 
-    piece: TensorSlice
-    to: Tensor
-    at_piece: NDArray[np.int64]
-    at_tensor: NDArray[np.int64]
-    counts: NDArray[np.int64]
+    source: TensorSlice
+    target: Tensor
+    elements: Overlap
 
 
-def saved_keys(shares: list[RankManifest]) -> dict[str, set[str]]:
-    """What was saved of each parameter: "parameter", "exp_avg", …"""
-    found: dict[str, set[str]] = defaultdict(set)
-    for piece in (piece for share in shares for file in share.files for piece in file.pieces):
-        found[piece.name].add(piece.key)
-    return found
+def saved_keys(manifests: list[RankManifest]) -> dict[str, set[str]]:
+    """The tensors that were saved of each parameter: "parameter", "exp_avg", …"""
+    keys: dict[str, set[str]] = defaultdict(set)
+    for part in saved_slices(manifests):
+        keys[part.name].add(part.key)
+    return keys
 
 
-def read_tensors(
-    folder: str, shares: list[RankManifest], wanted: list[tuple[Fragment, dict[str, Tensor]]]
-) -> None:
-    """Read every element of the `wanted` tensors, or raise ArtefactCorrupt, ArtefactMissing or
-    StorageError.
+def saved_slices(manifests: list[RankManifest]) -> Iterator[TensorSlice]:
+    """Every slice that all ranks saved."""
+    for manifest in manifests:
+        for file in manifest.files:
+            yield from file.slices
+
+
+def read_tensors(folder: str, manifests: list[RankManifest], wanted: FragmentTensors) -> None:
+    """Read every element of the `wanted` tensors into them.
+
+    Raises ArtefactCorrupt, ArtefactMissing or StorageError if that is not possible.
     """
     missing = {(fragment.name, key): fragment.n for fragment, tensors in wanted for key in tensors}
-    plans = []
-    for file in (file for share in shares for file in share.files):
-        copies = [copy for copy in _copies(file, wanted) if copy.counts.size]
+    reads: list[tuple[CheckpointFile, list[_Copy]]] = []
+    for file in (file for manifest in manifests for file in manifest.files):
+        copies = [copy for copy in _copies(file, wanted) if copy.elements.counts.size]
         for copy in copies:
-            missing[copy.piece.name, copy.piece.key] -= int(copy.counts.sum())
+            missing[copy.source.name, copy.source.key] -= int(copy.elements.counts.sum())
         if copies:
-            plans.append((file, copies))
-    short = [f"{key} of {name} by {n:,}" for (name, key), n in missing.items() if n]
-    if short:
+            reads.append((file, copies))
+    wrong = [f"{key} of {name} by {n:,}" for (name, key), n in missing.items() if n]
+    if wrong:
         raise ArtefactCorrupt(
-            f"{folder}: holds too few elements or too many, {', '.join(short[:3])}; delete this checkpoint"
+            f"{folder}: holds too few or too many elements, {', '.join(wrong[:3])}; "
+            "delete this checkpoint"
         )
-    with ThreadPoolExecutor(FILES_AT_ONCE, "restore") as pool:
-        for _ in pool.map(lambda plan: _read(folder, *plan), plans):
+    with ThreadPoolExecutor(N_CONCURRENT_FILES, "restore") as pool:
+        for _ in pool.map(lambda read: _read_file(folder, *read), reads):
             pass
 
 
-def _copies(
-    file: CheckpointFile, wanted: list[tuple[Fragment, dict[str, Tensor]]]
-) -> list[ElementCopy]:
+def _copies(file: CheckpointFile, wanted: FragmentTensors) -> list[_Copy]:
     by_name = {fragment.name: (fragment, tensors) for fragment, tensors in wanted}
-    found = []
-    for piece in file.pieces:
-        fragment, tensors = by_name.get(piece.name, (None, {}))
-        if fragment and piece.key in tensors:
-            there, here = (
-                element_ranges(piece.cut, piece.first, piece.count),
-                element_ranges(fragment.cut, fragment.first, fragment.n),
+    copies = []
+    for saved in file.slices:
+        fragment, tensors = by_name.get(saved.name, (None, {}))
+        if fragment and saved.key in tensors:
+            elements = overlap(
+                element_ranges(saved.partition, saved.first, saved.count),
+                element_ranges(fragment.partition, fragment.first, fragment.n),
             )
-            found.append(ElementCopy(piece, tensors[piece.key], *overlap(there, here)))
-    return found
+            copies.append(_Copy(saved, tensors[saved.key], elements))
+    return copies
 
 
-def _read(folder: str, file: CheckpointFile, copies: list[ElementCopy]) -> None:
-    """Bring each block that a copy touches, verify it, and hand out its elements."""
-    uri, size = storage.join(folder, file.name), storage.BLOCK_BYTES
-    blocks: dict[int, list[ElementCopy]] = defaultdict(list)
+def _read_file(folder: str, file: CheckpointFile, copies: list[_Copy]) -> None:
+    """Read each block that a copy touches, verify it, and copy its elements."""
+    uri = storage.join(folder, file.name)
+    block_bytes = storage.BLOCK_BYTES
+    copies_of_block: dict[int, list[_Copy]] = defaultdict(list)
     for copy in copies:
-        first = copy.piece.offset + 4 * int(copy.at_piece[0])
-        last = copy.piece.offset + 4 * int(copy.at_piece[-1] + copy.counts[-1]) - 1
-        for block in range(first // size, last // size + 1):
-            blocks[block].append(copy)
-    for block, touching in sorted(blocks.items()):
-        start = block * size
-        content = storage.read(uri, start, min(start + size, file.n_bytes))
+        starts, counts = copy.elements.starts_a, copy.elements.counts
+        first_byte = copy.source.offset + 4 * int(starts[0])
+        last_byte = copy.source.offset + 4 * int(starts[-1] + counts[-1]) - 1
+        for block in range(first_byte // block_bytes, last_byte // block_bytes + 1):
+            copies_of_block[block].append(copy)
+    for block, touching in sorted(copies_of_block.items()):
+        start = block * block_bytes
+        content = storage.read(uri, start, min(start + block_bytes, file.n_bytes))
         storage.verify_block(content, file.block_sha256[block], uri, block)
         for copy in touching:
-            _hand_out(content, start, copy)
+            _copy_from_block(content, start, copy)
 
 
-def _hand_out(content: bytes, start: int, copy: ElementCopy) -> None:
-    """ElementCopy what `content`, the file's bytes from `start` on, holds of `copy`."""
-    begin, end = (
-        (start - copy.piece.offset) // 4,
-        (start + len(content) - copy.piece.offset) // 4,
-    )  # the block, in elements of the piece
-    low = np.maximum(copy.at_piece, begin)
-    high = np.minimum(copy.at_piece + copy.counts, end)
+def _copy_from_block(content: bytes, start: int, copy: _Copy) -> None:
+    """Copy the elements of `copy` that lie in `content`, the file's bytes from `start` on."""
+    starts_a, starts_b, counts = copy.elements
+    # the block's range, in elements of the slice
+    block_first = (start - copy.source.offset) // 4
+    block_end = (start + len(content) - copy.source.offset) // 4
+    low = np.maximum(starts_a, block_first)
+    high = np.minimum(starts_a + counts, block_end)
     for i in np.flatnonzero(low < high):
-        n, to = int(high[i] - low[i]), int(copy.at_tensor[i] + low[i] - copy.at_piece[i])
-        values = torch.frombuffer(
-            bytearray(content[4 * (low[i] - begin) : 4 * (low[i] - begin + n)]), dtype=torch.float32
-        )
-        copy.to[to : to + n].copy_(values)
+        n = int(high[i] - low[i])
+        at = 4 * (low[i] - block_first)
+        values = torch.frombuffer(bytearray(content[at : at + 4 * n]), dtype=torch.float32)
+        target_start = int(starts_b[i] + low[i] - starts_a[i])
+        copy.target[target_start : target_start + n].copy_(values)

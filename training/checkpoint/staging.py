@@ -1,9 +1,9 @@
-"""this rank's state → the bytes of its safetensors files, in host memory that is used again for the
-next save
+"""this rank's state as the bytes of its safetensors files, in a reused host buffer
 
-The buffer *is* the files, headers included, one after the other: what the device sends lands where
-the upload reads, and no further copy is made, in memory or on a disk. On CUDA it is page-locked, so
-that the device writes it by itself. It costs 12 bytes a parameter with AdamW, divided by the ranks.
+The buffer *is* the files, headers included, one after the other: the device copies to where the
+upload reads, and no further copy is made, in memory or on a disk. On CUDA the buffer is
+page-locked, so that the device copies without the CPU. It takes 12 bytes per parameter with AdamW,
+divided by the number of ranks.
 """
 
 import json
@@ -16,17 +16,25 @@ from torch import Tensor
 from data_prep.core import storage
 from training.engine.state_layout import CheckpointFile, TensorSlice
 
-FILE_BYTES = 256 << 20  # a file's pieces; an upload that fails begins this again
+MAX_FILE_BYTES = 256 << 20  # of slices; a failed upload is retried for a whole file
 ALIGNMENT = 64
 
 
 class StagedFile(NamedTuple):
-    """One file to be: its pieces, and where its bytes lie in the buffer."""
+    """A file in the buffer: its slices, and the range of its bytes."""
 
     name: str
-    pieces: tuple[TensorSlice, ...]
+    slices: tuple[TensorSlice, ...]
     start: int
     end: int
+
+
+class _Layout(NamedTuple):
+    """Where files lie in the buffer: their headers, and each tensor with its start."""
+
+    files: list[StagedFile]
+    headers: list[bytes]
+    tensors: list[tuple[int, Tensor]]
 
 
 class Staging:
@@ -36,89 +44,99 @@ class Staging:
         self._buffer = torch.empty(0, dtype=torch.uint8)
         self._copied: Any = None
 
-    def copy(self, runs: list[tuple[TensorSlice, Tensor]], prefix: str) -> list[StagedFile]:
-        """Copy these pieces' values; the files are named `prefix-NNN.safetensors`. Returns when
-        training may go on: on CUDA the copies follow on the device's queue, before the next step's
-        work.
+    def copy(self, state: list[tuple[TensorSlice, Tensor]], prefix: str) -> list[StagedFile]:
+        """Copy the slices' values into files named `prefix-NNN.safetensors`.
+
+        Training may continue when it returns: on CUDA the copies are queued on the device, before
+        the work of the next step.
         """
-        images, sources, headers = _plan(runs, prefix)
-        n_bytes = images[-1].end if images else 0
-        pinned = any(value.is_cuda for _, value in runs)
+        layout = _lay_out(state, prefix)
+        n_bytes = layout.files[-1].end if layout.files else 0
+        pinned = any(value.is_cuda for _, value in state)
         if self._buffer.numel() < n_bytes:
             self._buffer = torch.empty(n_bytes, dtype=torch.uint8, pin_memory=pinned)
-        for image, header in zip(images, headers, strict=True):
-            self._buffer[image.start : image.start + len(header)] = torch.frombuffer(
-                bytearray(header), dtype=torch.uint8
-            )
-        for at, value in sources:
-            self._buffer[at : at + 4 * value.numel()].view(torch.float32).copy_(
-                value, non_blocking=pinned
-            )
+        for file, header in zip(layout.files, layout.headers, strict=True):
+            content = torch.frombuffer(bytearray(header), dtype=torch.uint8)
+            self._buffer[file.start : file.start + len(header)] = content
+        for start, value in layout.tensors:
+            target = self._buffer[start : start + 4 * value.numel()].view(torch.float32)
+            target.copy_(value, non_blocking=pinned)
         self._copied = torch.cuda.Event() if pinned else None
         if self._copied:
             self._copied.record()
-        return images
+        return layout.files
 
-    def content(self, image: StagedFile) -> memoryview:
+    def content(self, file: StagedFile) -> memoryview:
         """The bytes of a file; waits for the device."""
         if self._copied:
             self._copied.synchronize()
-        return memoryview(self._buffer.numpy())[image.start : image.end]  # type: ignore[arg-type]
+        return memoryview(self._buffer.numpy())[file.start : file.end]  # type: ignore[arg-type]
 
 
-def describe_file(image: StagedFile, content: memoryview) -> CheckpointFile:
+def describe_file(file: StagedFile, content: memoryview) -> CheckpointFile:
+    """The file's entry in the rank manifest, with its checksums."""
     return CheckpointFile(
-        name=image.name,
+        name=file.name,
         n_bytes=len(content),
         block_sha256=storage.block_sha256(content),
-        pieces=image.pieces,
+        slices=file.slices,
     )
 
 
-def _plan(
-    runs: list[tuple[TensorSlice, Tensor]], prefix: str
-) -> tuple[list[StagedFile], list[tuple[int, Tensor]], list[bytes]]:
-    """Files of at most FILE_BYTES, where in the buffer each tensor goes, and each file's header."""
-    files: list[list[tuple[TensorSlice, Tensor]]] = [[]]
-    room = FILE_BYTES
-    for piece, value in runs:
-        at = 0
-        while at < piece.count:
-            n = min(piece.count - at, room // 4)
-            if n == 0:
-                files.append([])
-                room = FILE_BYTES
-                continue
-            files[-1].append((replace(piece, first=piece.first + at, count=n), value[at : at + n]))
-            at, room = at + n, room - 4 * n
-    images, sources, headers, start = [], [], [], 0
-    for number, file in enumerate(part for part in files if part):
-        header = _header([piece for piece, _ in file])
-        offset, placed = len(header), []
-        for piece, value in file:
-            sources.append((start + offset, value))
-            placed.append(replace(piece, offset=offset))
-            offset += 4 * piece.count
-        images.append(
-            StagedFile(f"{prefix}-{number:03d}.safetensors", tuple(placed), start, start + offset)
-        )
+def _lay_out(state: list[tuple[TensorSlice, Tensor]], prefix: str) -> _Layout:
+    files: list[StagedFile] = []
+    headers: list[bytes] = []
+    tensors: list[tuple[int, Tensor]] = []
+    start = 0
+    for number, group in enumerate(_split_into_files(state)):
+        header = _header([part for part, _ in group])
+        slices, offset = [], len(header)
+        for part, value in group:
+            tensors.append((start + offset, value))
+            slices.append(replace(part, offset=offset))
+            offset += 4 * part.count
+        name = f"{prefix}-{number:03d}.safetensors"
+        files.append(StagedFile(name, tuple(slices), start, start + offset))
         headers.append(header)
         start = -(-(start + offset) // ALIGNMENT) * ALIGNMENT
-    return images, sources, headers
+    return _Layout(files, headers, tensors)
 
 
-def _header(pieces: list[TensorSlice]) -> bytes:
-    """A safetensors header: its length in 8 bytes, then JSON padded with blanks; the tensors follow
-    end to end.
+def _split_into_files(
+    state: list[tuple[TensorSlice, Tensor]],
+) -> list[list[tuple[TensorSlice, Tensor]]]:
+    """Group slices, in order, into files of at most MAX_FILE_BYTES, splitting them as needed."""
+    groups: list[list[tuple[TensorSlice, Tensor]]] = [[]]
+    room = MAX_FILE_BYTES
+    for whole, value in state:
+        done = 0
+        while done < whole.count:
+            n = min(whole.count - done, room // 4)
+            if n == 0:
+                groups.append([])
+                room = MAX_FILE_BYTES
+                continue
+            part = replace(whole, first=whole.first + done, count=n)
+            groups[-1].append((part, value[done : done + n]))
+            done += n
+            room -= 4 * n
+    return [group for group in groups if group]
+
+
+def _header(slices: list[TensorSlice]) -> bytes:
+    """A safetensors header: its length in 8 bytes, then JSON padded with spaces.
+
+    The tensors follow the header back to back.
     """
-    entries, at = {}, 0
-    for piece in pieces:
-        entries[f"{piece.key}/{piece.name}@{piece.first}"] = {
+    entries, start = {}, 0
+    for part in slices:
+        end = start + 4 * part.count
+        entries[f"{part.key}/{part.name}@{part.first}"] = {
             "dtype": "F32",
-            "shape": [piece.count],
-            "data_offsets": [at, at + 4 * piece.count],
+            "shape": [part.count],
+            "data_offsets": [start, end],
         }
-        at += 4 * piece.count
+        start = end
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % ALIGNMENT)
     return len(text).to_bytes(8, "little") + text

@@ -1,12 +1,11 @@
-"""micro_batch="auto": the most sequences a pass that fit in a rank's memory, tried on a GPU,
-estimated on a CPU
+"""micro_batch=auto: the largest micro-batch that fits in memory, tried on a GPU
 
-Only a divisor of the rank's share of the smallest batch will do, so the global batch stays what it
-is; the search halves them. On a GPU a pass is really made, forward and backward, of the model
-prepared as it will be trained, beside a block of memory as large as what DeepSpeed will hold; what
-fits on one rank and not on another fits nowhere. On a CPU more memory would be swapped to disk
-rather than refused, so what autograd keeps of one sequence is counted on tensors without numbers,
-and bounded.
+Only divisors of the rank's sequences per step are candidates, so the global batch stays the same; a
+binary search finds the largest that fits. On a GPU each candidate runs one forward and backward
+pass of the model, prepared as it will be trained, beside an allocation as large as DeepSpeed's
+state; a micro-batch must fit on every rank. On a CPU too large a batch would be swapped to disk
+rather than refused, so there the size is estimated: the bytes that autograd keeps of one sequence,
+counted on fake tensors, against a share of the free memory.
 """
 
 import gc
@@ -27,40 +26,48 @@ from training.model import compilation
 from training.model.loss import OLMoForTraining
 
 BUCKET_BYTES = 2 << 30  # DeepSpeed's two buffers of 500M bf16 gradients
-CPU_SHARE = 0.25  # of the memory that is free, over all ranks of the host
+MAX_CPU_MEMORY_SHARE = 0.25  # of the free memory, for all ranks of the host
 
 
 def choose_micro_batch(train: TrainConfig, world: World) -> int:
-    """Sequences a pass and rank; a collective if it is to be found."""
-    share, _ = train.passes(world.size)
+    """Sequences per forward pass and rank; a collective if train.micro_batch is auto."""
+    per_rank, _ = train.passes(world.size)
     if train.micro_batch != "auto":
-        return share
-    fits = _tried(train, world) if world.device.type == "cuda" else _estimated(train)
-    found = largest_fitting_divisor(
-        share, lambda rows: process_group.sum_over_ranks(world, float(fits(rows)))[0] == world.size
-    )
+        return per_rank
+    is_cuda = world.device.type == "cuda"
+    fits = _fits_by_trial(train, world) if is_cuda else _fits_by_estimate(train)
+
+    def fits_on_all_ranks(n_sequences: int) -> bool:
+        (n_fitting,) = process_group.sum_over_ranks(world, float(fits(n_sequences)))
+        return n_fitting == world.size
+
+    chosen = largest_fitting_divisor(per_rank, fits_on_all_ranks)
     telemetry.logger.info(
-        "micro_batch=auto: %d of a rank's %d sequences fit in a pass", found, share
+        "micro_batch=auto: %d of %d sequences per rank fit in one pass", chosen, per_rank
     )
-    return found
+    return chosen
 
 
-def largest_fitting_divisor(share: int, fits: Callable[[int], bool]) -> int:
-    """The largest divisor of `share` that fits, if with one that does all smaller ones do; 1 if
-    none does.
+def largest_fitting_divisor(n: int, fits: Callable[[int], bool]) -> int:
+    """The largest divisor of `n` that fits; 1 if none does.
+
+    If a divisor fits, all smaller ones are assumed to fit as well.
     """
-    divisors = [n for n in range(1, share + 1) if share % n == 0]
+    divisors = [divisor for divisor in range(1, n + 1) if n % divisor == 0]
     low, high = 0, len(divisors) - 1
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if fits(divisors[middle]) else (low, middle - 1)
+        if fits(divisors[middle]):
+            low = middle
+        else:
+            high = middle - 1
     return divisors[low]
 
 
-def _tried(train: TrainConfig, world: World) -> Callable[[int], bool]:
-    def fits(rows: int) -> bool:
+def _fits_by_trial(train: TrainConfig, world: World) -> Callable[[int], bool]:
+    def fits(n_sequences: int) -> bool:
         try:
-            _try(train, world, rows)
+            _run_trial_pass(train, world, n_sequences)
         except torch.OutOfMemoryError:
             return False
         finally:
@@ -71,36 +78,34 @@ def _tried(train: TrainConfig, world: World) -> Callable[[int], bool]:
     return fits
 
 
-def _try(train: TrainConfig, world: World, rows: int) -> None:
-    """A pass beside what else will be there, which W ranks share: fp32 weights, averages, and
-    summed gradients.
+def _run_trial_pass(train: TrainConfig, world: World, n_sequences: int) -> None:
+    """One pass beside an allocation as large as the state that DeepSpeed will hold.
+
+    That is this rank's part of fp32 weights, optimizer state and summed gradients.
     """
     with world.device:
-        model = OLMoForTraining(train.model).to(_dtype(train))
-        compilation.prepare(model, train, world.device)
-        n_bytes = 16 * train.model.n_parameters // world.size + (
-            BUCKET_BYTES if world.device.type == "cuda" else 0
-        )
-        beside = torch.empty(n_bytes, dtype=torch.uint8)
-        tokens_BT = torch.zeros(rows, train.sequence_length, dtype=torch.int64)
+        model = OLMoForTraining(train.model).to(compilation.compute_dtype(train.compute))
+        compilation.prepare(model, train.compute, world.device)
+        n_bytes = 16 * train.model.n_parameters // world.size
+        if world.device.type == "cuda":
+            n_bytes += BUCKET_BYTES
+        deepspeed_state = torch.empty(n_bytes, dtype=torch.uint8)
+        tokens_BT = torch.zeros(n_sequences, train.sequence_length, dtype=torch.int64)
         for parameter in model.parameters():
             parameter.data.zero_()
-        model(tokens_BT, torch.ones(rows)).total.backward()
-    del beside
+        model(tokens_BT, torch.ones(n_sequences)).total.backward()
+    del deepspeed_state
 
 
-def _estimated(train: TrainConfig) -> Callable[[int], bool]:
-    limit = (
-        CPU_SHARE * psutil.virtual_memory().available / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    )
-    of_one = activation_bytes_per_sequence(train)
-    return lambda rows: rows * of_one <= limit
+def _fits_by_estimate(train: TrainConfig) -> Callable[[int], bool]:
+    n_local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    limit = MAX_CPU_MEMORY_SHARE * psutil.virtual_memory().available / n_local_ranks
+    bytes_per_sequence = activation_bytes_per_sequence(train)
+    return lambda n_sequences: n_sequences * bytes_per_sequence <= limit
 
 
 def activation_bytes_per_sequence(train: TrainConfig) -> int:
-    """Bytes that autograd keeps of one sequence's forward where nothing is computed again; weights
-    not counted.
-    """
+    """Bytes that autograd keeps of one sequence's forward pass, weights not counted."""
     storages: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -110,14 +115,10 @@ def activation_bytes_per_sequence(train: TrainConfig) -> int:
 
     with FakeTensorMode(), saved_tensors_hooks(keep, lambda tensor: tensor):
         model = OLMoForTraining(train.model)
-        for module in (
-            module for module in model.modules() if isinstance(module, nn.Linear | nn.Embedding)
-        ):
-            module.weight = nn.Parameter(module.weight.to(_dtype(train)))
+        dtype = compilation.compute_dtype(train.compute)
+        for module in model.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                module.weight = nn.Parameter(module.weight.to(dtype))
         model.hidden(torch.zeros(1, train.sequence_length, dtype=torch.int64))
         weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
     return sum(storage.nbytes() for key, storage in storages.items() if key not in weights)
-
-
-def _dtype(train: TrainConfig) -> torch.dtype:
-    return torch.bfloat16 if train.compute.precision == "bf16" else torch.float32

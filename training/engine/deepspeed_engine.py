@@ -6,8 +6,8 @@ holds inside.
     stage   each rank holds …                              gradients of a step are summed …
     0       everything                                     once, after the last micro-batch
     1       1/W of the fp32 weights and optimizer state    once, after the last micro-batch
-    2       … and of the gradients                         at every micro-batch: more traffic, less memory
-    3       … and of the weights themselves                as 2, and weights are gathered layer by layer
+    2       … and of the gradients                         at every micro-batch: more traffic
+    3       … and of the weights themselves                as 2; weights are gathered by layer
 
 Our choices. AdamW is torch's own fused kernel, on CPU and CUDA: no compiler is needed, and its
 state has one layout. Every parameter is decayed, the embedding too, as OLMo-1B does

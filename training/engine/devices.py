@@ -1,4 +1,4 @@
-"""what a device can do: peak FLOP/s and memory of known cards, so that MFU and plans name the right ones"""
+"""peak FLOP/s and memory of known accelerators, for MFU and plans"""
 
 import re
 from typing import NamedTuple
@@ -6,9 +6,11 @@ from typing import NamedTuple
 GIB = 1 << 30
 
 
-class Device(NamedTuple):
-    """peak_flops_per_second: dense bf16 summed in fp32, from the vendor's table; memory_bytes: what
-    a program can use.
+class Accelerator(NamedTuple):
+    """An accelerator as its vendor describes it.
+
+    peak_flops_per_second: dense bf16 products accumulated in fp32. memory_bytes: usable by a
+    program.
     """
 
     name: str
@@ -16,30 +18,32 @@ class Device(NamedTuple):
     memory_bytes: int
 
 
-DEVICES = (
-    Device("NVIDIA A100", 312e12, 80 * GIB),
-    Device("NVIDIA A100 PCIE 40GB", 312e12, 40 * GIB),
-    Device("NVIDIA A100 SXM4 40GB", 312e12, 40 * GIB),
-    Device("NVIDIA H100", 989e12, 80 * GIB),
-    Device("NVIDIA H100 PCIe", 756e12, 80 * GIB),
-    Device("NVIDIA H100 NVL", 835e12, 94 * GIB),
-    Device("NVIDIA H200", 989e12, 139 * GIB),
-    Device("NVIDIA GH200", 989e12, 95 * GIB),
-    Device("NVIDIA B200", 2250e12, 178 * GIB),
-    Device("NVIDIA L4", 121e12, 22 * GIB),
-    Device("NVIDIA L40S", 362e12, 45 * GIB),
-    Device("NVIDIA GeForce RTX 3090", 71e12, 24 * GIB),
-    Device("NVIDIA GeForce RTX 4090", 165e12, 24 * GIB),
-    Device("NVIDIA GeForce RTX 5090", 209e12, 32 * GIB),
+ACCELERATORS = (
+    Accelerator("NVIDIA A100", 312e12, 80 * GIB),
+    Accelerator("NVIDIA A100 PCIE 40GB", 312e12, 40 * GIB),
+    Accelerator("NVIDIA A100 SXM4 40GB", 312e12, 40 * GIB),
+    Accelerator("NVIDIA H100", 989e12, 80 * GIB),
+    Accelerator("NVIDIA H100 PCIe", 756e12, 80 * GIB),
+    Accelerator("NVIDIA H100 NVL", 835e12, 94 * GIB),
+    Accelerator("NVIDIA H200", 989e12, 139 * GIB),
+    Accelerator("NVIDIA GH200", 989e12, 95 * GIB),
+    Accelerator("NVIDIA B200", 2250e12, 178 * GIB),
+    Accelerator("NVIDIA L4", 121e12, 22 * GIB),
+    Accelerator("NVIDIA L40S", 362e12, 45 * GIB),
+    Accelerator("NVIDIA GeForce RTX 3090", 71e12, 24 * GIB),
+    Accelerator("NVIDIA GeForce RTX 4090", 165e12, 24 * GIB),
+    Accelerator("NVIDIA GeForce RTX 5090", 209e12, 32 * GIB),
 )
 
 
-def known(name: str) -> Device | None:
-    """The table's device with the most words in common, whose every word is in `name`: torch's
-    ("NVIDIA A100-SXM4-80GB"), or without the vendor ("h100 pcie").
+def find_accelerator(name: str) -> Accelerator | None:
+    """The known accelerator that `name` means, None if there is none.
+
+    `name` is torch's ("NVIDIA A100-SXM4-80GB") or a user's ("h100 pcie"). Among the accelerators
+    whose every word is in `name`, the one with the most words.
     """
-    asked = _words(name) | {"nvidia", "geforce"}
-    matches = [device for device in DEVICES if _words(device.name) <= asked]
+    given = _words(name) | {"nvidia", "geforce"}
+    matches = [device for device in ACCELERATORS if _words(device.name) <= given]
     return max(matches, key=lambda device: len(_words(device.name)), default=None)
 
 

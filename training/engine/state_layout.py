@@ -1,21 +1,23 @@
-"""the canonical layout of a checkpoint: pieces of whole tensors, whoever wrote them and whoever
-reads them
+"""canonical layout of training state: slices of whole tensors, independent of ranks
 
-A piece is a run of a flattened parameter, or of one of its optimizer averages, as one rank holds
-it. Its elements are known by their place in the *whole* tensor, so ranks of another number, another
-ZeRO stage or another tensor-parallel size find what they need by intersecting runs, and nothing is
-ever converted.
+A slice is a run of elements of a flattened parameter, or of a tensor of its optimizer state, as one
+rank holds it. Its elements are known by their positions in the *whole* tensor, so that a different
+number of ranks, ZeRO stage or tensor-parallel size finds what it needs by intersecting slices;
+checkpoints are never converted.
 
     two ranks of ZeRO-1 wrote      |-------- 0 -------|-------- 1 -------|
-    three ranks read               |---- 0 ----|---- 1 ----|---- 2 ----|      rank 1 reads the end of one piece, the head of another
+    three ranks read               |---- 0 ----|---- 1 ----|---- 2 ----|
 
-With tensor parallelism a parameter is a part of the whole: a TensorPartition says which. `parameter.cut =
-TensorPartition(…)` on a module's parameter is all that a tensor-parallel layer has to say; a parameter without
-one is the whole. The second of two ranks, D wide in, F wide out:
+    rank 1 of the three reads the end of the first slice and the beginning of the second
 
-    column-parallel [F, D]            TensorPartition(shape=(F, D), dim=0, ranges=((F/2, F),))
-    fused gate and up [2F, D]         TensorPartition(shape=(2F, D), dim=0, ranges=((F/2, F), (3F/2, 2F)))    half of each, in this order
-    row-parallel [D, F]               TensorPartition(shape=(D, F), dim=1, ranges=((F/2, F),))                 every row's second half
+With tensor parallelism a rank holds a partition of each parameter: `parameter.tensor_partition =
+TensorPartition(…)` is all that a tensor-parallel layer has to declare; a parameter without one is
+whole. The second of two ranks, D wide in, F wide out:
+
+    column-parallel [F, D]         TensorPartition(shape=(F, D), dim=0, ranges=((F/2, F),))
+    fused gate and up [2F, D]      TensorPartition(shape=(2F, D), dim=0,
+                                                   ranges=((F/2, F), (3F/2, 2F)))    half of each
+    row-parallel [D, F]            TensorPartition(shape=(D, F), dim=1, ranges=((F/2, F),))
 """
 
 from math import prod
@@ -29,8 +31,9 @@ from data_prep.core.records import record
 
 @record
 class TensorPartition:
-    """The part of a whole tensor of `shape` that is left when `dim` keeps only its `ranges` [from,
-    to), in ascending order.
+    """The part of a whole tensor of `shape` where `dim` is within `ranges`.
+
+    ranges: [start, end) each, in ascending order.
     """
 
     shape: tuple[int, ...]
@@ -39,13 +42,16 @@ class TensorPartition:
 
     @property
     def n_elements(self) -> int:
+        """Elements of the whole tensor."""
         return prod(self.shape)
 
 
 @record
 class TensorSlice:
-    """`count` elements of a parameter's `key` ("parameter", "exp_avg", …), in fp32, from `first` on
-    of what its `cut` leaves.
+    """`count` fp32 elements of one tensor of a parameter's state, from element `first` on.
+
+    key: which tensor: "parameter", "exp_avg", … first: counted in the flattened `partition`, or in
+    the whole tensor if there is none. offset: of the slice's first byte in its file.
     """
 
     name: str
@@ -53,75 +59,82 @@ class TensorSlice:
     first: int
     count: int
     offset: int
-    cut: TensorPartition | None = None
+    partition: TensorPartition | None = None
 
 
 @record
 class CheckpointFile:
-    """One safetensors file of pieces; a piece's `offset` is that of its first byte in the file."""
+    """One safetensors file of slices."""
 
     name: str
     n_bytes: int
     block_sha256: tuple[str, ...]
-    pieces: tuple[TensorSlice, ...]
+    slices: tuple[TensorSlice, ...]
 
 
 @record
 class RankManifest:
-    """What one rank wrote for one checkpoint."""
+    """The files that one rank wrote for one checkpoint."""
 
     rank: int
     files: tuple[CheckpointFile, ...]
 
 
 class ElementRanges(NamedTuple):
-    """Consecutive elements of a piece, as runs of the whole tensor: element numbers there,
-    ascending, and how many each.
-    """
+    """Runs of consecutive elements of a whole tensor: ascending starts, and lengths."""
 
     starts: NDArray[np.int64]
     counts: NDArray[np.int64]
 
 
-def element_ranges(cut: TensorPartition | None, first: int, count: int) -> ElementRanges:
-    """Where `count` elements, from `first` on of what `cut` leaves, lie in the whole tensor."""
-    if cut is None or count == 0:
-        return ElementRanges(
-            np.array([first], np.int64)[: bool(count)], np.array([count], np.int64)[: bool(count)]
-        )
-    width = prod(cut.shape[cut.dim + 1 :])
-    starts_1, ends_1 = (
-        np.array(cut.ranges, np.int64) * width
-    ).T  # of one step of the dimensions before `dim`
-    counts_1 = ends_1 - starts_1
-    left, whole = int(counts_1.sum()), cut.shape[cut.dim] * width
-    outer = np.arange(first // left, (first + count - 1) // left + 1)
-    starts = (outer[:, None] * whole + starts_1).ravel()
-    counts = np.tile(counts_1, len(outer))
-    here = np.cumsum(counts) - counts + outer[0] * left  # where each run begins in what is left
-    skip = np.clip(first - here, 0, counts)
-    counts = np.clip(first + count - here, 0, counts) - skip
-    some = counts > 0
-    return ElementRanges((starts + skip)[some], counts[some])
+class Overlap(NamedTuple):
+    """Elements that two slices share, as runs: starts in either slice, and lengths."""
+
+    starts_a: NDArray[np.int64]
+    starts_b: NDArray[np.int64]
+    counts: NDArray[np.int64]
 
 
-def overlap(
-    a: ElementRanges, b: ElementRanges
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """What two pieces have in common: (elements of a, elements of b, how many each), in as few
-    copies as it takes.
-    """
-    at_a, at_b = (np.cumsum(each.counts) - each.counts for each in (a, b))
+def element_ranges(partition: TensorPartition | None, first: int, count: int) -> ElementRanges:
+    """Where `count` elements of a partition, from `first` on, lie in the whole tensor."""
+    if partition is None or count == 0:
+        n_runs = int(count > 0)
+        return ElementRanges(np.full(n_runs, first, np.int64), np.full(n_runs, count, np.int64))
+    # Elements of one index of `dim`, and the runs within one index of the dimensions before it.
+    inner = prod(partition.shape[partition.dim + 1 :])
+    run_starts, run_ends = (np.array(partition.ranges, np.int64) * inner).T
+    run_counts = run_ends - run_starts
+    n_kept = int(run_counts.sum())
+    n_whole = partition.shape[partition.dim] * inner
+
+    outer = np.arange(first // n_kept, (first + count - 1) // n_kept + 1)
+    starts = (outer[:, None] * n_whole + run_starts).ravel()
+    counts = np.tile(run_counts, len(outer))
+    # Cut the first and the last run to the slice.
+    starts_in_partition = np.cumsum(counts) - counts + outer[0] * n_kept
+    skipped = np.clip(first - starts_in_partition, 0, counts)
+    counts = np.clip(first + count - starts_in_partition, 0, counts) - skipped
+    is_kept = counts > 0
+    return ElementRanges((starts + skipped)[is_kept], counts[is_kept])
+
+
+def overlap(a: ElementRanges, b: ElementRanges) -> Overlap:
+    """The elements that two slices share, in as few runs as possible."""
+    offsets_a, offsets_b = (np.cumsum(each.counts) - each.counts for each in (a, b))
+    # Run i of a meets the runs [low[i], high[i]) of b.
     low = np.searchsorted(b.starts + b.counts, a.starts, side="right")
     high = np.searchsorted(b.starts, a.starts + a.counts, side="left")
-    n = np.maximum(high - low, 0)
-    i = np.repeat(np.arange(len(n)), n)
-    j = np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n) + np.repeat(low, n)
+    n_met = np.maximum(high - low, 0)
+    i = np.repeat(np.arange(len(n_met)), n_met)
+    j = np.arange(n_met.sum()) - np.repeat(np.cumsum(n_met) - n_met, n_met) + np.repeat(low, n_met)
     starts = np.maximum(a.starts[i], b.starts[j])
     counts = np.minimum(a.starts[i] + a.counts[i], b.starts[j] + b.counts[j]) - starts
-    in_a, in_b = at_a[i] + starts - a.starts[i], at_b[j] + starts - b.starts[j]
+    starts_a = offsets_a[i] + starts - a.starts[i]
+    starts_b = offsets_b[j] + starts - b.starts[j]
     if len(counts) == 0:
-        return in_a, in_b, counts
-    breaks = (in_a[1:] != in_a[:-1] + counts[:-1]) | (in_b[1:] != in_b[:-1] + counts[:-1])
-    heads = np.flatnonzero(np.concatenate([[True], breaks]))
-    return in_a[heads], in_b[heads], np.add.reduceat(counts, heads)
+        return Overlap(starts_a, starts_b, counts)
+    # Merge runs that are adjacent in both slices.
+    is_break_a = starts_a[1:] != starts_a[:-1] + counts[:-1]
+    is_break_b = starts_b[1:] != starts_b[:-1] + counts[:-1]
+    heads = np.flatnonzero(np.concatenate([[True], is_break_a | is_break_b]))
+    return Overlap(starts_a[heads], starts_b[heads], np.add.reduceat(counts, heads))

@@ -1,8 +1,8 @@
-"""how fast a run is: seconds in which it trained, and the two rates its FLOPs are compared with
+"""training time, and the peak FLOP/s that a run's throughput is compared with
 
-Model FLOPs are 6N + 12·L·D·T a token (config.py), whatever is computed again. MFU divides by the
-vendor's peak, which no program reaches; the second ratio divides by what a large product of
-matrices gets on this very device, hot or throttled as it is.
+Model FLOPs are 6N + 12·L·D·T per token (config.py), without what activation checkpointing computes
+again. MFU divides by the vendor's peak, which no program reaches; the second ratio divides by the
+rate of a large matrix product measured on this very device, hot or throttled as it is.
 """
 
 import time
@@ -17,8 +17,10 @@ MEASURE_SECONDS = 0.2
 
 
 class PeakFlops(NamedTuple):
-    """The most FLOP/s of one rank's device: its vendor's word, or where there is none, and always
-    beside it, a measurement.
+    """The highest FLOP/s of one rank's device.
+
+    flops_per_second: the vendor's figure, or the measured one for an unknown device.
+    matmul_flops_per_second: measured, of a large matrix product.
     """
 
     device: str
@@ -27,62 +29,62 @@ class PeakFlops(NamedTuple):
 
 
 class Stopwatch:
-    """Seconds between start and stop, added up to `seconds`; both wait for the device, which runs
-    behind the program.
-    """
+    """Total seconds between start and stop; both wait for the device, which runs asynchronously."""
 
     def __init__(self, device: torch.device, seconds: float) -> None:
-        self._cuda, self.seconds, self._started = device.type == "cuda", seconds, 0.0
+        self._is_cuda = device.type == "cuda"
+        self.seconds = seconds
+        self._started_at = 0.0
 
     def start(self) -> None:
-        self._wait()
-        self._started = time.perf_counter()
+        self._synchronize()
+        self._started_at = time.perf_counter()
 
     def stop(self) -> float:
-        """The seconds so far."""
-        self._wait()
-        self.seconds += time.perf_counter() - self._started
+        """Stop; the total seconds so far."""
+        self._synchronize()
+        self.seconds += time.perf_counter() - self._started_at
         return self.seconds
 
     def lap(self) -> float:
-        """The seconds so far, and on."""
+        """The total seconds so far; the stopwatch keeps running."""
         seconds = self.stop()
-        self._started = time.perf_counter()
+        self._started_at = time.perf_counter()
         return seconds
 
-    def _wait(self) -> None:
-        if self._cuda:
+    def _synchronize(self) -> None:
+        if self._is_cuda:
             torch.cuda.synchronize()
 
 
 def measure_peak(world: World, dtype: torch.dtype) -> PeakFlops:
-    """The peak of this rank's device, and the best that a product of matrices gets there, the mean
-    over ranks that all compute.
-    """
+    """The peak of this rank's device; the measured one is the mean over all ranks at work."""
     if world.device.type == "cuda":
         name = torch.cuda.get_device_name(world.device)
-        card = devices.known(name)
+        device = devices.find_accelerator(name)
     else:
-        name, card = (
-            f"CPU, {torch.get_num_threads()} threads a rank, {torch.backends.cpu.get_cpu_capability()}",
-            None,
-        )
-    measured = process_group.sum_over_ranks(world, _measure(world.device, dtype))[0] / world.size
-    if card and dtype is torch.bfloat16:
-        return PeakFlops(f"{name} (vendor's peak)", card.peak_flops_per_second, measured)
+        capability = torch.backends.cpu.get_cpu_capability()
+        name = f"CPU, {torch.get_num_threads()} threads per rank, {capability}"
+        device = None
+    (total,) = process_group.sum_over_ranks(world, _measure_matmul(world.device, dtype))
+    measured = total / world.size
+    if device and dtype is torch.bfloat16:
+        return PeakFlops(f"{name} (vendor's peak)", device.peak_flops_per_second, measured)
     return PeakFlops(f"{name} (measured peak)", measured, measured)
 
 
-def _measure(device: torch.device, dtype: torch.dtype) -> float:
+def _measure_matmul(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of the fastest of several large matrix products."""
     n = 1024 if device.type == "cpu" else 8192
-    a, b = (
-        torch.randn(n, n, device=device).to(dtype) for _ in range(2)
-    )  # of ones a GPU would draw less power, and be faster
+    # random numbers: with ones a GPU would draw less power and run faster
+    a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
     torch.mm(a, b)
-    watch, past, best = Stopwatch(device, 0.0), 0.0, 0.0
+    watch = Stopwatch(device, 0.0)
+    elapsed, best = 0.0, 0.0
     watch.start()
-    while past < MEASURE_SECONDS:
+    while elapsed < MEASURE_SECONDS:
         torch.mm(a, b)
         now = watch.lap()
-        past, best = now, max(best, 2 * n**3 / (now - past))
+        best = max(best, 2 * n**3 / (now - elapsed))
+        elapsed = now
     return best

@@ -1,11 +1,11 @@
-"""where a run can be followed beside its journal: TensorBoard and Weights & Biases, fed with
-the journal's lines
+"""where a run can be followed besides metrics.jsonl: TensorBoard and Weights & Biases
 
-A sink keeps its files in a scratch folder, from where they go to runs/<run>/<sink>/: those of a
-live one whenever the journal is published, so that a board over the store is live; others' at the
-end. Sinks of a resumed run are given the lines before, so a board has each step once, without a
-gap. Nothing is sent anywhere; only Weights & Biases sends, if WANDB_MODE says so (`wandb sync`
-sends what it wrote).
+A sink gets every line of the metrics log as named numbers and writes files to a local scratch
+folder. From there they are copied to runs/<run_id>/<sink>/: those of a live sink whenever the
+metrics log is published, so that a dashboard over the store is up to date; those of other sinks at
+the end. The sinks of a resumed run are given the earlier lines first, so that each step appears
+once, without a gap. Nothing is sent anywhere, except by Weights & Biases if WANDB_MODE says so
+(`wandb sync` sends what it wrote offline).
 """
 
 import math
@@ -17,15 +17,13 @@ from typing import Any, Protocol
 
 from data_prep.core.errors import ConfigurationError
 
-PROJECT = "hormesis"  # of all runs, to be compared
-EXTRAS = {
-    "tensorboard": "",
-    "wandb": "wandb",
-}  # sink, called like its package → the extra that brings it
+PROJECT = "hormesis"  # one project for all runs, so that they can be compared
+EXTRAS = {"tensorboard": "", "wandb": "wandb"}  # sink, named as its package → extra to install
 
 
 class Sink(Protocol):
-    live: bool  # its files are worth having before the end
+    live: bool
+    """Its files are useful before the run ends."""
 
     def write(self, step: int, seconds: float, scalars: dict[str, float]) -> None: ...
 
@@ -35,48 +33,48 @@ class Sink(Protocol):
 
 
 def check_available(names: Sequence[str]) -> None:
-    """Raise ConfigurationError unless all of these sinks can be had here."""
+    """Raise ConfigurationError unless all of these sinks exist and are installed."""
     for name in names:
         if name not in EXTRAS:
             raise ConfigurationError(
-                f"train.metrics.sinks: there is no sink {name!r}; there are {', '.join(EXTRAS)}"
+                f"train.metrics.sinks: there is no sink {name!r}; expected {', '.join(EXTRAS)}"
             )
         if not find_spec(name):
             raise ConfigurationError(
-                f"train.metrics.sinks asks for {name!r}, and the package {name} is not installed; "
-                f"pip install 'hormesis[{EXTRAS[name]}]', or leave it out of train.metrics.sinks"
+                f"train.metrics.sinks has {name!r}, but the package {name} is not installed; "
+                f"pip install 'hormesis[{EXTRAS[name]}]', or remove it from train.metrics.sinks"
             )
 
 
 def open_sink(name: str, run_id: str, folder: Path) -> Sink:
-    return {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}[name](run_id, folder)
+    """A sink that writes its files to `folder`."""
+    sinks = {"tensorboard": TensorBoardSink, "wandb": WeightsAndBiasesSink}
+    return sinks[name](run_id, folder)
 
 
 def scalars(line: dict[str, Any]) -> dict[str, float]:
-    """A line of the journal as named numbers: `train/loss`, `train/source_loss/toxic`,
-    `held_out/clean`, …
-    """
+    """The finite numbers of a metrics line by name: `train/loss`, `train/source_loss/toxic`, …"""
     if "held_out" in line:
         return {f"held_out/{line['held_out']}": line["loss"]}
     group = "probe" if "probe" in line else "train"
-    found = {}
+    named = {}
     for name, value in line.items():
-        nested = value if isinstance(value, dict) else {"": value}
-        for part, number in nested.items():
+        parts = value if isinstance(value, dict) else {"": value}
+        for part, number in parts.items():
             if name != "step" and isinstance(number, int | float) and math.isfinite(number):
-                found["/".join(filter(None, (group, name, part)))] = float(number)
-    return found
+                named["/".join(filter(None, (group, name, part)))] = float(number)
+    return named
 
 
-class TensorBoard:
-    """Its clock is seconds of training."""
+class TensorBoardSink:
+    """TensorBoard's event file; its wall time is seconds of training."""
 
     live = True
 
     def __init__(self, run_id: str, folder: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer, self._folder = SummaryWriter(folder), folder
+        self._writer = SummaryWriter(folder)
 
     def write(self, step: int, seconds: float, scalars: dict[str, float]) -> None:
         for name, value in scalars.items():
@@ -89,7 +87,9 @@ class TensorBoard:
         self._writer.close()
 
 
-class WeightsAndBiases:
+class WeightsAndBiasesSink:
+    """A run of Weights & Biases, offline unless WANDB_MODE says otherwise."""
+
     live = False
 
     def __init__(self, run_id: str, folder: Path) -> None:

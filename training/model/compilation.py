@@ -1,18 +1,16 @@
-"""how a model is made ready to run: blocks compiled, activations recomputed, precision, garbage
-collected between steps
+"""prepare a model to run: compiled blocks, activation checkpointing, precision, GC pauses
 
-Each block is compiled apart, and since they share their code, once for all: DeepSpeed's hooks stay
-between the blocks, so that gathering weights and reducing gradients overlap with computing, and a
-1B compiles as fast as one layer. The block's `forward` is replaced and not its class or its place,
-so parameters keep their names and whoever reads the model finds it as it was.
+Each block is compiled by itself, and since all blocks share their code, only once: DeepSpeed's
+hooks stay between the blocks, so that gathering weights and reducing gradients overlap with
+computation, and a 1B compiles as fast as one layer. Only a block's `forward` is replaced, not its
+class or its position, so parameters keep their names and code that reads the model finds it
+unchanged.
 
-    activation_checkpointing   kept of a block's forward                          computed again in the backward
-    none                       everything                                         nothing
-    selective                  products of matrices and attention                 norms, rotations, silu: cheap to compute,
-                                                                                  and half of what
-                                                                                  an uncompiled
-                                                                                  block keeps
-    block                      its input                                          everything, a third more work
+    activation_checkpointing   kept of a block's forward     recomputed in the backward pass
+    none                       everything                    nothing
+    selective                  matmuls and attention         norms, rotations, silu: cheap, and half
+                                                             of what an uncompiled block keeps
+    block                      its input                     everything, a third more work
 """
 
 import gc
@@ -28,7 +26,7 @@ from torch.utils.checkpoint import (
     create_selective_checkpoint_contexts,
 )
 
-from training.config import TrainConfig
+from training.config import TrainComputeConfig
 from training.model import fp8
 from training.model.attention import kernel_name
 from training.model.loss import OLMoForTraining
@@ -36,9 +34,9 @@ from training.model.olmo import cpu_has_bf16_matmul
 
 T = TypeVar("T")
 
-WARM_UP_STEPS = 2  # after them what lives will live on: optimizer states, compiled code
+WARM_UP_STEPS = 2  # objects alive after them stay alive: optimizer state, compiled code
 COLLECT_EVERY_STEPS = 1000
-KEPT = (  # by name: what is not installed, or of another device, is simply never called
+KEPT_OPERATIONS = (  # by name: an operation of a missing package or another device is never called
     "aten.mm",
     "aten.addmm",
     "aten.bmm",
@@ -53,42 +51,49 @@ KEPT = (  # by name: what is not installed, or of another device, is simply neve
 )
 
 
-def prepare(model: OLMoForTraining, train: TrainConfig, device: torch.device) -> None:
-    """Make `model`, before DeepSpeed takes it, run as these settings say on this device."""
-    if train.compute.fp8:
+def compute_dtype(compute: TrainComputeConfig) -> torch.dtype:
+    """The dtype of weights and activations in the forward and backward pass."""
+    return torch.bfloat16 if compute.precision == "bf16" else torch.float32
+
+
+def prepare(model: OLMoForTraining, compute: TrainComputeConfig, device: torch.device) -> None:
+    """Make `model` run as `compute` says on this device; before DeepSpeed wraps it."""
+    if compute.fp8:
         fp8.convert(model, device)
-    model.compiled_loss = compiled = _compiles(train, device)
-    if compiled:  # said here and not where they are defined, for it imports the compiler: 2 s of every process
+    is_compiled = _is_compiled(compute, device, hasattr(model, "mpu"))
+    model.compiled_loss = is_compiled
+    if is_compiled:
+        # Here and not where they are defined, for it imports the compiler: 2 s of every process.
         for constant in (kernel_name, cpu_has_bf16_matmul):
             torch.compiler.assume_constant_result(constant)
     for block in model.blocks:
-        forward = _checkpointed(block.forward, train.compute.activation_checkpointing)
-        _replace_forward(block, torch.compile(forward, dynamic=False) if compiled else forward)
-    if device.type == "cuda" and train.compute.precision == "bf16":
-        torch.set_float32_matmul_precision(
-            "high"
-        )  # no product we name is fp32; those of a library need not be exact
+        forward = _checkpointed(block.forward, compute.activation_checkpointing)
+        _replace_forward(block, torch.compile(forward, dynamic=False) if is_compiled else forward)
+    if device.type == "cuda" and compute.precision == "bf16":
+        # None of our products is fp32; those inside a library need not be exact.
+        torch.set_float32_matmul_precision("high")
 
 
-def describe(train: TrainConfig, device: torch.device) -> dict[str, str]:
-    """How `prepare` makes it run, for the record."""
+def describe(
+    compute: TrainComputeConfig, device: torch.device, *, tensor_parallel: int = 1
+) -> dict[str, str]:
+    """How `prepare` makes a model run, for the run record."""
+    is_compiled = _is_compiled(compute, device, tensor_parallel > 1)
     return {
-        "attention": kernel_name(
-            device, torch.bfloat16 if train.compute.precision == "bf16" else torch.float32
-        ),
-        "compiled": "each block, the loss" if _compiles(train, device) else "nothing",
-        "activation checkpointing": train.compute.activation_checkpointing,
-        "products": "FP8 in the blocks" if train.compute.fp8 else train.compute.precision,
+        "attention": kernel_name(device, compute_dtype(compute)),
+        "compiled": "each block, the loss" if is_compiled else "nothing",
+        "activation checkpointing": compute.activation_checkpointing,
+        "matmul": "FP8 in the blocks" if compute.fp8 else compute.precision,
     }
 
 
 def gc_between_steps(items: Iterable[T]) -> Iterator[T]:
-    """`items`, one a step, with Python's garbage collector kept out of the steps.
+    """Yield `items`, one per step, and run Python's garbage collector between steps only.
 
-    A collection walks every object of every library, 0.1 s and more, whenever allocation asks for
-    it, on each rank at another time, and all wait for all. Here it runs once after the warm-up,
-    what it finds alive is never walked again, and then every 1,000 steps, at the same step
-    everywhere.
+    A collection walks the objects of all libraries, which takes 0.1 s and more. By default it runs
+    whenever allocation triggers it, on each rank at another time, and all ranks wait for each. Here
+    it runs once after the warm-up, then freezes what is alive, and runs again every
+    COLLECT_EVERY_STEPS steps, at the same step on all ranks.
     """
     was_enabled = gc.isenabled()
     try:
@@ -106,30 +111,28 @@ def gc_between_steps(items: Iterable[T]) -> Iterator[T]:
             gc.enable()
 
 
-def _compiles(train: TrainConfig, device: torch.device) -> bool:
-    if (
-        train.compute.compile == "auto"
-    ):  # megatron-core's layers, which talk to other ranks, are compiled only where that is asked for
-        return device.type == "cuda" and train.parallel.tensor_parallel == 1
-    return train.compute.compile == "on"
+def _is_compiled(
+    compute: TrainComputeConfig, device: torch.device, is_tensor_parallel: bool
+) -> bool:
+    if compute.compile == "auto":
+        # megatron-core's layers communicate inside a block; they are compiled on request only
+        return device.type == "cuda" and not is_tensor_parallel
+    return compute.compile == "on"
 
 
-def _checkpointed(forward: Callable[..., Any], how: str) -> Callable[..., Any]:
-    if how == "none":
+def _checkpointed(forward: Callable[..., Any], activation_checkpointing: str) -> Callable[..., Any]:
+    if activation_checkpointing == "none":
         return forward
-    selective: dict[str, Any] = (
-        {"context_fn": partial(create_selective_checkpoint_contexts, _keep)}
-        if how == "selective"
-        else {}
-    )
-    return partial(
-        checkpoint, forward, use_reentrant=False, preserve_rng_state=False, **selective
-    )  # there is no dropout
+    options: dict[str, Any] = {}
+    if activation_checkpointing == "selective":
+        options["context_fn"] = partial(create_selective_checkpoint_contexts, _checkpoint_policy)
+    # There is no dropout, so there is no random state to restore.
+    return partial(checkpoint, forward, use_reentrant=False, preserve_rng_state=False, **options)
 
 
-def _keep(_: Any, operation: Any, *__: Any, **___: Any) -> CheckpointPolicy:
-    kept = str(operation).startswith(tuple(name + "." for name in KEPT))
-    return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
+def _checkpoint_policy(_: Any, operation: Any, *__: Any, **___: Any) -> CheckpointPolicy:
+    is_kept = str(operation).startswith(tuple(name + "." for name in KEPT_OPERATIONS))
+    return CheckpointPolicy.MUST_SAVE if is_kept else CheckpointPolicy.PREFER_RECOMPUTE
 
 
 def _replace_forward(module: nn.Module, forward: Callable[..., Any]) -> None:

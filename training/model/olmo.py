@@ -280,15 +280,15 @@ def _draw(weight: Tensor, std: float, generator: torch.Generator) -> None:
     torch's `trunc_normal_`.
     """
     edge = math.erf(3 / math.sqrt(2))
-    cut = getattr(
-        weight, "cut", None
-    )  # of a tensor-parallel rank: the whole is drawn, and a part of it kept
-    value = torch.empty(cut.shape if cut else weight.shape, dtype=torch.float32, device="cpu")
+    # A tensor-parallel rank draws the whole and keeps its partition.
+    partition = getattr(weight, "tensor_partition", None)
+    shape = partition.shape if partition else weight.shape
+    value = torch.empty(shape, dtype=torch.float32, device="cpu")
     value.uniform_(-edge, edge, generator=generator).erfinv_().mul_(math.sqrt(2) * std).clamp_(
         -3 * std, 3 * std
     )
-    weight.copy_(
-        torch.cat([value.narrow(cut.dim, a, b - a) for a, b in cut.ranges], cut.dim)
-        if cut
-        else value
-    )
+    if partition:
+        dim = partition.dim
+        kept = [value.narrow(dim, start, end - start) for start, end in partition.ranges]
+        value = torch.cat(kept, dim)
+    weight.copy_(value)

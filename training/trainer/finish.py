@@ -66,7 +66,7 @@ def _publish(
     run = context.run
     final_loss = metrics_log.final_loss(run.mixture.n_steps)
     export_sha256 = _export(context, weights, _model_card_facts(context, result, final_loss))
-    metrics_log.finish()
+    metrics_log.publish_final()
     n_parameters = sum(value.numel() for value in weights.values())
     record = _record(context, result, final_loss, n_parameters, export_sha256)
     storage.save(record, storage.join(context.uri, "record.json"))
@@ -115,7 +115,9 @@ def _record(
     n_tokens = mixture.n_sequences * run.train.sequence_length
     tokens_per_second = n_tokens / result.train_seconds
     versions = {name: version(name) for name in ("torch", "deepspeed", "numpy")}
-    computed_with = compilation.describe(run.train, world.device)
+    computed_with = compilation.describe(
+        run.train.compute, world.device, tensor_parallel=run.train.parallel.tensor_parallel
+    )
     return RunRecord(
         format_version=run_record.FORMAT_VERSION,
         config=run,

@@ -99,23 +99,23 @@ def run_steps(session: TrainSession) -> LoopResult:
         # A step with a checkpoint is logged, since a resumed run begins with new metrics there.
         logs = saves or _is_due(done, train.metrics.every_steps, n_steps)
 
-        stats.look(logs)
+        stats.collect(logs)
         result = train_step(context, engine, guard, batch)
-        stats.look(False)
+        stats.collect(False)
         metrics.add(batch, wait_seconds, result)
 
         if logs:
             logged = metrics.log(done, session.stopwatch.lap(), rate)
             saves = saves and not logged.n_bad
             if session.metrics_log:
-                session.metrics_log.step(logged)
+                session.metrics_log.log_step(logged)
         if _is_due(done, train.validation.every_steps, n_steps):
             held_out = _validate(session, done)
         probe_every = train.validation.probe_every_steps
         if probe_every and _is_due(done, probe_every, n_steps):
             _probe(session, done)
         if saves:
-            _save(session, done, in_any_case=stops)
+            _save(session, done, must_save=stops)
         if stops:
             raise Interrupted(
                 f"run {run.run_id}: stopped at step {done} of {n_steps} on request (SIGTERM); the "
@@ -173,7 +173,7 @@ def _validate(session: TrainSession, done: int) -> tuple[HeldOutLoss, ...]:
     with _off_the_clock(session, "held-out loss"):
         losses = validation.held_out_losses(session.context, session.engine)
         if session.metrics_log:
-            session.metrics_log.held_out(done, losses)
+            session.metrics_log.log_held_out(done, losses)
     return losses
 
 
@@ -181,14 +181,14 @@ def _probe(session: TrainSession, done: int) -> None:
     with _off_the_clock(session, "probe"):
         point = validation.probe_heads(session.context, session.engine)
         if session.metrics_log and point:
-            session.metrics_log.probe(done, point)
+            session.metrics_log.log_probe(done, point)
 
 
-def _save(session: TrainSession, done: int, *, in_any_case: bool) -> None:
+def _save(session: TrainSession, done: int, *, must_save: bool) -> None:
     """Save a checkpoint, committed once the metrics up to it are published."""
     with _off_the_clock(session, "checkpoint") as train_seconds:
-        published = session.metrics_log.publishing() if session.metrics_log else None
+        published = session.metrics_log.publish_in_background() if session.metrics_log else None
         extra = session.guard.state_dict() | initial_weights.state_dict(session.context)
         session.checkpoints.save(
-            session.engine, done, train_seconds, extra, after=published, in_any_case=in_any_case
+            session.engine, done, train_seconds, extra, commit_after=published, must_save=must_save
         )

@@ -9,7 +9,8 @@ import torch
 from data_prep.core import storage
 from data_prep.core.records import digest
 from training import run_record
-from training.checkpoint.manager import CheckpointManager, RestoredCheckpoint, RunIdentity
+from training.checkpoint.commit import RestoredCheckpoint, RunIdentity
+from training.checkpoint.manager import CheckpointManager
 from training.config import RunConfig, TrainConfig
 from training.engine import (
     auto_micro_batch,
@@ -62,8 +63,7 @@ def prepare_run(
     inputs = preflight.check(root, run)
     _make_deterministic(run)
     world = process_group.join(run.train.parallel.tensor_parallel)
-    dtype = torch.bfloat16 if run.train.compute.precision == "bf16" else torch.float32
-    peak = throughput.measure_peak(world, dtype)
+    peak = throughput.measure_peak(world, compilation.compute_dtype(run.train.compute))
     micro_batch = auto_micro_batch.choose_micro_batch(run.train, world)
     settings = deepspeed_engine.deepspeed_settings(
         replace(run.train, micro_batch=micro_batch), world_size, deepspeed_overlay
@@ -81,7 +81,7 @@ def start_session(
     run, world = context.run, context.world
     model = _build_model(run.train)
     context = initial_weights.load_initial_weights(model, context)
-    compilation.prepare(model, run.train, world.device)
+    compilation.prepare(model, run.train.compute, world.device)
     checkpoints = _checkpoints(context, run)
     engine = deepspeed_engine.initialise(
         model, settings, muon.optimizer_for(model, run.train.optimizer)
@@ -100,7 +100,7 @@ def start_session(
         guard=guard,
         checkpoints=checkpoints,
         first_step=guard.skip_after_rollback(step, rollback_ends),
-        metrics_log=MetricsLog(context.uri, run, first_step=step) if world.rank == 0 else None,
+        metrics_log=_open_metrics_log(context, step) if world.rank == 0 else None,
         stopwatch=Stopwatch(world.device, train_seconds),
         watchdog=Watchdog(context.uri, world.rank, run.train.guard.watchdog_seconds),
     )
@@ -113,6 +113,17 @@ def _build_model(train: TrainConfig) -> OLMoForTraining:
     from training.engine.tensor_parallel import TensorParallelOLMo
 
     return TensorParallelOLMo(train.model, z_loss=train.z_loss)
+
+
+def _open_metrics_log(context: RunContext, first_step: int) -> MetricsLog:
+    run = context.run
+    return MetricsLog(
+        context.uri,
+        run.run_id,
+        run.train.metrics,
+        n_steps=run.mixture.n_steps,
+        first_step=first_step,
+    )
 
 
 def _checkpoints(context: RunContext, run: RunConfig) -> CheckpointManager:
@@ -135,7 +146,7 @@ def _restore_from_trunk(context: RunContext, engine: Any) -> RestoredCheckpoint 
         return None
     trunk = Trunk.load(context.root, context.run)
     n_shared = trunk.n_shared_steps(context.run)
-    return _checkpoints(context, trunk.run).restore(engine, at_most=n_shared)
+    return _checkpoints(context, trunk.run).restore(engine, max_step=n_shared)
 
 
 def _make_deterministic(run: RunConfig) -> None:

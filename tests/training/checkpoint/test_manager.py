@@ -1,4 +1,4 @@
-"""Checkpoints of one process; other numbers of ranks and killed processes are in test_pretrain.py."""
+"""Checkpoints of one process; more ranks and killed processes are in test_pretrain.py."""
 
 import json
 import logging
@@ -17,7 +17,8 @@ from data_prep.core import storage, telemetry
 from data_prep.core.errors import ArtefactCorrupt, ConfigurationError, StorageError
 from data_prep.core.settings import evolve
 from training.checkpoint import manager
-from training.checkpoint.manager import CheckpointManager, RunIdentity
+from training.checkpoint.commit import RunIdentity
+from training.checkpoint.manager import CheckpointManager
 from training.config import RunConfig
 from training.engine import deepspeed_engine, deepspeed_state, process_group
 from training.model.loss import next_token_loss
@@ -25,7 +26,7 @@ from training.model.olmo import OLMo
 from training.trainer import loop
 
 Plan = Callable[..., RunConfig]
-TIMED = (
+FIELDS_MEASURED_BY_A_CLOCK = (
     "tokens_per_second",
     "mfu_ratio",
     "matmul_ratio",
@@ -39,46 +40,52 @@ TIMED = (
 def log(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> pytest.LogCaptureFixture:
-    monkeypatch.setattr(
-        telemetry.logger, "propagate", True
-    )  # an entry module may have turned it off
+    # an entry module may have turned propagation off
+    monkeypatch.setattr(telemetry.logger, "propagate", True)
     caplog.set_level(logging.WARNING, "hormesis")
     return caplog
 
 
-def folder(root: Path, run: RunConfig) -> Path:
+def run_folder(root: Path, run: RunConfig) -> Path:
     return root / "runs" / run.run_id
 
 
-def kept(root: Path, run: RunConfig) -> list[str]:
-    return sorted(
-        commit.parent.name for commit in (folder(root, run) / "checkpoints").glob("*/commit.json")
-    )
+def committed_checkpoints(root: Path, run: RunConfig) -> list[str]:
+    commits = (run_folder(root, run) / "checkpoints").glob("*/commit.json")
+    return sorted(commit.parent.name for commit in commits)
 
 
-def state(root: Path, run: RunConfig, name: str) -> Path:
+def tensors_file(root: Path, run: RunConfig, checkpoint: str) -> Path:
     """The one file of a checkpoint's tensors, of one rank."""
-    (file,) = (folder(root, run) / "checkpoints" / name).glob("*-000.safetensors")
+    (file,) = (run_folder(root, run) / "checkpoints" / checkpoint).glob("*-000.safetensors")
     return file
 
 
-def result(root: Path, run: RunConfig) -> tuple[bytes, list[dict[str, Any]]]:
-    """The trained weights and what was seen, without what a clock said."""
-    lines = [
-        json.loads(line) for line in (folder(root, run) / "metrics.jsonl").read_text().splitlines()
+def weights_and_metrics(root: Path, run: RunConfig) -> tuple[bytes, list[dict[str, Any]]]:
+    """The exported weights and the metrics log, without what a clock measured."""
+    folder = run_folder(root, run)
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    reproducible = [
+        {key: value for key, value in line.items() if key not in FIELDS_MEASURED_BY_A_CLOCK}
+        for line in lines
     ]
-    plain = [{key: value for key, value in line.items() if key not in TIMED} for line in lines]
-    return (folder(root, run) / "export" / "model.safetensors").read_bytes(), plain
+    return (folder / "export" / "model.safetensors").read_bytes(), reproducible
 
 
-def unfinish(root: Path, run: RunConfig, *later: str) -> None:
-    """Put the run back to where its process died after its first checkpoint that is not among
-    `later`.
-    """
-    (folder(root, run) / "record.json").unlink()
-    shutil.rmtree(folder(root, run) / "export")
-    for name in later:
-        shutil.rmtree(folder(root, run) / "checkpoints" / name)
+def remove_result(root: Path, run: RunConfig) -> None:
+    """Leave the run as if its process had died after its last checkpoint."""
+    (run_folder(root, run) / "record.json").unlink()
+    shutil.rmtree(run_folder(root, run) / "export")
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def all_equal(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    return all(torch.equal(a[name], b[name]) for name in a.keys() | b.keys())
 
 
 @pytest.mark.parametrize(
@@ -91,7 +98,7 @@ def unfinish(root: Path, run: RunConfig, *later: str) -> None:
         *((stage, "bf16", True) for stage in (1, 2, 3)),
     ],
 )
-def test_a_resumed_run_has_bit_for_bit_the_losses_and_weights_of_one_that_went_through(
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
     plan: Plan, tmp_path: Path, steps_done: list[int], stage: Any, precision: Any, offload: bool
 ):
     run = plan(
@@ -105,114 +112,106 @@ def test_a_resumed_run_has_bit_for_bit_the_losses_and_weights_of_one_that_went_t
         },
     )
     loop.train(str(tmp_path), run)
-    straight = result(tmp_path, run)
-    unfinish(tmp_path, run)
+    uninterrupted = weights_and_metrics(tmp_path, run)
+    remove_result(tmp_path, run)
     loop.train(str(tmp_path), run)
     assert steps_done == [0, 1, 2, 3, 4, 5, 3, 4, 5]
-    assert result(tmp_path, run) == straight
+    assert weights_and_metrics(tmp_path, run) == uninterrupted
 
 
 def test_a_checkpoint_of_one_stage_resumes_in_another(
     plan: Plan, tmp_path: Path, steps_done: list[int]
 ):
     run = plan("run", {"checkpoint.every_steps": 3})
-    straight = loop.train(str(tmp_path), run)
-    unfinish(tmp_path, run)
-    again = loop.train(
-        str(tmp_path),
-        replace(run, train=evolve(run.train, {"parallel.zero_stage": 3, "micro_batch": 1})),
-    )
+    uninterrupted = loop.train(str(tmp_path), run)
+    remove_result(tmp_path, run)
+    changes = {"parallel.zero_stage": 3, "micro_batch": 1}
+    resumed = loop.train(str(tmp_path), replace(run, train=evolve(run.train, changes)))
     assert steps_done[6:] == [3, 4, 5]
-    assert again.final_train_loss == pytest.approx(straight.final_train_loss, rel=1e-5)
+    assert resumed.final_train_loss == pytest.approx(uninterrupted.final_train_loss, rel=1e-5)
 
 
-def test_the_newest_checkpoints_are_kept_and_none_after_the_record_if_none_are_asked_for(
-    plan: Plan, tmp_path: Path
-):
+def test_the_newest_checkpoints_are_kept_and_none_if_none_are_set(plan: Plan, tmp_path: Path):
     six, two, none = (
         plan(str(n), {"checkpoint.every_steps": 1, "checkpoint.keep_last": n}) for n in (6, 2, 0)
     )
     loop.train(str(tmp_path), six)
-    assert kept(tmp_path, six) == [f"step-{step:08d}" for step in range(1, 6)]
+    assert committed_checkpoints(tmp_path, six) == [f"step-{step:08d}" for step in range(1, 6)]
     loop.train(str(tmp_path), two)
-    assert kept(tmp_path, two) == ["step-00000004", "step-00000005"]
+    assert committed_checkpoints(tmp_path, two) == ["step-00000004", "step-00000005"]
     loop.train(str(tmp_path), none)
-    assert kept(tmp_path, none) == [] and not list(folder(tmp_path, none).rglob("*-*.safetensors"))
+    assert committed_checkpoints(tmp_path, none) == []
+    assert not list(run_folder(tmp_path, none).rglob("*-*.safetensors"))
 
 
-def test_multiples_of_keep_every_steps_stay_beside_the_newest(plan: Plan, tmp_path: Path):
-    run = plan(
-        "run",
-        {"checkpoint.every_steps": 1, "checkpoint.keep_last": 1, "checkpoint.keep_every_steps": 2},
-    )
+def test_multiples_of_keep_every_steps_are_kept_as_well(plan: Plan, tmp_path: Path):
+    changes = {
+        "checkpoint.every_steps": 1,
+        "checkpoint.keep_last": 1,
+        "checkpoint.keep_every_steps": 2,
+    }
+    run = plan("run", changes)
     loop.train(str(tmp_path), run)
-    assert kept(tmp_path, run) == ["step-00000002", "step-00000004", "step-00000005"]
+    kept = committed_checkpoints(tmp_path, run)
+    assert kept == ["step-00000002", "step-00000004", "step-00000005"]
 
 
-def test_what_a_killed_attempt_left_is_not_read_and_goes_when_its_step_is_saved_again(
-    plan: Plan, tmp_path: Path
-):
+def test_files_of_a_killed_attempt_are_ignored_and_later_deleted(plan: Plan, tmp_path: Path):
     run = plan("run", {"checkpoint.every_steps": 3})
     loop.train(str(tmp_path), run)
-    straight = result(tmp_path, run)
-    unfinish(tmp_path, run)
-    at = folder(tmp_path, run) / "checkpoints" / "step-00000003"
-    (at / "commit.json").unlink()
-    left = {file.name for file in at.iterdir()}
-    (at / ".half-written.0f").write_bytes(b"half")
+    uninterrupted = weights_and_metrics(tmp_path, run)
+    remove_result(tmp_path, run)
+    checkpoint = run_folder(tmp_path, run) / "checkpoints" / "step-00000003"
+    (checkpoint / "commit.json").unlink()
+    leftovers = {file.name for file in checkpoint.iterdir()}
+    (checkpoint / ".half-written.0f").write_bytes(b"half")
     loop.train(str(tmp_path), run)
-    assert (
-        len(left) == 3
-        and not left & {file.name for file in at.iterdir()}
-        and len(list(at.iterdir())) == 4
-    )
-    assert result(tmp_path, run) == straight
+    files = {file.name for file in checkpoint.iterdir()}
+    assert len(leftovers) == 3
+    assert len(files) == 4 and not leftovers & files
+    assert weights_and_metrics(tmp_path, run) == uninterrupted
 
 
-def test_a_save_is_left_out_while_the_one_before_is_being_published(
+def test_a_save_is_skipped_while_the_previous_one_is_being_published(
     plan: Plan, tmp_path: Path, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
-    write, answers = storage.write, threading.Event()
+    write, store_answers = storage.write, threading.Event()
 
-    def slow(uri: str, content: Any) -> None:
+    def write_slowly(uri: str, content: Any) -> None:
         if uri.endswith("-000.safetensors"):
-            answers.wait(60)
+            store_answers.wait(60)
         write(uri, content)
 
-    def open_at_the_end(job: Any, engine: Any, guard: Any, batch: Any) -> Any:
-        if batch.step == 5:
-            answers.set()
-        return take_step(job, engine, guard, batch)
+    train_step = loop.train_step
 
-    take_step = loop.train_step
-    monkeypatch.setattr(loop, "train_step", open_at_the_end)
-    monkeypatch.setattr(storage, "write", slow)
+    def answer_before_the_last_step(job: Any, engine: Any, guard: Any, batch: Any) -> Any:
+        if batch.step == 5:
+            store_answers.set()
+        return train_step(job, engine, guard, batch)
+
+    monkeypatch.setattr(loop, "train_step", answer_before_the_last_step)
+    monkeypatch.setattr(storage, "write", write_slowly)
     monkeypatch.setattr(manager, "WAIT_SECONDS", 0.0)
     run = plan("run", {"checkpoint.every_steps": 2, "checkpoint.keep_last": 9})
     loop.train(str(tmp_path), run)
-    assert kept(tmp_path, run) == ["step-00000002"]
-    assert (
-        "the checkpoint of step 4 is left out: after 0 s more the one before is still being published"
-        in log.text
-    )
+    assert committed_checkpoints(tmp_path, run) == ["step-00000002"]
+    assert "skipping the checkpoint of step 4: the previous one was still being" in log.text
 
 
-def test_training_goes_on_when_a_checkpoint_cannot_be_written_and_ends_when_none_can(
+def test_training_continues_without_a_checkpoint_but_not_without_any(
     plan: Plan, tmp_path: Path, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
     run = plan("run", {"checkpoint.every_steps": 1})
-    folder(tmp_path, run).joinpath("checkpoints").write_text("in the way of a folder")
+    (run_folder(tmp_path, run) / "checkpoints").write_text("a file where a folder should be")
     loop.train(str(tmp_path), run)
-    assert log.text.count("is not published, training goes on: cannot write") == 5
-    unfinish(tmp_path, run)
+    assert log.text.count("is not published, training continues: cannot write") == 5
+    remove_result(tmp_path, run)
     monkeypatch.setattr(manager, "MAX_FAILED", 2)
     with pytest.raises(StorageError, match="2 checkpoints in a row could not be published"):
         loop.train(str(tmp_path), run)
 
 
-def test_what_others_must_remember_comes_back_and_an_engine_that_trained_on_is_set_back(
-    plan: Plan, tmp_path: Path
-):
+def test_extra_tensors_and_an_engine_that_trained_on_are_restored(plan: Plan, tmp_path: Path):
     run = plan("run", {"checkpoint.keep_last": 2})
     world, identity = process_group.join(), RunIdentity("run", "data")
     model = OLMo(run.train.model)
@@ -223,71 +222,69 @@ def test_what_others_must_remember_comes_back_and_an_engine_that_trained_on_is_s
     )
     tokens_BT = torch.arange(64).reshape(4, 16)
 
-    def train() -> None:
+    def train_one_step() -> dict[str, Any]:
         engine.backward(next_token_loss(engine(tokens_BT), tokens_BT).sum())
         engine.step()
+        return {name: value.clone() for name, value in deepspeed_state.gather_parameters(engine)}
 
-    train()
-    checkpoints.save(
-        engine,
-        1,
-        1.5,
-        {"window": torch.tensor([torch.nan, 1 / 3]), "skipped": torch.tensor([False, True])},
-    )
+    window, skipped = torch.tensor([torch.nan, 1 / 3]), torch.tensor([False, True])
+    after_step_1 = train_one_step()
+    checkpoints.save(engine, 1, 1.5, {"window": window, "skipped": skipped})
     assert checkpoints.finish()
-    after_1 = {name: value.clone() for name, value in deepspeed_state.gather_parameters(engine)}
-    train()
-    after_2 = {name: value.clone() for name, value in deepspeed_state.gather_parameters(engine)}
+    after_step_2 = train_one_step()
     checkpoints.save(engine, 2, 2.5, {})
-    found = checkpoints.restore(engine, at_most=1)
-    assert found and (found.commit.step, found.commit.train_seconds) == (1, 1.5)
-    assert found.extra["window"].isnan().tolist() == [True, False] and found.extra[
-        "skipped"
-    ].tolist() == [False, True]
-    assert equal(dict(deepspeed_state.gather_parameters(engine)), after_1) and equal(
-        dict(model.named_parameters()), after_1
-    )
-    train()
-    assert equal(dict(deepspeed_state.gather_parameters(engine)), after_2) and not equal(
-        after_1, after_2
-    )
+    assert not all_equal(after_step_1, after_step_2)
+
+    restored = checkpoints.restore(engine, max_step=1)
+    assert restored
+    assert (restored.commit.step, restored.commit.train_seconds) == (1, 1.5)
+    torch.testing.assert_close(restored.extra["window"], window, rtol=0, atol=0, equal_nan=True)
+    assert torch.equal(restored.extra["skipped"], skipped)
+    assert all_equal(dict(deepspeed_state.gather_parameters(engine)), after_step_1)
+    assert all_equal(dict(model.named_parameters()), after_step_1)
+    assert all_equal(train_one_step(), after_step_2)
     deepspeed_engine.release(engine)
 
 
-def test_a_damaged_checkpoint_is_passed_over_with_a_warning_that_names_the_block(
+def test_a_damaged_checkpoint_is_skipped_and_its_block_is_named(
     plan: Plan, tmp_path: Path, steps_done: list[int], log: pytest.LogCaptureFixture
 ):
     run = plan("run", {"checkpoint.every_steps": 2, "checkpoint.keep_last": 9})
     loop.train(str(tmp_path), run)
-    straight = result(tmp_path, run)
-    unfinish(tmp_path, run)
-    damage(state(tmp_path, run, "step-00000004"))
+    uninterrupted = weights_and_metrics(tmp_path, run)
+    remove_result(tmp_path, run)
+    flip_a_bit(tensors_file(tmp_path, run, "step-00000004"))
     loop.train(str(tmp_path), run)
     assert steps_done[6:] == [2, 3, 4, 5]
-    assert re.search(r"step-00000004/\w+-\d-00000-000\.safetensors: block 0", log.text)
-    assert result(tmp_path, run) == straight
-    assert kept(tmp_path, run) == ["step-00000002", "step-00000004"]  # made again
+    assert re.search(
+        r"skipping damaged checkpoint, falling back to the previous one: "
+        r"\S+step-00000004/\w+-\d-00000-000\.safetensors: block 0",
+        log.text,
+    )
+    assert weights_and_metrics(tmp_path, run) == uninterrupted
+    # step 4 was saved again
+    assert committed_checkpoints(tmp_path, run) == ["step-00000002", "step-00000004"]
 
 
-def test_if_no_checkpoint_verifies_the_run_is_refused_rather_than_begun_again(
+def test_a_run_without_an_intact_checkpoint_is_refused_not_restarted(
     plan: Plan, tmp_path: Path, steps_done: list[int]
 ):
     run = plan("run", {"checkpoint.every_steps": 3})
     loop.train(str(tmp_path), run)
-    unfinish(tmp_path, run)
-    damage(state(tmp_path, run, "step-00000003"))
+    remove_result(tmp_path, run)
+    flip_a_bit(tensors_file(tmp_path, run, "step-00000003"))
     with pytest.raises(ArtefactCorrupt, match="none of its 1 checkpoints verifies"):
         loop.train(str(tmp_path), run)
     assert steps_done == [0, 1, 2, 3, 4, 5]
 
 
-def test_an_upload_without_its_commit_is_no_checkpoint(
+def test_files_without_a_commit_are_no_checkpoint(
     plan: Plan, tmp_path: Path, steps_done: list[int]
 ):
     run = plan("run", {"checkpoint.every_steps": 2, "checkpoint.keep_last": 9})
     loop.train(str(tmp_path), run)
-    unfinish(tmp_path, run)
-    (folder(tmp_path, run) / "checkpoints" / "step-00000004" / "commit.json").unlink()
+    remove_result(tmp_path, run)
+    (run_folder(tmp_path, run) / "checkpoints" / "step-00000004" / "commit.json").unlink()
     loop.train(str(tmp_path), run)
     assert steps_done[6:] == [2, 3, 4, 5]
 
@@ -295,32 +292,33 @@ def test_an_upload_without_its_commit_is_no_checkpoint(
 def test_a_checkpoint_of_other_settings_is_refused(plan: Plan, tmp_path: Path):
     run = plan("run", {"checkpoint.every_steps": 3})
     loop.train(str(tmp_path), run)
-    unfinish(tmp_path, run)
+    remove_result(tmp_path, run)
+    other = evolve(run.train, {"optimizer.learning_rate": 1e-3})
     with pytest.raises(ConfigurationError, match=r"its run_digest is \w{16}, this run's is \w{16}"):
-        loop.train(
-            str(tmp_path), replace(run, train=evolve(run.train, {"optimizer.learning_rate": 1e-3}))
-        )
+        loop.train(str(tmp_path), replace(run, train=other))
 
 
-def test_a_run_in_an_object_store_checkpoints_and_resumes_as_on_a_disk(
+def test_a_checkpoint_of_another_format_version_is_refused(plan: Plan, tmp_path: Path):
+    run = plan("run", {"checkpoint.every_steps": 3})
+    loop.train(str(tmp_path), run)
+    remove_result(tmp_path, run)
+    commit = run_folder(tmp_path, run) / "checkpoints" / "step-00000003" / "commit.json"
+    commit.write_text(json.dumps(json.loads(commit.read_text()) | {"format_version": 2}))
+    with pytest.raises(ConfigurationError, match=r"its format_version is 2, this run's is 3"):
+        loop.train(str(tmp_path), run)
+
+
+def test_checkpoints_in_an_object_store_resume_as_on_a_disk(
     plan: Plan, tmp_path: Path, s3_server: str, steps_done: list[int]
 ):
-    run, root = plan("run", {"checkpoint.every_steps": 3}), storage.join(s3_server, "training")
+    run = plan("run", {"checkpoint.every_steps": 3})
+    root = storage.join(s3_server, "training")
     for file in (file for file in tmp_path.rglob("*") if file.is_file()):
         storage.upload(file, storage.join(root, str(file.relative_to(tmp_path))))
-    made = loop.train(root, run)
+    first = loop.train(root, run)
     storage.delete(storage.join(root, "runs/run/record.json"))
-    again = loop.train(root, run)
+    resumed = loop.train(root, run)
     assert steps_done == [0, 1, 2, 3, 4, 5, 3, 4, 5]
-    assert again.export_sha256["model.safetensors"] == made.export_sha256["model.safetensors"]
-    assert loop.train(str(tmp_path), run).export_sha256 == made.export_sha256
-
-
-def equal(a: dict[str, Any], b: dict[str, Any]) -> bool:
-    return all(torch.equal(a[name], b[name]) for name in a.keys() | b.keys())
-
-
-def damage(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
+    model = "model.safetensors"
+    assert resumed.export_sha256[model] == first.export_sha256[model]
+    assert loop.train(str(tmp_path), run).export_sha256 == first.export_sha256

@@ -1,0 +1,210 @@
+"""write one checkpoint in the background: a rank's files, then the commit on rank 0
+
+One thread hashes and uploads this rank's files and writes its manifest. On rank 0 another waits
+until the manifests of all ranks of this attempt are there, checks that together they hold the whole
+state, and commits.
+"""
+
+import threading
+from collections import defaultdict
+from concurrent.futures import Future
+from time import perf_counter
+from typing import NamedTuple
+
+from data_prep.core import storage, telemetry
+from data_prep.core.background import in_background
+from data_prep.core.errors import HormesisError, StorageError
+from data_prep.core.records import from_json
+from training.checkpoint import commit as commits
+from training.checkpoint.commit import COMMIT_FILE, FORMAT_VERSION, Commit, RunIdentity
+from training.checkpoint.restore import saved_slices
+from training.checkpoint.staging import StagedFile, Staging, describe_file
+from training.config import CheckpointConfig
+from training.engine import process_group
+from training.engine.process_group import World
+from training.engine.state_layout import RankManifest
+
+POLL_SECONDS = (0.02, 1.0)  # between looks for other ranks' manifests: at first, and at most
+
+
+class Snapshot(NamedTuple):
+    """The training state at one step, copied to host memory.
+
+    files: this rank's, in the staging buffer. extra: the encoded extra tensors, on rank 0.
+    parameter_sizes: elements of each whole parameter.
+    """
+
+    attempt: str
+    step: int
+    optimizer_steps: int
+    train_seconds: float
+    files: list[StagedFile]
+    extra: bytes
+    parameter_sizes: dict[str, int]
+
+
+class _State(NamedTuple):
+    """State of background work, as numbers to sum over ranks: 1 if busy, 1 if failed."""
+
+    busy: float
+    failed: float
+
+
+class CheckpointWriter:
+    """Writes the checkpoints of one run to `folder` (a URI), one at a time."""
+
+    def __init__(
+        self,
+        folder: str,
+        identity: RunIdentity,
+        world: World,
+        run_id: str,
+        config: CheckpointConfig,
+    ) -> None:
+        self._folder, self._identity, self._world = folder, identity, world
+        self._run_id, self._config = run_id, config
+        self._upload: Future[None] | None = None
+        self._commit: Future[None] | None = None  # on rank 0
+        self._upload_failed = threading.Event()  # on any rank
+        self.n_failed = 0
+        """Writes that failed in a row."""
+
+    def start(
+        self, snapshot: Snapshot, staging: Staging, *, commit_after: Future[None] | None
+    ) -> None:
+        """Start writing; the commit waits until `commit_after`, if given, has succeeded."""
+        self._upload_failed = failed = threading.Event()
+        self._upload = in_background(lambda: self._upload_files(snapshot, staging), "checkpoint")
+        if self._world.rank == 0:
+            self._commit = in_background(
+                lambda: self._write_commit(snapshot, failed, commit_after), "commit"
+            )
+
+    def wait(self, timeout_seconds: float | None) -> bool:
+        """Whether the last write has ended on every rank, waiting up to the timeout; a collective.
+
+        Updates n_failed. Without a timeout it waits until the write has ended.
+        """
+        if self._upload is None:
+            return True
+        state = _state(self._upload, timeout_seconds)
+        state = _State(*process_group.sum_over_ranks(self._world, *state))
+        if state.failed:
+            self._upload_failed.set()  # the commit need not wait for that rank's manifest
+        elif not state.busy:
+            state = process_group.broadcast_from_rank0(
+                lambda: _state(self._commit, timeout_seconds)
+            )
+        if state.busy:
+            return False
+        self._upload = self._commit = None
+        self.n_failed = self.n_failed + 1 if state.failed else 0
+        if self._world.rank == 0:
+            telemetry.emit("hormesis_checkpoints_failed", state.failed, run=self._run_id)
+        return True
+
+    def _upload_files(self, snapshot: Snapshot, staging: Staging) -> None:
+        folder = storage.join(self._folder, commits.step_name(snapshot.step))
+        rank, files = self._world.rank, []
+        try:
+            for file in snapshot.files:
+                content = staging.content(file)
+                files.append(describe_file(file, content))
+                storage.write(storage.join(folder, file.name), content)
+            manifest = RankManifest(rank=rank, files=tuple(files))
+            storage.save(manifest, storage.join(folder, f"{snapshot.attempt}-{rank:05d}.json"))
+        except HormesisError as error:
+            self._warn(snapshot.step, error)
+            raise
+
+    def _write_commit(
+        self, snapshot: Snapshot, upload_failed: threading.Event, after: Future[None] | None
+    ) -> None:
+        start = perf_counter()
+        folder = storage.join(self._folder, commits.step_name(snapshot.step))
+        try:
+            uris = self._wait_for_manifests(folder, snapshot, upload_failed)
+            texts = [storage.read(uri) for uri in uris]
+            manifests = [
+                from_json(RankManifest, text, uri) for text, uri in zip(texts, uris, strict=True)
+            ]
+            _assert_complete(manifests, snapshot.parameter_sizes)
+            n_bytes = sum(file.n_bytes for manifest in manifests for file in manifest.files)
+            extra_uri = storage.join(folder, f"{snapshot.attempt}-extra.safetensors")
+            storage.write(extra_uri, snapshot.extra)
+            if after:
+                after.result()
+            commit = Commit(
+                format_version=FORMAT_VERSION,
+                run_digest=self._identity.run_digest,
+                data_digest=self._identity.data_digest,
+                attempt=snapshot.attempt,
+                step=snapshot.step,
+                optimizer_steps=snapshot.optimizer_steps,
+                train_seconds=snapshot.train_seconds,
+                n_bytes=n_bytes,
+                rank_manifests=tuple(map(commits.sha256, texts)),
+                extra=commits.sha256(snapshot.extra),
+            )
+            storage.save(commit, storage.join(folder, COMMIT_FILE))
+            self._delete_other_attempts(snapshot)
+            # one is needed to resume
+            keep_last = max(1, self._config.keep_last)
+            commits.prune(self._folder, snapshot.step, keep_last, self._config.keep_every_steps)
+        except HormesisError as error:
+            self._warn(snapshot.step, error)
+            raise
+        telemetry.emit("hormesis_checkpoint_seconds", perf_counter() - start, run=self._run_id)
+        telemetry.emit("hormesis_checkpoint_bytes", n_bytes, run=self._run_id)
+
+    def _wait_for_manifests(
+        self, folder: str, snapshot: Snapshot, upload_failed: threading.Event
+    ) -> list[str]:
+        """URIs of the manifests of all ranks, in order of rank."""
+        pause, longest_pause = POLL_SECONDS
+        while True:
+            uris = storage.glob(storage.join(folder, f"{snapshot.attempt}-*.json"))
+            if len(uris) == self._world.size:
+                return uris
+            if upload_failed.wait(pause):
+                raise StorageError(
+                    f"{folder}: a rank could not write its files; its own warning says why"
+                )
+            pause = min(2 * pause, longest_pause)
+
+    def _delete_other_attempts(self, snapshot: Snapshot) -> None:
+        """Delete what a killed attempt left in this checkpoint's folder."""
+        own = (COMMIT_FILE, f"{snapshot.attempt}-")
+        for uri in commits.list_files(self._folder)[commits.step_name(snapshot.step)]:
+            if not uri.rpartition("/")[2].startswith(own):
+                storage.delete(uri)
+
+    def _warn(self, step: int, error: HormesisError) -> None:
+        telemetry.logger.warning(
+            "%s: checkpoint %s is not published, training continues: %s",
+            self._run_id,
+            commits.step_name(step),
+            error,
+        )
+
+
+def _state(future: Future[None] | None, timeout_seconds: float | None) -> _State:
+    """State of a thread's work after the timeout; raises errors other than a HormesisError."""
+    try:
+        assert future is not None
+        future.result(timeout_seconds)
+    except TimeoutError:
+        return _State(busy=1.0, failed=0.0)
+    except HormesisError:
+        return _State(busy=0.0, failed=1.0)
+    return _State(busy=0.0, failed=0.0)
+
+
+def _assert_complete(manifests: list[RankManifest], parameter_sizes: dict[str, int]) -> None:
+    counts: dict[tuple[str, str], int] = defaultdict(int)
+    for part in saved_slices(manifests):
+        counts[part.name, part.key] += part.count
+    saved_parameters = {name for name, key in counts if key == "parameter"}
+    assert saved_parameters == set(parameter_sizes), (set(parameter_sizes), counts)
+    wrong = {tensor: n for tensor, n in counts.items() if n != parameter_sizes[tensor[0]]}
+    assert not wrong, f"elements saved more than once, or not at all: {wrong}"
