@@ -40,6 +40,15 @@ BF16_GRADIENT = 8 * U_BF16
 40 independent roundings give √40·u/2 = 3.2·u = 1.2e-2, of which 1.6e-2 was measured; coherent ones
 up to 20·u. 8·u lies between, far below the error of a wrong factor (0.25 for 3/4)."""
 
+FP32_GRADIENT_SUM = 16 * U_FP32
+"""Relative Frobenius error of a gradient where only the order of its sum over four passes differs:
+9.5e-7. Three additions and a division by the number of ranks, on either side, round it."""
+
+BF16_GRADIENT_SUM = 2.5 * U_BF16
+"""As FP32_GRADIENT_SUM with passes, and at stage 0 sums, in bf16: 9.8e-3.
+
+Eight independent roundings give √8·u/2 = 1.4·u = 5.5e-3, of which 3.2e-3 was measured."""
+
 ADAMW_UPDATES = 4 * (2 * FP32_GRADIENT) ** 0.5
 """Relative Frobenius error of what AdamW has added to a parameter in a few fp32 steps: 8.8e-3.
 

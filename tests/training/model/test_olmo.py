@@ -193,7 +193,7 @@ def test_the_1b_has_65_tensors_and_the_parameters_its_config_counts():
 def test_a_bf16_product_is_the_exact_one_rounded_once_with_or_without_the_instructions(
     native, monkeypatch
 ):
-    monkeypatch.setattr("training.model.olmo.cpu_multiplies_bf16", lambda: native)
+    monkeypatch.setattr("training.model.olmo.cpu_has_bf16_matmul", lambda: native)
     x, weight = (
         torch.randn(n, 256, generator=torch.Generator().manual_seed(n)).bfloat16() for n in (5, 7)
     )
