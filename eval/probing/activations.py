@@ -42,6 +42,7 @@ class Activations(NamedTuple):
 
     @property
     def n_layers(self) -> int:
+        """Number of layers that were read."""
         return len(self.values_LRNH)
 
     def layer(self, layer: int, ids: Sequence[str]) -> Tensor:

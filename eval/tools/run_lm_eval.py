@@ -58,7 +58,9 @@ def _measure(arguments: argparse.Namespace) -> list[str]:
     shift_LD = None
     if arguments.eval:
         saved = load_saved_direction(model, arguments.eval)
-        config, folder, shift_LD = saved.report.config, saved.uri, saved.shift_LD
+        config = saved.report.config
+        folder = saved.uri
+        shift_LD = saved.shift_LD
     loaded = model.load(config.compute)
     if shift_LD is None:
         shift_LD = torch.zeros(loaded.model.config.n_layers, loaded.model.config.d_model)
