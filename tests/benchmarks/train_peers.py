@@ -1,8 +1,8 @@
-"""Other ways to train an OLMo of one shape, for bench_train.py: each builds what takes one
-optimizer step.
+"""peer implementations of an OLMo's optimizer step, for bench_train.py
 
-Run as a program by a Python that has litgpt or OLMo-core, which pin other versions than ours, it
-measures that one and prints a line of JSON; it imports nothing of this project.
+Each builds a function that takes one optimizer step of a model of the same shape. litgpt and
+OLMo-core conflict with our pinned versions; this file imports nothing of this project, so that an
+interpreter that has one of them can run it. It then measures that peer and prints a line of JSON:
 
     PYTHON tests/benchmarks/train_peers.py litgpt '{"d_model": 256, …}'
 """
@@ -21,12 +21,13 @@ import torch
 from torch import Tensor, nn
 
 Step = Callable[[Tensor], Any]
-LEARNING_RATE, CLIP = 1e-4, 1.0
+LEARNING_RATE = 1e-4
+GRADIENT_CLIP = 1.0
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What all train: the model, and a step of `rows` sequences in passes of `micro`."""
+    """The model that all contenders train, and a step of `rows` sequences, `micro` per pass."""
 
     d_model: int
     n_layers: int
@@ -47,50 +48,53 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """seconds: median of a step; first: of building and the first step; gib: most memory on the
-    GPU; micro: rows a pass.
-    """
+class StepCost:
+    """What one contender's step takes."""
 
     seconds: float
-    first: float
+    """Median of a step."""
+    first_seconds: float
+    """Building the model, and the first step."""
     gib: float
+    """Peak memory on the GPU."""
     micro: int
+    """Sequences per pass."""
 
 
 def measure(
     builds: dict[str, Callable[[Shape], Step]], shape: Shape
-) -> Iterator[tuple[str, Measured | Exception]]:
-    """Median seconds of a step on random tokens. On a CPU, which others may keep busy, all
-    contenders take turns, step by step; a GPU is ours alone, and its memory holds one at a time.
+) -> Iterator[tuple[str, StepCost | Exception]]:
+    """Measure steps on random tokens.
+
+    On a CPU, which may be shared, all contenders take turns, step by step. On a GPU they come one
+    after the other, because its memory holds one at a time.
     """
     if shape.device == "cpu":
-        yield from _by_turns(builds, shape).items()
+        yield from _measure_in_turns(builds, shape).items()
         return
     for name, build in builds.items():
-        yield from _fitting(name, build, shape).items()
+        yield from _measure_alone(name, build, shape).items()
 
 
-def _fitting(
+def _measure_alone(
     name: str, build: Callable[[Shape], Step], shape: Shape
-) -> dict[str, Measured | Exception]:
-    """One contender alone; where memory does not suffice, again with half the rows a pass."""
-    found = _by_turns({name: build}, shape)
-    if isinstance(found[name], torch.OutOfMemoryError) and shape.micro > 1:
+) -> dict[str, StepCost | Exception]:
+    """Measure one contender; if it runs out of memory, again with half the sequences per pass."""
+    costs = _measure_in_turns({name: build}, shape)
+    if isinstance(costs[name], torch.OutOfMemoryError) and shape.micro > 1:
         release()
-        return _fitting(name, build, replace(shape, micro=shape.micro // 2))
-    return found
+        return _measure_alone(name, build, replace(shape, micro=shape.micro // 2))
+    return costs
 
 
-def _by_turns(
+def _measure_in_turns(
     builds: dict[str, Callable[[Shape], Step]], shape: Shape
-) -> dict[str, Measured | Exception]:
-    draw = torch.Generator().manual_seed(0)
-    tokens_BT = torch.randint(shape.vocab_size, (shape.rows, shape.length), generator=draw).to(
-        shape.device
-    )
+) -> dict[str, StepCost | Exception]:
+    generator = torch.Generator().manual_seed(0)
+    tokens_BT = torch.randint(shape.vocab_size, (shape.rows, shape.length), generator=generator)
+    tokens_BT = tokens_BT.to(shape.device)
     steps: dict[str, Step] = {}
-    first: dict[str, float] = {}
+    first_seconds: dict[str, float] = {}
     failed: dict[str, Exception] = {}
     seconds: dict[str, list[float]] = {name: [] for name in builds}
     if shape.device == "cuda":
@@ -103,26 +107,25 @@ def _by_turns(
                     steps[name] = builds[name](shape)
                 steps[name](tokens_BT)
                 synchronize()
-            except Exception as error:  # one that fails is told, and the others still run
+            except Exception as error:  # the other contenders continue
                 failed[name] = error.with_traceback(None)
                 continue
-            took = clock(shape) - start
-            first.setdefault(name, took)
+            elapsed = clock(shape) - start
+            first_seconds.setdefault(name, elapsed)
             if turn >= shape.n_warm_up:
-                seconds[name].append(took)
+                seconds[name].append(elapsed)
     gib = torch.cuda.max_memory_allocated() / 2**30 if shape.device == "cuda" else 0.0
     steps.clear()
     release()
-    made = {
-        name: Measured(median(seconds[name]), first[name], gib, shape.micro)
-        for name in builds
-        if name not in failed
-    }
-    return {name: made.get(name) or failed[name] for name in builds}
+    costs: dict[str, StepCost | Exception] = dict(failed)
+    for name in builds:
+        if name not in failed:
+            costs[name] = StepCost(median(seconds[name]), first_seconds[name], gib, shape.micro)
+    return costs
 
 
 def clock(shape: Shape) -> float:
-    """Seconds; on a CPU those it spent on us, for there others may work beside."""
+    """Seconds; on a CPU, which may be shared, only those spent on this process."""
     return time.perf_counter() if shape.device == "cuda" else time.process_time()
 
 
@@ -137,14 +140,14 @@ def release() -> None:
         torch.cuda.empty_cache()
 
 
-def plain(
+def plain_pytorch(
     model: nn.Module,
     loss_of: Callable[[nn.Module, Tensor], Tensor],
     shape: Shape,
     *,
     autocast: bool,
 ) -> Step:
-    """torch's own step: fused AdamW, clipping, gradients added up over the passes."""
+    """A step of plain PyTorch: fused AdamW, clipping, gradients summed over the passes."""
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.1, fused=True
     )
@@ -158,7 +161,7 @@ def plain(
             ):
                 loss = loss_of(model, tokens)
             (loss * shape.micro / shape.rows).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_CLIP)
         optimizer.step()
         optimizer.zero_grad()
 
@@ -192,7 +195,7 @@ def hugging_face_ddp(shape: Shape) -> Step:
     model = nn.parallel.DistributedDataParallel(hugging_face(shape).to(shape.device))
     if shape.compile:
         model.compile()
-    return plain(model, hugging_face_loss, shape, autocast=True)
+    return plain_pytorch(model, hugging_face_loss, shape, autocast=True)
 
 
 def hugging_face_fsdp2(shape: Shape) -> Step:
@@ -206,12 +209,12 @@ def hugging_face_fsdp2(shape: Shape) -> Step:
             layer.compile()
         fully_shard(layer, mp_policy=policy)
     fully_shard(model, mp_policy=policy)
-    return plain(model, hugging_face_loss, shape, autocast=False)
+    return plain_pytorch(model, hugging_face_loss, shape, autocast=False)
 
 
 def litgpt(shape: Shape) -> Step:
-    from litgpt import GPT, Config
-    from litgpt.utils import chunked_cross_entropy
+    from litgpt import GPT, Config  # pyright: ignore[reportMissingImports]
+    from litgpt.utils import chunked_cross_entropy  # pyright: ignore[reportMissingImports]
 
     config = Config.from_name(
         "OLMo-1B-hf",
@@ -233,15 +236,13 @@ def litgpt(shape: Shape) -> Step:
     def loss_of(_: nn.Module, tokens: Tensor) -> Tensor:
         return chunked_cross_entropy(forward(tokens[:, :-1]), tokens[:, 1:], chunk_size=0)
 
-    return plain(model, loss_of, shape, autocast=False)
+    return plain_pytorch(model, loss_of, shape, autocast=False)
 
 
 def olmo_core(shape: Shape) -> Step:
-    """Its parts nearest to OLMo: SwiGLU, rotary positions, a LayerNorm; its embedding and head are
-    two matrices.
-    """
-    from olmo_core.nn.layer_norm import LayerNormType
-    from olmo_core.nn.transformer import TransformerConfig
+    """OLMo-core with the parts nearest to OLMo; its embedding and head are two matrices."""
+    from olmo_core.nn.layer_norm import LayerNormType  # pyright: ignore[reportMissingImports]
+    from olmo_core.nn.transformer import TransformerConfig  # pyright: ignore[reportMissingImports]
 
     config: Any = TransformerConfig.llama_like(
         d_model=shape.d_model,
@@ -260,19 +261,21 @@ def olmo_core(shape: Shape) -> Step:
         labels = torch.nn.functional.pad(tokens[:, 1:], (0, 1), value=-100)
         return model(tokens, labels=labels).loss
 
-    return plain(model, loss_of, shape, autocast=True)
+    return plain_pytorch(model, loss_of, shape, autocast=True)
 
 
-OUTSIDE = {"litgpt": litgpt, "olmo-core": olmo_core}
+SEPARATE_PEERS = {"litgpt": litgpt, "olmo-core": olmo_core}
+"""Peers that need an interpreter of their own."""
 
 
 def main() -> None:
-    name, shape = sys.argv[1], Shape(**json.loads(sys.argv[2]))
+    name = sys.argv[1]
+    shape = Shape(**json.loads(sys.argv[2]))
     torch.set_num_threads(1)
-    ((_, made),) = measure({name: OUTSIDE[name]}, shape)
-    if isinstance(made, Exception):
-        raise made
-    print(json.dumps(asdict(made)))
+    ((_, cost),) = measure({name: SEPARATE_PEERS[name]}, shape)
+    if isinstance(cost, Exception):
+        raise cost
+    print(json.dumps(asdict(cost)))
 
 
 if __name__ == "__main__":
