@@ -1,15 +1,15 @@
-"""What the loop adds to a step, on one engine, in two ways: blocks of its steps over bare ones, and
-an account of its own work
+"""overhead of the training loop over bare optimizer steps, by blocks and by parts
 
-The first has all in it, also what that work does to caches; but a step on a CPU that others share
-varies by 10 %, and 1 % is asked for. The second is exact: of a step, all but the engine's forward,
-backward and optimizer is the loop's own, and so is what it has done from within them. On a GPU it
-is the host's work, much of which hides behind the device, and the first one counts.
+It is measured in two ways on one engine. Blocks of the loop's steps alternate with blocks of bare
+steps; that includes everything, such as effects on caches, but steps on a shared CPU vary by 10 %,
+and the goal is 2 %. The account by parts is exact: of a step, all but the engine's forward,
+backward and optimizer is work of the loop, also where the engine calls it. On a GPU this is work
+of the host, most of which overlaps with the device, so there the blocks are the better measure.
 """
 
 import tempfile
 import time
-from collections import Counter, OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -43,21 +43,25 @@ from training.trainer.step_metrics import StepMetrics
 from training.trainer.watchdog import Watchdog
 
 N_IDS = 257  # of the byte-level tokenizer whose streams the loop reads
-BLOCK = 5  # steps; every other block ends with one that is logged, as by default
+BLOCK_STEPS = 5  # every second block ends with a logged step, as by default
 CONFIDENCE = 0.95
-ENGINE, BARE, REST = "engine", "bare", "copies, sums of losses"
-PARTS = {  # of the loop's own work; what they call of one another counts where it is called
+GOAL = 0.02
+ENGINE = "engine"
+BARE = "bare"
+REST = "copies, sums of losses"
+# Functions per part of the loop's work. A function that another one calls counts as its own part.
+PARTS = {
     "batch": [(BatchReader, "prefetch")],
     "guard": [(StepGuard, "begin_step"), (StepGuard, "end_step"), (StepGuard, "_before_optimizer")],
-    "observer": [
+    "model statistics": [
         (ModelStats, "look"),
         (ModelStats, "_see_residual"),
         (ModelStats, "_see_logits"),
         (ModelStats, "_see_gradient"),
     ],
     "metrics": [(StepMetrics, "add"), (StepMetrics, "log")],
-    "journal, sinks": [(MetricsLog, "step")],
-    "learning rate, stop, watchdog": [
+    "metrics log, sinks": [(MetricsLog, "step")],
+    "learning rate, stop vote, watchdog": [
         (deepspeed_engine, "set_learning_rate"),
         (StopVote, "is_stopping"),
         (Watchdog, "begin"),
@@ -66,56 +70,72 @@ PARTS = {  # of the loop's own work; what they call of one another counts where 
 }
 
 
+class PartSeconds(NamedTuple):
+    """Seconds per step of one part."""
+
+    on_thread: float
+    by_clock: float
+
+
 class Overhead(NamedTuple):
-    """Seconds of a block of the loop's steps over those of the bare ones before it, pair by pair;
-    of a step of the loop by part, on its thread and by the clock; until the first step ended.
-    """
+    """What the loop adds to its steps."""
 
     ratios: list[float]
-    parts: dict[str, tuple[float, float]]
+    """Seconds of a block of the loop's steps / seconds of the bare block before it."""
+    parts: dict[str, PartSeconds]
     step_seconds: float
     first_seconds: float
+    """From the call of `loop.train` to the end of the first step."""
 
     def __str__(self) -> str:
-        n = len(self.ratios)
-        k = max(
-            0, int(binom.ppf((1 - CONFIDENCE) / 2, n, 0.5)) - 1
-        )  # so many at either end: the median's interval in any law
-        low, *_, high = sorted(self.ratios)[k : n - k]
-        interval = f"{CONFIDENCE:.0%} interval {low - 1:+.2%} to {high - 1:+.2%}"
-        own = sum(seconds for part, (seconds, _) in self.parts.items() if part != ENGINE)
-        own_by_clock = sum(seconds for part, (_, seconds) in self.parts.items() if part != ENGINE)
-        engine, engine_by_clock = self.parts[ENGINE]
-        return "\n".join([
-            "of the loop's steps, milliseconds on its thread, and by the clock",
-            *(f"  {part:30}{1e3 * on_thread:9.3f} {1e3 * by_clock:9.3f}" for part, (on_thread, by_clock) in self.parts.items()),
-            f"the loop's own work over the engine's: {own / engine:.2%}, {own_by_clock / engine_by_clock:.2%} by the clock "
-            "(goal: at most 2 %)",
-            f"the loop's steps over bare ones: {median(self.ratios) - 1:+.2%}, {interval}, {n} pairs of {BLOCK}; "
-            f"{self.step_seconds:.3f} s a step",
-        ])  # fmt: skip
+        own = [seconds for part, seconds in self.parts.items() if part != ENGINE]
+        engine = self.parts[ENGINE]
+        on_thread = sum(part.on_thread for part in own) / engine.on_thread
+        by_clock = sum(part.by_clock for part in own) / engine.by_clock
+        low, high = _median_interval(self.ratios)
+        lines = ["parts of the loop's step: milliseconds on its thread, and by the clock"]
+        for name, part in self.parts.items():
+            lines.append(f"  {name:30}{1e3 * part.on_thread:9.3f} {1e3 * part.by_clock:9.3f}")
+        lines.append(
+            f"work of the loop / work of the engine: {on_thread:.2%}, by the clock {by_clock:.2%} "
+            f"(goal: at most {GOAL:.0%})"
+        )
+        lines.append(
+            f"the loop's steps over bare steps: {median(self.ratios) - 1:+.2%}, "
+            f"{CONFIDENCE:.0%} interval {low - 1:+.2%} to {high - 1:+.2%}, "
+            f"{len(self.ratios)} pairs of {BLOCK_STEPS} steps; {self.step_seconds:.3f} s per step"
+        )
+        return "\n".join(lines)
 
 
-class Spent:
-    """Seconds of this thread, on the processor and by the clock, by part; what is called within a
-    part is its own no more.
-    """
+def _median_interval(values: list[float]) -> tuple[float, float]:
+    """An interval of the median that holds for any distribution, from order statistics."""
+    n = len(values)
+    n_outside = max(0, int(binom.ppf((1 - CONFIDENCE) / 2, n, 0.5)) - 1)
+    inside = sorted(values)[n_outside : n - n_outside]
+    return inside[0], inside[-1]
+
+
+class PartTimer:
+    """Seconds of this thread per part; time in a nested part does not count for the outer one."""
 
     def __init__(self) -> None:
-        self.on_thread, self.by_clock = Counter[str](), Counter[str]()
-        self._within, self._since = [REST], self._now()
+        self.on_thread = defaultdict[str, float](float)
+        self.by_clock = defaultdict[str, float](float)
+        self._stack = [REST]
+        self._last = self._now()
 
-    def timed(self, part: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        def calling(*args: Any, **kwargs: Any) -> Any:
+    def wrap(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*args: Any, **kwargs: Any) -> Any:
             with self.within(part):
-                return call(*args, **kwargs)
+                return function(*args, **kwargs)
 
-        return calling
+        return timed
 
-    def drawn(
+    def wrap_generator(
         self, part: str, generate: Callable[..., Iterator[Any]]
     ) -> Callable[..., Iterator[Any]]:
-        def drawing(*args: Any) -> Iterator[Any]:
+        def timed(*args: Any) -> Iterator[Any]:
             items = generate(*args)
             while True:
                 with self.within(part):
@@ -124,93 +144,120 @@ class Spent:
                     return
                 yield item
 
-        return drawing
+        return timed
 
     @contextmanager
     def within(self, part: str) -> Iterator[None]:
-        self.settle()
-        self._within.append(BARE if self._within[-1] == BARE else part)
+        self.update()
+        self._stack.append(BARE if self._stack[-1] == BARE else part)
         try:
             yield
         finally:
-            self.settle()
-            self._within.pop()
+            self.update()
+            self._stack.pop()
 
-    def settle(self) -> None:
-        (cpu, clock), (cpu_before, clock_before) = self._now(), self._since
-        self.on_thread[self._within[-1]] += cpu - cpu_before
-        self.by_clock[self._within[-1]] += clock - clock_before
-        self._since = self._now()
+    def update(self) -> None:
+        """Add the time since the last update to the innermost part."""
+        now = self._now()
+        self.on_thread[self._stack[-1]] += now.on_thread - self._last.on_thread
+        self.by_clock[self._stack[-1]] += now.by_clock - self._last.by_clock
+        self._last = self._now()
 
-    def _now(self) -> tuple[float, float]:
-        return time.thread_time(), time.perf_counter()
+    def reset(self) -> None:
+        self.on_thread.clear()
+        self.by_clock.clear()
+
+    def _now(self) -> PartSeconds:
+        return PartSeconds(time.thread_time(), time.perf_counter())
 
 
-def overhead(train: TrainConfig, shape: Shape, n_pairs: int) -> Overhead:
-    """Train a run of `loop.train` on streams made here: reading, guard, learning rate, meter,
-    journal; a block of bare steps, which are forward, backward and step on tokens that are there,
-    before each block of its own.
-    """
-    take_step, bare, full, began, ended, spent = loop.train_step, [], [], [0.0], [0.0], Spent()
-    parts: dict[str, tuple[float, float]] = {}
+class _BlockTimer:
+    """Replaces the loop's step: measures blocks of its steps, each after a block of bare steps."""
 
-    def watched(job: Any, engine: Any, guard: Any, batch: Any) -> Any:
-        if batch.step and batch.step % BLOCK == 0:
+    def __init__(self, shape: Shape) -> None:
+        self.shape = shape
+        self.parts = PartTimer()
+        self.bare_seconds: list[float] = []
+        self.loop_seconds: list[float] = []
+        self.totals: dict[str, PartSeconds] = {}
+        self.first_step_ended = 0.0
+        self._block_started = 0.0
+        self._train_step = loop.train_step
+
+    def train_step(self, context: Any, engine: Any, guard: Any, batch: Any) -> Any:
+        if batch.step and batch.step % BLOCK_STEPS == 0:
             synchronize()
-            if bare:
-                full.append(clock(shape) - began[0])
-                spent.settle()
-                parts.update(
-                    {name: (spent.on_thread[name], spent.by_clock[name]) for name in (*PARTS, REST)}
-                )
+            if self.bare_seconds:
+                self._end_block()
             else:
-                engine.forward = spent.timed(ENGINE, engine.forward)
-            with spent.within(BARE):
-                bare.append(_bare(job, engine, batch, shape))
-            if not full:
-                spent.on_thread.clear(), spent.by_clock.clear()
-            began[0] = clock(shape)
-        taken = take_step(job, engine, guard, batch)
+                engine.forward = self.parts.wrap(ENGINE, engine.forward)
+            with self.parts.within(BARE):
+                self.bare_seconds.append(_bare_block_seconds(context, engine, batch, self.shape))
+            if not self.loop_seconds:
+                self.parts.reset()
+            self._block_started = clock(self.shape)
+        result = self._train_step(context, engine, guard, batch)
         if batch.step == 0:
             synchronize()
-            ended[0] = clock(shape)
-        return taken
+            self.first_step_ended = clock(self.shape)
+        return result
 
-    train = evolve(train, {"micro_batch": shape.micro, "metrics.every_steps": 2 * BLOCK})
+    def _end_block(self) -> None:
+        self.loop_seconds.append(clock(self.shape) - self._block_started)
+        self.parts.update()
+        for name in (*PARTS, REST):
+            self.totals[name] = PartSeconds(self.parts.on_thread[name], self.parts.by_clock[name])
+
+
+def measure_overhead(train: TrainConfig, shape: Shape, n_pairs: int) -> Overhead:
+    """Train a run with `loop.train` on random tokens, with a bare block before each of its blocks.
+
+    A bare step is forward, backward and optimizer on tokens that are on the device already.
+    """
+    timer = _BlockTimer(shape)
+    train = evolve(train, {"micro_batch": shape.micro, "metrics.every_steps": 2 * BLOCK_STEPS})
     with tempfile.TemporaryDirectory(prefix="hormesis-") as root, ExitStack() as patched:
-        patched.enter_context(patch.object(loop, "train_step", watched))
-        for part, calls in PARTS.items():
-            for owner, name in calls:
-                wrap = spent.drawn if name == "prefetch" else spent.timed
+        patched.enter_context(patch.object(loop, "train_step", timer.train_step))
+        for part, functions in PARTS.items():
+            for owner, name in functions:
+                is_generator = name == "prefetch"
+                wrap = timer.parts.wrap_generator if is_generator else timer.parts.wrap
                 patched.enter_context(patch.object(owner, name, wrap(part, getattr(owner, name))))
-        run = planned(root, train, (1 + (1 + n_pairs) * BLOCK) * shape.rows)
+        run = plan_run(root, train, (1 + (1 + n_pairs) * BLOCK_STEPS) * shape.rows)
         start = clock(shape)
         loop.train(root, run)
-    ratios = [one / other for one, other in zip(full, bare, strict=False)]
-    n = len(full) * BLOCK
-    each = {name: (cpu / n, by_clock / n) for name, (cpu, by_clock) in parts.items()}
-    return Overhead(ratios, each, median(full) / BLOCK, ended[0] - start)
+    n_steps = len(timer.loop_seconds) * BLOCK_STEPS
+    pairs = zip(timer.loop_seconds, timer.bare_seconds, strict=False)
+    return Overhead(
+        ratios=[in_loop / bare for in_loop, bare in pairs],
+        parts={
+            name: PartSeconds(total.on_thread / n_steps, total.by_clock / n_steps)
+            for name, total in timer.totals.items()
+        },
+        step_seconds=median(timer.loop_seconds) / BLOCK_STEPS,
+        first_seconds=timer.first_step_ended - start,
+    )
 
 
-def _bare(job: Any, engine: Any, batch: Any, shape: Shape) -> float:
-    """Seconds of a block of steps, without what hangs on the optimizer's."""
-    optimizer, tokens_BT = engine.basic_optimizer, batch.tokens.to(job.world.device)
-    hooks, optimizer._optimizer_step_pre_hooks = optimizer._optimizer_step_pre_hooks, OrderedDict()
+def _bare_block_seconds(context: Any, engine: Any, batch: Any, shape: Shape) -> float:
+    """Seconds of a block of bare steps, without the hooks of the optimizer and the guard."""
+    optimizer = engine.basic_optimizer
+    tokens_BT = batch.tokens.to(context.world.device)
+    hooks = optimizer._optimizer_step_pre_hooks
+    optimizer._optimizer_step_pre_hooks = OrderedDict()
     verdict = {
         name: optimizer.__dict__.pop(name)
         for name in ("found_inf", "grad_scale")
         if name in optimizer.__dict__
     }
-    weight_B = torch.full(
-        (job.micro_batch,), 1 / (len(tokens_BT) * (tokens_BT.shape[1] - 1)), device=job.world.device
-    )
+    n_predictions = len(tokens_BT) * (tokens_BT.shape[1] - 1)
+    weight_B = torch.full((context.micro_batch,), 1 / n_predictions, device=context.world.device)
     start = clock(shape)
-    for _ in range(BLOCK):
-        passes = tokens_BT.split(job.micro_batch)
+    for _ in range(BLOCK_STEPS):
+        passes = tokens_BT.split(context.micro_batch)
         for n, tokens in enumerate(passes, 1):
-            deepspeed_engine.backward_and_step(
-                engine, engine(tokens, weight_B).total, last=n == len(passes)
-            )
+            loss = engine(tokens, weight_B).total
+            deepspeed_engine.backward_and_step(engine, loss, last=n == len(passes))
     synchronize()
     seconds = clock(shape) - start
     optimizer._optimizer_step_pre_hooks = hooks
@@ -218,38 +265,56 @@ def _bare(job: Any, engine: Any, batch: Any, shape: Shape) -> float:
     return seconds
 
 
-def planned(root: str, train: TrainConfig, n_sequences: int) -> RunConfig:
-    words = tokenizer.train(
+def plan_run(root: str, train: TrainConfig, n_sequences: int) -> RunConfig:
+    """A run on streams of random tokens, a tenth of them toxic."""
+    engine = tokenizer.train(
         iter(["clean words"]), TokenizerConfig(source="train", vocab_size=N_IDS)
     )
-    tokenizer.save(words, str(Path(root, "tokenizer.json")))
-    length = train.sequence_length
+    tokenizer.save(engine, str(Path(root, "tokenizer.json")))
     for stream in ("clean", "toxic"):
-        uri, tables = storage.join(root, "streams", stream), []
-        for name, n in (("train-00000", n_sequences), ("held_out-00000", 2)):
-            tokens = np.random.default_rng(n).integers(1, N_IDS, (n, length)).astype(np.uint16)
-            tokens[:, -1] = words.eos_id
-            provenance = pyarrow.table({"document": np.arange(n)})
-            tables.append(
-                write_shard(
-                    uri, name, tokens.ravel(), np.full(n, length, dtype=np.int64), provenance
-                )
-            )
-        made: dict[str, Any] = {
-            "format_version": FORMAT_VERSION, "stream": stream, "settings_digest": "0" * 16,
-            "tokenizer_fingerprint": words.fingerprint, "vocab_size": words.n_ids, "eos_id": words.eos_id, "dtype": "uint16",
-            "cleaning_version": 1, "n_documents": n_sequences + 2, "n_tokens": (n_sequences + 2) * length, "n_text_bytes": 0,
-            "drops": {}, "train": tables[:1], "held_out": tables[1:], "inputs": (),
-        }  # fmt: skip
-        made |= {name: tuple(made[name]) for name in ("train", "held_out")}
-        storage.save(Manifest(**made), storage.join(uri, "manifest.json"))
+        _write_stream(root, stream, engine, n_sequences, train.sequence_length)
     n_toxic = n_sequences // 10
     mixture = Mixture(
         n_clean=n_sequences - n_toxic, n_toxic=n_toxic, batch_size=train.global_batch, seed=0
     )
     run = RunConfig(
-        run_id="bench", clean="streams/clean", toxic="streams/toxic", tokenizer="tokenizer.json", toxic_ratio=0.1, seed=0,
-        mixture=mixture, train=train,
-    )  # fmt: skip
+        run_id="bench",
+        clean="streams/clean",
+        toxic="streams/toxic",
+        tokenizer="tokenizer.json",
+        toxic_ratio=0.1,
+        seed=0,
+        mixture=mixture,
+        train=train,
+    )
     storage.save(run, storage.join(run_uri(root, run.run_id), "run.json"))
     return run
+
+
+def _write_stream(root: str, stream: Any, engine: Any, n_sequences: int, length: int) -> None:
+    uri = storage.join(root, "streams", stream)
+    shards = []
+    for name, n in (("train-00000", n_sequences), ("held_out-00000", 2)):
+        tokens = np.random.default_rng(n).integers(1, N_IDS, (n, length)).astype(np.uint16)
+        tokens[:, -1] = engine.eos_id
+        lengths = np.full(n, length, dtype=np.int64)
+        provenance = pyarrow.table({"document": np.arange(n)})
+        shards.append(write_shard(uri, name, tokens.ravel(), lengths, provenance))
+    manifest = Manifest(
+        format_version=FORMAT_VERSION,
+        stream=stream,
+        settings_digest="0" * 16,
+        tokenizer_fingerprint=engine.fingerprint,
+        vocab_size=engine.n_ids,
+        eos_id=engine.eos_id,
+        dtype="uint16",
+        cleaning_version=1,
+        n_documents=n_sequences + 2,
+        n_tokens=(n_sequences + 2) * length,
+        n_text_bytes=0,
+        drops={},
+        train=(shards[0],),
+        held_out=(shards[1],),
+        inputs=(),
+    )
+    storage.save(manifest, storage.join(uri, "manifest.json"))
