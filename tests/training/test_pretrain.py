@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import psutil
 import pytest
+import torch
 from finished_runs import assert_close, assert_same, free_port, run_result, run_two_ranks
 
 from data_prep.core import storage
@@ -201,11 +202,13 @@ def test_muon_steps_alike_at_every_zero_stage_and_resumes(two_ranks: TwoRankRuns
                 [line[field] for line in each.lines if field in line] for each in (result, expected)
             )
             assert values == pytest.approx(expected_values, rel=1e-3)
-        # Newton–Schulz iterates in bf16: a loss differs by up to 5e-4, a weight by 8e-4, of steps
-        # of 1e-2.
-        import torch
-
-        torch.testing.assert_close(result.weights, expected.weights, rtol=0, atol=2e-3)
+        # Newton–Schulz iterates in bf16, whose rounding can turn a small singular direction of a
+        # matrix, so a single weight may differ by a step. A step moves the weights by 2e-3 (root
+        # mean square); a partition that is wrong for one matrix would differ by as much.
+        differences = torch.cat(
+            [(value - expected.weights[name]).flatten() for name, value in result.weights.items()]
+        )
+        assert differences.square().mean().sqrt() < 5e-4  # 1e-4 on the CPUs we have seen
 
 
 def test_every_rank_refuses_an_uneven_batch_with_the_same_message(two_ranks: TwoRankRuns):

@@ -1,4 +1,4 @@
-"""A study that trains within a second: two planted streams, a byte-level tokenizer, planned runs."""
+"""A study that trains within a second: planted streams, a byte-level tokenizer, planned runs."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path

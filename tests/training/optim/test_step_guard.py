@@ -1,4 +1,4 @@
-"""Bad steps in one process; that two ranks decide alike is in test_pretrain.py."""
+"""Bad steps on one rank; that two ranks reach the same verdict is tested in test_pretrain.py."""
 
 import json
 import math
@@ -23,66 +23,69 @@ from training.optim.step_guard import StepGuard
 from training.trainer import loop
 
 Plan = Callable[..., RunConfig]
-Poison = Callable[..., list[tuple[int, dict[str, Tensor]]]]
+State = dict[str, Tensor]
+Poison = Callable[..., list[tuple[int, State]]]
 
 
 @pytest.fixture
 def poison(monkeypatch: pytest.MonkeyPatch) -> Poison:
-    """poison(steps, factor) multiplies the gradient of these steps; it returns a list that fills
-    with (step, the state before).
+    """poison(steps, factor) multiplies the gradient of these steps by `factor`.
+
+    It returns a list that every step fills with its number and the state before it.
     """
 
-    def at(steps: Collection[int], factor: float) -> list[tuple[int, dict[str, Tensor]]]:
-        states: list[tuple[int, dict[str, Tensor]]] = []
-        plain = loop.train_step
+    def poison_steps(steps: Collection[int], factor: float) -> list[tuple[int, State]]:
+        states: list[tuple[int, State]] = []
+        train_step = loop.train_step
 
-        def poisoned(job: Any, engine: Any, guard: Any, batch: Any) -> Any:
-            state = {
-                f"{piece.key}/{piece.name}": value.clone()
-                for piece, value in deepspeed_state.local_slices(engine)
-            }
-            state |= {"steps": torch.tensor(deepspeed_state.optimizer_steps(engine))}
-            whole = (
-                (name, value)
-                for name, value in engine.module.named_parameters()
-                if not hasattr(value, "ds_id")
-            )
-            state |= {
-                name: value.detach().clone() for name, value in whole
-            }  # the copy that is trained in bf16
-            states.append((batch.step, state))
+        def poisoned_step(context: Any, engine: Any, guard: Any, batch: Any) -> Any:
+            states.append((batch.step, state_of(engine)))
+            backward = engine.backward
             if batch.step in steps:
-                backward = engine.backward
-                monkeypatch.setattr(
-                    engine, "backward", lambda loss, **how: backward(loss * factor, **how)
-                )
-            taken = plain(job, engine, guard, batch)
-            if batch.step in steps:
+                engine.backward = lambda loss, **how: backward(loss * factor, **how)
+            try:
+                return train_step(context, engine, guard, batch)
+            finally:
                 engine.backward = backward
-            return taken
 
-        monkeypatch.setattr(loop, "train_step", poisoned)
+        monkeypatch.setattr(loop, "train_step", poisoned_step)
         return states
 
-    return at
+    return poison_steps
 
 
-def lines(root: Path, run: RunConfig) -> list[dict[str, Any]]:
-    return [
-        json.loads(line)
-        for line in (root / "runs" / run.run_id / "metrics.jsonl").read_text().splitlines()
-    ]
+def state_of(engine: Any) -> State:
+    """Copies of the fp32 weights, the optimizer state, its step count and the trained weights."""
+    state = {
+        f"{part.key}/{part.name}": value.clone()
+        for part, value in deepspeed_state.local_slices(engine)
+    }
+    state["steps"] = torch.tensor(deepspeed_state.optimizer_steps(engine))
+    for name, value in engine.module.named_parameters():
+        if not hasattr(value, "ds_id"):  # ZeRO-3 has partitioned it
+            state[name] = value.detach().clone()
+    return state
+
+
+def step_lines(root: Path, run: RunConfig) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl that are of a training step."""
+    text = (root / "runs" / run.run_id / "metrics.jsonl").read_text()
+    return [line for line in map(json.loads, text.splitlines()) if "grad_norm" in line]
+
+
+def skipped_so_far(root: Path, run: RunConfig) -> list[tuple[int, int]]:
+    return [(line["step"], line["skipped_steps"]) for line in step_lines(root, run)]
 
 
 def result(root: Path, run: RunConfig) -> tuple[bytes, list[Any]]:
-    seen = [
-        (line["step"], line["loss"], line.get("grad_norm"), line.get("skipped_steps"))
-        for line in lines(root, run)
+    lines = [
+        (line["step"], line["loss"], line["grad_norm"], line["skipped_steps"])
+        for line in step_lines(root, run)
     ]
-    return (root / "runs" / run.run_id / "export" / "model.safetensors").read_bytes(), seen
+    return (root / "runs" / run.run_id / "export" / "model.safetensors").read_bytes(), lines
 
 
-def unfinish(root: Path, run: RunConfig) -> None:
+def delete_record(root: Path, run: RunConfig) -> None:
     (root / "runs" / run.run_id / "record.json").unlink()
 
 
@@ -109,57 +112,51 @@ def test_a_step_with_a_nan_changes_no_weight_no_moment_and_no_count(
     micro_batch: int,
     factor: float,
 ):
-    run, states = (
-        plan(
-            "run",
-            {
-                "parallel.zero_stage": stage,
-                "compute.precision": precision,
-                "micro_batch": micro_batch,
-            },
-        ),
-        poison({3}, factor),
+    run = plan(
+        "run",
+        {
+            "parallel.zero_stage": stage,
+            "compute.precision": precision,
+            "micro_batch": micro_batch,
+        },
     )
-    made = loop.train(str(tmp_path), run)
+    states = poison({3}, factor)
+    record = loop.train(str(tmp_path), run)
     (_, before), (_, after), (_, later) = states[3:6]
     assert before["steps"] == after["steps"] == later["steps"] - 1 == 3
     assert [name for name in before if not torch.equal(before[name], after[name])] == []
     assert not any(torch.equal(after[name], later[name]) for name in after)
-    assert (made.skipped_steps, made.n_rollbacks) == (((3, 4),), 0)
-    seen = [
-        (line["step"], line["skipped_steps"])
-        for line in lines(tmp_path, run)
-        if "grad_norm" in line
-    ]
-    assert seen == [(1, 0), (2, 0), (3, 0), (4, 1), (5, 1), (6, 1)]
-    assert all(math.isfinite(line["loss"]) for line in lines(tmp_path, run))
+    assert (record.skipped_steps, record.n_rollbacks) == (((3, 4),), 0)
+    expected = [(1, 0), (2, 0), (3, 0), (4, 1), (5, 1), (6, 1)]
+    assert skipped_so_far(tmp_path, run) == expected
+    assert all(math.isfinite(line["loss"]) for line in step_lines(tmp_path, run))
 
 
 @pytest.mark.slow
 def test_a_step_that_is_not_logged_has_no_host_sync(
     plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    asked: list[str] = []
+    syncs: list[str] = []
 
-    class Watch(TorchDispatchMode):
+    class RecordSyncs(TorchDispatchMode):
         def __torch_dispatch__(
             self, func: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:
             if func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default):
-                asked.append(str(func))
+                syncs.append(str(func))
             return func(*args, **(kwargs or {}))
 
-    plain = loop.train_step
+    train_step = loop.train_step
 
-    def watched(*args: Any) -> Any:
-        with Watch():
-            return plain(*args)
+    def recorded_step(*args: Any) -> Any:
+        with RecordSyncs():
+            return train_step(*args)
 
-    monkeypatch.setattr(loop, "train_step", watched)
+    monkeypatch.setattr(loop, "train_step", recorded_step)
     loop.train(str(tmp_path), plan("bf16", {"compute.precision": "bf16"}))
-    assert asked == []
+    assert syncs == []
     loop.train(str(tmp_path), plan("accumulated", {"compute.precision": "bf16", "micro_batch": 1}))
-    assert asked  # DeepSpeed's BF16_Optimizer looks at the norm
+    assert syncs  # DeepSpeed's BF16_Optimizer reads the norm
 
 
 def test_a_gradient_spike_is_skipped_unless_spike_sigma_is_0(
@@ -195,22 +192,14 @@ def test_bad_steps_in_a_row_roll_back_and_leave_out_the_batches_since(
         n_toxic=3,
     )
     states = poison({5, 6}, math.nan)  # a save is due after step 5, while steps are bad
-    made = loop.train(str(tmp_path), run)
-    taken = [step for step, _ in states]
-    again = (
-        taken.index(7, taken.index(6))
-        if log_every_steps == 1
-        else len(taken) - 1 - taken[::-1].index(7)
-    )
-    assert taken[again:] == [7, 8, 9]
-    at_checkpoint, after_going_back = states[3][1], states[again][1]
-    assert all(torch.equal(at_checkpoint[name], after_going_back[name]) for name in at_checkpoint)
-    assert (made.skipped_steps, made.n_rollbacks) == (((3, 7),), 1)
-    assert [
-        (line["step"], line["skipped_steps"])
-        for line in lines(tmp_path, run)
-        if "grad_norm" in line
-    ][-1] == (10, 4)
+    record = loop.train(str(tmp_path), run)
+    steps = [step for step, _ in states]
+    rolled_back = len(steps) - 1 - steps[::-1].index(7)  # the first step after the rollback
+    assert steps[rolled_back:] == [7, 8, 9]
+    at_checkpoint, after_rollback = states[3][1], states[rolled_back][1]
+    assert all(torch.equal(at_checkpoint[name], after_rollback[name]) for name in at_checkpoint)
+    assert (record.skipped_steps, record.n_rollbacks) == (((3, 7),), 1)
+    assert skipped_so_far(tmp_path, run)[-1] == (10, 4)
 
 
 def test_without_a_checkpoint_training_rolls_back_to_the_start(
@@ -234,12 +223,11 @@ def test_a_run_that_stays_bad_is_refused_after_three_rollbacks(
     states = poison(range(10, 40), math.nan)
     with pytest.raises(
         ConfigurationError,
-        match=r"around step 18 of 40 are not finite, .*diverged; lower train\.optimizer\.learning_rate",
+        match=r"around step 18 of 40 are not .*diverged; lower train\.optimizer\.learning_rate",
     ):
         loop.train(str(tmp_path), run)
-    assert [step for step, _ in states] == list(
-        range(18)
-    )  # 10–11, 12–13, 14–15 and 16–17 were bad; 3 times is the most
+    # 10–11, 12–13, 14–15 and 16–17 were bad, and there are at most 3 rollbacks.
+    assert [step for step, _ in states] == list(range(18))
 
 
 def test_bad_last_steps_are_skipped_or_refused(plan: Plan, tmp_path: Path, poison: Poison):
@@ -266,12 +254,13 @@ def test_a_resumed_run_has_the_window_and_the_same_verdicts(
         n_toxic=4,
     )
     states = poison({2, 14, 15, 20}, 50.0)
-    made = loop.train(str(tmp_path), run)
+    record = loop.train(str(tmp_path), run)
     straight = result(tmp_path, run)
-    assert {step for first, end in made.skipped_steps for step in range(first, end)} >= {14, 15, 20}
-    unfinish(tmp_path, run)
-    again = loop.train(str(tmp_path), run)
-    assert states[24][0] == 18 and again.skipped_steps == made.skipped_steps
+    skipped = {step for first, end in record.skipped_steps for step in range(first, end)}
+    assert skipped >= {14, 15, 20}
+    delete_record(tmp_path, run)
+    resumed = loop.train(str(tmp_path), run)
+    assert states[24][0] == 18 and resumed.skipped_steps == record.skipped_steps
     assert result(tmp_path, run) == straight
 
 
@@ -288,11 +277,11 @@ def test_a_run_killed_after_a_rollback_rolls_back_again(plan: Plan, tmp_path: Pa
         n_toxic=3,
     )
     states = poison({5, 6}, math.nan)
-    made = loop.train(str(tmp_path), run)
+    record = loop.train(str(tmp_path), run)
     straight = result(tmp_path, run)
-    unfinish(tmp_path, run)
+    delete_record(tmp_path, run)
     (tmp_path / "runs" / "run" / "checkpoints" / "step-00000008" / "commit.json").unlink()
-    assert loop.train(str(tmp_path), run).skipped_steps == made.skipped_steps == ((4, 7),)
+    assert loop.train(str(tmp_path), run).skipped_steps == record.skipped_steps == ((4, 7),)
     assert [step for step, _ in states[10:]] == [4, 5, 6, 7, 8, 9]
     assert result(tmp_path, run) == straight
 
@@ -307,57 +296,50 @@ def test_a_run_killed_after_a_rollback_rolls_back_again(plan: Plan, tmp_path: Pa
 def test_the_window_holds_the_last_accepted_values_and_nothing_else(
     values: list[float], bad: list[tuple[int, float]]
 ):
-    n_steps = len(values) + 1  # the last step is not looked at
-    at = {step % n_steps: value for step, value in bad}
-    guard = lone_guard(n_steps)
+    n_steps = len(values) + 1  # the last step may be a short batch, which the window leaves out
+    bad_at = {step % n_steps: value for step, value in bad}
+    guard = guard_without_model(n_steps)
     accepted = []
-    for step, plain in enumerate(values):
-        value = at.get(step, plain)
-        ok = decide(guard, step, value, norm=1.0)
+    for step, good in enumerate(values):
+        value = bad_at.get(step, good)
+        is_accepted = take_step(guard, step, value, norm=1.0)
         if math.isfinite(value) and (len(accepted) < step_guard.WARMUP_STEPS or value <= 3.0):
-            assert ok or value > 1e5 or max(accepted) < 3.0
-        assert ok <= math.isfinite(value)
-        accepted += [value] if ok else []
-    held = sorted(guard.window_2N[0].tolist())
+            assert is_accepted or value > 1e5 or max(accepted) < 3.0
+        assert is_accepted <= math.isfinite(value)
+        accepted += [value] if is_accepted else []
     expected = accepted[-step_guard.WINDOW_STEPS :]
-    assert held == sorted(expected + [0.0] * (step_guard.WINDOW_STEPS - len(expected)))
+    zeros = [0.0] * (step_guard.WINDOW_STEPS - len(expected))
+    assert sorted(guard.window_2N[0].tolist()) == sorted(expected + zeros)
     assert guard.counts_3[0] == len(accepted)
 
 
 @pytest.mark.parametrize("quantity", ["loss", "norm"])
 def test_only_what_exceeds_six_sigma_is_bad(quantity: str):
-    guard = lone_guard(100)
+    guard = guard_without_model(100)
     window = [1.0, 3.0] * 16  # mean 2, σ 1.016
     for step, value in enumerate(window):
-        assert decide(guard, step, value, norm=value)
+        assert take_step(guard, step, value, norm=value)
     for step, value, expected in ((32, 8.2, False), (33, 7.9, True), (34, 0.0, True)):
-        other = 2.0
-        assert (
-            decide(
-                guard,
-                step,
-                value if quantity == "loss" else other,
-                norm=value if quantity == "norm" else other,
-            )
-            is expected
-        )
+        loss, norm = (value, 2.0) if quantity == "loss" else (2.0, value)
+        assert take_step(guard, step, loss, norm=norm) is expected
 
 
 def test_the_first_bad_steps_in_a_row_set_the_end_of_the_rollback():
-    guard = lone_guard(100)
+    guard = guard_without_model(100)
     for step in range(13):
-        decide(guard, step, 2.0 if step in (1, 7) else math.nan, norm=1.0)  # five bad ones, twice
+        # bad: steps 2 to 6, and 8 to 12
+        take_step(guard, step, 2.0 if step in (1, 7) else math.nan, norm=1.0)
     assert guard.counts_3.tolist() == [2, 5, 7]
 
 
 def test_rounding_is_no_spike():
-    guard = lone_guard(100)
-    assert all(decide(guard, step, 2.0, norm=1.0) for step in range(50))
-    assert decide(guard, 50, 2.0001, norm=1.0) and not decide(guard, 51, 2.1, norm=1.0)
+    guard = guard_without_model(100)
+    assert all(take_step(guard, step, 2.0, norm=1.0) for step in range(50))
+    assert take_step(guard, 50, 2.0001, norm=1.0) and not take_step(guard, 51, 2.1, norm=1.0)
 
 
-def lone_guard(n_steps: int) -> StepGuard:
-    """A guard that is told loss and norm."""
+def guard_without_model(n_steps: int) -> StepGuard:
+    """A guard whose losses and norms `take_step` gives."""
     process_group.join()
     train = SimpleNamespace(
         guard=SimpleNamespace(spike_sigma=6.0, max_bad_steps=5),
@@ -372,13 +354,14 @@ def lone_guard(n_steps: int) -> StepGuard:
     return StepGuard(engine, run, World(0, 1, torch.device("cpu"), 0, 1))
 
 
-def decide(guard: StepGuard, step: int, loss: float, *, norm: float) -> bool:
+def take_step(guard: StepGuard, step: int, loss: float, *, norm: float) -> bool:
     engine = guard._engine
     engine.optimizer._global_grad_norm = torch.tensor(norm)
     guard.begin_step(step, 1, torch.tensor([loss, 0.0], dtype=torch.float64))
     (parameter,) = engine.basic_optimizer.param_groups[0]["params"]
-    parameter.grad, before = torch.ones(1), parameter.detach().clone()
+    before = parameter.detach().clone()
+    parameter.grad = torch.ones(1)
     engine.basic_optimizer.step()
-    ok = bool(guard.end_step())
-    assert ok == (not torch.equal(before, parameter))
-    return ok
+    is_accepted = bool(guard.end_step())
+    assert is_accepted == (not torch.equal(before, parameter))
+    return is_accepted

@@ -1,3 +1,5 @@
+"""Batches of ranks: every sequence once, the same on any number of ranks."""
+
 import threading
 from typing import Any
 
@@ -13,7 +15,7 @@ from training.engine.process_group import World
 from training.run.batches import BatchReader
 
 
-class Numbers:
+class NumberSource:
     """A reader whose sequence i is [base + i, base + i]."""
 
     sequence_length, dtype = 2, np.int64
@@ -25,20 +27,20 @@ class Numbers:
         return np.repeat(self._base + indices[:, None], 2, axis=1)
 
 
-CLEAN, TOXIC = Numbers(1), Numbers(1001)
+CLEAN, TOXIC = NumberSource(1), NumberSource(1001)
 
 
 def world_of(rank: int, size: int) -> World:
     return World(rank, size, torch.device("cpu"), rank, size)
 
 
-def seen(mixture: Mixture, world_size: int, steps: range) -> list[list[int]]:
+def batches_of_ranks(mixture: Mixture, world_size: int, steps: range) -> list[list[int]]:
     """The valid rows of each global batch, in rank order."""
     ranks = [
         BatchReader(mixture, CLEAN, TOXIC, world_of(rank, world_size)) for rank in range(world_size)
     ]
-    parts = [[rank.read(step) for rank in ranks] for step in steps]
-    return [[int(row[0]) for part in batch for row in part.tokens[part.valid]] for batch in parts]
+    batches = [[rank.read(step) for rank in ranks] for step in steps]
+    return [[int(row[0]) for part in batch for row in part.tokens[part.valid]] for batch in batches]
 
 
 mixtures = st.builds(
@@ -55,8 +57,8 @@ mixtures = st.builds(
 def test_batches_do_not_depend_on_ranks_and_read_each_sequence_once(
     mixture: Mixture, world_size: int
 ):
-    batches = seen(mixture, world_size, range(mixture.n_steps))
-    assert batches == seen(mixture, 1, range(mixture.n_steps))
+    batches = batches_of_ranks(mixture, world_size, range(mixture.n_steps))
+    assert batches == batches_of_ranks(mixture, 1, range(mixture.n_steps))
     expected = [1 + i for i in range(mixture.n_clean)] + [1001 + i for i in range(mixture.n_toxic)]
     assert sorted(row for batch in batches for row in batch) == expected
 
@@ -66,15 +68,14 @@ def test_batches_do_not_depend_on_ranks_and_read_each_sequence_once(
 def test_prefetching_from_any_step_equals_reading_each_step(mixture: Mixture, data: Any):
     first = data.draw(st.integers(0, mixture.n_steps))
     batches = BatchReader(mixture, CLEAN, TOXIC, world_of(0, 1))
-    ahead = [batch for batch, waited in batches.prefetch(first, mixture.n_steps) if waited >= 0]
-    assert [batch.step for batch in ahead] == list(range(first, mixture.n_steps))
-    for batch in ahead:
-        again = batches.read(batch.step)
-        assert (batch.tokens == again.tokens).all() and (batch.valid == again.valid).all()
-        assert (batch.n_valid, batch.n_toxic) == (
-            again.valid.sum(),
-            (again.tokens[:, 0] > 1000).sum(),
-        )
+    prefetched = list(batches.prefetch(first, mixture.n_steps))
+    assert all(wait_seconds >= 0 for _, wait_seconds in prefetched)
+    assert [batch.step for batch, _ in prefetched] == list(range(first, mixture.n_steps))
+    for batch, _ in prefetched:
+        read = batches.read(batch.step)
+        assert (batch.tokens == read.tokens).all() and (batch.valid == read.valid).all()
+        assert batch.n_valid == read.valid.sum()
+        assert batch.n_toxic == (read.tokens[:, 0] > 1000).sum()
 
 
 @settings(deadline=None)
@@ -83,38 +84,33 @@ def test_a_row_is_labelled_with_the_stream_that_its_tokens_come_from(
     mixture: Mixture, world_size: int, supply: int
 ):
     ranks = [
-        BatchReader(mixture, CLEAN, Numbers(1001, supply), world_of(rank, world_size))
+        BatchReader(mixture, CLEAN, NumberSource(1001, supply), world_of(rank, world_size))
         for rank in range(world_size)
     ]
     for step in range(mixture.n_steps):
-        parts = [rank.read(step) for rank in ranks]
-        for part in parts:
-            assert part.toxic.tolist() == [first > 1000 for first in part.tokens[:, 0]]
-        assert sum(part.toxic.sum() for part in parts) == parts[0].n_toxic
+        batches = [rank.read(step) for rank in ranks]
+        for batch in batches:
+            assert batch.toxic.tolist() == [token > 1000 for token in batch.tokens[:, 0]]
+        assert sum(batch.toxic.sum() for batch in batches) == batches[0].n_toxic
 
 
 def test_padding_rows_are_zeros_and_not_valid():
-    batches = BatchReader(
-        Mixture(n_clean=5, n_toxic=0, batch_size=4, seed=0), CLEAN, TOXIC, world_of(0, 1)
-    )
-    last = batches.read(1)
-    assert (
-        last.tokens[last.valid].tolist() == [[5, 5]]
-        and last.tokens[~last.valid].tolist() == [[0, 0]] * 3
-    )
+    mixture = Mixture(n_clean=5, n_toxic=0, batch_size=4, seed=0)
+    last = BatchReader(mixture, CLEAN, TOXIC, world_of(0, 1)).read(1)
+    assert last.tokens[last.valid].tolist() == [[5, 5]]
+    assert last.tokens[~last.valid].tolist() == [[0, 0]] * 3
     assert (last.n_valid, last.n_toxic) == (1, 0)
 
 
 def test_an_error_of_the_reading_thread_is_raised_at_its_step():
-    class Broken(Numbers):
+    class BrokenSource(NumberSource):
         def read(self, indices: np.ndarray, dtype: Any) -> np.ndarray:
             if 5 in indices:
                 raise ArtefactCorrupt("block 0 is broken")
             return super().read(indices, dtype)
 
-    batches = BatchReader(
-        Mixture(n_clean=8, n_toxic=0, batch_size=2, seed=0), Broken(1), TOXIC, world_of(0, 1)
-    )
+    mixture = Mixture(n_clean=8, n_toxic=0, batch_size=2, seed=0)
+    batches = BatchReader(mixture, BrokenSource(1), TOXIC, world_of(0, 1))
     steps = []
     with pytest.raises(ArtefactCorrupt, match="block 0"):
         for batch, _ in batches.prefetch(0, 4):
@@ -123,10 +119,9 @@ def test_an_error_of_the_reading_thread_is_raised_at_its_step():
 
 
 def test_leaving_the_loop_early_stops_the_reading_thread():
-    ahead = BatchReader(
-        Mixture(n_clean=1000, n_toxic=0, batch_size=1, seed=0), CLEAN, TOXIC, world_of(0, 1)
-    ).prefetch(0, 1000)
-    next(ahead)
+    mixture = Mixture(n_clean=1000, n_toxic=0, batch_size=1, seed=0)
+    prefetched = BatchReader(mixture, CLEAN, TOXIC, world_of(0, 1)).prefetch(0, 1000)
+    next(prefetched)
     assert "batches" in [thread.name for thread in threading.enumerate()]
-    ahead.close()  # type: ignore[attr-defined]
+    prefetched.close()  # type: ignore[attr-defined]
     assert "batches" not in [thread.name for thread in threading.enumerate()]

@@ -1,4 +1,4 @@
-"""The loop in one process; several ranks are in test_pretrain.py."""
+"""The training loop on one rank; several ranks are tested in test_pretrain.py."""
 
 import json
 from collections.abc import Callable
@@ -26,11 +26,18 @@ from training.trainer import loop, setup
 Plan = Callable[..., RunConfig]
 
 
-def lines(root: Path, run: RunConfig) -> list[dict[str, Any]]:
-    return [
-        json.loads(line)
-        for line in (root / "runs" / run.run_id / "metrics.jsonl").read_text().splitlines()
-    ]
+def all_lines(root: Path, run: RunConfig) -> list[dict[str, Any]]:
+    text = (root / "runs" / run.run_id / "metrics.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def step_lines(root: Path, run: RunConfig) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl that are of a training step."""
+    return [line for line in all_lines(root, run) if "grad_norm" in line]
+
+
+def logged_losses(root: Path, run: RunConfig) -> list[float]:
+    return [line["loss"] for line in step_lines(root, run)]
 
 
 def weights(root: Path, run: RunConfig) -> dict[str, Tensor]:
@@ -46,8 +53,8 @@ def readers(root: Path, run: RunConfig, split: Any) -> tuple[SequenceReader, Seq
 
 
 def plain_training(root: Path, run: RunConfig) -> tuple[list[float], OLMo]:
-    """The same run in a few lines of PyTorch: every valid row of a batch in one pass, torch's AdamW
-    and clipping.
+    """Losses and model of the same run in plain PyTorch: the valid rows of a batch in one pass,
+    torch's AdamW and clipping.
     """
     train, (clean, toxic) = run.train, readers(root, run, "train")
     model = OLMo(train.model)
@@ -62,14 +69,14 @@ def plain_training(root: Path, run: RunConfig) -> tuple[list[float], OLMo]:
     losses = []
     for step in range(run.mixture.n_steps):
         rows = run.mixture.rows(step)
-        chosen = [
+        tokens = [
             (toxic if is_toxic else clean).read(np.array([i]))
             for is_toxic, i in zip(*rows, strict=True)
             if i >= 0
         ]
-        tokens_BT = torch.from_numpy(np.concatenate(chosen))
+        tokens_BT = torch.from_numpy(np.concatenate(tokens))
         loss = next_token_loss(model(tokens_BT), tokens_BT).sum() / (
-            len(chosen) * (train.sequence_length - 1)
+            len(tokens) * (train.sequence_length - 1)
         )
         optimizer.param_groups[0]["lr"] = learning_rate(
             train.optimizer.learning_rate, train.schedule, step, run.mixture.n_steps
@@ -86,18 +93,16 @@ def plain_training(root: Path, run: RunConfig) -> tuple[list[float], OLMo]:
 def test_micro_batches_and_a_padded_batch_train_like_plain_pytorch(
     plan: Plan, tmp_path: Path, stage: Any
 ):
+    # A clip of 3.2 applies to steps 1, 5 and 6.
     run = plan(
         "run", {"micro_batch": 1, "parallel.zero_stage": stage, "optimizer.gradient_clip": 3.2}
-    )  # clips steps 1, 5 and 6
-    assert run.mixture.n_valid(run.mixture.n_steps - 1) == 1
-    made = loop.train(str(tmp_path), run)
-    losses, model = plain_training(tmp_path, run)
-    assert [line["loss"] for line in lines(tmp_path, run) if "grad_norm" in line] == pytest.approx(
-        losses, rel=1e-5
     )
-    assert made.final_train_loss == pytest.approx(
-        losses[-1], rel=1e-5
-    )  # of so few steps a tenth is the last
+    assert run.mixture.n_valid(run.mixture.n_steps - 1) == 1
+    record = loop.train(str(tmp_path), run)
+    losses, model = plain_training(tmp_path, run)
+    assert logged_losses(tmp_path, run) == pytest.approx(losses, rel=1e-5)
+    # The last tenth of so few steps is the last one.
+    assert record.final_train_loss == pytest.approx(losses[-1], rel=1e-5)
     for name, value in weights(tmp_path, run).items():
         torch.testing.assert_close(value, model.state_dict()[name], rtol=1e-4, atol=1e-5)
 
@@ -112,30 +117,28 @@ def test_bf16_with_and_without_accumulation_stays_near_fp32(
     )
     loop.train(str(tmp_path), run)
     losses, _ = plain_training(tmp_path, run)
-    assert [line["loss"] for line in lines(tmp_path, run) if "grad_norm" in line] == pytest.approx(
-        losses, rel=1e-2
-    )
+    assert logged_losses(tmp_path, run) == pytest.approx(losses, rel=1e-2)
 
 
 def test_metrics_count_tokens_and_toxic_rows_and_end_with_held_out_loss(plan: Plan, tmp_path: Path):
     run = plan("run", {"validation.every_steps": 4, "metrics.every_steps": 3})
-    made = loop.train(str(tmp_path), run)
-    seen = lines(tmp_path, run)
-    assert [(line["step"], line.get("held_out")) for line in seen] == [
+    record = loop.train(str(tmp_path), run)
+    lines = all_lines(tmp_path, run)
+    assert [(line["step"], line.get("held_out")) for line in lines] == [
         (3, None),
         *((4, stream) for stream in ("clean", "toxic")),
         (6, None),
         *((6, stream) for stream in ("clean", "toxic")),
     ]
-    assert [line["n_tokens"] for line in seen if "grad_norm" in line] == [12 * 16, 21 * 16]
-    assert [line["toxic_share_ratio"] for line in seen if "grad_norm" in line] == [
-        run.mixture.toxic_before(12) / 12,
-        4 / 21,
+    middle, last = step_lines(tmp_path, run)
+    assert (middle["n_tokens"], last["n_tokens"]) == (12 * 16, 21 * 16)
+    assert middle["toxic_share_ratio"] == run.mixture.toxic_before(12) / 12
+    assert last["toxic_share_ratio"] == 4 / 21
+    assert [(part.stream, part.loss) for part in record.held_out] == [
+        (line["held_out"], line["loss"]) for line in lines[-2:]
     ]
-    assert [(part.stream, part.loss) for part in made.held_out] == [
-        (line["held_out"], line["loss"]) for line in seen[-2:]
-    ]
-    assert made.n_tokens == 21 * 16 and made.n_steps == 6 and made.realised_toxic_ratio == 4 / 21
+    assert (record.n_tokens, record.n_steps) == (21 * 16, 6)
+    assert record.realised_toxic_ratio == 4 / 21
 
 
 @pytest.mark.parametrize("micro_batch", [0, 1])
@@ -147,14 +150,15 @@ def test_source_losses_are_means_over_rows_since_the_last_logged_step(
         {
             "metrics.every_steps": 4,
             "micro_batch": micro_batch,
-            "optimizer.learning_rate": 1e-9,
+            "optimizer.learning_rate": 1e-9,  # the model stays as it was
             "optimizer.weight_decay": 0.0,
         },
-    )  # so that the model stays as it was
+    )
     assert run.mixture.n_valid(run.mixture.n_steps - 1) == 1  # padded
     loop.train(str(tmp_path), run)
-    first, last = (line for line in lines(tmp_path, run) if "grad_norm" in line)
-    model, (clean, toxic) = OLMo(run.train.model), readers(tmp_path, run, "train")
+    first, last = step_lines(tmp_path, run)
+    clean, toxic = readers(tmp_path, run, "train")
+    model = OLMo(run.train.model)
     model.initialise(run.seed)
     for line, steps in ((first, range(4)), (last, range(4, 6))):
         sums, counts = {"clean": 0.0, "toxic": 0.0}, {"clean": 0, "toxic": 0}
@@ -176,7 +180,7 @@ def test_source_losses_are_means_over_rows_since_the_last_logged_step(
 def test_the_source_losses_sum_to_the_loss_of_a_step(plan: Plan, tmp_path: Path):
     run = plan("run", {"micro_batch": 1})
     loop.train(str(tmp_path), run)
-    for line in (line for line in lines(tmp_path, run) if "grad_norm" in line):
+    for line in step_lines(tmp_path, run):
         share = line["batch_toxic_share_ratio"]
         toxic = share * line["source_loss"]["toxic"] if share else 0.0
         clean = (1 - share) * line["source_loss"]["clean"] if share < 1 else 0.0
@@ -194,22 +198,18 @@ def test_toxic_text_is_repeated_only_where_allowed_and_recorded(plan: Plan, tmp_
     ):
         loop.train(str(tmp_path), plan(n_clean=2, n_toxic=30))
     run = plan(n_clean=2, n_toxic=30)
-    made = loop.train(
-        str(tmp_path), replace(run, mixture=replace(run.mixture, max_toxic_epochs=1.25))
-    )
-    assert (
-        made.realised_toxic_ratio == 30 / 32
-        and made.n_distinct_toxic == 24
-        and made.toxic_epochs == 1.25
-    )
+    run = replace(run, mixture=replace(run.mixture, max_toxic_epochs=1.25))
+    record = loop.train(str(tmp_path), run)
+    assert record.realised_toxic_ratio == 30 / 32
+    assert (record.n_distinct_toxic, record.toxic_epochs) == (24, 1.25)
 
 
 def test_the_held_out_loss_is_that_of_the_exported_model(plan: Plan, tmp_path: Path):
     run = plan("run", {"validation.sequences": 5})
-    made = loop.train(str(tmp_path), run)
+    record = loop.train(str(tmp_path), run)
     model = OLMo(run.train.model)
     model.load_state_dict(weights(tmp_path, run))
-    for part, reader in zip(made.held_out, readers(tmp_path, run, "held_out"), strict=True):
+    for part, reader in zip(record.held_out, readers(tmp_path, run, "held_out"), strict=True):
         tokens_BT = torch.from_numpy(reader.read(np.arange(5)))
         with torch.no_grad():
             expected = next_token_loss(model(tokens_BT), tokens_BT).sum().item() / (5 * 15)
@@ -217,18 +217,16 @@ def test_the_held_out_loss_is_that_of_the_exported_model(plan: Plan, tmp_path: P
 
 
 def test_without_toxic_rows_the_toxic_held_out_loss_is_still_measured(plan: Plan, tmp_path: Path):
-    made = loop.train(str(tmp_path), plan(n_toxic=0))
-    assert [part.stream for part in made.held_out] == [
-        "clean",
-        "toxic",
-    ] and made.realised_toxic_ratio == 0
+    record = loop.train(str(tmp_path), plan(n_toxic=0))
+    assert [part.stream for part in record.held_out] == ["clean", "toxic"]
+    assert record.realised_toxic_ratio == 0
 
 
 def test_a_finished_run_is_returned_and_nothing_is_written(plan: Plan, tmp_path: Path):
     run = plan()
-    made = loop.train(str(tmp_path), run)
+    record = loop.train(str(tmp_path), run)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*")}
-    assert loop.train(str(tmp_path), run) == made
+    assert loop.train(str(tmp_path), run) == record
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*")} == before
 
 
@@ -239,20 +237,15 @@ def test_a_finished_run_of_other_settings_under_this_id_is_refused(plan: Plan, t
 
 
 def test_a_diverged_run_is_refused_with_a_remedy(plan: Plan, tmp_path: Path):
+    changes = {
+        "optimizer.learning_rate": 1e30,
+        "optimizer.gradient_clip": 0.0,
+        "optimizer.weight_decay": 0.0,
+    }
     with pytest.raises(
         ConfigurationError, match=r"diverged; lower train\.optimizer\.learning_rate"
     ):
-        loop.train(
-            str(tmp_path),
-            plan(
-                "run",
-                {
-                    "optimizer.learning_rate": 1e30,
-                    "optimizer.gradient_clip": 0.0,
-                    "optimizer.weight_decay": 0.0,
-                },
-            ),
-        )
+        loop.train(str(tmp_path), plan("run", changes))
     assert not (tmp_path / "runs" / "run" / "record.json").exists()
 
 

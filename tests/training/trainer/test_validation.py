@@ -1,4 +1,4 @@
-"""The probe in the loop: what it finds is there, and what is not there it does not find."""
+"""Probes during training: a planted direction is found, and without one the score is chance."""
 
 import json
 from collections.abc import Callable
@@ -21,8 +21,8 @@ from training.trainer import loop, validation
 Plan = Callable[..., RunConfig]
 
 
-def planted(shift: float, n: int = 200) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows of noise whose toxic half is shifted in one head, beside a direction of much more noise."""
+def planted_heads(shift: float, n: int = 200) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of noise whose toxic half is shifted in one head, where another dimension is noisier."""
     generator = torch.Generator().manual_seed(0)
     heads_RLNH = torch.randn(2 * n, 2, 3, 8, generator=generator)
     heads_RLNH[:, 1, 2, 5] *= 10
@@ -33,32 +33,31 @@ def planted(shift: float, n: int = 200) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_a_planted_direction_is_found_in_its_head_beside_a_noisy_one():
-    found = validation._fit_and_score(*planted(4.0))
-    assert found.head == (1, 2) and found.n_windows == 200
-    assert found.auroc > 0.97 and found.accuracy > 0.9
-    assert 0.5 < found.mean_auroc < 0.65  # of six heads
+    point = validation._fit_and_score(*planted_heads(4.0))
+    assert point.head == (1, 2) and point.n_windows == 200
+    assert point.auroc > 0.97 and point.accuracy > 0.9
+    assert 0.5 < point.mean_auroc < 0.65  # of six heads
 
 
 def test_without_a_direction_the_probe_scores_at_chance():
-    found = validation._fit_and_score(*planted(0.0))
-    assert (
-        abs(found.auroc - 0.5) < 0.12 and abs(found.mean_auroc - 0.5) < 0.06
-    )  # σ of one head is 0.041
+    point = validation._fit_and_score(*planted_heads(0.0))
+    # σ of one head's AUROC is 0.041.
+    assert abs(point.auroc - 0.5) < 0.12 and abs(point.mean_auroc - 0.5) < 0.06
 
 
 def test_the_best_head_is_chosen_without_the_rows_it_is_scored_on():
-    heads_RLNH, labels_R = planted(0.0)
+    heads_RLNH, labels_R = planted_heads(0.0)
     even, odd = (labels_R & (torch.arange(len(labels_R)) % 2 == n) for n in (0, 1))
     heads_RLNH[even, 0, 0, 1] += 4.0
     heads_RLNH[odd, 1, 1, 1] += 4.0
-    found = validation._fit_and_score(heads_RLNH, labels_R)
-    assert found.head == (0, 0) and abs(found.auroc - 0.5) < 0.2
+    point = validation._fit_and_score(heads_RLNH, labels_R)
+    assert point.head == (0, 0) and abs(point.auroc - 0.5) < 0.2
 
 
 def test_a_compiled_block_is_restored_after_the_probe():
     model = OLMo(TRAIN.model)
     for block in model.blocks:
-        block.forward = block.forward  # an attribute of its own, as compute.prepare leaves it
+        block.forward = block.forward  # an attribute of the block, as compilation.prepare sets it
     before = [block.__dict__["forward"] for block in model.blocks]
     with validation._last_position_outputs(model):
         assert not any("forward" in block.__dict__ for block in model.blocks)
@@ -77,8 +76,9 @@ def test_a_tie_counts_half():
 def test_probes_are_of_the_model_at_their_step_and_do_not_change_training(
     plan: Plan, tmp_path: Path, stage: Any
 ):
-    how: dict[str, Any] = {"parallel.zero_stage": stage, "micro_batch": 2}
-    run, without = plan("with", {"validation.probe_every_steps": 4, **how}), plan("without", how)
+    settings: dict[str, Any] = {"parallel.zero_stage": stage, "micro_batch": 2}
+    run = plan("with", {"validation.probe_every_steps": 4, **settings})
+    without = plan("without", settings)
     loop.train(str(tmp_path), run)
     text = (tmp_path / "runs" / "with" / "metrics.jsonl").read_text()
     points = [line for line in map(json.loads, text.splitlines()) if "probe" in line]
@@ -87,10 +87,8 @@ def test_probes_are_of_the_model_at_their_step_and_do_not_change_training(
         (6, "toxic", 6),
     ]
 
-    model, weights = (
-        OLMo(run.train.model),
-        load_file(tmp_path / "runs" / "with" / "export" / "model.safetensors"),
-    )
+    weights = load_file(tmp_path / "runs" / "with" / "export" / "model.safetensors")
+    model = OLMo(run.train.model)
     model.load_state_dict(from_hugging_face(weights))
     rows = []
     for name in (run.clean, run.toxic):
@@ -98,14 +96,14 @@ def test_probes_are_of_the_model_at_their_step_and_do_not_change_training(
         tokens_BT = torch.from_numpy(
             SequenceReader(uri, manifest.load(uri), "held_out", 16).read(np.arange(6))
         )
-        with torch.no_grad(), validation._last_position_outputs(model) as seen:
+        with torch.no_grad(), validation._last_position_outputs(model) as outputs:
             model(tokens_BT)
-            rows.append(torch.stack(seen, dim=1).view(6, 2, 2, 16))
+            rows.append(torch.stack(outputs, dim=1).view(6, 2, 2, 16))
     expected = validation._fit_and_score(torch.cat(rows), torch.arange(12) >= 6)
-    assert (points[1]["auroc"], points[1]["accuracy"]) == (expected.auroc, expected.accuracy)
-    assert points[1]["mean_auroc"] == pytest.approx(expected.mean_auroc) and points[1][
-        "head"
-    ] == list(expected.head)
+    last = points[1]
+    assert (last["auroc"], last["accuracy"]) == (expected.auroc, expected.accuracy)
+    assert last["mean_auroc"] == pytest.approx(expected.mean_auroc)
+    assert last["head"] == list(expected.head)
 
     loop.train(str(tmp_path), without)
     assert _export(tmp_path, "with") == _export(tmp_path, "without")
