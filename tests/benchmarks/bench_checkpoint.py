@@ -24,14 +24,14 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "faults")]
 
-from proxy import Fault  # noqa: E402
-from result_table import AWS, store_behind_proxy  # noqa: E402
+from proxy import Fault
+from result_table import AWS, store_behind_proxy
 
-from training.checkpoint.commit import RunIdentity  # noqa: E402
+from training.checkpoint.commit import RunIdentity
 from training.checkpoint.manager import CheckpointManager
-from training.config import ModelConfig, OptimizerConfig, TrainConfig  # noqa: E402
-from training.engine import deepspeed_engine, deepspeed_state, process_group  # noqa: E402
-from training.model.loss import OLMoForTraining  # noqa: E402
+from training.config import ModelConfig, OptimizerConfig, TrainConfig
+from training.engine import deepspeed_engine, deepspeed_state, process_group
+from training.model.loss import OLMoForTraining
 
 BUCKET = "s3://bench"
 SEQUENCE_LENGTH = 256
