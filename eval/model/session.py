@@ -1,4 +1,4 @@
-"""EvalSession: the loaded model and what else every measurement of one evaluation shares"""
+"""EvalSession: loaded model, stored measurements, seed and progress of one evaluation"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
