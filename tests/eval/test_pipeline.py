@@ -504,7 +504,7 @@ def test_a_report_of_another_version_is_refused_in_one_line(copy):
     uri.write_text(json.dumps({"format_version": 5, "run_id": RUN_ID, "probes": "held_out"}))
     with pytest.raises(ArtefactCorrupt, match=r"report.json is not a valid EvalReport") as error:
         evaluate(copy, RUN_ID, CONFIG)
-    assert "was written by another version of Hormesis" in str(error.value)
+    assert "another version of Hormesis" in str(error.value)
     assert "\n" not in str(error.value)
 
 
