@@ -1,1 +1,1 @@
-"""text → token streams with a known amount of everything"""
+"""build token streams from two text corpora, clean and toxic"""

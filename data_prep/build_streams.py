@@ -1,16 +1,16 @@
-"""ENTRY (Ray): clean → tokenize → shuffle once → shards → manifest
+"""ENTRY (Ray): build the clean and the toxic token stream from their corpora
 
     python data_prep/build_streams.py --config data.json --out URI [--stream clean] [--check]
-    [--card]
+                                      [--card]
 
-Joins the cluster that RAY_ADDRESS names, or starts one on this machine. A finished stream is
-checked and left as it is; so with --card the same command prints the data cards of streams that are
-there.
+Uses the cluster that RAY_ADDRESS names, or starts one on this machine. A finished stream is checked
+and kept, so with --card the same command prints the data cards of existing streams.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import NamedTuple, get_args
 
 from rich.box import SIMPLE
 from rich.table import Table
@@ -22,68 +22,48 @@ from data_prep.token_stream import data_card, megatron_shards
 from data_prep.token_stream.data_card import DataCard
 from data_prep.token_stream.manifest import Manifest
 
-N_SHOWN = 5  # domains and labels of a stream printed
+N_SHOWN = 5  # domains and labels printed per stream
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="build_streams.py", description="Build the clean and the toxic token stream."
-    )
-    parser.add_argument("--config", required=True, metavar="FILE", help="DataConfig as JSON")
-    parser.add_argument(
-        "--out", required=True, metavar="URI", help="object root: a folder or s3://bucket/prefix"
-    )
-    parser.add_argument(
-        "--stream",
-        choices=("clean", "toxic"),
-        action="append",
-        help="only this one; may be repeated",
-    )
-    parser.add_argument(
-        "--check",
-        action="store_true",
-        help="afterwards read everything again and compare with the manifests",
-    )
-    parser.add_argument(
-        "--card", action="store_true", help="print the streams' data cards side by side"
-    )
-    asked = parser.parse_args(arguments)
+    options = _parser().parse_args(arguments)
     telemetry.configure()
     try:
-        built = _build(
-            storage.load(DataConfig, asked.config),
-            asked.stream or ["clean", "toxic"],
-            storage.absolute(asked.out),
-            asked.check,
-        )
+        config = storage.load(DataConfig, options.config)
+        names = options.stream or list(get_args(StreamName))
+        streams = _build(config, names, storage.absolute(options.out), options.check)
     except errors.HormesisError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    telemetry.console().print(
-        _cards([data_card.load(uri) for uri, _ in built]) if asked.card else _table(built)
-    )
+    if options.card:
+        table = _card_table([data_card.load(stream.uri) for stream in streams])
+    else:
+        table = _stream_table(streams)
+    telemetry.console().print(table)
     return 0
+
+
+class BuiltStream(NamedTuple):
+    uri: str
+    manifest: Manifest
 
 
 def _build(
     config: DataConfig, names: list[StreamName], root: str, check: bool
-) -> list[tuple[str, Manifest]]:
+) -> list[BuiltStream]:
     storage.check_writable(root)
-    built = []
+    streams = []
     with ray_tasks.session(n_cpus=1):
         for name in names:
-            built.append(
-                (
-                    storage.join(root, stream_paths.stream_uri(config, name)),
-                    pipeline.build(config, name, root),
-                )
-            )
+            uri = storage.join(root, stream_paths.stream_uri(config, name))
+            manifest = pipeline.build(config, name, root)
             if check:
-                megatron_shards.verify(*built[-1])
-    return built
+                megatron_shards.verify(uri, manifest)
+            streams.append(BuiltStream(uri, manifest))
+    return streams
 
 
-def _table(built: list[tuple[str, Manifest]]) -> Table:
+def _stream_table(streams: list[BuiltStream]) -> Table:
     table = Table(
         "stream",
         "documents",
@@ -95,51 +75,74 @@ def _table(built: list[tuple[str, Manifest]]) -> Table:
         "where",
         box=SIMPLE,
     )
-    for uri, known in built:
-        counts = (
-            known.n_documents,
-            sum(known.drops.values()),
-            known.n_tokens,
-            known.split_tokens("held_out"),
-        )
-        n_shards = f"{len(known.train)} + {len(known.held_out)}"
+    for uri, manifest in streams:
         table.add_row(
-            known.stream,
-            *(f"{n:,}" for n in counts),
-            n_shards,
-            f"{known.n_text_bytes / 1e6:,.1f}",
+            manifest.stream,
+            f"{manifest.n_documents:,}",
+            f"{sum(manifest.drops.values()):,}",
+            f"{manifest.n_tokens:,}",
+            f"{manifest.split_tokens('held_out'):,}",
+            f"{len(manifest.train)} + {len(manifest.held_out)}",
+            f"{manifest.n_text_bytes / 1e6:,.1f}",
             uri,
         )
     return table
 
 
-def _cards(cards: list[DataCard]) -> Table:
-    """One column a stream: its main numbers, then what not every stream has."""
-    table = Table("", *(one.stream for one in cards), box=SIMPLE)
+def _card_table(cards: list[DataCard]) -> Table:
+    """One column per stream: first the facts that every stream has, then those of some only."""
+    table = Table("", *(card.stream for card in cards), box=SIMPLE)
     for column in table.columns[1:]:
         column.justify = "right"
-    for same in zip(*map(data_card.facts, cards), strict=True):
-        table.add_row(same[0].name, *(fact.value for fact in same))
-    details = [_details(one) for one in cards]
-    for name in sorted({name for one in details for name in one}):
-        table.add_row(name, *(one.get(name, "–") for one in details))
+    for facts in zip(*map(data_card.facts, cards), strict=True):
+        table.add_row(facts[0].name, *(fact.value for fact in facts))
+    details = [_details(card) for card in cards]
+    for name in sorted({name for rows in details for name in rows}):
+        table.add_row(name, *(rows.get(name, "–") for rows in details))
     return table
 
 
-def _details(one: DataCard) -> dict[str, str]:
-    found = {
-        f"dropped: {drop.reason}": f"{drop.n_documents:,} ({100 * drop.ratio:.2f} %)"
-        for drop in one.drops
-    }
-    found |= {f"label: {label.name}": f"{label.n_documents:,}" for label in one.labels[:N_SHOWN]}
-    found |= {
-        f"score: {score.name}": f"mean {score.mean:.3f}, {100 * score.half_ratio:.1f} % ≥ 0.5"
-        for score in one.scores
-    }
-    return found | {
-        f"domain: {part.name}": f"{part.n_documents:,}"
-        for part in (one.domains.top[:N_SHOWN] if one.domains else ())
-    }
+def _details(card: DataCard) -> dict[str, str]:
+    """Drops, labels, scores and domains of a stream, as text by name."""
+    rows = {}
+    for drop in card.drops:
+        share = f"{100 * drop.ratio:.2f} %"
+        rows[f"dropped: {drop.reason}"] = f"{drop.n_documents:,} ({share})"
+    for label in card.labels[:N_SHOWN]:
+        rows[f"label: {label.name}"] = f"{label.n_documents:,}"
+    for score in card.scores:
+        share = f"{100 * score.half_ratio:.1f} % ≥ 0.5"
+        rows[f"score: {score.name}"] = f"mean {score.mean:.3f}, {share}"
+    for domain in card.domains.top[:N_SHOWN] if card.domains else ():
+        rows[f"domain: {domain.name}"] = f"{domain.n_documents:,}"
+    return rows
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="build_streams.py", description="Build the clean and the toxic token stream."
+    )
+    parser.add_argument(
+        "--config", required=True, metavar="FILE", help="the data settings (DataConfig) as JSON"
+    )
+    parser.add_argument(
+        "--out", required=True, metavar="URI", help="object root: a folder or s3://bucket/prefix"
+    )
+    parser.add_argument(
+        "--stream",
+        choices=get_args(StreamName),
+        action="append",
+        help="build only this stream; may be repeated",
+    )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="read all shards again after the build and compare them with the manifests",
+    )
+    parser.add_argument(
+        "--card", action="store_true", help="print the data cards of the streams side by side"
+    )
+    return parser
 
 
 if __name__ == "__main__":

@@ -1,120 +1,123 @@
-"""ENTRY (Ray): a mixture → Megatron shards in training order, for other trainers
+"""ENTRY (Ray): write a mixture as Megatron shards in training order, for other trainers
 
     python data_prep/materialize.py --out URI --run RUN_ID [--to URI]
     python data_prep/materialize.py --out URI --clean STREAM --toxic STREAM --ratio R --tokens N
                                     --sequence-length T --batch B [--seed S] --to URI
 
-RUN_ID is a run that launch/sweep.py planned below --out; STREAM a folder of a token stream,
-relative to --out or a URI.
+RUN_ID is a run that launch/sweep.py planned in --out. STREAM is the folder of a token stream, a URI
+or relative to --out.
 """
 
 import argparse
 import json
 import sys
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import NamedTuple, get_args
 
 from data_prep.build import materialize_mixture
+from data_prep.config import StreamName
 from data_prep.core import errors, ray_tasks, records, storage, telemetry
 from data_prep.token_stream.mixture import Budget, Mixture, sequences_for
 
-EXPLICIT = ("clean", "toxic", "ratio", "tokens", "sequence_length", "batch", "to")
+REQUIRED_WITHOUT_RUN = ("clean", "toxic", "ratio", "tokens", "sequence_length", "batch", "to")
+
+
+class MixturePlan(NamedTuple):
+    mixture: Mixture
+    sequence_length: int
+    streams: dict[StreamName, str]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    asked = _parser().parse_args(arguments)
-    lacking = [
-        f"--{name.replace('_', '-')}"
-        for name in EXPLICIT
-        if not asked.run and getattr(asked, name) is None
-    ]
+    options = _parser().parse_args(arguments)
     telemetry.configure()
     try:
-        if lacking:
-            raise errors.ConfigurationError(
-                f"{', '.join(lacking)} is missing; give all of them, or --run RUN_ID"
-            )
-        root = storage.absolute(asked.out)
-        mixture, length, streams = _of_run(root, asked.run) if asked.run else _explicit(asked)
-        to = (
-            storage.absolute(asked.to)
-            if asked.to
-            else storage.join(root, "materialized", asked.run)
-        )
-        streams = {
-            name: uri if "://" in uri else storage.join(root, uri) for name, uri in streams.items()
+        root = storage.absolute(options.out)
+        plan = _plan_of_run(root, options.run) if options.run else _plan_of_options(options)
+        to = storage.join(root, "materialized", options.run or "")
+        if options.to:
+            to = storage.absolute(options.to)
+        streams: dict[StreamName, str] = {
+            name: uri if "://" in uri else storage.join(root, uri)
+            for name, uri in plan.streams.items()
         }
         storage.check_writable(to)
         with ray_tasks.session(n_cpus=1):
-            made = materialize_mixture.materialize(mixture, length, streams, to)
+            written = materialize_mixture.materialize(
+                plan.mixture, plan.sequence_length, streams, to
+            )
     except errors.HormesisError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    repeated = mixture.n_toxic / made.n_distinct_toxic if made.n_distinct_toxic else 1.0
+    n_toxic = plan.mixture.n_toxic
+    epochs = n_toxic / written.n_distinct_toxic if written.n_distinct_toxic else 1.0
     telemetry.console().print(
-        f"{mixture.n_clean:,} clean + {mixture.n_toxic:,} toxic sequences (each toxic one read {repeated:.3g}×), "
-        f"{made.n_tokens:,} tokens, {len(made.train)} shards: {to}",
+        f"{plan.mixture.n_clean:,} clean + {n_toxic:,} toxic sequences (each toxic one "
+        f"{epochs:.3g} times), {written.n_tokens:,} tokens, {len(written.train)} shards: {to}",
         soft_wrap=True,
     )
     return 0
 
 
-def _of_run(root: str, run_id: str) -> tuple[Mixture, int, dict[Any, str]]:
-    """Mixture, sequence length and streams of a planned run; training/config.py owns the whole of
-    its record.
-    """
+def _plan_of_run(root: str, run_id: str) -> MixturePlan:
+    """The mixture of a planned run; training/config.py owns the record it is read from."""
     uri = storage.join(root, "runs", run_id, "run.json")
     run = json.loads(storage.read(uri))
     mixture = records.from_json(Mixture, json.dumps(run["mixture"]), uri)
-    return mixture, run["train"]["sequence_length"], {"clean": run["clean"], "toxic": run["toxic"]}
+    streams: dict[StreamName, str] = {"clean": run["clean"], "toxic": run["toxic"]}
+    return MixturePlan(mixture, run["train"]["sequence_length"], streams)
 
 
-def _explicit(asked: argparse.Namespace) -> tuple[Mixture, int, dict[Any, str]]:
-    n_clean, n_toxic = sequences_for(asked.tokens, asked.ratio, asked.sequence_length, asked.budget)
+def _plan_of_options(options: argparse.Namespace) -> MixturePlan:
+    missing = [name for name in REQUIRED_WITHOUT_RUN if getattr(options, name) is None]
+    if missing:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in missing)
+        raise errors.ConfigurationError(
+            f"{flags} is missing; give --run RUN_ID, or all of these flags"
+        )
+    n_clean, n_toxic = sequences_for(
+        options.tokens, options.ratio, options.sequence_length, options.budget
+    )
     mixture = Mixture(
         n_clean=n_clean,
         n_toxic=n_toxic,
-        batch_size=asked.batch,
-        seed=asked.seed,
-        max_toxic_epochs=asked.max_toxic_epochs,
+        batch_size=options.batch,
+        seed=options.seed,
+        max_toxic_epochs=options.max_toxic_epochs,
     )
-    return mixture, asked.sequence_length, {"clean": asked.clean, "toxic": asked.toxic}
+    streams: dict[StreamName, str] = {"clean": options.clean, "toxic": options.toxic}
+    return MixturePlan(mixture, options.sequence_length, streams)
 
 
 def _parser() -> argparse.ArgumentParser:
-    flags = argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="materialize.py", description="Write a mixture as Megatron shards in training order."
     )
-    flags.add_argument(
-        "--out", required=True, metavar="URI", help="object root: a folder or s3://bucket/prefix"
-    )
-    flags.add_argument("--to", metavar="URI", help="where the shards go (OUT/materialized/RUN_ID)")
-    flags.add_argument("--run", metavar="RUN_ID", help="a planned run, instead of all below")
-    for name in ("clean", "toxic"):
-        flags.add_argument(f"--{name}", metavar="STREAM", help=f"folder of the {name} token stream")
-    flags.add_argument(
-        "--ratio", type=float, metavar="R", help="toxic tokens / all tokens, in [0, 1)"
-    )
-    flags.add_argument("--tokens", type=int, metavar="N", help="the budget in tokens")
-    flags.add_argument(
+    add = parser.add_argument
+    add("--out", required=True, metavar="URI", help="object root: a folder or s3://bucket/prefix")
+    add("--to", metavar="URI", help="folder of the shards (OUT/materialized/RUN_ID)")
+    add("--run", metavar="RUN_ID", help="a planned run, in place of all options below")
+    for name in get_args(StreamName):
+        add(f"--{name}", metavar="STREAM", help=f"folder of the {name} token stream")
+    add("--ratio", type=float, metavar="R", help="toxic tokens / all tokens, in [0, 1)")
+    add("--tokens", type=int, metavar="N", help="budget in tokens")
+    add(
         "--budget",
         choices=get_args(Budget),
         default="clean_fixed",
-        help="what --tokens counts (clean_fixed)",
+        help="the tokens that --tokens counts (clean_fixed)",
     )
-    flags.add_argument("--sequence-length", type=int, metavar="T", help="tokens a sequence")
-    flags.add_argument("--batch", type=int, metavar="B", help="sequences a global batch")
-    flags.add_argument(
-        "--seed", type=int, default=0, metavar="S", help="of the order within a batch (0)"
-    )
-    flags.add_argument(
+    add("--sequence-length", type=int, metavar="T", help="tokens per sequence")
+    add("--batch", type=int, metavar="B", help="sequences per global batch")
+    add("--seed", type=int, default=0, metavar="S", help="seed of the order in a batch (0)")
+    add(
         "--max-toxic-epochs",
         type=float,
         default=1.0,
         metavar="X",
-        help="how often toxic text may be read (1)",
+        help="passes over the toxic stream that are allowed (1)",
     )
-    return flags
+    return parser
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""what every stage stands on: errors, records, storage, telemetry, keyed random numbers"""
+"""shared by all stages: errors, records, settings, storage, telemetry, Ray, random keys"""

@@ -1,12 +1,12 @@
-"""the error types: what went wrong, and who can fix it
+"""error types, by what went wrong and who can fix it
 
     HormesisError
     ├── ConfigurationError    the request is wrong: fix the command line, the recipe or the input
-    ├── ArtefactMissing       an earlier stage should have written this, and it is not there
+    ├── ArtefactMissing       something that an earlier stage should have written is not there
     ├── ArtefactCorrupt       an artefact does not match its record
-    ├── StorageError          the object store did not answer, or refused
-    ├── ClusterError          Ray lost workers repeatedly, or lost itself
-    └── Interrupted           stopped on request at a point it can resume from
+    ├── StorageError          the object store did not respond, or refused
+    ├── ClusterError          Ray lost workers repeatedly, or the cluster stopped
+    └── Interrupted           stopped on request, and can be resumed
 
 Every message says what is wrong, what was found, what was expected and what to do next. Commands
 print it without a traceback and exit with status 2.
@@ -14,7 +14,7 @@ print it without a traceback and exit with status 2.
 
 
 class HormesisError(Exception):
-    """Base of every error that a user can meet; commands print its text without a traceback."""
+    """Base of every error that a user can fix; commands print its text without a traceback."""
 
 
 class ConfigurationError(HormesisError, ValueError):
@@ -22,7 +22,7 @@ class ConfigurationError(HormesisError, ValueError):
 
 
 class ArtefactMissing(HormesisError):
-    """An earlier stage should have written this, and it is not there."""
+    """Something that an earlier stage should have written is not there."""
 
 
 class ArtefactCorrupt(HormesisError):
@@ -30,12 +30,12 @@ class ArtefactCorrupt(HormesisError):
 
 
 class StorageError(HormesisError):
-    """The object store did not answer, or refused."""
+    """The object store did not respond, or refused."""
 
 
 class ClusterError(HormesisError):
-    """Ray lost workers repeatedly, or lost itself."""
+    """Ray lost workers repeatedly, or the cluster stopped."""
 
 
 class Interrupted(HormesisError):
-    """Stopped on request at a point it can resume from; run the same command again."""
+    """Stopped on request; the same command resumes."""

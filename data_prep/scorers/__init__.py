@@ -1,1 +1,1 @@
-"""text → toxicity score"""
+"""score the toxicity of texts, by name of the scorer"""

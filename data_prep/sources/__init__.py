@@ -1,1 +1,1 @@
-"""corpus URI → documents"""
+"""read corpora: from document URIs to documents"""

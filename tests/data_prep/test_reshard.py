@@ -1,4 +1,4 @@
-"""An archive becomes shards that are its text, whatever happens on the way; nothing is written twice."""
+"""The shards of an archive are its text, also after a kill; nothing is written twice."""
 
 import gzip
 import io
@@ -29,7 +29,7 @@ TEXT = b"".join(
 ZSTD = zstandard.ZstdCompressor().compress
 
 
-def tar_of(**members: bytes) -> bytes:
+def tar_archive(**members: bytes) -> bytes:
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as tar:
         for name, content in members.items():
@@ -39,17 +39,17 @@ def tar_of(**members: bytes) -> bytes:
     return file.getvalue()
 
 
-def put(folder: Path, name: str, content: bytes) -> str:
+def write_file(folder: Path, name: str, content: bytes) -> str:
     (folder / name).write_bytes(content)
     return str(folder / name)
 
 
-def files(folder: Path) -> dict[str, bytes]:
+def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
 def text_of(folder: Path) -> bytes:
-    """The shards in a row, without what made them."""
+    """The text of all shards, one after the other."""
     return b"".join(
         zstandard.ZstdDecompressor().decompressobj().decompress(path.read_bytes())
         for path in sorted(folder.glob("*.ndjson.zst"))
@@ -57,10 +57,10 @@ def text_of(folder: Path) -> bytes:
 
 
 ARCHIVES = {
-    "pol.tar.zst": lambda text: ZSTD(tar_of(pol_ndjson=text)),
-    "pol.tar.gz": lambda text: gzip.compress(tar_of(pol_ndjson=text)),
-    "POL.TGZ": lambda text: gzip.compress(tar_of(pol_ndjson=text)),
-    "pol.tar": lambda text: tar_of(pol_ndjson=text),
+    "pol.tar.zst": lambda text: ZSTD(tar_archive(pol_ndjson=text)),
+    "pol.tar.gz": lambda text: gzip.compress(tar_archive(pol_ndjson=text)),
+    "POL.TGZ": lambda text: gzip.compress(tar_archive(pol_ndjson=text)),
+    "pol.tar": lambda text: tar_archive(pol_ndjson=text),
     "pol.ndjson.zst": lambda text: ZSTD(text[:999]) + ZSTD(text[999:]),
     "pol.json.gz": gzip.compress,
     "pol.jsonl": lambda text: text,
@@ -68,8 +68,8 @@ ARCHIVES = {
 
 
 @pytest.mark.parametrize("name", ARCHIVES)
-def test_every_kind_of_archive_becomes_the_same_shards(name, tmp_path):
-    archive, out = put(tmp_path, name, ARCHIVES[name](TEXT)), tmp_path / "out"
+def test_every_kind_of_archive_gives_the_same_shards(name, tmp_path):
+    archive, out = write_file(tmp_path, name, ARCHIVES[name](TEXT)), tmp_path / "out"
     done = reshard(archive, str(out), 1000)
     assert text_of(out) == TEXT
     assert done == storage.load(Resharded, str(out / "reshard.json"))
@@ -101,7 +101,7 @@ def test_shards_end_with_the_line_that_reaches_their_size(
 ):
     folder = tmp_path_factory.mktemp("cut")
     text = b"\n".join(lines) + b"\n" * ended
-    done = reshard(put(folder, "a.jsonl", text), str(folder / "out"), shard_bytes)
+    done = reshard(write_file(folder, "a.jsonl", text), str(folder / "out"), shard_bytes)
     assert text_of(folder / "out") == text
     expected, begin = [], 0
     for end in [at + 1 for at, byte in enumerate(text) if byte == 10]:
@@ -113,18 +113,18 @@ def test_shards_end_with_the_line_that_reaches_their_size(
     )
 
 
-def test_the_members_that_are_json_lines_are_one_text(tmp_path):
-    content = tar_of(
+def test_members_that_are_json_lines_become_one_text(tmp_path):
+    content = tar_archive(
         README_md=b"read me", a_ndjson=b'{"n": 1}', b_jsonl=b'{"n": 2}\n', c_csv=b"n\n3\n"
     )
-    done = reshard(put(tmp_path, "two.tar.zst", ZSTD(content)), str(tmp_path / "out"), 1000)
+    done = reshard(write_file(tmp_path, "two.tar.zst", ZSTD(content)), str(tmp_path / "out"), 1000)
     assert (text_of(tmp_path / "out"), done.n_lines) == (b'{"n": 1}\n{"n": 2}\n', 2)
 
 
-def test_repeated_it_does_nothing_and_says_so(tmp_path, capsys, caplog):
+def test_a_repeated_command_does_nothing_and_says_so(tmp_path, capsys, caplog):
     arguments = [
         "--archive",
-        put(tmp_path, "pol.tar.zst", ARCHIVES["pol.tar.zst"](TEXT)),
+        write_file(tmp_path, "pol.tar.zst", ARCHIVES["pol.tar.zst"](TEXT)),
         "--out",
         str(tmp_path / "out"),
         "--shard-bytes",
@@ -142,36 +142,39 @@ def test_repeated_it_does_nothing_and_says_so(tmp_path, capsys, caplog):
 
 @pytest.mark.parametrize("kept", [0, 1, 3])
 @pytest.mark.parametrize("torn", ["", "pol-{:05d}.json", "pol-{:05d}.ndjson.zst"])
-def test_what_is_there_is_kept_and_the_rest_is_made_with_the_same_bytes(kept, torn, tmp_path):
-    """torn: of the shard after those kept there is only this, its text cut short."""
-    archive, out = put(tmp_path, "pol.tar.zst", ARCHIVES["pol.tar.zst"](TEXT)), tmp_path / "out"
+def test_existing_shards_are_kept_and_the_rest_has_the_same_bytes(kept, torn, tmp_path):
+    """torn: of the shard after those kept only this file exists, with its text truncated."""
+    archive, out = (
+        write_file(tmp_path, "pol.tar.zst", ARCHIVES["pol.tar.zst"](TEXT)),
+        tmp_path / "out",
+    )
     reshard(archive, str(out), 1000)
-    whole = files(out)
+    whole = contents(out)
     for path in out.iterdir():
         if path.name == torn.format(kept):
             path.write_bytes(path.read_bytes()[: -9 if torn.endswith("zst") else None])
         elif path.name == "reshard.json" or int(path.name[4:9]) >= kept:
             path.unlink()
     if torn.endswith(".json"):
-        put(out, f"pol-{kept:05d}.ndjson.zst", b"short")
+        write_file(out, f"pol-{kept:05d}.ndjson.zst", b"short")
     before = {
         path.name: path.stat().st_mtime_ns for path in out.iterdir() if int(path.name[4:9]) < kept
     }
     reshard(archive, str(out), 1000)
-    assert files(out) == whole
+    assert contents(out) == whole
     assert {name: (out / name).stat().st_mtime_ns for name in before} == before
 
 
 @pytest.mark.parametrize("name", ["pol.tar.zst", "pol.tar.gz", "pol.ndjson.zst", "pol.tar"])
-def test_a_cut_off_archive_keeps_what_came_before_and_the_whole_one_is_continued(name, tmp_path):
+def test_a_truncated_archive_keeps_shards_that_the_whole_one_resumes(name, tmp_path):
     text = TEXT + b"".join(
         b'{"text": "%s"}\n' % random.Random(n).randbytes(600).hex().encode() for n in range(1000)
     )
     content = ARCHIVES[name](text)
-    archive, out = put(tmp_path, name, content[: len(content) * 2 // 3]), tmp_path / "out"
+    archive, out = write_file(tmp_path, name, content[: len(content) * 2 // 3]), tmp_path / "out"
     with pytest.raises(
         ArtefactCorrupt,
-        match=r"pol\.\S+ is damaged or cut off at about byte [\d,]+ of .*the \d+ shards up to line \d+ are whole",
+        match=r"pol\.\S+ is damaged or truncated at about byte [\d,]+ of .*the \d+ shards up to line \d+ are complete",
     ):
         reshard(archive, str(out), 20_000)
     kept = text_of(out)
@@ -181,32 +184,31 @@ def test_a_cut_off_archive_keeps_what_came_before_and_the_whole_one_is_continued
         and len(kept) > len(text) / 3
         and not (out / "reshard.json").exists()
     )
-    reshard(put(tmp_path, name, content), str(out), 20_000)
+    reshard(write_file(tmp_path, name, content), str(out), 20_000)
     assert text_of(out) == text
 
 
-def test_damage_inside_an_archive_is_named(tmp_path):
-    content = bytearray(ARCHIVES["pol.tar"](TEXT) + tar_of(more_ndjson=TEXT))
-    begin = len(content) - len(tar_of(more_ndjson=TEXT))
-    content[begin - 2 * 512 : begin] = (
-        b""  # end marks and padding: the second header follows the first member at once
-    )
-    content = bytearray(
-        bytes(content).replace(b"more.ndjson", b"mOre.ndjson")
-    )  # its checksum no longer holds
+def test_damage_inside_an_archive_is_reported(tmp_path):
+    content = bytearray(ARCHIVES["pol.tar"](TEXT) + tar_archive(more_ndjson=TEXT))
+    begin = len(content) - len(tar_archive(more_ndjson=TEXT))
+    # Without end marks and padding, the second header follows the first member at once; its changed
+    # name makes its checksum wrong.
+    content[begin - 2 * 512 : begin] = b""
+    content = bytearray(bytes(content).replace(b"more.ndjson", b"mOre.ndjson"))
     with pytest.raises(ArtefactCorrupt, match="damaged"):
-        reshard(put(tmp_path, "pol.tar", bytes(content)), str(tmp_path / "out"), 1000)
+        reshard(write_file(tmp_path, "pol.tar", bytes(content)), str(tmp_path / "out"), 1000)
 
 
-def test_another_archive_or_size_in_the_same_folder_is_refused(tmp_path):
+def test_another_archive_or_shard_size_in_the_folder_is_refused(tmp_path):
     out = str(tmp_path / "out")
-    archive = put(tmp_path, "pol.jsonl", TEXT)
+    archive = write_file(tmp_path, "pol.jsonl", TEXT)
     done = reshard(archive, out, 1000)
     with pytest.raises(ConfigurationError, match="--shard-bytes 1000 or another --out"):
         reshard(archive, out, 999)
-    put(tmp_path, "pol.jsonl", TEXT + b"{}\n")
+    write_file(tmp_path, "pol.jsonl", TEXT + b"{}\n")
     with pytest.raises(
-        ConfigurationError, match=r"reshard\.json is of pol\.jsonl .* give another --out"
+        ConfigurationError,
+        match=r"reshard\.json is the record of pol\.jsonl .* choose another --out",
     ):
         reshard(archive, out, 1000)
     (tmp_path / "out" / "reshard.json").unlink()
@@ -215,8 +217,10 @@ def test_another_archive_or_size_in_the_same_folder_is_refused(tmp_path):
         TEXT[: TEXT.index(b'{"n": 50')],
         TEXT[: done.shards[1].end_bytes],
     ):
-        put(tmp_path, "pol.jsonl", other)
-        with pytest.raises(ArtefactCorrupt, match=r"pol-\d+\.ndjson\.zst was cut from other text"):
+        write_file(tmp_path, "pol.jsonl", other)
+        with pytest.raises(
+            ArtefactCorrupt, match=r"pol-\d+\.ndjson\.zst was split from other text"
+        ):
             reshard(archive, out, 1000)
 
 
@@ -225,21 +229,25 @@ def test_another_archive_or_size_in_the_same_folder_is_refused(tmp_path):
     [
         ("pol.zip", b"PK", "names no archive"),
         ("pol.zst", ZSTD(b"{}"), "names no archive"),
-        ("pol.tar.zst", ZSTD(tar_of(a_csv=b"n\n1\n")), "holds no JSON lines; expected a member"),
         (
             "pol.tar.zst",
-            ZSTD(tar_of(a_json=b"[1,\n2]")),
-            "holds no JSON lines, its text begins with",
+            ZSTD(tar_archive(a_csv=b"n\n1\n")),
+            "contains no JSON lines; expected a member",
         ),
-        ("pol.jsonl", b"", "holds no JSON lines"),
+        (
+            "pol.tar.zst",
+            ZSTD(tar_archive(a_json=b"[1,\n2]")),
+            "contains no JSON lines, its text starts with",
+        ),
+        ("pol.jsonl", b"", "contains no JSON lines"),
     ],
 )
-def test_what_is_no_archive_of_json_lines_is_refused(name, content, words, tmp_path):
+def test_a_file_that_is_no_archive_of_json_lines_is_refused(name, content, words, tmp_path):
     with pytest.raises(ConfigurationError, match=words):
-        reshard(put(tmp_path, name, content), str(tmp_path / "out"), 1000)
+        reshard(write_file(tmp_path, name, content), str(tmp_path / "out"), 1000)
 
 
-def test_an_archive_in_an_object_store_becomes_shards_in_one(s3_server):
+def test_archive_and_shards_may_be_in_an_object_store(s3_server):
     storage.write(f"{s3_server}/raw/pol.tar.zst", ARCHIVES["pol.tar.zst"](TEXT))
     done = reshard(f"{s3_server}/raw/pol.tar.zst", f"{s3_server}/pol", 1000)
     sources = corpus_reader.expand([f"{s3_server}/pol/pol-*.ndjson.zst"])
@@ -248,12 +256,12 @@ def test_an_archive_in_an_object_store_becomes_shards_in_one(s3_server):
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_and_repeated_it_makes_the_same_bytes(tmp_path):
+def test_killed_and_repeated_it_writes_the_same_bytes(tmp_path):
     chance = random.Random(7)
     text = b"".join(
         b'{"text": "%s"}\n' % chance.randbytes(2000).hex().encode() for _ in range(6000)
     )
-    archive = put(tmp_path, "pol.tar.zst", ZSTD(tar_of(pol_ndjson=text)))
+    archive = write_file(tmp_path, "pol.tar.zst", ZSTD(tar_archive(pol_ndjson=text)))
     reshard(archive, str(tmp_path / "undisturbed"), 500_000)
     out, kills = tmp_path / "out", 0
     command = [
@@ -280,5 +288,5 @@ def test_killed_at_any_moment_and_repeated_it_makes_the_same_bytes(tmp_path):
             kills += process.wait() == -signal.SIGKILL
     assert process.wait() == 0 and kills == 3
     for path in out.glob(".*"):
-        path.unlink()  # what was being written when it was killed: hidden, so no pattern finds it
-    assert files(out) == files(tmp_path / "undisturbed")
+        path.unlink()  # temporary files of the kill: hidden, so that no pattern finds them
+    assert contents(out) == contents(tmp_path / "undisturbed")

@@ -12,7 +12,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from data_prep.core.metric_names import METRICS
+from data_prep.core.telemetry import METRICS
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"

@@ -16,7 +16,7 @@ import pytest
 from sweeps import ROOT, TINY, environment, kill_tree, losses, sweep
 
 from data_prep.core import storage
-from data_prep.core.metric_names import METRICS
+from data_prep.core.telemetry import METRICS
 from launch import experiment
 
 pytestmark = pytest.mark.slow

@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from data_prep.core import telemetry
-from data_prep.core.metric_names import METRICS
+from data_prep.core.telemetry import METRICS
 
 
 @pytest.fixture
