@@ -174,7 +174,8 @@ def test_a_truncated_archive_keeps_shards_that_the_whole_one_resumes(name, tmp_p
     archive, out = write_file(tmp_path, name, content[: len(content) * 2 // 3]), tmp_path / "out"
     with pytest.raises(
         ArtefactCorrupt,
-        match=r"pol\.\S+ is damaged or truncated at about byte [\d,]+ of .*the \d+ shards up to line \d+ are complete",
+        match=r"pol\.\S+ is damaged or truncated at about byte [\d,]+ of .*"
+        r"the \d+ shards up to line \d+ are complete",
     ):
         reshard(archive, str(out), 20_000)
     kept = text_of(out)

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from tiny_manifest import manifest_of
 
 from data_prep import materialize as command
@@ -24,7 +25,8 @@ from data_prep.core.records import digest
 from data_prep.token_stream import manifest, megatron_shards
 from data_prep.token_stream.mixture import Mixture
 from data_prep.token_stream.reader import SequenceReader
-from training.run.batches import Batches
+from training.engine.process_group import World
+from training.run.batches import BatchReader
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 T = 8
@@ -64,7 +66,9 @@ def open_stream(streams: Streams, name: StreamName) -> SequenceReader:
 
 def rows_of_training(streams: Streams) -> np.ndarray:
     """The rows of every batch, in rank order, as training reads them."""
-    batches = Batches(MIXTURE, open_stream(streams, "clean"), open_stream(streams, "toxic"), 0, 1)
+    world = World(0, 1, torch.device("cpu"), data_rank=0, n_data_ranks=1)
+    clean = open_stream(streams, "clean")
+    batches = BatchReader(MIXTURE, clean, open_stream(streams, "toxic"), world)
     each = map(batches.read, range(MIXTURE.n_steps))
     return np.concatenate([batch.tokens[batch.valid] for batch in each])
 
@@ -188,7 +192,7 @@ def test_the_command_materializes_a_planned_run(
     assert command.main(["--out", str(tmp_path), "--run", "r"]) == 0
     record = load_record(tmp_path / "materialized/r")
     assert (record.n_tokens, digest(record.mixture)) == (30 * T, digest(MIXTURE))
-    assert "21 clean + 9 toxic sequences (each toxic one read 1.8×)" in capsys.readouterr().out
+    assert "21 clean + 9 toxic sequences (each toxic one 1.8 times)" in capsys.readouterr().out
 
 
 def test_the_command_takes_an_explicit_mixture(streams: Streams, tmp_path: Path):
