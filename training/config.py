@@ -40,6 +40,16 @@ SIZES = {
     "olmo-7b": ModelSize(4096, 32, 32, 11008),
 }
 
+
+class Passes(NamedTuple):
+    """Forward passes of a rank in a step: micro_batch · n_passes · data-parallel ranks rows make up
+    the global batch.
+    """
+
+    micro_batch: int
+    n_passes: int
+
+
 ADAM_EPS = 1e-8  # OLMo's (PAPER §3), and torch's default
 
 
@@ -221,7 +231,7 @@ class MetricsConfig:
     """Steps between lines of metrics.jsonl; 0 logs the last step only. A step with a checkpoint is
     always logged."""
     sinks: tuple[str, ...] = operational(default=("tensorboard",))
-    """Where the run can be followed besides metrics.jsonl: tensorboard, trackio, wandb
+    """Where the run can be followed besides metrics.jsonl: tensorboard, wandb
     (training/metrics/sinks.py)."""
 
 
@@ -307,11 +317,9 @@ class TrainConfig:
                 "DeepSpeed's gradient norm omits the parts of the other ranks; set zero_stage=1"
             )
 
-    def passes(self, world_size: int) -> tuple[int, int]:
-        """(micro_batch, gradient accumulation steps) on `world_size` ranks.
-
-        Their product × data-parallel ranks is the global batch. For micro_batch auto, the largest
-        possible.
+    def passes(self, world_size: int) -> Passes:
+        """The forward passes of a rank in a step, on `world_size` ranks; for micro_batch auto, with
+        the largest possible micro-batch.
         """
         size = self.parallel.tensor_parallel
         n_data_ranks, left = divmod(world_size, size)
@@ -334,7 +342,7 @@ class TrainConfig:
                 f"train.micro_batch {micro} does not divide the {per_rank} rows that each of "
                 f"{n_data_ranks} ranks has per step; choose a divisor"
             )
-        return micro, per_rank // micro
+        return Passes(micro, per_rank // micro)
 
 
 @record
