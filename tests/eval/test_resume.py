@@ -166,7 +166,7 @@ def test_halving_is_logged_lasts_and_ends_at_one_row(caplog, monkeypatch):
     [
         (
             lambda content: content[: len(content) // 2],
-            r"model.safetensors is not a whole safetensors file",
+            r"model.safetensors is not a complete safetensors file",
         ),
         (lambda content: content[:-4] + b"\0\0\xc0\x7f", "have activations that are not finite"),
     ],

@@ -2,7 +2,8 @@
 
 flash-attn has no wheel and needs a compiler to install, so it is used where it is found and never
 required; torch's SDPA (flash or cuDNN on CUDA, flash on a CPU) is the fallback. Every path computes
-softmax(q kᵀ / √H) v; paths differ by rounding only, and the tests compare each with a plain softmax.
+softmax(q kᵀ / √H) v; paths differ by rounding only, and the tests compare each with a plain
+softmax.
 
 A row of a training batch is a window of a stream: it holds the end of one document, whole ones, and
 the beginning of another. With `train.document_mask` attention and positions stay within each

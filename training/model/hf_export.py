@@ -1,12 +1,12 @@
-"""run ⇄ Hugging Face OlmoForCausalLM, safetensors
+"""convert a model to and from Hugging Face's OlmoForCausalLM, in safetensors
 
 Our state keeps query, key and value in one matrix, and gate and up in another; Hugging Face keeps
-each apart. Stacking and splitting rows moves numbers and changes none, so there and back is the
-identity, bit for bit.
+them separate. Stacking and splitting rows moves numbers without changing any, so a round trip is
+the identity, bit for bit.
 
-The folder is what `AutoModelForCausalLM.from_pretrained` and `AutoTokenizer.from_pretrained`
-expect; transformers itself is not needed here, neither to write nor to read. It keeps the norm's ε,
-1e-5, in code and has no field for another.
+An export is what `AutoModelForCausalLM.from_pretrained` and `AutoTokenizer.from_pretrained` expect;
+transformers itself is not needed here, neither to write nor to read. It keeps the norm's ε, 1e-5,
+in code and has no field for another.
 """
 
 import json
@@ -33,7 +33,7 @@ BLOCK = {  # ours → theirs, stacked row-wise in this order
     "mlp.gate_up": ("mlp.gate_proj", "mlp.up_proj"),
     "mlp.down": ("mlp.down_proj",),
 }
-UNSUPPORTED = {  # a config field → the values under which it changes nothing
+SUPPORTED_VALUES = {  # a config field → the values with which it changes nothing
     "clip_qkv": (None,),
     "attention_bias": (False, None),
     "attention_dropout": (0, None),
@@ -44,8 +44,9 @@ UNSUPPORTED = {  # a config field → the values under which it changes nothing
 
 
 def to_hugging_face(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Our tensors under Hugging Face's names; the split ones are views. The tied head is not
-    repeated.
+    """Our tensors under Hugging Face's names, those that are split as views.
+
+    The output matrix is tied to the embedding and not repeated.
     """
     ours, theirs = EMBEDDING
     renamed = {theirs: state[ours]}
@@ -60,15 +61,14 @@ def to_hugging_face(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def from_hugging_face(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Hugging Face's tensors under our names, fused; a repeated tied head is left out."""
+    """Hugging Face's tensors under our names, fused, without a repeated output matrix."""
     ours, theirs = EMBEDDING
     renamed = {ours: state[theirs]}
     for layer in range(_n_layers(state, "model.layers.")):
         for whole, parts in BLOCK.items():
             rows = [state[f"model.layers.{layer}.{part}.weight"] for part in parts]
-            renamed[f"blocks.{layer}.{whole}.weight"] = (
-                torch.cat(rows) if len(rows) > 1 else rows[0]
-            )
+            fused = torch.cat(rows) if len(rows) > 1 else rows[0]
+            renamed[f"blocks.{layer}.{whole}.weight"] = fused
     return renamed
 
 
@@ -93,7 +93,8 @@ def hugging_face_config(config: ModelConfig, eos_id: int, dtype: str) -> dict[st
         "tie_word_embeddings": True,
         "bos_token_id": None,
         "eos_token_id": eos_id,
-        "pad_token_id": None,  # an id here would stop that row of the embedding from learning in fine-tuning
+        # with an id here fine-tuning would not train that row of the embedding
+        "pad_token_id": None,
         "dtype": dtype,
     }
 
@@ -106,14 +107,15 @@ def write_export(
     folder: Path,
     facts: dict[str, Any],
 ) -> None:
-    """Write the model in its own dtype, its tokenizer and a card with the table of `facts` to a
-    local folder.
+    """Write a model in its own dtype, its tokenizer and its card to a local folder.
 
-    Raises ConfigurationError for a config or an eos_id that Hugging Face cannot express.
+    facts: for the card. Raises ConfigurationError for a config or an eos_id that Hugging Face
+    cannot express.
     """
     if config.norm_eps != NORM_EPS:
         raise ConfigurationError(
-            f"model.norm_eps is {config.norm_eps}; {ARCHITECTURE} always uses {NORM_EPS}, so this cannot be exported"
+            f"train.model.norm_eps is {config.norm_eps}; {ARCHITECTURE} always uses {NORM_EPS}, "
+            "so this model cannot be exported"
         )
     eos = _token(tokenizer_json, eos_id)
     state = to_hugging_face(model_state)
@@ -124,30 +126,29 @@ def write_export(
     _write_json(folder / "config.json", hugging_face_config(config, eos_id, dtype))
     _write_json(folder / "generation_config.json", {"eos_token_id": eos_id, "pad_token_id": eos_id})
     (folder / "tokenizer.json").write_text(tokenizer_json, encoding="utf-8")
-    _write_json(
-        folder / "tokenizer_config.json",
-        {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "eos_token": eos,
-            "pad_token": eos,
-            "padding_side": "left",
-            "model_max_length": config.max_sequence_length,
-            "clean_up_tokenization_spaces": False,
-        },
-    )
+    tokenizer_config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": eos,
+        "pad_token": eos,
+        "padding_side": "left",
+        "model_max_length": config.max_sequence_length,
+        "clean_up_tokenization_spaces": False,
+    }
+    _write_json(folder / "tokenizer_config.json", tokenizer_config)
     (folder / "README.md").write_text(model_card(facts), encoding="utf-8")
 
 
 def load_export(folder: Path, dtype: torch.dtype) -> tuple[OLMo, ModelConfig]:
-    """The model in any Hugging Face OLMo folder, in evaluation mode, on the CPU; safetensors, whole
-    or in shards.
+    """Load any Hugging Face OLMo folder, in evaluation mode, on the CPU.
+
+    Weights are in safetensors, in one file or sharded.
     """
     path = folder / "config.json"
     if not path.is_file():
         raise ArtefactMissing(
             f"{path}: no such file; name a folder that holds a Hugging Face {ARCHITECTURE}"
         )
-    config = _our_config(_read_json(path), path)
+    config = _model_config(_read_json(path), path)
     state = load_weights(folder)
     state.pop("lm_head.weight", None)  # tied: the embedding again
     _check_tensors(state, config, str(folder))
@@ -158,72 +159,52 @@ def load_export(folder: Path, dtype: torch.dtype) -> tuple[OLMo, ModelConfig]:
     return model.eval(), config
 
 
-def _n_layers(state: dict[str, Tensor], prefix: str) -> int:
-    return len(
-        {name.removeprefix(prefix).split(".")[0] for name in state if name.startswith(prefix)}
-    )
-
-
-def _check_tensors(state: dict[str, Tensor], config: ModelConfig, where: str) -> None:
-    """Raise ArtefactCorrupt unless the tensors, under Hugging Face's names, are those the config
-    asks for.
-    """
-    with torch.device("meta"):
-        expected = {
-            name: list(tensor.shape)
-            for name, tensor in to_hugging_face(OLMo(config).state_dict()).items()
-        }
-    got = {name: list(tensor.shape) for name, tensor in state.items()}
-    for name in sorted(expected.keys() | got.keys()):
-        if got.get(name) != expected.get(name):
-            raise ArtefactCorrupt(
-                f"{where}: tensor {name} has shape {got.get(name, 'none, for it is missing')}; the config asks for "
-                f"{expected.get(name, 'no such tensor')}; use the config and the weights of one model"
-            )
-
-
 def load_weights(folder: Path) -> dict[str, Tensor]:
     """The tensors of a Hugging Face folder, under its names."""
     index = folder / "model.safetensors.index.json"
-    names = (
-        sorted(set(_read_json(index)["weight_map"].values()))
-        if index.is_file()
-        else ["model.safetensors"]
-    )
+    names = ["model.safetensors"]
+    if index.is_file():
+        names = sorted(set(_read_json(index)["weight_map"].values()))
     state: dict[str, Tensor] = {}
     for path in (folder / name for name in names):
         if not path.is_file():
             raise ArtefactMissing(
-                f"{path}: no such file; the weights must be safetensors, whole or with their index"
+                f"{path}: no such file; the weights must be safetensors, in one file or with an "
+                "index"
             )
         try:
             state |= load_file(path)
         except SafetensorError as error:
             raise ArtefactCorrupt(
-                f"{path} is not a whole safetensors file: {error}; get it again"
+                f"{path} is not a complete safetensors file: {error}; get it again"
             ) from error
     return state
 
 
-def _our_config(theirs: dict[str, Any], path: Path) -> ModelConfig:
-    """A Hugging Face config as ours, or ConfigurationError if it asks for what this model does not
-    compute.
-    """
-    if ARCHITECTURE not in (theirs.get("architectures") or ()):
-        raise ConfigurationError(
-            f"{path}: the architecture is {theirs.get('architectures')}, expected {ARCHITECTURE}"
-        )
-    for field, harmless in UNSUPPORTED.items():
-        default = False if field == "tie_word_embeddings" else harmless[0]
-        if theirs.get(field, default) not in harmless:
-            raise ConfigurationError(
-                f"{path}: {field} {theirs.get(field, default)!r} is not supported, only {harmless[0]!r} is"
+def _n_layers(state: dict[str, Tensor], prefix: str) -> int:
+    in_blocks = [name for name in state if name.startswith(prefix)]
+    return len({name.removeprefix(prefix).split(".")[0] for name in in_blocks})
+
+
+def _check_tensors(state: dict[str, Tensor], config: ModelConfig, where: str) -> None:
+    """Raise ArtefactCorrupt unless the tensors, under Hugging Face's names, fit the config."""
+    with torch.device("meta"):
+        required = to_hugging_face(OLMo(config).state_dict())
+    expected = {name: list(tensor.shape) for name, tensor in required.items()}
+    found = {name: list(tensor.shape) for name, tensor in state.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if found.get(name) != expected.get(name):
+            raise ArtefactCorrupt(
+                f"{where}: tensor {name} has shape {found.get(name, 'none: it is missing')}, the "
+                f"config expects {expected.get(name, 'no such tensor')}; use the config and the "
+                "weights of the same model"
             )
+
+
+def _model_config(theirs: dict[str, Any], path: Path) -> ModelConfig:
+    """A Hugging Face config as ours; ConfigurationError if this model does not compute it."""
+    _check_supported(theirs, path)
     rope = theirs.get("rope_parameters") or {}
-    if rope.get("rope_type", "default") != "default":
-        raise ConfigurationError(
-            f"{path}: rope_type {rope['rope_type']!r} is not supported, only 'default' is"
-        )
     try:
         config = ModelConfig(
             d_model=theirs["hidden_size"],
@@ -241,10 +222,29 @@ def _our_config(theirs: dict[str, Any], path: Path) -> ModelConfig:
         ) from error
     if theirs.get("num_key_value_heads") not in (None, config.n_heads):
         raise ConfigurationError(
-            f"{path}: num_key_value_heads {theirs['num_key_value_heads']} differs from num_attention_heads {config.n_heads}; "
-            "grouped queries are not supported"
+            f"{path}: num_key_value_heads {theirs['num_key_value_heads']} differs from "
+            f"num_attention_heads {config.n_heads}; grouped queries are not supported"
         )
     return config
+
+
+def _check_supported(theirs: dict[str, Any], path: Path) -> None:
+    if ARCHITECTURE not in (theirs.get("architectures") or ()):
+        raise ConfigurationError(
+            f"{path}: the architecture is {theirs.get('architectures')}, expected {ARCHITECTURE}"
+        )
+    for field, supported in SUPPORTED_VALUES.items():
+        default = False if field == "tie_word_embeddings" else supported[0]
+        value = theirs.get(field, default)
+        if value not in supported:
+            raise ConfigurationError(
+                f"{path}: {field} {value!r} is not supported, only {supported[0]!r} is"
+            )
+    rope = theirs.get("rope_parameters") or {}
+    if rope.get("rope_type", "default") != "default":
+        raise ConfigurationError(
+            f"{path}: rope_type {rope['rope_type']!r} is not supported, only 'default' is"
+        )
 
 
 def _token(tokenizer_json: str, token_id: int) -> str:
@@ -253,8 +253,8 @@ def _token(tokenizer_json: str, token_id: int) -> str:
     token = tokenizer.id_to_token(token_id)
     if token is None:
         raise ConfigurationError(
-            f"the tokenizer has {tokenizer.get_vocab_size()} tokens and none with eos_id {token_id}; "
-            "give the tokenizer and the eos_id the streams were built with"
+            f"the tokenizer has {tokenizer.get_vocab_size()} tokens and none with eos_id "
+            f"{token_id}; give the tokenizer and the eos_id that the streams were built with"
         )
     return token
 
