@@ -57,6 +57,8 @@ STORE_DOWN_SECONDS = 60
 # Largest difference of a weight on another number of ranks or in another ZeRO stage, where sums
 # have another order, after N_STEPS steps.
 WEIGHT_TOLERANCE = 1e-4
+SKIPPED_MESSAGE = "skipping damaged checkpoint"
+NOT_PUBLISHED_MESSAGE = "is not published"
 CLOCK_JUMP_PROGRAM = """
 import threading, time
 real, start = time.time, time.monotonic()
@@ -303,7 +305,7 @@ def store_down_trial(trial: int, seed: int, setup: TrainingSetup) -> TrialResult
     if status and not first_clear_error(output):
         return TrialResult(name, trial, BAD, f"status {status}: {output[-3000:]}")
     detail = (
-        f"{n_refused} requests refused, {output.count('is not published')} checkpoints not "
+        f"{n_refused} requests refused, {output.count(NOT_PUBLISHED_MESSAGE)} checkpoints not "
         f"published. {first_clear_error(output)}"
     )
     outcome = ERROR if status else IDENTICAL
@@ -466,7 +468,7 @@ def full_disk_trial(trial: int, seed: int, setup: TrainingSetup) -> TrialResult:
     )
     output = done.stdout
     detail = (
-        f"at {disk_bytes:,} bytes, {output.count('is not published')} checkpoints not published. "
+        f"at {disk_bytes:,} bytes, {output.count(NOT_PUBLISHED_MESSAGE)} checkpoints not published. "
         f"{first_clear_error(output)}"
     )
     if "second: 0" not in output or exported_weights(f"{folder}.copy", run_id) != setup.expected:
