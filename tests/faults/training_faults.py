@@ -467,15 +467,14 @@ def full_disk_trial(trial: int, seed: int, setup: TrainingSetup) -> TrialResult:
         timeout=2 * LAUNCH_SECONDS,
     )
     output = done.stdout
-    detail = (
-        f"at {disk_bytes:,} bytes, {output.count(NOT_PUBLISHED_MESSAGE)} checkpoints not published. "
-        f"{first_clear_error(output)}"
-    )
+    n_failed = output.count(NOT_PUBLISHED_MESSAGE)
+    error = first_clear_error(output)
+    detail = f"at {disk_bytes:,} bytes, {n_failed} checkpoints not published. {error}"
     if "second: 0" not in output or exported_weights(f"{folder}.copy", run_id) != setup.expected:
         return TrialResult(name, trial, BAD, f"{detail} {output[-3000:]}")
     if "first: 0" in output:
         return TrialResult(name, trial, IDENTICAL, detail)
-    return TrialResult(name, trial, ERROR if first_clear_error(output) else BAD, detail)
+    return TrialResult(name, trial, ERROR if error else BAD, detail)
 
 
 @contextmanager

@@ -25,7 +25,9 @@ def fuzz(name: str, runs: int, seed: int) -> None:
 
     import atheris
 
-    with atheris.instrument_imports(include=["data_prep"]):
+    with atheris.instrument_imports(  # pyright: ignore[reportAttributeAccessIssue]
+        include=["data_prep"]
+    ):
         for loaded in [
             module for module in sys.modules if module.split(".")[0] in ("data_prep", "targets")
         ]:

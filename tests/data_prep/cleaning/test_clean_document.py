@@ -173,13 +173,13 @@ def test_bounds_that_keep_nothing_are_refused():
 
 def test_every_setting_of_cleaning_is_part_of_the_digest():
     variants = (
-        {},
-        {"mask_personal": False},
-        {"languages": ("en",)},
-        {"min_scores": {"x": 0.1}},
-        {"max_scores": {"x": 0.1}},
+        CleaningConfig(),
+        CleaningConfig(mask_personal=False),
+        CleaningConfig(languages=("en",)),
+        CleaningConfig(min_scores={"x": 0.1}),
+        CleaningConfig(max_scores={"x": 0.1}),
     )
-    assert len({digest(CleaningConfig(**settings)) for settings in variants}) == len(variants)
+    assert len({digest(config) for config in variants}) == len(variants)
 
 
 GERMAN = (

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import pytest
 
@@ -27,25 +28,27 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.faults = {}
-        self.requests = []
+        self.faults: dict[str, list[Any]] = {}
+        self.requests: list[tuple[str, dict[str, str], Any]] = []
         self.n_requests = Counter()
         self.lock = threading.Lock()
 
-    def handle_error(self, *_):
+    def handle_error(self, request, client_address):
         pass  # a client that hangs up on "hang"
 
 
 class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
+        server = self.server
+        assert isinstance(server, Server)
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         text = body["input"]
-        with self.server.lock:
-            self.server.requests.append((self.path, dict(self.headers), body))
-            faults = self.server.faults.get(text, self.server.faults.get("*", []))
-            number = self.server.n_requests[text]
+        with server.lock:
+            server.requests.append((self.path, dict(self.headers), body))
+            faults = server.faults.get(text, server.faults.get("*", []))
+            number = server.n_requests[text]
             fault = faults[number] if number < len(faults) else None
-            self.server.n_requests[text] += 1
+            server.n_requests[text] += 1
         scores = {"hate": 0.01, "harassment/threatening": len(text) / 100, "violence": 0.99}
         if fault == "hang":
             time.sleep(1)
@@ -67,7 +70,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, *_):
+    def log_message(self, format, *args):  # noqa: A002
         pass
 
 

@@ -83,7 +83,8 @@ def test_half_a_block_that_nobody_goes_on_with_is_removed(tmp_path: Path) -> Non
         (f"{name}.lock", 1e6),
     ):
         (tmp_path / "ab" / stale).touch()
-        os.utime(tmp_path / "ab" / stale, (time.time() - age,) * 2)
+        modified = time.time() - age
+        os.utime(tmp_path / "ab" / stale, (modified, modified))
     BlockCache(str(tmp_path), MIB).block(*block(b"a"))
     assert {path.name for path in (tmp_path / "ab").iterdir()} == {f".{name}.87654321"}
 
