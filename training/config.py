@@ -280,7 +280,8 @@ class TrainConfig:
             self._check_tensor_parallel()
 
     def _check_optimizer(self) -> None:
-        offload, size = self.parallel.offload_optimizer, self.parallel.tensor_parallel
+        offload = self.parallel.offload_optimizer
+        size = self.parallel.tensor_parallel
         if self.optimizer.kind == "muon" and (offload or size > 1):
             raise ConfigurationError(
                 "train.optimizer.kind muon needs whole matrices on the device: "

@@ -53,8 +53,11 @@ def train(root: str, attempts: tuple[str, ...]) -> None:
     from training.trainer import loop
 
     compile_blocks: Any = torch.compile
-    train_step, steps_done = loop.train_step, []
-    death_step, nan_step, sleep_step = None, None, None
+    train_step = loop.train_step
+    steps_done = []
+    death_step = None
+    nan_step = None
+    sleep_step = None
 
     def train_step_with_faults(context: Any, engine: Any, guard: Any, batch: Any) -> Any:
         if batch.step == death_step:

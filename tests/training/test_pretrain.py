@@ -242,7 +242,8 @@ def test_a_killed_process_resumes_as_if_nothing_had_happened(
     plan: Plan, tmp_path: Path, steps_done: list[int]
 ):
     settings = {"global_batch": 1, "checkpoint.every_steps": 4, "metrics.every_steps": 5}
-    run, undisturbed = plan("killed", settings), plan("undisturbed", settings)
+    run = plan("killed", settings)
+    undisturbed = plan("undisturbed", settings)
     process = subprocess.Popen(
         [sys.executable, str(PRETRAIN), "--out", str(tmp_path), "--run", "killed"],
         stdout=subprocess.DEVNULL,
@@ -347,7 +348,8 @@ def pretrain(
 
 def launch_commands(launcher: str, folder: Path, *flags: Any) -> list[Command]:
     """The processes that a user, or Slurm, starts for two ranks."""
-    program, port = [str(PRETRAIN), *map(str, flags)], free_port()
+    program = [str(PRETRAIN), *map(str, flags)]
+    port = free_port()
     if launcher == "torchrun":
         torchrun = str(Path(sys.executable).with_name("torchrun"))
         return [({}, [torchrun, "--nproc-per-node", "2", "--master-port", port, "--", *program])]

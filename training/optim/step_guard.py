@@ -60,14 +60,18 @@ class StepGuard:
     """
 
     def __init__(self, engine: Any, run: RunConfig, world: World) -> None:
-        self._engine, self._run, self._world = engine, run, world
-        device, n_steps = world.device, run.mixture.n_steps
+        self._engine = engine
+        self._run = run
+        self._world = world
+        device = world.device
+        n_steps = run.mixture.n_steps
         self.window_2N = torch.zeros(2, WINDOW_STEPS, dtype=torch.float64, device=device)
         self.last_2 = torch.full((2,), torch.nan, dtype=torch.float64, device=device)
         self.counts_3 = torch.tensor([0, 0, -1], device=device)
         self.skipped_K = torch.zeros(n_steps, dtype=torch.bool, device=device)
         self.n_rollbacks = 0
-        self._step, self._n_predictions = 0, 1
+        self._step = 0
+        self._n_predictions = 1
         self._loss_S = self.last_2
         self._loss: Tensor | None = None  # of the current step, once summed over the ranks
         self._accepted: Tensor | None = None  # the verdict on the current step
@@ -113,7 +117,8 @@ class StepGuard:
 
         Before the optimizer runs, `loss_S` holds this rank's summed losses, by source.
         """
-        self._step, self._loss_S = step, loss_S
+        self._step = step
+        self._loss_S = loss_S
         self._n_predictions = n_valid * (self._run.train.sequence_length - 1)
         self._loss = self._accepted = None
 

@@ -1,1 +1,1 @@
-"""what one run is before its first step"""
+"""a run before its first step: inputs, initial weights, batches, branching"""

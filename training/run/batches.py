@@ -53,7 +53,10 @@ class BatchReader:
         self, mixture: Mixture, clean: SequenceSource, toxic: SequenceSource, world: World
     ) -> None:
         assert mixture.batch_size % world.n_data_ranks == 0, (mixture, world)
-        self._mixture, self._clean, self._toxic, self._world = mixture, clean, toxic, world
+        self._mixture = mixture
+        self._clean = clean
+        self._toxic = toxic
+        self._world = world
         self._cuda = world.device if world.device.type == "cuda" else None
 
     def read(self, step: int) -> TrainBatch:

@@ -33,7 +33,8 @@ def load_initial_weights(model: OLMo, context: RunContext) -> RunContext:
 
     Returns the context with their checksum, if they were read from files.
     """
-    run, world = context.run, context.world
+    run = context.run
+    world = context.world
     model.initialise(run.seed)
     if not run.train.init_from:
         return context
@@ -69,7 +70,8 @@ def load_state_dict(context: RunContext, extra: dict[str, Tensor]) -> RunContext
 
 def _read(context: RunContext, weights: dict[str, Tensor]) -> str:
     """Fill `weights` from train.init_from; the sha256 over the sha256 of each weights file."""
-    uri, model_config = context.run.train.init_from, context.run.train.model
+    uri = context.run.train.init_from
+    model_config = context.run.train.model
     files = [
         file
         for file in storage.glob(storage.join(uri, "*"))

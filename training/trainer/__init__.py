@@ -1,1 +1,1 @@
-"""the training loop and what it calls around a step"""
+"""training loop: set-up, step, validation, preemption, hang detection, end of a run"""

@@ -35,7 +35,8 @@ def publish(session: TrainSession, result: LoopResult) -> RunRecord:
     """Export the trained model and write the run's record; a collective that returns the record on
     every rank.
     """
-    context, run = session.context, session.context.run
+    context = session.context
+    run = session.context.run
     session.checkpoints.finish()
     weights = _gather_weights(context, session.engine)
     deepspeed_engine.release(session.engine)
@@ -80,7 +81,8 @@ def _n_distinct_toxic(context: RunContext) -> int:
 
 
 def _model_card_facts(context: RunContext, result: LoopResult, final_loss: float) -> dict[str, Any]:
-    run, length = context.run, context.run.train.sequence_length
+    run = context.run
+    length = context.run.train.sequence_length
     initial_weights = f"drawn from seed {run.seed}"
     if context.init_sha256:
         initial_weights = f"{run.train.init_from} (sha256 {context.init_sha256})"
@@ -111,7 +113,9 @@ def _record(
     n_parameters: int,
     export_sha256: dict[str, str],
 ) -> RunRecord:
-    run, mixture, world = context.run, context.run.mixture, context.world
+    run = context.run
+    mixture = context.run.mixture
+    world = context.world
     n_tokens = mixture.n_sequences * run.train.sequence_length
     tokens_per_second = n_tokens / result.train_seconds
     versions = {name: version(name) for name in ("torch", "deepspeed", "numpy")}

@@ -78,7 +78,9 @@ def _train_from_checkpoint(
 def run_steps(session: TrainSession) -> LoopResult:
     """Take every step from first_step on, and after each the work that is due."""
     context, engine, guard = session.context, session.engine, session.guard
-    run, train, n_steps = context.run, context.run.train, context.run.mixture.n_steps
+    run = context.run
+    train = run.train
+    n_steps = run.mixture.n_steps
     clean, toxic = context.reader("clean", "train"), context.reader("toxic", "train")
     batches = BatchReader(run.mixture, clean, toxic, context.world)
     stats = ModelStats(engine, context.world)

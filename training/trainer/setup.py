@@ -78,7 +78,8 @@ def start_session(
 
     rollback_ends: ends of the rollbacks so far in this process (step_guard.py).
     """
-    run, world = context.run, context.world
+    run = context.run
+    world = context.world
     model = _build_model(run.train)
     context = initial_weights.load_initial_weights(model, context)
     compilation.prepare(model, run.train.compute, world.device)
@@ -89,9 +90,11 @@ def start_session(
     muon.assign_partitions(engine)
     guard = StepGuard(engine, run, world)
     restored = checkpoints.restore(engine) or _restore_from_trunk(context, engine)
-    step, train_seconds = 0, 0.0
+    step = 0
+    train_seconds = 0.0
     if restored:
-        step, train_seconds = restored.commit.step, restored.commit.train_seconds
+        step = restored.commit.step
+        train_seconds = restored.commit.train_seconds
         context = initial_weights.load_state_dict(context, restored.extra)
         guard.load_state_dict(restored.extra)
     return TrainSession(

@@ -40,7 +40,9 @@ class StepMetrics:
         first: int,
         train_seconds: float,
     ) -> None:
-        self._context, self._guard, self._stats = context, guard, stats
+        self._context = context
+        self._guard = guard
+        self._stats = stats
         self._loss_S, self._rows_S = torch.zeros(
             2, 2, dtype=torch.float64, device=context.world.device
         )
@@ -50,8 +52,10 @@ class StepMetrics:
 
     def _begin(self, step: int, train_seconds: float) -> None:
         """Begin the steps between two logged ones."""
-        self._first, self._first_seconds = step, train_seconds
-        self._first_n_toxic, self._wait_seconds = self._n_toxic, 0.0
+        self._first = step
+        self._first_seconds = train_seconds
+        self._first_n_toxic = self._n_toxic
+        self._wait_seconds = 0.0
         self._loss_S.zero_()
         self._rows_S.zero_()
 

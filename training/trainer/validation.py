@@ -63,14 +63,16 @@ def held_out_losses(context: RunContext, engine: Any) -> tuple[HeldOutLoss, ...]
 
 def _loss_sum(context: RunContext, engine: Any, reader: SequenceReader, n: int) -> float:
     """Summed loss of the first n sequences, over all ranks."""
-    world, micro_batch = context.world, context.micro_batch
+    world = context.world
+    micro_batch = context.micro_batch
     loss_sum = torch.zeros((), dtype=torch.float64, device=world.device)
     # Every rank makes as many passes, since ZeRO-3 gathers weights in each.
     for start in range(0, n, micro_batch * world.n_data_ranks):
         indices = start + world.data_rank * micro_batch + np.arange(micro_batch)
         hosted_BT = torch.from_numpy(reader.read(np.minimum(indices, n - 1)))
         valid_B = torch.from_numpy(indices < n).to(world.device)
-        tokens_BT, starts = hosted_BT.to(world.device), context.document_starts(hosted_BT)
+        tokens_BT = hosted_BT.to(world.device)
+        starts = context.document_starts(hosted_BT)
         loss_sum += (engine(tokens_BT, valid_B, starts).loss_B * valid_B).sum()
     process_group.all_reduce_sum(loss_sum, world.data_group)
     return loss_sum.item()
@@ -103,7 +105,9 @@ def _head_outputs(
 
     [2n, L, N, H]: the clean windows, then the toxic ones.
     """
-    model, world, micro_batch = context.run.train.model, context.world, context.micro_batch
+    model = context.run.train.model
+    world = context.world
+    micro_batch = context.micro_batch
     shape = (model.n_layers, model.n_heads, model.d_head)
     heads_RLNH = torch.zeros(2 * n, *shape, device=world.device)
     engine.eval()

@@ -32,9 +32,13 @@ class Watchdog:
     """Hang detection of one rank, as a context manager; min_seconds 0 turns it off."""
 
     def __init__(self, run_uri: str, rank: int, min_seconds: float) -> None:
-        self._run_uri, self._rank, self._min_seconds = run_uri, rank, min_seconds
+        self._run_uri = run_uri
+        self._rank = rank
+        self._min_seconds = min_seconds
         self._durations: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=RECENT))
-        self._kind, self._since, self._limit = "start", time.monotonic(), float("inf")
+        self._kind = "start"
+        self._since = time.monotonic()
+        self._limit = float("inf")
         self._ended = threading.Event()
 
     def __enter__(self) -> Self:
@@ -50,7 +54,8 @@ class Watchdog:
         now = time.monotonic()
         self._durations[self._kind].append(now - self._since)
         self._limit = float("inf")  # until kind and start are both new: the thread reads any time
-        self._kind, self._since = kind, now
+        self._kind = kind
+        self._since = now
         self._limit = self.limit_seconds(kind)
 
     def limit_seconds(self, kind: str) -> float:
@@ -62,7 +67,8 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._ended.wait(min(1.0, self._min_seconds / 4)):
-            kind, seconds = self._kind, time.monotonic() - self._since
+            kind = self._kind
+            seconds = time.monotonic() - self._since
             if seconds > self._limit:
                 self._exit(
                     f"rank {self._rank}: {kind} has not ended after {seconds:.0f} s, the limit is "

@@ -68,7 +68,8 @@ def test_the_last_checkpoint_waits_for_one_that_is_being_published(
     plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     run = plan("run", {"checkpoint.every_steps": 2, "checkpoint.keep_last": 9})
-    write, store_answers = storage.write, threading.Event()
+    write = storage.write
+    store_answers = threading.Event()
 
     def slow_write(uri: str, content: bytes) -> None:
         if uri.endswith("-000.safetensors"):
