@@ -74,7 +74,7 @@ def session(n_cpus: int) -> Iterator[None]:
 
 
 class RayTask(NamedTuple):
-    """A function to run on a worker: the name that people see, and its share of the progress bar."""
+    """A function to run on a worker, the name that people see, and its weight in the bar."""
 
     name: str
     function: Callable[..., Any]

@@ -1,4 +1,4 @@
-"""The same rows in every format, and files of the in-memory store."""
+"""The same rows in every format, and corpus files in memory."""
 
 import csv
 import gzip
@@ -25,41 +25,41 @@ def json_lines(rows: list[dict]) -> bytes:
 
 
 def comma_separated(rows: list[dict]) -> bytes:
-    file = io.StringIO(newline="")
-    writer = csv.DictWriter(file, rows[0])
+    buffer = io.StringIO(newline="")
+    writer = csv.DictWriter(buffer, rows[0])
     writer.writeheader()
     writer.writerows(rows)
-    return file.getvalue().encode()
+    return buffer.getvalue().encode()
 
 
 def as_parquet(rows: list[dict]) -> bytes:
-    file = io.BytesIO()
-    parquet.write_table(pa.Table.from_pylist(rows), file, row_group_size=2)
-    return file.getvalue()
+    buffer = io.BytesIO()
+    parquet.write_table(pa.Table.from_pylist(rows), buffer, row_group_size=2)
+    return buffer.getvalue()
 
 
-def two_frames(content: bytes) -> bytes:
+def two_zstd_frames(content: bytes) -> bytes:
     compress = zstandard.ZstdCompressor().compress
     return compress(content[:7]) + compress(content[7:])
 
 
-def file(content: bytes, name: str, fields: str = "") -> Source:
-    """A file of the in-memory store, as `expand` names it."""
+def corpus_file(content: bytes, name: str, options: str = "") -> Source:
+    """The source of a new file in memory; options: the part of its URI from `#` on."""
     storage.write(f"memory://corpora/{name}", content)
-    (source,) = expand([f"memory://corpora/{name}{fields}"])
+    (source,) = expand([f"memory://corpora/{name}{options}"])
     return source
 
 
-def texts(source: Source) -> list[str]:
+def texts_of(source: Source) -> list[str]:
     return [document.text for document in read(source)]
 
 
 WRITERS: dict[str, Callable[[list[dict]], bytes]] = {
     "rows.jsonl": json_lines,
     "rows.json.gz": lambda rows: gzip.compress(json_lines(rows)),
-    "rows.ndjson.zst": lambda rows: two_frames(json_lines(rows)),
+    "rows.ndjson.zst": lambda rows: two_zstd_frames(json_lines(rows)),
     "rows.csv": comma_separated,
     "rows.csv.gz": lambda rows: gzip.compress(comma_separated(rows)),
-    "ROWS.CSV.ZST": lambda rows: two_frames(comma_separated(rows)),
+    "ROWS.CSV.ZST": lambda rows: two_zstd_frames(comma_separated(rows)),
     "rows.parquet": as_parquet,
 }

@@ -1,13 +1,13 @@
-"""A manifest for shards that a test wrote."""
+"""The manifest of a stream whose shards a test wrote."""
 
 from typing import Any
 
 from data_prep.token_stream.manifest import FORMAT_VERSION, Manifest, Shard
 
 
-def manifest_of(train: tuple[Shard, ...], **known: Any) -> Manifest:
-    """A stream of these shards, nothing held out; `known` replaces what the shards do not say."""
-    facts: dict[str, Any] = {
+def manifest_of(train: tuple[Shard, ...], **fields: Any) -> Manifest:
+    """A stream of these shards with nothing held out; `fields` replace the defaults."""
+    defaults: dict[str, Any] = {
         "stream": "clean",
         "settings_digest": "s",
         "tokenizer_fingerprint": "t",
@@ -22,4 +22,4 @@ def manifest_of(train: tuple[Shard, ...], **known: Any) -> Manifest:
         "held_out": (),
         "inputs": (),
     }
-    return Manifest(format_version=FORMAT_VERSION, train=train, **facts | known)
+    return Manifest(format_version=FORMAT_VERSION, train=train, **defaults | fields)

@@ -1,9 +1,11 @@
-"""Fuzz by coverage: `python tests/fuzz/fuzz.py [--runs N] [--seed S] [TARGET …]`; prints target,
-inputs, outcome.
+"""Coverage-guided fuzzing of readers and cleaners.
 
-Needs atheris (extra `fuzz`). Each target runs in a process of its own; an input may take 10 seconds
-and 2 GiB. One that breaks its target is written to tests/fuzz/corpus/TARGET/, where test_fuzz.py
-finds it ever after. Not zero if one did.
+    python tests/fuzz/fuzz.py [--runs N] [--seed S] [TARGET …]
+
+Prints one line per target: inputs, features covered, memory, outcome. Needs atheris (extra `fuzz`).
+Each target runs in its own process; an input may take 10 seconds and 2 GiB. An input that breaks
+its target is saved in tests/fuzz/corpus/TARGET/, where test_fuzz.py runs it from then on, and the
+exit status is 1.
 """
 
 import argparse
@@ -19,91 +21,74 @@ CORPUS = Path(__file__).parent / "corpus"
 LIMITS = ["-timeout=10", "-rss_limit_mb=2048", "-max_len=8192", "-print_final_stats=1"]
 
 
-def fuzz(name: str, runs: int, seed: int) -> None:
-    """In this process, which libFuzzer ends."""
+def fuzz_here(name: str, runs: int, seed: int) -> None:
+    """Fuzz one target in this process, which libFuzzer ends."""
     import importlib
 
     import atheris
 
-    with atheris.instrument_imports(  # pyright: ignore[reportAttributeAccessIssue]
-        include=["data_prep"]
-    ):
-        for loaded in [
-            module for module in sys.modules if module.split(".")[0] in ("data_prep", "targets")
-        ]:
-            del sys.modules[loaded]  # so that they come back instrumented
+    with atheris.instrument_imports(include=["data_prep"]):  # type: ignore[attr-defined]
+        for module in list(sys.modules):
+            if module.split(".")[0] in ("data_prep", "targets"):
+                del sys.modules[module]  # so that it is imported again, instrumented
         instrumented = importlib.import_module("targets")
-    kept = CORPUS / name
-    with tempfile.TemporaryDirectory(prefix="fuzz-") as begin:
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         for number, content in enumerate(instrumented.seeds(name)):
-            (Path(begin) / f"seed-{number}").write_bytes(content)
-        folders = [begin, *([str(kept)] if kept.is_dir() else [])]
-        atheris.Setup(
-            [
-                sys.argv[0],
-                f"-runs={runs}",
-                f"-seed={seed}",
-                *LIMITS,
-                f"-artifact_prefix={begin}-",
-                *folders,
-            ],
-            instrumented.TARGETS[name],
-        )
+            (Path(folder) / f"seed-{number}").write_bytes(content)
+        saved = CORPUS / name
+        inputs = [folder, *([str(saved)] if saved.is_dir() else [])]
+        options = [f"-runs={runs}", f"-seed={seed}", *LIMITS, f"-artifact_prefix={folder}-"]
+        atheris.Setup([sys.argv[0], *options, *inputs], instrumented.TARGETS[name])
         atheris.Fuzz()
 
 
-def run(name: str, runs: int, seed: int) -> bool:
-    """In a process of its own; prints its line of the table."""
-    done = subprocess.run(
-        [sys.executable, __file__, "--here", "--runs", str(runs), "--seed", str(seed), name],
-        capture_output=True,
-        text=True,
-        errors="replace",
+def fuzz_in_process(name: str, runs: int, seed: int) -> bool:
+    """Fuzz one target in a process of its own, and print its line; whether nothing broke."""
+    words = ["--here", "--runs", str(runs), "--seed", str(seed), name]
+    process = subprocess.run(
+        [sys.executable, __file__, *words], capture_output=True, text=True, errors="replace"
     )
-    whole = done.returncode == 0
-    for found in re.findall(r"Test unit written to (\S+)", done.stderr):
+    log = process.stderr
+    for path in re.findall(r"Test unit written to (\S+)", log):
         (CORPUS / name).mkdir(parents=True, exist_ok=True)
-        Path(found).rename(CORPUS / name / Path(found).name.split("-", 2)[-1])
+        Path(path).rename(CORPUS / name / Path(path).name.split("-", 2)[-1])
+    n_inputs = _last_match(r"number_of_executed_units:\s+(\d+)", log)
+    n_features = _last_match(r"ft: (\d+)", log)
+    peak_mib = _last_match(r"peak_rss_mb:\s+(\d+)", log)
+    succeeded = process.returncode == 0
+    outcome = "no crash" if succeeded else "BROKEN"
+    print(f"{name:<14}{n_inputs:>12}{n_features:>10}{peak_mib:>8}  {outcome}", flush=True)
+    if not succeeded:
+        print(log[-3000:], file=sys.stderr, flush=True)
+    return succeeded
 
-    def last(pattern: str) -> str:
-        return ["-", *re.findall(pattern, done.stderr)][-1]
 
-    n, features, peak = (
-        last(r"number_of_executed_units:\s+(\d+)"),
-        last(r"ft: (\d+)"),
-        last(r"peak_rss_mb:\s+(\d+)"),
-    )
-    print(
-        f"{name:<12}{n:>12}{features:>10}{peak:>8}  {'no crash' if whole else 'BROKEN'}", flush=True
-    )
-    if not whole:
-        print(done.stderr[-3000:], file=sys.stderr, flush=True)
-    return whole
+def _last_match(pattern: str, text: str) -> str:
+    return ["-", *re.findall(pattern, text)][-1]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="fuzz.py", description="Fuzz readers and cleaners by coverage."
+        prog="fuzz.py", description="Coverage-guided fuzzing of readers and cleaners."
     )
     parser.add_argument(
         "targets",
         nargs="*",
         choices=[*targets.TARGETS, []],
         metavar="TARGET",
-        help="all, unless some are named",
+        help="the targets to fuzz (all)",
     )
-    parser.add_argument("--runs", type=int, default=100_000, help="inputs for each target")
+    parser.add_argument("--runs", type=int, default=100_000, help="inputs per target (%(default)s)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.here:
-        fuzz(asked.targets[0], asked.runs, asked.seed)
+    options = parser.parse_args()
+    if options.here:
+        fuzz_here(options.targets[0], options.runs, options.seed)
         return 0
-    print(f"{'target':<12}{'inputs':>12}{'features':>10}{'MiB':>8}  outcome")
-    broken = [
-        name for name in asked.targets or targets.TARGETS if not run(name, asked.runs, asked.seed)
-    ]
-    return int(bool(broken))
+    print(f"{'target':<14}{'inputs':>12}{'features':>10}{'MiB':>8}  outcome")
+    names = options.targets or list(targets.TARGETS)
+    results = [fuzz_in_process(name, options.runs, options.seed) for name in names]
+    return 0 if all(results) else 1
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
-"""What is fuzzed: bytes in → the promised result or one of our errors; anything else that is raised
-is a bug.
+"""Fuzz targets: any bytes give the promised result or one of our errors; others are bugs.
 
-A target takes any bytes and returns nothing. `fuzz.py` feeds it by coverage, test_fuzz.py the
-inputs kept in corpus/.
+A target takes any bytes and returns nothing. `fuzz.py` chooses them by coverage; test_fuzz.py runs
+the inputs saved in corpus/.
 """
 
 import gzip
@@ -21,12 +20,12 @@ from data_prep.sources import corpus_reader, formats, fourchan
 from data_prep.token_stream import megatron_shards
 from data_prep.token_stream.manifest import Manifest, Shard
 
-REFUSALS = (ArtefactCorrupt, ConfigurationError)  # what a reader may raise
+OUR_ERRORS = (ArtefactCorrupt, ConfigurationError)  # a reader may raise only these
 CLEANING = CleaningConfig(min_chars=1)
 
 
 def _rows_and_documents(name: str, content: bytes) -> None:
-    """Read a file of this name to its end, as rows and as documents of it."""
+    """Read a file of this name to its end, as rows and as documents."""
     uri = f"memory://fuzz/{name}"
     storage.write(uri, content)
     rows = []
@@ -34,14 +33,14 @@ def _rows_and_documents(name: str, content: bytes) -> None:
         rows = list(formats.rows(uri))
         numbers = [row.number for row in rows]
         assert numbers == sorted(set(numbers)), numbers
-    except REFUSALS as error:
+    except OUR_ERRORS as error:
         assert uri in str(error), error
     bad = corpus_reader.BadRows()
     try:
         documents = list(
             corpus_reader.read(corpus_reader.Source(uri, "text", None), bad, max_bad_rows_ratio=1.0)
         )
-    except REFUSALS as error:
+    except OUR_ERRORS as error:
         assert uri in str(error), error
         return
     assert len(documents) + bad.count == bad.n_rows == len(rows), (len(documents), bad, len(rows))
@@ -54,7 +53,7 @@ def json_lines(content: bytes) -> None:
 
 
 def threads(content: bytes) -> None:
-    """Any bytes as a dump of threads, read by thread and by post."""
+    """Any bytes as a file of threads, read per thread and per post."""
     uri = "memory://fuzz/threads.ndjson"
     storage.write(uri, content)
     for unit in ("thread", "post"):
@@ -64,7 +63,7 @@ def threads(content: bytes) -> None:
             ):
                 assert all(0 <= score <= 1 for score in (document.scores or {}).values()), document
                 clean_document.clean(document.text, CLEANING)
-        except REFUSALS as error:
+        except OUR_ERRORS as error:
             assert uri in str(error), error
 
 
@@ -81,47 +80,44 @@ def parquet(content: bytes) -> None:
 
 
 def gz(content: bytes) -> None:
-    """Any bytes as a .gz file; and whole files of them come back as they were."""
+    """Any bytes as a .gz file; the same bytes compressed give the rows of the plain file."""
     _rows_and_documents("x.txt.gz", content)
-    _comes_back("whole.txt.gz", gzip.compress(content, 1, mtime=0), content)
+    _check_decompressed("whole.txt.gz", gzip.compress(content, 1, mtime=0), content)
 
 
 def zst(content: bytes) -> None:
-    """Any bytes as a .zst file; and whole files of them, in one frame or two, come back as they
-    were.
-    """
+    """Any bytes as a .zst file; compressed in one or two frames they give the plain file's rows."""
     _rows_and_documents("x.txt.zst", content)
-    pack, half = zstandard.ZstdCompressor(level=1).compress, len(content) // 2
-    _comes_back("whole.txt.zst", pack(content), content)
-    _comes_back("frames.txt.zst", pack(content[:half]) + pack(content[half:]), content)
+    compress = zstandard.ZstdCompressor(level=1).compress
+    half = len(content) // 2
+    _check_decompressed("whole.txt.zst", compress(content), content)
+    two_frames = compress(content[:half]) + compress(content[half:])
+    _check_decompressed("frames.txt.zst", two_frames, content)
 
 
-def _comes_back(name: str, packed: bytes, content: bytes) -> None:
-    plain, uri = "memory://fuzz/plain.txt", f"memory://fuzz/{name}"
+def _check_decompressed(name: str, compressed: bytes, content: bytes) -> None:
+    plain = "memory://fuzz/plain.txt"
+    uri = f"memory://fuzz/{name}"
     storage.write(plain, content)
-    storage.write(uri, packed)
+    storage.write(uri, compressed)
     assert list(formats.rows(uri)) == list(formats.rows(plain))
 
 
-def undo_html(content: bytes) -> None:
-    """What people wrote comes back whole, `<` and `>` and `&amp;lt;` too; nothing is longer than
-    its HTML.
-    """
+def html_to_text(content: bytes) -> None:
+    """Any written text comes back, also `<` and `&amp;lt;`; no text is longer than its HTML."""
     text = content.decode("utf-8", "replace")
     assert len(fourchan.html_to_text(text)) <= len(text), text
     assert fourchan.decode_entities(text) == html.unescape(text), text
-    written = (
-        html.escape(text).replace("&#x27;", "&#039;").replace("\n", "<br>")
-    )  # as the board writes it
+    # As the board writes it.
+    written = html.escape(text).replace("&#x27;", "&#039;").replace("\n", "<br>")
     expected = text.strip()
     assert fourchan.html_to_text(written) == ("" if expected == "[deleted]" else expected), text
 
 
 def clean(content: bytes) -> None:
-    """Never raises, and cleaning twice is cleaning once."""
-    text = content.decode(
-        "utf-8", "surrogateescape"
-    )  # bad bytes become lone surrogates, which no text may keep
+    """Cleaning never raises, and cleaning twice is cleaning once."""
+    # Bad bytes become lone surrogates, which no cleaned text may contain.
+    text = content.decode("utf-8", "surrogateescape")
     once = clean_document.clean(text, CLEANING)
     assert (once.text is None) == bool(once.reason), once
     if once.text is not None:
@@ -130,25 +126,25 @@ def clean(content: bytes) -> None:
 
 
 def index(content: bytes) -> None:
-    """A .idx file is read or refused by name; what is read can be written again."""
+    """A .idx file is decoded or refused by name; what is decoded can be encoded again."""
     try:
-        found = megatron_shards.decode_index(content, "x.idx")
+        decoded = megatron_shards.decode_index(content, "x.idx")
     except ArtefactCorrupt as error:
         assert "x.idx" in str(error), error
         return
-    assert (found.lengths >= 0).all(), found
-    again = megatron_shards.decode_index(
-        megatron_shards.encode_index(found.lengths, found.dtype), "x.idx"
-    )
-    assert again.dtype == found.dtype and again.lengths.tolist() == found.lengths.tolist(), found
+    assert (decoded.lengths >= 0).all(), decoded
+    encoded = megatron_shards.encode_index(decoded.lengths, decoded.dtype)
+    again = megatron_shards.decode_index(encoded, "x.idx")
+    assert again.dtype == decoded.dtype, decoded
+    assert again.lengths.tolist() == decoded.lengths.tolist(), decoded
 
 
 def record(content: bytes) -> None:
-    """A record is read or refused by name; what is read has one canonical form."""
+    """A record is loaded or refused by name; a loaded record has one canonical form."""
     for cls in (Shard, Manifest, DataConfig):
         try:
             value = records.from_json(cls, content, "x.json")
-        except REFUSALS as error:
+        except OUR_ERRORS as error:
             assert "x.json" in str(error) or isinstance(error, ConfigurationError), error
             continue
         text = records.to_json(value)
@@ -166,7 +162,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
         parquet,
         gz,
         zst,
-        undo_html,
+        html_to_text,
         clean,
         index,
         record,
@@ -175,14 +171,15 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
 
 
 def seeds(name: str) -> list[bytes]:
-    """Good inputs to begin from: coverage finds the way from there, not to there."""
+    """Valid inputs to start from: coverage rarely finds a valid file from nothing."""
     lines = b"".join(
         json.dumps({"text": text, "id": 1}).encode() + b"\n"
         for text in ("one", "\u00e4 \u2028", "")
     )
-    comment = 'a &gt;&gt;1<br><wbr>b <span class=\\"quote\\">&gt;c</span> &amp;lt;'
-    thread = f'{{"posts": [{{"no": 1, "perspectives": {{"TOXICITY": 0.5, "x": 2}}, "com": "{comment}"}}, {{"sub": "x"}}]}}\n'.encode()
-    of: dict[str, list[bytes]] = {
+    html_comment = 'a &gt;&gt;1<br><wbr>b <span class="quote">&gt;c</span> &amp;lt;'
+    post = {"no": 1, "perspectives": {"TOXICITY": 0.5, "x": 2}, "com": html_comment}
+    thread = json.dumps({"posts": [post, {"sub": "x"}]}).encode() + b"\n"
+    inputs: dict[str, list[bytes]] = {
         "json_lines": [lines, b"\xef\xbb\xbf" + lines, b"[1]", lines + b"\xff\n{}\n1\n"],
         "threads": [
             thread,
@@ -202,15 +199,15 @@ def seeds(name: str) -> list[bytes]:
             zstandard.compress(b"a\n<|endoftext|>\nb\n"),
             zstandard.compress(b"a") + zstandard.compress(b"b"),
         ],
-        "undo_html": [
-            b'a &gt;&gt;1<br><wbr>b <span class="quote">&gt;c</span> &amp;lt; &#039; <a href="#p1">x</a>',
+        "html_to_text": [
+            f'{html_comment} &#039; <a href="#p1">x</a>'.encode(),
             b"1 < 2 > 0",
         ],
         "clean": ["a\r\n\r\n\r\n\r\nb \u200b\ufeff\x00 https://x.y".encode(), b"\x00\xed\xa0\x80"],
         "index": _index_seeds(),
         "record": [_record_seed()],
     }
-    return of[name]
+    return inputs[name]
 
 
 def _parquet_seeds() -> list[bytes]:

@@ -105,7 +105,10 @@ class Outer:
 
 
 OUTER = Outer(inner=Inner(size=3))
-TEXT = '{"inner": {"size": 3, "kind": "round", "ratio": 0.5, "label": null, "workers": 1}, "names": ["a"], "quick": false}'
+TEXT = (
+    '{"inner": {"size": 3, "kind": "round", "ratio": 0.5, "label": null, "workers": 1}, '
+    '"names": ["a"], "quick": false}'
+)
 
 
 def values(hint: Any) -> st.SearchStrategy:
@@ -179,7 +182,8 @@ def test_a_record_is_frozen_and_takes_keywords_only():
 
 def test_canonical_json_is_sorted_and_ends_with_a_newline():
     assert to_json(replace(OUTER, names=("α",))) == (
-        '{\n "inner": {\n  "kind": "round",\n  "label": null,\n  "ratio": 0.5,\n  "size": 3,\n  "workers": 1\n },\n'
+        '{\n "inner": {\n  "kind": "round",\n  "label": null,\n  "ratio": 0.5,\n'
+        '  "size": 3,\n  "workers": 1\n },\n'
         ' "names": [\n  "α"\n ],\n "quick": false\n}\n'
     )
 

@@ -130,9 +130,9 @@ def test_a_group_takes_values_in_range():
 
 
 def test_a_field_for_a_group_takes_only_that_group():
-    with pytest.raises(ConfigurationError, match="inner is .*; expected group"):
+    with pytest.raises(ConfigurationError, match=r"inner is .*; expected group"):
         Outer(inner={"size": 3})  # type: ignore[arg-type]
-    with pytest.raises(ConfigurationError, match="tag is .*; expected group or null"):
+    with pytest.raises(ConfigurationError, match=r"tag is .*; expected group or null"):
         replace(OUTER, tag=Inner(size=3))  # type: ignore[arg-type]
 
 

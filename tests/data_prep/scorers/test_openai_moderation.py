@@ -6,7 +6,6 @@ import threading
 import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
 import pytest
 
@@ -28,27 +27,27 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.faults: dict[str, list[Any]] = {}
-        self.requests: list[tuple[str, dict[str, str], Any]] = []
+        self.faults = {}
+        self.requests = []
         self.n_requests = Counter()
         self.lock = threading.Lock()
 
     def handle_error(self, request, client_address):
-        pass  # a client that hangs up on "hang"
+        """Print nothing when a client hangs up on "hang"."""
 
 
 class Handler(BaseHTTPRequestHandler):
+    server: Server  # type: ignore[assignment]
+
     def do_POST(self):
-        server = self.server
-        assert isinstance(server, Server)
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         text = body["input"]
-        with server.lock:
-            server.requests.append((self.path, dict(self.headers), body))
-            faults = server.faults.get(text, server.faults.get("*", []))
-            number = server.n_requests[text]
+        with self.server.lock:
+            self.server.requests.append((self.path, dict(self.headers), body))
+            faults = self.server.faults.get(text, self.server.faults.get("*", []))
+            number = self.server.n_requests[text]
             fault = faults[number] if number < len(faults) else None
-            server.n_requests[text] += 1
+            self.server.n_requests[text] += 1
         scores = {"hate": 0.01, "harassment/threatening": len(text) / 100, "violence": 0.99}
         if fault == "hang":
             time.sleep(1)
@@ -71,7 +70,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format, *args):  # noqa: A002
-        pass
+        """Log nothing."""
 
 
 @pytest.fixture(scope="module")

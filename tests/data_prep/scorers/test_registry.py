@@ -9,7 +9,7 @@ from data_prep.scorers import registry
 
 @pytest.mark.parametrize("name", ["perspective", "lexicon", "lexicon:", "classifier:", "open", ""])
 def test_an_unknown_scorer_is_refused_with_the_known_ones(name: str):
-    with pytest.raises(ConfigurationError, match="expected profanity, lexicon:URI .* or openai"):
+    with pytest.raises(ConfigurationError, match=r"expected profanity, lexicon:URI .* or openai"):
         registry.load(name)
 
 

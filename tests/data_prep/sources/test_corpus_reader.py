@@ -7,7 +7,15 @@ import io
 from pathlib import Path
 
 import pytest
-from corpus_files import ROWS, WRITERS, comma_separated, file, json_lines, texts, two_frames
+from corpus_files import (
+    ROWS,
+    WRITERS,
+    comma_separated,
+    corpus_file,
+    json_lines,
+    texts_of,
+    two_zstd_frames,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,7 +37,7 @@ REAL = Path(__file__).parents[4] / "shared" / "data"
 
 @pytest.mark.parametrize("name", WRITERS)
 def test_every_format_gives_the_same_documents(name):
-    source = file(WRITERS[name](ROWS), name, "#label=class")
+    source = corpus_file(WRITERS[name](ROWS), name, "#label=class")
     expected = [
         Document(n, row["text"], {"class": row["class"], "place": row["place"]})
         for n, row in enumerate(ROWS)
@@ -44,7 +52,7 @@ def test_every_format_gives_the_same_documents(name):
 )
 def test_any_text_survives_every_format(written, name):
     rows = [{"text": text, "n": str(n)} for n, text in enumerate(written)]
-    assert texts(file(WRITERS[name](rows), name)) == written
+    assert texts_of(corpus_file(WRITERS[name](rows), name)) == written
 
 
 @pytest.mark.parametrize(
@@ -58,20 +66,20 @@ def test_any_text_survives_every_format(written, name):
     ],
 )
 def test_a_text_file_is_one_document_unless_separators_divide_it(content, documents):
-    assert texts(file(content.encode(), "prose.txt")) == documents
-    assert texts(file(two_frames(content.encode()), "prose.txt.zst")) == documents
+    assert texts_of(corpus_file(content.encode(), "prose.txt")) == documents
+    assert texts_of(corpus_file(two_zstd_frames(content.encode()), "prose.txt.zst")) == documents
 
 
 @pytest.mark.parametrize("name", ["mark.jsonl", "mark.csv", "mark.txt"])
 def test_a_byte_order_mark_is_not_part_of_the_text(name):
     content = {"mark.jsonl": b'{"text": "a"}', "mark.csv": b"text\na", "mark.txt": b"a"}[name]
-    assert texts(file(b"\xef\xbb\xbf" + content, name)) == ["a"]
+    assert texts_of(corpus_file(b"\xef\xbb\xbf" + content, name)) == ["a"]
 
 
 def test_a_dotted_name_reaches_into_objects():
     rows = [{"prompt": {"text": "So", "toxicity": 0.25}, "n": 1}]
     (document,) = read(
-        file(json_lines(rows), "nested.jsonl", "#text=prompt.text&label=prompt.toxicity")
+        corpus_file(json_lines(rows), "nested.jsonl", "#text=prompt.text&label=prompt.toxicity")
     )
     assert document == Document(
         0, "So", {"prompt": rows[0]["prompt"], "n": 1, "prompt.toxicity": 0.25}
@@ -79,14 +87,16 @@ def test_a_dotted_name_reaches_into_objects():
 
 
 def test_a_column_with_a_dot_in_its_name_is_a_column():
-    assert texts(
-        file(json_lines([{"a.b": "right", "a": {"b": "wrong"}}]), "dots.jsonl", "#text=a.b")
+    assert texts_of(
+        corpus_file(json_lines([{"a.b": "right", "a": {"b": "wrong"}}]), "dots.jsonl", "#text=a.b")
     ) == ["right"]
 
 
 def test_a_csv_field_may_exceed_the_limit_of_the_standard_library():
     csv.field_size_limit(131_072)
-    assert texts(file(comma_separated([{"text": "x" * 200_000}]), "long.csv")) == ["x" * 200_000]
+    assert texts_of(corpus_file(comma_separated([{"text": "x" * 200_000}]), "long.csv")) == [
+        "x" * 200_000
+    ]
 
 
 POSTS = [
@@ -107,7 +117,7 @@ POSTS = [
 
 def test_a_thread_is_one_document_without_its_html():
     (document,) = read(
-        file(
+        corpus_file(
             json_lines([{"posts": POSTS, "board": "boats"}]),
             "threads.ndjson",
             "#text=posts&label=board",
@@ -121,7 +131,9 @@ def test_a_thread_is_one_document_without_its_html():
 
 def test_with_unit_post_each_post_is_a_document():
     content = json_lines([{"posts": []}, {"posts": POSTS}])
-    documents = list(read(file(content, "posts.ndjson", "#text=posts&unit=post&label=country")))
+    documents = list(
+        read(corpus_file(content, "posts.ndjson", "#text=posts&unit=post&label=country"))
+    )
     assert documents == [
         Document(1, "First & best\nevermore >quoted", {"no": 7, "country": "NL"}, 0, "7"),
         Document(
@@ -151,7 +163,7 @@ def test_a_malformed_thread_is_a_bad_row(unit):
     ]
     documents = list(
         read(
-            file(json_lines(rows), "none.ndjson", f"#text=posts&unit={unit}"),
+            corpus_file(json_lines(rows), "none.ndjson", f"#text=posts&unit={unit}"),
             bad,
             max_bad_rows_ratio=0.75,
         )
@@ -176,7 +188,9 @@ def test_a_malformed_thread_is_a_bad_row(unit):
 )
 def test_a_document_keeps_the_id_of_its_corpus(row, name):
     for fields in ("", "#label=n"):
-        (document,) = read(file(json_lines([{"text": "a", "n": 1, **row}]), "named.jsonl", fields))
+        (document,) = read(
+            corpus_file(json_lines([{"text": "a", "n": 1, **row}]), "named.jsonl", fields)
+        )
         assert document == Document(0, "a", {"n": 1, **row}, id=name)
 
 
@@ -213,13 +227,15 @@ def test_a_document_keeps_the_id_of_its_corpus(row, name):
     ],
 )
 def test_scores_are_the_numbers_in_0_to_1_of_the_field_with_scores(row, fields, scores):
-    (document,) = read(file(json_lines([{"text": "a", **row}]), "scored.jsonl", fields))
+    (document,) = read(corpus_file(json_lines([{"text": "a", **row}]), "scored.jsonl", fields))
     assert document == Document(0, "a", row, scores=scores)
 
 
 def test_scores_may_be_in_the_same_object_as_the_text():
     row = {"prompt": {"text": "So", "toxicity": 0.25, "threat": None}}
-    (document,) = read(file(json_lines([row]), "prompts.jsonl", "#text=prompt.text&scores=prompt"))
+    (document,) = read(
+        corpus_file(json_lines([row]), "prompts.jsonl", "#text=prompt.text&scores=prompt")
+    )
     assert (document.text, document.scores) == ("So", {"toxicity": 0.25})
 
 
@@ -229,8 +245,8 @@ def test_a_scores_field_that_no_row_has_is_a_configuration_error():
         match=r"no row has text in field 'text', scores in field 'toxcity'; "
         "the rows have n, text, toxicity",
     ):
-        texts(
-            file(
+        texts_of(
+            corpus_file(
                 json_lines([{"text": "a", "toxicity": 0.5, "n": 1}]),
                 "typo.jsonl",
                 "#scores=toxcity",
@@ -240,7 +256,7 @@ def test_a_scores_field_that_no_row_has_is_a_configuration_error():
 
 def test_every_option_of_a_source_changes_its_reading_settings():
     options = ["", "#text=a", "#label=a", "#scores=a", "#unit=post"]
-    sources = [file(json_lines(ROWS), "settings.jsonl", fields) for fields in options]
+    sources = [corpus_file(json_lines(ROWS), "settings.jsonl", fields) for fields in options]
     assert len({corpus_reader.reading_settings(source) for source in sources}) == len(options)
 
 
@@ -323,7 +339,7 @@ def test_an_invalid_list_of_uris_is_refused(uris, words, tmp_path, monkeypatch):
 
 def test_the_checksum_of_a_file_is_that_of_its_bytes():
     content = gzip.compress(json_lines(ROWS))
-    source = file(content, "known.jsonl.gz")
+    source = corpus_file(content, "known.jsonl.gz")
     assert (checksum(source), n_bytes(source)) == (
         hashlib.sha256(content).hexdigest(),
         len(content),

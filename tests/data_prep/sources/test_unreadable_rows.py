@@ -5,7 +5,7 @@ import io
 
 import pyarrow as pa
 import pytest
-from corpus_files import ROWS, WRITERS, file, json_lines, texts
+from corpus_files import ROWS, WRITERS, corpus_file, json_lines, texts_of
 from pyarrow import parquet
 
 from data_prep.core.errors import ArtefactCorrupt, ConfigurationError
@@ -23,7 +23,9 @@ BAD_LINES = [
 
 
 def test_bad_rows_are_counted_and_keep_their_row_numbers():
-    source = file(b"\n".join([b'{"text": "a"}', b"", *BAD_LINES, b'{"text": "z"}']), "bad.jsonl")
+    source = corpus_file(
+        b"\n".join([b'{"text": "a"}', b"", *BAD_LINES, b'{"text": "z"}']), "bad.jsonl"
+    )
     bad = BadRows()
     assert [
         (document.row, document.text) for document in read(source, bad, max_bad_rows_ratio=0.8)
@@ -46,7 +48,7 @@ def test_a_bad_csv_row_does_not_affect_the_others():
     bad = BadRows()
     rows = [
         (document.row, document.text)
-        for document in read(file(content, "bad.csv"), bad, max_bad_rows_ratio=0.5)
+        for document in read(corpus_file(content, "bad.csv"), bad, max_bad_rows_ratio=0.5)
     ]
     assert rows == [(0, 'broken "quote'), (2, "two\nlines"), (5, "last")]
     assert [place.split(":")[-1].split(" (")[0] for place in bad.places] == [
@@ -58,9 +60,13 @@ def test_a_bad_csv_row_does_not_affect_the_others():
 
 def test_a_csv_quote_that_is_never_closed_stops_the_build():
     with pytest.raises(ArtefactCorrupt, match=r"head\.csv:1: "):
-        texts(file(b'"text" n\na\n', "head.csv"))
+        texts_of(corpus_file(b'"text" n\na\n', "head.csv"))
     with pytest.raises(ArtefactCorrupt, match=r"open\.csv:202: "):
-        texts(file(b"text\n" + b"fine\n" * 200 + b'"swallows\n' + b"the rest\n" * 50, "open.csv"))
+        texts_of(
+            corpus_file(
+                b"text\n" + b"fine\n" * 200 + b'"swallows\n' + b"the rest\n" * 50, "open.csv"
+            )
+        )
 
 
 def test_a_parquet_row_that_is_not_utf8_does_not_affect_the_others():
@@ -69,7 +75,7 @@ def test_a_parquet_row_that_is_not_utf8_does_not_affect_the_others():
     )
     content = io.BytesIO()
     parquet.write_table(pa.table({"text": column}), content)
-    source, bad = file(content.getvalue(), "bad.parquet"), BadRows()
+    source, bad = corpus_file(content.getvalue(), "bad.parquet"), BadRows()
     assert list(read(source, bad, max_bad_rows_ratio=0.5)) == [
         Document(0, "a", {}),
         Document(2, "c", {}),
@@ -78,7 +84,7 @@ def test_a_parquet_row_that_is_not_utf8_does_not_affect_the_others():
 
 
 def test_too_many_bad_rows_stop_the_reading_after_100_rows():
-    source = file(b"{\n" * 3 + b'{"text": "a"}\n' * 500, "early.jsonl")
+    source = corpus_file(b"{\n" * 3 + b'{"text": "a"}\n' * 500, "early.jsonl")
     bad = BadRows()
     with pytest.raises(
         ArtefactCorrupt,
@@ -90,7 +96,7 @@ def test_too_many_bad_rows_stop_the_reading_after_100_rows():
 
 
 def test_too_many_bad_rows_stop_a_short_file_at_its_end():
-    source, seen = file(b'{\n{"text": "a"}\n', "short.jsonl"), []
+    source, seen = corpus_file(b'{\n{"text": "a"}\n', "short.jsonl"), []
     with pytest.raises(ArtefactCorrupt, match="1 of the first 2 rows"):
         seen.extend(read(source))
     assert [document.text for document in seen] == ["a"]
@@ -107,12 +113,12 @@ def test_too_many_bad_rows_stop_a_short_file_at_its_end():
 )
 def test_a_field_that_no_row_has_is_a_configuration_error(name, content, fields):
     with pytest.raises(ConfigurationError, match=r"the rows have class, tweet; .*URI#text=FIELD"):
-        texts(file(content, name, fields))
+        texts_of(corpus_file(content, name, fields))
 
 
 def test_a_json_array_is_refused_with_a_remedy():
     with pytest.raises(ConfigurationError, match="JSON array"):
-        texts(file(b'[\n{"text": "a"}]', "array.json"))
+        texts_of(corpus_file(b'[\n{"text": "a"}]', "array.json"))
 
 
 @pytest.mark.parametrize("name", ["rows.json.gz", "rows.ndjson.zst", "rows.parquet"])
@@ -126,11 +132,11 @@ def test_a_json_array_is_refused_with_a_remedy():
 )
 def test_a_damaged_file_is_reported_by_name(name, damage):
     with pytest.raises(ArtefactCorrupt, match=rf"{name}.* download it again"):
-        texts(file(damage(WRITERS[name](ROWS)), name))
+        texts_of(corpus_file(damage(WRITERS[name](ROWS)), name))
 
 
 def test_a_gzip_file_with_changed_bytes_is_reported_by_name():
     content = bytearray(gzip.compress(json_lines(ROWS * 9)))
     content[30:50] = bytes(20)
     with pytest.raises(ArtefactCorrupt, match=r"wrong\.jsonl\.gz.* download it again"):
-        texts(file(bytes(content), "wrong.jsonl.gz"))
+        texts_of(corpus_file(bytes(content), "wrong.jsonl.gz"))
