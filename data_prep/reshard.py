@@ -1,4 +1,4 @@
-"""ENTRY: split one archive of JSON lines into shards that can be read in parallel; resumable
+"""ENTRY: split one archive of JSON lines into shards for parallel reading; resumable
 
     python data_prep/reshard.py --archive pol.tar.zst --out s3://bucket/pol
                                 [--shard-bytes 268435456]

@@ -1,4 +1,4 @@
-"""Ray sessions and tasks: named for people, a bounded number in flight, errors as themselves
+"""Ray sessions and tasks: a bounded number in flight, errors with their own type
 
 A task does one thing, commits one output and returns a small result. An error that would recur
 (HormesisError) is not retried and reaches the caller with its own type and text. Ray replaces a

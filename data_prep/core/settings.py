@@ -1,4 +1,4 @@
-"""settings in groups: checked when constructed, changed by dotted path and `--set path=value`
+"""settings in groups: checked when constructed, changed by `--set dotted.path=value`
 
 A group of settings is a record. Each field has its range in its type, and its unit, meaning and
 reason for the default in a docstring under it:

@@ -1,4 +1,4 @@
-"""read, publish, list and delete files at URIs: local, S3 and in memory; the owner of fsspec
+"""read, publish, list and delete files at URIs: local, S3, in memory; owns fsspec
 
 A URI is a local path, `file://`, `s3://bucket/key` or `memory://`. Endpoint and credentials come
 from the environment (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, …), read by

@@ -1,4 +1,4 @@
-"""score texts with the linear profanity model of alt-profanity-check, without running its code
+"""score texts with the linear model of alt-profanity-check, without running its code
 
 A PROXY for toxicity: the model knows words, not meaning. Measured AUROC: 0.84 on explicit toxicity,
 0.69 on implicit toxicity, 0.47 (worse than chance) on HateCheck's functional tests.

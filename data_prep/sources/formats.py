@@ -1,4 +1,4 @@
-"""read the rows of a file: JSON lines, CSV, Parquet, plain text; gzip and zstd decompressed
+"""read the rows of a file: JSON lines, CSV, Parquet, text; gzip and zstd decompressed
 
 The ending of the file's name says the format. A reader yields every row, the bad ones as a text
 that says what is wrong; corpus_reader.py decides how many of those are too many, and which columns

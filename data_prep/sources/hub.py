@@ -1,4 +1,4 @@
-"""stream data sets of the Hugging Face hub, or of a folder laid out like one, shard by shard
+"""stream data sets of the Hugging Face hub, or a folder laid out like one, by shard
 
     hub:allenai/c4?config=en&revision=1588ec454efa1a09f29cd18ddd04fe05fc8653a2&shards=115
 
