@@ -74,15 +74,19 @@ def from_json(cls: type[R], text: str | bytes, where: str) -> R:
     try:
         return TypeAdapter(cls).validate_json(text)
     except ValidationError as error:
-        is_other_version = any(fault["type"] in _WRONG_FIELDS for fault in error.errors())
-        remedy = (
-            "it may be from another version of Hormesis: "
-            "read it with that version, or choose a new --out"
-            if is_other_version
-            else "delete it and run the command again"
-        )
+        faults = error.errors()
+        wrong_fields = [fault for fault in faults if fault["type"] in _WRONG_FIELDS]
+        if wrong_fields:  # one of them is enough: a version that differs has many
+            n_more = len(faults) - 1
+            more = f" (and {n_more} more differences)" if n_more else ""
+            raise ArtefactCorrupt(
+                f"{where} is not a valid {cls.__name__}: {_describe(wrong_fields[0])}{more}; it "
+                "was written by another version of Hormesis: read it with that version, or choose "
+                "a new --out"
+            ) from error
         raise ArtefactCorrupt(
-            f"{where} is not a valid {cls.__name__}: {describe_faults(error)}; {remedy}"
+            f"{where} is not a valid {cls.__name__}: {describe_faults(error)}; "
+            "delete it and run the command again"
         ) from error
 
 
@@ -92,8 +96,9 @@ _WRONG_FIELDS = {"missing", "unexpected_keyword_argument", "missing_keyword_only
 
 def describe_faults(error: ValidationError) -> str:
     """Each fault of a validation as `path: message (got value)`."""
-    return "; ".join(
-        f"{'.'.join(map(str, fault['loc'])) or 'value'}: {fault['msg']} "
-        f"(got {str(fault['input'])[:80]!r})"
-        for fault in error.errors()
-    )
+    return "; ".join(map(_describe, error.errors()))
+
+
+def _describe(fault: Any) -> str:
+    path = ".".join(map(str, fault["loc"])) or "value"
+    return f"{path}: {fault['msg']} (got {str(fault['input'])[:80]!r})"
