@@ -138,13 +138,13 @@ class RetryingS3(S3FileSystem):
             content = await self._retry(fetch, f"get_object {path} {byte_range}")
         except OSError as error:
             if _error_code(error) in ("InvalidRange", "416"):
-                return b""  # the range begins at or after the end of the object
+                return b""  # the range starts at or after the end of the object
             raise
         telemetry.emit("hormesis_storage_read_bytes", len(content))
         return content
 
     async def _retry(self, attempt: Callable[[], Awaitable[T]], request: str) -> T:
-        """The result of `attempt`, made again until it succeeds, fails for good or time is up."""
+        """The result of `attempt`, retried until it succeeds, fails for good or time is up."""
         start = time.monotonic()
         first_failure = 0.0
         n_failed = 0

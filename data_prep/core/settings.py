@@ -98,7 +98,7 @@ def _evolve(group: S, changes: Mapping[str, Any], within: str) -> S:
         name, _, rest = path.partition(".")
         if name not in field_types(type(group)):
             raise ConfigurationError(
-                f"there is no setting {within}{path}; {LIST_COMMAND} lists all"
+                f"there is no setting {within}{path}; `{LIST_COMMAND}` lists all"
             )
         if rest:
             below.setdefault(name, {})[rest] = new
@@ -186,9 +186,9 @@ def _as_text(value: Any) -> str:
 def _nearest(cls: type, path: str) -> str:
     known = list(_paths(cls))
     same_name = [name for name in known if name.rpartition(".")[2] == path.rpartition(".")[2]]
-    found = difflib.get_close_matches(path, same_name or known, n=1, cutoff=0.4) or same_name
-    suggestion = f"did you mean {found[0]}? " if found else ""
-    return f"{suggestion}{LIST_COMMAND} lists all"
+    nearest = difflib.get_close_matches(path, same_name or known, n=1, cutoff=0.4) or same_name
+    suggestion = f"did you mean {nearest[0]}? " if nearest else ""
+    return f"{suggestion}`{LIST_COMMAND}` lists all"
 
 
 def _paths(cls: type, within: str = "") -> Iterator[str]:
@@ -217,7 +217,8 @@ class Setting(NamedTuple):
 
 def describe(value: Any, prefix: str = "") -> list[Setting]:
     """Every setting of `value` whose path starts with `prefix`, in the order of declaration."""
-    return [found for found in _walk(type(value), value, "") if found.path.startswith(prefix)]
+    described = _walk(type(value), value, "")
+    return [setting for setting in described if setting.path.startswith(prefix)]
 
 
 def _walk(cls: type, group: Any, within: str) -> Iterator[Setting]:
@@ -248,9 +249,9 @@ def field_docstrings(cls: type) -> dict[str, str]:
     """The docstring under each field of a class, by field name."""
     (tree,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
     assert isinstance(tree, ast.ClassDef)
-    found = {}
+    docstrings = {}
     for above, below in zip(tree.body, tree.body[1:], strict=False):
         is_text = isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
         if isinstance(above, ast.AnnAssign) and isinstance(above.target, ast.Name) and is_text:
-            found[above.target.id] = " ".join(str(below.value.value).split())  # type: ignore[union-attr]
-    return found
+            docstrings[above.target.id] = " ".join(str(below.value.value).split())  # type: ignore[union-attr]
+    return docstrings

@@ -103,8 +103,8 @@ def size(uri: str) -> int:
 def exists(uri: str) -> bool:
     """Whether there is a file `uri`.
 
-    A store that refuses or does not answer raises: taken for "no", it would make a finished run
-    look unfinished.
+    A store that refuses or does not respond raises an error: a "no" would make a finished run look
+    unfinished.
     """
     with _errors("look up", uri):
         filesystem, path = _locate(uri)
@@ -124,14 +124,14 @@ def glob(pattern: str) -> list[str]:
         if not pathname.has_magic(path):
             return [pattern] if exists(pattern) else []
         try:
-            found = cast(dict[str, Any], filesystem.glob(path, detail=True))
+            infos = cast(dict[str, Any], filesystem.glob(path, detail=True))
         except FileNotFoundError:
             # There is no such bucket; or the last file of a folder was deleted while listing it,
             # and a second attempt succeeds.
-            found = cast(dict[str, Any], filesystem.glob(path, detail=True))
+            infos = cast(dict[str, Any], filesystem.glob(path, detail=True))
         return [
             _as_uri(filesystem, name, pattern)
-            for name, info in sorted(found.items())
+            for name, info in sorted(infos.items())
             if info["type"] == "file"
         ]
 
@@ -179,12 +179,12 @@ def block_sha256(content: bytes | memoryview) -> tuple[str, ...]:
 
 def verify_block(content: bytes, expected: str, uri: str, block: int) -> None:
     """Raise ArtefactCorrupt, with file and block, unless the sha256 of the block is `expected`."""
-    found = hashlib.sha256(content).hexdigest()
-    if found != expected:
+    actual = hashlib.sha256(content).hexdigest()
+    if actual != expected:
         start = block * BLOCK_BYTES
         raise ArtefactCorrupt(
             f"{uri}: block {block} (bytes {start:,} to {start + len(content):,}) has sha256 "
-            f"{found[:16]}…; expected {expected[:16]}… from its record; delete the file's record "
+            f"{actual[:16]}…; expected {expected[:16]}… from its record; delete the file's record "
             "and run the same command again"
         )
 

@@ -2,7 +2,7 @@
 
 Every metric is in METRICS, with its unit, meaning and labels; `emit` refuses any other. Inside a
 Ray process a value goes to Ray's Prometheus endpoint, as `ray_<name>` (and `_total` for a counter).
-Without Ray it goes nowhere: training's own log writes JSON lines and TensorBoard files itself. Ray
+Without Ray it is dropped; training also writes its metrics to JSON lines and TensorBoard files. Ray
 is never imported here, so training runs where Ray is not installed.
 """
 
@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 logger = logging.getLogger("hormesis")
 
-WIDTH = 160  # of tables in a file or a job's log, enough for all of ours
+WIDTH = 160  # of tables in a file or a job's log: the widest table fits
 SCALED_FROM = 10_000  # a bar with more units counts in k and M
 CHATTY_LOGGERS = ("botocore", "aiobotocore")  # every process logs where it found its credentials
 
@@ -67,7 +67,7 @@ def progress(total: int, title: str, unit: str, *, initial: int = 0) -> Any:
 
 
 class Metric(NamedTuple):
-    """What a name in METRICS stands for.
+    """The metric behind a name in METRICS.
 
     labels: each value of a label is a time series in Prometheus, so none has unbounded values.
     """
@@ -99,7 +99,7 @@ METRICS: dict[str, Metric] = {
     "hormesis_storage_retries": _counter(
         "requests", "retries of object storage requests", "reason"
     ),
-    "hormesis_cache_hits": _counter("blocks", "blocks of tokens found in the node's cache"),
+    "hormesis_cache_hits": _counter("blocks", "token blocks read from the node's cache"),
     # training: progress and loss
     "hormesis_train_step": _gauge("steps", "optimizer steps done"),
     "hormesis_train_steps_planned": _gauge("steps", "optimizer steps the run will take"),

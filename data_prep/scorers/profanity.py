@@ -86,10 +86,10 @@ def _verified_file(name: str) -> bytes:
         )
     path = Path(spec.submodule_search_locations[0]) / "data" / name
     content = path.read_bytes()
-    found = sha256(content).hexdigest()
-    if found != FILE_SHA256[name]:
+    actual = sha256(content).hexdigest()
+    if actual != FILE_SHA256[name]:
         raise ArtefactCorrupt(
-            f"{path} has sha256 {found[:16]}…; expected {FILE_SHA256[name][:16]}…, the file of "
+            f"{path} has sha256 {actual[:16]}…; expected {FILE_SHA256[name][:16]}…, the file of "
             f"alt-profanity-check {PACKAGE_VERSION}; "
             f"install alt-profanity-check=={PACKAGE_VERSION} again"
         )

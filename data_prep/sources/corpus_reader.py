@@ -179,22 +179,22 @@ def _expand_one(uri: str) -> list[Source]:
     chosen |= {SOURCE_FIELDS[key]: value for key, value in options.items()}
     if reader := _row_source(pattern):
         return [Source(part, **chosen) for part in reader.expand(pattern)]
-    found = storage.glob(pattern)
-    if not found:
+    names = storage.glob(pattern)
+    if not names:
         is_relative = "://" not in pattern and not Path(pattern).is_absolute()
         where = f" below the working directory {Path.cwd()}" if is_relative else ""
         raise ConfigurationError(
             f"{uri} matches no file{where}; expected the URI of a file, or a pattern such as "
             "folder/*.jsonl.gz; check the name"
         )
-    for name in found:
+    for name in names:
         formats.check(name)
         if storage.size(name) == 0:
             raise ConfigurationError(
                 f"{name} is empty (0 bytes); expected documents; "
                 "remove it from the corpus or download it again"
             )
-    return [Source(name, **chosen) for name in found]
+    return [Source(name, **chosen) for name in names]
 
 
 def _row_source(uri: str) -> ModuleType | None:

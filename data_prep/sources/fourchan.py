@@ -6,7 +6,7 @@ HTML, and absent where a post is only an image. Other dumps contain the same thr
 from here.
 
 The order of the steps matters:
-1. `<wbr>` is removed first, because it stands inside words.
+1. `<wbr>` is removed first, because it occurs inside words.
 2. Reply links are removed with the number they show: `>>123` names a post by a number that occurs
    in no text.
 3. `<br>` becomes a line end. All other tags are removed, and what they enclose stays (greentext,
@@ -67,12 +67,12 @@ def as_posts(posts: list[Any], scores_field: str | None = None) -> list[ThreadTe
     texts = []
     for part, post in enumerate(posts):
         if not isinstance(post, dict):
-            raise ValueError("holds a post that is not an object")
+            raise ValueError("contains a post that is not an object")
         comment = post.get("com")
         if comment is None:
             continue
         if not isinstance(comment, str):
-            raise ValueError("holds a post whose com is not text")
+            raise ValueError("contains a post whose com is not text")
         if text := html_to_text(comment):
             scores = scores_in(post.get(scores_field or "perspectives"))
             texts.append(ThreadText(part, _number(post), text, scores))

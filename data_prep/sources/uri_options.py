@@ -9,7 +9,7 @@ from data_prep.core.errors import ConfigurationError
 def split_options(
     name: str, allowed: Mapping[str, str | tuple[str, ...]]
 ) -> tuple[str, dict[str, str]]:
-    """What stands before `#`, and the options behind it by key, percent-decoded.
+    """The part before `#`, and the options behind it by key, percent-decoded.
 
     allowed: for each key the values it may take, or a placeholder for any value, such as "FIELD".
     Raises ConfigurationError for an unknown key, a key given twice, and a value that is empty or

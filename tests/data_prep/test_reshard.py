@@ -258,13 +258,14 @@ def test_archive_and_shards_may_be_in_an_object_store(s3_server):
 
 @pytest.mark.slow
 def test_killed_and_repeated_it_writes_the_same_bytes(tmp_path):
-    chance = random.Random(7)
+    generator = random.Random(7)
     text = b"".join(
-        b'{"text": "%s"}\n' % chance.randbytes(2000).hex().encode() for _ in range(6000)
+        b'{"text": "%s"}\n' % generator.randbytes(2000).hex().encode() for _ in range(6000)
     )
     archive = write_file(tmp_path, "pol.tar.zst", ZSTD(tar_archive(pol_ndjson=text)))
     reshard(archive, str(tmp_path / "undisturbed"), 500_000)
-    out, kills = tmp_path / "out", 0
+    out = tmp_path / "out"
+    n_kills = 0
     command = [
         sys.executable,
         "data_prep/reshard.py",
@@ -275,19 +276,19 @@ def test_killed_and_repeated_it_writes_the_same_bytes(tmp_path):
         "--shard-bytes",
         "500000",
     ]
-    for wanted in (1, 15, 30, None):
+    for kill_after_shards in (1, 15, 30, None):
         process = subprocess.Popen(
             command,
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             stderr=subprocess.DEVNULL,
         )
-        while wanted and process.poll() is None and len(list(out.glob("pol-*.json"))) < wanted:
-            time.sleep(0.001)
-        if wanted:
+        if kill_after_shards:
+            while process.poll() is None and len(list(out.glob("pol-*.json"))) < kill_after_shards:
+                time.sleep(0.001)
             process.send_signal(signal.SIGKILL)
-            kills += process.wait() == -signal.SIGKILL
-    assert process.wait() == 0 and kills == 3
+            n_kills += process.wait() == -signal.SIGKILL
+    assert process.wait() == 0 and n_kills == 3
     for path in out.glob(".*"):
         path.unlink()  # temporary files of the kill: hidden, so that no pattern finds them
     assert contents(out) == contents(tmp_path / "undisturbed")

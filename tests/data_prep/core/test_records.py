@@ -38,14 +38,13 @@ from training.config import ModelConfig, OptimizerConfig, TrainConfig
 
 MODULES = (data_config, manifest, mixture, train_config, train_record, eval_config, eval_record)
 RECORDS = [
-    thing
-    for m in MODULES
-    for thing in vars(m).values()
-    if is_dataclass(thing) and thing.__module__ == m.__name__
+    cls
+    for module in MODULES
+    for cls in vars(module).values()
+    if is_dataclass(cls) and cls.__module__ == module.__name__
 ]
-EXAMPLES: dict[
-    type, tuple[tuple[str, ...], dict[str, Any]]
-] = {  # free fields, and the others' values
+# Per record the fields to draw, and the values of fields that depend on each other.
+EXAMPLES: dict[type, tuple[tuple[str, ...], dict[str, Any]]] = {
     ModelConfig: (
         ("rope_theta", "norm_eps"),
         {"d_model": 8, "n_layers": 1, "n_heads": 2, "d_mlp": 8, "vocab_size": 300},
@@ -167,10 +166,10 @@ def records(draw: st.DrawFn, cls: Any) -> Any:
 @settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_a_record_keeps_its_value_and_digest_through_json(cls: Any, data: st.DataObject):
-    made = data.draw(records(cls))
-    back = from_json(cls, to_json(made), "here")
-    assert back == made
-    assert digest(back) == digest(made)
+    value = data.draw(records(cls))
+    loaded = from_json(cls, to_json(value), "here")
+    assert loaded == value
+    assert digest(loaded) == digest(value)
 
 
 def test_a_record_is_frozen_and_takes_keywords_only():

@@ -65,13 +65,13 @@ def save_classifier(folder, tokenizer, labels, train=None, **config):
     )
     model = transformers.RobertaForSequenceClassification(settings)
     if train:
-        texts, wanted = train
+        texts, labels_of_texts = train
         batch = tokenizer(texts, truncation=True, max_length=60, padding=True, return_tensors="pt")
         optimizer = torch.optim.AdamW(model.parameters(), lr=3e-2)
         for _ in range(12):
             optimizer.zero_grad()
             torch.nn.functional.cross_entropy(
-                model(**batch).logits, torch.tensor(wanted)
+                model(**batch).logits, torch.tensor(labels_of_texts)
             ).backward()
             optimizer.step()
     model.save_pretrained(folder)

@@ -170,8 +170,8 @@ def test_a_malformed_thread_is_a_bad_row(unit):
     )
     assert {document.row for document in documents} == {0}
     assert [place.split(" ", 1)[1] for place in bad.places] == [
-        "field 'posts' holds a post that is not an object",
-        "field 'posts' holds a post whose com is not text",
+        "field 'posts' contains a post that is not an object",
+        "field 'posts' contains a post whose com is not text",
         "field 'posts' is not a list of posts" if unit == "post" else "field 'posts' is not a text",
     ]
 

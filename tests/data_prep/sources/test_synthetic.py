@@ -177,13 +177,13 @@ def test_probes_are_balanced_pairs_that_differ_only_inside(probes):
 
 
 def test_a_lexicon_alone_does_not_solve_the_probes(probes, lexicon):
-    found = [
+    signs_and_labels = [
         (bool(any_word(lexicon).search(document.text)), document.fields["label"])
         for document in probes
     ]
-    assert 0.8 < share(sign == label for sign, label in found) < 0.95
-    assert 0.05 < share(sign for sign, label in found if not label) < 0.25
-    assert 0.05 < share(not sign for sign, label in found if label) < 0.25
+    assert 0.8 < share(sign == label for sign, label in signs_and_labels) < 0.95
+    assert 0.05 < share(sign for sign, label in signs_and_labels if not label) < 0.25
+    assert 0.05 < share(not sign for sign, label in signs_and_labels if label) < 0.25
 
 
 def test_the_word_of_a_verdict_does_not_reveal_its_stance(probes):
