@@ -167,7 +167,7 @@ def test_a_whole_group_is_set_before_paths_inside_it():
 
 @pytest.mark.parametrize("path", ["sise", "inner.sise", "inner.size.big", "tag.sise"])
 def test_evolve_refuses_an_unknown_path(path: str):
-    with pytest.raises(ConfigurationError, match=rf"no setting {path}; .* --settings lists all"):
+    with pytest.raises(ConfigurationError, match=rf"no setting {path}; .* --settings` lists all"):
         evolve(TAGGED, {path: 1})
 
 
@@ -211,10 +211,10 @@ def test_a_setting_is_replaced_by_its_dotted_path(path: str, text: str, expected
     [
         ("innr.size", "7", r"no setting innr\.size; did you mean inner\.size\?"),
         ("inner.sise", "7", r"no setting inner\.sise; did you mean inner\.size\?"),
-        ("size", "7", r"no setting size; did you mean inner\.size\? .* --settings lists all"),
+        ("size", "7", r"no setting size; did you mean inner\.size\? .* --settings` lists all"),
         ("inner.kind", "7", r"got '7'; expected one of round, square"),
         ("threshold", "1", r"no setting threshold; did you mean tag\.threshold\?"),
-        ("xyzzy", "1", r"no setting xyzzy; python launch/sweep\.py --settings lists all"),
+        ("xyzzy", "1", r"no setting xyzzy; `python launch/sweep\.py --settings` lists all"),
         ("inne", "7", r"no setting inne; did you mean inner\.\w+\?"),
         ("inner.size.big", "7", r"no setting inner\.size\.big"),
         ("tag.kind.big", "7", r"no setting tag\.kind\.big"),
