@@ -12,7 +12,7 @@ export DS_BUILD_OPS = 0
 export RAY_USAGE_STATS_ENABLED = 0
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help setup clean sweep plan status test-fast test test-faults test-train-faults fuzz lint lint-files format \
+.PHONY: help setup clean sweep plan status test-fast test test-isa test-faults test-train-faults fuzz lint lint-files format \
         bench bench-data bench-reader bench-train bench-eval bench-checkpoint
 
 help: ## print this list
@@ -48,6 +48,12 @@ test-fast: setup ## tests of the inner loop in two minutes: no Ray, no browser, 
 
 test: setup ## all tests, as CI runs them, in two processes
 	$(PYTEST) $(ARGS)
+
+test-isa: setup ## numeric tests of training with the instructions of older CPUs
+	for isa in default avx2; do \
+	    ATEN_CPU_CAPABILITY=$$isa ONEDNN_MAX_CPU_ISA=AVX2 \
+	        $(PYTEST) -m "not slow" tests/training/model tests/training/optim || exit 1; \
+	done
 
 lint: setup lint-files ## ruff, pyright, import contracts; container, cluster and workflow files
 	ruff check .
