@@ -9,6 +9,7 @@ An attempt is a run id, with what happens to it:
     run~STEP~RANK        this rank falls asleep in this step
     run%TENSOR_PARALLEL  with so many tensor-parallel ranks; compiled by torch's graphs alone,
                          without C++, which would take a minute
+    run=fp32             Muon multiplies in fp32 instead of bf16
 
 The attempts are trained one after the other. Each prints a line: the steps it took, and its error.
 """
@@ -49,6 +50,7 @@ def train(root: str, attempts: tuple[str, ...]) -> None:
     import torch
 
     from data_prep.core.errors import HormesisError
+    from training.optim import muon
     from training.run_record import load_config
     from training.trainer import loop
 
@@ -75,7 +77,9 @@ def train(root: str, attempts: tuple[str, ...]) -> None:
 
     loop.train_step = train_step_with_faults
     for attempt in attempts:
-        rest, _, tensor_parallel = attempt.partition("%")
+        rest, _, dtype = attempt.partition("=")
+        muon.MATMUL_DTYPE = torch.float32 if dtype == "fp32" else torch.bfloat16
+        rest, _, tensor_parallel = rest.partition("%")
         rest, *sleep = rest.split("~")
         rest, *nan = rest.split("!")
         run_id, _, death = rest.partition("@")

@@ -57,17 +57,38 @@ the typical one has the relative error ε/t, and below t = ε its sign is chance
 density of about 1 near zero the mean square error is ∫ min(1, ε/t)² dt ≈ 2·ε: the norm's relative
 error is √(2·ε), from a few elements. The factor 4 allows for errors that add up over the steps."""
 
+ADAMW_GRADIENT = 1e-3
+"""Relative error of a gradient's norm or of an attention logit after a few AdamW steps in fp32.
+
+Both change by no more than themselves while the weights move by their updates, which are off by
+ADAMW_UPDATES; and the few elements that are off are not those with a large gradient."""
+
 ADAMW_LOSS = 1e-4
 """Relative error of a loss after a few AdamW steps in fp32.
 
 The elements that differ most are those whose gradient is smallest, so the loss moves by no more
 than lr·ε·Σ|g| per step, 3e-6 here; the rest is a margin for the curvature."""
 
+ADAMW_BF16_LOSS = 1e-2
+"""Relative difference between the losses of a few AdamW steps in bf16 and in fp32.
+
+As for ADAMW_LOSS a step moves the loss by up to lr·ε·Σ|g|, now with ε = BF16_GRADIENT: 3e-2 per
+step, if all errors had the sign of their gradient, and a hundredth of that if they are independent
+(10⁴ parameters). The forward pass adds u, 4e-3, of logits of size 1 to a loss of 5.6."""
+
 MUON_FP32_UPDATES = 6 * 3.4445**5 * FP32_GRADIENT
 """Relative Frobenius error of what Muon has added in six steps, with fp32 products: 7.0e-3.
 
 Each of the five Newton–Schulz iterations multiplies small singular values, and the rounding errors
 in their directions, by up to 3.4445 (p(σ) = 3.4445·σ − 4.7750·σ³ + 2.0315·σ⁵), 485 in all."""
+
+
+MUON_BF16_UPDATES = 0.5
+"""Relative Frobenius error of what Muon has added, with bf16 products.
+
+Where a singular value is smaller than 20·u of the typical one, the direction of its update is noise
+(see newton_schulz_bf16). If that is so for an eighth of the directions of both results, the error
+is √(2/8) = 0.5; unrelated updates differ by √2. 0.05 to 0.1 was measured."""
 
 
 def newton_schulz_bf16(matrix: Tensor) -> float:

@@ -35,6 +35,7 @@ from training.model.olmo import Block
 MOMENTUM = 0.95  # Nesterov momentum, as published
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 N_ITERATIONS = 5
+MATMUL_DTYPE = torch.bfloat16  # precise enough: singular values need only be about 1
 EPS = 1e-7
 
 
@@ -90,7 +91,7 @@ class Muon(torch.optim.Optimizer):
         gradient = parameter.grad if grad_scale is None else parameter.grad / grad_scale
         buffer = self.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
         momentum = buffer.lerp(gradient, 1 - MOMENTUM)
-        update = gradient.lerp(momentum, MOMENTUM).bfloat16()
+        update = gradient.lerp(momentum, MOMENTUM).to(MATMUL_DTYPE)
         if update.dim() == 2:
             update = _orthogonalized(update, group["n_matrices"])
         else:
@@ -185,13 +186,13 @@ def _orthogonalized(update: Tensor, n_matrices: int) -> Tensor:
     """The update per unit of learning rate: the nearest matrix whose singular values are all about
     1, at AdamW's scale.
 
-    `update` holds n_matrices matrices, one below the other; bf16 is precise enough.
+    `update` holds n_matrices matrices, one below the other.
     """
     x = update.unflatten(0, (n_matrices, -1))
     a, b, c = COEFFICIENTS
     is_tall = x.shape[-2] > x.shape[-1]
     scale = 0.2 * max(x.shape[-2:]) ** 0.5
-    x = (x.mT if is_tall else x).bfloat16()
+    x = (x.mT if is_tall else x).to(MATMUL_DTYPE)
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=EPS)
     for _ in range(N_ITERATIONS):
         gram = x @ x.mT
