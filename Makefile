@@ -49,10 +49,10 @@ test-fast: setup ## tests of the inner loop in two minutes: no Ray, no browser, 
 test: setup ## all tests, as CI runs them, in two processes
 	$(PYTEST) $(ARGS)
 
-test-isa: setup ## numeric tests of training with the instructions of older CPUs
+test-isa: setup ## numeric tests with the instructions of older CPUs
 	for isa in default avx2; do \
 	    ATEN_CPU_CAPABILITY=$$isa ONEDNN_MAX_CPU_ISA=AVX2 \
-	        $(PYTEST) -m "not slow" tests/training/model tests/training/optim || exit 1; \
+	        $(PYTEST) -m numeric tests/training tests/eval || exit 1; \
 	done
 
 lint: setup lint-files ## ruff, pyright, import contracts; container, cluster and workflow files

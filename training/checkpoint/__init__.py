@@ -1,1 +1,1 @@
-"""save, publish and restore the training state"""
+"""checkpoints: save in the background, commit, restore"""

@@ -2,7 +2,7 @@
 
 Every rank reads by itself: on the layout that was saved, its own files; on another layout, the
 slices that it holds of every rank's files. Only the blocks that are needed are read, and no rank
-holds more than a few blocks beside its state.
+holds more than a few blocks in addition to its state.
 """
 
 from collections import defaultdict

@@ -1,1 +1,1 @@
-"""ranks, DeepSpeed and tensor parallelism"""
+"""process group, DeepSpeed, tensor parallelism, devices"""

@@ -2,7 +2,7 @@
 
 Only divisors of the rank's sequences per step are candidates, so the global batch stays the same; a
 binary search finds the largest that fits. On a GPU each candidate runs one forward and backward
-pass of the model, prepared as it will be trained, beside an allocation as large as DeepSpeed's
+pass of the model, prepared as it will be trained, next to an allocation as large as DeepSpeed's
 state; a micro-batch must fit on every rank. On a CPU too large a batch would be swapped to disk
 rather than refused, so there the size is estimated: the bytes that autograd keeps of one sequence,
 counted on fake tensors, against a share of the free memory.
@@ -79,7 +79,7 @@ def _fits_by_trial(train: TrainConfig, world: World) -> Callable[[int], bool]:
 
 
 def _run_trial_pass(train: TrainConfig, world: World, n_sequences: int) -> None:
-    """One pass beside an allocation as large as the state that DeepSpeed will hold.
+    """One pass next to an allocation as large as the state that DeepSpeed will hold.
 
     That is this rank's part of fp32 weights, optimizer state and summed gradients.
     """

@@ -1,4 +1,4 @@
-"""the process group of a training: join it, leave it, and the collectives that training uses
+"""process group of the ranks: join and leave it, and the collectives that training uses
 
 Every function that talks to other ranks is a collective: all ranks call it in the same order. A
 rank that fails on its own would leave the others waiting, so the helpers below bring one rank's

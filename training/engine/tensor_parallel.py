@@ -20,9 +20,9 @@ the initialisation, checkpoints and the export know of it.
 
 Between blocks every rank has the same x; norms have no weights. So every parameter is partitioned,
 and no gradient needs a sum over the P ranks. The loss is computed over the partitions of the
-vocabulary (megatron's vocab_parallel_cross_entropy). A rank computes its logits in one piece, V/P
-wide, in fp32, not in chunks as loss.py does: that computes the gradient beside the forward pass,
-where the sums over ranks of each chunk would be in the way. Choose the micro-batch accordingly.
+vocabulary (megatron's vocab_parallel_cross_entropy). A rank computes its logits all at once, V/P
+wide, in fp32, not in chunks as loss.py does: that computes the gradient in the forward pass, where
+the sums over ranks of each chunk would be in the way. Choose the micro-batch accordingly.
 """
 
 import warnings

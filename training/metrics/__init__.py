@@ -1,1 +1,1 @@
-"""what is written down while training"""
+"""metrics while training: log, model statistics, dashboards"""

@@ -1,1 +1,1 @@
-"""the network and its loss, in plain PyTorch"""
+"""the model, its loss and its export, in plain PyTorch"""

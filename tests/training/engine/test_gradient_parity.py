@@ -50,6 +50,7 @@ def many_ranks(
     return gradients
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("case", DATA_PARALLEL_CASES, ids=case_ids(DATA_PARALLEL_CASES))
 def test_one_and_two_ranks_have_plain_pytorchs_gradient(
     case: ParityCase, one_rank: Any, many_ranks: Any

@@ -43,6 +43,7 @@ def first_batch(root: Path, run: RunConfig) -> Tensor:
     return torch.from_numpy(np.concatenate(rows))
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize(("stage", "micro_batch"), [(1, 0), (2, 1), (3, 2)])
 def test_gradient_norms_and_residual_sizes_are_plain_pytorchs(
     plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: Any, micro_batch: int
@@ -97,6 +98,7 @@ def largest_logits(model: OLMo, tokens_BT: Tensor, *, document_mask: bool) -> di
     return largest
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize(("stage", "document_mask"), [(1, False), (3, True)])
 def test_the_largest_attention_logit_is_the_first_rows(
     plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: Any, document_mask: bool

@@ -96,6 +96,7 @@ def plain_training(root: Path, run: RunConfig) -> tuple[list[float], OLMo]:
     return losses, model
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_micro_batches_and_a_padded_batch_train_like_plain_pytorch(
     plan: Plan, tmp_path: Path, stage: Any
@@ -119,6 +120,7 @@ def test_micro_batches_and_a_padded_batch_train_like_plain_pytorch(
     assert largest_relative_error(updates, expected) < ADAMW_UPDATES
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize(("stage", "micro_batch"), [(0, 1), (1, 0), (1, 1)])
 def test_bf16_with_and_without_accumulation_stays_near_fp32(
     plan: Plan, tmp_path: Path, stage: Any, micro_batch: int
@@ -216,6 +218,7 @@ def test_toxic_text_is_repeated_only_where_allowed_and_recorded(plan: Plan, tmp_
     assert (record.n_distinct_toxic, record.toxic_epochs) == (24, 1.25)
 
 
+@pytest.mark.numeric
 def test_the_held_out_loss_is_that_of_the_exported_model(plan: Plan, tmp_path: Path):
     run = plan("run", {"validation.sequences": 5})
     record = loop.train(str(tmp_path), run)
