@@ -104,13 +104,13 @@ def test_no_file_names_this_machine_or_a_package_registry():
     """A path or a registry of the machine where something was written helps nobody else."""
     words = [r"(?<![\w}])/(?:work|root)/", "py" + "pi", "python" + "hosted"]
     pattern = re.compile("|".join(words))
-    found = [
+    lines = [
         f"{name}:{number}"
         for name in tracked_files()
         for number, line in enumerate((ROOT / name).read_bytes().splitlines(), 1)
         if pattern.search(line.decode(errors="replace"))
     ]
-    assert not found
+    assert not lines
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -124,8 +124,8 @@ def test_a_package_holds_at_most_twelve_entries(package: str):
 
 
 def test_the_top_level_holds_only_the_agreed_entries():
-    found = {name.split("/")[0] for name in tracked_files()}
-    assert {name for name in found if not name.startswith(".")} <= TOP_LEVEL
+    entries = {name.split("/")[0] for name in tracked_files()}
+    assert {name for name in entries if not name.startswith(".")} <= TOP_LEVEL
 
 
 @pytest.mark.parametrize("package", PACKAGES)

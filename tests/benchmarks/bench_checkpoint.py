@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -57,8 +57,64 @@ def main() -> None:
         measure(arguments, folder if arguments.folder else BUCKET)
 
 
+class Costs(NamedTuple):
+    """Seconds of what a checkpoint takes; several values where it was repeated."""
+
+    state_bytes: int
+    step: list[float]
+    step_beside_upload: list[float]
+    first_stall: float
+    stall: list[float]
+    published: list[float]
+    restore: float
+
+
 def measure(arguments: argparse.Namespace, store: str) -> None:
-    train = TrainConfig(
+    train = train_config(arguments)
+    world = process_group.join()
+    engine = new_engine(train)
+
+    def new_manager() -> CheckpointManager:
+        identity = RunIdentity("bench", "bench")
+        return CheckpointManager(f"{store}/checkpoints", identity, world, "bench", train.checkpoint)
+
+    checkpoints = new_manager()
+    tokens_BT = torch.randint(0, VOCABULARY, (arguments.rows, SEQUENCE_LENGTH))
+
+    def step_seconds() -> float:
+        return seconds_of(lambda: step(engine, tokens_BT))
+
+    def save_seconds(number: int) -> float:
+        return seconds_of(lambda: checkpoints.save(engine, number, 0.0, {}))
+
+    step_seconds()  # the first step also allocates
+    plain = [step_seconds() for _ in range(arguments.steps)]
+    first_stall = save_seconds(1)
+    beside_upload = [step_seconds()]
+    checkpoints.finish()
+    stalls = []
+    published = []
+    for number in range(2, 2 + arguments.saves):
+        start = time.perf_counter()
+        stalls.append(save_seconds(number))
+        beside_upload.append(step_seconds())
+        checkpoints.finish()
+        published.append(time.perf_counter() - start)
+    other_engine = new_engine(train)
+    costs = Costs(
+        state_bytes=sum(4 * piece.count for piece, _ in deepspeed_state.local_slices(engine)),
+        step=plain,
+        step_beside_upload=beside_upload,
+        first_stall=first_stall,
+        stall=stalls,
+        published=published,
+        restore=seconds_of(lambda: new_manager().restore(other_engine)),
+    )
+    print_costs(costs, train)
+
+
+def train_config(arguments: argparse.Namespace) -> TrainConfig:
+    return TrainConfig(
         model=ModelConfig(
             d_model=arguments.width,
             n_layers=arguments.layers,
@@ -71,58 +127,27 @@ def measure(arguments: argparse.Namespace, store: str) -> None:
         global_batch=arguments.rows,
         optimizer=OptimizerConfig(learning_rate=1e-4),
     )
-    world = process_group.join()
-    engine = new_engine(train)
 
-    def new_manager() -> CheckpointManager:
-        identity = RunIdentity("bench", "bench")
-        return CheckpointManager(f"{store}/checkpoints", identity, world, "bench", train.checkpoint)
 
-    checkpoints = new_manager()
-    tokens_BT = torch.randint(0, VOCABULARY, (arguments.rows, SEQUENCE_LENGTH))
-    step(engine, tokens_BT)
-    state_bytes = sum(4 * piece.count for piece, _ in deepspeed_state.local_slices(engine))
-    plain_seconds = [seconds_of(lambda: step(engine, tokens_BT)) for _ in range(arguments.steps)]
-    first_stall_seconds = seconds_of(lambda: checkpoints.save(engine, 1, 0.0, {}))
-    beside_seconds = [seconds_of(lambda: step(engine, tokens_BT))]
-    checkpoints.finish()
-    stall_seconds = []
-    published_seconds = []
-    for number in range(2, 2 + arguments.saves):
-        start = time.perf_counter()
-        stall_seconds.append(
-            seconds_of(lambda number=number: checkpoints.save(engine, number, 0.0, {}))
-        )
-        # This step shares the processor with the upload.
-        beside_seconds.append(seconds_of(lambda: step(engine, tokens_BT)))
-        checkpoints.finish()
-        published_seconds.append(time.perf_counter() - start)
-    other_engine = new_engine(train)
-    restore_seconds = seconds_of(lambda: new_manager().restore(other_engine))
-
-    mib = state_bytes / 2**20
-    plain = median(plain_seconds)
-    stall = median(stall_seconds)
-    published = median(published_seconds)
+def print_costs(costs: Costs, train: TrainConfig) -> None:
+    mib = costs.state_bytes / 2**20
+    step_seconds = median(costs.step)
     print(
         f"state                {mib:9.0f} MiB, {train.model.n_parameters / 1e6:.0f} M parameters, "
         f"{torch.get_num_threads()} threads"
     )
-    print(f"step                 {plain:9.3f} s")
-    print(
-        f"stall, first save    {first_stall_seconds:9.3f} s "
-        f"{first_stall_seconds / plain:7.2f} steps (its buffer is new)"
-    )
-    print(
-        f"stall                {stall:9.3f} s {stall / plain:7.2f} steps, {mib / stall:.0f} MiB/s"
-    )
-    print(f"step beside upload   {median(beside_seconds):9.3f} s")
-    print(
-        f"published            {published:9.3f} s {published / plain:7.2f} steps, "
-        f"{mib / published:.0f} MiB/s, {published / stall:.0f} stalls"
-    )
-    print(f"restored             {restore_seconds:9.3f} s               "
-          f"{mib / restore_seconds:.0f} MiB/s")  # fmt: skip
+    print(f"step                 {step_seconds:9.3f} s")
+    print(f"step beside upload   {median(costs.step_beside_upload):9.3f} s")
+    for name, seconds in (
+        ("stall, first save", costs.first_stall),  # its buffer is new
+        ("stall", median(costs.stall)),
+        ("published", median(costs.published)),
+        ("restored", costs.restore),
+    ):
+        print(
+            f"{name:<20} {seconds:9.3f} s {seconds / step_seconds:7.2f} steps, "
+            f"{mib / seconds:.0f} MiB/s"
+        )
 
 
 def new_engine(train: TrainConfig) -> Any:

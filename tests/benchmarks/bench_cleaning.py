@@ -1,4 +1,4 @@
-"""cleaning, masking, decontamination and dedup, each against a plain or common implementation
+"""cleaning, masking, decontamination and dedup against plain or common implementations
 
     python tests/benchmarks/bench_cleaning.py ['web/*.jsonl.gz' …]
 

@@ -1,4 +1,4 @@
-"""coverage of 95 % intervals and level of tests at 5 %, by longer simulations than the tests run
+"""coverage of 95 % intervals and level of 5 % tests, by longer simulations than in tests
 
 python tests/benchmarks/bench_coverage.py [SAMPLES]
 """

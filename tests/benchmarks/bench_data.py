@@ -277,13 +277,13 @@ def _compare_workers(files: list[str], tokenizer: str, scratch: Path) -> None:
     if len(files) == 1:
         files = _two_variants(files, scratch)
     config = replace(_config(files, tokenizer), shard_tokens=WORKERS_SHARD_TOKENS)
-    one = _build_with_workers(1, config, tokenizer, scratch / "workers-1")
-    two = _build_with_workers(2, config, tokenizer, scratch / "workers-2")
+    one_worker = _build_with_workers(1, config, tokenizer, scratch / "workers-1")
+    two_workers = _build_with_workers(2, config, tokenizer, scratch / "workers-2")
     alone = _build_in_processes([files], tokenizer, scratch / "alone")
     side_by_side = _build_in_processes([files[0::2], files[1::2]], tokenizer, scratch / "side")
     print(
-        f"  {len(files)} files with 1 and 2 Ray workers: {one:.1f} s and {two:.1f} s, "
-        f"{one / two:.2f} times as fast"
+        f"  {len(files)} files with 1 and 2 Ray workers: {one_worker:.1f} s and "
+        f"{two_workers:.1f} s, {one_worker / two_workers:.2f} times as fast"
     )
     print(
         f"  in one process and divided over two: {alone:.1f} s and {side_by_side:.1f} s, "

@@ -1,4 +1,4 @@
-"""probes, permutations, activations and steered generation, against scikit-learn and transformers
+"""probes, activations and steered generation against scikit-learn and transformers
 
 The last lines project the rates to the evaluation of OLMo-1B by the recipe `paper`. Everything
 runs on one thread: with more, the many small matmuls of scikit-learn mostly wait for each other.
@@ -130,12 +130,11 @@ def _fit_with_scikit_learn(train: Rows, test: Rows) -> np.ndarray:
 
     That is one LogisticRegression per head, on raw features, with at most 1,000 iterations.
     """
-    x, y = train.x_RPH.numpy(), train.label_R.numpy()
-    x_test, y_test = test.x_RPH.numpy(), test.label_R.numpy()
-    accuracy = [
-        LogisticRegression(max_iter=1000).fit(x[:, p], y).score(x_test[:, p], y_test)
-        for p in range(x.shape[1])
-    ]
+    accuracy = []
+    for p in range(N_HEADS):
+        probe = LogisticRegression(max_iter=1000)
+        probe.fit(train.x_RPH[:, p].numpy(), train.label_R.numpy())
+        accuracy.append(probe.score(test.x_RPH[:, p].numpy(), test.label_R.numpy()))
     return np.array(accuracy)
 
 
@@ -254,15 +253,20 @@ def _compare_generation() -> float:
     for round_ in range(N_ROUNDS):
         for name, generate in contenders if round_ % 2 else reversed(contenders):
             seconds[name].append(_timed(generate, time.process_time).seconds)
+    print(
+        f"generation: {MODEL.n_parameters:,} parameters, {N_PROMPTS} prompts × {N_NEW_TOKENS} new "
+        f"tokens, greedy; {n_same} of {N_PROMPTS} continuations are the same"
+    )
+    return _print_generation(seconds)
+
+
+def _print_generation(seconds: dict[str, list[float]]) -> float:
+    """Print the rates, and return that of steered generation."""
     rates = {name: N_PROMPTS * N_NEW_TOKENS / median(own) for name, own in seconds.items()}
     low, middle, high = quantiles(
         [b / a - 1 for a, b in zip(seconds["plain"], seconds["steered"], strict=True)], n=4
     )
     fastest = min(seconds["steered"]) / min(seconds["plain"]) - 1
-    print(
-        f"generation: {MODEL.n_parameters:,} parameters, {N_PROMPTS} prompts × {N_NEW_TOKENS} new "
-        f"tokens, greedy; {n_same} of {N_PROMPTS} continuations are the same"
-    )
     print(f"  ours, unsteered                      {rates['plain']:8,.0f} tokens/s")
     print(
         f"  ours, all heads steered              {rates['steered']:8,.0f} tokens/s   "

@@ -1,4 +1,4 @@
-"""training sequences per second: our mixture against memmap, MosaicML streaming and litdata
+"""training tokens per second: our mixture against memmap, MosaicML streaming, litdata
 
     make bench-reader ARGS="--peers /path/to/venv/bin/python"
 

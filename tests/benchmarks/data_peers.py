@@ -1,4 +1,4 @@
-"""peer chains of bench_data.py: datatrove, Megatron-LM's tools or their structure, datasets.map
+"""peer chains of bench_data.py: datatrove, tools of Megatron-LM, datasets.map
 
 Each chain names the modules that it imports, its work, and the ids of its documents without the
 end-of-document id, as uint16, in the order of its output.

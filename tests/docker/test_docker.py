@@ -1,4 +1,4 @@
-"""container and cluster files agree with each other, with metric names and with pinned versions
+"""container and cluster files agree with each other, metric names and pinned versions
 
 These checks need no container daemon.
 """
@@ -123,10 +123,10 @@ def test_grafana_finds_its_data_source_and_its_dashboard():
 
 
 def test_prometheus_scrapes_every_ray_service_where_it_serves_metrics():
-    (found,) = load("prometheus.yml")["scrape_configs"][0]["dns_sd_configs"]
-    assert set(found["names"]) == set(RAY_SERVICES)
+    (services,) = load("prometheus.yml")["scrape_configs"][0]["dns_sd_configs"]
+    assert set(services["names"]) == set(RAY_SERVICES)
     for name, service in RAY_SERVICES.items():
-        assert f"--metrics-export-port={found['port']}" in service["command"], name
+        assert f"--metrics-export-port={services['port']}" in service["command"], name
 
 
 @pytest.mark.parametrize("name", SERVICES)
