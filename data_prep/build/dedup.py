@@ -77,9 +77,9 @@ def minhash_bands(texts: Sequence[str]) -> np.ndarray:
     for part in ngrams.batches(texts):
         hashes, ends = _shingles(texts[part])
         offsets = np.concatenate([[0], ends]).astype(np.uint64)
-        digests = rensa.RMinHash.digest_matrix_from_flat_token_hashes(
+        digests = rensa.RMinHash.digest_matrix_from_flat_token_hashes(  # type: ignore[attr-defined]
             hashes, offsets, N_BANDS * N_ROWS, SEED
-        )  # type: ignore[attr-defined]
+        )
         values = np.array(digests.to_rows(), np.uint64).reshape(-1, N_BANDS, N_ROWS)
         bands[part] = _fold_rows(values)
     return bands

@@ -80,7 +80,9 @@ def materialize(
 
     shard_tokens: size to aim at; a shard has as many whole steps as fit, at least one.
     """
-    manifests = {name: manifest.load(uri) for name, uri in streams.items()}
+    manifests: dict[StreamName, Manifest] = {
+        name: manifest.load(uri) for name, uri in streams.items()
+    }
     source = MixtureSource(mixture, sequence_length, streams, manifests)
     _check_streams(source)
     record_uri = storage.join(to, manifest.NAME)

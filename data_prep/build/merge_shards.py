@@ -148,7 +148,9 @@ def count_kept(
     drops = DropCounter()
     with_duplicates = list[int]()
     n_documents = n_tokens = n_text_bytes = 0
-    tokens_per_bucket = {of.split: np.zeros(of.n, np.int64) for of in buckets}
+    tokens_per_bucket: dict[Split, np.ndarray] = {
+        of.split: np.zeros(of.n, np.int64) for of in buckets
+    }
     for i, segment in enumerate(file.tokenized.segments):
         if not segment.n_documents:
             continue

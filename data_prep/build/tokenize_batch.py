@@ -101,7 +101,11 @@ def _decontaminate(kept: _KeptDocuments, task: TokenizeTask, drops: DropCounter)
         document = kept.documents[i]
         drops.add("evaluation_overlap", document.row, document.part, kept.texts[i])
     remaining = np.flatnonzero(~overlaps).tolist()
-    return _KeptDocuments(*([column[i] for i in remaining] for column in kept))
+    return _KeptDocuments(
+        [kept.documents[i] for i in remaining],
+        [kept.texts[i] for i in remaining],
+        [kept.is_masked[i] for i in remaining],
+    )
 
 
 def _shuffle_keys(kept: _KeptDocuments, task: TokenizeTask) -> np.ndarray:

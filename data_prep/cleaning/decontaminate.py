@@ -28,7 +28,7 @@ SLOTS_PER_HASH = 32  # of the filter, which is probed twice: 1 window in 256 pas
 class _Matches(NamedTuple):
     """For each hash found: its index in the query, and its range [low, high) in the table."""
 
-    index: np.ndarray
+    query_index: np.ndarray
     low: np.ndarray
     high: np.ndarray
 
@@ -99,12 +99,12 @@ class NGrams(NamedTuple):
         windows = ngrams.rolling(ngrams.prefix_sums(hashes), min(MIN_WORDS, self.n))
         matches = self.table.find(windows)
         # A window across the end of a text belongs to no text; comparing its words refuses it.
-        text_of_match = np.searchsorted(ends, matches.index, "right")
+        text_of_match = np.searchsorted(ends, matches.query_index, "right")
         for i in {int(i) for i in text_of_match}:
             here = np.flatnonzero(text_of_match == i)
             first_word = int(ends[i - 1]) if i else 0
             candidates = zip(
-                (matches.index[here] - first_word).tolist(),
+                (matches.query_index[here] - first_word).tolist(),
                 matches.low[here].tolist(),
                 matches.high[here].tolist(),
                 strict=True,

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from data_prep.build import make_card, provenance_stats
 from data_prep.cleaning import dropped_samples
-from data_prep.config import DataConfig, TokenizerConfig
+from data_prep.config import DataConfig, StreamName, TokenizerConfig
 from data_prep.core import records, storage
 from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing
 from data_prep.token_stream import data_card, megatron_shards
@@ -59,7 +59,7 @@ def plain(one: provenance_stats.Tally) -> dict[str, list[tuple]]:
     }
 
 
-def stream(folder: Path, engine: Tokenizer, kind: str = "clean") -> Manifest:
+def stream(folder: Path, engine: Tokenizer, kind: StreamName = "clean") -> Manifest:
     """A stream as a build leaves it: TEXTS in two shards to train on and one held out, with every
     column of provenance.
     """

@@ -23,6 +23,7 @@ from data_prep.core import storage
 from data_prep.core.errors import ConfigurationError
 from data_prep.core.records import digest
 from data_prep.token_stream import manifest, megatron_shards
+from data_prep.token_stream.manifest import Manifest
 from data_prep.token_stream.mixture import Mixture
 from data_prep.token_stream.reader import SequenceReader
 from training.engine.process_group import World
@@ -154,7 +155,9 @@ def test_a_killed_command_continues_to_the_same_bytes(
 
 def restore_shard_records(folder: Path, record: MaterializedMixture, streams: Streams) -> None:
     """Write the record of each shard, as a killed command leaves them."""
-    manifests = {name: manifest.load(uri) for name, uri in streams.items()}
+    manifests: dict[StreamName, Manifest] = {
+        name: manifest.load(uri) for name, uri in streams.items()
+    }
     source = MixtureSource(MIXTURE, T, streams, manifests)
     for number, shard in enumerate(record.train):
         first = STEPS_PER_SHARD * number

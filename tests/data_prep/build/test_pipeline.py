@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -220,7 +220,7 @@ def test_a_complete_shard_is_kept_and_a_damaged_one_merged_again(
     duplicates = pipeline.find_duplicates(job, inputs)
     kept = pipeline.count_kept(job, inputs, duplicates)
     buckets = merge_shards.buckets_for(inputs, CONFIG)[0]
-    tokens_per_bucket = sum(of.tokens_per_bucket["train"] for of in kept)
+    tokens_per_bucket = np.sum([of.tokens_per_bucket["train"] for of in kept], axis=0)
     plans = list(merge_shards.plan_shards(buckets, tokens_per_bucket, CONFIG.shard_tokens))
     to_merge = merge_shards.segments_to_merge(inputs, duplicates, kept)
     stream_uri, records_uri = str(tmp_path / "stream"), str(tmp_path / "records")
@@ -338,7 +338,7 @@ def test_a_stream_finished_first_by_another_build_is_the_result(
     root = str(tmp_path / "out")
     tokenize_inputs = pipeline.tokenize_inputs
 
-    def overtaken(*arguments: object) -> list:
+    def overtaken(*arguments: Any) -> list:
         inputs = tokenize_inputs(*arguments)
         monkeypatch.setattr(pipeline, "tokenize_inputs", tokenize_inputs)
         pipeline.build(config, "clean", root)  # finishes, and removes the work in progress

@@ -37,7 +37,7 @@ def last_results(root: Path, run: RunConfig) -> RunResult:
     """The run's weights, and its metrics of the last steps, which a branch takes itself."""
     result = run_result(root, run.run_id)
     weights: Any = {name: value.tolist() for name, value in result.weights.items()}
-    return RunResult(weights, result.lines[-4:])
+    return RunResult(weights, {}, result.lines[-4:])
 
 
 def test_a_branch_equals_the_same_run_from_step_0_bit_for_bit(
