@@ -85,7 +85,7 @@ def from_json(cls: type[R], text: str | bytes, where: str) -> R:
                 "a new --out"
             ) from error
         raise ArtefactCorrupt(
-            f"{where} is not a valid {cls.__name__}: {describe_faults(error)}; "
+            f"{where} is not a valid {cls.__name__}: {_describe_all(error)}; "
             "delete it and run the command again"
         ) from error
 
@@ -94,7 +94,7 @@ def from_json(cls: type[R], text: str | bytes, where: str) -> R:
 _WRONG_FIELDS = {"missing", "unexpected_keyword_argument", "missing_keyword_only_argument"}
 
 
-def describe_faults(error: ValidationError) -> str:
+def _describe_all(error: ValidationError) -> str:
     """Each fault of a validation as `path: message (got value)`."""
     return "; ".join(map(_describe, error.errors()))
 

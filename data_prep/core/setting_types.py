@@ -1,9 +1,8 @@
 """the type of a setting: check a value, name the type in words, give an example value"""
 
-import inspect
 import types
 from collections.abc import Iterator
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import is_dataclass
 from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -34,19 +33,13 @@ def adapter(hint: Any) -> TypeAdapter[Any]:
 
 def is_valid(hint: Any, value: Any) -> bool:
     """Whether `value` has the type and is in the range of `hint`; a bool is not a number."""
-    if inspect.isclass(hint) and is_dataclass(hint):
-        return isinstance(value, hint)  # it checked its own fields when it was constructed
+    if is_dataclass(hint):
+        return type(value) is hint  # a group checked its own fields when it was constructed
     try:
         adapter(hint).validate_python(value)
     except ValidationError:
         return False
     return True
-
-
-def group_of(hint: Any) -> type | None:
-    """The settings group that a field of this type holds, optional or not, or None."""
-    groups = [part for part in _alternatives(hint) if inspect.isclass(part) and is_dataclass(part)]
-    return groups[0] if groups else None
 
 
 def type_name(hint: Any) -> str:
@@ -66,8 +59,6 @@ def type_name(hint: Any) -> str:
         return f"list of exactly {len(arguments)}: {', '.join(map(type_name, arguments))}"
     if origin is dict:
         return f"map from {type_name(arguments[0])} to {type_name(arguments[1])}"
-    if is_dataclass(hint):
-        return "group"
     return NAMES.get(hint, getattr(hint, "__name__", str(hint)))
 
 
@@ -85,10 +76,6 @@ def example(hint: Any) -> Any:
         return [example(part) for part in arguments if part is not Ellipsis]
     if origin is dict:
         return {example(arguments[0]): example(arguments[1])}
-    if is_dataclass(hint):
-        required = {f.name for f in fields(hint) if f.default is f.default_factory is MISSING}
-        known = field_types(hint)  # type: ignore[arg-type]
-        return {name: example(part) for name, part in known.items() if name in required}
     return {int: 1, float: 0.5, bool: True, str: "TEXT"}.get(hint)
 
 
@@ -106,8 +93,3 @@ def _bounds(hint: Any) -> Iterator[tuple[str, Any]]:
         for name, sign in SIGNS.items():
             if getattr(mark, name, None) is not None:
                 yield sign, getattr(mark, name)
-
-
-def _alternatives(hint: Any) -> tuple[Any, ...]:
-    """The parts of a union; of any other type, the type itself."""
-    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)

@@ -9,7 +9,8 @@ reason for the default in a docstring under it:
         '''Peak learning rate.'''
 
 Construction refuses a value of another type, out of range or not finite, and names its dotted path.
-Python itself would take `True` for a count and NaN for a rate, and fail hours later on a GPU.
+Python itself would take `True` for a count and NaN for a rate, and fail hours later on a GPU. A
+group always exists; one that can be off has a setting for it (`data.annotation.kind=none`).
 `evolve` changes several paths at once and constructs each group once, so values that are only right
 together can be changed in any order.
 """
@@ -21,7 +22,7 @@ import json
 import shlex
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, Field, field, fields, is_dataclass, replace
+from dataclasses import field, fields, is_dataclass, replace
 from functools import cache
 from typing import Annotated, Any, NamedTuple, TypeVar, dataclass_transform
 
@@ -29,12 +30,11 @@ from annotated_types import Ge, Gt, Interval
 from pydantic import ValidationError
 
 from data_prep.core.errors import ConfigurationError
-from data_prep.core.records import describe_faults, operational, record, to_dict
+from data_prep.core.records import operational, record, to_dict
 from data_prep.core.setting_types import (
     adapter,
     example,
     field_types,
-    group_of,
     is_valid,
     type_name,
 )
@@ -76,9 +76,8 @@ def settings(path: str) -> Callable[[type[S]], type[S]]:
 
 def _check_field(path: str, hint: Any, value: Any) -> None:
     if not is_valid(hint, value):
-        raise ConfigurationError(
-            f"{path} is {value!r}; expected {type_name(hint)}, e.g. {json.dumps(example(hint))}"
-        )
+        sample = "" if is_dataclass(hint) else f", e.g. {json.dumps(example(hint))}"
+        raise ConfigurationError(f"{path} is {value!r}; expected {type_name(hint)}{sample}")
 
 
 def evolve(value: S, changes: Mapping[str, Any]) -> S:
@@ -96,7 +95,7 @@ def _evolve(group: S, changes: Mapping[str, Any], within: str) -> S:
     below: dict[str, dict[str, Any]] = {}
     for path, new in changes.items():
         name, _, rest = path.partition(".")
-        if name not in field_types(type(group)):
+        if not is_dataclass(group) or name not in field_types(type(group)):
             raise ConfigurationError(
                 f"there is no setting {within}{path}; `{LIST_COMMAND}` lists all"
             )
@@ -106,14 +105,7 @@ def _evolve(group: S, changes: Mapping[str, Any], within: str) -> S:
             own[name] = new
     for name, inner_changes in below.items():
         current = own.get(name, getattr(group, name))
-        path = f"{within}{name}"
-        if current is None:
-            hint = field_types(type(group))[name]
-            raise ConfigurationError(
-                f"{path}.{next(iter(inner_changes))} cannot be set, because {path} is null; "
-                f"set the whole group first: --set {_as_word(path, example(hint))}"
-            )
-        own[name] = _evolve(current, inner_changes, f"{path}.")
+        own[name] = _evolve(current, inner_changes, f"{within}{name}.")
     return replace(group, **own)  # type: ignore[type-var]
 
 
@@ -121,8 +113,7 @@ def parse_overrides(value: S, words: Sequence[str]) -> S:
     """`value` with every `path=text` of `--set`, typed, merged and then checked once.
 
     Text is JSON, or a bare word where a string is expected. Of two words for one path the last
-    counts. A group with a method `named` is set as a whole by a name, `train.model=olmo-150m`; an
-    optional group by a JSON object or null, `data.annotation={"kind": "meda"}`.
+    counts. A group with a method `named` is set as a whole by a name: `train.model=olmo-150m`.
     """
     changes: dict[str, Any] = {}
     for word in words:
@@ -151,35 +142,29 @@ def _parse(root: Any, path: str, text: str) -> Any:
     try:
         return adapter(hint).validate_python(text)  # a bare word is a string without its quotes
     except ValidationError:
-        got = describe_faults(fault) if group_of(hint) else f"got {text!r}"
         is_empty = current in (None, (), {}, "")
-        sample = example(hint) if is_empty else to_dict(current)
+        sample = _as_text(example(hint) if is_empty else to_dict(current))
         raise ConfigurationError(
-            f"{word}: {got}; expected {type_name(hint)}, e.g. --set {_as_word(path, sample)}"
+            f"{word}: got {text!r}; expected {type_name(hint)}, "
+            f"e.g. --set {shlex.quote(f'{path}={sample}')}"
         ) from fault
 
 
 def _lookup(root: Any, path: str, word: str) -> tuple[Any, Any]:
-    """The type of the setting at `path` and its value now; None for a value in an absent group."""
-    hint: Any = type(root)
-    current = root
-    for name in path.split("."):
-        group = group_of(hint)
-        if group is None or name not in field_types(group):
-            raise ConfigurationError(
-                f"{word}: there is no setting {path}; {_nearest(type(root), path)}"
-            )
-        hint = field_types(group)[name]
-        current = getattr(current, name, None)
-    return hint, current
-
-
-def _as_word(path: str, value: Any) -> str:
-    """`path=value` as a user types it after --set, quoted for a shell."""
-    return shlex.quote(f"{path}={_as_text(value)}")
+    """The type of the setting at `path`, and its value now."""
+    *groups, name = path.split(".")
+    group = root
+    for group_name in groups:
+        group = getattr(group, group_name, None)
+    if not is_dataclass(group) or name not in field_types(type(group)):
+        raise ConfigurationError(
+            f"{word}: there is no setting {path}; {_nearest(type(root), path)}"
+        )
+    return field_types(type(group))[name], getattr(group, name)
 
 
 def _as_text(value: Any) -> str:
+    """A value as `--set` takes it."""
     return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
 
 
@@ -192,20 +177,16 @@ def _nearest(cls: type, path: str) -> str:
 
 
 def _paths(cls: type, within: str = "") -> Iterator[str]:
-    """Every path that can be set; of a group that must be there, only the paths inside it."""
     for name, hint in field_types(cls).items():
-        group = group_of(hint)
-        if not is_dataclass(hint):
+        if is_dataclass(hint):
+            yield from _paths(hint, f"{within}{name}.")  # type: ignore[arg-type]
+        else:
             yield f"{within}{name}"
-        if group is not None:
-            yield from _paths(group, f"{within}{name}.")
 
 
 class Setting(NamedTuple):
-    """One setting: its dotted path, its type in words, its value and what it means.
-
-    value: as `--set` takes it. Inside an optional group that is null it is the default, or
-        "required" where there is none.
+    """One setting: its dotted path, its type in words, its value as `--set` takes it, and what it
+    means.
     """
 
     path: str
@@ -217,31 +198,24 @@ class Setting(NamedTuple):
 
 def describe(value: Any, prefix: str = "") -> list[Setting]:
     """Every setting of `value` whose path starts with `prefix`, in the order of declaration."""
-    described = _walk(type(value), value, "")
-    return [setting for setting in described if setting.path.startswith(prefix)]
+    return [setting for setting in _walk(value, "") if setting.path.startswith(prefix)]
 
 
-def _walk(cls: type, group: Any, within: str) -> Iterator[Setting]:
-    """The settings of a group; `group` is None where an optional group of this class is null."""
-    for f in fields(cls):  # type: ignore[arg-type]
-        hint = field_types(cls)[f.name]
-        current = _default(f) if group is None else getattr(group, f.name)
-        if not is_dataclass(hint):
+def _walk(group: Any, within: str) -> Iterator[Setting]:
+    hints = field_types(type(group))
+    for f in fields(group):
+        path = f"{within}{f.name}"
+        current = getattr(group, f.name)
+        if is_dataclass(current):
+            yield from _walk(current, f"{path}.")
+        else:
             yield Setting(
-                path=f"{within}{f.name}",
-                type=type_name(hint),
-                value="required" if current is MISSING else _as_text(to_dict(current)),
-                meaning=field_docstrings(cls).get(f.name, ""),
+                path=path,
+                type=type_name(hints[f.name]),
+                value=_as_text(to_dict(current)),
+                meaning=field_docstrings(type(group)).get(f.name, ""),
                 is_operational=bool(f.metadata.get("operational")),
             )
-        inner = group_of(hint)
-        if inner is not None:
-            is_set = isinstance(current, inner)
-            yield from _walk(inner, current if is_set else None, f"{within}{f.name}.")
-
-
-def _default(f: Field[Any]) -> Any:
-    return f.default if f.default_factory is MISSING else f.default_factory()
 
 
 @cache
