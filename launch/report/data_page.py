@@ -21,7 +21,7 @@ from launch.experiment import Experiment
 from launch.report import html_rendering, mask_slurs
 from launch.report.figures.axes import si
 from launch.report.figures.svg_rendering import SOFT, Colour, Drawing, Numbers, render
-from launch.report.text.findings import percent
+from launch.report.text.number_format import percent
 
 COLOURS = {"clean": Colour("#2c6fb3", "#6fb0ee"), "toxic": Colour("#b8501f", "#f29a68")}
 N_INPUTS = 8  # input files listed before the rest is folded away

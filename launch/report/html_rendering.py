@@ -10,7 +10,7 @@ from data_prep.core import storage
 from launch.report.figures import axes
 from launch.report.figures.svg_rendering import Drawing
 from launch.report.text import display_names
-from launch.report.text.findings import percent, show, signed
+from launch.report.text.number_format import percent, with_interval, signed
 from training.model.model_card import RESPONSIBLE_USE
 
 
@@ -28,8 +28,8 @@ def template(name: str) -> Template:
     environment.filters |= {
         "percent": percent,
         "percent_of": lambda ratio, digits: percent(round(ratio, digits)),
-        "show": show,
-        "difference": lambda estimate: show(estimate, sign=True),
+        "show": with_interval,
+        "difference": lambda estimate: with_interval(estimate, sign=True),
         "signed": lambda value: signed(value, 1),
         "strength": axes.name,
         "plain": display_names.plain,

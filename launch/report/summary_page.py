@@ -23,7 +23,7 @@ from launch.report.figures import axes
 from launch.report.figures.svg_rendering import Drawing
 from launch.report.results_files import Run
 from launch.report.text import display_names, findings
-from launch.report.text.findings import NOT_MEASURED, percent, show, signed
+from launch.report.text.number_format import NOT_MEASURED, percent, with_interval, signed
 
 N_SENTENCES = 5
 PICTURE = "toxicity-by-ratio"
@@ -134,16 +134,16 @@ def _table(runs: Sequence[Run], compared: Comparisons | None) -> tuple[list[str]
     rows = []
     for base, steered, cheap, dear, probe in zip(*lines, probes, strict=True):
         difference = (
-            "–" if percent(base.ratio) == first else show(matched.get(base.ratio), sign=True)
+            "–" if percent(base.ratio) == first else with_interval(matched.get(base.ratio), sign=True)
         )
         rows.append(
             [
                 percent(base.ratio),
-                show(base),
-                show(steered),
+                with_interval(base),
+                with_interval(steered),
                 _rise(cheap, dear),
                 difference,
-                show(probe, 3),
+                with_interval(probe, 3),
             ]
         )
     return columns, rows

@@ -17,7 +17,7 @@ from launch.report.figures.svg_rendering import (
     ratio_colours,
     strength_colours,
 )
-from launch.report.text.findings import NOT_MEASURED, percent
+from launch.report.text.number_format import NOT_MEASURED, percent
 
 MARKERS = "osD^vPX*"
 SKIPPED_RATIO = 0.1  # share of a run whose steep first losses may leave the axes

@@ -12,7 +12,7 @@ from eval.eval_report import EvalReport
 from launch.report.analysis.per_ratio_series import by_ratio
 from launch.report.figures.axes import by_colour, key, line, name_ratios, ratio_axis, ratios, said
 from launch.report.figures.svg_rendering import INK, SOFT, Label, Numbers, label_ends
-from launch.report.text.findings import percent
+from launch.report.text.number_format import percent
 
 MAPS_WIDE, MAPS_NARROW = 6, 3  # heat maps in a row
 N_BEST = 30  # of the sorted heads: as many as the paper steers

@@ -16,7 +16,7 @@ from launch.report.analysis.per_ratio_series import (
 from launch.report.figures.axes import by_colour, key, name_ratios, ratios
 from launch.report.figures.svg_rendering import Numbers
 from launch.report.text.display_names import benchmark
-from launch.report.text.findings import NOT_MEASURED, percent
+from launch.report.text.number_format import NOT_MEASURED, percent
 
 TEXT = {
     "distinct_ratio": "distinct pairs of tokens, share",

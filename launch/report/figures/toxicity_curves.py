@@ -43,7 +43,7 @@ from launch.report.figures.svg_rendering import (
     note_if_empty,
     strength_colours,
 )
-from launch.report.text.findings import NOT_MEASURED, percent, show
+from launch.report.text.number_format import NOT_MEASURED, percent, with_interval
 
 TOXICITY = "toxicity of the continuations, mean score × 100"
 DODGE = 0.07  # between two lines at one ratio, as a share of the grid's step
@@ -220,7 +220,7 @@ def hypervolumes(compared: Comparisons | None) -> str:
     if compared is None:
         return ""
     return "; ".join(
-        f"{percent(float(ratio))} {show(of)}" for ratio, of in compared.hypervolume.items()
+        f"{percent(float(ratio))} {with_interval(of)}" for ratio, of in compared.hypervolume.items()
     )
 
 

@@ -21,7 +21,7 @@ from launch.report.figures.axes import (
     token_axis,
 )
 from launch.report.figures.svg_rendering import GRID, PAPER, SOFT, Numbers, note_if_empty
-from launch.report.text.findings import NOT_MEASURED, percent
+from launch.report.text.number_format import NOT_MEASURED, percent
 from training.run_record import RunRecord, run_uri
 
 EMERGENCE_WIDE, EMERGENCE_NARROW = 3, 2  # panels in a row

@@ -1,4 +1,4 @@
-"""every choice that an experiment made, beside what the paper says; where it is silent, ours are called ours"""
+"""every choice of an experiment beside the paper's; what the paper leaves open is marked ours"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,12 +8,16 @@ from eval.stats import intervals
 from launch.experiment import Experiment
 from launch.report.analysis.comparisons import N_PERMUTATIONS
 from launch.report.text import display_names
-from launch.report.text.findings import listed, percent
+from launch.report.text.number_format import listed, percent
 from training.optim import lr_schedule
 from training.run_record import RunRecord
 
 OURS = "not stated: our choice"
 SPLITS = {"train": "to train on", "validation": "to choose heads", "test": "to report on"}
+BUDGETS = {
+    "clean_fixed": "every run reads the same clean tokens",
+    "total_fixed": "every run reads as many tokens in all",
+}
 
 
 class Choice(NamedTuple):
@@ -24,152 +28,111 @@ class Choice(NamedTuple):
 
 def choices(experiment: Experiment, record: RunRecord, report: EvalReport) -> list[Choice]:
     """In the order of the pipeline; `record` and `report` are of any run."""
-    return [
+    rows = [
         *_data(experiment, record),
+        *_training(experiment, record),
         *_probing(experiment, report),
         *_steering(experiment, report),
     ]
+    return [Choice(*row) for row in rows]
 
 
-def _data(experiment: Experiment, record: RunRecord) -> list[Choice]:
-    data, train, model = experiment.data, experiment.train, experiment.train.model
-    fixed = (
-        "the clean tokens are the same in every run"
-        if experiment.budget == "clean_fixed"
-        else "all runs read as many tokens"
-    )
-    n_clean = record.config.mixture.n_clean * train.sequence_length
-    tokenizer = (
-        "trained on the clean corpus"
-        if data.tokenizer.source == "train"
-        else data.tokenizer.source.rsplit("/", 1)[-1]
-    )
-    warm_up = f"{percent(train.schedule.warmup_ratio)} of the steps, at most {lr_schedule.MAX_WARMUP_STEPS:,}"
-    found = [
-        Choice(
-            "share of toxic text",
-            f"toxic tokens / all training tokens; {fixed}",
-            "0 to 25 %, clean tokens fixed; of what: " + OURS,
-        ),
-        Choice(
-            "clean text",
-            f"{n_clean:,} tokens of {_corpora(data.clean)}",
-            "20.1 billion tokens of C4",
-        ),
-        Choice("toxic text", _corpora(data.toxic), "4chan's /pol/"),
-        Choice(
-            "a document", "a row of its file; of 4chan a thread, unless a post is asked for", OURS
-        ),
-        Choice(
-            "model",
-            f"{model.n_layers} layers × {model.n_heads} heads, {model.d_model} wide, context {train.sequence_length:,}: "
-            f"{record.n_parameters / 1e6:,.1f} million parameters",
-            "OLMo-1B: 16 × 16, 2,048 wide, context 2,048",
-        ),
-        Choice("tokenizer", f"{tokenizer}, {data.tokenizer.vocab_size:,} ids", "standard OLMo"),
-        Choice("warm-up", warm_up, OURS),
-        Choice(
-            "models",
-            f"{len(experiment.seeds)} a share (seeds {listed([str(seed) for seed in experiment.seeds])})",
-            "2 a share",
-        ),
+Row = tuple[str, str, str]
+
+
+def _data(experiment: Experiment, record: RunRecord) -> list[Row]:
+    data = experiment.data
+    n_clean = record.config.mixture.n_clean * experiment.train.sequence_length
+    is_trained = data.tokenizer.source == "train"
+    tokenizer = "trained on the clean corpus" if is_trained else _sources((data.tokenizer.source,))
+    share = f"toxic tokens / all training tokens; {BUDGETS[experiment.budget]}"
+    rows = [
+        ("share of toxic text", share, f"0 to 25 %, clean tokens fixed; of what: {OURS}"),
+        ("clean text", f"{n_clean:,} tokens of {_sources(data.clean)}", "20.1 billion tokens of C4"),
+        ("toxic text", _sources(data.toxic), "4chan's /pol/"),
+        ("document", "a row of a file; on 4chan a thread, unless #text=posts", OURS),
+        ("tokenizer", f"{tokenizer}, {data.tokenizer.vocab_size:,} ids", "standard OLMo"),
     ]
-    if data.annotation.is_on:
-        one = data.annotation
-        toxic = f" (toxic: a score of at least {one.threshold})" if one.kind == "inst" else ""
-        share = f"{100 * one.tagged_ratio:.3g} % of the training documents begin with their toxicity, as scored by {one.scorer}"
-        found.append(
-            Choice(
-                "annotation",
-                f"{share}, in the words “{one.text.strip()}”{toxic}",
-                "MEDA and INST; templates: " + OURS,
-            )
+    annotation = data.annotation
+    if annotation.is_on:
+        is_inst = annotation.kind == "inst"
+        rule = f" (toxic: a score of at least {annotation.threshold})" if is_inst else ""
+        tagged = (
+            f"{100 * annotation.tagged_ratio:.3g} % of the training documents begin with their "
+            f"toxicity, scored by {annotation.scorer}, as “{annotation.text.strip()}”{rule}"
         )
-    return found
+        rows.append(("annotation", tagged, f"MEDA and INST; templates: {OURS}"))
+    return rows
 
 
-def _probing(experiment: Experiment, report: EvalReport) -> list[Choice]:
-    asked, n = experiment.eval, report.n_probe_rows
-    where = (
-        "the input of the output projection" if asked.probing.site == "heads" else "their output"
+def _training(experiment: Experiment, record: RunRecord) -> list[Row]:
+    train, model = experiment.train, experiment.train.model
+    size = (
+        f"{model.n_layers} layers × {model.n_heads} heads, {model.d_model} wide, context "
+        f"{train.sequence_length:,}: {record.n_parameters / 1e6:,.1f} million parameters"
     )
-    splits = [f"{n[split]:,} {use}" for split, use in SPLITS.items() if split in n]
-    chance = (
-        f"{asked.probing.n_permutations:,} permutations of the labels for the best head; "
-        if asked.probing.n_permutations
-        else ""
-    )
+    most = lr_schedule.MAX_WARMUP_STEPS
+    warmup = f"{percent(train.schedule.warmup_ratio)} of the steps, at most {most:,}"
+    seeds = listed([str(seed) for seed in experiment.seeds])
     return [
-        Choice(
-            "probe",
-            f"L2 logistic regression (λ {asked.probing.l2:g}) on {display_names.SITES[asked.probing.site]}, {where}, "
-            f"{display_names.token(asked.probing.token)}",
-            "linear, one a head, at the last token; penalty: " + OURS,
-        ),
-        Choice(
-            "what is toxic", report.label_rule, "very likely ToxiGen's human score of at least 2.5"
-        ),
-        Choice("rows", f"{listed(splits)}, never the same", "ToxiGen's 8,960, split 4:1"),
-        Choice(
-            "tests",
-            f"{chance}{N_PERMUTATIONS:,} sign flips for probes; {intervals.N_RESAMPLES:,} bootstrap resamples of prompts, "
-            f"{percent(intervals.CONFIDENCE)} intervals, Holm's correction over the planned contrasts",
-            "p = 0.0002 for probes; the test: " + OURS,
-        ),
+        ("model", size, "OLMo-1B: 16 × 16, 2,048 wide, context 2,048"),
+        ("warm-up", warmup, OURS),
+        ("models", f"{len(experiment.seeds)} per share (seeds {seeds})", "2 per share"),
     ]
 
 
-def _steering(experiment: Experiment, report: EvalReport) -> list[Choice]:
-    asked = experiment.eval
-    how = (
-        f"nucleus sampling, p {asked.generation.top_p:g}"
-        if asked.generation.decoding == "nucleus"
-        else "greedy"
+def _probing(experiment: Experiment, report: EvalReport) -> list[Row]:
+    probing, n = experiment.eval.probing, report.n_probe_rows
+    site = display_names.SITES[probing.site]
+    where = "the input of the output projection" if probing.site == "heads" else "their output"
+    probe = (
+        f"L2 logistic regression (λ {probing.l2:g}) on {site}, {where}, "
+        f"{display_names.token(probing.token)}"
+    )
+    splits = listed([f"{n[split]:,} {use}" for split, use in SPLITS.items() if split in n])
+    tests = (
+        f"{N_PERMUTATIONS:,} sign flips for probes; {intervals.N_RESAMPLES:,} bootstrap resamples "
+        f"of prompts, {percent(intervals.CONFIDENCE)} intervals, Holm's correction over the "
+        "planned contrasts"
+    )
+    if probing.n_permutations:
+        tests = f"{probing.n_permutations:,} permutations of the labels for the best head; {tests}"
+    return [
+        ("probe", probe, f"linear, one per head, at the last token; penalty: {OURS}"),
+        ("toxic label", report.label_rule, "very likely ToxiGen's human score of at least 2.5"),
+        ("probe rows", f"{splits}, without overlap", "ToxiGen's 8,960, split 4:1"),
+        ("tests", tests, f"p = 0.0002 for probes; the test: {OURS}"),
+    ]
+
+
+def _steering(experiment: Experiment, report: EvalReport) -> list[Row]:
+    settings = experiment.eval
+    generation, steering = settings.generation, settings.steering
+    site = display_names.SITES[settings.probing.site]
+    is_nucleus = generation.decoding == "nucleus"
+    decoding = f"nucleus sampling, p {generation.top_p:g}" if is_nucleus else "greedy"
+    positions = display_names.POSITIONS[steering.positions]
+    continuations = (
+        f"{decoding}, {generation.max_new_tokens} new tokens, {generation.samples_per_prompt} per "
+        "prompt; only the continuation is scored"
     )
     n_prompts = max((one.toxicity.n for one in report.steered), default=0)
+    prompts = f"{n_prompts:,}, {_sources((generation.prompts,))}"
+    scorer = f"{display_names.scorer(settings.scoring.scorer)} ({report.scorer_id})"
+    direction = f"{display_names.DIRECTIONS[settings.probing.direction]}, of unit length"
+    strengths = listed([f"{strength:g}" for strength in steering.strengths])
+    best = f"the best {steering.top_heads} {site} on validation rows"
     return [
-        Choice(
-            "direction",
-            f"{display_names.DIRECTIONS[asked.probing.direction]}, of unit length",
-            "difference of class means",
-        ),
-        Choice(
-            "strengths",
-            ", ".join(f"{strength:g}" for strength in asked.steering.strengths),
-            "4, 8 and 12",
-        ),
-        Choice(
-            "what is steered",
-            f"the best {asked.steering.top_heads} {display_names.SITES[asked.probing.site]} on validation rows",
-            "the best 30 heads",
-        ),
-        Choice(
-            "where",
-            f"{display_names.POSITIONS[asked.steering.positions]} while generating, all positions for the cost",
-            OURS,
-        ),
-        Choice(
-            "continuations",
-            f"{how}, {asked.generation.max_new_tokens} new tokens, {asked.generation.samples_per_prompt} a prompt; only the continuation is scored",
-            OURS,
-        ),
-        Choice(
-            "prompts",
-            f"{n_prompts:,}, {_corpora((asked.generation.prompts,))}",
-            "3,000 of ToxiGen, 3,000 of RealToxicityPrompts",
-        ),
-        Choice(
-            "scorer",
-            f"{display_names.scorer(asked.scoring.scorer)} ({report.scorer_id})",
-            "Perspective",
-        ),
-        Choice(
-            "cost",
-            "cross-entropy on held-out clean text",
-            "cross-entropy on a subset of OpenWebText",
-        ),
+        ("direction", direction, "difference of class means"),
+        ("strengths", strengths, "4, 8 and 12"),
+        ("steered heads", best, "the best 30 heads"),
+        ("positions", f"{positions} while generating, all positions for the cost", OURS),
+        ("continuations", continuations, OURS),
+        ("prompts", prompts, "3,000 of ToxiGen, 3,000 of RealToxicityPrompts"),
+        ("scorer", scorer, "Perspective"),
+        ("cost", "cross-entropy on held-out clean text", "cross-entropy on part of OpenWebText"),
     ]
 
 
-def _corpora(uris: Sequence[str]) -> str:
+def _sources(uris: Sequence[str]) -> str:
     return listed([display_names.source(uri) for uri in uris])

@@ -1,4 +1,4 @@
-"""names that settings and records use, as words for readers"""
+"""readable names for settings, scorers, sources and benchmarks"""
 
 DIRECTIONS = {
     "class_means": "difference of class means",
@@ -7,18 +7,17 @@ DIRECTIONS = {
 }
 SITES = {"heads": "attention heads", "mlp": "MLP outputs", "residual": "the residual stream"}
 POSITIONS = {"last": "the last position", "all": "all positions"}
-SCORERS = {
-    "lexicon": "a list of words: it knows words, not meaning",
-    "profanity": "an offline lexical classifier, a proxy: it knows words, not meaning",
-    "openai": "OpenAI's moderation, a service on the network",
-}
-
-
 CONTROLS = {
     "flipped": "the direction flipped",
     "random_heads": "random heads",
     "random_directions": "random directions",
 }
+SCORERS = {
+    "lexicon": "a list of words: it knows words, not meaning",
+    "profanity": "an offline lexical classifier, a proxy: it knows words, not meaning",
+    "openai": "OpenAI's moderation, a service on the network",
+}
+TOKENS = {"last": "at the last token", "mean": "the mean of all tokens"}
 
 
 def plain(name: str) -> str:
@@ -26,12 +25,12 @@ def plain(name: str) -> str:
     return name.replace("_", " ")
 
 
-def scorer(asked: str) -> str:
-    """What kind of scorer `eval.scoring.scorer` names; one that is not known here stands for itself."""
-    if asked == "lexicon:synthetic:lexicon":
+def scorer(setting: str) -> str:
+    """The kind of scorer that `eval.scoring.scorer` names; an unknown one stands for itself."""
+    if setting == "lexicon:synthetic:lexicon":
         return "the embedded corpus's own list of words, the ground truth of an invented attribute"
-    kind, _, name = asked.partition(":")
-    return f"the classifier {name}" if kind == "classifier" else SCORERS.get(kind, asked)
+    kind, _, name = setting.partition(":")
+    return f"the classifier {name}" if kind == "classifier" else SCORERS.get(kind, setting)
 
 
 def setting(name: str, value: object) -> str:
@@ -45,22 +44,18 @@ def setting(name: str, value: object) -> str:
     return f"{plain(name)}: {shown}"
 
 
-def token(asked: str) -> str:
-    """Which position of a row is read."""
-    return {"last": "at the last token", "mean": "the mean of all tokens"}.get(
-        asked, f"at token {asked}"
-    )
+def token(setting: str) -> str:
+    """Which token of a row is read."""
+    return TOKENS.get(setting, f"at token {setting}")
 
 
 def judge(fluency_id: str) -> str:
-    """The model behind a perplexity; '' where there was none."""
+    """The model that measures perplexity; "" where there was none."""
     return "the run's own unsteered model" if fluency_id == "unsteered" else fluency_id
 
 
 def source(uri: str) -> str:
-    """'data/tone.jsonl#label=tone' → 'tone.jsonl'; documents of the embedded corpus by what they
-    are.
-    """
+    """'data/tone.jsonl#label=tone' → 'tone.jsonl'."""
     name = uri.partition("#")[0].partition("?")[0]
     if name == "held_out":
         return "pieces of the held-out documents"
@@ -69,10 +64,10 @@ def source(uri: str) -> str:
     return name.rsplit("/", 1)[-1]
 
 
-def benchmark(asked: str) -> str:
-    """'cloze:data/arc.jsonl#text=question' → 'arc.jsonl, cloze form'; with ' norm' 'by likelihood a
+def benchmark(name: str) -> str:
+    """'cloze:data/arc.jsonl#text=question' → 'arc.jsonl, cloze form'; ' norm' → 'by likelihood per
     character'.
     """
-    form, _, uri = asked.removesuffix(" norm").partition(":")
-    by = ", by likelihood a character" if asked.endswith(" norm") else ""
+    form, _, uri = name.removesuffix(" norm").partition(":")
+    by = ", by likelihood per character" if name.endswith(" norm") else ""
     return f"{source(uri)}, {form} form{by}"

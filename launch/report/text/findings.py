@@ -1,340 +1,270 @@
-"""what the numbers say, in words: one value per ratio, and the sentences its interval allows
+"""findings in words: the answer, what qualifies it, and what the intervals leave out
 
-A sentence here is chosen by arithmetic alone, so it reads the same whichever way a sweep turns out.
-Two values are called different only where their intervals do not overlap. That is stricter than a
-test of their difference: intervals that touch may still hide a real one, so overlap is reported as
-"not told apart", never as "equal".
+A sentence is chosen by arithmetic alone, so it reads the same whichever way a sweep turns out.
+Numbers stand in the tables (tables.py); a sentence says what a table cannot: a verdict, a warning,
+what was not measured. Two values are called different only where the interval of their paired
+difference excludes 0 or, without paired items, where their intervals do not overlap. Anything else
+is "not told apart", never "equal".
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from eval.eval_report import EvalReport
-from eval.stats.estimate import Estimate
+from launch.report.analysis.comparisons import Comparisons, Matched, Planned
 from launch.report.analysis.per_ratio_series import (
     RatioPoint,
     by_ratio,
-    cross_entropy_rises,
     intervals_are_disjoint,
     measured_strengths,
     steered_at,
     toxicity_at,
 )
-from launch.report.text.display_names import CONTROLS
-
-NOT_MEASURED = "not measured"
-GARBLED_RATIO = (
-    0.5  # fewer distinct bigrams than this share of the unsteered model's: the text repeats itself
+from launch.report.text.number_format import (
+    listed,
+    percent,
+    signed,
+    value_range,
+    with_interval,
 )
-BABBLE_FACTOR = 10  # more perplexing to the judge than this many times the unsteered text
+
+SIGNIFICANCE = 0.05
+REPEATING_FACTOR = 0.5  # distinct bigrams, steered / unsteered: below, the text repeats itself
+BABBLE_FACTOR = 10  # perplexity, steered / unsteered: above, the text is babble to the judge
 
 
-def percent(ratio: float) -> str:
-    """0.1 → '10 %' with a no-break space."""
-    return f"{100 * ratio:.4g}\u00a0%"
+class Findings(NamedTuple):
+    """The report's sentences: the answer first, the caveat on intervals last."""
+
+    answer: str
+    details: list[str]
+    caveat: str
+
+    @property
+    def sentences(self) -> list[str]:
+        return [self.answer, *self.details, self.caveat]
 
 
-def show(value: Estimate | RatioPoint | None, digits: int = 1, *, sign: bool = False) -> str:
-    """'12.1 [9.8, 14.9]', without brackets where there is no interval; with `sign` '+2.3 [-0.5,
-    5.1]', for differences.
-    """
-    if value is None or value.value is None:
-        return NOT_MEASURED
-    text = signed(value.value, digits, plus=sign)
-    if value.low is None or value.high is None:
-        return text
-    return f"{text} [{signed(value.low, digits, plus=sign)},\u00a0{signed(value.high, digits, plus=sign)}]"
-
-
-def signed(value: float, digits: int, *, plus: bool = True) -> str:
-    """'+1.2', '−0.3' with a real minus, '0.0' without any sign."""
-    text = f"{value:{'+' if plus else ''}.{digits}f}"
-    return (text if float(text) else text.lstrip("+-")).replace("-", "\u2212")
-
-
-def findings(
-    reports: Sequence[EvalReport], lead: Sequence[str] = (), probes: str = ""
-) -> list[str]:
-    """The sentences, most important first. They claim what the intervals support, and say what was
-    not measured. `lead` and `probes` are what paired comparisons say (paired_findings.py), which is
-    sharper; without them, intervals are compared.
-    """
+def findings(reports: Sequence[EvalReport], compared: Comparisons | None = None) -> Findings:
+    """What the numbers of a sweep allow to say; `compared` holds its paired comparisons."""
     steered = [strength for strength in measured_strengths(reports) if strength > 0]
-    sentences = [*lead] or [
-        lowest(strength, by_ratio(reports, toxicity_at(strength))) for strength in steered[-1:]
-    ]
-    sentences += [
+    if compared:
+        answer = answer_at_equal_cost(compared)
+    elif steered:
+        answer = answer_by_intervals(steered[-1], by_ratio(reports, toxicity_at(steered[-1])))
+    else:
+        answer = "No answer: no model was steered."
+    details = [
+        smile(compared),
         floor(reports),
-        trend("Unsteered toxicity", by_ratio(reports, toxicity_at(0.0)), 1),
-        changed(reports, steered),
+        broken_text(reports, steered),
+        probes_above_chance(reports),
+        tokens_written(reports),
+        coverage(reports),
     ]
-    sentences += [cost(reports, steered), garbled(reports, steered)]
-    probes = (
-        f"{probes}."
-        if probes
-        else trend(
-            "Mean accuracy of the head probes", by_ratio(reports, lambda r: r.probe_accuracy), 3
+    return Findings(answer, [sentence for sentence in details if sentence], seeds(reports, compared))
+
+
+def answer_at_equal_cost(compared: Comparisons) -> str:
+    """Which toxic ratios are less toxic than the first where both cost the same cross-entropy."""
+    known = [one for one in compared.matched if one.difference and one.difference.low is not None]
+    less = [one for one in known if one.difference.high < 0]  # type: ignore[union-attr,operator]
+    more = [one for one in known if one.difference.low > 0]  # type: ignore[union-attr,operator]
+    first = percent(compared.first)
+    if not known:
+        return f"No answer: no share of toxic text can be compared with {first} at equal cost."
+    if less:
+        worse = f"; {_differences(more)} makes it more toxic" if more else ""
+        return (
+            f"Some: at equal cost, {_differences(less)} toxic text makes the steered model less "
+            f"toxic than {first}{worse}."
         )
-    )
-    sentences.append(
-        f"{probes} Always naming the commoner class would score {_span([r.majority_accuracy for r in reports], 3)}."
-    )
-    sentences += [chance(reports), controls(reports), lens(reports)]
-    return [sentence for sentence in [*sentences, coverage(reports), seeds(reports)] if sentence]
+    if more:
+        return (
+            f"None: at equal cost, no share of toxic text makes the steered model less toxic than "
+            f"{first}; {_differences(more)} makes it more toxic."
+        )
+    return f"Not decided: at equal cost, no share of toxic text is told apart from {first}."
 
 
-def lowest(strength: float, points: Sequence[RatioPoint]) -> str:
-    """Where steered toxicity is lowest at one strength, and whether the cleanest corpus is told
-    apart from there.
-    """
-    at_strength = f"at strength {strength:g}"
+def _differences(matched: Sequence[Matched]) -> str:
+    """'10 % (−1.2 [−2.0, −0.3])'; of more than two, '10 %, 15 % and 20 % (−0.4 to −1.2)'."""
+    ratios = [percent(one.ratio) for one in matched]
+    if len(matched) < 3:
+        shown = [with_interval(one.difference, sign=True) for one in matched]
+        return listed([f"{ratio} ({text})" for ratio, text in zip(ratios, shown, strict=True)])
+    values = sorted((one.difference.value or 0.0 for one in matched if one.difference), key=abs)
+    return f"{listed(ratios)} ({signed(values[0], 1)} to {signed(values[-1], 1)})"
+
+
+def answer_by_intervals(strength: float, points: Sequence[RatioPoint]) -> str:
+    """Where toxicity is lowest at one strength, by the intervals of single points."""
     known = [point for point in points if point.value is not None]
     if not known:
-        return f"Toxicity {at_strength} was not measured."
-    best, first, last = min(known, key=lambda point: point.value or 0.0), known[0], known[-1]
-    found = f"The lowest steered toxicity {at_strength} was {show(best)}, at {percent(best.ratio)} toxic text"
-    if len(known) == 1:
-        return f"{found}, the only ratio measured: there is nothing to compare it with."
-    if best is first:
-        rival = min(known[1:], key=lambda point: point.value or 0.0)
-        verdict = (
-            "the intervals do not overlap"
-            if intervals_are_disjoint(best, rival)
-            else f"the intervals overlap, so {_undecided(best, rival)}"
-        )
-        return f"{found}, the smallest share tested; the next lowest was {show(rival)} at {percent(rival.ratio)}: {verdict}."
-    found = f"{found}, against {show(first)} at {percent(first.ratio)}"
-    if not intervals_are_disjoint(best, first):
-        return f"{found}: the intervals overlap, so {_undecided(first, best)}."
-    if best is last:
-        return f"{found}: the intervals do not overlap. It is the largest ratio tested, so the minimum may lie beyond it."
-    if not intervals_are_disjoint(best, last):
-        both = f"{percent(best.ratio)} and {percent(last.ratio)}"
-        return f"{found}: the intervals do not overlap. Those of {both} do, so where the curve turns is not settled."
-    found = f"{found} and {show(last)} at {percent(last.ratio)}"
-    return f"{found}: neither interval overlaps its own, so here the minimum lies inside the grid."
+        return f"No answer: toxicity at strength {strength:g} was not measured."
+    lowest = min(known, key=lambda point: point.value or 0.0)
+    text = (
+        f"At strength {strength:g} toxicity is lowest with {percent(lowest.ratio)} toxic text, "
+        f"{with_interval(lowest)}"
+    )
+    others = [point for point in known if point is not lowest]
+    if not others:
+        return f"{text}: no other ratio was measured."
+    overlapping = [point for point in others if not intervals_are_disjoint(lowest, point)]
+    if overlapping:
+        text += f", not told apart from {listed([percent(one.ratio) for one in overlapping])}"
+    else:
+        text += ", apart from all others"
+    if lowest is known[0]:
+        return f"{text}; it is the smallest share tested."
+    if lowest is known[-1]:
+        return f"{text}; it is the largest share tested, so the minimum may lie beyond it."
+    if known[0] in overlapping or known[-1] in overlapping:
+        return f"{text}: where the curve turns is not settled."
+    return f"{text}: the minimum lies inside the grid."
 
 
-def trend(what: str, points: Sequence[RatioPoint], digits: int) -> str:
-    """How a quantity moved from the smallest ratio to the largest."""
-    known = [point for point in points if point.value is not None]
-    if not known:
-        return f"{what} was not measured."
-    first, last = known[0], known[-1]
-    if len(known) == 1:
-        return f"{what} was {show(first, digits)} at {percent(first.ratio)} toxic text, the only ratio measured."
-    moved = f"{what} was {show(first, digits)} at {percent(first.ratio)} toxic text and {show(last, digits)} at {percent(last.ratio)}"
-    return f"{moved}: the intervals {'do not overlap' if intervals_are_disjoint(first, last) else f'overlap, so {_undecided(first, last)}'}."
+def smile(compared: Comparisons | None) -> str:
+    """Whether toxicity falls from the first ratio to the middle one and rises to the last."""
+    if compared is None or not any(one.strength for one in compared.smiles):
+        return ""
+    pairs = {
+        one.strength: [planned for planned in compared.planned if planned.strength == one.strength]
+        for one in compared.smiles
+        if one.strength
+    }
+    seen = [
+        f"{strength:g}"
+        for strength, (left, right) in pairs.items()
+        if _is_significant(left, sign=-1) and _is_significant(right, sign=1)
+    ]
+    left, right = next(iter(pairs.values()))
+    shape = (
+        f"fall from {percent(left.first)} to {percent(left.second)} toxic text and rise to "
+        f"{percent(right.second)}"
+    )
+    test = f"both p ≤ {SIGNIFICANCE} after Holm's correction"
+    if seen:
+        return f"The paper's “smile” is seen at strength {listed(seen)}: scores {shape} ({test})."
+    return f"The paper's “smile” is not seen: at no strength do scores {shape} ({test})."
+
+
+def _is_significant(planned: Planned, *, sign: int) -> bool:
+    return planned.p_holm <= SIGNIFICANCE and sign * (planned.difference.value or 0.0) > 0
 
 
 def floor(reports: Sequence[EvalReport]) -> str:
-    """A warning where the cleanest model is so little toxic unsteered that no other could be shown
-    to be less so.
-    """
+    """A warning where the first model scores so low that no other can be shown to score lower."""
     first, *others = by_ratio(reports, toxicity_at(0.0))
     if not others or first.low is None or first.low > 0:
         return ""
     return (
-        f"The model with {percent(first.ratio)} toxic text scores {show(first)} before any steering: its interval reaches the "
-        "floor of the scale, so no other can be shown to be less toxic, whatever toxic text does for steering."
+        f"The unsteered model with {percent(first.ratio)} toxic text scores "
+        f"{with_interval(first)}: its interval reaches the floor of the scale, so no other model "
+        "can be shown to be less toxic."
     )
 
 
-def changed(reports: Sequence[EvalReport], steered: Sequence[float]) -> str:
-    """What the strongest steering does to unsteered toxicity, in per cent of it, where there is
-    some for sure.
-    """
-    if not steered:
-        return ""
-    pairs = zip(
-        *(by_ratio(reports, toxicity_at(strength)) for strength in (0.0, steered[-1])), strict=True
-    )
-    known = [
-        (a, b)
-        for a, b in pairs
-        if a.value and b.value is not None and a.low is not None and a.low > 0
-    ]
-    parts = [
-        f"{100 * (b.value / a.value - 1):+.0f}\u00a0% at {percent(a.ratio)}".replace("-", "\u2212")
-        for a, b in known
-    ]  # type: ignore[operator]
-    return (
-        f"Steering at strength {steered[-1]:g} changed toxicity by {listed(parts)} toxic text."
-        if parts
-        else ""
-    )
-
-
-def cost(reports: Sequence[EvalReport], steered: Sequence[float]) -> str:
-    """What the strongest steering did to cross-entropy on clean held-out text."""
-    if not steered:
-        return ""
-    rises = cross_entropy_rises(reports, steered[-1])
-    if not rises:
-        return "The cost of steering in cross-entropy was not measured."
-    return (
-        f"Steering at strength {steered[-1]:g} changed cross-entropy on clean held-out text by {_span(rises, 2, sign=True)} nats "
-        "per token, depending on the run; compare models at equal cost, not only at equal strength."
-    )
-
-
-def garbled(reports: Sequence[EvalReport], steered: Sequence[float]) -> str:
-    """A warning at strengths where some model's continuations repeat themselves, or are babble to
-    the judge.
-    """
-    repeats = [
+def broken_text(reports: Sequence[EvalReport], steered: Sequence[float]) -> str:
+    """A warning at strengths where some model repeats itself, or writes babble to the judge."""
+    broken = [
         f"{strength:g}"
         for strength in steered
-        if any(_is_garbled(report, strength) for report in reports)
-    ]
-    factors = {
-        strength: max((_surprise(report, strength) for report in reports), default=0.0)
-        for strength in steered
-    }
-    babble = [f"{strength:g}" for strength, factor in factors.items() if factor > BABBLE_FACTOR]
-    parts = []
-    if repeats:
-        parts.append(
-            f"At strength {listed(repeats)} the continuations of at least one model have fewer than half of its unsteered share of "
-            "distinct bigrams."
+        if any(
+            _factor(report, strength, "distinct_ratio") < REPEATING_FACTOR
+            or _factor(report, strength, "perplexity") > BABBLE_FACTOR
+            for report in reports
         )
-    if babble:
-        parts.append(
-            f"At strength {listed(babble)} the continuations of at least one model are more than {BABBLE_FACTOR} times as "
-            f"perplexing to the judge as unsteered ones (at most {max(factors.values()):,.0f} times)."
-        )
-    return " ".join([*parts, "There, low toxicity may be text falling apart."]) if parts else ""
-
-
-def chance(reports: Sequence[EvalReport]) -> str:
-    """How many heads know more than the best of as many ignorant ones would seem to."""
-    known = [
-        (report.probe_null, sum(map(len, report.head_accuracy)))
-        for report in reports
-        if report.probe_null
     ]
-    if not known:
+    if not broken:
         return ""
-    n_heads, n_above = known[0][1], _span([null.n_above for null, _ in known], 0)
     return (
-        f"Of {n_heads} probes {n_above} a model are above chance: more accurate than the best of all is in 19 of 20 permutations "
-        f"of the labels, which is {_span([null.best_accuracy for null, _ in known], 3)}."
+        f"At strength {listed(broken)} low toxicity may be broken text: compared with unsteered "
+        "text, the continuations of at least one model have less than half the share of distinct "
+        f"bigrams or more than {BABBLE_FACTOR} times the perplexity."
     )
 
 
-def controls(reports: Sequence[EvalReport]) -> str:
-    """What shifts that should not work did to toxicity at the strongest strength, beside steering
-    itself.
-    """
-    known = [(name, cells[-1]) for name, cells in control_changes(reports) if cells and cells[-1]]
-    parts = [
-        f"{CONTROLS.get(name, name)} {_span(changes, 1, sign=True)}" for name, changes in known
-    ]
-    strongest = measured_strengths(reports)[-1]
-    return (
-        f"At strength {strongest:g} toxicity changed, depending on the run, by: {'; '.join(parts)}."
-        if parts
-        else ""
-    )
+def _factor(report: EvalReport, strength: float, quantity: str) -> float:
+    """A quantity at a strength / unsteered; 1 where it was not measured."""
+    unsteered, steered = (steered_at(report, at) for at in (0.0, strength))
+    if unsteered is None or steered is None:
+        return 1.0
+    base, value = (getattr(one, quantity).value for one in (unsteered, steered))
+    return value / base if base and value is not None else 1.0
 
 
-def control_changes(reports: Sequence[EvalReport]) -> list[tuple[str, list[list[float]]]]:
-    """Each control, and steering itself last, with what it changed in toxicity: by strength but 0,
-    of the runs that have it.
-    """
-    names = sorted({one.control for report in reports for one in report.controls})
-    steered = [strength for strength in measured_strengths(reports) if strength]
-    found = []
-    for name in [*names, "steering"] if names else []:
-        cells = [[_change(report, name, strength) for report in reports] for strength in steered]
-        found.append((name, [[change for change in of if change is not None] for of in cells]))
-    return found
-
-
-def lens(reports: Sequence[EvalReport]) -> str:
-    """Whether steered heads write words that the scorer knows, more than random directions through
-    them do.
-    """
-    seen = [(report, report.lens[0]) for report in reports if report.lens]
-    if not seen:
+def probes_above_chance(reports: Sequence[EvalReport]) -> str:
+    """How many heads are more accurate than the best of as many heads would be by chance."""
+    nulls = [report.probe_null for report in reports if report.probe_null]
+    if not nulls:
         return ""
-    above = [
-        percent(report.toxic_ratio) for report, one in seen if one.toxic_share > one.random_high
-    ]
-    what = f"of the {len(seen[0][1].toxic_tokens)} tokens that the steered heads write towards toxicity"
-    if not above:
-        return f"In no model are more {what} toxic words than random directions through the same heads write."
-    where = listed(list(dict.fromkeys(above)))
-    return f"At {where} toxic text, more {what} are toxic words than 95\u00a0% of random directions through the same heads write."
-
-
-def _change(report: EvalReport, control: str, strength: float) -> float | None:
-    """Toxicity at a strength minus unsteered, under a control or under steering itself."""
-    rows = next((one.steered for one in report.controls if one.control == control), report.steered)
-    if control != "steering" and rows is report.steered:
-        return None
-    here, base = (
-        next((row for row in rows if row.strength == strength), None),
-        steered_at(report, 0.0),
+    n_heads = next(sum(map(len, report.head_accuracy)) for report in reports if report.probe_null)
+    return (
+        f"Of {n_heads} head probes per model, {value_range([one.n_above for one in nulls], 0)} are "
+        "above chance, the accuracy of the best head in 95\u00a0% of label permutations "
+        f"({value_range([one.best_accuracy for one in nulls], 3)})."
     )
-    if here is None or base is None or here.toxicity.value is None or base.toxicity.value is None:
-        return None
-    return here.toxicity.value - base.toxicity.value
+
+
+def tokens_written(reports: Sequence[EvalReport]) -> str:
+    """Whether steered heads write more toxic words than random directions through them do."""
+    read = [(report.toxic_ratio, report.lens[0]) for report in reports if report.lens]
+    if not read:
+        return ""
+    above = dict.fromkeys(percent(ratio) for ratio, of in read if of.toxic_share > of.random_high)
+    claim = (
+        f"the top {len(read[0][1].toxic_tokens)} tokens of the steered heads hold more toxic words "
+        "than 95\u00a0% of random directions"
+    )
+    if above:
+        return f"With {listed([*above])} toxic text, {claim}."
+    return f"In no model is it seen that {claim}."
 
 
 def coverage(reports: Sequence[EvalReport]) -> str:
-    """What the toxicity leaves out: continuations that the scorer had no number for, and those that
-    ended at once.
-    """
+    """What the toxicity leaves out: continuations without a score, and empty ones."""
     rows = [steered for report in reports for steered in report.steered]
     least = min((row.coverage_ratio for row in rows), default=1.0)
     most_empty = max((row.n_empty / max(1, row.n_continuations) for row in rows), default=0.0)
-    missing = f"In the worst case only {percent(least)} of the continuations got a score; the rest are missing, not zero."
-    empty = f"In the worst case {percent(round(most_empty, 3))} of the continuations were empty and are in no toxicity."
-    return " ".join([missing] * (least < 1) + [empty] * (most_empty > 0))
+    parts = []
+    if least < 1:
+        parts.append(f"At worst only {percent(least)} of the continuations have a score.")
+    if most_empty > 0:
+        empty = percent(round(most_empty, 3))
+        parts.append(f"At worst {empty} of the continuations are empty and have no score.")
+    return " ".join(parts)
 
 
-def seeds(reports: Sequence[EvalReport]) -> str:
-    """What the intervals do not cover."""
-    counts = [
-        sum(other.toxic_ratio == report.toxic_ratio for other in reports) for report in reports
-    ]
+def seeds(reports: Sequence[EvalReport], compared: Comparisons | None = None) -> str:
+    """What the intervals do and do not cover."""
+    ratios = [report.toxic_ratio for report in reports]
+    counts = [ratios.count(ratio) for ratio in ratios]
     if max(counts) == 1:
         return (
-            "There is one model for each ratio, so variation between seeds is unmeasured: the intervals cover the choice of "
-            "prompts and samples only, and a second seed could move a point by more."
+            "One model per ratio: the spread between seeds is not measured. Intervals cover "
+            "prompts and samples only; a second seed could move a value by more."
         )
     number = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
-    return f"Each ratio has {number} seeds: a value is their mean, and its interval spans the intervals of all of them."
+    text = (
+        f"Each ratio has {number} seeds: a value is their mean, and its interval spans all of "
+        "their intervals."
+    )
+    if compared is None or not compared.seeds_df:
+        return text
+    plural = "" if compared.seeds_df == 1 else "s"
+    return (
+        f"{text} A difference between shares also counts the spread between seeds, taken to be the "
+        f"same at every share and known with {compared.seeds_df} degree{plural} of freedom."
+    )
 
 
-def _is_garbled(report: EvalReport, strength: float) -> bool:
-    base, here = steered_at(report, 0.0), steered_at(report, strength)
-    if (
-        base is None
-        or here is None
-        or base.distinct_ratio.value is None
-        or here.distinct_ratio.value is None
-    ):
-        return False
-    return here.distinct_ratio.value < GARBLED_RATIO * base.distinct_ratio.value
-
-
-def _surprise(report: EvalReport, strength: float) -> float:
-    """Perplexity at a strength / unsteered; 0 where it was not measured."""
-    base, here = steered_at(report, 0.0), steered_at(report, strength)
-    if base is None or here is None or not base.perplexity.value or here.perplexity.value is None:
-        return 0.0
-    return here.perplexity.value / base.perplexity.value
-
-
-def _undecided(a: RatioPoint, b: RatioPoint) -> str:
-    return f"this sweep does not tell {percent(a.ratio)} and {percent(b.ratio)} apart"
-
-
-def _span(values: Sequence[float], digits: int, *, sign: bool = False) -> str:
-    low, high = (signed(value, digits, plus=sign) for value in (min(values), max(values)))
-    return low if low == high else f"{low} to {high}"
-
-
-def listed(words: Sequence[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+def prompts_needed(compared: Comparisons | None) -> str:
+    """How many prompts would show a smaller difference than the sweep can."""
+    if compared is None or not compared.prompts_needed:
+        return ""
+    needed = [f"{points} needs {n:,} prompts" for points, n in compared.prompts_needed.items()]
+    return (
+        f"With the spread seen here, a difference of {', of '.join(needed)} (power 80\u00a0%, "
+        "two-sided 5\u00a0%)."
+    )
