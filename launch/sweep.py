@@ -186,8 +186,8 @@ def _cards(root: str, experiment: Experiment) -> dict[str, Any]:
 def _data_page(root: str, experiment: Experiment) -> str | None:
     from launch.report import data_page
 
-    compared = storage.exists(storage.join(root, "report", "index.html"))
-    return data_page.write(root, experiment, _cards(root, experiment), compared=compared)
+    has_report = storage.exists(storage.join(root, "report", "index.html"))
+    return data_page.write(root, experiment, _cards(root, experiment), with_comparison=has_report)
 
 
 def _report(root: str, experiment: Experiment) -> None:

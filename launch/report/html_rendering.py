@@ -1,4 +1,4 @@
-"""what the report's pages share: templates that escape, figures as files, words to mask"""
+"""templates that escape, with the filters of all pages, and figures saved as files"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,14 +10,29 @@ from data_prep.core import storage
 from launch.report.figures import axes
 from launch.report.figures.svg_rendering import Drawing
 from launch.report.text import display_names
-from launch.report.text.number_format import percent, with_interval, signed
+from launch.report.text.number_format import percent, signed, with_interval
 from training.model.model_card import RESPONSIBLE_USE
+
+FILTERS = {
+    "percent": percent,
+    "percent_of": lambda ratio, digits: percent(round(ratio, digits)),
+    "with_interval": with_interval,
+    "difference": lambda estimate: with_interval(estimate, sign=True),
+    "signed": lambda value: signed(value, 1),
+    "strength": axes.strength_name,
+    "plain": display_names.plain,
+    "control": lambda name: display_names.CONTROLS.get(name, name),
+    "benchmark": display_names.benchmark,
+    "source": display_names.source,
+    "setting": display_names.setting,
+    "held_out_column": lambda stream: f"held\N{NON-BREAKING HYPHEN}out {stream}",
+    "markup": Markup,
+    "count": lambda n: f"{n:,}",
+}
 
 
 def template(name: str) -> Template:
-    """The template `name`. Every string is escaped; only what is marked `markup`, the drawings, is
-    trusted.
-    """
+    """The template `name`. Every string is escaped; only the drawings, marked `markup`, are not."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -25,32 +40,15 @@ def template(name: str) -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        "percent": percent,
-        "percent_of": lambda ratio, digits: percent(round(ratio, digits)),
-        "show": with_interval,
-        "difference": lambda estimate: with_interval(estimate, sign=True),
-        "signed": lambda value: signed(value, 1),
-        "strength": axes.name,
-        "plain": display_names.plain,
-        "control": lambda name: display_names.CONTROLS.get(name, name),
-        "benchmark": display_names.benchmark,
-        "source": display_names.source,
-        "setting": display_names.setting,
-        "markup": Markup,
-        "count": lambda n: f"{n:,}",
-    }
+    environment.filters |= FILTERS
     environment.globals["responsible_use"] = RESPONSIBLE_USE
     return environment.get_template(name)
 
 
 def save_figures(folder: str, drawings: Sequence[Drawing]) -> None:
-    """Each drawing in `folder`/figures: SVG and PNG for print and slides, and the numbers it shows
-    as CSV.
-    """
+    """Write each drawing below `folder`/figures as SVG and PNG, and its numbers as CSV."""
     for drawing in drawings:
-        storage.write(
-            storage.join(folder, "figures", f"{drawing.name}.csv"), drawing.numbers.csv().encode()
-        )
-        storage.write(storage.join(folder, "figures", f"{drawing.name}.svg"), drawing.svg.encode())
-        storage.write(storage.join(folder, "figures", f"{drawing.name}.png"), drawing.png)
+        path = storage.join(folder, "figures", drawing.name)
+        storage.write(f"{path}.csv", drawing.numbers.csv().encode())
+        storage.write(f"{path}.svg", drawing.svg.encode())
+        storage.write(f"{path}.png", drawing.png)

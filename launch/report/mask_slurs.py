@@ -1,33 +1,45 @@
-"""slur masking: reduce offensive words in quoted texts to their first letter"""
+"""slur masking: offensive words in quoted texts are reduced to their first letter
+
+The pages quote documents and continuations. The offline profanity scorer finds the words whatever
+scorer the evaluation used. It misses some, and hateful text without such words stays readable, so
+the pages say so and fold quotes away.
+"""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 WORD = re.compile(r"[\w@$]+(?:['’*-][\w@$]+)*")
+OFFENSIVE_FROM = 0.5  # score of a word on its own
 
 
-def mask(text: str, is_slur: Callable[[str], bool]) -> str:
-    """`text` with each word that `is_slur` reduced to its first letter and asterisks."""
-    return WORD.sub(
-        lambda found: found[0][0] + "*" * (len(found[0]) - 1) if is_slur(found[0]) else found[0],
-        text,
-    )
+def masking(texts: Iterable[str]) -> Callable[[str], str]:
+    """A function that masks the slurs of `texts` in any of them."""
+    slurs = find_slurs(texts)
+    return lambda text: mask(text, slurs)
 
 
-def slurs(texts: Iterable[str]) -> set[str]:
-    """The words of `texts` that the offline profanity scorer alone calls at least as likely profane
-    as not, also without a plural s. It hides on the safe side whatever scorer the evaluation used.
+def mask(text: str, slurs: Collection[str]) -> str:
+    """`text` with each word of `slurs` reduced to its first letter and asterisks."""
+
+    def masked(found: re.Match[str]) -> str:
+        word = found[0]
+        return word[0] + "*" * (len(word) - 1) if word in slurs else word
+
+    return WORD.sub(masked, text)
+
+
+def find_slurs(texts: Iterable[str]) -> set[str]:
+    """The words of `texts` that the offline profanity scorer calls at least as likely profane as
+    not, on their own or without a plural s.
     """
     from data_prep.scorers import registry
 
     scorer = registry.load("profanity")
-    ordered = sorted({word for text in texts for word in WORD.findall(text)})
-    whole, singular = (
-        scorer.score(ordered),
-        scorer.score([word.lower().removesuffix("s") for word in ordered]),
-    )
+    words = sorted({word for text in texts for word in WORD.findall(text)})
+    scores = scorer.score(words)
+    singular_scores = scorer.score([word.lower().removesuffix("s") for word in words])
     return {
         word
-        for word, *scores in zip(ordered, whole, singular, strict=True)
-        if any((score or 0.0) >= 0.5 for score in scores)
+        for word, *both in zip(words, scores, singular_scores, strict=True)
+        if any((score or 0.0) >= OFFENSIVE_FROM for score in both)
     }

@@ -1,33 +1,41 @@
-"""the report's data: results.json with every number, results.csv with a row for each run and strength"""
+"""results.json with every number of the report, results.csv with a row per run and strength"""
 
 import csv
 import io
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from data_prep.core.records import digest, to_dict
-from eval.eval_report import EvalReport
+from eval.eval_report import EvalReport, Steered
 from eval.stats.estimate import Estimate
 from launch.experiment import Experiment
 from launch.report.analysis.comparisons import Comparisons
-from launch.report.text import findings, paired_findings
+from launch.report.text.findings import Findings
 from training.run_record import RunRecord
 
-FORMAT_VERSION = 3
-MEASURED = (
+FORMAT_VERSION = 4
+OF_CONTINUATIONS = (
     "toxicity",
     "expected_maximum",
     "any_toxic",
     "distinct_ratio",
     "n_tokens",
     "perplexity",
-)  # of the continuations
-
-Run = tuple[RunRecord, EvalReport]
+)
 
 
-def everything(
-    experiment: Experiment, runs: Sequence[Run], compared: Comparisons | None
+class FinishedRun(NamedTuple):
+    """A trained and evaluated run: its two records."""
+
+    record: RunRecord
+    report: EvalReport
+
+
+def results(
+    experiment: Experiment,
+    runs: Sequence[FinishedRun],
+    compared: Comparisons | None,
+    findings: Findings,
 ) -> dict[str, Any]:
     """Every number of the report as plain data. Each is an Estimate; one without an interval has
     null bounds.
@@ -36,74 +44,59 @@ def everything(
         "format_version": FORMAT_VERSION,
         "experiment": experiment.name,
         "experiment_digest": digest(experiment),
-        "findings": said(runs, compared),
+        "findings": findings.sentences,
         "comparisons": to_dict(compared) if compared else None,
         "runs": [_numbers(record, report) for record, report in runs],
     }
 
 
-def said(runs: Sequence[Run], compared: Comparisons | None) -> list[str]:
-    """The report's sentences, in the order in which a sceptic would ask; the last says what the
-    intervals leave out.
-    """
-    probes = paired_findings.probes(compared) if compared else ""
-    *sentences, seeds = findings.findings(
-        [report for _, report in runs], paired_findings.lead(compared), probes
-    )
-    return [*sentences, f"{seeds} {paired_findings.caveat(compared)}".strip()]
-
-
-def table(runs: Sequence[Run]) -> str:
-    """One row for each run and strength; an empty cell is a number that was not measured."""
-    streams = sorted(
-        {name for _, report in runs for steered in report.steered for name in steered.cross_entropy}
-    )
-    measured = benchmarks(runs)
-    names = [*MEASURED, *(f"cross_entropy_{stream}" for stream in streams)]
-    names += [f"accuracy_{name}" for name in measured]
+def results_csv(runs: Sequence[FinishedRun]) -> str:
+    """A row per run and strength; an empty cell is a number that was not measured."""
+    rows = [(run, steered) for run in runs for steered in run.report.steered]
+    streams = sorted({name for _, steered in rows for name in steered.cross_entropy})
+    benchmarks = benchmark_names(runs)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    fixed = [
-        "run_id",
-        "toxic_ratio",
-        "realised_toxic_ratio",
-        "seed",
-        "scorer_id",
-        "eval_digest",
-        "strength",
-        "coverage_ratio",
-    ]
-    fixed += ["n_continuations", "n_empty"]
-    writer.writerow(
-        fixed + [f"{name}{part}" for name in names for part in ("", "_low", "_high", "_n", "_unit")]
-    )
-    for _, report in runs:
-        for steered in report.steered:
-            cells = [
-                report.run_id,
-                report.toxic_ratio,
-                report.realised_toxic_ratio,
-                report.seed,
-                report.scorer_id,
-            ]
-            cells += [
-                digest(report.config),
-                steered.strength,
-                steered.coverage_ratio,
-                steered.n_continuations,
-                steered.n_empty,
-            ]
-            estimates: list[Estimate | None] = [getattr(steered, name) for name in MEASURED]
-            estimates += [steered.cross_entropy.get(stream) for stream in streams]
-            estimates += [steered.accuracy.get(name) for name in measured]
-            for estimate in estimates:
-                cells += (
-                    [estimate.value, estimate.low, estimate.high, estimate.n, estimate.unit]
-                    if estimate
-                    else [None] * 5
-                )
+    for i, (run, steered) in enumerate(rows):
+        cells = _run_cells(run.report, steered)
+        estimates = {name: getattr(steered, name) for name in OF_CONTINUATIONS}
+        estimates |= {f"cross_entropy_{name}": steered.cross_entropy.get(name) for name in streams}
+        estimates |= {f"accuracy_{name}": steered.accuracy.get(name) for name in benchmarks}
+        for name, estimate in estimates.items():
+            cells |= _estimate_cells(name, estimate)
+        if i == 0:
             writer.writerow(cells)
+        writer.writerow(cells.values())
     return text.getvalue()
+
+
+def _run_cells(report: EvalReport, steered: Steered) -> dict[str, Any]:
+    return {
+        "run_id": report.run_id,
+        "toxic_ratio": report.toxic_ratio,
+        "realised_toxic_ratio": report.realised_toxic_ratio,
+        "seed": report.seed,
+        "scorer_id": report.scorer_id,
+        "eval_digest": digest(report.config),
+        "strength": steered.strength,
+        "coverage_ratio": steered.coverage_ratio,
+        "n_continuations": steered.n_continuations,
+        "n_empty": steered.n_empty,
+    }
+
+
+def _estimate_cells(name: str, estimate: Estimate | None) -> dict[str, Any]:
+    return {
+        name: estimate and estimate.value,
+        f"{name}_low": estimate and estimate.low,
+        f"{name}_high": estimate and estimate.high,
+        f"{name}_n": estimate and estimate.n,
+        f"{name}_unit": estimate and estimate.unit,
+    }
+
+
+def benchmark_names(runs: Sequence[FinishedRun]) -> list[str]:
+    return sorted({name for run in runs for row in run.report.steered for name in row.accuracy})
 
 
 def _numbers(record: RunRecord, report: EvalReport) -> dict[str, Any]:
@@ -146,9 +139,3 @@ def _numbers(record: RunRecord, report: EvalReport) -> dict[str, Any]:
         "steered": to_dict(report.steered),
         "controls": to_dict(report.controls),
     }
-
-
-def benchmarks(runs: Sequence[Run]) -> list[str]:
-    return sorted(
-        {name for _, report in runs for steered in report.steered for name in steered.accuracy}
-    )

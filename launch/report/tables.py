@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 from eval.eval_report import EvalReport
 from eval.stats.estimate import Estimate
-from launch.report.analysis.comparisons import Comparisons, Matched, Planned, Smile
+from launch.report.analysis.comparisons import Comparisons
+from launch.report.analysis.matched_cross_entropy import MatchedToxicity
 from launch.report.analysis.per_ratio_series import (
     RatioPoint,
     by_ratio,
@@ -14,6 +15,7 @@ from launch.report.analysis.per_ratio_series import (
     steered_at,
     toxicity_at,
 )
+from launch.report.analysis.ratio_curves import Contrast, InteriorMinimum
 from launch.report.figures import axes
 from launch.report.text.number_format import (
     NOT_MEASURED,
@@ -39,7 +41,7 @@ def main_table(reports: Sequence[EvalReport], compared: Comparisons | None) -> M
     columns = [
         "toxic text",
         "unsteered",
-        axes.name(strongest),
+        axes.strength_name(strongest),
         "change",
         "its cost, nats per token",
         f"at equal cost, minus {percent(first)}",
@@ -91,13 +93,11 @@ class StrengthRow(NamedTuple):
 
     strength: float
     lowest: RatioPoint | None
-    planned: list[Planned]
-    smile: Smile | None
+    planned: list[Contrast]
+    minimum: InteriorMinimum | None
 
 
-def strength_rows(
-    reports: Sequence[EvalReport], compared: Comparisons | None
-) -> list[StrengthRow]:
+def strength_rows(reports: Sequence[EvalReport], compared: Comparisons | None) -> list[StrengthRow]:
     """A row per strength, ascending."""
     rows = []
     for strength in measured_strengths(reports):
@@ -105,12 +105,12 @@ def strength_rows(
         known = [point for point in points if point.value is not None]
         lowest = min(known, key=lambda point: point.value or 0.0, default=None)
         planned = [one for one in compared.planned if one.strength == strength] if compared else []
-        smiles = [one for one in compared.smiles if one.strength == strength] if compared else []
-        rows.append(StrengthRow(strength, lowest, planned, smiles[0] if smiles else None))
+        minima = [one for one in compared.minima if one.strength == strength] if compared else []
+        rows.append(StrengthRow(strength, lowest, planned, minima[0] if minima else None))
     return rows
 
 
-def equal_cost_rows(compared: Comparisons | None) -> list[tuple[float, list[Matched]]]:
+def equal_cost_rows(compared: Comparisons | None) -> list[tuple[float, list[MatchedToxicity]]]:
     """Each ratio with its comparisons at equal cost, cheapest first: does the answer depend on the
     cost that was chosen?
     """
@@ -121,6 +121,14 @@ def equal_cost_rows(compared: Comparisons | None) -> list[tuple[float, list[Matc
         (ratio, [one for one in every if one.ratio == ratio])
         for ratio in sorted({one.ratio for one in every})
     ]
+
+
+def hypervolumes(compared: Comparisons | None) -> str:
+    """'0 % 42.3 [42.0, 42.7]; …': per ratio, the area between its path and the worst corner."""
+    areas = compared.hypervolume if compared else {}
+    return "; ".join(
+        f"{percent(float(ratio))} {with_interval(area)}" for ratio, area in areas.items()
+    )
 
 
 class ControlRow(NamedTuple):

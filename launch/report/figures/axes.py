@@ -1,7 +1,7 @@
-"""what the figures of a sweep share: lines with intervals, the axis of shares, tokens seen, keys"""
+"""shared parts of a sweep's figures: lines with intervals, ratio axis, token axis, legends"""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -20,39 +20,37 @@ from launch.report.figures.svg_rendering import (
 from launch.report.text.number_format import NOT_MEASURED, percent
 
 MARKERS = "osD^vPX*"
-SKIPPED_RATIO = 0.1  # share of a run whose steep first losses may leave the axes
+SKIPPED_SHARE = 0.1  # of a run, from its start: steep losses there may leave the axes
+FEW_POINTS = 12  # up to here a line over tokens carries a marker per point
+MAX_POINTS = 160  # of a line over tokens; more are averaged in blocks
 
-Losses = list[tuple[int, float]]
+LossSeries = list[tuple[int, float]]
 
 
-def colours(reports: Sequence[EvalReport]) -> dict[str, Colour]:
+def palette(reports: Sequence[EvalReport]) -> dict[str, Colour]:
     """The colour of each strength and ratio, by the name of its CSS variable."""
-    named = {
-        f"strength-{i}": colour
-        for i, colour in enumerate(strength_colours(measured_strengths(reports)))
-    }
-    return named | {
-        f"ratio-{i}": colour for i, colour in enumerate(ratio_colours(len(ratios(reports))))
-    }
+    strengths = strength_colours(measured_strengths(reports))
+    ratio_steps = ratio_colours(len(ratios(reports)))
+    named = {f"strength-{i}": colour for i, colour in enumerate(strengths)}
+    return named | {f"ratio-{i}": colour for i, colour in enumerate(ratio_steps)}
 
 
 def ratios(reports: Iterable[EvalReport]) -> list[float]:
     return sorted({report.toxic_ratio for report in reports})
 
 
-def by_colour(asked: Iterable[float]) -> dict[float, str]:
+def colour_by_ratio(values: Iterable[float]) -> dict[float, str]:
     """Each ratio's colour in the light theme, ascending."""
-    steps = sorted(set(asked))
-    return {
-        ratio: colour.light for ratio, colour in zip(steps, ratio_colours(len(steps)), strict=True)
-    }
+    steps = sorted(set(values))
+    colours = ratio_colours(len(steps))
+    return {ratio: colour.light for ratio, colour in zip(steps, colours, strict=True)}
 
 
-def name(strength: float) -> str:
+def strength_name(strength: float) -> str:
     return "unsteered" if strength == 0 else f"strength {strength:g}"
 
 
-def line(
+def line_with_intervals(
     axes: Axes,
     points: Sequence[RatioPoint],
     colour: str,
@@ -61,62 +59,57 @@ def line(
     *,
     band: bool = True,
 ) -> float | None:
-    """A line with its intervals as bars, moved by `shift` percentage points and, where lines are
-    few, as a band; returns the height of its last measured point.
+    """A line over ratios with its intervals as bars, and as a band where lines are few.
+
+    shift: percentage points to the right, so that bars of several lines do not cover each other.
+    Returns the height of the last measured point.
     """
-    known = [
-        (100 * point.realised + shift, point.value) for point in points if point.value is not None
+    measured = [point for point in points if point.value is not None]
+    x = [100 * point.realised + shift for point in measured]
+    y = [point.value or 0.0 for point in measured]
+    bars = [
+        (at, point.low, point.high)
+        for at, point in zip(x, measured, strict=True)
+        if point.low is not None and point.high is not None
     ]
-    sure = [
-        (100 * p.realised + shift, p.low, p.high)
-        for p in points
-        if p.value is not None and p.low is not None and p.high is not None
-    ]
-    if sure:
-        x, low, high = zip(*sure, strict=True)
+    if bars:
+        bar_x, low, high = zip(*bars, strict=True)
         if band:
-            axes.fill_between(x, low, high, color=colour, alpha=0.13, lw=0, zorder=1)
-        axes.vlines(x, low, high, color=colour, lw=1.3, alpha=0.75, zorder=2)
-    axes.plot([x for x, _ in known], [y for _, y in known], color=colour, zorder=3)
-    axes.plot(
-        [x for x, _ in known],
-        [y for _, y in known],
-        marker,
-        color=colour,
-        mec=PAPER,
-        mew=0.9,
-        ms=6.5,
-        zorder=4,
-    )
-    return known[-1][1] if known else None
+            axes.fill_between(bar_x, low, high, color=colour, alpha=0.13, lw=0, zorder=1)
+        axes.vlines(bar_x, low, high, color=colour, lw=1.3, alpha=0.75, zorder=2)
+    axes.plot(x, y, color=colour, zorder=3)
+    axes.plot(x, y, marker, color=colour, mec=PAPER, mew=0.9, ms=6.5, zorder=4)
+    return y[-1] if y else None
 
 
-def ratio_axis(axes: Axes, reports: Sequence[EvalReport], *, label: bool = True) -> None:
-    asked = ratios(reports)
-    margin = 4 * (asked[-1] - asked[0]) or 1.0
-    axes.set_xticks([100 * ratio for ratio in asked], [percent(ratio) for ratio in asked])
-    axes.set_xlim(100 * asked[0] - margin, 100 * asked[-1] + margin)
-    if label:
-        axes.set_xlabel("toxic tokens / all training tokens")
+def ring_per_model(axes: Axes, x: Sequence[float], y: Sequence[float], colour: str) -> None:
+    """Single models of a ratio that has several, as small rings."""
+    axes.plot(x, y, "o", color=colour, mfc="none", ms=4.5, mew=0.8)
+
+
+def ratio_axis(axes: Axes, reports: Sequence[EvalReport]) -> None:
+    """The horizontal axis of toxic ratios, a tick per ratio."""
+    steps = ratios(reports)
+    margin = 4 * (steps[-1] - steps[0]) or 1.0
+    axes.set_xticks([100 * ratio for ratio in steps], [percent(ratio) for ratio in steps])
+    axes.set_xlim(100 * steps[0] - margin, 100 * steps[-1] + margin)
+    axes.set_xlabel("toxic tokens / all training tokens")
     note_if_empty(axes, NOT_MEASURED)
 
 
-def over_tokens(axes: Axes, lines: Sequence[tuple[str, Losses]]) -> None:
-    """Losses against tokens; the steep beginning, where all runs are alike, may leave the axes at
-    the top.
+def lines_over_tokens(axes: Axes, lines: Sequence[tuple[str, LossSeries]]) -> None:
+    """Losses against tokens seen; the steep beginning, where all runs are alike, may leave the axes
+    at the top.
     """
-    form = "-o" if max((len(points) for _, points in lines), default=0) <= 12 else "-"
+    longest = max((len(points) for _, points in lines), default=0)
+    form = "-o" if longest <= FEW_POINTS else "-"
     for colour, points in lines:
-        axes.plot(
-            [tokens for tokens, _ in points],
-            [loss for _, loss in points],
-            form,
-            color=colour,
-            lw=1.3,
-            ms=3.5,
-        )
-    end = max((tokens for _, points in lines for tokens, _ in points), default=0)
-    late = [loss for _, points in lines for tokens, loss in points if tokens >= SKIPPED_RATIO * end]
+        tokens = [at for at, _ in points]
+        losses = [loss for _, loss in points]
+        axes.plot(tokens, losses, form, color=colour, lw=1.3, ms=3.5)
+    every = [point for _, points in lines for point in points]
+    end = max((tokens for tokens, _ in every), default=0)
+    late = [loss for tokens, loss in every if tokens >= SKIPPED_SHARE * end]
     if end and len(late) > 1 and max(late) > min(late):
         margin = 0.06 * (max(late) - min(late))
         axes.set_ylim(min(late) - margin, max(late) + margin)
@@ -127,47 +120,43 @@ def over_tokens(axes: Axes, lines: Sequence[tuple[str, Losses]]) -> None:
 def token_axis(axes: Axes) -> None:
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(4))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda tokens, _: si(tokens)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda tokens, _: with_si_prefix(tokens)))
     axes.set_xlabel("tokens seen")
 
 
-def key(figure: Figure, axes: Axes, columns: int) -> None:
-    """The names of the ratios' colours, above the figure. Axes hold a line without points for each."""
+def ratio_legend(figure: Figure, axes: Axes, colours: Mapping[float, str], wide: bool) -> None:
+    """The colours of the ratios, above the figure."""
+    for ratio, colour in colours.items():
+        axes.plot([], [], "-", color=colour, lw=3, label=percent(ratio))
     handles, labels = axes.get_legend_handles_labels()
-    title = "share of toxic text"
-    shown = figure.legend(
+    legend = figure.legend(
         handles,
         labels,
         loc="outside upper left",
-        ncols=columns,
+        ncols=8 if wide else 3,
         borderaxespad=0.2,
-        title=title,
+        title="share of toxic text",
         alignment="left",
     )
-    shown.get_title().set(color=SOFT)
+    legend.get_title().set(color=SOFT)
 
 
-def name_ratios(axes: Axes, colour: dict[float, str]) -> None:
-    for ratio, of in colour.items():
-        axes.plot([], [], "-", color=of, lw=3, label=percent(ratio))
+def block_means(points: LossSeries, at_most: int = MAX_POINTS) -> LossSeries:
+    """Means of equal blocks, each at its last step, so that a long run stays a small file."""
+    size = math.ceil(len(points) / at_most) or 1
+    blocks = [points[i : i + size] for i in range(0, len(points), size)]
+    return [(block[-1][0], sum(loss for _, loss in block) / len(block)) for block in blocks]
 
 
-def thin(points: Losses, at_most: int = 160) -> Losses:
-    """Means of equal blocks, each at its last step, so that a long run stays a light picture."""
-    block = math.ceil(len(points) / at_most) or 1
-    parts = [points[i : i + block] for i in range(0, len(points), block)]
-    return [(part[-1][0], sum(loss for _, loss in part) / len(part)) for part in parts]
-
-
-def said(points: Iterable[tuple[float, float | None]], digits: int) -> str:
-    """'0 % 12.1, 5 % not measured' for the alternatives of figures."""
+def values_by_ratio(points: Iterable[tuple[float, float | None]], digits: int) -> str:
+    """'0 % 12.1, 5 % not measured', for the text alternatives of figures."""
     return ", ".join(
         f"{percent(ratio)} {NOT_MEASURED if value is None else f'{value:.{digits}f}'}"
         for ratio, value in points
     )
 
 
-def si(number: float) -> str:
+def with_si_prefix(number: float) -> str:
     """12_000 → '12k'."""
     for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(number) >= size:

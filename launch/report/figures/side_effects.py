@@ -1,8 +1,10 @@
-"""figures of what steering may break: is it still text, and does the model still know things? Against the strength"""
+"""figures of side effects of steering against its strength: broken text and lost knowledge"""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from eval.eval_report import EvalReport
@@ -13,122 +15,134 @@ from launch.report.analysis.per_ratio_series import (
     measured_strengths,
     steered_at,
 )
-from launch.report.figures.axes import by_colour, key, name_ratios, ratios
-from launch.report.figures.svg_rendering import Numbers
+from launch.report.figures.axes import colour_by_ratio, ratio_legend, ratios
+from launch.report.figures.svg_rendering import FigureNumbers, FigurePlan
 from launch.report.text.display_names import benchmark
 from launch.report.text.number_format import NOT_MEASURED, percent
 
-TEXT = {
-    "distinct_ratio": "distinct pairs of tokens, share",
+TEXT_QUANTITIES = {
+    "distinct_ratio": "share of distinct bigrams",
     "n_tokens": "length, tokens",
     "perplexity": "perplexity under a judge",
 }
-LOG_FROM = 20  # the ratio of the largest value to the least from which a panel is logarithmic
-STEP = 0.03  # between two ratios at one strength, as a share of the axis's step
+LOG_FROM = 20  # a panel is logarithmic where its largest value is this many times the least
+DODGE = 0.03  # between two ratios at one strength, as a share of the axis's step
+
+Reader = Callable[[EvalReport, float], Estimate | None]
 
 
-class Guard(NamedTuple):
+class SideEffect(NamedTuple):
     """One panel: its title and the points of each ratio, [ratio][strength]."""
 
     title: str
     points: dict[float, list[RatioPoint]]
 
 
-def guards(reports: Sequence[EvalReport]) -> list[Guard]:
-    """Everything that was measured at each strength besides toxicity and cross-entropy."""
-    readers: dict[str, Callable[[EvalReport, float], Estimate | None]] = {
-        title: lambda r, strength, name=name: (
-            getattr(one, name) if (one := steered_at(r, strength)) else None
-        )
-        for name, title in TEXT.items()
+def side_effects(reports: Sequence[EvalReport]) -> list[SideEffect]:
+    """Everything that was measured per strength besides toxicity and cross-entropy."""
+    readers: dict[str, Reader] = {
+        title: partial(_text_quantity, name) for name, title in TEXT_QUANTITIES.items()
     }
-    for name in sorted(
-        {name for report in reports for one in report.steered for name in one.accuracy}
-    ):
-        title = f"right answers, {benchmark(name)}"
-        readers[title] = lambda r, strength, name=name: (
-            one.accuracy.get(name) if (one := steered_at(r, strength)) else None
-        )
-    found = []
-    for title, read in readers.items():
-        points = {
-            ratio: [
-                by_ratio(
-                    [r for r in reports if r.toxic_ratio == ratio],
-                    lambda r, s=strength, read=read: read(r, s),
-                )[0]
-                for strength in measured_strengths(reports)
-            ]
-            for ratio in ratios(reports)
-        }
-        if any(point.value is not None for of_ratio in points.values() for point in of_ratio):
-            found.append(Guard(title, points))
-    return found
+    names = {name for report in reports for row in report.steered for name in row.accuracy}
+    for name in sorted(names):
+        readers[f"right answers, {benchmark(name)}"] = partial(_accuracy, name)
+    effects = [SideEffect(title, _points(reports, read)) for title, read in readers.items()]
+    return [
+        effect
+        for effect in effects
+        if any(point.value is not None for row in effect.points.values() for point in row)
+    ]
 
 
-def in_a_row(n: int) -> int:
-    """Of n panels on a wide page: three, or two where three would leave one alone."""
+def _text_quantity(name: str, report: EvalReport, strength: float) -> Estimate | None:
+    steered = steered_at(report, strength)
+    return getattr(steered, name) if steered else None
+
+
+def _accuracy(name: str, report: EvalReport, strength: float) -> Estimate | None:
+    steered = steered_at(report, strength)
+    return steered.accuracy.get(name) if steered else None
+
+
+def _points(reports: Sequence[EvalReport], read: Reader) -> dict[float, list[RatioPoint]]:
+    points = {}
+    for ratio in ratios(reports):
+        same = [report for report in reports if report.toxic_ratio == ratio]
+        points[ratio] = [
+            by_ratio(same, lambda report, strength=strength: read(report, strength))[0]
+            for strength in measured_strengths(reports)
+        ]
+    return points
+
+
+def figures(reports: Sequence[EvalReport]) -> list[FigurePlan]:
+    """The figure, or none where nothing was measured."""
+    n = len(side_effects(reports))
+    if not n:
+        return []
+    heights = (0.7 + 2.2 * -(-n // _columns(n)), 0.7 + 2.0 * n)
+    draw = partial(side_effects_by_strength, reports=reports)
+    return [FigurePlan("guards", draw, side_effects_numbers(reports), heights)]
+
+
+def _columns(n: int) -> int:
+    """Panels per row of a wide page: three, or two where three would leave one alone."""
     return 2 if n in (2, 4) else min(n, 3)
 
 
-def draw(figure: Figure, wide: bool, reports: Sequence[EvalReport]) -> None:
-    """A panel for each guard, against strength, one line a ratio."""
-    shown, measured = guards(reports), measured_strengths(reports)
-    columns = in_a_row(len(shown)) if wide else 1
-    grid = figure.subplots(-(-len(shown) // columns), columns, squeeze=False)
-    colour = by_colour(ratios(reports))
-    for axes, guard in zip(grid.flat, shown, strict=False):
-        axes.set_title(guard.title)
-        for i, (ratio, points) in enumerate(guard.points.items()):
-            shift = STEP * (i - (len(colour) - 1) / 2)
-            known = [
-                (k + shift, p.value, p.low, p.high)
-                for k, p in enumerate(points)
-                if p.value is not None
-            ]
-            axes.plot(
-                [x for x, *_ in known],
-                [y for _, y, *_ in known],
-                "-o",
-                color=colour[ratio],
-                lw=1.4,
-                ms=4,
-            )
-            sure = [
-                (x, low, high) for x, _, low, high in known if low is not None and high is not None
-            ]
-            axes.vlines(
-                *zip(*sure, strict=True), color=colour[ratio], lw=1.0, alpha=0.6
-            ) if sure else None
-        values = [
-            point.value for points in guard.points.values() for point in points if point.value
-        ]
+def side_effects_by_strength(figure: Figure, wide: bool, reports: Sequence[EvalReport]) -> None:
+    """A panel per quantity, against strength, one line per ratio."""
+    effects = side_effects(reports)
+    colours = colour_by_ratio(ratios(reports))
+    n_columns = _columns(len(effects)) if wide else 1
+    panels = figure.subplots(-(-len(effects) // n_columns), n_columns, squeeze=False).flat
+    for axes, effect in zip(panels, effects, strict=False):
+        axes.set_title(effect.title)
+        for i, (ratio, points) in enumerate(effect.points.items()):
+            shift = DODGE * (i - (len(colours) - 1) / 2)
+            _line_over_strengths(axes, points, shift, colours[ratio])
+        values = [p.value for points in effect.points.values() for p in points if p.value]
         if values and max(values) > LOG_FROM * min(values) > 0:
             axes.set_yscale("log")
-        axes.set_xticks(range(len(measured)), [f"{strength:g}" for strength in measured])
+        strengths = measured_strengths(reports)
+        axes.set_xticks(range(len(strengths)), [f"{strength:g}" for strength in strengths])
         axes.set_xlabel("strength")
-    for axes in grid.flat[len(shown) :]:
+    for axes in panels[len(effects) :]:
         axes.set_axis_off()
-    name_ratios(grid.flat[0], colour)
-    key(figure, grid.flat[0], 8 if wide else 3)
+    ratio_legend(figure, panels[0], colours, wide)
 
 
-def numbers(reports: Sequence[EvalReport]) -> Numbers:
-    rows, said = [], []
-    for guard in guards(reports):
-        for ratio, points in guard.points.items():
-            rows += [
-                (guard.title, ratio, s, p.value, p.low, p.high)
-                for s, p in zip(measured_strengths(reports), points, strict=True)
-            ]
-        ends = [
-            f"{percent(ratio)} {_show(points[0])} to {_show(points[-1])}"
-            for ratio, points in guard.points.items()
-        ]
-        said.append(f"{guard.title}: {', '.join(ends)}")
-    alt = f"What steering does to the text, from unsteered to the strongest. {'; '.join(said)}."
-    return Numbers(("quantity", "toxic_ratio", "strength", "value", "low", "high"), rows, alt)
+def _line_over_strengths(
+    axes: Axes, points: Sequence[RatioPoint], shift: float, colour: str
+) -> None:
+    measured = [(k + shift, point) for k, point in enumerate(points) if point.value is not None]
+    x = [at for at, _ in measured]
+    y = [point.value or 0.0 for _, point in measured]
+    axes.plot(x, y, "-o", color=colour, lw=1.4, ms=4)
+    bars = [
+        (at, point.low, point.high)
+        for at, point in measured
+        if point.low is not None and point.high is not None
+    ]
+    if bars:
+        axes.vlines(*zip(*bars, strict=True), color=colour, lw=1.0, alpha=0.6)
 
 
-def _show(point: RatioPoint) -> str:
+def side_effects_numbers(reports: Sequence[EvalReport]) -> FigureNumbers:
+    strengths = measured_strengths(reports)
+    rows = []
+    parts = []
+    for effect in side_effects(reports):
+        ends = []
+        for ratio, points in effect.points.items():
+            for strength, point in zip(strengths, points, strict=True):
+                rows.append((effect.title, ratio, strength, point.value, point.low, point.high))
+            ends.append(f"{percent(ratio)} {_shown(points[0])} to {_shown(points[-1])}")
+        parts.append(f"{effect.title}: {', '.join(ends)}")
+    alt = f"Side effects of steering, from unsteered to the strongest. {'; '.join(parts)}."
+    columns = ("quantity", "toxic_ratio", "strength", "value", "low", "high")
+    return FigureNumbers(columns, rows, alt)
+
+
+def _shown(point: RatioPoint) -> str:
     return NOT_MEASURED if point.value is None else f"{point.value:.3g}"

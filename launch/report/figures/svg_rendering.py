@@ -1,9 +1,8 @@
-"""what the figures share: two widths, colours that follow the reader's theme, names at the lines'
-ends
+"""figures as SVG and PNG: two widths, colours of the light and dark theme, line labels
 
-A drawing is made by a function that fills a matplotlib Figure at either of two widths, so that
-letters have the same size on a desk and on a phone. Colours are drawn as the literals of the light
-theme; for the page each literal becomes a CSS variable. No pyplot, no dates, a fixed hash salt: the
+A function fills a matplotlib Figure at either of two widths, so that letters have the same size on
+a desk and on a phone. Colours are drawn as literals of the light theme; for the page each literal
+becomes a CSS variable, which the dark theme redefines. No pyplot, no dates, a fixed hash salt: the
 same records give the same bytes.
 """
 
@@ -14,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
@@ -61,8 +61,8 @@ class Colour(NamedTuple):
     dark: str
 
 
-class Numbers(NamedTuple):
-    """What a figure shows: one row a mark, and in words (`alt`) what a listener needs of it."""
+class FigureNumbers(NamedTuple):
+    """The numbers of a figure, one row per mark, and its text alternative `alt`."""
 
     columns: tuple[str, ...]
     rows: list[tuple[Any, ...]]
@@ -76,59 +76,65 @@ class Numbers(NamedTuple):
         return text.getvalue()
 
 
-class Drawing(NamedTuple):
-    """A finished figure: files for print and slides, SVG elements for the page at both widths, and
-    what it shows as numbers.
+class FigurePlan(NamedTuple):
+    """A figure before it is drawn.
+
+    draw: fills a Figure, wide (True) or narrow. heights: inches, of the wide and the narrow one.
     """
 
     name: str
-    numbers: Numbers
+    draw: Callable[[Figure, bool], None]
+    numbers: FigureNumbers
+    heights: tuple[float, float]
+
+
+class Drawing(NamedTuple):
+    """A drawn figure: files for print and slides, SVG elements for the page, and its numbers."""
+
+    name: str
+    numbers: FigureNumbers
     svg: str
     png: bytes
     wide: str
     narrow: str
 
 
-class Label(NamedTuple):
-    """The name of a line, to stand right of the axes at the height of its last point."""
+class LineLabel(NamedTuple):
+    """The name of a line, written right of the axes at the height of its last point."""
 
     height: float
     text: str
     colour: str
 
 
-def render(
-    name: str,
-    draw: Callable[[Figure, bool], None],
-    numbers: Numbers,
-    heights: tuple[float, float],
-    colours: dict[str, Colour],
-) -> Drawing:
-    """The figure at both widths, `heights` inches high when wide and when narrow. `colours` become
-    CSS variables of their names.
-    """
+def render(plan: FigurePlan, colours: dict[str, Colour]) -> Drawing:
+    """Draw the figure at both widths; `colours` become CSS variables of their names."""
     with matplotlib.rc_context(STYLE):
         wide, narrow = (
-            Figure(figsize=(w, h), layout="constrained")
-            for w, h in zip((WIDE, NARROW), heights, strict=True)
+            Figure(figsize=(width, height), layout="constrained")
+            for width, height in zip((WIDE, NARROW), plan.heights, strict=True)
         )
-        draw(wide, True)
-        draw(narrow, False)
-        svg, small, png = _svg(wide), _svg(narrow), io.BytesIO()
-        wide.set_layout_engine(
-            "none"
-        )  # as it was laid out for the SVG: working it out again takes a third of the time
+        plan.draw(wide, True)
+        plan.draw(narrow, False)
+        wide_svg = _svg(wide)
+        narrow_svg = _svg(narrow)
+        # keep the layout of the SVG: computing it again takes a third of the time
+        wide.set_layout_engine("none")
+        png = io.BytesIO()
         wide.savefig(png, format="png", dpi=192, metadata={"Software": None})
-    inline = (
-        _inline(f"{name}-{width}", text, colours)
-        for width, text in (("wide", svg), ("narrow", small))
+    return Drawing(
+        name=plan.name,
+        numbers=plan.numbers,
+        svg=wide_svg,
+        png=png.getvalue(),
+        wide=_inline(f"{plan.name}-wide", wide_svg, colours),
+        narrow=_inline(f"{plan.name}-narrow", narrow_svg, colours),
     )
-    return Drawing(name, numbers, svg, png.getvalue(), *inline)
 
 
 def strength_colours(strengths: Sequence[float]) -> list[Colour]:
-    """Grey for no steering, then a perceptual ramp away from the background; readable without
-    red-green vision. Lines are named in their colour, so each has the contrast of text (WCAG AA,
+    """Grey for unsteered, then a perceptual ramp away from the background, readable without
+    red-green vision. Line labels have the line's colour, so each has the contrast of text (WCAG AA,
     4.5).
     """
     ramp = _ramp(
@@ -138,8 +144,8 @@ def strength_colours(strengths: Sequence[float]) -> list[Colour]:
 
 
 def ratio_colours(n: int) -> list[Colour]:
-    """The first ratio, with which the others are compared, apart in orange; then a perceptual ramp.
-    Each has the contrast of a graphical object (WCAG AA, 3).
+    """Orange for the first ratio, with which the others are compared; then a perceptual ramp. Each
+    has the contrast of a graphical object (WCAG AA, 3).
     """
     return [
         Colour("#c2570c", "#ff9162"),
@@ -147,21 +153,14 @@ def ratio_colours(n: int) -> list[Colour]:
     ][:n]
 
 
-def label_ends(axes: Axes, labels: Sequence[Label]) -> None:
-    """Name the lines at their right ends; labels that would collide are moved apart."""
+def label_lines(axes: Axes, labels: Sequence[LineLabel]) -> None:
+    """Write the names of lines at their right ends; labels that would overlap are moved apart."""
     ordered = sorted(labels)
     low, high = axes.get_ylim()
-    gap = (
-        (high - low)
-        * LINE_INCHES
-        / (axes.get_position().height * axes.get_figure(root=True).get_figheight())
-    )  # type: ignore[union-attr]
-    heights = [label.height for label in ordered]
-    for _ in range(200):
-        for i in range(len(heights) - 1):
-            overlap = gap - (heights[i + 1] - heights[i])
-            if overlap > 1e-9:
-                heights[i], heights[i + 1] = heights[i] - overlap / 2, heights[i + 1] + overlap / 2
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    axes_inches = axes.get_position().height * figure.get_figheight()
+    heights = _spread([label.height for label in ordered], (high - low) * LINE_INCHES / axes_inches)
     for label, height in zip(ordered, heights, strict=True):
         axes.annotate(
             label.text,
@@ -175,9 +174,20 @@ def label_ends(axes: Axes, labels: Sequence[Label]) -> None:
         )
 
 
+def _spread(heights: list[float], gap: float) -> list[float]:
+    """Ascending heights moved apart until neighbours are `gap` away from each other."""
+    for _ in range(200):
+        for i in range(len(heights) - 1):
+            overlap = gap - (heights[i + 1] - heights[i])
+            if overlap > 1e-9:
+                heights[i] -= overlap / 2
+                heights[i + 1] += overlap / 2
+    return heights
+
+
 def note_if_empty(axes: Axes, note: str) -> None:
-    """Say so in the middle of axes that hold no data."""
-    if not any(len(line.get_xydata()) for line in axes.get_lines()):  # type: ignore[arg-type]
+    """Write `note` in the middle of axes that hold no data."""
+    if not any(len(np.asarray(line.get_xydata())) for line in axes.get_lines()):
         axes.set(xticks=[], yticks=[])
         axes.text(0.5, 0.5, note, transform=axes.transAxes, ha="center", va="center", color=SOFT)
 
@@ -202,17 +212,12 @@ def _svg(figure: Figure) -> str:
 
 
 def _inline(prefix: str, text: str, colours: dict[str, Colour]) -> str:
-    """An SVG file as an element of the page: theme variables for its colours, ids of its own, no
-    document header.
-    """
+    """An SVG file as an element of the page: no document header, own ids, colours as variables."""
     svg = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    svg = re.sub(
-        r"<style.*?</style>", "", svg, flags=re.DOTALL
-    )  # it would reach out of the figure, over the whole page
+    # a style element would apply to the whole page
+    svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}-", svg)
-    literals = {"ink": INK, "soft": SOFT, "grid": GRID, "paper": PAPER} | {
-        name: colour.light for name, colour in colours.items()
-    }
-    for name, literal in literals.items():
+    literals = {"ink": INK, "soft": SOFT, "grid": GRID, "paper": PAPER}
+    for name, literal in (literals | {n: colour.light for n, colour in colours.items()}).items():
         svg = svg.replace(literal, f"var(--{name})")
     return svg

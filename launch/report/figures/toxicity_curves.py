@@ -1,12 +1,12 @@
-"""the report's main figures: toxicity by ratio, at equal strength and at equal cost, and the price
-of steering
+"""main figures: toxicity by ratio, at equal strength and at equal cost, and against the cost
 
-Each function fills a figure from records; svg_rendering.py knows how it becomes a file and a part
-of the page. Its neighbour with `_numbers` at the end gives the same marks as a table.
+A function named after a figure fills it; its neighbour that ends in `_numbers` gives the same marks
+as a table. Cost is cross-entropy on clean held-out text.
 """
 
 import itertools
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 from matplotlib.axes import Axes
@@ -24,34 +24,36 @@ from launch.report.analysis.per_ratio_series import (
 )
 from launch.report.figures.axes import (
     MARKERS,
-    by_colour,
-    key,
-    line,
-    name,
-    name_ratios,
+    colour_by_ratio,
+    line_with_intervals,
     ratio_axis,
+    ratio_legend,
     ratios,
-    said,
+    ring_per_model,
+    strength_name,
+    values_by_ratio,
 )
 from launch.report.figures.svg_rendering import (
     INK,
     PAPER,
     SOFT,
-    Label,
-    Numbers,
-    label_ends,
+    FigureNumbers,
+    FigurePlan,
+    LineLabel,
+    label_lines,
     note_if_empty,
     strength_colours,
 )
-from launch.report.text.number_format import NOT_MEASURED, percent, with_interval
+from launch.report.text.number_format import NOT_MEASURED, percent
 
 TOXICITY = "toxicity of the continuations, mean score × 100"
 DODGE = 0.07  # between two lines at one ratio, as a share of the grid's step
-ZOOM = 2.5  # the paths are drawn a second time around the cost they share where that is this much finer
+MAX_SHIFT = 5  # a step counts as at most 1/MAX_SHIFT of the grid, where a ratio is far away
+ZOOM = 2.5  # a second panel shows the compared costs where they span this much less
 
 
-class Curves(NamedTuple):
-    """What the main figures show: the reports of a sweep, and their comparisons where they share
+class SweepCurves(NamedTuple):
+    """What the main figures show: the reports of a sweep, and their comparisons if they share
     items.
     """
 
@@ -60,335 +62,305 @@ class Curves(NamedTuple):
 
     @property
     def matched(self) -> list[MatchedToxicity]:
+        """The comparisons at equal cost that were possible."""
         return [one for one in self.compared.matched if one.difference] if self.compared else []
 
     @property
-    def level(self) -> float | None:
+    def compared_cost(self) -> float | None:
         """The cross-entropy at which most ratios are compared."""
         levels = sorted(one.cross_entropy for one in self.matched if one.cross_entropy is not None)
         return levels[len(levels) // 2] if levels else None
 
     @property
     def costs(self) -> list[float]:
-        points = (
-            by_ratio(self.reports, cross_entropy_at(strength))
-            for strength in measured_strengths(self.reports)
-        )
+        """Cross-entropy at every ratio and strength."""
         return [
             point.value
-            for of_strength in points
-            for point in of_strength
+            for strength in measured_strengths(self.reports)
+            for point in by_ratio(self.reports, cross_entropy_at(strength))
             if point.value is not None
         ]
 
     @property
-    def zoomed(self) -> bool:
-        """Whether the cost at which most are compared lies so near to the least that the paths are
-        to be seen there larger.
-        """
-        if self.level is None or not self.costs:
+    def is_zoomed(self) -> bool:
+        """Whether the compared cost lies so near to the least that it needs a panel of its own."""
+        if self.compared_cost is None or not self.costs:
             return False
-        return max(self.costs) - min(self.costs) > ZOOM * 2 * (self.level - min(self.costs)) > 0
+        least = min(self.costs)
+        return max(self.costs) - least > ZOOM * 2 * (self.compared_cost - least) > 0
 
 
-def toxicity_by_ratio(figure: Figure, wide: bool, of: Curves) -> None:
-    """At equal cost: toxicity minus that of the first ratio. At equal strength: the curve, one line
-    a strength.
+def figures(curves: SweepCurves) -> list[FigurePlan]:
+    taller = 1.9 if curves.matched else 0.0
+    return [
+        FigurePlan(
+            name="toxicity-by-ratio",
+            draw=partial(toxicity_by_ratio, curves=curves),
+            numbers=by_ratio_numbers(curves),
+            heights=(3.9 + taller, 3.7 + taller),
+        ),
+        FigurePlan(
+            name="toxicity-by-cost",
+            draw=partial(toxicity_by_cost, curves=curves),
+            numbers=by_cost_numbers(curves),
+            heights=(4.1, 7.0 if curves.is_zoomed else 4.6),
+        ),
+    ]
+
+
+def toxicity_by_ratio(figure: Figure, wide: bool, curves: SweepCurves) -> None:
+    """Above, at equal cost: toxicity minus that of the first ratio. Below, at equal strength: one
+    line per strength.
     """
-    if not of.matched:
-        return _at_equal_strength(figure.add_subplot(), wide, of.reports)
+    if not curves.matched:
+        _at_equal_strength(figure.add_subplot(), wide, curves.reports)
+        return
     above, below = figure.subplots(2, 1, height_ratios=(1, 2.1), sharex=True)
-    _at_equal_cost(above, wide, of)
-    _at_equal_strength(below, wide, of.reports)
+    _at_equal_cost(above, wide, curves)
+    _at_equal_strength(below, wide, curves.reports)
 
 
-def by_ratio_numbers(of: Curves) -> Numbers:
+def by_ratio_numbers(curves: SweepCurves) -> FigureNumbers:
     rows: list[tuple] = []
-    for one in of.compared.matched if of.compared else ():
-        d = one.difference
-        rows.append(
-            (
-                "difference at equal cross-entropy",
-                one.ratio,
-                *((d.value, d.low, d.high) if d else (None,) * 3),
-            )
-        )
-    measured = measured_strengths(of.reports)
-    for strength in measured:
-        rows += [
-            (name(strength), p.realised, p.value, p.low, p.high)
-            for p in by_ratio(of.reports, toxicity_at(strength))
-        ]
-    parts = [
-        f"{name(s)}: {said(((p.ratio, p.value) for p in by_ratio(of.reports, toxicity_at(s))), 1)}"
-        for s in measured
-    ]
+    for matched in curves.compared.matched if curves.compared else ():
+        d = matched.difference
+        values = (d.value, d.low, d.high) if d else (None, None, None)
+        rows.append(("difference at equal cross-entropy", matched.ratio, *values))
+    parts = []
+    for strength in measured_strengths(curves.reports):
+        points = by_ratio(curves.reports, toxicity_at(strength))
+        name = strength_name(strength)
+        rows += [(name, p.realised, p.value, p.low, p.high) for p in points]
+        parts.append(f"{name}: {values_by_ratio(((p.ratio, p.value) for p in points), 1)}")
     alt = f"Toxicity by share of toxic text. {'; '.join(parts)}."
-    if of.matched:
-        alt += f" At equal cross-entropy, minus that of the first: {said(((m.ratio, m.difference.value) for m in of.matched), 1)}."  # type: ignore[union-attr]
-    return Numbers(("line", "toxic_ratio", "toxicity", "low", "high"), rows, alt)
+    differences = [(one.ratio, one.difference.value) for one in curves.matched if one.difference]
+    if differences:
+        shown = values_by_ratio(differences, 1)
+        alt += f" At equal cross-entropy, minus that of the first: {shown}."
+    return FigureNumbers(("line", "toxic_ratio", "toxicity", "low", "high"), rows, alt)
 
 
-def toxicity_by_cost(figure: Figure, wide: bool, of: Curves) -> None:
-    """Toxicity against cross-entropy on clean held-out text: one path a ratio, from unsteered to
-    the strongest steering, and the front that no point beats. Again, larger, around the cost at
-    which the ratios are compared.
-    """
-    paths = {
-        ratio: _path([r for r in of.reports if r.toxic_ratio == ratio], of.reports)
-        for ratio in ratios(of.reports)
-    }
-    zoomed = of.zoomed
-    panels = figure.subplots(
-        1 if wide else 1 + zoomed, 1 + zoomed if wide else 1, squeeze=False
-    ).flat
-    for axes in panels:
-        _paths(axes, paths, of)
-    first = panels[0]
-    first.set_title(TOXICITY)
-    if zoomed and of.level is not None:
-        _zoom(panels[1], paths, min(of.costs), of.level)
-    for axes in panels:
-        axes.set_xlabel(
-            "cross-entropy on clean held-out text, nats per token"
-            if not (wide and zoomed)
-            else "cross-entropy, nats per token"
-        )
-    name_ratios(first, by_colour(paths))
-    key(figure, first, 8 if wide else 3)
-    marks = [
-        first.plot([], [], marker, color=SOFT, ms=6)[0]
-        for _, marker in zip(measured_strengths(of.reports), MARKERS * 9, strict=False)
-    ]
-    names = [name(strength) for strength in measured_strengths(of.reports)]
-    if of.compared and len(of.compared.front) > 1:
-        marks.append(first.plot([], [], color=INK, lw=1.0, ls=(0, (4, 2)))[0])
-        names.append("no point beats these")
-    figure.legend(marks, names, loc="outside lower left", ncols=5 if wide else 2, borderaxespad=0.2)
-
-
-def by_cost_numbers(of: Curves) -> Numbers:
-    rows, ends = [], []
-    front = set(of.compared.front) if of.compared else set()
-    for ratio in ratios(of.reports):
-        same = [report for report in of.reports if report.toxic_ratio == ratio]
-        for strength in measured_strengths(same):
-            (x,), (y,) = (
-                by_ratio(same, cross_entropy_at(strength)),
-                by_ratio(same, toxicity_at(strength)),
-            )
-            rows.append(
-                (
-                    ratio,
-                    strength,
-                    x.value,
-                    x.low,
-                    x.high,
-                    y.value,
-                    y.low,
-                    y.high,
-                    (ratio, strength) in front,
-                )
-            )
-        ends.append(
-            f"{percent(ratio)} goes from ({show_pair(rows, ratio, first=True)}) to ({show_pair(rows, ratio, first=False)})"
-        )
-    alt = f"Toxicity against cross-entropy, one path for each share of toxic text, as (nats, score): {'; '.join(ends)}."
-    columns = (
-        "toxic_ratio",
-        "strength",
-        "cross_entropy",
-        "cost_low",
-        "cost_high",
-        "toxicity",
-        "low",
-        "high",
-        "on_front",
-    )
-    return Numbers(columns, rows, alt)
-
-
-def show_pair(rows: Sequence[tuple], ratio: float, *, first: bool) -> str:
-    """'1.50, 11.5': cost and toxicity of the first or the last strength."""
-    of_ratio = [row for row in rows if row[0] == ratio]
-    row = of_ratio[0 if first else -1]
-    return f"{NOT_MEASURED if row[2] is None else f'{row[2]:.2f}'}, {NOT_MEASURED if row[5] is None else f'{row[5]:.1f}'}"
-
-
-def hypervolumes(compared: Comparisons | None) -> str:
-    """'0 % 42.3 [42.0, 42.7], …': the area below the worst corner that each ratio's path dominates."""
-    if compared is None:
-        return ""
-    return "; ".join(
-        f"{percent(float(ratio))} {with_interval(of)}" for ratio, of in compared.hypervolume.items()
-    )
-
-
-def _at_equal_cost(axes: Axes, wide: bool, of: Curves) -> None:
-    first = ratios(of.reports)[0]
-    axes.set_title(
-        f"at equal cross-entropy: toxicity minus that of {percent(first)}"
-        if wide
-        else f"at equal cost, minus {percent(first)}"
-    )
+def _at_equal_cost(axes: Axes, wide: bool, curves: SweepCurves) -> None:
+    compared = curves.compared
+    assert compared is not None
+    first = ratios(curves.reports)[0]
+    wide_title = f"at equal cross-entropy: toxicity minus that of {percent(first)}"
+    axes.set_title(wide_title if wide else f"at equal cost, minus {percent(first)}")
     axes.axhline(0.0, color=SOFT, lw=1.0)
     axes.plot([100 * first], [0.0], "D", color=PAPER, mec=SOFT, mew=1.2, ms=6)
-    points = [
-        RatioPoint(m.ratio, m.ratio, m.difference.value, m.difference.low, m.difference.high, 1)
-        for m in of.matched
-        if m.difference
-    ]
-    for point in points:
-        line(axes, [point], INK, "D", band=False)
-    if of.compared and of.compared.seeds_df:
-        for one in of.matched:
-            axes.plot(
-                [100 * one.ratio] * len(one.by_model),
-                one.by_model,
-                "o",
-                color=INK,
-                mfc="none",
-                ms=4.5,
-                mew=0.8,
-            )
-    lacking = (
-        [one.ratio for one in of.compared.matched if one.difference is None] if of.compared else []
-    )
-    for ratio in lacking:
-        axes.annotate(
-            "no equal cost",
-            (100 * ratio, 0.0),
-            (0, 5),
-            textcoords="offset points",
-            ha="center",
-            color=SOFT,
-            fontsize=8.5,
-        )
+    for one in compared.matched:
+        x = 100 * one.ratio
+        if one.difference is None:
+            _annotate_above(axes, "no equal cost", x)
+            continue
+        d = one.difference
+        point = RatioPoint(one.ratio, one.ratio, d.value, d.low, d.high, 1)
+        line_with_intervals(axes, [point], INK, "D", band=False)
+        if compared.seeds_df:
+            ring_per_model(axes, [x] * len(one.by_model), one.by_model, INK)
     low, high = axes.get_ylim()
     axes.set_ylim(min(low, -0.15 * (high - low)), max(high, 0.15 * (high - low)))
-    up = high > -low
-    where, va = ((0.0, 0.97), "top") if up else ((0.0, 0.03), "bottom")
+    if high > -low:
+        text, height, align = "↑ more toxic", 0.97, "top"
+    else:
+        text, height, align = "↓ less toxic", 0.03, "bottom"
+    axes.annotate(text, (0.0, height), xycoords="axes fraction", va=align, color=SOFT)
+
+
+def _annotate_above(axes: Axes, text: str, x: float) -> None:
     axes.annotate(
-        "↑ more toxic" if up else "↓ less toxic", where, xycoords="axes fraction", va=va, color=SOFT
+        text,
+        (x, 0.0),
+        (0, 5),
+        textcoords="offset points",
+        ha="center",
+        color=SOFT,
+        fontsize=8.5,
     )
 
 
 def _at_equal_strength(axes: Axes, wide: bool, reports: Sequence[EvalReport]) -> None:
-    measured, asked = measured_strengths(reports), ratios(reports)
-    step = min(
-        (100 * min(b - a, (asked[-1] - asked[0]) / 5) for a, b in itertools.pairwise(asked)),
-        default=1.0,
-    )
+    strengths = measured_strengths(reports)
+    step = _dodge_step(ratios(reports))
     labels = []
-    for i, (strength, colour) in enumerate(zip(measured, strength_colours(measured), strict=True)):
-        shift = DODGE * step * (i - (len(measured) - 1) / 2)
-        end = line(
-            axes,
-            by_ratio(reports, toxicity_at(strength)),
-            colour.light,
-            MARKERS[i % len(MARKERS)],
-            shift,
-            band=False,
-        )
-        _seeds(axes, reports, strength, colour.light, shift)
-        label = name(strength) if wide or strength == 0 else f"α = {strength:g}"
-        labels += [] if end is None else [Label(end, label, colour.light)]
-    axes.set_title(
-        "at equal strength: mean score × 100 of the continuations"
-        if wide
-        else "at equal strength: mean score × 100"
-    )
+    for i, (strength, colour) in enumerate(
+        zip(strengths, strength_colours(strengths), strict=True)
+    ):
+        shift = DODGE * step * (i - (len(strengths) - 1) / 2)
+        points = by_ratio(reports, toxicity_at(strength))
+        marker = MARKERS[i % len(MARKERS)]
+        end = line_with_intervals(axes, points, colour.light, marker, shift, band=False)
+        _rings_of_models(axes, reports, strength, colour.light, shift)
+        label = strength_name(strength) if wide or strength == 0 else f"α = {strength:g}"
+        labels += [] if end is None else [LineLabel(end, label, colour.light)]
+    title = "at equal strength: mean score × 100"
+    axes.set_title(f"{title} of the continuations" if wide else title)
     ratio_axis(axes, reports)
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
-    label_ends(axes, labels)
+    label_lines(axes, labels)
 
 
-def _seeds(
+def _dodge_step(grid: Sequence[float]) -> float:
+    """The smallest step of the grid in percentage points; 1 where there is one ratio."""
+    most = (grid[-1] - grid[0]) / MAX_SHIFT
+    return min((100 * min(b - a, most) for a, b in itertools.pairwise(grid)), default=1.0)
+
+
+def _rings_of_models(
     axes: Axes, reports: Sequence[EvalReport], strength: float, colour: str, shift: float
 ) -> None:
     """Every model as a small ring where a ratio has several."""
     if len(reports) == len(ratios(reports)):
         return
     for report in reports:
-        if (estimate := toxicity_at(strength)(report)) and estimate.value is not None:
-            axes.plot(
-                [100 * report.realised_toxic_ratio + shift],
-                [estimate.value],
-                "o",
-                color=colour,
-                mfc="none",
-                ms=4.5,
-                mew=0.8,
+        estimate = toxicity_at(strength)(report)
+        if estimate and estimate.value is not None:
+            x = 100 * report.realised_toxic_ratio + shift
+            ring_per_model(axes, [x], [estimate.value], colour)
+
+
+class PathPoint(NamedTuple):
+    """One strength of a ratio's path: cost, toxicity and the marker of the strength."""
+
+    strength: float
+    cost: RatioPoint
+    toxicity: RatioPoint
+    marker: str
+
+
+def _paths(reports: Sequence[EvalReport]) -> dict[float, list[PathPoint]]:
+    """The path of each ratio from unsteered to the strongest steering."""
+    paths = {}
+    for ratio in ratios(reports):
+        same = [report for report in reports if report.toxic_ratio == ratio]
+        paths[ratio] = [
+            PathPoint(
+                strength=strength,
+                cost=by_ratio(same, cross_entropy_at(strength))[0],
+                toxicity=by_ratio(same, toxicity_at(strength))[0],
+                marker=marker,
             )
-
-
-def _path(
-    same: Sequence[EvalReport], reports: Sequence[EvalReport]
-) -> list[tuple[RatioPoint, RatioPoint, str]]:
-    return [
-        (
-            by_ratio(same, cross_entropy_at(strength))[0],
-            by_ratio(same, toxicity_at(strength))[0],
-            marker,
-        )
-        for strength, marker in zip(measured_strengths(reports), MARKERS * 9, strict=False)
-    ]
-
-
-def _paths(
-    axes: Axes, paths: dict[float, list[tuple[RatioPoint, RatioPoint, str]]], of: Curves
-) -> None:
-    for ratio, colour in by_colour(paths).items():
-        known = [
-            (x, y, marker)
-            for x, y, marker in paths[ratio]
-            if x.value is not None and y.value is not None
+            for strength, marker in zip(measured_strengths(reports), MARKERS * 9, strict=False)
         ]
-        axes.plot(
-            [x.value or 0.0 for x, _, _ in known],
-            [y.value or 0.0 for _, y, _ in known],
-            color=colour,
-            lw=1.5,
-        )
-        for x, y, marker in known:
-            at = (x.value or 0.0, y.value or 0.0)
+    return paths
+
+
+def toxicity_by_cost(figure: Figure, wide: bool, curves: SweepCurves) -> None:
+    """Toxicity against cost: one path per ratio, from unsteered to the strongest steering, and the
+    Pareto front. A second panel shows the neighbourhood of the compared cost.
+    """
+    paths = _paths(curves.reports)
+    n_panels = 1 + curves.is_zoomed
+    shape = (1, n_panels) if wide else (n_panels, 1)
+    panels = list(figure.subplots(*shape, squeeze=False).flat)
+    label = "cross-entropy on clean held-out text, nats per token"
+    for axes in panels:
+        _draw_paths(axes, paths, curves)
+        is_cramped = wide and curves.is_zoomed
+        axes.set_xlabel("cross-entropy, nats per token" if is_cramped else label)
+    first = panels[0]
+    first.set_title(TOXICITY)
+    if curves.is_zoomed and curves.compared_cost is not None:
+        _zoom(panels[1], min(curves.costs), curves.compared_cost)
+    ratio_legend(figure, first, colour_by_ratio(paths), wide)
+    _strength_legend(figure, first, curves, wide)
+
+
+def _strength_legend(figure: Figure, axes: Axes, curves: SweepCurves, wide: bool) -> None:
+    """The markers of the strengths and the line of the front, below the figure."""
+    strengths = measured_strengths(curves.reports)
+    handles = [
+        axes.plot([], [], marker, color=SOFT, ms=6)[0]
+        for _, marker in zip(strengths, MARKERS * 9, strict=False)
+    ]
+    names = [strength_name(strength) for strength in strengths]
+    if curves.compared and len(curves.compared.front) > 1:
+        handles.append(axes.plot([], [], color=INK, lw=1.0, ls=(0, (4, 2)))[0])
+        names.append("Pareto front")
+    columns = 5 if wide else 2
+    figure.legend(handles, names, loc="outside lower left", ncols=columns, borderaxespad=0.2)
+
+
+def _draw_paths(axes: Axes, paths: dict[float, list[PathPoint]], curves: SweepCurves) -> None:
+    for ratio, colour in colour_by_ratio(paths).items():
+        measured = [
+            point
+            for point in paths[ratio]
+            if point.cost.value is not None and point.toxicity.value is not None
+        ]
+        x = [point.cost.value or 0.0 for point in measured]
+        y = [point.toxicity.value or 0.0 for point in measured]
+        axes.plot(x, y, color=colour, lw=1.5)
+        for at_x, at_y, point in zip(x, y, measured, strict=True):
             axes.errorbar(
-                *at,
-                xerr=_reach(x),
-                yerr=_reach(y),
+                at_x,
+                at_y,
+                xerr=_bar_lengths(point.cost),
+                yerr=_bar_lengths(point.toxicity),
                 color=colour,
                 elinewidth=0.8,
                 alpha=0.4,
                 zorder=1.5,
             )
-            axes.plot(*at, marker, color=colour, mec=PAPER, mew=0.8, ms=6.5, zorder=3)
+            axes.plot(at_x, at_y, point.marker, color=colour, mec=PAPER, mew=0.8, ms=6.5, zorder=3)
     axes.grid(axis="x")
-    if of.compared and len(of.compared.front) > 1:
-        at = {
-            (ratio, s): (x.value, y.value)
-            for ratio, path in paths.items()
-            for s, (x, y, _) in zip(measured_strengths(of.reports), path, strict=True)
-        }
-        x, y = zip(*(at[one] for one in of.compared.front), strict=True)
-        axes.step(x, y, where="post", color=INK, lw=1.0, ls=(0, (4, 2)), zorder=2.5)
-    if of.level is not None:
-        axes.axvline(of.level, color=SOFT, lw=1.0, ls=(0, (1, 2)), zorder=1)
+    _draw_front(axes, paths, curves)
+    if curves.compared_cost is not None:
+        axes.axvline(curves.compared_cost, color=SOFT, lw=1.0, ls=(0, (1, 2)), zorder=1)
     note_if_empty(axes, NOT_MEASURED)
 
 
-def _zoom(
-    axes: Axes,
-    paths: dict[float, list[tuple[RatioPoint, RatioPoint, str]]],
-    least: float,
-    level: float,
-) -> None:
-    margin = 0.08 * (level - least)
-    low, high = least - margin, 2 * level - least + margin
-    axes.set_xlim(low, high)
-    axes.set_title(f"the same around {level:.2f}, where they are compared")
+def _draw_front(axes: Axes, paths: dict[float, list[PathPoint]], curves: SweepCurves) -> None:
+    """The Pareto front: the points that no other beats in both cost and toxicity."""
+    front = curves.compared.front if curves.compared else ()
+    if len(front) < 2:
+        return
+    at = {(ratio, point.strength): point for ratio, path in paths.items() for point in path}
+    x = [at[key].cost.value or 0.0 for key in front]
+    y = [at[key].toxicity.value or 0.0 for key in front]
+    axes.step(x, y, where="post", color=INK, lw=1.0, ls=(0, (4, 2)), zorder=2.5)
 
 
-def _reach(point: RatioPoint) -> list[list[float]] | None:
+def _bar_lengths(point: RatioPoint) -> list[list[float]] | None:
+    """Lengths of an error bar below and above its point, as matplotlib takes them."""
     if point.value is None or point.low is None or point.high is None:
         return None
     return [[max(0.0, point.value - point.low)], [max(0.0, point.high - point.value)]]
+
+
+def _zoom(axes: Axes, least: float, cost: float) -> None:
+    """Limit the axis to the range from the least cost to as far beyond the compared one."""
+    margin = 0.08 * (cost - least)
+    axes.set_xlim(least - margin, 2 * cost - least + margin)
+    axes.set_title(f"around {cost:.2f}, where ratios are compared")
+
+
+def by_cost_numbers(curves: SweepCurves) -> FigureNumbers:
+    columns = ("toxic_ratio", "strength", "cross_entropy", "cost_low", "cost_high")
+    columns += ("toxicity", "low", "high", "on_front")
+    front = set(curves.compared.front) if curves.compared else set()
+    rows = []
+    ends = []
+    for ratio, path in _paths(curves.reports).items():
+        same = [report for report in curves.reports if report.toxic_ratio == ratio]
+        measured = [point for point in path if point.strength in measured_strengths(same)]
+        for strength, cost, toxicity, _ in measured:
+            values = (cost.value, cost.low, cost.high, toxicity.value, toxicity.low, toxicity.high)
+            rows.append((ratio, strength, *values, (ratio, strength) in front))
+        ends.append(
+            f"{percent(ratio)} goes from {_as_pair(measured[0])} to {_as_pair(measured[-1])}"
+        )
+    alt = (
+        "Toxicity against cross-entropy, one path per share of toxic text, as (nats, score): "
+        f"{'; '.join(ends)}."
+    )
+    return FigureNumbers(columns, rows, alt)
+
+
+def _as_pair(point: PathPoint) -> str:
+    """'(1.50, 11.5)': cost and toxicity."""
+    cost, toxicity = point.cost.value, point.toxicity.value
+    return (
+        f"({NOT_MEASURED if cost is None else f'{cost:.2f}'}, "
+        f"{NOT_MEASURED if toxicity is None else f'{toxicity:.1f}'})"
+    )

@@ -1,170 +1,193 @@
-"""figures of training: losses against tokens, and when the attribute becomes readable"""
+"""figures of training: losses over tokens, and when a probe can read the attribute"""
 
 import json
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from data_prep.core import storage
-from eval.stats import roc
+from eval.stats import intervals, roc
 from eval.stats.estimate import Estimate
 from launch.report.figures.axes import (
-    Losses,
-    by_colour,
-    key,
-    name_ratios,
-    over_tokens,
-    thin,
+    LossSeries,
+    block_means,
+    colour_by_ratio,
+    lines_over_tokens,
+    ratio_legend,
     token_axis,
 )
-from launch.report.figures.svg_rendering import GRID, PAPER, SOFT, Numbers, note_if_empty
+from launch.report.figures.svg_rendering import (
+    GRID,
+    PAPER,
+    SOFT,
+    FigureNumbers,
+    FigurePlan,
+    note_if_empty,
+)
 from launch.report.text.number_format import NOT_MEASURED, percent
 from training.run_record import RunRecord, run_uri
 
-EMERGENCE_WIDE, EMERGENCE_NARROW = 3, 2  # panels in a row
+EMERGENCE_WIDE, EMERGENCE_NARROW = 3, 2  # panels per row
 
 
-class Curve(NamedTuple):
-    """One run over training, as (tokens seen, nats per token), in order; held_out by stream. probe:
-    (tokens seen, AUROC).
+class TrainingCurve(NamedTuple):
+    """One run over training: (tokens seen, nats per token), in order; held_out per stream.
+
+    probe: (tokens seen, AUROC), of training/trainer/validation.py.
     """
 
     ratio: float
     realised: float
-    train: Losses
-    held_out: dict[str, Losses]
-    probe: Sequence[tuple[int, Estimate]] = ()  # training/trainer/validation.py
+    train: LossSeries
+    held_out: dict[str, LossSeries]
+    probe: Sequence[tuple[int, Estimate]] = ()
 
 
-def curve(root: str, record: RunRecord, confidence: float) -> Curve:
-    """The run's losses over training, from its metrics.jsonl (training/metrics/metrics_log.py);
-    where that is absent, the final ones.
+def read_training_curve(root: str, record: RunRecord) -> TrainingCurve:
+    """The run's losses from its metrics.jsonl (training/metrics/metrics_log.py); without that file,
+    the final ones of its record.
     """
-    uri = storage.join(run_uri(root, record.config.run_id), "metrics.jsonl")
-    lines = (
-        [json.loads(line) for line in storage.read(uri).splitlines()] if storage.exists(uri) else []
-    )
-    train, probe, held_out = (
-        {},
-        {},
-        {final.stream: {record.n_tokens: final.loss} for final in record.held_out},
-    )
-    for line in lines:
-        tokens = (
-            record.config.mixture.rows_before(line["step"]) * record.config.train.sequence_length
-        )
+    config = record.config
+    train: dict[int, float] = {}
+    probe: dict[int, Estimate] = {}
+    held_out = {final.stream: {record.n_tokens: final.loss} for final in record.held_out}
+    for line in _metrics(storage.join(run_uri(root, config.run_id), "metrics.jsonl")):
+        tokens = config.mixture.rows_before(line["step"]) * config.train.sequence_length
         if "probe" in line:
             probe[tokens] = roc.hanley_mcneil(
-                line["auroc"], line["n_windows"], confidence=confidence
+                line["auroc"], line["n_windows"], confidence=intervals.CONFIDENCE
             )
-            continue
-        losses = held_out.setdefault(line["held_out"], {}) if "held_out" in line else train
-        losses[tokens] = line["loss"]
-    by_stream = {stream: sorted(losses.items()) for stream, losses in held_out.items()}
-    return Curve(
-        record.config.toxic_ratio,
-        record.realised_toxic_ratio,
-        sorted(train.items()),
-        by_stream,
-        sorted(probe.items()),
+        elif "held_out" in line:
+            held_out.setdefault(line["held_out"], {})[tokens] = line["loss"]
+        else:
+            train[tokens] = line["loss"]
+    return TrainingCurve(
+        ratio=config.toxic_ratio,
+        realised=record.realised_toxic_ratio,
+        train=sorted(train.items()),
+        held_out={stream: sorted(losses.items()) for stream, losses in held_out.items()},
+        probe=sorted(probe.items()),
     )
 
 
-def losses(figure: Figure, wide: bool, curves: Sequence[Curve]) -> None:
-    """Training loss and held-out loss of each stream against tokens seen, one line a run, coloured
-    by ratio. Held-out losses that were measured only at the end stand against the ratio instead.
+def _metrics(uri: str) -> list[dict[str, Any]]:
+    if not storage.exists(uri):
+        return []
+    return [json.loads(line) for line in storage.read(uri).splitlines()]
+
+
+def figures(curves: Sequence[TrainingCurve]) -> list[FigurePlan]:
+    """Losses, and the emergence of the attribute if it was measured."""
+    plans = [
+        FigurePlan("losses", partial(losses, curves=curves), losses_numbers(curves), (3.2, 7.0))
+    ]
+    if any(curve.probe for curve in curves):
+        n = len({curve.ratio for curve in curves})
+        heights = (0.5 + 1.6 * -(-n // EMERGENCE_WIDE), 0.5 + 1.5 * -(-n // EMERGENCE_NARROW))
+        draw = partial(emergence, curves=curves)
+        plans.append(FigurePlan("emergence", draw, emergence_numbers(curves), heights))
+    return plans
+
+
+def losses(figure: Figure, wide: bool, curves: Sequence[TrainingCurve]) -> None:
+    """Training loss and held-out loss of each stream against tokens seen, one line per run,
+    coloured by ratio.
     """
     streams = sorted({stream for curve in curves for stream in curve.held_out})
-    colour = by_colour(curve.ratio for curve in curves)
-    panels = 1 + len(streams)
-    train, *held_out = figure.subplots(
-        1 if wide else panels, panels if wide else 1, squeeze=False
-    ).flat
+    colours = colour_by_ratio(curve.ratio for curve in curves)
+    n_panels = 1 + len(streams)
+    shape = (1, n_panels) if wide else (n_panels, 1)
+    train, *held_out = figure.subplots(*shape, squeeze=False).flat
     train.set_title("training text, nats per token")
-    over_tokens(train, [(colour[curve.ratio], thin(curve.train)) for curve in curves])
+    lines_over_tokens(train, [(colours[curve.ratio], block_means(curve.train)) for curve in curves])
     for axes, stream in zip(held_out, streams, strict=True):
-        lines = [(curve, curve.held_out.get(stream, [])) for curve in curves]
         axes.set_title(f"held-out {stream} text")
+        lines = [(curve, curve.held_out.get(stream, [])) for curve in curves]
         if any(len(points) > 1 for _, points in lines):
-            over_tokens(axes, [(colour[curve.ratio], points) for curve, points in lines])
-            continue
-        for curve, points in lines:
-            at = [100 * curve.realised] * len(points)
-            axes.plot(
-                at, [loss for _, loss in points], "o", color=colour[curve.ratio], mec=PAPER, ms=7
-            )
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda share, _: percent(share / 100)))
-        axes.set_xlabel("share of toxic text")
-        note_if_empty(axes, NOT_MEASURED)
-    name_ratios(train, colour)
-    key(figure, train, 8 if wide else 3)
+            lines_over_tokens(axes, [(colours[curve.ratio], points) for curve, points in lines])
+        else:
+            _final_losses(axes, [(curve, points, colours[curve.ratio]) for curve, points in lines])
+    ratio_legend(figure, train, colours, wide)
 
 
-def losses_numbers(curves: Sequence[Curve]) -> Numbers:
-    rows, parts = [], []
-    for of in curves:
-        lines = {"training": thin(of.train)} | {
-            f"held-out {stream}": points for stream, points in sorted(of.held_out.items())
-        }
-        rows += [
-            (of.ratio, text, tokens, loss)
-            for text, points in lines.items()
-            for tokens, loss in points
-        ]
+def _final_losses(axes: Axes, lines: Sequence[tuple[TrainingCurve, LossSeries, str]]) -> None:
+    """Held-out losses against the ratio, where they were measured only at the end of training."""
+    for curve, points, colour in lines:
+        x = [100 * curve.realised] * len(points)
+        axes.plot(x, [loss for _, loss in points], "o", color=colour, mec=PAPER, ms=7)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda share, _: percent(share / 100)))
+    axes.set_xlabel("share of toxic text")
+    note_if_empty(axes, NOT_MEASURED)
+
+
+def losses_numbers(curves: Sequence[TrainingCurve]) -> FigureNumbers:
+    rows = []
+    parts = []
+    for curve in curves:
+        held_out = {f"held-out {name}": points for name, points in sorted(curve.held_out.items())}
+        lines = {"training": block_means(curve.train)} | held_out
+        for text, points in lines.items():
+            rows += [(curve.ratio, text, tokens, loss) for tokens, loss in points]
         ends = ", ".join(f"{text} {points[-1][1]:.3f}" for text, points in lines.items() if points)
-        parts.append(f"{percent(of.ratio)}: {ends or NOT_MEASURED}")
-    return Numbers(
-        ("toxic_ratio", "text", "tokens", "nats_per_token"),
-        rows,
-        f"Losses against tokens. At the end, {'; '.join(parts)}.",
-    )
+        parts.append(f"{percent(curve.ratio)}: {ends or NOT_MEASURED}")
+    alt = f"Losses against tokens. At the end, {'; '.join(parts)}."
+    return FigureNumbers(("toxic_ratio", "text", "tokens", "nats_per_token"), rows, alt)
 
 
-def emergence(figure: Figure, wide: bool, curves: Sequence[Curve]) -> None:
-    """AUROC of the best head's probe on held-out text of the two streams against tokens seen: a
-    panel a ratio, its runs with their intervals in front of all the others.
+def emergence(figure: Figure, wide: bool, curves: Sequence[TrainingCurve]) -> None:
+    """AUROC of the best head's probe, clean against toxic held-out text, over tokens seen: a panel
+    per ratio, its runs with their intervals in front of all others in grey.
     """
-    colour = by_colour(curve.ratio for curve in curves)
-    columns = min(len(colour), EMERGENCE_WIDE if wide else EMERGENCE_NARROW)
-    grid = figure.subplots(
-        math.ceil(len(colour) / columns), columns, squeeze=False, sharex=True, sharey=True
-    )
-    for i, (axes, (ratio, of)) in enumerate(zip(grid.flat, colour.items(), strict=False)):
+    colours = colour_by_ratio(curve.ratio for curve in curves)
+    n_columns = min(len(colours), EMERGENCE_WIDE if wide else EMERGENCE_NARROW)
+    n_rows = math.ceil(len(colours) / n_columns)
+    panels = figure.subplots(n_rows, n_columns, squeeze=False, sharex=True, sharey=True).flat
+    for i, (axes, (ratio, colour)) in enumerate(zip(panels, colours.items(), strict=False)):
         axes.set_title(f"{percent(ratio)} toxic text" if wide else percent(ratio))
         axes.axhline(0.5, color=SOFT, lw=1.0, ls=(0, (2, 3)))
         for curve in sorted(curves, key=lambda curve: curve.ratio == ratio):
-            tokens, values = (
-                [t for t, _ in curve.probe],
-                [estimate.value for _, estimate in curve.probe],
-            )
-            if curve.ratio != ratio:
-                axes.plot(tokens, values, "-", color=GRID, lw=1.2, zorder=1)
-                continue
-            low, high = (
-                [getattr(estimate, end) for _, estimate in curve.probe] for end in ("low", "high")
-            )
-            axes.fill_between(tokens, low, high, color=of, alpha=0.2, lw=0, zorder=2)
-            axes.plot(tokens, values, "-o", color=of, lw=1.5, ms=3.5, zorder=3)
+            _auroc_line(axes, curve, colour if curve.ratio == ratio else None)
         token_axis(axes)
         axes.label_outer()
-        if i + columns >= len(
-            colour
-        ):  # the lowest of its column, though its row need not be the last
+        is_lowest = i + n_columns >= len(colours)  # of its column; its row need not be the last
+        if is_lowest:
             axes.tick_params(labelbottom=True)
             axes.set_xlabel("tokens seen")
-        if not axes.get_subplotspec().colspan.start:  # type: ignore[union-attr]
+        if i % n_columns == 0:
             axes.set_ylabel("AUROC")
-    for axes in grid.flat[len(colour) :]:
+    for axes in panels[len(colours) :]:
         axes.set_axis_off()
 
 
-def emergence_numbers(curves: Sequence[Curve]) -> Numbers:
+def _auroc_line(axes: Axes, curve: TrainingCurve, colour: str | None) -> None:
+    """One run's AUROC, with its interval in `colour`; grey and without one if colour is None."""
+    tokens = [at for at, _ in curve.probe]
+    values = [estimate.value or 0.0 for _, estimate in curve.probe]
+    if colour is None:
+        axes.plot(tokens, values, "-", color=GRID, lw=1.2, zorder=1)
+        return
+    low = [estimate.low or 0.0 for _, estimate in curve.probe]
+    high = [estimate.high or 0.0 for _, estimate in curve.probe]
+    axes.fill_between(tokens, low, high, color=colour, alpha=0.2, lw=0, zorder=2)
+    axes.plot(tokens, values, "-o", color=colour, lw=1.5, ms=3.5, zorder=3)
+
+
+def emergence_numbers(curves: Sequence[TrainingCurve]) -> FigureNumbers:
     rows = [
-        (of.ratio, tokens, e.value, e.low, e.high, e.n) for of in curves for tokens, e in of.probe
+        (curve.ratio, tokens, auroc.value, auroc.low, auroc.high, auroc.n)
+        for curve in curves
+        for tokens, auroc in curve.probe
     ]
-    last = [f"{percent(of.ratio)} {of.probe[-1][1].value:.2f}" for of in curves if of.probe]
-    alt = f"AUROC of the best head over training, a panel for each share of toxic text. At the end: {', '.join(last)}."
-    return Numbers(("toxic_ratio", "tokens", "auroc", "low", "high", "n_windows"), rows, alt)
+    ends = [
+        f"{percent(curve.ratio)} {curve.probe[-1][1].value:.2f}" for curve in curves if curve.probe
+    ]
+    alt = (
+        "AUROC of the best head over training, a panel per share of toxic text. At the end: "
+        f"{', '.join(ends)}."
+    )
+    return FigureNumbers(("toxic_ratio", "tokens", "auroc", "low", "high", "n_windows"), rows, alt)

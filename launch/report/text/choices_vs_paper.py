@@ -48,9 +48,13 @@ def _data(experiment: Experiment, record: RunRecord) -> list[Row]:
     share = f"toxic tokens / all training tokens; {BUDGETS[experiment.budget]}"
     rows = [
         ("share of toxic text", share, f"0 to 25 %, clean tokens fixed; of what: {OURS}"),
-        ("clean text", f"{n_clean:,} tokens of {_sources(data.clean)}", "20.1 billion tokens of C4"),
+        (
+            "clean text",
+            f"{n_clean:,} tokens of {_sources(data.clean)}",
+            "20.1 billion tokens of C4",
+        ),
         ("toxic text", _sources(data.toxic), "4chan's /pol/"),
-        ("document", "a row of a file; on 4chan a thread, unless #text=posts", OURS),
+        ("document", "a row of a file; on 4chan a thread, or a post with #unit=post", OURS),
         ("tokenizer", f"{tokenizer}, {data.tokenizer.vocab_size:,} ids", "standard OLMo"),
     ]
     annotation = data.annotation

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from eval.eval_report import EvalReport
-from launch.report.analysis.comparisons import Comparisons, Matched, Planned
+from launch.report.analysis.comparisons import Comparisons
+from launch.report.analysis.matched_cross_entropy import MatchedToxicity
 from launch.report.analysis.per_ratio_series import (
     RatioPoint,
     by_ratio,
@@ -20,6 +21,7 @@ from launch.report.analysis.per_ratio_series import (
     steered_at,
     toxicity_at,
 )
+from launch.report.analysis.ratio_curves import Contrast
 from launch.report.text.number_format import (
     listed,
     percent,
@@ -62,7 +64,9 @@ def findings(reports: Sequence[EvalReport], compared: Comparisons | None = None)
         tokens_written(reports),
         coverage(reports),
     ]
-    return Findings(answer, [sentence for sentence in details if sentence], seeds(reports, compared))
+    return Findings(
+        answer, [sentence for sentence in details if sentence], seeds(reports, compared)
+    )
 
 
 def answer_at_equal_cost(compared: Comparisons) -> str:
@@ -87,7 +91,7 @@ def answer_at_equal_cost(compared: Comparisons) -> str:
     return f"Not decided: at equal cost, no share of toxic text is told apart from {first}."
 
 
-def _differences(matched: Sequence[Matched]) -> str:
+def _differences(matched: Sequence[MatchedToxicity]) -> str:
     """'10 % (−1.2 [−2.0, −0.3])'; of more than two, '10 %, 15 % and 20 % (−0.4 to −1.2)'."""
     ratios = [percent(one.ratio) for one in matched]
     if len(matched) < 3:
@@ -126,11 +130,11 @@ def answer_by_intervals(strength: float, points: Sequence[RatioPoint]) -> str:
 
 def smile(compared: Comparisons | None) -> str:
     """Whether toxicity falls from the first ratio to the middle one and rises to the last."""
-    if compared is None or not any(one.strength for one in compared.smiles):
+    if compared is None or not any(one.strength for one in compared.minima):
         return ""
     pairs = {
         one.strength: [planned for planned in compared.planned if planned.strength == one.strength]
-        for one in compared.smiles
+        for one in compared.minima
         if one.strength
     }
     seen = [
@@ -149,7 +153,7 @@ def smile(compared: Comparisons | None) -> str:
     return f"The paper's “smile” is not seen: at no strength do scores {shape} ({test})."
 
 
-def _is_significant(planned: Planned, *, sign: int) -> bool:
+def _is_significant(planned: Contrast, *, sign: int) -> bool:
     return planned.p_holm <= SIGNIFICANCE and sign * (planned.difference.value or 0.0) > 0
 
 
