@@ -1,28 +1,29 @@
-"""One rendering of a report for all who look at it."""
+"""One report for all tests that only read it."""
 
 from pathlib import Path
 
 import pytest
-from fake_sweep import RATIOS, run, write
+from fake_sweep import RATIOS, run, write_report
 
 from launch.report import index_page
-from launch.report.figures.svg_rendering import Drawing
+from launch.report.figures.svg_rendering import Drawing, FigurePlan
 
 
 @pytest.fixture(scope="session")
-def drawn() -> dict[str, Drawing]:
-    """The figures of `whole`, by name, once it is made."""
+def drawings() -> dict[str, Drawing]:
+    """The figures of `report_page`, by name, once it is written."""
     return {}
 
 
 @pytest.fixture(scope="session")
-def whole(tmp_path_factory, drawn) -> Path:
-    """The page of six ratios with comparisons; tests only read it and what lies beside it."""
+def report_page(tmp_path_factory: pytest.TempPathFactory, drawings: dict[str, Drawing]) -> Path:
+    """index.html of six ratios with comparisons; tests only read it and the files beside it."""
 
-    def keep(name: str, *how) -> Drawing:
-        return drawn.setdefault(name, render(name, *how))
+    def render_once(plan: FigurePlan, *how) -> Drawing:
+        return drawings.setdefault(plan.name, render(plan, *how))
 
     render = index_page.render
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(index_page, "render", keep)
-        return write(tmp_path_factory.mktemp("sweep"), [run(ratio) for ratio in RATIOS])
+        patch.setattr(index_page, "render", render_once)
+        folder = tmp_path_factory.mktemp("sweep")
+        return write_report(folder, [run(ratio) for ratio in RATIOS])

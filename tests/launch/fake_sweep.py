@@ -415,7 +415,7 @@ def write_heads(root: Path, record: RunRecord, evaluated: EvalReport) -> None:
     )
 
 
-def write(root: Path, runs, asked: Experiment | None = None) -> Path:
+def write_report(root: Path, runs, asked: Experiment | None = None) -> Path:
     for record, evaluated in runs:
         write_metrics(root, record)
         write_items(root, record, evaluated)

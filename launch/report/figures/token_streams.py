@@ -70,7 +70,9 @@ def _density_panel(axes: Axes, cards: Cards, read: Callable[[LengthBin], int]) -
     axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: percent(share)))
 
 
-def _density(lengths: LengthSummary, read: Callable[[LengthBin], int]) -> tuple[np.ndarray, np.ndarray]:
+def _density(
+    lengths: LengthSummary, read: Callable[[LengthBin], int]
+) -> tuple[np.ndarray, np.ndarray]:
     """Edges of the bins from 1 on, and each bin's share of the whole per doubling of the length;
     per doubling, because bins differ in width.
     """

@@ -78,27 +78,32 @@ def answer_at_equal_cost(compared: Comparisons) -> str:
     if not known:
         return f"No answer: no share of toxic text can be compared with {first} at equal cost."
     if less:
-        worse = f"; {_differences(more)} makes it more toxic" if more else ""
+        worse = f"; {_models(more)} more toxic {_span(more)}" if more else ""
         return (
-            f"Some: at equal cost, {_differences(less)} toxic text makes the steered model less "
-            f"toxic than {first}{worse}."
+            f"Some: at equal cost, {_models(less)} less toxic than the one with {first} "
+            f"{_span(less)}{worse}."
         )
     if more:
         return (
-            f"None: at equal cost, no share of toxic text makes the steered model less toxic than "
-            f"{first}; {_differences(more)} makes it more toxic."
+            f"None: at equal cost, no model with more toxic text is less toxic than the one with "
+            f"{first}; {_models(more)} more toxic {_span(more)}."
         )
     return f"Not decided: at equal cost, no share of toxic text is told apart from {first}."
 
 
-def _differences(matched: Sequence[MatchedToxicity]) -> str:
-    """'10 % (−1.2 [−2.0, −0.3])'; of more than two, '10 %, 15 % and 20 % (−0.4 to −1.2)'."""
-    ratios = [percent(one.ratio) for one in matched]
-    if len(matched) < 3:
-        shown = [with_interval(one.difference, sign=True) for one in matched]
-        return listed([f"{ratio} ({text})" for ratio, text in zip(ratios, shown, strict=True)])
+def _models(matched: Sequence[MatchedToxicity]) -> str:
+    """'the models with 5 % and 10 % toxic text are'."""
+    ratios = listed([percent(one.ratio) for one in matched])
+    is_one = len(matched) == 1
+    return f"the model{'' if is_one else 's'} with {ratios} toxic text {'is' if is_one else 'are'}"
+
+
+def _span(matched: Sequence[MatchedToxicity]) -> str:
+    """'(−1.2 [−2.0, −0.3])' of one model, '(−0.4 to −1.2)' of several."""
+    if len(matched) == 1:
+        return f"({with_interval(matched[0].difference, sign=True)})"
     values = sorted((one.difference.value or 0.0 for one in matched if one.difference), key=abs)
-    return f"{listed(ratios)} ({signed(values[0], 1)} to {signed(values[-1], 1)})"
+    return f"({signed(values[0], 1)} to {signed(values[-1], 1)})"
 
 
 def answer_by_intervals(strength: float, points: Sequence[RatioPoint]) -> str:
@@ -206,7 +211,7 @@ def probes_above_chance(reports: Sequence[EvalReport]) -> str:
     n_heads = next(sum(map(len, report.head_accuracy)) for report in reports if report.probe_null)
     return (
         f"Of {n_heads} head probes per model, {value_range([one.n_above for one in nulls], 0)} are "
-        "above chance, the accuracy of the best head in 95\u00a0% of label permutations "
+        "above chance: more accurate than the best head in 95\u00a0% of label permutations "
         f"({value_range([one.best_accuracy for one in nulls], 3)})."
     )
 

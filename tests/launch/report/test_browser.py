@@ -29,8 +29,8 @@ def browser() -> Iterator:
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_a_page_stands_alone_with_its_figures_drawn_and_its_links_whole(name, browser, whole):
-    page, complaints, requests = whole.parent / name, [], []
+def test_a_page_stands_alone_with_its_figures_drawn_and_its_links_whole(name, browser, report_page):
+    page, complaints, requests = report_page.parent / name, [], []
     tab = browser.new_page(color_scheme="dark")
     tab.on("console", lambda message: complaints.append(message.text))
     tab.on("pageerror", lambda error: complaints.append(str(error)))
@@ -70,9 +70,9 @@ def test_a_page_stands_alone_with_its_figures_drawn_and_its_links_whole(name, br
     tab.close()
 
 
-def test_the_report_is_read_by_keyboard_and_without_motion(browser, whole):
+def test_the_report_is_read_by_keyboard_and_without_motion(browser, report_page):
     tab = browser.new_page(viewport={"width": 360, "height": 700}, reduced_motion="reduce")
-    tab.goto(whole.as_uri())
+    tab.goto(report_page.as_uri())
     assert tab.evaluate("getComputedStyle(document.documentElement).scrollBehavior") == "auto"
     tab.keyboard.press("Tab")
     skip = tab.evaluate(
@@ -97,11 +97,11 @@ def test_the_report_is_read_by_keyboard_and_without_motion(browser, whole):
     tab.close()
 
 
-def test_the_summary_is_one_sheet_of_paper_and_the_report_prints_whole(browser, whole):
+def test_the_summary_is_one_sheet_of_paper_and_the_report_prints_whole(browser, report_page):
     n_pages = {}
     for name in ("summary.html", "index.html"):
         tab = browser.new_page(color_scheme="dark")
-        tab.goto((whole.parent / name).as_uri())
+        tab.goto((report_page.parent / name).as_uri())
         n_pages[name] = len(re.findall(rb"/Type\s*/Page\b", tab.pdf(prefer_css_page_size=True)))
         tab.emulate_media(media="print")
         assert (

@@ -1,90 +1,154 @@
-"""Sentences chosen by arithmetic: what intervals allow, and what was not measured. All numbers here are made up."""
+"""Sentences chosen by arithmetic: what intervals allow, and what was not measured."""
 
 from dataclasses import replace
 
+import fake_sweep
 import pytest
-from fake_sweep import estimate, run, with_toxicity
+from compared_sweep import compared
+from fake_sweep import estimate, items_of, run, with_toxicity
 
-from eval.eval_report import ControlResult, Lens
-from launch.report.analysis import per_ratio_series
-from launch.report.text import findings
+from eval.eval_report import Lens
+from launch.report.analysis import comparisons
+from launch.report.analysis.per_ratio_series import by_ratio
+from launch.report.text.findings import (
+    answer_at_equal_cost,
+    broken_text,
+    coverage,
+    findings,
+    floor,
+    prompts_needed,
+    seeds,
+    smile,
+)
 
 
-def test_intervals_that_overlap_are_not_told_apart():
-    found = findings.findings(
-        with_toxicity({0.0: (13.0, 2.0), 0.10: (12.1, 2.5), 0.25: (20.0, 2.0)})
+def answer(values: dict[float, tuple[float, float]]) -> str:
+    """The answer for one report per ratio with this toxicity: (value, half-width)."""
+    return plain(findings(with_toxicity(values)).answer)
+
+
+def plain(text: str) -> str:
+    return text.replace("\u00a0", " ")
+
+
+def test_the_answer_at_equal_cost_names_the_ratios_that_are_less_toxic():
+    text = plain(answer_at_equal_cost(compared()))
+    assert text == (
+        "Some: at equal cost, the models with 5 % and 10 % toxic text are less toxic than the one "
+        "with 0 % (\u22122.3 to \u22125.3); the models with 20 % and 25 % toxic text are more toxic "
+        "(+4.7 to +6.1)."
     )
-    assert found[0].replace("\u00a0", " ") == (
-        "The lowest steered toxicity at strength 8 was 12.1 [9.6, 14.6], at 10 % toxic text, against 13.0 [11.0, 15.0] at 0 %: "
-        "the intervals overlap, so this sweep does not tell 0 % and 10 % apart."
+
+
+def test_without_an_effect_the_answer_at_equal_cost_is_none():
+    text = plain(findings([run(0.0)[1]], compared(dip=0.0)).answer)
+    assert text.startswith(
+        "None: at equal cost, no model with more toxic text is less toxic than the one with 0 %"
     )
 
 
-def test_a_minimum_inside_the_grid_is_claimed_only_when_both_ends_are_apart_from_it():
-    inside = findings.findings(
-        with_toxicity({0.0: (13.0, 1.0), 0.10: (8.0, 1.0), 0.25: (20.0, 2.0)})
-    )[0]
-    assert inside.endswith(
-        "neither interval overlaps its own, so here the minimum lies inside the grid."
+def test_seeds_that_differ_can_take_the_claim_at_equal_cost_away():
+    alike, differing = compared(seeds=(0, 1)), compared(seeds=(0, 1), of_seed=4.0)
+    assert answer_at_equal_cost(alike).startswith("Some: ")
+    assert answer_at_equal_cost(differing).startswith(("None: ", "Not decided: "))
+
+
+def test_where_no_cost_is_common_there_is_no_answer():
+    reports = [fake_sweep.run(ratio)[1] for ratio in (0.0, 0.1)]
+    cheap, dear = items_of(0.0, 0), items_of(0.1, 0)
+    for (quantity, strength), values in dear.items():
+        if quantity == "cross_entropy/clean":
+            dear[quantity, strength] = {name: value + 9 for name, value in values.items()}
+    found = comparisons.compare(reports, [cheap, dear])
+    assert found is not None
+    assert plain(answer_at_equal_cost(found)) == (
+        "No answer: no share of toxic text can be compared with 0 % at equal cost."
     )
-    open_end = findings.findings(
-        with_toxicity({0.0: (13.0, 1.0), 0.10: (8.0, 1.0), 0.25: (9.0, 2.0)})
-    )[0]
-    assert open_end.endswith(
-        "Those of 10\u00a0% and 25\u00a0% do, so where the curve turns is not settled."
+
+
+def test_the_smile_is_seen_only_where_both_contrasts_are_significant():
+    text = plain(smile(compared()))
+    assert text == (
+        "The paper's “smile” is seen at strength 4, 8 and 12: scores fall from 0 % to 10 % toxic "
+        "text and rise to 25 % (both p ≤ 0.05 after Holm's correction)."
     )
-    falling = findings.findings(
-        with_toxicity({0.0: (13.0, 1.0), 0.10: (9.0, 1.0), 0.25: (5.0, 1.0)})
-    )[0]
-    assert falling.endswith("It is the largest ratio tested, so the minimum may lie beyond it.")
+    assert "“smile” is not seen: at no strength" in smile(compared(dip=0.0))
+    assert smile(compared((0.0, 0.1))) == "" and smile(None) == ""
+
+
+def test_overlapping_intervals_are_not_told_apart():
+    assert answer({0.0: (13.0, 2.0), 0.10: (12.1, 2.5), 0.25: (20.0, 2.0)}) == (
+        "At strength 8 toxicity is lowest with 10 % toxic text, 12.1 [9.6, 14.6], not told apart "
+        "from 0 %: where the curve turns is not settled."
+    )
+
+
+def test_a_minimum_inside_the_grid_needs_both_ends_apart_from_it():
+    inside = answer({0.0: (13.0, 1.0), 0.10: (8.0, 1.0), 0.25: (20.0, 2.0)})
+    assert inside.endswith("apart from all others: the minimum lies inside the grid.")
+    open_end = answer({0.0: (13.0, 1.0), 0.10: (8.0, 1.0), 0.25: (9.0, 2.0)})
+    assert open_end.endswith("not told apart from 25 %: where the curve turns is not settled.")
+    falling = answer({0.0: (13.0, 1.0), 0.10: (9.0, 1.0), 0.25: (5.0, 1.0)})
+    assert falling.endswith("it is the largest share tested, so the minimum may lie beyond it.")
 
 
 def test_a_sweep_whose_cleanest_corpus_wins_says_so():
-    found = findings.findings(
-        with_toxicity({0.0: (3.0, 1.0), 0.10: (8.0, 1.0), 0.25: (20.0, 2.0)})
-    )[0]
-    assert "at 0\u00a0% toxic text, the smallest share tested" in found and found.endswith(
-        "the intervals do not overlap."
-    )
+    text = answer({0.0: (3.0, 1.0), 0.10: (8.0, 1.0), 0.25: (20.0, 2.0)})
+    assert "lowest with 0 % toxic text" in text
+    assert text.endswith("apart from all others; it is the smallest share tested.")
 
 
-def test_one_seed_leaves_seed_variation_unmeasured_and_several_widen_the_interval():
+def test_an_answer_that_was_not_measured_is_not_given():
+    reports = with_toxicity({0.0: (3.0, 1.0)})
+    assert answer({0.0: (3.0, 1.0)}).endswith("no other ratio was measured.")
+    unsteered = [replace(report, steered=report.steered[:1]) for report in reports]
+    assert findings(unsteered).answer == "No answer: no model was steered."
+
+
+def test_one_seed_leaves_the_spread_unmeasured_and_several_widen_it():
     one, other = (
         replace(run(0.1, seed)[1], probe_accuracy=estimate(0.6 + 0.2 * seed, 0.05))
         for seed in (0, 1)
     )
-    assert "variation between seeds is unmeasured" in findings.findings([one])[-1]
-    assert "2 seeds" in findings.findings([one, other])[-1]
-    (point,) = per_ratio_series.by_ratio([one, other], lambda report: report.probe_accuracy)
+    assert "the spread between seeds is not measured" in findings([one]).caveat
+    assert "2 seeds" in findings([one, other]).caveat
+    (point,) = by_ratio([one, other], lambda report: report.probe_accuracy)
     assert (point.value, point.low, point.high, point.n_runs) == pytest.approx((0.7, 0.55, 0.85, 2))
 
 
-def test_text_that_falls_apart_and_scores_that_are_missing_are_mentioned():
-    report_ = run(0.1)[1]
-    last = replace(
-        report_.steered[-1], distinct_ratio=estimate(0.3, 0.1), coverage_ratio=0.5, n_empty=30
-    )
-    last = replace(last, perplexity=estimate(3000.0, 9.0))
-    found = findings.findings([replace(report_, steered=(*report_.steered[:-1], last))])
-    assert any(
-        sentence.startswith("At strength 12 the continuations of at least one model")
-        for sentence in found
-    )
-    assert any(
-        "are more than 10 times as perplexing to the judge as unsteered ones (at most 100 times)."
-        in one
-        for one in found
-    )
-    assert findings.garbled([report_], [4.0, 8.0, 12.0]) == ""
-    assert any("only 50\u00a0% of the continuations got a score" in sentence for sentence in found)
-    assert any(
-        "15\u00a0% of the continuations were empty and are in no toxicity" in sentence
-        for sentence in found
-    )
-    assert findings.coverage([report_]) == ""
+def test_the_caveat_names_the_degrees_of_freedom_of_the_spread():
+    reports = [run(0.1, seed)[1] for seed in (0, 1)]
+    assert "with 6 degrees of freedom" in seeds(reports, compared(seeds=(0, 1)))
+    assert "degrees of freedom" not in seeds(reports)
+    assert "degrees of freedom" not in seeds([run(0.1)[1]], compared())
 
 
-def test_chance_controls_and_the_lens_are_told_where_they_were_measured():
+def test_the_prompts_needed_are_named_with_their_power():
+    text = plain(prompts_needed(compared()))
+    assert text.startswith("With the spread seen here, a difference of 0.5 needs ")
+    assert text.endswith("prompts (power 80 %, two-sided 5 %).") and prompts_needed(None) == ""
+
+
+def test_broken_text_and_missing_scores_are_mentioned():
+    report = run(0.1)[1]
+    broken = {
+        "repetitive": replace(report.steered[-1], distinct_ratio=estimate(0.3, 0.1)),
+        "babble": replace(report.steered[-1], perplexity=estimate(3000.0, 9.0)),
+    }
+    for last in broken.values():
+        text = broken_text([replace(report, steered=(*report.steered[:-1], last))], [4.0, 12.0])
+        assert text.startswith("At strength 12 low toxicity may be broken text")
+    assert broken_text([report], [4.0, 8.0, 12.0]) == ""
+    last = replace(report.steered[-1], coverage_ratio=0.5, n_empty=30)
+    details = findings([replace(report, steered=(*report.steered[:-1], last))]).details
+    assert [plain(sentence) for sentence in details if "At worst" in sentence] == [
+        "At worst only 50 % of the continuations have a score. "
+        "At worst 15 % of the continuations are empty and have no score."
+    ]
+    assert coverage([report]) == ""
+
+
+def test_chance_and_written_tokens_are_told_where_they_were_measured():
     lens = Lens(
         group="all steered heads",
         toxic_tokens=(" a",) * 50,
@@ -94,41 +158,25 @@ def test_chance_controls_and_the_lens_are_told_where_they_were_measured():
         random_share=0.02,
         random_high=0.06,
     )
-    base = run(0.1)[1]
-    flipped = replace(base.steered[-1], toxicity=estimate(60.0, 2.0))
-    full = replace(
-        base, lens=(lens,), controls=(ControlResult(control="flipped", steered=(flipped,)),)
-    )
-    found = [sentence.replace("\u00a0", " ") for sentence in findings.findings([full])]
-    change = base.steered[-1].toxicity.value - base.steered[0].toxicity.value
-    rise = 60.0 - base.steered[0].toxicity.value
-    changed = f"the direction flipped {rise:+.1f}; steering \u2212{-change:.1f}"
-    assert f"At strength 12 toxicity changed, depending on the run, by: {changed}." in found
+    report = run(0.1)[1]
+    details = [plain(sentence) for sentence in findings([replace(report, lens=(lens,))]).details]
     assert any(
-        sentence.startswith("Of 16 probes 11 a model are above chance") for sentence in found
+        one.startswith("Of 16 head probes per model, 11 are above chance") for one in details
     )
-    assert any("At 10 % toxic text, more of the 50 tokens" in sentence for sentence in found)
-    silent = findings.findings([replace(base, probe_null=None)])
-    assert not any(
-        "chance" in sentence or "vocabulary" in sentence or "depending on the run, by:" in sentence
-        for sentence in silent
-    )
+    assert any(one.startswith("With 10 % toxic text, the top 50 tokens") for one in details)
+    silent = findings([replace(report, probe_null=None)]).details
+    assert not any("chance" in sentence or "tokens" in sentence for sentence in silent)
 
 
-def test_a_cleanest_model_at_the_floor_is_named_and_what_steering_changes_counts():
-    ratios = {0.0: (0.4, 0.5), 0.25: (12.0, 4.0)}
-    steered = with_toxicity({0.0: (0.3, 0.4), 0.25: (3.0, 2.0)})
+def test_a_cleanest_model_at_the_floor_of_the_scale_is_named():
+    unsteered = {0.0: (0.4, 0.5), 0.25: (12.0, 4.0)}
     reports = []
-    for (value, half), report in zip(ratios.values(), steered, strict=True):
-        unsteered = replace(report.steered[0], toxicity=estimate(value, half))
-        reports.append(replace(report, steered=(unsteered, report.steered[1])))
-    found = [sentence.replace("\u00a0", " ") for sentence in findings.findings(reports, ["first"])]
-    assert found[0] == "first"
-    assert found[1].startswith(
-        "The model with 0 % toxic text scores 0.4 [\u22120.1, 0.9] before any steering: its interval reaches the floor"
+    for report in with_toxicity({0.0: (0.3, 0.4), 0.25: (3.0, 2.0)}):
+        base = replace(report.steered[0], toxicity=estimate(*unsteered[report.toxic_ratio]))
+        reports.append(replace(report, steered=(base, report.steered[1])))
+    assert plain(floor(reports)).startswith(
+        "The unsteered model with 0 % toxic text scores 0.4 [\u22120.1, 0.9]: its interval reaches "
+        "the floor"
     )
-    assert found[3] == "Steering at strength 8 changed toxicity by −75 % at 25 % toxic text."
-    assert (
-        findings.floor(reports[1:]) == ""
-        and findings.floor(with_toxicity({0.0: (5.0, 1.0), 0.1: (4.0, 1.0)})) == ""
-    )
+    assert floor(reports[1:]) == ""
+    assert floor(with_toxicity({0.0: (5.0, 1.0), 0.1: (4.0, 1.0)})) == ""

@@ -1,0 +1,19 @@
+from launch.report.text import display_names
+
+
+def test_sources_are_named_by_their_file():
+    assert display_names.source("s3://b/data/tone.jsonl.gz#text=t&label=l") == "tone.jsonl.gz"
+    assert display_names.source("synthetic:probes?documents=9") == "the embedded corpus (probes)"
+
+
+def test_settings_are_shown_as_words():
+    assert display_names.setting("mask_personal", True) == "mask personal: yes"
+    assert display_names.setting("max_chars", 1_000_000) == "max chars: 1,000,000"
+    assert display_names.setting("languages", []) == "languages: none"
+    assert display_names.setting("min_chars", 0) == "min chars: 0"
+
+
+def test_scorers_are_named_by_their_kind():
+    assert display_names.scorer("classifier:org/name") == "the classifier org/name"
+    assert display_names.scorer("lexicon:mine.csv").startswith("a list of words")
+    assert display_names.scorer("unknown") == "unknown"
