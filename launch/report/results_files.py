@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from data_prep.core.records import digest, to_dict
-from eval.eval_report import EvalReport, Steered
+from eval.eval_report import EvalReport, StrengthResult
 from eval.stats.estimate import Estimate
 from launch.experiment import Experiment
 from launch.report.analysis.comparisons import Comparisons
@@ -70,7 +70,7 @@ def results_csv(runs: Sequence[FinishedRun]) -> str:
     return text.getvalue()
 
 
-def _run_cells(report: EvalReport, steered: Steered) -> dict[str, Any]:
+def _run_cells(report: EvalReport, steered: StrengthResult) -> dict[str, Any]:
     return {
         "run_id": report.run_id,
         "toxic_ratio": report.toxic_ratio,
