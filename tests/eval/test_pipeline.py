@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from tiny_finished_run import RUN_ID
+from tolerances import FP32_VALUE
 
 from data_prep.core import storage
 from data_prep.core.errors import (
@@ -155,7 +156,7 @@ def test_cross_entropy_is_that_of_the_baked_model(root, report, folder, tmp_path
         with torch.no_grad():
             logits = model(tokens.long()).logits[:, :-1]
         expected = float(F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()))
-        assert result.cross_entropy["toxic"].value == pytest.approx(expected, abs=1e-4)
+        assert result.cross_entropy["toxic"].value == pytest.approx(expected, rel=FP32_VALUE)
     costs = {round(result.cross_entropy["toxic"].value, 4) for result in report.steered}
     assert len(costs) == 3
 
@@ -358,7 +359,7 @@ def test_the_batch_size_does_not_change_the_result(report, copy):
     for first, second in zip(report.steered, other.steered, strict=True):
         assert (first.toxicity, first.any_toxic) == (second.toxicity, second.any_toxic)
         assert first.cross_entropy["toxic"].value == pytest.approx(
-            second.cross_entropy["toxic"].value, abs=1e-5
+            second.cross_entropy["toxic"].value, rel=FP32_VALUE
         )
 
 
@@ -401,7 +402,7 @@ def test_a_hugging_face_folder_is_evaluated_like_a_run(report, transformers_fold
         logits = theirs(tokens).logits[:, :-1]
     expected = float(F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()))
     cost = result.steered[0].cross_entropy["toxic"].value
-    assert cost == pytest.approx(expected, abs=1e-4)
+    assert cost == pytest.approx(expected, rel=FP32_VALUE)
 
 
 def test_a_folder_without_held_out_text_is_refused(transformers_folder, tmp_path):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from test_pipeline import CONFIG
 from tiny_finished_run import RUN_ID
+from tolerances import FP32_VALUE
 
 from data_prep.core import telemetry
 from data_prep.core.errors import ArtefactCorrupt
@@ -137,7 +138,7 @@ def test_out_of_memory_halves_the_batch_with_the_same_results(root, undisturbed,
     for first, second in zip(report.steered, before.steered, strict=True):
         assert first.toxicity == second.toxicity
         assert first.cross_entropy["toxic"].value == pytest.approx(
-            second.cross_entropy["toxic"].value, abs=1e-5
+            second.cross_entropy["toxic"].value, rel=FP32_VALUE
         )
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from tolerances import U_FP32
 
 from data_prep.core.errors import ConfigurationError
 from eval.config import Direction
@@ -67,7 +68,8 @@ def test_every_estimate_points_to_benign_and_has_its_own_sigma(method):
     assert torch.allclose(theta.norm(dim=-1), torch.ones(2, 3), atol=1e-6)
     projection = (values * theta).sum(-1)
     assert (projection[labels == 0].mean(0) > projection[labels == 1].mean(0)).all()
-    assert torch.allclose(sigma, projection.std(0, correction=0), rtol=1e-5)
+    # sums over 600 rows in fp32, in another order
+    assert torch.allclose(sigma, projection.std(0, correction=0), rtol=7 * 600**0.5 * U_FP32)
 
 
 def test_lda_and_probes_find_the_best_direction_in_correlated_noise():

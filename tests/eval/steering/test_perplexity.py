@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tiny_finished_run import RUN_ID
+from tolerances import FP32_VALUE
 
 from data_prep.core.errors import ArtefactMissing
 from eval.config import EvalComputeConfig
@@ -35,6 +36,7 @@ def load_judge(root, loaded, name):
     return judge
 
 
+@pytest.mark.numeric
 def test_nats_are_the_mean_cross_entropy_of_the_continuation(finished, loaded):
     judge = load_judge(finished, loaded, "unsteered")
     assert judge.id == "unsteered"
@@ -42,7 +44,7 @@ def test_nats_are_the_mean_cross_entropy_of_the_continuation(finished, loaded):
     context, end = loaded.encode([PROMPTS[0], CONTINUATIONS[0]])
     logits = loaded.model(torch.tensor([context + end]))[0, len(context) - 1 : -1].detach()
     expected = float(F.cross_entropy(logits, torch.tensor(end)))
-    assert nats[0] == pytest.approx(expected, abs=1e-5)
+    assert nats[0] == pytest.approx(expected, rel=FP32_VALUE)
     assert nats[1] is None
     assert nats[2] is not None and math.isfinite(nats[2])
 

@@ -8,6 +8,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import pytest
 import torch
 from tiny_finished_run import RUN_ID
+from tolerances import assert_fp32_close
 from torch import nn
 
 from data_prep.core.errors import ArtefactMissing, ConfigurationError
@@ -49,7 +50,7 @@ def test_transformers_computes_the_steered_logits_from_a_baked_folder(
     unsteered = model(tokens)
     with intervention.steered(model, Shift(shift), torch.full((3,), strength), "all"):
         steered = model(tokens)
-    torch.testing.assert_close(baked(tokens).logits, steered, atol=2e-5, rtol=0)
+    assert_fp32_close(baked(tokens).logits, steered)
     assert torch.allclose(steered, unsteered, atol=1e-3) == (strength == 0)
 
 

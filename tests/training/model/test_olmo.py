@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tolerances import FP32_VALUE, U_BF16, U_FP32
+from tolerances import U_BF16, U_FP32, assert_fp32_close
 from torch import Tensor
 
 from data_prep.core.errors import ConfigurationError
@@ -21,12 +21,6 @@ TINY = ModelConfig(
     d_model=32, n_layers=2, n_heads=4, d_mlp=48, vocab_size=64, max_sequence_length=128
 )
 OLMO_1B = ModelConfig(d_model=2048, n_layers=16, n_heads=16, d_mlp=8192, vocab_size=50_304)
-
-
-def assert_fp32_close(found: Tensor, expected: Tensor) -> None:
-    """Values of a tiny model in fp32, absolute, by the rounding of the largest."""
-    atol = FP32_VALUE * expected.abs().max().item()
-    torch.testing.assert_close(found, expected, atol=atol, rtol=0)
 
 
 def initialised_model(config: ModelConfig = TINY, seed: int = 0) -> OLMo:

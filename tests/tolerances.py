@@ -116,6 +116,12 @@ def largest_relative_error(found: Mapping[str, Tensor], expected: Mapping[str, T
     return max(relative_error(found[name], expected[name]) for name in expected)
 
 
+def assert_fp32_close(found: Tensor, expected: Tensor) -> None:
+    """Compare values of a tiny model in fp32, absolute, by the rounding of the largest."""
+    atol = FP32_VALUE * expected.abs().max().item()
+    torch.testing.assert_close(found, expected, rtol=0, atol=atol)
+
+
 def assert_sum_close(found: Tensor, expected: Tensor, n_terms: int) -> None:
     """Compare fp32 results that are sums of up to `n_terms` terms, each at most the largest result.
 
