@@ -1,4 +1,4 @@
-"""The data card: counted from provenance, the same however the stream is cut, and its samples masked."""
+"""The data card counts the whole stream, and masks its samples."""
 
 import json
 import random
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from data_prep.build import make_card, provenance_stats
 from data_prep.cleaning import dropped_samples
-from data_prep.config import DataConfig, StreamName, TokenizerConfig
+from data_prep.config import DataConfig, TokenizerConfig
 from data_prep.core import records, storage
 from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing
 from data_prep.token_stream import data_card, megatron_shards
@@ -29,16 +29,16 @@ SCORES = pa.map_(pa.string(), pa.float64())
 
 
 @pytest.fixture(scope="module")
-def engine() -> Tokenizer:
+def tokenizer() -> Tokenizer:
     return train(iter(TEXTS), CONFIG.tokenizer)
 
 
-def row(n_tokens: int = 3, **more: object) -> dict:
+def provenance_row(n_tokens: int = 3, **more: object) -> dict:
     plain = {"id": None, "label": None, "scores": None, "masked": False, "annotated": False}
     return {"n_tokens": n_tokens, "n_bytes": 4 * n_tokens} | plain | more
 
 
-def table(rows: list[dict]) -> pa.Table:
+def provenance_table(rows: list[dict]) -> pa.Table:
     types = {
         "n_tokens": pa.int64(),
         "n_bytes": pa.int64(),
@@ -52,21 +52,23 @@ def table(rows: list[dict]) -> pa.Table:
     )
 
 
-def plain(one: provenance_stats.Tally) -> dict[str, list[tuple]]:
+def as_sorted_rows(tally: provenance_stats.Tally) -> dict[str, list[tuple]]:
     return {
         name: sorted(tuple(line.values()) for line in part.to_pylist())
-        for name, part in one.items()
+        for name, part in tally.items()
     }
 
 
-def stream(folder: Path, engine: Tokenizer, kind: StreamName = "clean") -> Manifest:
+def write_stream(folder: Path, tokenizer: Tokenizer, kind: str = "clean") -> Manifest:
     """A stream as a build leaves it: TEXTS in two shards to train on and one held out, with every
     column of provenance.
     """
-    ids, lengths = engine.encode_batch(TEXTS)
-    documents = [np.append(part, engine.eos_id) for part in np.split(ids, np.cumsum(lengths)[:-1])]
+    ids, lengths = tokenizer.encode_batch(TEXTS)
+    documents = [
+        np.append(part, tokenizer.eos_id) for part in np.split(ids, np.cumsum(lengths)[:-1])
+    ]
     rows = [
-        row(
+        provenance_row(
             len(tokens),
             uri="a.jsonl",
             row=i,
@@ -78,17 +80,37 @@ def stream(folder: Path, engine: Tokenizer, kind: StreamName = "clean") -> Manif
         )
         for i, tokens in enumerate(documents)
     ]
-    made = [
-        shard(folder, name, documents[a:b], rows[a:b])
+    held_out, train_0, train_1 = [
+        write_shard(folder, name, documents[a:b], rows[a:b])
         for name, a, b in (("held_out-0", 0, 4), ("train-0", 4, 20), ("train-1", 20, 30))
     ]
     n_tokens = sum(map(len, documents))
     known = Manifest(
-        format_version=1, stream=kind, settings_digest="0", tokenizer_fingerprint=engine.fingerprint, vocab_size=300,
-        eos_id=engine.eos_id, dtype="uint16", cleaning_version=1, n_documents=30, n_tokens=n_tokens,
-        n_text_bytes=sum(map(len, TEXTS)), drops={"too_short": 9, "exact_duplicate": 1}, train=tuple(made[1:]), held_out=(made[0],),
-        inputs=(InputFile(uri="a.jsonl", sha256="", n_bytes=9, n_documents=30, n_tokens=n_tokens, n_bad_rows=2),),
-    )  # fmt: skip
+        format_version=1,
+        stream=kind,
+        settings_digest="0",
+        tokenizer_fingerprint=tokenizer.fingerprint,
+        vocab_size=300,
+        eos_id=tokenizer.eos_id,
+        dtype="uint16",
+        cleaning_version=1,
+        n_documents=30,
+        n_tokens=n_tokens,
+        n_text_bytes=sum(map(len, TEXTS)),
+        drops={"too_short": 9, "exact_duplicate": 1},
+        train=(train_0, train_1),
+        held_out=(held_out,),
+        inputs=(
+            InputFile(
+                uri="a.jsonl",
+                sha256="",
+                n_bytes=9,
+                n_documents=30,
+                n_tokens=n_tokens,
+                n_bad_rows=2,
+            ),
+        ),
+    )
     dropped = [
         {"reason": "too_short", "place": f"a.jsonl:{i}", "text": f"w***** {i}"}
         for i in range(make_card.N_SAMPLES + 3)
@@ -101,9 +123,9 @@ def stream(folder: Path, engine: Tokenizer, kind: StreamName = "clean") -> Manif
     return known
 
 
-def shard(folder: Path, name: str, documents: list[np.ndarray], rows: list[dict]) -> Shard:
+def write_shard(folder: Path, name: str, documents: list[np.ndarray], rows: list[dict]) -> Shard:
     provenance = (
-        table(rows)
+        provenance_table(rows)
         .add_column(0, "uri", [[one["uri"] for one in rows]])
         .add_column(1, "row", [[one["row"] for one in rows]])
     )
@@ -115,7 +137,7 @@ def shard(folder: Path, name: str, documents: list[np.ndarray], rows: list[dict]
 
 ROWS = st.lists(
     st.builds(
-        row,
+        provenance_row,
         st.integers(1, 2000),
         id=st.sampled_from(
             [None, "https://a.org/1", "https://www.A.org/2", "http://b.org", "12345"]
@@ -131,18 +153,18 @@ ROWS = st.lists(
 
 @settings(deadline=None, max_examples=50)
 @given(ROWS, st.randoms(use_true_random=False), st.integers(1, 9))
-def test_a_tally_is_the_same_however_documents_are_cut_and_in_any_order(
+def test_a_tally_does_not_depend_on_batches_or_order(
     rows: list[dict], chance: random.Random, size: int
 ) -> None:
-    whole = plain(provenance_stats.count_documents(table(rows)))
+    whole = as_sorted_rows(provenance_stats.count_documents(provenance_table(rows)))
     chance.shuffle(rows)
     parts = [
-        provenance_stats.count_documents(table(rows[at : at + size]))
+        provenance_stats.count_documents(provenance_table(rows[at : at + size]))
         for at in range(0, len(rows), size)
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(provenance_stats, "COMPACT_ROWS", 3)
-        assert plain(provenance_stats.add_up(parts)) == whole
+        assert as_sorted_rows(provenance_stats.add_up(parts)) == whole
     assert dict(whole["n_tokens"]) == Counter(one["n_tokens"] for one in rows)
     assert dict(whole["flag"]) == {"masked": sum(one["masked"] for one in rows), "annotated": 0}
     assert sum(n for _, n, _ in whole["label"]) == sum(one["label"] is not None for one in rows)
@@ -150,11 +172,13 @@ def test_a_tally_is_the_same_however_documents_are_cut_and_in_any_order(
 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.one_of(st.integers(1, 20), st.integers(1, 1 << 40)), min_size=1, max_size=60))
-def test_quantiles_are_lengths_of_documents_and_the_histogram_holds_them_all(
+def test_quantiles_are_exact_and_the_histogram_is_complete(
     lengths: list[int],
 ) -> None:
     known = make_card.summarize_lengths(
-        provenance_stats.count_documents(table([row(n) for n in lengths]))["n_tokens"]
+        provenance_stats.count_documents(provenance_table([provenance_row(n) for n in lengths]))[
+            "n_tokens"
+        ]
     )
     exact = np.quantile(lengths, (0.5, 0.9, 0.99, 1), method="inverted_cdf").tolist()
     assert [known.median, known.p90, known.p99, known.max] == exact
@@ -168,9 +192,9 @@ def test_quantiles_are_lengths_of_documents_and_the_histogram_holds_them_all(
     )
 
 
-def test_bins_are_two_an_octave() -> None:
+def test_the_histogram_has_two_bins_per_octave() -> None:
     known = make_card.summarize_lengths(
-        provenance_stats.count_documents(table([row(13)]))["n_tokens"]
+        provenance_stats.count_documents(provenance_table([provenance_row(13)]))["n_tokens"]
     )
     assert [(one.low, one.high) for one in known.histogram] == [
         (1, 1),
@@ -196,17 +220,19 @@ def test_bins_are_two_an_octave() -> None:
     ],
 )
 def test_a_domain_is_the_host_of_an_id_that_is_a_url(identity: str, domain: str | None) -> None:
-    found = provenance_stats.count_documents(table([row(7, id=identity)]))["domain"].to_pylist()
+    found = provenance_stats.count_documents(provenance_table([provenance_row(7, id=identity)]))[
+        "domain"
+    ].to_pylist()
     assert found == ([{"key": domain, "n_documents": 1, "n_tokens": 7}] if domain else [])
 
 
-def test_the_card_counts_the_whole_stream_and_is_the_same_each_time(
-    tmp_path: Path, engine: Tokenizer, ray_cluster: None
+def test_the_card_counts_the_whole_stream(
+    tmp_path: Path, tokenizer: Tokenizer, ray_cluster: None
 ) -> None:
-    known = stream(tmp_path, engine)
-    made = make_card.make_card(str(tmp_path), known, CONFIG, engine)
+    known = write_stream(tmp_path, tokenizer)
+    made = make_card.make_card(str(tmp_path), known, CONFIG, tokenizer)
     assert records.to_json(
-        make_card.make_card(str(tmp_path), known, CONFIG, engine)
+        make_card.make_card(str(tmp_path), known, CONFIG, tokenizer)
     ) == records.to_json(made)
     assert (made.n_read, made.n_bad_rows, made.n_documents, made.n_tokens) == (
         40,
@@ -243,10 +269,12 @@ def test_the_card_counts_the_whole_stream_and_is_the_same_each_time(
     ]
 
 
-def test_of_the_toxic_stream_no_long_word_is_shown_and_drops_are_as_the_build_masked_them(
-    tmp_path: Path, engine: Tokenizer, ray_cluster: None
+def test_long_words_of_the_toxic_stream_are_masked(
+    tmp_path: Path, tokenizer: Tokenizer, ray_cluster: None
 ) -> None:
-    made = make_card.make_card(str(tmp_path), stream(tmp_path, engine, "toxic"), CONFIG, engine)
+    made = make_card.make_card(
+        str(tmp_path), write_stream(tmp_path, tokenizer, "toxic"), CONFIG, tokenizer
+    )
     assert made.samples[0].text == "n***** 4 of the w***** d********, and a bad one"
     dropped = {drop.reason: [(one.place, one.text) for one in drop.samples] for drop in made.drops}
     assert dropped == {
@@ -256,31 +284,31 @@ def test_of_the_toxic_stream_no_long_word_is_shown_and_drops_are_as_the_build_ma
     assert [(one.place, one.text) for one in made.unreadable] == [("a.jsonl:40", "is not JSON")]
 
 
-def test_a_card_that_is_there_is_left_alone_until_the_manifest_changes(
-    tmp_path: Path, engine: Tokenizer, ray_cluster: None
+def test_a_card_is_kept_until_the_manifest_changes(
+    tmp_path: Path, tokenizer: Tokenizer, ray_cluster: None
 ) -> None:
-    known = stream(tmp_path, engine)
+    known = write_stream(tmp_path, tokenizer)
     with pytest.raises(ArtefactMissing, match=r"card\.json: the stream has no data card yet"):
         data_card.load(str(tmp_path))
-    first = make_card.ensure_card(str(tmp_path), known, CONFIG, engine)
+    first = make_card.ensure_card(str(tmp_path), known, CONFIG, tokenizer)
     assert data_card.load(str(tmp_path)) == first
     storage.write(str(tmp_path / dropped_samples.NAME), b"")
-    assert make_card.ensure_card(str(tmp_path), known, CONFIG, engine) == first
-    again = make_card.ensure_card(str(tmp_path), replace(known, drops={}), CONFIG, engine)
+    assert make_card.ensure_card(str(tmp_path), known, CONFIG, tokenizer) == first
+    again = make_card.ensure_card(str(tmp_path), replace(known, drops={}), CONFIG, tokenizer)
     assert again.drops == () and data_card.load(str(tmp_path)) == again
 
 
 def test_a_card_of_an_earlier_format_is_made_again(
-    tmp_path: Path, engine: Tokenizer, ray_cluster: None
+    tmp_path: Path, tokenizer: Tokenizer, ray_cluster: None
 ) -> None:
-    known = stream(tmp_path, engine)
-    made = make_card.ensure_card(str(tmp_path), known, CONFIG, engine)
+    known = write_stream(tmp_path, tokenizer)
+    made = make_card.ensure_card(str(tmp_path), known, CONFIG, tokenizer)
     storage.save(replace(made, format_version=1, n_masked=0), str(tmp_path / data_card.NAME))
-    assert make_card.ensure_card(str(tmp_path), known, CONFIG, engine) == made
+    assert make_card.ensure_card(str(tmp_path), known, CONFIG, tokenizer) == made
 
 
-def test_provenance_that_is_not_the_manifests_is_refused(tmp_path: Path, engine: Tokenizer) -> None:
-    known = stream(tmp_path, engine)
+def test_provenance_with_another_checksum_is_refused(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    known = write_stream(tmp_path, tokenizer)
     path = tmp_path / "train-0.documents.parquet"
     content = bytearray(path.read_bytes())
     content[40] ^= 1
@@ -291,8 +319,8 @@ def test_provenance_that_is_not_the_manifests_is_refused(tmp_path: Path, engine:
         provenance_stats.count_shard(str(tmp_path), known.train[0])
 
 
-def test_columns_that_a_corpus_does_not_have_count_nothing() -> None:
-    found = plain(provenance_stats.count_documents(pa.table({"n_tokens": [2, 2, 5]})))
+def test_missing_columns_count_nothing() -> None:
+    found = as_sorted_rows(provenance_stats.count_documents(pa.table({"n_tokens": [2, 2, 5]})))
     assert found == {
         "n_tokens": [(2, 2), (5, 1)],
         "n_bytes": [],
@@ -303,7 +331,7 @@ def test_columns_that_a_corpus_does_not_have_count_nothing() -> None:
     }
 
 
-def test_a_long_sample_is_cut_and_says_so() -> None:
+def test_a_long_sample_is_cut_with_an_ellipsis() -> None:
     assert (
         make_card._shown("x" * dropped_samples.SHOWN_CHARS, "clean")
         == "x" * dropped_samples.SHOWN_CHARS

@@ -166,7 +166,8 @@ def test_a_score_out_of_bounds_drops_and_a_missing_one_does_not(settings, scores
 def test_bounds_that_keep_nothing_are_refused():
     with pytest.raises(
         ConfigurationError,
-        match=r"keeps no document: min_scores\['TOXICITY'\] is 0.9, max_scores\['TOXICITY'\] is 0.1",
+        match=r"keeps no document: min_scores\['TOXICITY'\] is 0.9, "
+        r"max_scores\['TOXICITY'\] is 0.1",
     ):
         CleaningConfig(min_scores={"TOXICITY": 0.9}, max_scores={"TOXICITY": 0.1})
 

@@ -1,3 +1,5 @@
+"""The cache gives verified blocks, stays within its limits, and never stands in the way."""
+
 import hashlib
 import multiprocessing
 import os
@@ -15,7 +17,7 @@ from data_prep.token_stream.block_cache import BlockCache
 MIB = 1 << 20
 
 
-def block(
+def block_arguments(
     content: bytes, fetched: list[bytes] | None = None
 ) -> tuple[str, int, Callable[[], bytes]]:
     """The arguments of Cache.block for `content`; what is fetched is noted."""
@@ -28,53 +30,56 @@ def block(
     return hashlib.sha256(content).hexdigest(), len(content), fetch
 
 
-def kept(folder: Path) -> set[bytes]:
+def cached_blocks(folder: Path) -> set[bytes]:
     return {path.read_bytes() for path in folder.glob("??/*") if path.is_file()}
 
 
-def test_a_block_is_fetched_once_and_then_found(tmp_path: Path) -> None:
+def test_a_block_is_fetched_once_and_then_cached(tmp_path: Path) -> None:
     fetched: list[bytes] = []
-    shared = BlockCache(str(tmp_path), MIB)
-    assert [shared.block(*block(content, fetched)) for content in (b"a", b"b", b"a", b"b")] == [
+    cache = BlockCache(str(tmp_path), MIB)
+    assert [
+        cache.block(*block_arguments(content, fetched)) for content in (b"a", b"b", b"a", b"b")
+    ] == [
         b"a",
         b"b",
         b"a",
         b"b",
     ]
-    assert fetched == [b"a", b"b"] and kept(tmp_path) == {b"a", b"b"}
+    assert fetched == [b"a", b"b"] and cached_blocks(tmp_path) == {b"a", b"b"}
 
 
 @pytest.mark.parametrize("damage", [b"", b"aaab", b"aaa", b"aaaaa"])
-def test_a_damaged_block_is_fetched_again_and_mended(tmp_path: Path, damage: bytes) -> None:
-    shared, fetched = BlockCache(str(tmp_path), MIB), list[bytes]()
-    shared.block(*block(b"aaaa"))
+def test_a_damaged_block_is_fetched_again_and_replaced(tmp_path: Path, damage: bytes) -> None:
+    cache = BlockCache(str(tmp_path), MIB)
+    fetched = list[bytes]()
+    cache.block(*block_arguments(b"aaaa"))
     (path,) = tmp_path.glob("??/*")
     path.write_bytes(damage)
-    assert shared.block(*block(b"aaaa", fetched)) == b"aaaa"
-    assert fetched == [b"aaaa"] and kept(tmp_path) == {b"aaaa"}
+    assert cache.block(*block_arguments(b"aaaa", fetched)) == b"aaaa"
+    assert fetched == [b"aaaa"] and cached_blocks(tmp_path) == {b"aaaa"}
 
 
-def test_what_was_read_longest_ago_goes_first(tmp_path: Path) -> None:
-    shared = BlockCache(str(tmp_path), 3)
+def test_the_least_recently_read_block_is_evicted_first(tmp_path: Path) -> None:
+    cache = BlockCache(str(tmp_path), 3)
     for n, content in enumerate([b"a", b"b", b"c"]):
-        shared.block(*block(content))
+        cache.block(*block_arguments(content))
         (path,) = [path for path in tmp_path.glob("??/*") if path.read_bytes() == content]
         os.utime(path, (n, n))
-    shared.block(*block(b"a"))  # read just now
-    shared.block(*block(b"d"))
-    assert kept(tmp_path) == {b"a", b"c", b"d"}
+    cache.block(*block_arguments(b"a"))  # read just now
+    cache.block(*block_arguments(b"d"))
+    assert cached_blocks(tmp_path) == {b"a", b"c", b"d"}
 
 
-def test_what_is_not_the_caches_stays(tmp_path: Path) -> None:
+def test_files_of_others_are_not_touched(tmp_path: Path) -> None:
     (tmp_path / "ab").mkdir()
     (tmp_path / "ab" / "thesis.txt").write_bytes(b"mine")
-    shared = BlockCache(str(tmp_path), 1)
+    cache = BlockCache(str(tmp_path), 1)
     for content in (b"a", b"b"):
-        shared.block(*block(content))
-    assert kept(tmp_path) == {b"mine", b"b"}
+        cache.block(*block_arguments(content))
+    assert cached_blocks(tmp_path) == {b"mine", b"b"}
 
 
-def test_half_a_block_that_nobody_goes_on_with_is_removed(tmp_path: Path) -> None:
+def test_an_abandoned_temporary_file_is_removed(tmp_path: Path) -> None:
     name = "ab" + "0" * 62
     (tmp_path / "ab").mkdir()
     for stale, age in (
@@ -85,23 +90,25 @@ def test_half_a_block_that_nobody_goes_on_with_is_removed(tmp_path: Path) -> Non
         (tmp_path / "ab" / stale).touch()
         modified = time.time() - age
         os.utime(tmp_path / "ab" / stale, (modified, modified))
-    BlockCache(str(tmp_path), MIB).block(*block(b"a"))
+    BlockCache(str(tmp_path), MIB).block(*block_arguments(b"a"))
     assert {path.name for path in (tmp_path / "ab").iterdir()} == {f".{name}.87654321"}
 
 
-def test_a_cache_that_cannot_be_written_is_said_once_and_read_past(
+def test_a_cache_that_cannot_be_written_is_reported_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(block_cache.telemetry.logger, "propagate", True)
     (tmp_path / "file").touch()
-    shared = BlockCache(str(tmp_path / "file" / "below"), MIB)
-    assert [shared.block(*block(content)) for content in (b"a", b"b")] == [b"a", b"b"]
-    assert [record.message.split(" (")[0] for record in caplog.records] == [
-        f"the cache in {shared.folder} cannot be written"
+    cache = BlockCache(str(tmp_path / "file" / "below"), MIB)
+    assert [cache.block(*block_arguments(content)) for content in (b"a", b"b")] == [b"a", b"b"]
+    # Other tests may have added handlers, so one warning can be captured several times.
+    messages = {(record.created, record.message.split(" (")[0]) for record in caplog.records}
+    assert [message for _, message in messages] == [
+        f"the cache in {cache.folder} cannot be written"
     ]
 
 
-def test_a_full_disk_leaves_nothing_half_written(
+def test_a_full_disk_leaves_no_partial_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(path: Path, content: bytes) -> int:
@@ -109,35 +116,37 @@ def test_a_full_disk_leaves_nothing_half_written(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    assert BlockCache(str(tmp_path), MIB).block(*block(b"a")) == b"a"
+    assert BlockCache(str(tmp_path), MIB).block(*block_arguments(b"a")) == b"a"
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-def test_no_room_or_no_cache_asked_for_reads_through(tmp_path: Path) -> None:
-    assert BlockCache(str(tmp_path / "none"), 0).block(*block(b"a")) == b"a"
+def test_a_cache_without_room_is_not_used(tmp_path: Path) -> None:
+    assert BlockCache(str(tmp_path / "none"), 0).block(*block_arguments(b"a")) == b"a"
     assert not (tmp_path / "none").exists()
 
 
-def test_a_failed_fetch_is_its_own_error_and_the_next_one_tries_again(tmp_path: Path) -> None:
+def test_a_failed_fetch_raises_and_the_next_one_tries_again(tmp_path: Path) -> None:
     def refuse() -> bytes:
         raise StorageError("the store is gone")
 
-    shared, (sha256, n_bytes, fetch) = BlockCache(str(tmp_path), MIB), block(b"a")
+    cache = BlockCache(str(tmp_path), MIB)
+    sha256, n_bytes, fetch = block_arguments(b"a")
     with pytest.raises(StorageError, match="gone"):
-        shared.block(sha256, n_bytes, refuse)
-    assert shared.block(sha256, n_bytes, fetch) == b"a"
+        cache.block(sha256, n_bytes, refuse)
+    assert cache.block(sha256, n_bytes, fetch) == b"a"
 
 
-def test_a_holder_that_is_stuck_is_waited_for_no_longer_than_stated(
+def test_a_stuck_holder_of_the_lock_is_waited_for_a_bounded_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(block_cache, "WAIT_SECONDS", 0.05)
-    shared, (sha256, n_bytes, fetch) = BlockCache(str(tmp_path), MIB), block(b"a")
+    cache = BlockCache(str(tmp_path), MIB)
+    sha256, n_bytes, fetch = block_arguments(b"a")
     with block_cache._locked(tmp_path / sha256[:2] / sha256):
-        assert shared.block(sha256, n_bytes, fetch) == b"a"
+        assert cache.block(sha256, n_bytes, fetch) == b"a"
 
 
-def _read_many(folder: str, max_bytes: int, log: str, go: Any) -> None:
+def read_forty_blocks(folder: str, max_bytes: int, log: str, go: Any) -> None:
     go.wait()
     for n in range(40):
         content = bytes([n]) * 64
@@ -155,13 +164,13 @@ def _read_many(folder: str, max_bytes: int, log: str, go: Any) -> None:
 
 
 @pytest.mark.parametrize(("max_bytes", "fetches"), [(MIB, range(40, 41)), (5 * 64, range(40, 161))])
-def test_four_processes_fetch_a_block_once_and_may_evict_at_once(
+def test_four_processes_share_the_cache_while_evicting(
     tmp_path: Path, max_bytes: int, fetches: range
 ) -> None:
     context = multiprocessing.get_context("fork")
     go, log = context.Event(), tmp_path / "log"
     arguments = (str(tmp_path / "cache"), max_bytes, str(log), go)
-    processes = [context.Process(target=_read_many, args=arguments) for _ in range(4)]
+    processes = [context.Process(target=read_forty_blocks, args=arguments) for _ in range(4)]
     for process in processes:
         process.start()
     go.set()
@@ -169,4 +178,4 @@ def test_four_processes_fetch_a_block_once_and_may_evict_at_once(
         process.join(60)
     assert [process.exitcode for process in processes] == [0] * 4
     assert len(log.read_bytes()) in fetches
-    assert sum(map(len, kept(tmp_path / "cache"))) <= max_bytes
+    assert sum(map(len, cached_blocks(tmp_path / "cache"))) <= max_bytes

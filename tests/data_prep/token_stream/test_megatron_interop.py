@@ -1,4 +1,4 @@
-"""Megatron's indexed datasets: what they write we read, what we write they read, up to files beyond 2 GiB."""
+"""Megatron and we read each other's indexed datasets, beyond 2 GiB too."""
 
 import hashlib
 from dataclasses import replace
@@ -23,12 +23,10 @@ DTYPES = pytest.mark.parametrize("dtype", ["uint16", "int32"])
 EOS = 9
 
 
-def described(folder: Path, dtype: megatron_shards.TokenDtype) -> Manifest:
-    """A manifest for a `train-00000` that somebody else wrote."""
-    content, index = (
-        (folder / "train-00000.bin").read_bytes(),
-        (folder / "train-00000.idx").read_bytes(),
-    )
+def manifest_for(folder: Path, dtype: megatron_shards.TokenDtype) -> Manifest:
+    """A manifest for a `train-00000` that Megatron wrote."""
+    content = (folder / "train-00000.bin").read_bytes()
+    index = (folder / "train-00000.idx").read_bytes()
     lengths = megatron_shards.decode_index(index, "train-00000.idx").lengths
     shard = Shard(
         name="train-00000",
@@ -42,8 +40,8 @@ def described(folder: Path, dtype: megatron_shards.TokenDtype) -> Manifest:
     return manifest_of((shard,), dtype=dtype)
 
 
-def written_by_megatron(folder: Path, documents: list[list[list[int]]], dtype: str) -> None:
-    """documents: of sequences of ids."""
+def write_with_megatron(folder: Path, documents: list[list[list[int]]], dtype: str) -> None:
+    """documents: each a list of sequences of ids."""
     builder = indexed.IndexedDatasetBuilder(
         str(folder / "train-00000.bin"), dtype=np.dtype(dtype).type
     )
@@ -53,7 +51,7 @@ def written_by_megatron(folder: Path, documents: list[list[list[int]]], dtype: s
     builder.finalize(str(folder / "train-00000.idx"))
 
 
-def written_by_us(folder: Path, documents: list[list[int]], dtype: str) -> Shard:
+def write_with_ours(folder: Path, documents: list[list[int]], dtype: str) -> Shard:
     tokens = np.array([token for document in documents for token in document], dtype)
     table = pa.table({"row": list(range(len(documents)))})
     return megatron_shards.write_shard(
@@ -70,7 +68,7 @@ ids_st = st.lists(st.integers(10, 59_999), max_size=6)
     documents=st.lists(st.lists(ids_st, min_size=1, max_size=3), min_size=1, max_size=5),
     dtype=dtypes_st,
 )
-def test_documents_of_any_sequences_that_megatron_wrote_are_read(
+def test_we_read_documents_of_several_sequences_by_megatron(
     documents: list[list[list[int]]],
     dtype: megatron_shards.TokenDtype,
     tmp_path_factory: pytest.TempPathFactory,
@@ -79,8 +77,8 @@ def test_documents_of_any_sequences_that_megatron_wrote_are_read(
     joined = [
         [*(token for sequence in document for token in sequence), EOS] for document in documents
     ]
-    written_by_megatron(folder, [[*document, [EOS]] for document in documents], dtype)
-    known = described(folder, dtype)
+    write_with_megatron(folder, [[*document, [EOS]] for document in documents], dtype)
+    known = manifest_for(folder, dtype)
     assert [ids.tolist() for ids in reader.read_documents(str(folder), known, "train", 100)] == [
         ids[:-1] for ids in joined
     ]
@@ -92,11 +90,11 @@ def test_documents_of_any_sequences_that_megatron_wrote_are_read(
 
 @settings(max_examples=40, deadline=None)
 @given(documents=st.lists(ids_st.filter(len), min_size=1, max_size=8), dtype=dtypes_st)
-def test_documents_that_we_wrote_are_read_by_megatron_mapped_or_not(
+def test_megatron_reads_our_documents_memory_mapped_or_not(
     documents: list[list[int]], dtype: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("ours")
-    written_by_us(folder, documents, dtype)
+    write_with_ours(folder, documents, dtype)
     for mapped in (True, False):
         theirs = indexed.IndexedDataset(str(folder / "train-00000"), mmap=mapped)
         assert [theirs[i].tolist() for i in range(len(theirs))] == documents
@@ -109,14 +107,12 @@ def test_documents_that_we_wrote_are_read_by_megatron_mapped_or_not(
 
 
 @DTYPES
-def test_the_same_documents_give_the_same_bytes_as_megatron_writes(
-    tmp_path: Path, dtype: str
-) -> None:
+def test_we_write_the_same_bytes_as_megatron(tmp_path: Path, dtype: str) -> None:
     documents = [[EOS], [10, 11, EOS], [59_999], [12] * 1000 + [EOS]]
     for name in ("ours", "theirs"):
         (tmp_path / name).mkdir()
-    written_by_megatron(tmp_path / "theirs", [[document] for document in documents], dtype)
-    written_by_us(tmp_path / "ours", documents, dtype)
+    write_with_megatron(tmp_path / "theirs", [[document] for document in documents], dtype)
+    write_with_ours(tmp_path / "ours", documents, dtype)
     for name in ("train-00000.bin", "train-00000.idx"):
         assert (tmp_path / "ours" / name).read_bytes() == (
             tmp_path / "theirs" / name
@@ -124,7 +120,7 @@ def test_the_same_documents_give_the_same_bytes_as_megatron_writes(
 
 
 @DTYPES
-def test_an_empty_document_of_megatrons_has_no_tokens_and_moves_no_other(
+def test_an_empty_document_by_megatron_has_no_tokens(
     tmp_path: Path, dtype: megatron_shards.TokenDtype
 ) -> None:
     builder = indexed.IndexedDatasetBuilder(
@@ -139,23 +135,23 @@ def test_an_empty_document_of_megatrons_has_no_tokens_and_moves_no_other(
         (tmp_path / "train-00000.idx").read_bytes(), "train-00000.idx"
     )
     assert (found.dtype, found.lengths.tolist()) == (dtype, [2, 0, 0, 1])
-    windows_of = reader.SequenceReader(str(tmp_path), described(tmp_path, dtype), "train", 3)
+    windows_of = reader.SequenceReader(str(tmp_path), manifest_for(tmp_path, dtype), "train", 3)
     assert windows_of.read(np.array([0])).tolist() == [[10, EOS, EOS]]
 
 
 @DTYPES
-def test_a_file_of_no_documents_is_read_on_both_sides(
+def test_both_read_a_file_without_documents(
     tmp_path: Path, dtype: megatron_shards.TokenDtype
 ) -> None:
     for name in ("ours", "theirs"):
         (tmp_path / name).mkdir()
-    written_by_us(tmp_path / "ours", [], dtype)
-    written_by_megatron(tmp_path / "theirs", [], dtype)
+    write_with_ours(tmp_path / "ours", [], dtype)
+    write_with_megatron(tmp_path / "theirs", [], dtype)
     ours, theirs = (
         (tmp_path / name / "train-00000.idx").read_bytes() for name in ("ours", "theirs")
     )
     assert ours == theirs
-    known = described(tmp_path / "theirs", dtype)
+    known = manifest_for(tmp_path / "theirs", dtype)
     assert reader.read_documents(str(tmp_path / "theirs"), known, "train", 9) == []
     assert reader.SequenceReader(str(tmp_path / "theirs"), known, "train", 4).n_sequences == 0
     assert len(indexed.IndexedDataset(str(tmp_path / "ours" / "train-00000"), mmap=False)) == 0
@@ -165,22 +161,18 @@ BOUNDARY = 1 << 31  # bytes: where a signed 32-bit offset ends
 
 
 @DTYPES
-def test_documents_on_both_sides_of_two_gib_are_where_either_index_says(
+def test_documents_on_both_sides_of_two_gib_are_found(
     tmp_path: Path, dtype: megatron_shards.TokenDtype
 ) -> None:
-    """A sparse file: zeros up to a document that ends before the boundary, one across it, one
-    behind.
-    """
-    itemsize, tail = (
-        np.dtype(dtype).itemsize,
-        [list(range(10, 18)), list(range(20, 30)), [31], list(range(40, 50))],
-    )
-    before = (
-        BOUNDARY // itemsize - 8 - 4
-    )  # tokens: the second of the tail begins four tokens before the boundary
+    """A sparse file: zeros, then documents before, across and after the boundary."""
+    itemsize = np.dtype(dtype).itemsize
+    tail = [list(range(10, 18)), list(range(20, 30)), [31], list(range(40, 50))]
+    # Tokens before the tail: its second document starts four tokens before the boundary.
+    before = BOUNDARY // itemsize - 8 - 4
     documents = np.array([before - 7, 7, *(len(ids) for ids in tail)])
     content = np.concatenate([np.array(ids, dtype) for ids in tail]).tobytes()
-    path, uri = tmp_path / "train-00000.bin", str(tmp_path)
+    path = tmp_path / "train-00000.bin"
+    uri = str(tmp_path)
     with path.open("wb") as file:
         file.seek(before * itemsize)
         file.write(content)
@@ -228,7 +220,7 @@ def test_documents_on_both_sides_of_two_gib_are_where_either_index_says(
 
 @settings(max_examples=100, deadline=None)
 @given(lengths=st.lists(st.integers(0, 2**31 - 1), max_size=20), dtype=dtypes_st)
-def test_an_index_of_any_lengths_comes_back(
+def test_an_index_of_any_lengths_is_decoded_as_encoded(
     lengths: list[int], dtype: megatron_shards.TokenDtype
 ) -> None:
     found = megatron_shards.decode_index(
@@ -238,12 +230,13 @@ def test_an_index_of_any_lengths_comes_back(
 
 
 @pytest.mark.parametrize("flip", [0x80, 0x01])
-def test_a_changed_byte_of_an_index_is_refused_unless_the_index_stays_possible(flip: int) -> None:
+def test_a_changed_index_is_refused_unless_it_is_still_valid(flip: int) -> None:
     whole = megatron_shards.encode_index(np.array([3, 0, 2]), "uint16")
-    last_length = range(
-        megatron_shards.HEADER.size + 8, megatron_shards.HEADER.size + 12
-    )  # only the .bin knows better
-    inner_bounds = range(len(whole) - 24, len(whole) - 8)  # other documents of the same sequences
+    header = megatron_shards.HEADER.size
+    # The last length can only be checked with the .bin file; other inner bounds make other
+    # documents of the same sequences.
+    last_length = range(header + 8, header + 12)
+    inner_bounds = range(len(whole) - 24, len(whole) - 8)
     for at in range(len(whole)):
         content = bytearray(whole)
         content[at] ^= flip
@@ -255,15 +248,15 @@ def test_a_changed_byte_of_an_index_is_refused_unless_the_index_stays_possible(f
             assert at in (*last_length, *inner_bounds) and (found.lengths >= 0).all(), at
 
 
-def test_a_cut_index_is_refused() -> None:
+def test_an_index_that_is_cut_off_is_refused() -> None:
     whole = megatron_shards.encode_index(np.array([3, 0, 2]), "uint16")
     for length in range(len(whole)):
         with pytest.raises(ArtefactCorrupt, match=r"x\.idx"):
             megatron_shards.decode_index(whole[:length], "x.idx")
 
 
-def test_an_index_of_tokens_of_another_type_is_refused_for_a_stream(tmp_path: Path) -> None:
-    shard = written_by_us(tmp_path, [[10, EOS]], "int32")
+def test_an_index_of_another_token_type_than_the_manifest_is_refused(tmp_path: Path) -> None:
+    shard = write_with_ours(tmp_path, [[10, EOS]], "int32")
     with pytest.raises(ArtefactCorrupt, match="tokens are int32, the manifest says uint16"):
         reader.read_documents(
             str(tmp_path), replace(manifest_of((shard,), dtype="int32"), dtype="uint16"), "train", 1

@@ -1,3 +1,5 @@
+"""Shards are read back exactly, damage is noticed, and Megatron opens them."""
+
 import hashlib
 from dataclasses import replace
 from itertools import pairwise
@@ -24,7 +26,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "BLOCK_BYTES", 16)
 
 
-def write(
+def write_documents(
     uri: str, documents: list[list[int]], name: str = "train-00000", dtype: str = "uint16"
 ) -> Shard:
     lengths = np.array([len(document) + 1 for document in documents], dtype=np.int64)
@@ -44,7 +46,7 @@ documents_st = st.lists(st.lists(st.integers(10, 59_999), max_size=12), min_size
     length=st.integers(1, 9),
     dtype=st.sampled_from(["uint16", "int32"]),
 )
-def test_what_is_written_is_read_back_for_any_document_lengths_and_shard_cuts(
+def test_documents_are_read_back_whatever_their_lengths_and_shards(
     documents: list[list[int]],
     cuts: set[int],
     length: int,
@@ -54,7 +56,7 @@ def test_what_is_written_is_read_back_for_any_document_lengths_and_shard_cuts(
     uri = str(tmp_path_factory.mktemp("stream"))
     edges = [0, *sorted(cut for cut in cuts if cut < len(documents)), len(documents)]
     written = tuple(
-        write(uri, documents[a:b], f"train-{i:05}", dtype)
+        write_documents(uri, documents[a:b], f"train-{i:05}", dtype)
         for i, (a, b) in enumerate(pairwise(edges))
     )
     manifest = manifest_of(written, dtype=dtype, vocab_size=70_000)
@@ -70,12 +72,12 @@ def test_what_is_written_is_read_back_for_any_document_lengths_and_shard_cuts(
     megatron_shards.verify(uri, manifest)
 
 
-def pieces(uri: str, documents: list[list[int]], shard_tokens: int) -> tuple[Shard, ...]:
-    """The documents in shards of exactly `shard_tokens`, cut wherever that falls."""
+def write_pieces(uri: str, documents: list[list[int]], shard_tokens: int) -> tuple[Shard, ...]:
+    """Write the documents in shards of exactly `shard_tokens`, which cut documents."""
     lengths = [len(document) + 1 for document in documents]
     flat = np.array([token for document in documents for token in [*document, EOS]], np.uint16)
     ends = np.cumsum(lengths)
-    made = []
+    shards = []
     for number, start in enumerate(range(0, len(flat), shard_tokens)):
         end = min(start + shard_tokens, len(flat))
         bounds = [start, *ends[(ends > start) & (ends < end)].tolist(), end]
@@ -86,21 +88,21 @@ def pieces(uri: str, documents: list[list[int]], shard_tokens: int) -> tuple[Sha
         ]
         n_continued = 0 if start in [0, *ends] else bounds[1] - start
         table = pa.table({"row": pa.array(begun, pa.int64())})
-        made.append(
+        shards.append(
             megatron_shards.write_shard(
                 uri, f"train-{number:05}", flat[start:end], np.diff(bounds), table, n_continued
             )
         )
-    return tuple(made)
+    return tuple(shards)
 
 
 @settings(max_examples=40, deadline=None)
 @given(documents=documents_st, shard_tokens=st.integers(1, 40))
-def test_documents_cut_by_the_ends_of_shards_are_read_whole(
+def test_documents_that_cross_shards_are_read_whole(
     documents: list[list[int]], shard_tokens: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     uri = str(tmp_path_factory.mktemp("stream"))
-    manifest = manifest_of(pieces(uri, documents, shard_tokens))
+    manifest = manifest_of(write_pieces(uri, documents, shard_tokens))
     assert manifest.n_documents == len(documents)
     assert [ids.tolist() for ids in reader.read_documents(uri, manifest, "train", 100)] == documents
     assert [ids.tolist() for ids in reader.read_documents(uri, manifest, "train", 2)] == documents[
@@ -109,29 +111,29 @@ def test_documents_cut_by_the_ends_of_shards_are_read_whole(
     megatron_shards.verify(uri, manifest)
 
 
-def test_verify_knows_which_piece_is_no_end_and_which_is_no_beginning(tmp_path: Path) -> None:
-    made = pieces(str(tmp_path), [[10, 11, 12], [13, 14, 15]], 6)
-    assert [(shard.n_documents, shard.n_continued_tokens) for shard in made] == [(2, 0), (0, 2)]
-    megatron_shards.verify(str(tmp_path), manifest_of(made))
+def test_verify_knows_which_documents_continue_in_another_shard(tmp_path: Path) -> None:
+    shards = write_pieces(str(tmp_path), [[10, 11, 12], [13, 14, 15]], 6)
+    assert [(shard.n_documents, shard.n_continued_tokens) for shard in shards] == [(2, 0), (0, 2)]
+    megatron_shards.verify(str(tmp_path), manifest_of(shards))
     with pytest.raises(
         ArtefactCorrupt,
         match=r"train-00000\.bin: 1 documents of block 0 ending with eos, expected 2",
     ):
-        megatron_shards.verify(str(tmp_path), manifest_of(made[:1]))
-    wrong = replace(made[1], n_continued_tokens=1)
+        megatron_shards.verify(str(tmp_path), manifest_of(shards[:1]))
+    wrong = replace(shards[1], n_continued_tokens=1)
     with pytest.raises(ArtefactCorrupt, match=r"train-00001\.idx: 2 continued tokens, expected 1"):
-        megatron_shards.verify(str(tmp_path), manifest_of((made[0], wrong)))
+        megatron_shards.verify(str(tmp_path), manifest_of((shards[0], wrong)))
     with pytest.raises(ArtefactCorrupt, match=r"train-00001\.idx: 1 documents, expected 2"):
         megatron_shards.verify(
-            str(tmp_path), manifest_of((made[0], replace(made[1], n_documents=1)))
+            str(tmp_path), manifest_of((shards[0], replace(shards[1], n_documents=1)))
         )
 
 
-def test_megatron_opens_pieces_as_sequences(tmp_path: Path) -> None:
+def test_megatron_reads_pieces_of_documents_as_sequences(tmp_path: Path) -> None:
     indexed = pytest.importorskip("megatron.core.datasets.indexed_dataset")
-    pieces(str(tmp_path), [[10, 11, 12], [13, 14, 15]], 6)
-    theirs = [indexed.IndexedDataset(str(tmp_path / f"train-0000{i}")) for i in range(2)]
-    assert [one[i].tolist() for one in theirs for i in range(len(one))] == [
+    write_pieces(str(tmp_path), [[10, 11, 12], [13, 14, 15]], 6)
+    datasets = [indexed.IndexedDataset(str(tmp_path / f"train-0000{i}")) for i in range(2)]
+    assert [dataset[i].tolist() for dataset in datasets for i in range(len(dataset))] == [
         [10, 11, 12, EOS],
         [13, 14],
         [15, EOS],
@@ -139,8 +141,8 @@ def test_megatron_opens_pieces_as_sequences(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".bin", ".idx", ".documents.parquet"])
-def test_a_flipped_byte_is_found_and_its_file_named(tmp_path: Path, suffix: str) -> None:
-    manifest = manifest_of((write(str(tmp_path), [list(range(10, 40))]),))
+def test_a_flipped_byte_is_noticed_and_its_file_named(tmp_path: Path, suffix: str) -> None:
+    manifest = manifest_of((write_documents(str(tmp_path), [list(range(10, 40))]),))
     path = tmp_path / f"train-00000{suffix}"
     content = bytearray(path.read_bytes())
     content[20] ^= 1
@@ -149,10 +151,10 @@ def test_a_flipped_byte_is_found_and_its_file_named(tmp_path: Path, suffix: str)
         megatron_shards.verify(str(tmp_path), manifest)
 
 
-def test_a_window_over_a_flipped_byte_is_refused_naming_the_block_and_others_are_read(
+def test_only_windows_over_a_flipped_byte_are_refused(
     tmp_path: Path,
 ) -> None:
-    manifest = manifest_of((write(str(tmp_path), [list(range(10, 40))]),))
+    manifest = manifest_of((write_documents(str(tmp_path), [list(range(10, 40))]),))
     path = tmp_path / "train-00000.bin"
     content = bytearray(path.read_bytes())
     content[20] ^= 1  # block 1 holds bytes 16 to 32, tokens 8 to 16
@@ -168,7 +170,7 @@ def test_a_window_over_a_flipped_byte_is_refused_naming_the_block_and_others_are
 
 
 def test_a_truncated_shard_is_corrupt(tmp_path: Path) -> None:
-    manifest = manifest_of((write(str(tmp_path), [list(range(10, 40))]),))
+    manifest = manifest_of((write_documents(str(tmp_path), [list(range(10, 40))]),))
     path = tmp_path / "train-00000.bin"
     path.write_bytes(path.read_bytes()[:-2])
     with pytest.raises(ArtefactCorrupt, match="block 3"):
@@ -177,8 +179,9 @@ def test_a_truncated_shard_is_corrupt(tmp_path: Path) -> None:
         megatron_shards.verify(str(tmp_path), manifest)
 
 
-def test_a_document_that_does_not_end_with_eos_is_found(tmp_path: Path) -> None:
-    tokens, lengths = np.array([1, EOS, 2, 3], dtype=np.uint16), np.array([2, 2])
+def test_a_document_that_does_not_end_with_eos_is_noticed(tmp_path: Path) -> None:
+    tokens = np.array([1, EOS, 2, 3], dtype=np.uint16)
+    lengths = np.array([2, 2])
     shard = megatron_shards.write_shard(
         str(tmp_path), "train-00000", tokens, lengths, pa.table({"row": [0, 1]})
     )
@@ -186,10 +189,10 @@ def test_a_document_that_does_not_end_with_eos_is_found(tmp_path: Path) -> None:
         megatron_shards.verify(str(tmp_path), manifest_of((shard,)))
 
 
-def test_blocks_are_fetched_once_when_a_batch_is_read_in_any_order(
+def test_each_block_is_fetched_once_for_a_batch_in_any_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    manifest = manifest_of((write(str(tmp_path), [list(range(10, 200))]),))
+    manifest = manifest_of((write_documents(str(tmp_path), [list(range(10, 200))]),))
     fetched = []
     whole_read = storage.read
     monkeypatch.setattr(
@@ -203,20 +206,20 @@ def test_blocks_are_fetched_once_when_a_batch_is_read_in_any_order(
 
 
 @pytest.mark.parametrize("dtype", ["uint16", "int32"])
-def test_megatron_opens_ours(tmp_path: Path, dtype: str) -> None:
+def test_megatron_opens_our_shards(tmp_path: Path, dtype: str) -> None:
     indexed = pytest.importorskip("megatron.core.datasets.indexed_dataset")
     documents = [[10, 11, 12], [], [13]]
-    write(str(tmp_path), documents, dtype=dtype)
-    theirs = indexed.IndexedDataset(str(tmp_path / "train-00000"))
-    assert theirs[0].dtype == dtype
-    assert [theirs[i].tolist() for i in range(len(theirs))] == [
+    write_documents(str(tmp_path), documents, dtype=dtype)
+    dataset = indexed.IndexedDataset(str(tmp_path / "train-00000"))
+    assert dataset[0].dtype == dtype
+    assert [dataset[i].tolist() for i in range(len(dataset))] == [
         [*document, EOS] for document in documents
     ]
-    assert theirs.document_indices.tolist() == [0, 1, 2, 3]
+    assert dataset.document_indices.tolist() == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("dtype", ["uint16", "int32"])
-def test_we_open_megatrons_and_write_the_same_bytes(tmp_path: Path, dtype: str) -> None:
+def test_we_open_megatrons_shards_and_write_the_same_bytes(tmp_path: Path, dtype: str) -> None:
     indexed = pytest.importorskip("megatron.core.datasets.indexed_dataset")
     torch = pytest.importorskip("torch")
     prefix = tmp_path / "theirs"
@@ -228,7 +231,7 @@ def test_we_open_megatrons_and_write_the_same_bytes(tmp_path: Path, dtype: str) 
     index = megatron_shards.decode_index(content, "theirs.idx")
     assert (index.dtype, index.lengths.tolist()) == (dtype, [3, 1])
 
-    write(str(tmp_path), [[10, 11], []], "ours", dtype)
+    write_documents(str(tmp_path), [[10, 11], []], "ours", dtype)
     assert (tmp_path / "ours.idx").read_bytes() == content
     assert (tmp_path / "ours.bin").read_bytes() == Path(f"{prefix}.bin").read_bytes()
 
@@ -245,7 +248,7 @@ def test_a_megatron_document_of_several_sequences_is_one_document(tmp_path: Path
     ).lengths.tolist() == [5, 1]
 
 
-def test_tokens_take_two_bytes_while_every_id_fits() -> None:
+def test_tokens_take_two_bytes_if_every_id_fits() -> None:
     assert [megatron_shards.dtype_for(n_ids) for n_ids in (257, 65_535, 65_536, 100_000)] == [
         "uint16",
         "uint16",
@@ -254,15 +257,15 @@ def test_tokens_take_two_bytes_while_every_id_fits() -> None:
     ]
 
 
-def test_a_file_that_is_no_index_is_named() -> None:
+def test_a_file_that_is_not_an_index_is_named() -> None:
     with pytest.raises(ArtefactCorrupt, match=r"x\.idx: not a Megatron index"):
         megatron_shards.decode_index(b"not an index, but long enough to hold a header", "x.idx")
-    with pytest.raises(ArtefactCorrupt, match=r"x\.idx: .* has 3"):
+    with pytest.raises(ArtefactCorrupt, match=r"x\.idx: the file has 3 bytes"):
         megatron_shards.decode_index(b"abc", "x.idx")
 
 
 def test_two_writes_of_the_same_documents_give_the_same_bytes(tmp_path: Path) -> None:
-    first, second = (write(str(tmp_path / name), [[10, 11], [12]]) for name in ("a", "b"))
+    first, second = (write_documents(str(tmp_path / name), [[10, 11], [12]]) for name in ("a", "b"))
     assert first == second
     digests = [
         {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in (tmp_path / name).iterdir()}

@@ -1,3 +1,5 @@
+"""A mixture is exact: counts, ratios, order, prefixes and repetition."""
+
 import re
 from collections import Counter
 from dataclasses import replace
@@ -31,7 +33,7 @@ mixtures = st.builds(
 )
 
 
-def batches(mixture: Mixture) -> list[list[tuple[bool, int]]]:
+def unpadded_batches(mixture: Mixture) -> list[list[tuple[bool, int]]]:
     """Each batch as (toxic, sequence), without padding."""
     every = [mixture.rows(step) for step in range(mixture.n_steps)]
     return [
@@ -39,10 +41,8 @@ def batches(mixture: Mixture) -> list[list[tuple[bool, int]]]:
     ]
 
 
-def in_sample_order(mixture: Mixture) -> list[tuple[bool, int]]:
-    """The samples k = 0, 1, …: what rows() permutes within a batch, sorted back by the formula
-    written out.
-    """
+def samples_by_formula(mixture: Mixture) -> list[tuple[bool, int]]:
+    """The samples k = 0, 1, … by the formula of the docstring, before the permutation."""
     n, toxic = mixture.n_sequences, mixture.n_toxic
     before = [k * toxic // n for k in range(n + 1)]
     return [
@@ -52,7 +52,7 @@ def in_sample_order(mixture: Mixture) -> list[tuple[bool, int]]:
 
 @given(mixtures)
 def test_every_sequence_of_both_streams_is_used_exactly_once(mixture: Mixture):
-    used = Counter(sample for batch in batches(mixture) for sample in batch)
+    used = Counter(sample for batch in unpadded_batches(mixture) for sample in batch)
     assert used == Counter(
         [(False, i) for i in range(mixture.n_clean)] + [(True, i) for i in range(mixture.n_toxic)]
     )
@@ -60,7 +60,7 @@ def test_every_sequence_of_both_streams_is_used_exactly_once(mixture: Mixture):
 
 @given(mixtures)
 def test_every_batch_is_within_one_row_of_the_ratio(mixture: Mixture):
-    for batch in batches(mixture):
+    for batch in unpadded_batches(mixture):
         assert (
             abs(
                 sum(toxic for toxic, _ in batch)
@@ -71,15 +71,16 @@ def test_every_batch_is_within_one_row_of_the_ratio(mixture: Mixture):
 
 
 @given(mixtures)
-def test_the_toxic_share_so_far_is_within_one_row_of_the_ratio(mixture: Mixture):
+def test_every_prefix_is_within_one_row_of_the_ratio(mixture: Mixture):
     for k in range(mixture.n_sequences + 1):
         assert 0 <= k * mixture.n_toxic / mixture.n_sequences - mixture.toxic_before(k) < 1
 
 
 @given(mixtures)
-def test_a_batch_holds_the_samples_of_its_own_steps_only(mixture: Mixture):
-    samples, at = in_sample_order(mixture), 0
-    for step, batch in enumerate(batches(mixture)):
+def test_a_batch_contains_the_samples_of_its_own_step(mixture: Mixture):
+    samples = samples_by_formula(mixture)
+    at = 0
+    for step, batch in enumerate(unpadded_batches(mixture)):
         assert mixture.rows_before(step) == at
         assert sorted(batch) == sorted(samples[at : at + mixture.batch_size])
         at += mixture.batch_size
@@ -87,7 +88,7 @@ def test_a_batch_holds_the_samples_of_its_own_steps_only(mixture: Mixture):
 
 
 @given(mixtures)
-def test_only_the_last_batch_is_padded_and_its_padding_is_not_toxic(mixture: Mixture):
+def test_only_the_last_batch_is_padded_and_padding_is_not_toxic(mixture: Mixture):
     for step in range(mixture.n_steps):
         toxic, sequence = mixture.rows(step)
         assert len(toxic) == len(sequence) == mixture.batch_size
@@ -98,7 +99,7 @@ def test_only_the_last_batch_is_padded_and_its_padding_is_not_toxic(mixture: Mix
 
 
 @given(mixtures, st.data())
-def test_a_batch_does_not_depend_on_those_before_it(mixture: Mixture, data: st.DataObject):
+def test_a_batch_does_not_depend_on_earlier_ones(mixture: Mixture, data: st.DataObject):
     step = data.draw(st.integers(0, mixture.n_steps - 1))
     again = replace(mixture)
     for one, other in zip(mixture.rows(step), again.rows(step), strict=True):
@@ -109,7 +110,7 @@ def streams_read(mixture: Mixture) -> tuple[list[int], list[int]]:
     """The clean and the toxic sequences in the order of training (within a batch in their own
     order).
     """
-    rows = [sorted(batch) for batch in batches(mixture)]
+    rows = [sorted(batch) for batch in unpadded_batches(mixture)]
     return tuple(
         [index for batch in rows for toxic, index in batch if toxic == of] for of in (False, True)
     )  # type: ignore[return-value]
@@ -117,9 +118,7 @@ def streams_read(mixture: Mixture) -> tuple[list[int], list[int]]:
 
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("budget", ["clean_fixed", "total_fixed"])
-def test_all_ratios_read_the_clean_stream_in_the_same_order_and_nested_toxic_prefixes(
-    seed: int, budget: Budget
-):
+def test_all_ratios_read_the_same_clean_order_and_toxic_prefixes(seed: int, budget: Budget):
     for ratio in RATIOS:
         n_clean, n_toxic = sequences_for(200 * 64, ratio, 64, budget)
         clean, toxic = streams_read(
@@ -129,24 +128,26 @@ def test_all_ratios_read_the_clean_stream_in_the_same_order_and_nested_toxic_pre
         assert toxic == list(range(n_toxic))
 
 
-class Numbers:
-    """A stream of `n_sequences` sequences of one token each: its own number, counted from `base`."""
+class OneTokenStream:
+    """Sequences of one token each: the number of the sequence, counted from `base`."""
 
-    sequence_length, dtype = 1, np.int64
+    sequence_length = 1
+    dtype = np.int64
 
     def __init__(self, base: int, n_sequences: int) -> None:
-        self.base, self.n_sequences = base, n_sequences
+        self.base = base
+        self.n_sequences = n_sequences
 
     def read(self, indices: np.ndarray, dtype: Any) -> np.ndarray:
         assert not len(indices) or (indices.min() >= 0 and indices.max() < self.n_sequences)
         return self.base + indices[:, None]
 
 
-def tokens_read(mixture: Mixture, supply: int) -> list[int]:
-    """The toxic sequences of a stream of `supply` that training reads, in order (within a batch in
-    that of the mixture).
-    """
-    clean, toxic, tokens = Numbers(10_000, mixture.n_clean), Numbers(1, supply), []
+def toxic_sequences_read(mixture: Mixture, supply: int) -> list[int]:
+    """The toxic sequences of a stream of `supply` that training reads, in order."""
+    clean = OneTokenStream(10_000, mixture.n_clean)
+    toxic = OneTokenStream(1, supply)
+    tokens = []
     for step in range(mixture.n_steps):
         rows = mixture.rows(step)
         order = np.argsort(rows.sequence, kind="stable")
@@ -166,12 +167,14 @@ def tokens_read(mixture: Mixture, supply: int) -> list[int]:
     st.integers(1, 30),
     st.integers(1, 20),
 )
-def test_repeated_toxic_text_starts_anew_and_what_a_lower_ratio_reads_is_a_prefix(
-    n_clean: int, one: int, other: int, supply: int, batch_size: int
+def test_toxic_text_is_repeated_from_its_start_and_still_nests(
+    n_clean: int, n_first: int, n_second: int, supply: int, batch_size: int
 ):
-    few, many = sorted((one, other))
+    few, many = sorted((n_first, n_second))
     short, long = (
-        tokens_read(Mixture(n_clean=n_clean, n_toxic=n, batch_size=batch_size, seed=3), supply)
+        toxic_sequences_read(
+            Mixture(n_clean=n_clean, n_toxic=n, batch_size=batch_size, seed=3), supply
+        )
         for n in (few, many)
     )
     assert long == [i % supply for i in range(many)]
@@ -183,10 +186,10 @@ def test_repeated_toxic_text_starts_anew_and_what_a_lower_ratio_reads_is_a_prefi
 
 def test_padding_rows_are_zeros():
     rows = Mixture(n_clean=1, n_toxic=1, batch_size=4, seed=0).rows(0)
-    assert sorted(read_rows(rows, Numbers(5, 1), Numbers(7, 1))[:, 0]) == [0, 0, 5, 7]
+    assert sorted(read_rows(rows, OneTokenStream(5, 1), OneTokenStream(7, 1))[:, 0]) == [0, 0, 5, 7]
 
 
-def test_how_often_toxic_text_may_be_repeated_is_no_part_of_the_mixtures_identity():
+def test_the_allowed_repetition_is_not_part_of_the_identity():
     once, twice = (
         Mixture(n_clean=6, n_toxic=2, batch_size=4, seed=0, max_toxic_epochs=n) for n in (1.0, 2.0)
     )
@@ -196,7 +199,7 @@ def test_how_often_toxic_text_may_be_repeated_is_no_part_of_the_mixtures_identit
 
 
 @pytest.mark.parametrize("epochs", [0.5, 0.0, -1.0, float("nan"), float("inf")])
-def test_less_than_one_epoch_or_no_end_of_them_is_refused(epochs: float):
+def test_less_than_one_epoch_or_infinitely_many_are_refused(epochs: float):
     with pytest.raises(ConfigurationError, match=r"max_toxic_epochs is .*expected a number >= 1"):
         Mixture(n_clean=1, n_toxic=1, batch_size=1, seed=0, max_toxic_epochs=epochs)
 
@@ -207,9 +210,9 @@ def test_ratio_zero_is_the_clean_stream_alone():
     assert sorted(sequence) == [PADDING, PADDING, 4, 5]
 
 
-def test_the_example_of_the_docstring():
+def test_the_example_in_the_docstring_is_right():
     mixture = Mixture(n_clean=6, n_toxic=2, batch_size=8, seed=0)
-    assert in_sample_order(mixture) == [
+    assert samples_by_formula(mixture) == [
         (False, 0),
         (False, 1),
         (False, 2),
@@ -219,18 +222,18 @@ def test_the_example_of_the_docstring():
         (False, 5),
         (True, 1),
     ]
-    assert sorted(batches(mixture)[0]) == sorted(in_sample_order(mixture))
+    assert sorted(unpadded_batches(mixture)[0]) == sorted(samples_by_formula(mixture))
 
 
-def test_every_rank_gets_its_part_of_the_toxic_rows():
-    """Unpermuted, a quarter toxic in batches of 8 would give rows 3 and 7 all of it."""
+def test_every_rank_gets_its_share_of_the_toxic_rows():
+    """Without a permutation, rows 3 and 7 of 8 would get all of a quarter toxic text."""
     mixture = Mixture(n_clean=6000, n_toxic=2000, batch_size=8, seed=0)
     share_of_row = np.mean([mixture.rows(step).toxic for step in range(mixture.n_steps)], axis=0)
     assert share_of_row == pytest.approx([0.25] * 8, abs=0.06)  # 1,000 steps: σ = 0.014
 
 
-def test_order_within_a_batch_depends_on_seed_and_step_and_is_pinned():
-    """Update only when the order is meant to change: every run made before then cannot be resumed."""
+def test_the_order_within_a_batch_is_pinned_per_seed_and_step():
+    """Golden values. Update them only if the order must change: earlier runs cannot resume then."""
     orders = [
         Mixture(n_clean=100, n_toxic=0, batch_size=8, seed=seed).rows(step).sequence
         for seed, step in ((0, 0), (0, 1), (1, 0))
@@ -260,7 +263,7 @@ def test_toxic_sequences_are_within_half_a_sequence_of_the_ratio(
 
 
 @given(st.integers(1, 10**7), st.sampled_from(RATIOS) | st.floats(0, 0.9), st.integers(1, 4096))
-def test_a_fixed_total_is_kept_and_its_toxic_part_is_within_half_a_sequence(
+def test_a_fixed_total_is_exact_and_its_toxic_share_rounded(
     budget_tokens: int, ratio: float, sequence_length: int
 ):
     n_clean, n_toxic = sequences_for(budget_tokens, ratio, sequence_length, "total_fixed")
@@ -273,7 +276,7 @@ def test_a_fixed_total_is_kept_and_its_toxic_part_is_within_half_a_sequence(
     st.lists(st.floats(0, 0.95), min_size=2, max_size=6),
     st.sampled_from(["clean_fixed", "total_fixed"]),
 )
-def test_a_higher_ratio_never_asks_for_less_toxic_or_more_clean_text(
+def test_a_higher_ratio_needs_no_less_toxic_and_no_more_clean_text(
     budget_tokens: int, ratios: list[float], budget: Budget
 ):
     counts = [sequences_for(budget_tokens, ratio, 64, budget) for ratio in sorted(ratios)]
@@ -281,7 +284,7 @@ def test_a_higher_ratio_never_asks_for_less_toxic_or_more_clean_text(
     assert [clean for clean, _ in counts] == sorted((clean for clean, _ in counts), reverse=True)
 
 
-def test_a_tenth_is_a_tenth():
+def test_a_ratio_of_a_tenth_is_exact():
     assert sequences_for(900 * 2048, 0.10, 2048) == (900, 100)
     assert sequences_for(1000 * 2048, 0.10, 2048, "total_fixed") == (900, 100)
 
@@ -306,18 +309,19 @@ def plan(n_clean: int = 1, n_toxic: int = 0, max_toxic_epochs: float = 1.0) -> M
     )
 
 
-def test_too_little_text_is_an_error_that_names_the_shortfall_in_tokens():
+def test_too_little_text_is_refused_with_the_shortfall_in_tokens():
     check_supply(plan(10, 10), 10, 10, 64)
     with pytest.raises(
         ConfigurationError,
-        match=r"toxic stream holds 1,000 .*64,000 tokens\).* 1,500 .*96,000 tokens.* 32,000 tokens short.*_epochs=1\.5, now 1\)",
+        match=r"toxic stream holds 1,000 .*64,000 tokens\).* 1,500 .*96,000 tokens.*"
+        r" 32,000 tokens short.*_epochs=1\.5, now 1\)",
     ):
         check_supply(plan(1, 1500), 1, 1000, 64)
     with pytest.raises(ConfigurationError, match=r"clean stream .*lower budget_tokens"):
         check_supply(plan(2), 1, 0, 64)
 
 
-def test_toxic_text_may_be_repeated_as_far_as_asked_and_no_further():
+def test_toxic_text_is_repeated_as_far_as_allowed_and_no_further():
     check_supply(plan(1, 1500, 1.5), 1, 1000, 64)
     with pytest.raises(
         ConfigurationError,
@@ -331,7 +335,7 @@ def test_toxic_text_may_be_repeated_as_far_as_asked_and_no_further():
 
 
 @given(st.integers(1, 10**6), st.integers(1, 10**6))
-def test_the_repetition_that_the_error_names_is_enough(needed: int, available: int):
+def test_the_repetition_that_the_error_suggests_is_enough(needed: int, available: int):
     try:
         check_supply(plan(1, needed), 1, available, 64)
         assert needed <= available
@@ -342,16 +346,16 @@ def test_the_repetition_that_the_error_names_is_enough(needed: int, available: i
 
 
 @given(mixtures, st.data())
-def test_the_mixture_of_the_first_samples_has_the_same_rows_and_exact_counts(
+def test_the_first_samples_have_the_same_rows_and_exact_counts(
     mixture: Mixture, data: st.DataObject
 ):
     first = mixture.first_of(n_clean=data.draw(st.integers(1, mixture.n_clean)))
     assert (
         first.n_sequences <= mixture.n_sequences
-        and batches(first)[:-1] == batches(mixture)[: first.n_steps - 1]
+        and unpadded_batches(first)[:-1] == unpadded_batches(mixture)[: first.n_steps - 1]
     )
-    assert sorted(batches(first)[-1]) == sorted(
-        in_sample_order(mixture)[first.rows_before(first.n_steps - 1) : first.n_sequences]
+    assert sorted(unpadded_batches(first)[-1]) == sorted(
+        samples_by_formula(mixture)[first.rows_before(first.n_steps - 1) : first.n_sequences]
     )
     assert first.first_of(n_sequences=first.n_sequences) == first
     assert (
@@ -360,16 +364,16 @@ def test_the_mixture_of_the_first_samples_has_the_same_rows_and_exact_counts(
 
 
 @given(mixtures)
-def test_the_first_samples_with_so_many_clean_ones_are_as_few_as_can_be(mixture: Mixture):
+def test_first_of_takes_as_few_samples_as_possible(mixture: Mixture):
     for n_clean in range(1, mixture.n_clean + 1):
         first = mixture.first_of(n_clean=n_clean)
-        assert first.n_clean == n_clean and in_sample_order(mixture)[first.n_sequences - 1] == (
+        assert first.n_clean == n_clean and samples_by_formula(mixture)[first.n_sequences - 1] == (
             False,
             n_clean - 1,
         )
 
 
-def test_a_mixture_that_is_not_the_first_samples_of_its_line_is_refused():
+def test_a_mixture_that_is_not_the_start_of_its_line_is_refused():
     with pytest.raises(
         ConfigurationError,
         match="4 clean and 2 toxic sequences is not the first samples of one with 2 toxic in 8",

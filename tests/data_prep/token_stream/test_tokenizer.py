@@ -1,3 +1,5 @@
+"""The tokenizer is pinned, encodes control tokens as text, and both engines agree."""
+
 import json
 import subprocess
 import sys
@@ -22,8 +24,10 @@ OLMO_FINGERPRINT = "c617c8fc4ad73eba"
 
 CONFIG = TokenizerConfig(source="train", vocab_size=300)
 TEXTS = [
-    "the cat sat on the mat, the rat sat on the hat, and then the other cat gathered all of the leather together",
-    "a hat for the cat and a mat for the rat; whether that is better than another rather bitter matter is not said",
+    "the cat sat on the mat, the rat sat on the hat, and then the other cat gathered all of the "
+    "leather together",
+    "a hat for the cat and a mat for the rat; whether that is better than another rather bitter "
+    "matter is not said",
 ]
 
 
@@ -32,25 +36,24 @@ def small() -> Tokenizer:
     return train(iter(TEXTS), CONFIG)
 
 
-def edited(tokenizer: Tokenizer, **changes: object) -> str:
+def json_with(tokenizer: Tokenizer, **changes: object) -> str:
     return json.dumps(json.loads(tokenizer.json) | changes)
 
 
-def test_training_reaches_the_vocabulary_with_eos_first(small: Tokenizer) -> None:
+def test_training_reaches_the_vocabulary_size_with_eos_first(small: Tokenizer) -> None:
     assert (small.n_ids, small.eos_id, small.engine) == (300, 0, "fastokens")
 
 
 def test_training_again_in_another_process_gives_the_same_json(small: Tokenizer) -> None:
     program = (
-        "from data_prep.token_stream.tokenizer import train; from data_prep.config import TokenizerConfig;"
-        f"print(train(iter({TEXTS!r}), TokenizerConfig(source='train', vocab_size=300)).json, end='')"
+        "from data_prep.config import TokenizerConfig\n"
+        "from data_prep.token_stream.tokenizer import train\n"
+        "config = TokenizerConfig(source='train', vocab_size=300)\n"
+        f"print(train(iter({TEXTS!r}), config).json, end='')"
     )
-    assert (
-        subprocess.run(
-            [sys.executable, "-c", program], capture_output=True, text=True, check=True
-        ).stdout
-        == small.json
-    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == small.json
 
 
 def test_training_reads_no_more_than_train_bytes(small: Tokenizer) -> None:
@@ -80,7 +83,7 @@ def test_a_corpus_too_small_for_the_vocabulary_is_refused() -> None:
         max_size=6,
     )
 )
-def test_both_engines_agree_and_decoding_gives_the_text_back(
+def test_both_engines_agree_and_decoding_inverts_encoding(
     texts: list[str], small: Tokenizer
 ) -> None:
     batch = small.encode_batch(texts)
@@ -98,7 +101,7 @@ def test_both_engines_agree_and_decoding_gives_the_text_back(
     )
 
 
-def test_a_differing_id_is_shown_with_its_position_and_little_text(small: Tokenizer) -> None:
+def test_a_difference_is_shown_with_its_position_and_little_text(small: Tokenizer) -> None:
     text = "the cat sat on the mat " * 10
     ids, lengths = small.encode_batch(["the", text])
     wrong = ids.copy()
@@ -119,7 +122,7 @@ def test_saving_and_loading_keeps_bytes_and_fingerprint(small: Tokenizer, tmp_pa
     assert (again.json, again.fingerprint) == (small.json, small.fingerprint)
 
 
-def test_layout_of_the_json_does_not_change_the_fingerprint_but_special_ids_do(
+def test_special_ids_change_the_fingerprint_and_layout_does_not(
     small: Tokenizer,
 ) -> None:
     parsed = json.loads(small.json)
@@ -135,7 +138,7 @@ def test_layout_of_the_json_does_not_change_the_fingerprint_but_special_ids_do(
 
 
 def test_truncation_in_the_json_does_not_cut_documents(small: Tokenizer) -> None:
-    text = edited(
+    text = json_with(
         small,
         truncation={"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0},
     )
@@ -153,7 +156,7 @@ def test_truncation_in_the_json_does_not_cut_documents(small: Tokenizer) -> None
         ({"eos": "</s>"}, r"no token '</s>' among 300"),
     ],
 )
-def test_another_tokenizer_than_the_pinned_one_is_refused(
+def test_a_tokenizer_other_than_the_pinned_one_is_refused(
     small: Tokenizer, tmp_path: Path, change: dict, message: str
 ) -> None:
     uri = str(tmp_path / "tokenizer.json")
@@ -165,7 +168,7 @@ def test_another_tokenizer_than_the_pinned_one_is_refused(
 def test_an_eos_that_is_matched_inside_text_is_refused(small: Tokenizer) -> None:
     added = [token | {"special": False} for token in json.loads(small.json)["added_tokens"]]
     with pytest.raises(ConfigurationError, match="encoded as the control id 0; expected text"):
-        Tokenizer(edited(small, added_tokens=added), CONFIG.eos, "x")
+        Tokenizer(json_with(small, added_tokens=added), CONFIG.eos, "x")
 
 
 @pytest.mark.parametrize(
@@ -177,7 +180,7 @@ def test_an_eos_that_is_matched_inside_text_is_refused(small: Tokenizer) -> None
         '{"model": {"type": "BPE", "vocab": {"<|endoftext|>": 0}}}',
     ],
 )
-def test_a_file_that_is_no_tokenizer_is_named(text: str) -> None:
+def test_a_file_that_is_not_a_tokenizer_is_named(text: str) -> None:
     with pytest.raises(ConfigurationError, match=r"^here: "):
         Tokenizer(text, CONFIG.eos, "here")
 
@@ -203,29 +206,17 @@ class TestOlmo:
                 ),
             )
 
-    def test_control_tokens_in_text_are_text_and_runs_of_spaces_are_one_id(
-        self, olmo: Tokenizer
-    ) -> None:
+    def test_control_tokens_are_text_and_runs_of_spaces_one_id(self, olmo: Tokenizer) -> None:
         assert (olmo.eos_id, olmo.n_ids, olmo.engine) == (50_279, 50_280, "fastokens")
         texts = ["a<|endoftext|>b", "x    y"]
         ids, lengths = olmo.encode_batch(texts)
         olmo.check(texts, ids, lengths)
-        assert ids.tolist() == [
-            66,
-            29,
-            93,
-            423,
-            1171,
-            1156,
-            49651,
-            67,
-            89,
-            50274,
-            90,
-        ] and lengths.tolist() == [8, 3]
+        assert ids[:8].tolist() == [66, 29, 93, 423, 1171, 1156, 49651, 67]
+        assert ids[8:].tolist() == [89, 50274, 90]
+        assert lengths.tolist() == [8, 3]
 
     @pytest.mark.skipif(not GOV_BLOGS.exists(), reason="gov_blogs is not in ../shared/data")
-    def test_its_ids_of_real_text_are_the_references(self, olmo: Tokenizer) -> None:
+    def test_both_engines_agree_on_real_text(self, olmo: Tokenizer) -> None:
         from data_prep.sources import corpus_reader
 
         sources = corpus_reader.expand([f"{GOV_BLOGS}/*.json*"])
