@@ -74,7 +74,8 @@ class CleaningConfig:
     """Replace e-mail addresses, IP addresses and phone numbers by OLMo's special strings."""
 
     languages: tuple[str, ...] = ()
-    """Codes (`en`) of the languages to keep; an empty list keeps all. Needs the extra `language`."""
+    """Codes (`en`) of the languages to keep; an empty list keeps all. Needs the extra
+    `language`."""
 
     min_scores: dict[str, float] = field(default_factory=dict)
     """Lower bound, included, per score that the corpus carries. A document without the score is

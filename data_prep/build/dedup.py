@@ -24,7 +24,7 @@ hashes in one memory.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import xxhash
@@ -77,7 +77,8 @@ def minhash_bands(texts: Sequence[str]) -> np.ndarray:
     for part in ngrams.batches(texts):
         hashes, ends = _shingles(texts[part])
         offsets = np.concatenate([[0], ends]).astype(np.uint64)
-        digests = rensa.RMinHash.digest_matrix_from_flat_token_hashes(  # type: ignore[attr-defined]
+        min_hash: Any = rensa.RMinHash  # type: ignore[attr-defined]  # the stubs lack it
+        digests = min_hash.digest_matrix_from_flat_token_hashes(
             hashes, offsets, N_BANDS * N_ROWS, SEED
         )
         values = np.array(digests.to_rows(), np.uint64).reshape(-1, N_BANDS, N_ROWS)
@@ -201,17 +202,18 @@ def of_file(uris: Sequence[str], file_number: int) -> "pyarrow.Table":
     """
     import pyarrow as pa
 
-    found = pa.concat_tables(
+    duplicates = pa.concat_tables(
         segments.read_range(
             uri, file_number, file_number + 1, ["segment", "position", "key", "near"]
         )
         for uri in uris
     )
-    found = _sorted(found, "segment", "position", "near")
-    segment, position = column(found, "segment"), column(found, "position")
-    is_first = np.ones(found.num_rows, bool)
+    duplicates = _sorted(duplicates, "segment", "position", "near")
+    segment = column(duplicates, "segment")
+    position = column(duplicates, "position")
+    is_first = np.ones(duplicates.num_rows, bool)
     is_first[1:] = (segment[1:] != segment[:-1]) | (position[1:] != position[:-1])
-    return found.filter(pa.array(is_first))
+    return duplicates.filter(pa.array(is_first))
 
 
 def write_of_segment(

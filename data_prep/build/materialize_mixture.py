@@ -144,7 +144,8 @@ def _write_shard_once(source: MixtureSource, steps: range, to: str, name: str) -
 def _write_shard(source: MixtureSource, steps: range, to: str, name: str) -> Shard:
     import pyarrow as pa
 
-    mixture, length = source.mixture, source.sequence_length
+    mixture = source.mixture
+    length = source.sequence_length
     clean, toxic = (
         SequenceReader(source.uris[stream], source.manifests[stream], "train", length)
         for stream in ("clean", "toxic")
@@ -182,7 +183,7 @@ def _check_streams(source: MixtureSource) -> None:
             f"{toxic.tokenizer_fingerprint}; build both with the same one"
         )
     length = source.sequence_length
-    n_clean, n_toxic = (one.split_tokens("train") // length for one in (clean, toxic))
+    n_clean, n_toxic = (stream.split_tokens("train") // length for stream in (clean, toxic))
     mixtures.check_supply(source.mixture, n_clean, n_toxic, length)
 
 

@@ -115,7 +115,7 @@ class MergedShard(NamedTuple):
 
 def buckets_for(inputs: Sequence[BuildInput], config: DataConfig) -> list[KeyBuckets]:
     """The buckets of each split, BUCKETS_PER_SHARD if nothing were dropped as a duplicate."""
-    n_tokens = sum(one.tokenized.n_tokens for one in inputs)
+    n_tokens = sum(file.tokenized.n_tokens for file in inputs)
     n_shards = -(-max(n_tokens, 1) // config.shard_tokens)
     n = min(MAX_BUCKETS, BUCKETS_PER_SHARD * n_shards)
     return [KeyBuckets(split, config.held_out_ratio, n) for split in SPLITS]
@@ -125,15 +125,15 @@ def segments_to_merge(
     inputs: Sequence[BuildInput], duplicates: FileDuplicates, kept: Sequence[KeptDocuments]
 ) -> list[SegmentInput]:
     """The segments that have documents, in the order of tokenize_file.by_content."""
-    with_duplicates = {of.uri: of.segments_with_duplicates for of in kept}
+    with_duplicates = {counts.uri: counts.segments_with_duplicates for counts in kept}
     return [
         SegmentInput(
-            segments.uri_of(one.tokenized_uri, number),
-            one.uri,
-            duplicates.name if number in with_duplicates[one.uri] else None,
+            segments.uri_of(file.tokenized_uri, number),
+            file.uri,
+            duplicates.name if number in with_duplicates[file.uri] else None,
         )
-        for one in tokenize_file.by_content(inputs)
-        for number, segment in enumerate(one.tokenized.segments)
+        for file in tokenize_file.by_content(inputs)
+        for number, segment in enumerate(file.tokenized.segments)
         if segment.n_documents
     ]
 
@@ -144,12 +144,12 @@ def count_kept(
     """Count what is kept of file `number`; publish the list of duplicates beside each segment that
     has any.
     """
-    found = dedup.of_file(duplicates.uris, number) if duplicates.uris else None
+    file_duplicates = dedup.of_file(duplicates.uris, number) if duplicates.uris else None
     drops = DropCounter()
     with_duplicates = list[int]()
     n_documents = n_tokens = n_text_bytes = 0
     tokens_per_bucket: dict[Split, np.ndarray] = {
-        of.split: np.zeros(of.n, np.int64) for of in buckets
+        split_buckets.split: np.zeros(split_buckets.n, np.int64) for split_buckets in buckets
     }
     for i, segment in enumerate(file.tokenized.segments):
         if not segment.n_documents:
@@ -159,10 +159,10 @@ def count_kept(
         everything = (0, shuffle_key.KEY_SPACE)
         table = segments.read_range(f"{uri}.documents.parquet", *everything, names)
         is_kept = np.ones(table.num_rows, bool)
-        if found is not None and (column(found, "segment") == i).any():
-            dedup.write_of_segment(found, uri, i, duplicates.name)
+        if file_duplicates is not None and (column(file_duplicates, "segment") == i).any():
+            dedup.write_of_segment(file_duplicates, uri, i, duplicates.name)
             with_duplicates.append(i)
-            for drop in _duplicates_of_segment(found, i, table):
+            for drop in _duplicates_of_segment(file_duplicates, i, table):
                 is_kept[drop.position] = False
                 drops.add(drop.reason, drop.row, drop.part, "")
         keys = column(table, "key")[is_kept]
@@ -170,8 +170,8 @@ def count_kept(
         n_documents += len(keys)
         n_tokens += int(lengths.sum())
         n_text_bytes += int(column(table, "n_bytes")[is_kept].sum())
-        for of in buckets:
-            tokens_per_bucket[of.split] += of.histogram(keys, lengths)
+        for split_buckets in buckets:
+            tokens_per_bucket[split_buckets.split] += split_buckets.histogram(keys, lengths)
     return KeptDocuments(
         file.uri,
         n_documents,
@@ -192,18 +192,18 @@ class _Duplicate(NamedTuple):
 
 
 def _duplicates_of_segment(
-    found: "pyarrow.Table", number: int, table: "pyarrow.Table"
+    file_duplicates: "pyarrow.Table", number: int, table: "pyarrow.Table"
 ) -> list[_Duplicate]:
     """The duplicates in segment `number`, in the order of the input file.
 
-    found: those of the whole file (dedup.of_file). table: the documents of the segment.
+    file_duplicates: those of the whole file (dedup.of_file). table: the documents of the segment.
     """
-    of_segment = np.flatnonzero(column(found, "segment") == number)
-    positions = column(found, "position")[of_segment]
+    of_segment = np.flatnonzero(column(file_duplicates, "segment") == number)
+    positions = column(file_duplicates, "position")[of_segment]
     columns = (
         column(table, "row")[positions],
         column(table, "part")[positions],
-        np.where(column(found, "near")[of_segment], "near_duplicate", "exact_duplicate"),
+        np.where(column(file_duplicates, "near")[of_segment], "near_duplicate", "exact_duplicate"),
         positions,
     )
     return sorted(map(_Duplicate._make, zip(*(c.tolist() for c in columns), strict=True)))
@@ -291,7 +291,9 @@ def _read_segments(
     """The documents of all segments with keys in the plan's range, segment after segment."""
     import pyarrow as pa
 
-    tables, tokens, is_kept = [], [], []
+    tables = []
+    tokens = []
+    is_kept = []
     for segment in inputs:
         documents = segments.read(segment.uri, plan.low, plan.high, dtype)
         zeros = pa.array(np.zeros(documents.table.num_rows, np.int64))

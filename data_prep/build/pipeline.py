@@ -103,7 +103,8 @@ def run_passes(job: StreamBuild) -> None:
 
 def tokenize_inputs(job: StreamBuild) -> list[BuildInput]:
     """Pass 1, a task per input file: clean and tokenize it. In the order of the corpus."""
-    config, stream = job.config, job.stream
+    config = job.config
+    stream = job.stream
     pinned = evolve(config.tokenizer, {"fingerprint": job.tokenizer.fingerprint})
     evaluation = ray_tasks.share(_evaluation_ngrams(config.decontamination))
     shared = (config, (job.tokenizer_uri, pinned), evaluation, job.work_uri)
@@ -125,7 +126,7 @@ def tokenize_inputs(job: StreamBuild) -> list[BuildInput]:
         _emit_drops(stream, result.tokenized.drops)
     in_order = [inputs[source.uri] for source in sources]
     stream_manifest.check_inputs(in_order, stream)
-    n_annotated = sum(one.tokenized.n_annotated for one in in_order)
+    n_annotated = sum(file.tokenized.n_annotated for file in in_order)
     annotate.check(stream, n_annotated, config.annotation)
     return in_order
 
@@ -133,12 +134,12 @@ def tokenize_inputs(job: StreamBuild) -> list[BuildInput]:
 def find_duplicates(job: StreamBuild, inputs: list[BuildInput]) -> FileDuplicates:
     """Pass 2, a task per range of hashes: publish the duplicate documents."""
     name = f"duplicates-{tokenize_file.identity(inputs)}"
-    n_hashes = sum(one.tokenized.n_hashes for one in inputs)
+    n_hashes = sum(file.tokenized.n_hashes for file in inputs)
     if not n_hashes:
         return FileDuplicates((), name)
     folders = [
-        FileSegments(one.tokenized_uri, len(one.tokenized.segments))
-        for one in tokenize_file.by_content(inputs)
+        FileSegments(file.tokenized_uri, len(file.tokenized.segments))
+        for file in tokenize_file.by_content(inputs)
     ]
     shared = ray_tasks.share(folders)
     ranges = dedup.hash_ranges(n_hashes)
@@ -167,18 +168,18 @@ def count_kept(
     buckets = merge_shards.buckets_for(inputs, job.config)
     tasks = [
         ray_tasks.RayTask(
-            f"count {job.stream} {posixpath.basename(one.uri)}",
+            f"count {job.stream} {posixpath.basename(file.uri)}",
             merge_shards.count_kept,
-            (one, number, duplicates, buckets),
-            one.tokenized.n_tokens,
+            (file, number, duplicates, buckets),
+            file.tokenized.n_tokens,
         )
-        for number, one in enumerate(tokenize_file.by_content(inputs))
+        for number, file in enumerate(tokenize_file.by_content(inputs))
     ]
     kept: dict[str, KeptDocuments] = {}
     for result in ray_tasks.run(tasks, f"count {job.stream}", "tokens"):
         kept[result.uri] = result
         _emit_drops(job.stream, result.drops)
-    return [kept[one.uri] for one in inputs]
+    return [kept[file.uri] for file in inputs]
 
 
 def merge_into_shards(
@@ -190,7 +191,7 @@ def merge_into_shards(
     """Pass 4, a task per shard: merge its range of keys from all segments."""
     plans = []
     for buckets in merge_shards.buckets_for(inputs, job.config):
-        total = np.sum([of.tokens_per_bucket[buckets.split] for of in kept], axis=0)
+        total = np.sum([counts.tokens_per_bucket[buckets.split] for counts in kept], axis=0)
         plans += merge_shards.plan_shards(buckets, total, job.config.shard_tokens)
     to_merge = ray_tasks.share(merge_shards.segments_to_merge(inputs, duplicates, kept))
     dtype = dtype_for(job.tokenizer.n_ids)
@@ -217,8 +218,8 @@ def publish(
     """Pass 5: write the samples of dropped documents, then the manifest."""
     known = stream_manifest.assemble(job.config, job.stream, job.tokenizer, inputs, kept, shards)
     drops = (
-        FileDrops(one.uri, [*one.tokenized.samples, *of.samples], one.tokenized.bad_rows)
-        for one, of in zip(inputs, kept, strict=True)
+        FileDrops(file.uri, [*file.tokenized.samples, *counts.samples], file.tokenized.bad_rows)
+        for file, counts in zip(inputs, kept, strict=True)
     )
     storage.write(storage.join(job.uri, dropped_samples.NAME), dropped_samples.encode(drops))
     storage.save(known, storage.join(job.uri, manifest.NAME))

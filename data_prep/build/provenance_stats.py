@@ -68,16 +68,18 @@ def count_documents(documents: "pyarrow.Table") -> Tally:
     def column(name: str) -> Any:
         return documents[name] if name in documents.column_names else absent
 
-    one = pa.array(np.ones(documents.num_rows, np.int64))
+    ones = pa.array(np.ones(documents.num_rows, np.int64))
     n_tokens = documents["n_tokens"].cast(pa.int64())
     matches = pc.extract_regex(column("id").cast(pa.string()), DOMAIN)  # type: ignore[attr-defined]  # pyarrow defines it on import
     domain = pc.utf8_lower(pc.struct_field(matches, "domain"))  # type: ignore[attr-defined]
     flags = {name: documents[name] for name in FLAGS if name in documents.column_names}
     return {
-        "n_tokens": _sum_by_key(n_tokens, n_documents=one),
-        "n_bytes": _sum_by_key(column("n_bytes").cast(pa.int64()), n_documents=one),
-        "domain": _sum_by_key(domain, n_documents=one, n_tokens=n_tokens),
-        "label": _sum_by_key(column("label").cast(pa.string()), n_documents=one, n_tokens=n_tokens),
+        "n_tokens": _sum_by_key(n_tokens, n_documents=ones),
+        "n_bytes": _sum_by_key(column("n_bytes").cast(pa.int64()), n_documents=ones),
+        "domain": _sum_by_key(domain, n_documents=ones, n_tokens=n_tokens),
+        "label": _sum_by_key(
+            column("label").cast(pa.string()), n_documents=ones, n_tokens=n_tokens
+        ),
         "score": _count_scores(documents["scores"] if "scores" in documents.column_names else None),
         "flag": _count_flags(flags),
     }

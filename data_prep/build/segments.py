@@ -1,8 +1,8 @@
 """sorted segments of a tokenized file: written once, read by ranges of shuffle keys
 
     segment-00000.tokens.bin          the documents in order of key, each ended by eos
-    segment-00000.documents.parquet   key, position, row, part, id, n_tokens, n_bytes, label, scores,
-                                      masked, annotated, start (of its tokens), crc32
+    segment-00000.documents.parquet   key, position, row, part, id, n_tokens, n_bytes, label,
+                                      scores, masked, annotated, start (of its tokens), crc32
     segment-00000.hashes.parquet      hash, key, position, near, in order of hash; only with dedup
     segment-00000.json                the record, written last
 

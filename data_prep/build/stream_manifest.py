@@ -32,7 +32,7 @@ def assemble(
     train = tuple(shard for shard in shards if shard.name.startswith("train-"))
     held_out = tuple(shard for shard in shards if shard.name.startswith("held_out-"))
     _check_splits(stream, train, held_out)
-    drops = [one.tokenized.drops for one in inputs] + [of.drops for of in kept]
+    drops = [file.tokenized.drops for file in inputs] + [counts.drops for counts in kept]
     return Manifest(
         format_version=manifest.FORMAT_VERSION,
         stream=stream,
@@ -42,23 +42,23 @@ def assemble(
         eos_id=tokenizer.eos_id,
         dtype=dtype_for(tokenizer.n_ids),
         cleaning_version=clean_document.VERSION,
-        n_documents=sum(of.n_documents for of in kept),
-        n_tokens=sum(of.n_tokens for of in kept),
-        n_text_bytes=sum(of.n_text_bytes for of in kept),
+        n_documents=sum(counts.n_documents for counts in kept),
+        n_tokens=sum(counts.n_tokens for counts in kept),
+        n_text_bytes=sum(counts.n_text_bytes for counts in kept),
         drops=dropped_samples.add_counts(drops),
         train=train,
         held_out=held_out,
         inputs=tuple(
             InputFile(
-                uri=one.uri,
-                sha256=one.tokenized.input_sha256,
-                n_bytes=one.n_bytes,
-                n_documents=of.n_documents,
-                n_tokens=of.n_tokens,
-                n_bad_rows=one.tokenized.n_bad_rows,
-                fell_back=one.tokenized.fell_back,
+                uri=file.uri,
+                sha256=file.tokenized.input_sha256,
+                n_bytes=file.n_bytes,
+                n_documents=counts.n_documents,
+                n_tokens=counts.n_tokens,
+                n_bad_rows=file.tokenized.n_bad_rows,
+                fell_back=file.tokenized.fell_back,
             )
-            for one, of in zip(inputs, kept, strict=True)
+            for file, counts in zip(inputs, kept, strict=True)
         ),
     )
 
@@ -90,18 +90,18 @@ def check_matches(
 def check_inputs(inputs: Sequence[BuildInput], stream: StreamName) -> None:
     """Raise ConfigurationError if two input files are the same, or no document is left."""
     first_with: dict[str, str] = {}
-    for one in inputs:
-        sha256 = one.tokenized.input_sha256
-        earlier = first_with.setdefault(sha256, one.uri)
-        if earlier != one.uri:
+    for file in inputs:
+        sha256 = file.tokenized.input_sha256
+        earlier = first_with.setdefault(sha256, file.uri)
+        if earlier != file.uri:
             raise ConfigurationError(
-                f"the {stream} corpus: {earlier} and {one.uri} have the same bytes (sha256 "
+                f"the {stream} corpus: {earlier} and {file.uri} have the same bytes (sha256 "
                 f"{sha256[:16]}…), so every document would occur twice; name one of them"
             )
-    if not sum(one.tokenized.n_documents for one in inputs):
-        n_rows = sum(one.tokenized.n_rows for one in inputs)
-        n_bad_rows = sum(one.tokenized.n_bad_rows for one in inputs)
-        drops = dropped_samples.add_counts(one.tokenized.drops for one in inputs)
+    if not sum(file.tokenized.n_documents for file in inputs):
+        n_rows = sum(file.tokenized.n_rows for file in inputs)
+        n_bad_rows = sum(file.tokenized.n_bad_rows for file in inputs)
+        drops = dropped_samples.add_counts(file.tokenized.drops for file in inputs)
         raise ConfigurationError(
             f"the {stream} corpus: no document is left of {n_rows:,} rows in {len(inputs)} files; "
             f"unreadable: {n_bad_rows:,}, dropped: {drops}; check the text field (URI#text=FIELD) "
@@ -117,7 +117,7 @@ def _check_complete(
 ) -> None:
     n_documents = sum(shard.n_documents for shard in shards)
     n_tokens = sum(shard.n_tokens for shard in shards)
-    expected = (sum(of.n_documents for of in kept), sum(of.n_tokens for of in kept))
+    expected = (sum(counts.n_documents for counts in kept), sum(counts.n_tokens for counts in kept))
     if (n_documents, n_tokens) != expected:
         raise ArtefactCorrupt(
             f"the {stream} stream: its shards hold {n_documents:,} documents and {n_tokens:,} "

@@ -89,7 +89,8 @@ def check_unchanged(
             f"{record_uri}: was built with settings {recorded[0]}, but the current ones are "
             f"{current[0]}; {remedy}"
         )
-    then, now = recorded[1], current[1]
+    then = recorded[1]
+    now = current[1]
     if then != now:
         changed = [f"{uri} ({n_bytes:,} bytes)" for uri, n_bytes in sorted(set(then) ^ set(now))]
         first = changed[0] if changed else "their order"

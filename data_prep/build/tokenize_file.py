@@ -105,12 +105,12 @@ class BuildInput(NamedTuple):
 
 def by_content(inputs: Sequence[BuildInput]) -> list[BuildInput]:
     """In the order that decides between documents of equal keys; file names play no part."""
-    return sorted(inputs, key=lambda one: one.tokenized.input_sha256)
+    return sorted(inputs, key=lambda file: file.tokenized.input_sha256)
 
 
 def identity(inputs: Sequence[BuildInput]) -> str:
     """Names everything that the passes after tokenization depend on, provenance included."""
-    return digest(sorted((posixpath.basename(one.tokenized_uri), one.uri) for one in inputs))
+    return digest(sorted((posixpath.basename(file.tokenized_uri), file.uri) for file in inputs))
 
 
 def tokenize_input(
@@ -237,13 +237,13 @@ def _write_segments(task: TokenizeTask, uri: str, bad_rows: corpus_reader.BadRow
 
 def _published_segments(task: TokenizeTask, uri: str) -> list[Segment]:
     """The segments that an earlier attempt published, up to the first gap."""
-    found = list[Segment]()
+    published = list[Segment]()
     dtype = dtype_for(task.tokenizer.n_ids)
-    while segment := segments.load(segments.uri_of(uri, len(found)), dtype):
+    while segment := segments.load(segments.uri_of(uri, len(published)), dtype):
         if segment.engine != task.tokenizer.engine:
             break
-        found.append(segment)
-    return found
+        published.append(segment)
+    return published
 
 
 def _drop_counter(written: list[Segment]) -> DropCounter:

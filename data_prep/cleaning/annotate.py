@@ -49,15 +49,15 @@ def prefixes(
     """
     chosen = np.flatnonzero(is_tagged(keys, annotation)).tolist()
     if annotation.scorer == "label":
-        found = [_score_of_label(labels[i]) for i in chosen]
+        scores_of_chosen = [_score_of_label(labels[i]) for i in chosen]
     elif annotation.scorer.startswith("corpus:"):
         name = annotation.scorer.removeprefix("corpus:")
-        found = [(scores[i] or {}).get(name) for i in chosen]
+        scores_of_chosen = [(scores[i] or {}).get(name) for i in chosen]
     else:
-        found = _load_scorer(annotation.scorer).score([texts[i] for i in chosen])
+        scores_of_chosen = _load_scorer(annotation.scorer).score([texts[i] for i in chosen])
     prefix_of = {
         i: prefix(score, annotation)
-        for i, score in zip(chosen, found, strict=True)
+        for i, score in zip(chosen, scores_of_chosen, strict=True)
         if score is not None
     }
     return [prefix_of.get(i, "") for i in range(len(texts))]

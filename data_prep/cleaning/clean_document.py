@@ -62,10 +62,10 @@ def clean(text: str, config: CleaningConfig, scores: Mapping[str, float] | None 
 
     scores: the scores that the corpus carries for the document.
     """
-    found = scan(text)
-    for step in found.steps:
+    scanned = scan(text)
+    for step in scanned.steps:
         text = step(text)
-    masked = pii.mask(text) if config.mask_personal and found.may_be_masked else text
+    masked = pii.mask(text) if config.mask_personal and scanned.may_be_masked else text
     for reason, holds in REASONS.items():
         if holds(masked, config, scores or {}):
             return Cleaned(None, reason)

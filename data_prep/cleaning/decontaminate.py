@@ -26,9 +26,9 @@ SLOTS_PER_HASH = 32  # of the filter, which is probed twice: 1 window in 256 pas
 
 
 class _Matches(NamedTuple):
-    """For each hash found: its index in the query, and its range [low, high) in the table."""
+    """For each hash found: its position in the query, and its range [low, high) in the table."""
 
-    query_index: np.ndarray
+    position: np.ndarray
     low: np.ndarray
     high: np.ndarray
 
@@ -46,13 +46,13 @@ class _HashTable(NamedTuple):
         if not len(self.hashes):
             nothing = np.empty(0, np.int64)
             return _Matches(nothing, nothing, nothing)
-        index = np.flatnonzero(self.slots[_slot(wanted, self.slots, 0)])
-        index = index[self.slots[_slot(wanted[index], self.slots, 1)]]
-        low = np.searchsorted(self.hashes, wanted[index])
-        is_known = self.hashes[np.minimum(low, len(self.hashes) - 1)] == wanted[index]
-        index = index[is_known]
-        high = np.searchsorted(self.hashes, wanted[index], "right")
-        return _Matches(index, low[is_known], high)
+        position = np.flatnonzero(self.slots[_slot(wanted, self.slots, 0)])
+        position = position[self.slots[_slot(wanted[position], self.slots, 1)]]
+        low = np.searchsorted(self.hashes, wanted[position])
+        is_known = self.hashes[np.minimum(low, len(self.hashes) - 1)] == wanted[position]
+        position = position[is_known]
+        high = np.searchsorted(self.hashes, wanted[position], "right")
+        return _Matches(position, low[is_known], high)
 
 
 class NGrams(NamedTuple):
@@ -88,29 +88,29 @@ class NGrams(NamedTuple):
         """[texts] int64: an evaluation text whose n-gram the text contains (the lowest index at its
         first hit), or −1.
         """
-        found = np.full(len(texts), -1, np.int64)
+        first_hit = np.full(len(texts), -1, np.int64)
         for part in ngrams.batches(texts):
-            found[part] = self._first_hits_of_batch(texts[part])
-        return found
+            first_hit[part] = self._first_hits_of_batch(texts[part])
+        return first_hit
 
     def _first_hits_of_batch(self, texts: Sequence[str]) -> np.ndarray:
-        found = np.full(len(texts), -1, np.int64)
+        first_hit = np.full(len(texts), -1, np.int64)
         hashes, ends = ngrams.hash_words(texts)
         windows = ngrams.rolling(ngrams.prefix_sums(hashes), min(MIN_WORDS, self.n))
         matches = self.table.find(windows)
         # A window across the end of a text belongs to no text; comparing its words refuses it.
-        text_of_match = np.searchsorted(ends, matches.query_index, "right")
+        text_of_match = np.searchsorted(ends, matches.position, "right")
         for i in {int(i) for i in text_of_match}:
             here = np.flatnonzero(text_of_match == i)
             first_word = int(ends[i - 1]) if i else 0
             candidates = zip(
-                (matches.query_index[here] - first_word).tolist(),
+                (matches.position[here] - first_word).tolist(),
                 matches.low[here].tolist(),
                 matches.high[here].tolist(),
                 strict=True,
             )
-            found[i] = self._confirm(ngrams.words(texts[i]), candidates)
-        return found
+            first_hit[i] = self._confirm(ngrams.words(texts[i]), candidates)
+        return first_hit
 
     def _confirm(self, words: list[bytes], candidates: Iterable[tuple[int, int, int]]) -> int:
         """The evaluation text of the first candidate whose words are equal, or −1.

@@ -149,14 +149,14 @@ def _replace_kind(text: str, shape: bytes, kind: PersonalKind) -> str:
     pieces = list[str]()
     n_done = 0
     for hint in kind.hint.finditer(shape):
-        at = hint.start()
-        limit = at + kind.behind
+        hint_start = hint.start()
+        limit = hint_start + kind.behind
         # For "@a.@a.@a." this saves 65 attempts per "@".
-        if kind is KINDS[0] and not DOMAIN.match(text, at, limit):
+        if kind is KINDS[0] and not DOMAIN.match(text, hint_start, limit):
             continue
         attempts = (
             kind.pattern.match(text, start, limit)
-            for start in range(max(n_done, at - kind.before), at + 1)
+            for start in range(max(n_done, hint_start - kind.before), hint_start + 1)
         )
         if match := next(filter(None, attempts), None):
             pieces += text[n_done : match.start()], kind.replace(match)

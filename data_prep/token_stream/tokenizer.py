@@ -1,4 +1,4 @@
-"""the pinned tokenizer: its fingerprint, a fast engine, and the reference engine that checks it
+"""the pinned tokenizer: fingerprint, fast engine, and reference engine to check it
 
 A tokenizers JSON file is pinned by a fingerprint, because a similar file with the same words but
 another end-of-text id (OLMo has such a pair: 50279 and 0) would train without an error and end no
@@ -119,12 +119,13 @@ class Tokenizer:
 
     def _raise_difference(self, got: list[int], expected: list[int]) -> None:
         pairs = enumerate(zip(got, expected, strict=False))
-        differences = (i for i, (one, other) in pairs if one != other)
-        at = next(differences, min(len(got), len(expected)))
-        near = self.decode(expected[at : at + 4])[:SHOWN_CHARS]
+        differences = (i for i, (fast, reference) in pairs if fast != reference)
+        position = next(differences, min(len(got), len(expected)))
+        near = self.decode(expected[position : position + 4])[:SHOWN_CHARS]
+        here = slice(position, position + 3)
         raise EnginesDiffer(
-            f"{self.engine} and tokenizers disagree at id {at} of a document of {len(expected):,} "
-            f"ids (near {near!r}): got {got[at : at + 3]}, expected {expected[at : at + 3]}; "
+            f"{self.engine} and tokenizers disagree at id {position} of a document of "
+            f"{len(expected):,} ids (near {near!r}): got {got[here]}, expected {expected[here]}; "
             "report it, and set data.tokenizer.on_difference=fall_back to encode with tokenizers"
         )
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from data_prep.build import make_card, provenance_stats
 from data_prep.cleaning import dropped_samples
-from data_prep.config import DataConfig, TokenizerConfig
+from data_prep.config import DataConfig, StreamName, TokenizerConfig
 from data_prep.core import records, storage
 from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing
 from data_prep.token_stream import data_card, megatron_shards
@@ -48,7 +48,7 @@ def provenance_table(rows: list[dict]) -> pa.Table:
     }
     types |= {"masked": pa.bool_(), "annotated": pa.bool_()}
     return pa.table(
-        {name: pa.array([one[name] for one in rows], kind) for name, kind in types.items()}
+        {name: pa.array([row[name] for row in rows], kind) for name, kind in types.items()}
     )
 
 
@@ -59,7 +59,7 @@ def as_sorted_rows(tally: provenance_stats.Tally) -> dict[str, list[tuple]]:
     }
 
 
-def write_stream(folder: Path, tokenizer: Tokenizer, kind: str = "clean") -> Manifest:
+def write_stream(folder: Path, tokenizer: Tokenizer, kind: StreamName = "clean") -> Manifest:
     """A stream as a build leaves it: TEXTS in two shards to train on and one held out, with every
     column of provenance.
     """
@@ -126,8 +126,8 @@ def write_stream(folder: Path, tokenizer: Tokenizer, kind: str = "clean") -> Man
 def write_shard(folder: Path, name: str, documents: list[np.ndarray], rows: list[dict]) -> Shard:
     provenance = (
         provenance_table(rows)
-        .add_column(0, "uri", [[one["uri"] for one in rows]])
-        .add_column(1, "row", [[one["row"] for one in rows]])
+        .add_column(0, "uri", [[row["uri"] for row in rows]])
+        .add_column(1, "row", [[row["row"] for row in rows]])
     )
     lengths = np.array([len(tokens) for tokens in documents])
     return megatron_shards.write_shard(
@@ -165,9 +165,9 @@ def test_a_tally_does_not_depend_on_batches_or_order(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(provenance_stats, "COMPACT_ROWS", 3)
         assert as_sorted_rows(provenance_stats.add_up(parts)) == whole
-    assert dict(whole["n_tokens"]) == Counter(one["n_tokens"] for one in rows)
-    assert dict(whole["flag"]) == {"masked": sum(one["masked"] for one in rows), "annotated": 0}
-    assert sum(n for _, n, _ in whole["label"]) == sum(one["label"] is not None for one in rows)
+    assert dict(whole["n_tokens"]) == Counter(row["n_tokens"] for row in rows)
+    assert dict(whole["flag"]) == {"masked": sum(row["masked"] for row in rows), "annotated": 0}
+    assert sum(n for _, n, _ in whole["label"]) == sum(row["label"] is not None for row in rows)
 
 
 @settings(deadline=None, max_examples=50)
@@ -220,50 +220,49 @@ def test_the_histogram_has_two_bins_per_octave() -> None:
     ],
 )
 def test_a_domain_is_the_host_of_an_id_that_is_a_url(identity: str, domain: str | None) -> None:
-    found = provenance_stats.count_documents(provenance_table([provenance_row(7, id=identity)]))[
+    domains = provenance_stats.count_documents(provenance_table([provenance_row(7, id=identity)]))[
         "domain"
     ].to_pylist()
-    assert found == ([{"key": domain, "n_documents": 1, "n_tokens": 7}] if domain else [])
+    assert domains == ([{"key": domain, "n_documents": 1, "n_tokens": 7}] if domain else [])
 
 
 def test_the_card_counts_the_whole_stream(
     tmp_path: Path, tokenizer: Tokenizer, ray_cluster: None
 ) -> None:
     known = write_stream(tmp_path, tokenizer)
-    made = make_card.make_card(str(tmp_path), known, CONFIG, tokenizer)
-    assert records.to_json(
-        make_card.make_card(str(tmp_path), known, CONFIG, tokenizer)
-    ) == records.to_json(made)
-    assert (made.n_read, made.n_bad_rows, made.n_documents, made.n_tokens) == (
+    card = make_card.make_card(str(tmp_path), known, CONFIG, tokenizer)
+    again = make_card.make_card(str(tmp_path), known, CONFIG, tokenizer)
+    assert records.to_json(again) == records.to_json(card)
+    assert (card.n_read, card.n_bad_rows, card.n_documents, card.n_tokens) == (
         40,
         2,
         30,
         known.n_tokens,
     )
-    assert (made.n_masked, made.n_annotated) == (10, 7)
-    assert made.bytes_per_token == pytest.approx(sum(map(len, TEXTS)) / (known.n_tokens - 30))
-    assert [(part.name, part.n_documents) for part in made.splits] == [
+    assert (card.n_masked, card.n_annotated) == (10, 7)
+    assert card.bytes_per_token == pytest.approx(sum(map(len, TEXTS)) / (known.n_tokens - 30))
+    assert [(part.name, part.n_documents) for part in card.splits] == [
         ("train", 26),
         ("held_out", 4),
     ]
-    assert [(drop.reason, drop.n_documents, drop.ratio) for drop in made.drops] == [
+    assert [(drop.reason, drop.n_documents, drop.ratio) for drop in card.drops] == [
         ("exact_duplicate", 1, 0.025),
         ("too_short", 9, 0.225),
     ]
-    assert made.domains and (made.domains.n_documents, made.domains.n_domains) == (30, 3)
-    assert [(part.name, part.n_documents) for part in made.domains.top] == [
+    assert card.domains and (card.domains.n_documents, card.domains.n_domains) == (30, 3)
+    assert [(part.name, part.n_documents) for part in card.domains.top] == [
         (f"s{i}.example", 10) for i in range(3)
     ]
-    assert [(part.name, part.n_documents) for part in made.labels] == [("a", 15), ("b", 15)]
-    assert [(one.name, one.n_documents, one.half_ratio) for one in made.scores] == [
+    assert [(part.name, part.n_documents) for part in card.labels] == [("a", 15), ("b", 15)]
+    assert [(one.name, one.n_documents, one.half_ratio) for one in card.scores] == [
         ("TOXICITY", 30, 0.5)
     ]
-    assert made.scores[0].mean == pytest.approx(sum(range(30)) / 900, abs=1e-6)
-    assert sum(one.total for one in made.tokens_per_document.histogram) == known.n_tokens
+    assert card.scores[0].mean == pytest.approx(sum(range(30)) / 900, abs=1e-6)
+    assert sum(one.total for one in card.tokens_per_document.histogram) == known.n_tokens
     assert (
-        made.bytes_per_document and made.bytes_per_document.max == 4 * made.tokens_per_document.max
+        card.bytes_per_document and card.bytes_per_document.max == 4 * card.tokens_per_document.max
     )
-    assert [(one.place, one.text) for one in made.samples] == [
+    assert [(one.place, one.text) for one in card.samples] == [
         (f"a.jsonl:{i + 1} (https://www.S{i % 3}.example/{i})", TEXTS[i])
         for i in range(4, 4 + make_card.N_SAMPLES)
     ]
@@ -272,16 +271,16 @@ def test_the_card_counts_the_whole_stream(
 def test_long_words_of_the_toxic_stream_are_masked(
     tmp_path: Path, tokenizer: Tokenizer, ray_cluster: None
 ) -> None:
-    made = make_card.make_card(
+    card = make_card.make_card(
         str(tmp_path), write_stream(tmp_path, tokenizer, "toxic"), CONFIG, tokenizer
     )
-    assert made.samples[0].text == "n***** 4 of the w***** d********, and a bad one"
-    dropped = {drop.reason: [(one.place, one.text) for one in drop.samples] for drop in made.drops}
+    assert card.samples[0].text == "n***** 4 of the w***** d********, and a bad one"
+    dropped = {drop.reason: [(one.place, one.text) for one in drop.samples] for drop in card.drops}
     assert dropped == {
         "exact_duplicate": [],
         "too_short": [(f"a.jsonl:{i}", f"w***** {i}") for i in range(make_card.N_SAMPLES)],
     }
-    assert [(one.place, one.text) for one in made.unreadable] == [("a.jsonl:40", "is not JSON")]
+    assert [(one.place, one.text) for one in card.unreadable] == [("a.jsonl:40", "is not JSON")]
 
 
 def test_a_card_is_kept_until_the_manifest_changes(
@@ -302,9 +301,9 @@ def test_a_card_of_an_earlier_format_is_made_again(
     tmp_path: Path, tokenizer: Tokenizer, ray_cluster: None
 ) -> None:
     known = write_stream(tmp_path, tokenizer)
-    made = make_card.ensure_card(str(tmp_path), known, CONFIG, tokenizer)
-    storage.save(replace(made, format_version=1, n_masked=0), str(tmp_path / data_card.NAME))
-    assert make_card.ensure_card(str(tmp_path), known, CONFIG, tokenizer) == made
+    card = make_card.ensure_card(str(tmp_path), known, CONFIG, tokenizer)
+    storage.save(replace(card, format_version=1, n_masked=0), str(tmp_path / data_card.NAME))
+    assert make_card.ensure_card(str(tmp_path), known, CONFIG, tokenizer) == card
 
 
 def test_provenance_with_another_checksum_is_refused(tmp_path: Path, tokenizer: Tokenizer) -> None:
@@ -320,8 +319,8 @@ def test_provenance_with_another_checksum_is_refused(tmp_path: Path, tokenizer: 
 
 
 def test_missing_columns_count_nothing() -> None:
-    found = as_sorted_rows(provenance_stats.count_documents(pa.table({"n_tokens": [2, 2, 5]})))
-    assert found == {
+    tally = as_sorted_rows(provenance_stats.count_documents(pa.table({"n_tokens": [2, 2, 5]})))
+    assert tally == {
         "n_tokens": [(2, 2), (5, 1)],
         "n_bytes": [],
         "domain": [],

@@ -138,7 +138,11 @@ def test_shards_laid_end_to_end_are_the_sorted_stream(
     written = write_segments(root, documents, segment_cuts | {file_cut}, file_cut, n_buckets)
     kept = sorted(document for document in documents if not document.is_duplicate)
     for split in merge_shards.SPLITS:
-        expected = [one for one in kept if (one.key < HELD_OUT_BOUND) == (split == "held_out")]
+        expected = [
+            document
+            for document in kept
+            if (document.key < HELD_OUT_BOUND) == (split == "held_out")
+        ]
         buckets = KeyBuckets(split, HELD_OUT_RATIO, n_buckets)
         plans = list(
             merge_shards.plan_shards(buckets, written.tokens_per_bucket[split], shard_tokens)
@@ -163,7 +167,8 @@ def test_shards_laid_end_to_end_are_the_sorted_stream(
             for row in shard.documents.select(["key", "row", "n_tokens", "uri"]).to_pylist()
         ]
         assert provenance == [
-            (one.key, one.row, one.n_tokens, written.file_of_row[one.row]) for one in expected
+            (document.key, document.row, document.n_tokens, written.file_of_row[document.row])
+            for document in expected
         ]
 
 

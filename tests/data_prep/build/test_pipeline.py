@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -78,10 +78,12 @@ def test_every_document_is_in_exactly_one_split(root: Path) -> None:
     megatron_shards.verify(built.uri, built.manifest)
     rows = provenance(built)
     decoded = [built.tokenizer.decode(ids) for ids in documents(built)]
-    found = {(row["uri"], row["row"]): text for row, text in zip(rows, decoded, strict=True)}
+    texts_by_place = {
+        (row["uri"], row["row"]): text for row, text in zip(rows, decoded, strict=True)
+    }
     assert [row["n_tokens"] for row in rows] == [len(ids) + 1 for ids in documents(built)]
     assert len(rows) == built.manifest.n_documents == 90
-    assert found == {
+    assert texts_by_place == {
         (source.uri, document.row): document.text
         for source in corpus_reader.expand(CONFIG.clean)
         for document in corpus_reader.read(source)
@@ -257,8 +259,8 @@ def two_files(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Tw
     write_jsonl(folder / "b.jsonl", [TEXTS[4], *longer, "short", TEXTS[5]])
     config = config_for_files(folder, str(folder / "*.jsonl"))
     keeping = replace(config, dedup="keep")
-    for one in (keeping, config):
-        pipeline.build(one, "clean", str(folder))
+    for variant in (keeping, config):
+        pipeline.build(variant, "clean", str(folder))
     return TwoFiles(folder, config, clean_stream(folder, keeping), clean_stream(folder, config))
 
 
@@ -338,8 +340,8 @@ def test_a_stream_finished_first_by_another_build_is_the_result(
     root = str(tmp_path / "out")
     tokenize_inputs = pipeline.tokenize_inputs
 
-    def overtaken(*arguments: Any) -> list:
-        inputs = tokenize_inputs(*arguments)
+    def overtaken(job: pipeline.StreamBuild) -> list[tokenize_file.BuildInput]:
+        inputs = tokenize_inputs(job)
         monkeypatch.setattr(pipeline, "tokenize_inputs", tokenize_inputs)
         pipeline.build(config, "clean", root)  # finishes, and removes the work in progress
         return inputs

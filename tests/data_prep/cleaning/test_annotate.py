@@ -107,10 +107,12 @@ def test_a_local_scorer_scores_the_plain_text(tmp_path):
 
 
 @given(st.lists(st.integers(0, 2**64 - 1), max_size=50), st.floats(0.01, 1), st.floats(0.01, 1))
-def test_a_higher_share_tags_the_same_documents_and_more(keys: list[int], one: float, other: float):
+def test_a_higher_share_tags_the_same_documents_and_more(
+    keys: list[int], first: float, second: float
+):
     few, many = (
         annotate.is_tagged(keys, replace(MEDA, tagged_ratio=share))
-        for share in sorted((one, other))
+        for share in sorted((first, second))
     )
     assert not (few & ~many).any()
     assert annotate.is_tagged(keys, MEDA).all()

@@ -1,4 +1,4 @@
-"""Documents that contain a 13-gram of an evaluation text are found, and no others."""
+"""Documents that contain a 13-gram of an evaluation text are first_hits, and no others."""
 
 import pickle
 
@@ -49,8 +49,8 @@ def test_hits_are_those_of_the_plain_definition(texts, documents, n, data):
             f"x {source[3:]} y",
             source[: len(source) * 2 // 3],
         ]
-    found = NGrams.of(texts, n).first_hits(documents)
-    for document, hit in zip(documents, found.tolist(), strict=True):
+    first_hits = NGrams.of(texts, n).first_hits(documents)
+    for document, hit in zip(documents, first_hits.tolist(), strict=True):
         expected = hits_by_definition(document, texts, n)
         assert hit in expected if expected else hit == -1
 

@@ -131,10 +131,10 @@ def test_an_empty_document_by_megatron_has_no_tokens(
     builder.add_document(torch.tensor([], dtype=torch.int64), [0])  # of one, without tokens
     builder.add_document(torch.tensor([EOS]), [1])
     builder.finalize(str(tmp_path / "train-00000.idx"))
-    found = megatron_shards.decode_index(
+    index = megatron_shards.decode_index(
         (tmp_path / "train-00000.idx").read_bytes(), "train-00000.idx"
     )
-    assert (found.dtype, found.lengths.tolist()) == (dtype, [2, 0, 0, 1])
+    assert (index.dtype, index.lengths.tolist()) == (dtype, [2, 0, 0, 1])
     windows_of = reader.SequenceReader(str(tmp_path), manifest_for(tmp_path, dtype), "train", 3)
     assert windows_of.read(np.array([0])).tolist() == [[10, EOS, EOS]]
 
@@ -223,10 +223,10 @@ def test_documents_on_both_sides_of_two_gib_are_found(
 def test_an_index_of_any_lengths_is_decoded_as_encoded(
     lengths: list[int], dtype: megatron_shards.TokenDtype
 ) -> None:
-    found = megatron_shards.decode_index(
+    index = megatron_shards.decode_index(
         megatron_shards.encode_index(np.array(lengths, np.int64), dtype), "x.idx"
     )
-    assert (found.dtype, found.lengths.tolist()) == (dtype, lengths)
+    assert (index.dtype, index.lengths.tolist()) == (dtype, lengths)
 
 
 @pytest.mark.parametrize("flip", [0x80, 0x01])
@@ -241,11 +241,11 @@ def test_a_changed_index_is_refused_unless_it_is_still_valid(flip: int) -> None:
         content = bytearray(whole)
         content[at] ^= flip
         try:
-            found = megatron_shards.decode_index(bytes(content), "x.idx")
+            index = megatron_shards.decode_index(bytes(content), "x.idx")
         except ArtefactCorrupt as error:
             assert "x.idx" in str(error)
         else:
-            assert at in (*last_length, *inner_bounds) and (found.lengths >= 0).all(), at
+            assert at in (*last_length, *inner_bounds) and (index.lengths >= 0).all(), at
 
 
 def test_an_index_that_is_cut_off_is_refused() -> None:

@@ -79,12 +79,12 @@ def test_every_prefix_is_within_one_row_of_the_ratio(mixture: Mixture):
 @given(mixtures)
 def test_a_batch_contains_the_samples_of_its_own_step(mixture: Mixture):
     samples = samples_by_formula(mixture)
-    at = 0
+    n_done = 0
     for step, batch in enumerate(unpadded_batches(mixture)):
-        assert mixture.rows_before(step) == at
-        assert sorted(batch) == sorted(samples[at : at + mixture.batch_size])
-        at += mixture.batch_size
-    assert mixture.rows_before(mixture.n_steps) == mixture.n_sequences <= at
+        assert mixture.rows_before(step) == n_done
+        assert sorted(batch) == sorted(samples[n_done : n_done + mixture.batch_size])
+        n_done += mixture.batch_size
+    assert mixture.rows_before(mixture.n_steps) == mixture.n_sequences <= n_done
 
 
 @given(mixtures)
@@ -102,8 +102,8 @@ def test_only_the_last_batch_is_padded_and_padding_is_not_toxic(mixture: Mixture
 def test_a_batch_does_not_depend_on_earlier_ones(mixture: Mixture, data: st.DataObject):
     step = data.draw(st.integers(0, mixture.n_steps - 1))
     again = replace(mixture)
-    for one, other in zip(mixture.rows(step), again.rows(step), strict=True):
-        np.testing.assert_array_equal(one, other)
+    for column, same in zip(mixture.rows(step), again.rows(step), strict=True):
+        np.testing.assert_array_equal(column, same)
 
 
 def streams_read(mixture: Mixture) -> tuple[list[int], list[int]]:
@@ -112,7 +112,8 @@ def streams_read(mixture: Mixture) -> tuple[list[int], list[int]]:
     """
     rows = [sorted(batch) for batch in unpadded_batches(mixture)]
     return tuple(
-        [index for batch in rows for toxic, index in batch if toxic == of] for of in (False, True)
+        [index for batch in rows for toxic, index in batch if toxic == wanted]
+        for wanted in (False, True)
     )  # type: ignore[return-value]
 
 
