@@ -22,12 +22,14 @@ os.environ.update(
     RAY_USAGE_STATS_ENABLED="0", RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0", RAY_AUTH_MODE="disabled"
 )
 
-# Each name is a fixture that is expensive to set up, and a group of tests that run in one process.
-SHARED_FIXTURES = ("finished_sweep", "ray_cluster")
+# Fixtures that are expensive to set up. All tests that use one run in the same process.
+SLOW_FIXTURES = ("finished_sweep", "ray_cluster")
+SHARED_FIXTURES = (*SLOW_FIXTURES, "whole")
 # Files whose tests take longest come first, so that both processes end at the same time.
 LONGEST_FIRST = ("tests/faults/test_faults.py", "tests/training/test_pretrain.py")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark what is slow by its fixtures, and form groups of tests for pytest-xdist.
 
@@ -41,10 +43,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         group = next((name for name in SHARED_FIXTURES if name in fixtures), file)
         groups[item] = group
         item.add_marker(pytest.mark.xdist_group(group))
-        if group in SHARED_FIXTURES:
+        if group in SLOW_FIXTURES:
             item.add_marker(pytest.mark.slow)
     if os.environ.get("PYTEST_XDIST_WORKER"):
-        order = {name: rank for rank, name in enumerate((*SHARED_FIXTURES, *LONGEST_FIRST))}
+        order = {name: rank for rank, name in enumerate((*SLOW_FIXTURES, *LONGEST_FIRST))}
         items.sort(key=lambda item: order.get(groups[item], len(order)))
 
 
