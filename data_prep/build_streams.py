@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config = storage.load(DataConfig, options.config)
         names = options.stream or list(get_args(StreamName))
-        streams = _build(config, names, storage.absolute(options.out), options.check)
+        streams = _build(config, names, storage.object_root(options.out), options.check)
     except errors.HormesisError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

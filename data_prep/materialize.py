@@ -32,11 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     telemetry.configure()
     try:
-        root = storage.absolute(options.out)
+        root = storage.object_root(options.out)
         plan = _plan_of_run(root, options.run) if options.run else _plan_of_options(options)
         to = storage.join(root, "materialized", options.run or "")
         if options.to:
-            to = storage.absolute(options.to)
+            to = storage.object_root(options.to)
         streams: dict[StreamName, str] = {
             name: uri if "://" in uri else storage.join(root, uri)
             for name, uri in plan.streams.items()

@@ -78,11 +78,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     telemetry.configure()
     try:
-        done = reshard(options.archive, options.out, options.shard_bytes)
+        out = storage.object_root(options.out)
+        done = reshard(options.archive, out, options.shard_bytes)
     except errors.HormesisError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    pattern = storage.join(options.out, f"{_stem(options.archive)}-*.ndjson.zst")
+    pattern = storage.join(out, f"{_stem(options.archive)}-*.ndjson.zst")
     print(
         f"{len(done.shards):,} shards, {done.n_lines:,} lines, {done.n_bytes:,} bytes of text; "
         f"name them as a corpus with '{pattern}'"

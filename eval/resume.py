@@ -51,7 +51,7 @@ class MeasurementStore:
 
     def delete(self) -> None:
         """Delete all of them; the report holds what they hold."""
-        for uri in storage.glob(storage.join(self._folder, "*")):
+        for uri in storage.list_files(self._folder):
             storage.delete(uri)
 
 

@@ -16,8 +16,9 @@ def main() -> int:
         metavar="URI",
         help="the sweep's object root: a folder or s3://bucket/prefix",
     )
-    root = storage.absolute(parser.parse_args().out)
+    arguments = parser.parse_args()
     try:
+        root = storage.object_root(arguments.out)
         current = experiment.load(root)
         states = run_states.read(root, current)
     except HormesisError as error:

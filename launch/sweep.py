@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         run(
             experiment,
-            storage.absolute(arguments.out),
+            storage.object_root(arguments.out),
             arguments.only,
             console,
             materialize=arguments.materialize,

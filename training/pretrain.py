@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from data_prep.core import telemetry
+from data_prep.core import storage, telemetry
 from data_prep.core.errors import (
     ArtefactCorrupt,
     ConfigurationError,
@@ -47,7 +47,8 @@ def main() -> int:
     telemetry.configure()
     try:
         os.environ.update(rank_env.torch_variables(os.environ))
-        run = _with_overrides(load_config(args.out, args.run), args.set)
+        root = storage.object_root(args.out)
+        run = _with_overrides(load_config(root, args.run), args.set)
         overlay = _read_overlay(args.deepspeed_config)
 
         # imported here only, since they import torch: --help and a wrong flag answer at once
@@ -55,7 +56,7 @@ def main() -> int:
         from training.trainer import loop, preemption
 
         preemption.install()
-        status = _train(args.out, lambda: loop.train(args.out, run, deepspeed_overlay=overlay))
+        status = _train(root, lambda: loop.train(root, run, deepspeed_overlay=overlay))
         process_group.leave()
     except HormesisError as error:
         _print_error(error)

@@ -18,6 +18,7 @@ from data_prep.core.records import digest, record
 from training.config import RunConfig
 
 FORMAT_VERSION = 3
+STEP_FOLDERS = "step-" + 8 * "[0-9]"  # matches the folders of checkpoints
 FLOPS_CONVENTION = (
     "6N + 12·L·D·T per token: forward and backward, full attention (PaLM); recomputation not "
     "counted"
@@ -124,8 +125,9 @@ def checkpoint_steps(root: str, run_id: str) -> list[int]:
 
     A checkpoint is complete once its commit.json exists.
     """
-    pattern = storage.join(run_uri(root, run_id), "checkpoints", "step-*", "commit.json")
-    return sorted(int(uri.split("/")[-2].removeprefix("step-")) for uri in storage.glob(pattern))
+    folder = storage.join(run_uri(root, run_id), "checkpoints")
+    uris = storage.list_files(folder, f"{STEP_FOLDERS}/commit.json")
+    return sorted(int(uri.split("/")[-2].removeprefix("step-")) for uri in uris)
 
 
 def expect_same(finished: RunConfig, run: RunConfig, uri: str) -> None:

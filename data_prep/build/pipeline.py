@@ -59,7 +59,7 @@ def build(config: DataConfig, stream: StreamName, root: str) -> Manifest:
     """The token stream below `root`: built on the first call, later only checked against the
     settings and the names and sizes of the inputs. Call it within ray_tasks.session().
     """
-    job = prepare(config, stream, storage.absolute(root))
+    job = prepare(config, stream, storage.object_root(root))
     manifest_uri = storage.join(job.uri, manifest.NAME)
     if not storage.exists(manifest_uri):
         try:
@@ -73,7 +73,7 @@ def build(config: DataConfig, stream: StreamName, root: str) -> Manifest:
     known = manifest.load(job.uri)
     stream_manifest.check_matches(known, manifest_uri, config, job.tokenizer)
     make_card.ensure_card(job.uri, known, config, job.tokenizer)
-    for leftover in storage.glob(storage.join(job.work_uri, "**")):
+    for leftover in storage.list_files(job.work_uri):
         storage.delete(leftover)
     counts = f"{known.n_documents:,} documents, {known.n_tokens:,} tokens"
     telemetry.logger.info("%s stream: %s at %s", stream, counts, job.uri)

@@ -9,7 +9,6 @@ fsync, on S3 because a PUT or a completed multipart upload is atomic. So a recor
 is complete, and so is everything written before it.
 """
 
-import glob as pathname
 import hashlib
 import os
 import posixpath
@@ -25,10 +24,12 @@ import fsspec
 from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
+from data_prep.core import patterns
 from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing, ConfigurationError, StorageError
 from data_prep.core.records import from_json, to_json
 
 PROTOCOLS = ("file", "s3", "memory")
+ROW_SOURCES = ("hub:", "synthetic:")  # begin URIs of corpora that name no file (data_prep/sources)
 BLOCK_BYTES = 8 << 20  # the unit of checksums and ranged reads
 PART_BYTES = 32 << 20  # one part of a multipart upload from memory
 
@@ -41,9 +42,40 @@ def join(uri: str, *parts: str) -> str:
 
 def absolute(uri: str) -> str:
     """A local path as an absolute one, so that it means the same in every process; any other URI
-    unchanged.
+    unchanged. Raises ConfigurationError for a name that is not UTF-8.
     """
-    return uri if ":" in uri.split("/", 1)[0] else str(Path(uri).expanduser().absolute())
+    is_path = "://" not in uri and not uri.startswith(ROW_SOURCES)
+    result = str(Path(uri).expanduser().absolute()) if is_path else uri
+    _check_utf8(result)
+    return result
+
+
+def object_root(uri: str) -> str:
+    """An object root as every process should name it: absolute, without empty segments.
+
+    All its characters are literal. An object store takes `a//b` and `a/b` for different keys, and
+    lists only one of them. Raises ConfigurationError for a URI that cannot be a root.
+    """
+    if not uri.strip():
+        raise ConfigurationError(
+            "the object root is an empty text; expected a folder or s3://bucket/prefix: "
+            "check the variable that should hold it"
+        )
+    protocol, separator, path = absolute(uri).partition("://")
+    if not separator:
+        return absolute(uri)
+    _locate(uri)  # refuses an unknown protocol
+    if protocol == "file":
+        return f"file://{Path(path).absolute()}"
+    segments = patterns.split(path)
+    if protocol == "s3" and (not segments or path.startswith("/")):
+        raise ConfigurationError(f"{uri}: names no bucket; expected s3://bucket/prefix")
+    if "." in segments or ".." in segments:
+        raise ConfigurationError(
+            f"{uri}: has the segment . or .., which an object store takes literally; "
+            "write the prefix without it"
+        )
+    return f"{protocol}://{'/'.join(segments)}"
 
 
 def is_remote(uri: str) -> bool:
@@ -114,26 +146,50 @@ def exists(uri: str) -> bool:
             return False
 
 
-def glob(pattern: str) -> list[str]:
-    """The files that match, sorted, as URIs of the same kind as `pattern`.
+def list_files(folder: str, pattern: str = "**") -> list[str]:
+    """The files below `folder` whose names match `pattern`, sorted, as URIs that begin with
+    `folder`; hidden ones, too.
 
-    A name without wildcards matches itself if it exists.
+    folder: taken literally, whatever characters it has. pattern: relative to it, with wildcards.
     """
+    with _errors("list", folder):
+        filesystem, path = _locate(folder)
+        found = _entries(filesystem, path, patterns.depth(pattern))
+        return sorted(
+            join(folder, entry.name)
+            for entry in found
+            if entry.kind == "file" and patterns.matches(entry.name, pattern, hidden=True)
+        )
+
+
+def glob(pattern: str) -> list[str]:
+    """The files that a user's pattern matches, sorted, as URIs of the same kind as `pattern`.
+
+    Where a file or folder with the literal name exists, it is taken. As in a shell, a wildcard
+    matches no leading dot. Raises ConfigurationError for a match that cannot be read: a link to
+    nothing, a pipe, a name that is not UTF-8.
+    """
+    _check_utf8(pattern)
     with _errors("list", pattern):
-        filesystem, path = _locate(pattern)
-        if not pathname.has_magic(path):
+        folder, rest = _literal_folder(pattern)
+        filesystem, path = _locate(folder)
+        is_local = isinstance(filesystem, LocalFileSystem)
+        if not rest:
+            if is_local and (kind := patterns.kind_of(path)):
+                _check_usable(path, kind)
             return [pattern] if exists(pattern) else []
-        try:
-            infos = cast(dict[str, Any], filesystem.glob(path, detail=True))
-        except FileNotFoundError:
-            # There is no such bucket; or the last file of a folder was deleted while listing it,
-            # and a second attempt succeeds.
-            infos = cast(dict[str, Any], filesystem.glob(path, detail=True))
-        return [
-            _as_uri(filesystem, name, pattern)
-            for name, info in sorted(infos.items())
-            if info["type"] == "file"
-        ]
+        names = []
+        for entry in _entries(filesystem, path, patterns.depth(rest)):
+            if not patterns.matches(entry.name, rest, hidden=False):
+                continue
+            # `*` may meet any folder; `*.jsonl` meets one whose files would be missed
+            has_extension = "." in patterns.split(rest)[-1].lstrip(".")
+            is_expected_folder = entry.kind == "folder" and not has_extension
+            if is_local and not is_expected_folder:
+                _check_usable(posixpath.join(path, entry.name), entry.kind)
+            if entry.kind == "file":
+                names.append(join(folder, entry.name))
+        return sorted(names)
 
 
 def delete(uri: str) -> None:
@@ -226,13 +282,94 @@ def _locate(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     return filesystem, str(filesystem._strip_protocol(uri))
 
 
-def _as_uri(filesystem: fsspec.AbstractFileSystem, name: str, pattern: str) -> str:
-    protocol, separator, _ = pattern.partition("://")
-    if separator:
-        return (
-            f"{protocol}://{name if isinstance(filesystem, LocalFileSystem) else name.lstrip('/')}"
+def _literal_folder(pattern: str) -> tuple[str, str]:
+    """The folder that holds all matches, and the rest of the pattern, below it; the rest is empty
+    for a literal name. A segment with wildcards is literal if there is a file or folder of
+    exactly this name.
+    """
+    protocol, separator, path = pattern.rpartition("://")
+    segments = path.split("/")
+    n_literal = 0
+    while n_literal < len(segments):
+        literal = protocol + separator + "/".join(segments[: n_literal + 1])
+        if patterns.has_wildcard(segments[n_literal]) and not _is_there(literal):
+            break
+        n_literal += 1
+    folder = "/".join(segments[:n_literal])
+    if protocol == "s3" and not folder:
+        raise ConfigurationError(f"{pattern}: names no bucket; expected s3://bucket/key")
+    is_top = n_literal and not folder and not separator
+    return protocol + separator + ("/" if is_top else folder), "/".join(segments[n_literal:])
+
+
+def _is_there(uri: str) -> bool:
+    """Whether a file or folder has exactly this name."""
+    filesystem, path = _locate(uri)
+    if isinstance(filesystem, LocalFileSystem):
+        return os.path.lexists(path)
+    if "/" not in path.strip("/") and isinstance(filesystem, AsyncFileSystem):
+        return False  # no bucket has a wildcard in its name
+    try:
+        filesystem.info(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def _entries(
+    filesystem: fsspec.AbstractFileSystem, path: str, depth: int | None
+) -> list[patterns.Entry]:
+    """Everything below the folder `path` of a local disk; the files below it in another store."""
+    if isinstance(filesystem, LocalFileSystem):
+        return list(patterns.walk(path, depth))
+
+    def reraise_unless_gone(error: Exception) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise error
+
+    is_s3 = isinstance(filesystem, AsyncFileSystem)
+    options: dict[str, Any] = {"on_error": reraise_unless_gone} if is_s3 and depth else {}
+    infos = cast(dict[str, Any], filesystem.find(path, maxdepth=depth, detail=True, **options))
+    if is_s3 and not infos:
+        with suppress(PermissionError):  # a user who may list need not be allowed to ask for it
+            filesystem.info(path.partition("/")[0])  # raises if there is no such bucket
+    prefix = path.rstrip("/") + "/"
+    return [
+        patterns.Entry(name.removeprefix(prefix), "file")
+        for name, info in infos.items()
+        if info["type"] == "file" and name.startswith(prefix) and not name.endswith("/")
+    ]
+
+
+def _check_utf8(name: str) -> None:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        readable = name.encode("utf-8", "backslashreplace").decode()
+        raise ConfigurationError(
+            f"{readable}: the name is not UTF-8; expected a name that records and logs can hold: "
+            "rename it"
+        ) from None
+
+
+def _check_usable(path: str, kind: patterns.Kind) -> None:
+    """Raise ConfigurationError for a local path that a pattern matches and nobody can read."""
+    _check_utf8(path)
+    if kind == "link":
+        target = os.fsencode(os.readlink(path)).decode("utf-8", "backslashreplace")
+        raise ConfigurationError(
+            f"{path} is a symbolic link to {target}, which does not exist; expected a file: "
+            "fetch its content (git annex get, git lfs pull, dvc pull) or remove the link"
         )
-    return name if Path(pattern).is_absolute() else os.path.relpath(name)
+    if kind == "folder":
+        raise ConfigurationError(
+            f"{path} is a folder, so it matches no file; expected files: name those in it, such as "
+            f"{path}/*.jsonl"
+        )
+    if kind == "other":
+        raise ConfigurationError(
+            f"{path} is a pipe, socket or device; expected a file: write its content to a file"
+        )
 
 
 @contextmanager

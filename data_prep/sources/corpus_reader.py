@@ -21,6 +21,7 @@ because it usually has another format.
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -174,18 +175,21 @@ def read(
 
 
 def _expand_one(uri: str) -> list[Source]:
-    pattern, options = split_options(uri, OPTIONS)
+    pattern, options = _split_uri(uri)
     chosen: dict[str, Any] = {"text_field": "text", "label_field": None}
     chosen |= {SOURCE_FIELDS[key]: value for key, value in options.items()}
     if reader := _row_source(pattern):
         return [Source(part, **chosen) for part in reader.expand(pattern)]
     names = storage.glob(pattern)
+    if not names and "%23" in pattern:
+        names = storage.glob(pattern.replace("%23", "#"))
     if not names:
         is_relative = "://" not in pattern and not Path(pattern).is_absolute()
         where = f" below the working directory {Path.cwd()}" if is_relative else ""
         raise ConfigurationError(
             f"{uri} matches no file{where}; expected the URI of a file, or a pattern such as "
-            "folder/*.jsonl.gz; check the name"
+            "folder/*.jsonl.gz; check the name (write [[] for a literal [, [*] for *, [?] for ?, "
+            "%23 for #; a name that begins with a dot needs a pattern that does)"
         )
     for name in names:
         formats.check(name)
@@ -195,6 +199,23 @@ def _expand_one(uri: str) -> list[Source]:
                 "remove it from the corpus or download it again"
             )
     return [Source(name, **chosen) for name in names]
+
+
+def _split_uri(uri: str) -> tuple[str, dict[str, str]]:
+    """The pattern and the options of a corpus URI. A `#` that begins no option belongs to the name
+    if such a file exists.
+    """
+    try:
+        return split_options(uri, OPTIONS)
+    except ConfigurationError as error:
+        base, _, fragment = uri.rpartition("#")
+        with suppress(ConfigurationError):
+            _, options = split_options(f"#{fragment}", OPTIONS)
+            if "#" in base and storage.exists(base):
+                return base, options
+        if not _row_source(uri) and storage.exists(uri):
+            return uri, {}
+        raise ConfigurationError(f"{error}; write %23 for a # in the name of a file") from None
 
 
 def _row_source(uri: str) -> ModuleType | None:

@@ -74,6 +74,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def from_arguments(arguments: Namespace) -> ModelSource:
     """The model that these arguments name; ArtefactMissing if it is not there."""
+    root = storage.object_root(arguments.out)
     if arguments.model:
-        return from_folder(arguments.out, arguments.model)
-    return from_run(arguments.out, arguments.run)
+        return from_folder(root, arguments.model)
+    return from_run(root, arguments.run)

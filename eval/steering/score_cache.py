@@ -53,7 +53,7 @@ class CachedScorer:
 
     def _read(self) -> dict[str, float]:
         known: dict[str, float] = {}
-        for part in storage.glob(storage.join(self._folder, "*.json")):
+        for part in storage.list_files(self._folder, "*.json"):
             known |= json.loads(storage.read(part))
         return known
 

@@ -31,7 +31,7 @@ def load_saved_direction(model: ModelSource, evaluation: str) -> SavedDirection:
     if not storage.exists(storage.join(uri, "report.json")):
         finished = [
             report.split("/")[-2]
-            for report in storage.glob(storage.join(model.home, "eval-*", "report.json"))
+            for report in storage.list_files(model.home, "eval-*/report.json")
         ]
         available = (
             f"it has {', '.join(finished)}"

@@ -23,6 +23,7 @@ from data_prep.core import storage
 from data_prep.core.errors import ArtefactCorrupt, ConfigurationError
 from data_prep.core.records import from_json, record
 from training.engine.state_layout import RankManifest
+from training.run_record import STEP_FOLDERS
 
 FORMAT_VERSION = 3
 COMMIT_FILE = "commit.json"
@@ -86,13 +87,13 @@ def sha256(content: bytes) -> str:
 
 def list_commits(folder: str) -> list[str]:
     """URIs of all commits below `folder`, in order of step."""
-    return storage.glob(storage.join(folder, "step-*", COMMIT_FILE))
+    return storage.list_files(folder, f"{STEP_FOLDERS}/{COMMIT_FILE}")
 
 
 def list_files(folder: str) -> dict[str, list[str]]:
     """URIs of all files below `folder`, committed or not, by the name of the checkpoint."""
     files: dict[str, list[str]] = defaultdict(list)
-    for uri in storage.glob(storage.join(folder, "step-*", "*")):
+    for uri in storage.list_files(folder, f"{STEP_FOLDERS}/*"):
         files[uri.split("/")[-2]].append(uri)
     return files
 

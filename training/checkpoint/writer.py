@@ -163,7 +163,7 @@ class CheckpointWriter:
         """URIs of the manifests of all ranks, in order of rank."""
         pause, longest_pause = POLL_SECONDS
         while True:
-            uris = storage.glob(storage.join(folder, f"{snapshot.attempt}-*.json"))
+            uris = storage.list_files(folder, f"{snapshot.attempt}-*.json")
             if len(uris) == self._world.size:
                 return uris
             if upload_failed.wait(pause):

@@ -74,7 +74,7 @@ def _read(context: RunContext, weights: dict[str, Tensor]) -> str:
     model_config = context.run.train.model
     files = [
         file
-        for file in storage.glob(storage.join(uri, "*"))
+        for file in storage.list_files(uri, "[!.]*")  # no side files of macOS
         if file.endswith((".json", ".safetensors"))
     ]
     if not files:

@@ -1,3 +1,4 @@
+import os
 import stat
 from itertools import product
 from pathlib import Path
@@ -233,3 +234,112 @@ def test_check_writable_keeps_an_empty_folder(tmp_path: Path):
     (tmp_path / "empty").mkdir()
     storage.check_writable(str(tmp_path / "empty"))
     assert (tmp_path / "empty").is_dir() and not list((tmp_path / "empty").iterdir())
+
+
+@pytest.mark.parametrize("name", ["out[v2]", "a*b", "what?", "[!x]", "x#1 %23 ü", "[[]", "a[b"])
+def test_a_folder_is_literal_when_its_files_are_listed(root, name: str):
+    folder = storage.join(root, name)
+    names = ["runs/step-1/commit.json", "runs/step-2/commit.json", "runs/step-2/.part", "top.json"]
+    for file in names:
+        storage.write(storage.join(folder, file), b"x")
+    storage.write(storage.join(root, "outv/top.json"), b"another folder")
+    uris = [storage.join(folder, file) for file in names]
+    assert storage.list_files(folder) == sorted(uris)
+    assert storage.list_files(storage.join(folder, "runs"), "step-*/commit.json") == uris[:2]
+    assert storage.list_files(folder, "*.json") == uris[3:]
+    assert storage.list_files(storage.join(folder, "none"), "*") == []
+
+
+def test_a_pattern_takes_the_literal_name_if_it_exists(root):
+    for name in ("toxic[1].jsonl", "toxic1.jsonl", "a [v2]/x.jsonl", "a v/y.jsonl"):
+        storage.write(storage.join(root, name), b"x")
+
+    def found(pattern: str) -> list[str]:
+        uris = storage.glob(storage.join(root, pattern))
+        return [uri.removeprefix(storage.join(root, "")) for uri in uris]
+
+    assert found("toxic[1].jsonl") == ["toxic[1].jsonl"]
+    assert found("toxic[[]1].jsonl") == ["toxic[1].jsonl"]
+    assert found("toxic[0-9].jsonl") == ["toxic1.jsonl"]
+    assert found("a [v2]/*.jsonl") == ["a [v2]/x.jsonl"]
+    assert found("a [vw]/*.jsonl") == ["a v/y.jsonl"]
+    assert found("a [[]v2]/?.jsonl") == ["a [v2]/x.jsonl"]
+    assert found("**/*.jsonl") == sorted(
+        ["toxic[1].jsonl", "toxic1.jsonl", "a [v2]/x.jsonl", "a v/y.jsonl"]
+    )
+
+
+def test_a_wildcard_matches_no_leading_dot(root):
+    for name in ("a.jsonl", "._a.jsonl", ".a.jsonl.swp", ".git/b.jsonl", "in/.c.jsonl", "in/d.x"):
+        storage.write(storage.join(root, name), b"x")
+
+    def found(pattern: str) -> list[str]:
+        uris = storage.glob(storage.join(root, pattern))
+        return [uri.removeprefix(storage.join(root, "")) for uri in uris]
+
+    assert found("*.jsonl") == ["a.jsonl"]
+    assert found("**") == ["a.jsonl", "in/d.x"]
+    assert found("[._]*") == []
+    assert found("._*") == ["._a.jsonl"]
+    assert found(".*") == ["._a.jsonl", ".a.jsonl.swp"]
+    assert found("*/.*.jsonl") == ["in/.c.jsonl"]
+    assert found(".git/*") == [".git/b.jsonl"]
+
+
+def test_a_match_that_cannot_be_read_is_refused_by_name(tmp_path: Path):
+    (tmp_path / "part-0.jsonl").write_bytes(b"x")
+    (tmp_path / "folder.jsonl").mkdir()
+    pattern = f"{tmp_path}/*.jsonl"
+    with pytest.raises(ConfigurationError, match=r"folder\.jsonl is a folder.*/\*\.jsonl"):
+        storage.glob(pattern)
+    assert storage.glob(f"{tmp_path}/*") == [f"{tmp_path}/part-0.jsonl"]
+    (tmp_path / "folder.jsonl").rmdir()
+    (tmp_path / "part-1.jsonl").symlink_to("/no/blob")
+    for uri in (pattern, f"{tmp_path}/part-1.jsonl"):
+        with pytest.raises(ConfigurationError, match=r"part-1\.jsonl .*link to /no/blob, which"):
+            storage.glob(uri)
+    (tmp_path / "part-1.jsonl").unlink()
+    os.mkfifo(tmp_path / "part-2.jsonl")
+    with pytest.raises(ConfigurationError, match=r"part-2\.jsonl is a pipe"):
+        storage.glob(pattern)
+    (tmp_path / "part-2.jsonl").unlink()
+    name = os.fsdecode(b"caf\xe9.jsonl")
+    (tmp_path / name).write_bytes(b"x")
+    for uri in (pattern, f"{tmp_path}/{name}"):
+        with pytest.raises(ConfigurationError, match=r"caf\\udce9\.jsonl.*not UTF-8.*rename it"):
+            storage.glob(uri)
+
+
+def test_links_to_folders_are_followed_once(tmp_path: Path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/a.txt").write_bytes(b"x")
+    (tmp_path / "data/loop").symlink_to(tmp_path)
+    (tmp_path / "again").symlink_to(tmp_path / "data")
+    assert storage.glob(f"{tmp_path}/**") == [f"{tmp_path}/again/a.txt", f"{tmp_path}/data/a.txt"]
+
+
+def test_an_absolute_path_means_the_same_everywhere(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert storage.absolute("2024-01-01T00:00:00.jsonl") == f"{tmp_path}/2024-01-01T00:00:00.jsonl"
+    assert storage.absolute("a:b/c.jsonl#text=x") == f"{tmp_path}/a:b/c.jsonl#text=x"
+    for uri in ("s3://b/x", "hub:owner/name", "synthetic:clean?documents=6", "memory://x"):
+        assert storage.absolute(uri) == uri
+    with pytest.raises(ConfigurationError, match=r"caf\\udce9.*rename it"):
+        storage.absolute(os.fsdecode(b"caf\xe9"))
+
+
+def test_an_object_root_has_no_empty_segments(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for uri in ("s3://bucket//study", "s3://bucket/study/", "s3://bucket/study"):
+        assert storage.object_root(uri) == "s3://bucket/study"
+    assert storage.object_root("out[v2]//x/") == f"{tmp_path}/out[v2]/x"
+    assert storage.object_root("file://x") == f"file://{tmp_path}/x"
+    for uri, message in [
+        ("s3:///study", "names no bucket"),
+        ("s3://", "names no bucket"),
+        ("s3://bucket/../x", r"segment \. or \.\."),
+        ("s3a://bucket/x", "unknown protocol"),
+        ("", "empty text"),
+    ]:
+        with pytest.raises(ConfigurationError, match=message):
+            storage.object_root(uri)

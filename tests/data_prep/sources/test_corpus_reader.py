@@ -384,3 +384,41 @@ def test_real_files_are_read_completely(uri, n_rows, label):
     documents = list(read(source, bad))
     assert (len(documents), bad.count) == (n_rows, 0)
     assert label is None or {document.fields["class"] for document in documents} == label
+
+
+@pytest.mark.parametrize(
+    ("name", "uri"),
+    [
+        ("toxic[1].jsonl", "toxic[1].jsonl"),
+        ("toxic[1].jsonl", "toxic[[]1].jsonl#text=text"),
+        ("toxic#1.jsonl", "toxic%231.jsonl"),
+        ("toxic#1.jsonl", "toxic#1.jsonl"),
+        ("toxic#1.jsonl", "toxic#1.jsonl#text=text"),
+        ("toxic#1.jsonl", "toxic%23*.jsonl#text=text"),
+        ("a%23b.jsonl", "a%23b.jsonl"),
+        ("in [v2]/a.jsonl", "in [v2]/*.jsonl"),
+        ("2024-01-01T00:00:00.jsonl", "2024-01-01T00:00:00.jsonl"),
+    ],
+)
+def test_a_name_with_special_characters_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, uri: str
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text('{"text": "one"}\n')
+    (source,) = corpus_reader.expand([uri])
+    assert source == corpus_reader.Source(name, "text", None)
+    assert [document.text for document in corpus_reader.read(source)] == ["one"]
+    (source,) = corpus_reader.expand([storage.absolute(uri)])
+    assert source.uri == str(tmp_path / name)
+
+
+def test_the_error_for_no_file_says_how_to_escape(tmp_path: Path):
+    (tmp_path / "toxic[1].jsonl").write_text('{"text": "one"}\n')
+    message = r"matches no file.*\[\[\] for a literal \[.*%23 for #"
+    with pytest.raises(ConfigurationError, match=message):
+        corpus_reader.expand([f"{tmp_path}/tox[i]c[1].jsonl"])
+    (source,) = corpus_reader.expand([f"{tmp_path}/tox[i]c[[]1].jsonl"])
+    assert source.uri == f"{tmp_path}/toxic[1].jsonl"
+    with pytest.raises(ConfigurationError, match=r"after #.*write %23 for a #"):
+        corpus_reader.expand([f"{tmp_path}/none#1.jsonl"])
