@@ -30,8 +30,7 @@ def load_saved_direction(model: ModelSource, evaluation: str) -> SavedDirection:
     uri = storage.join(model.home, evaluation)
     if not storage.exists(storage.join(uri, "report.json")):
         finished = [
-            report.split("/")[-2]
-            for report in storage.list_files(model.home, "eval-*/report.json")
+            report.split("/")[-2] for report in storage.list_files(model.home, "eval-*/report.json")
         ]
         available = (
             f"it has {', '.join(finished)}"
