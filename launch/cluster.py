@@ -12,9 +12,10 @@ started, which resumes from its last checkpoint, but not for what would come aga
 """
 
 import os
+from collections.abc import Callable
 from typing import Any
 
-from data_prep.core import ray_tasks, records, storage, telemetry
+from data_prep.core import ray_capacity, ray_tasks, records, storage, telemetry
 from data_prep.core.errors import (
     ArtefactCorrupt,
     ArtefactMissing,
@@ -32,22 +33,6 @@ OUT_OF_MEMORY = (
     "outofmemory",
     "can't allocate memory",
 )  # CUDA's and Ray's words, and those of torch on a CPU
-
-
-def n_gangs(n_ranks: int, use_gpu: bool) -> int:
-    """How many runs of `n_ranks` the cluster can train at a time; at least one, or a
-    ConfigurationError.
-    """
-    import ray
-
-    resource = "GPU" if use_gpu else "CPU"
-    available = int(ray.cluster_resources().get(resource, 0))
-    if available < n_ranks:
-        raise ConfigurationError(
-            f"one run takes {n_ranks} ranks with a {resource} each, the cluster has {available}; "
-            f"add nodes, or use fewer ranks: --set n_ranks={max(available, 1)}"
-        )
-    return available // n_ranks
 
 
 def train(root: str, run: RunConfig, n_ranks: int, use_gpu: bool) -> Any:
@@ -75,11 +60,12 @@ def evaluate(root: str, run_id: str, config: EvalConfig, n_cpus: int, use_gpu: b
     return task.options(name=f"evaluate {run_id}").remote(root, run_id, config, n_cpus)
 
 
-def first_ended(started: list[Any]) -> Any:
-    """Wait for one of the started tasks to end, raise what went wrong in it, return it."""
-    import ray
+def first_ended(started: list[Any], why_impossible: Callable[[], str]) -> Any:
+    """Wait for one of the started tasks to end, raise what went wrong in it, return it.
 
-    (ended, *_), _ = ray.wait(started, num_returns=1)
+    why_impossible: see ray_capacity.wait_for_one.
+    """
+    ended = ray_capacity.wait_for_one(started, why_impossible)
     ray_tasks.result(ended)
     return ended
 

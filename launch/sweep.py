@@ -9,6 +9,7 @@ nothing is.
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from rich.console import Console
@@ -79,6 +80,8 @@ def run(
             )  # a corpus that is not there is refused before a cluster starts
         storage.save(experiment, storage.join(root, experiments.NAME))
         with ray_tasks.session(experiment.n_ranks):
+            if only != "data":
+                _check_resources(root, experiment, evaluate=only != "train")
             _build_streams(root, experiment)
             if materialize:
                 _materialize(root, experiment)
@@ -95,6 +98,17 @@ def run(
     else:
         console.print(status_tables.progress_table(root, experiment, states))
     telemetry.logger.info("finished in %.0f s", time.monotonic() - started)
+
+
+def _check_resources(root: str, experiment: Experiment, *, evaluate: bool) -> None:
+    """Refuse what the cluster can never run before the streams are built."""
+    from launch import resources
+
+    states = run_states.read(root, experiment)
+    if not all(entry.record for entry in states):
+        resources.n_concurrent_runs(experiment)
+    if evaluate and not all(entry.report for entry in states):
+        resources.evaluation_cpus(experiment)
 
 
 def _build_streams(root: str, experiment: Experiment) -> None:
@@ -142,12 +156,13 @@ def _train_and_evaluate(root: str, experiment: Experiment, *, evaluate: bool) ->
     """Train every run without a record, as many at a time as the cluster holds; evaluate each as
     soon as it is trained.
     """
-    from launch import cluster
+    from launch import cluster, resources
 
     states = run_states.read(root, experiment)
     to_train = [entry.run for entry in states if not entry.record]
     to_evaluate = [entry.run for entry in states if evaluate and entry.record and not entry.report]
-    slots = cluster.n_gangs(experiment.n_ranks, experiment.use_gpu)
+    slots = resources.n_concurrent_runs(experiment) if to_train else 0
+    n_cpus = resources.evaluation_cpus(experiment) if evaluate and (to_train or to_evaluate) else 0
     n_pieces = len(to_train) + sum(not entry.report for entry in states if evaluate)
     bar = telemetry.progress(n_pieces, "sweep", "stage")
     training, evaluating = {}, {}
@@ -155,14 +170,15 @@ def _train_and_evaluate(root: str, experiment: Experiment, *, evaluate: bool) ->
         while to_evaluate:
             run = to_evaluate.pop()
             evaluating[
-                cluster.evaluate(
-                    root, run.run_id, experiment.eval, experiment.n_ranks, experiment.use_gpu
-                )
+                cluster.evaluate(root, run.run_id, experiment.eval, n_cpus, experiment.use_gpu)
             ] = run
         while to_train and len(training) < slots:
             run = to_train.pop(0)
             training[cluster.train(root, run, experiment.n_ranks, experiment.use_gpu)] = run
-        ended = cluster.first_ended([*training, *evaluating])
+        ended = cluster.first_ended(
+            [*training, *evaluating],
+            partial(resources.why_stuck, experiment, bool(training), n_cpus if evaluating else 0),
+        )
         bar.update(1)
         if ended in training:
             run = training.pop(ended)

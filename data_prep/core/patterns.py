@@ -7,6 +7,7 @@ below the literal folder, and only their names below it are matched.
 import os
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 WILDCARDS = "*?["
@@ -74,11 +75,11 @@ def walk(folder: str, max_depth: int | None) -> Iterator[Entry]:
 
 def kind_of(path: str) -> Kind | None:
     """What is at a local path; None if there is nothing."""
-    if os.path.isfile(path):
+    if Path(path).is_file():
         return "file"
-    if os.path.isdir(path):
+    if Path(path).is_dir():
         return "folder"
-    if os.path.islink(path):
+    if Path(path).is_symlink():
         return "link"
     return "other" if os.path.lexists(path) else None
 
@@ -87,11 +88,11 @@ def _walk(
     folder: str, prefix: str, max_depth: int | None, ancestors: tuple[str, ...]
 ) -> Iterator[Entry]:
     try:
-        names = sorted(os.listdir(folder))
+        names = sorted(path.name for path in Path(folder).iterdir())
     except (FileNotFoundError, NotADirectoryError):
         return  # there is none, or another process deleted it
     for name in names:
-        path = os.path.join(folder, name)
+        path = str(Path(folder, name))
         kind = kind_of(path)
         if kind is None:
             continue

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_prep.core import telemetry
+from data_prep.core import ray_capacity, telemetry
 from data_prep.core.errors import ClusterError, HormesisError
 
 TASKS_PER_CPU = 2  # in flight: one running, one ready to start
@@ -95,6 +95,8 @@ def run(tasks: list[RayTask], title: str, unit: str) -> Iterator[Any]:
 
     assert ray.is_initialized(), "the caller opens a session"
     limit = TASKS_PER_CPU * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    if reason := _why_no_task_fits():
+        raise ClusterError(f"{reason}; start a node with CPUs, then run the same command again")
     bar = telemetry.progress(sum(task.weight for task in tasks), title, unit)
     waiting = tasks[::-1]
     in_flight: dict[Any, RayTask] = {}
@@ -104,7 +106,7 @@ def run(tasks: list[RayTask], title: str, unit: str) -> Iterator[Any]:
                 task = waiting.pop()
                 remote = ray.remote(num_cpus=1)(task.function).options(name=task.name)
                 in_flight[remote.remote(*task.arguments)] = task
-            (finished, *_), _ = ray.wait(list(in_flight), num_returns=1)
+            finished = ray_capacity.wait_for_one(list(in_flight), _why_no_task_fits)
             task = in_flight.pop(finished)
             yield result(finished, task.name)
             bar.update(task.weight)
@@ -112,6 +114,12 @@ def run(tasks: list[RayTask], title: str, unit: str) -> Iterator[Any]:
         bar.close()
         for reference in in_flight:
             ray.cancel(reference)
+
+
+def _why_no_task_fits() -> str:
+    if ray_capacity.largest(ray_capacity.node_groups(), "CPU") >= 1:
+        return ""
+    return "the cluster has no node with a CPU for tasks, and cannot start one"
 
 
 def result(reference: Any, name: str = "unnamed") -> Any:

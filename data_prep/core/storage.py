@@ -356,7 +356,7 @@ def _check_usable(path: str, kind: patterns.Kind) -> None:
     """Raise ConfigurationError for a local path that a pattern matches and nobody can read."""
     _check_utf8(path)
     if kind == "link":
-        target = os.fsencode(os.readlink(path)).decode("utf-8", "backslashreplace")
+        target = os.fsencode(Path(path).readlink()).decode("utf-8", "backslashreplace")
         raise ConfigurationError(
             f"{path} is a symbolic link to {target}, which does not exist; expected a file: "
             "fetch its content (git annex get, git lfs pull, dvc pull) or remove the link"
