@@ -19,7 +19,7 @@ from data_prep.core.errors import (
     StorageError,
 )
 from data_prep.core.records import digest, from_json, operational, record, to_json
-from data_prep.core.setting_types import is_valid
+from data_prep.core.settings import is_valid
 from data_prep.token_stream import manifest, mixture
 from data_prep.token_stream.mixture import Mixture
 from eval import config as eval_config

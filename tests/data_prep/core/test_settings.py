@@ -10,17 +10,19 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from data_prep.core.errors import ConfigurationError
 from data_prep.core.records import from_json, operational, to_json
-from data_prep.core.setting_types import adapter, example, type_name
 from data_prep.core.settings import (
     Count,
     CountOrZero,
     NonNegative,
     Positive,
     Share,
+    adapter,
     describe,
     evolve,
+    example,
     parse_overrides,
     settings,
+    type_name,
 )
 
 
