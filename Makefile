@@ -5,7 +5,7 @@ VENV   ?= .venv
 BIN     = $(CURDIR)/$(VENV)/bin
 OUT    ?= out
 ARGS   ?=
-PYTEST  = $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+PYTEST  = $(BIN)/python -m pytest --numprocesses 2 --no-loadscope-reorder
 PIP     = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 export DS_BUILD_OPS = 0

@@ -22,32 +22,50 @@ os.environ.update(
     RAY_USAGE_STATS_ENABLED="0", RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0", RAY_AUTH_MODE="disabled"
 )
 
-# Fixtures that are expensive to set up. All tests that use one run in the same process.
+# A test that uses one of these fixtures is slow.
 SLOW_FIXTURES = ("finished_sweep", "ray_cluster")
-SHARED_FIXTURES = (*SLOW_FIXTURES, "whole")
-# Files whose tests take longest come first, so that both processes end at the same time.
-LONGEST_FIRST = ("tests/faults/test_faults.py", "tests/training/test_pretrain.py")
+# Folders whose tests share an expensive fixture of the session, and so run in one process.
+SHARED_FOLDERS = ("tests/integration", "tests/launch/report")
+# What takes longest starts first, so that both processes end at about the same time.
+LONGEST_FIRST = (
+    "tests/integration",
+    "tests/training/test_pretrain.py",
+    "tests/faults/test_faults.py",
+)
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def process_group(file: str) -> str:
+    """The name of the group of files that run in the same process: a file, or a shared folder."""
+    return next((folder for folder in SHARED_FOLDERS if file.startswith(f"{folder}/")), file)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark what is slow by its fixtures, and form groups of tests for pytest-xdist.
-
-    `make test` runs tests in two processes. A test that uses a shared fixture belongs to the group
-    of that fixture, and any other test to the group of its file, so each fixture is set up once.
-    """
-    groups = {}
     for item in items:
-        fixtures = getattr(item, "fixturenames", ())
-        file = item.path.relative_to(config.rootpath).as_posix()
-        group = next((name for name in SHARED_FIXTURES if name in fixtures), file)
-        groups[item] = group
-        item.add_marker(pytest.mark.xdist_group(group))
-        if group in SLOW_FIXTURES:
+        if not set(SLOW_FIXTURES).isdisjoint(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
     if os.environ.get("PYTEST_XDIST_WORKER"):
-        order = {name: rank for rank, name in enumerate((*SLOW_FIXTURES, *LONGEST_FIRST))}
-        items.sort(key=lambda item: order.get(groups[item], len(order)))
+        order = {group: rank for rank, group in enumerate(LONGEST_FIRST)}
+
+        def rank(item: pytest.Item) -> int:
+            file = item.path.relative_to(config.rootpath).as_posix()
+            return order.get(process_group(file), len(order))
+
+        items.sort(key=rank)
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Distribute groups of files over the two processes of `make test`.
+
+    The marker xdist_group would do the same, but has no effect in pytest 9.2 with xdist 3.8.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class GroupScheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return process_group(nodeid.split("::")[0])
+
+    return GroupScheduling(config, log)
 
 
 @pytest.fixture(scope="session")
