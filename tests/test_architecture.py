@@ -180,7 +180,7 @@ def test_every_recipe_builds_and_its_plan_prints(name: str):
     assert all(run.run_id in printed for run in experiment.runs())
 
 
-def test_the_readme_lists_exactly_the_flags_of_the_sweep():
+def test_launchs_readme_lists_exactly_the_flags_of_the_sweep():
     usage = subprocess.run(
         [sys.executable, "launch/sweep.py", "--help"],
         cwd=ROOT,
@@ -189,7 +189,8 @@ def test_the_readme_lists_exactly_the_flags_of_the_sweep():
         check=True,
     )
     flags = set(re.findall(r"^  (--[a-z]+)", usage.stdout, re.MULTILINE))
-    listed = set(re.findall(r"^\| `(--[a-z]+)", (ROOT / "README.md").read_text(), re.MULTILINE))
+    readme = (ROOT / "launch/README.md").read_text()
+    listed = set(re.findall(r"^\| `(--[a-z]+)", readme, re.MULTILINE))
     assert flags and listed == flags
 
 
