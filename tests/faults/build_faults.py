@@ -3,6 +3,8 @@
 import gzip
 import hashlib
 import json
+import logging
+import os
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -227,10 +229,30 @@ def _stream_reads(root: str, setup: BuildSetup, trial: int) -> Callable[[], None
 
 
 @contextmanager
+def _ray_without_dashboard() -> Iterator[None]:
+    """A Ray of two CPUs, without the nine processes of the dashboard."""
+    for name, value in ray_tasks.ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        object_store_memory=ray_tasks.OBJECT_STORE_BYTES,
+        logging_level=logging.WARNING,
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
 def undisturbed(proxy: Proxy, work: Path) -> Iterator[BuildSetup]:
     """Start Ray, and build once without a disturbance."""
     config = write_corpus(f"{BUCKET}/corpus")
-    with ray_tasks.session(n_cpus=2):
+    with _ray_without_dashboard(), ray_tasks.session(n_cpus=2):
         build(config, f"{BUCKET}/undisturbed")
 
         @cache

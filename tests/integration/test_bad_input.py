@@ -55,14 +55,6 @@ def test_a_store_that_does_not_answer_is_named(free_port):
     refused(done, "s3://bucket/prefix", "AWS_ENDPOINT_URL")
 
 
-@pytest.fixture
-def ray_address(ray_cluster) -> dict[str, str]:
-    """The variables with which a command uses the tests' shared Ray rather than starting one."""
-    import ray
-
-    return {"RAY_ADDRESS": ray.get_runtime_context().gcs_address, "RAY_AUTH_MODE": "disabled"}
-
-
 def rows(path: Path, *values: object) -> str:
     path.write_text(
         "".join(f"{value if isinstance(value, str) else json.dumps(value)}\n" for value in values)

@@ -72,8 +72,10 @@ def test_killing_everything_and_repeating_gives_the_same_bytes_and_losses(finish
     assert bytes_below(str(tmp_path), weights) == bytes_below(finished_sweep, weights)
 
 
-def test_the_deepspeed_launcher_gives_the_sweeps_losses_bit_for_bit(finished_sweep, tmp_path):
-    done = sweep(str(tmp_path), *TINY, "--only", "data", "--materialize")
+def test_the_deepspeed_launcher_gives_the_sweeps_losses_bit_for_bit(
+    finished_sweep, ray_address, tmp_path
+):
+    done = sweep(str(tmp_path), *TINY, "--only", "data", "--materialize", **ray_address)
     assert done.returncode == 0 and f"data card: {tmp_path}/report/data.html" in done.stdout
     planned = experiment.load(finished_sweep).runs()
     made = [
