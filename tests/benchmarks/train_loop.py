@@ -54,13 +54,13 @@ PARTS = {
     "batch": [(BatchReader, "prefetch")],
     "guard": [(StepGuard, "begin_step"), (StepGuard, "end_step"), (StepGuard, "_before_optimizer")],
     "model statistics": [
-        (ModelStats, "look"),
-        (ModelStats, "_see_residual"),
-        (ModelStats, "_see_logits"),
-        (ModelStats, "_see_gradient"),
+        (ModelStats, "collect"),
+        (ModelStats, "_add_residual"),
+        (ModelStats, "_add_attention_logit"),
+        (ModelStats, "_add_gradient"),
     ],
     "metrics": [(StepMetrics, "add"), (StepMetrics, "log")],
-    "metrics log, sinks": [(MetricsLog, "step")],
+    "metrics log, sinks": [(MetricsLog, "log_step")],
     "learning rate, stop vote, watchdog": [
         (deepspeed_engine, "set_learning_rate"),
         (StopVote, "is_stopping"),
