@@ -206,13 +206,15 @@ def _rank(config: dict[str, str]) -> str | None:
     before any of them waits for another, so its text is returned and not tried again; whatever else
     one rank meets must end the others too.
     """
-    from training.trainer import loop
+    from training.trainer import loop, preemption
 
     telemetry.configure()
     try:
         loop.train(config["root"], records.from_json(RunConfig, config["run"], "the gang's run"))
     except ConfigurationError as error:
         return str(error)
+    finally:
+        preemption.end()
     return None
 
 

@@ -1,11 +1,26 @@
-"""run a function in a daemon thread and get its result as a Future"""
+"""run a function in a daemon thread, with a Future; log a block that takes long"""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import TypeVar
 
+from data_prep.core import telemetry
+
 T = TypeVar("T")
+
+
+@contextmanager
+def log_if_longer(seconds: float, message: str, *arguments: object) -> Iterator[None]:
+    """Log the message, at level WARNING, if the block takes longer than this."""
+    timer = threading.Timer(seconds, telemetry.logger.warning, (message, *arguments))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def in_background(work: Callable[[], T], name: str) -> Future[T]:

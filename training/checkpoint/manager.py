@@ -31,6 +31,9 @@ from training.engine import deepspeed_state, process_group
 MAX_FAILED = 5
 # A skipped save loses steps only if the run dies; waiting always costs time.
 WAIT_SECONDS = 30.0
+# At the end of a run, a save that takes longer will hardly succeed.
+END_SECONDS = 1800.0
+LOG_SECONDS = 60.0
 
 
 class CheckpointManager:
@@ -67,14 +70,15 @@ class CheckpointManager:
         """Copy the whole state, and `extra` tensors that all ranks have alike, and publish them in
         the background.
 
-        commit_after: commit only once this has succeeded. must_save: wait for the previous save
-        however long it takes, instead of skipping this one.
+        commit_after: commit only once this has succeeded. must_save: wait up to END_SECONDS for the
+        previous save, instead of WAIT_SECONDS.
 
         Raises StorageError on every rank when MAX_FAILED saves in a row could not be published.
         """
         start = perf_counter()
-        if not self._writer.wait(None if must_save else WAIT_SECONDS):
-            self._warn_skipped(step)
+        is_free = self._wait_to_end() if must_save else self._writer.wait(WAIT_SECONDS)
+        if not is_free:
+            self._warn_skipped(step, END_SECONDS if must_save else WAIT_SECONDS)
             return
         if self._writer.n_failed >= MAX_FAILED:
             raise StorageError(
@@ -100,9 +104,24 @@ class CheckpointManager:
         telemetry.emit("hormesis_checkpoint_stall_seconds", stall_seconds, run=self._run_id)
 
     def finish(self) -> bool:
-        """Wait until the last save has ended; whether it was published."""
-        self._writer.wait(None)
-        return self._writer.n_failed == 0
+        """Wait until the last save has ended, up to END_SECONDS; whether it was published."""
+        return self._wait_to_end() and self._writer.n_failed == 0
+
+    def _wait_to_end(self) -> bool:
+        """Whether the last save ended within END_SECONDS; a collective that logs long waits."""
+        start = perf_counter()
+        while not self._writer.wait(LOG_SECONDS):
+            seconds = process_group.broadcast_from_rank0(lambda: perf_counter() - start)
+            if self._world.rank == 0:
+                telemetry.logger.warning(
+                    "%s: the last checkpoint is still being published after %.0f s, at most %.0f s",
+                    self._run_id,
+                    seconds,
+                    END_SECONDS,
+                )
+            if seconds >= END_SECONDS:
+                return False
+        return True
 
     def restore(self, engine: Any, *, max_step: int | None = None) -> RestoredCheckpoint | None:
         """Restore the engine from the newest checkpoint that verifies, None if there is none.
@@ -165,7 +184,7 @@ class CheckpointManager:
         folder = storage.join(self._folder, commits.step_name(commit.step))
         read_tensors(folder, manifests, wanted)
 
-    def _warn_skipped(self, step: int) -> None:
+    def _warn_skipped(self, step: int, waited_seconds: float) -> None:
         if self._world.rank != 0:
             return
         telemetry.emit("hormesis_checkpoints_skipped", 1, run=self._run_id)
@@ -174,7 +193,7 @@ class CheckpointManager:
             "after %.0f s more; use a faster store or longer checkpoint intervals",
             self._run_id,
             step,
-            WAIT_SECONDS,
+            waited_seconds,
         )
 
 

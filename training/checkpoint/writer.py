@@ -25,6 +25,12 @@ from training.engine.process_group import World
 from training.engine.state_layout import RankManifest
 
 POLL_SECONDS = (0.02, 1.0)  # between looks for other ranks' manifests: at first, and at most
+LOG_SECONDS = 60.0  # between lines about a wait
+# The slowest rank's upload; a store that needs longer needs larger checkpoint intervals.
+UPLOAD_SECONDS = 1800.0
+# Once every rank has written its manifest: NFS shows a new file after 60 s at most, S3 at once.
+VISIBLE_SECONDS = 90.0
+METRICS_SECONDS = 600.0  # for the metrics log that a commit waits for
 
 
 class Snapshot(NamedTuple):
@@ -41,6 +47,13 @@ class Snapshot(NamedTuple):
     files: list[StagedFile]
     extra: bytes
     parameter_sizes: dict[str, int]
+
+
+class _Uploads(NamedTuple):
+    """What rank 0 knows of the uploads of all ranks: one failed; all have succeeded."""
+
+    failed: threading.Event
+    succeeded: threading.Event
 
 
 class _State(NamedTuple):
@@ -65,7 +78,7 @@ class CheckpointWriter:
         self._run_id, self._config = run_id, config
         self._upload: Future[None] | None = None
         self._commit: Future[None] | None = None  # on rank 0
-        self._upload_failed = threading.Event()  # on any rank
+        self._uploads = _Uploads(threading.Event(), threading.Event())
         self.n_failed = 0
         """Writes that failed in a row."""
 
@@ -73,25 +86,26 @@ class CheckpointWriter:
         self, snapshot: Snapshot, staging: Staging, *, commit_after: Future[None] | None
     ) -> None:
         """Start writing; the commit waits until `commit_after`, if given, has succeeded."""
-        self._upload_failed = failed = threading.Event()
+        self._uploads = uploads = _Uploads(threading.Event(), threading.Event())
         self._upload = in_background(lambda: self._upload_files(snapshot, staging), "checkpoint")
         if self._world.rank == 0:
             self._commit = in_background(
-                lambda: self._write_commit(snapshot, failed, commit_after), "commit"
+                lambda: self._write_commit(snapshot, uploads, commit_after), "commit"
             )
 
-    def wait(self, timeout_seconds: float | None) -> bool:
+    def wait(self, timeout_seconds: float) -> bool:
         """Whether the last write has ended on every rank, waiting up to the timeout; a collective.
 
-        Updates n_failed. Without a timeout it waits until the write has ended.
+        Updates n_failed.
         """
         if self._upload is None:
             return True
         state = _state(self._upload, timeout_seconds)
         state = _State(*process_group.sum_over_ranks(self._world, *state))
         if state.failed:
-            self._upload_failed.set()  # the commit need not wait for that rank's manifest
+            self._uploads.failed.set()  # the commit need not wait for that rank's manifest
         elif not state.busy:
+            self._uploads.succeeded.set()
             state = process_group.broadcast_from_rank0(
                 lambda: _state(self._commit, timeout_seconds)
             )
@@ -118,12 +132,12 @@ class CheckpointWriter:
             raise
 
     def _write_commit(
-        self, snapshot: Snapshot, upload_failed: threading.Event, after: Future[None] | None
+        self, snapshot: Snapshot, uploads: _Uploads, after: Future[None] | None
     ) -> None:
         start = perf_counter()
         folder = storage.join(self._folder, commits.step_name(snapshot.step))
         try:
-            uris = self._wait_for_manifests(folder, snapshot, upload_failed)
+            uris = self._wait_for_manifests(folder, snapshot, uploads)
             texts = [storage.read(uri) for uri in uris]
             manifests = [
                 from_json(RankManifest, text, uri) for text, uri in zip(texts, uris, strict=True)
@@ -133,7 +147,7 @@ class CheckpointWriter:
             extra_uri = storage.join(folder, f"{snapshot.attempt}-extra.safetensors")
             storage.write(extra_uri, snapshot.extra)
             if after:
-                after.result()
+                _wait_for_metrics(after)
             commit = Commit(
                 format_version=FORMAT_VERSION,
                 run_digest=self._identity.run_digest,
@@ -158,18 +172,36 @@ class CheckpointWriter:
         telemetry.emit("hormesis_checkpoint_bytes", n_bytes, run=self._run_id)
 
     def _wait_for_manifests(
-        self, folder: str, snapshot: Snapshot, upload_failed: threading.Event
+        self, folder: str, snapshot: Snapshot, uploads: _Uploads
     ) -> list[str]:
-        """URIs of the manifests of all ranks, in order of rank."""
+        """URIs of the manifests of all ranks, in order of rank.
+
+        Raises StorageError when a rank's upload failed, or a manifest does not appear in time.
+        """
         pause, longest_pause = POLL_SECONDS
+        start = logged = perf_counter()
+        deadline = start + UPLOAD_SECONDS
         while True:
             uris = storage.list_files(folder, f"{snapshot.attempt}-*.json")
             if len(uris) == self._world.size:
                 return uris
-            if upload_failed.wait(pause):
+            if uploads.failed.wait(pause):
                 raise StorageError(
                     f"{folder}: a rank could not write its files; its own warning says why"
                 )
+            now = perf_counter()
+            if uploads.succeeded.is_set():
+                deadline = min(deadline, now + VISIBLE_SECONDS)
+            found = f"{len(uris)} of {self._world.size} rank manifests"
+            if now > deadline:
+                raise StorageError(
+                    f"{folder}: {found} are visible after {now - start:.0f} s; expected all: every "
+                    "rank must see the same store, so a local --out must be a folder that all "
+                    "nodes share"
+                )
+            if now - logged > LOG_SECONDS:
+                logged = now
+                telemetry.logger.info("%s: waiting, %s are there", folder, found)
             pause = min(2 * pause, longest_pause)
 
     def _delete_other_attempts(self, snapshot: Snapshot) -> None:
@@ -188,7 +220,16 @@ class CheckpointWriter:
         )
 
 
-def _state(future: Future[None] | None, timeout_seconds: float | None) -> _State:
+def _wait_for_metrics(published: Future[None]) -> None:
+    try:
+        published.result(METRICS_SECONDS)
+    except TimeoutError:  # not passed on: it would look like a write that is under way
+        raise StorageError(
+            f"the metrics log was not published within {METRICS_SECONDS:.0f} s; check the store"
+        ) from None
+
+
+def _state(future: Future[None] | None, timeout_seconds: float) -> _State:
     """State of a thread's work after the timeout; raises errors other than a HormesisError."""
     try:
         assert future is not None

@@ -13,13 +13,15 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from data_prep.core.errors import ConfigurationError, HormesisError
+from data_prep.core.background import log_if_longer
+from data_prep.core.errors import ClusterError, ConfigurationError, HormesisError
 from training.engine import rank_env
 
 T = TypeVar("T")
 
 # Rank 0 may be reading a checkpoint from the object store while the others wait.
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+LOG_SECONDS = 30.0
 
 
 class World(NamedTuple):
@@ -76,13 +78,24 @@ def _init_process_group(device: torch.device, size: int) -> None:
     # a single process needs no rendezvous over the network
     store = torch.distributed.HashStore()
     alone = {"store": store, "rank": 0, "world_size": 1} if size == 1 else {}
-    torch.distributed.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT, **alone)
+    address = ":".join(os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
+    message = "waiting for all %d ranks to join at %s, for at most %d minutes"
+    minutes = COLLECTIVE_TIMEOUT.total_seconds() // 60
+    try:
+        with log_if_longer(LOG_SECONDS, message, size, address, minutes):
+            torch.distributed.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT, **alone)
+    except torch.distributed.DistError as error:
+        raise ClusterError(
+            f"the {size} ranks could not join at {address}: {str(error).splitlines()[0]}; start "
+            "every rank, with MASTER_ADDR and MASTER_PORT of a reachable port of rank 0"
+        ) from error
 
 
 def leave() -> None:
     """Leave the process group, all ranks at once, in a process that ends afterwards."""
     if torch.distributed.is_initialized():
-        torch.distributed.barrier()  # rank 0 serves the store that the others still talk to
+        with log_if_longer(LOG_SECONDS, "waiting for the other ranks to end"):
+            torch.distributed.barrier()  # rank 0 serves the store that the others still talk to
         torch.distributed.destroy_process_group()
 
 

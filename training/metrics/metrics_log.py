@@ -27,17 +27,19 @@ import json
 import math
 import tempfile
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_prep.core import storage, telemetry
+from data_prep.core.background import in_background
 from data_prep.core.records import to_dict
 from training.config import MetricsConfig
 from training.metrics import sinks
 from training.run_record import HeldOutLoss, ProbePoint
 
 PUBLISH_SECONDS = 30.0
+CLOSE_SECONDS = 300.0  # for a publication under way; the S3 client gives up sooner
 GAUGES = {
     "loss": "hormesis_train_loss",
     "learning_rate": "hormesis_learning_rate",
@@ -86,7 +88,6 @@ class MetricsLog:
         ]
         # Encoded once: encoding a long log at every publication would take long.
         self._encoded = [_encode(line) for line in self.lines]
-        self._publisher = ThreadPoolExecutor(1, "metrics-log")
         self._published = Future[None]()
         self._published.set_result(None)
         self._published_at = time.monotonic()
@@ -160,7 +161,13 @@ class MetricsLog:
         """Publish all lines so far as runs/<run_id>/metrics.jsonl while training continues."""
         self._published_at = time.monotonic()
         text = "".join(self._encoded)
-        self._published = self._publisher.submit(self._publish, text)
+        previous = self._published
+
+        def publish() -> None:
+            wait([previous])  # an older text must not replace this one
+            self._publish(text)
+
+        self._published = in_background(publish, "metrics-log")
         return self._published
 
     def close(self) -> None:
@@ -168,7 +175,12 @@ class MetricsLog:
         self._progress.close()
         for sink in self._sinks.values():
             sink.close()
-        self._publisher.shutdown(wait=True)
+        if wait([self._published], CLOSE_SECONDS).not_done:
+            telemetry.logger.warning(
+                "run %s: the metrics log is still being published after %.0f s; not waiting for it",
+                self._run_id,
+                CLOSE_SECONDS,
+            )
 
     def publish_final(self) -> None:
         """Publish the whole log and the files of all sinks, after `close`, for a finished run."""

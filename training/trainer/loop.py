@@ -29,7 +29,7 @@ from training.run import initial_weights
 from training.run.batches import BatchReader, TrainBatch
 from training.run.run_context import RunContext
 from training.run_record import HeldOutLoss, RunRecord
-from training.trainer import finish, setup, validation
+from training.trainer import finish, preemption, setup, validation
 from training.trainer.finish import LoopResult
 from training.trainer.preemption import StopVote
 from training.trainer.setup import TrainSession
@@ -90,6 +90,7 @@ def run_steps(session: TrainSession) -> LoopResult:
 
     session.stopwatch.start()
     session.watchdog.begin("batch")
+    preemption.stepping.set()
     prefetched = batches.prefetch(session.first_step, n_steps)
     for batch, wait_seconds in compilation.gc_between_steps(prefetched):
         session.watchdog.begin("step")

@@ -5,6 +5,7 @@ import logging
 import re
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 from data_prep.core import storage, telemetry
 from data_prep.core.errors import ArtefactCorrupt, ConfigurationError, StorageError
 from data_prep.core.settings import evolve
-from training.checkpoint import manager
+from training.checkpoint import manager, writer
 from training.checkpoint.commit import RunIdentity
 from training.checkpoint.manager import CheckpointManager
 from training.config import RunConfig
@@ -196,6 +197,46 @@ def test_a_save_is_skipped_while_the_previous_one_is_being_published(
     loop.train(str(tmp_path), run)
     assert committed_checkpoints(tmp_path, run) == ["step-00000002"]
     assert "skipping the checkpoint of step 4: the previous one was still being" in log.text
+
+
+def test_a_manifest_that_never_appears_fails_the_save_not_the_run(
+    plan: Plan, tmp_path: Path, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    list_files = storage.list_files
+
+    def hide_manifests(folder: str, pattern: str = "**") -> list[str]:
+        return [] if pattern.endswith("-*.json") else list_files(folder, pattern)
+
+    monkeypatch.setattr(storage, "list_files", hide_manifests)
+    monkeypatch.setattr(writer, "VISIBLE_SECONDS", 0.1)
+    run = plan("run", {"checkpoint.every_steps": 3})
+    loop.train(str(tmp_path), run)
+    assert "0 of 1 rank manifests are visible" in log.text
+    assert "a folder that all nodes share" in log.text
+    assert committed_checkpoints(tmp_path, run) == []
+    assert (run_folder(tmp_path, run) / "record.json").is_file()
+
+
+def test_a_store_that_never_answers_delays_the_end_by_a_bounded_time(
+    plan: Plan, tmp_path: Path, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    write, store_answers = storage.write, threading.Event()
+
+    def write_never(uri: str, content: Any) -> None:
+        if uri.endswith("-000.safetensors"):
+            store_answers.wait(60)
+        write(uri, content)
+
+    monkeypatch.setattr(storage, "write", write_never)
+    monkeypatch.setattr(manager, "LOG_SECONDS", 0.1)
+    monkeypatch.setattr(manager, "END_SECONDS", 0.3)
+    run = plan("run", {"checkpoint.every_steps": 5})
+    start = time.monotonic()
+    loop.train(str(tmp_path), run)
+    assert time.monotonic() - start < 30
+    store_answers.set()
+    assert "the last checkpoint is still being published after" in log.text
+    assert (run_folder(tmp_path, run) / "record.json").is_file()
 
 
 def test_training_continues_without_a_checkpoint_but_not_without_any(

@@ -3,7 +3,11 @@
 SIGTERM to a launched rank is in test_pretrain.py.
 """
 
+import signal
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -113,3 +117,62 @@ def title(process: psutil.Process) -> str:
         return "".join(process.cmdline()[:1])
     except psutil.Error:
         return ""
+
+
+BLOCKED = """
+import ctypes, os, signal, sys, threading, time
+from data_prep.core import telemetry
+from training.trainer import preemption
+telemetry.configure()
+preemption.START_SECONDS, preemption.STOP_SECONDS, preemption.REPEATED_SECONDS = 1.0, 60.0, 1.0
+preemption.install()
+if "stepping" in sys.argv:
+    preemption.stepping.set()
+print("ready", flush=True)
+lock = ctypes.create_string_buffer(64)
+libc = ctypes.CDLL(None)
+libc.pthread_mutex_lock(lock)
+libc.pthread_mutex_lock(lock)  # waits forever, and no signal handler of Python runs
+"""
+
+
+@pytest.mark.parametrize(("words", "n_signals"), [([], 1), (["stepping"], 2)])
+def test_sigterm_ends_a_process_whose_main_thread_waits_in_c(words: list[str], n_signals: int):
+    process = subprocess.Popen(
+        [sys.executable, "-c", BLOCKED, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout and process.stdout.readline() == "ready\n"
+        for _ in range(n_signals):
+            process.send_signal(signal.SIGTERM)
+            if n_signals > 1:
+                time.sleep(1.5)
+        _, errors = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert process.returncode == 75 and "resumes from the newest checkpoint" in errors
+
+
+FORKING = """
+import os, signal, time
+from training.trainer import preemption
+preemption.install()
+child = os.fork()
+if not child:
+    time.sleep(60)
+time.sleep(0.2)
+os.kill(child, signal.SIGTERM)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+time.sleep(0.5)
+print(preemption.requested.is_set())
+"""
+
+
+def test_sigterm_to_a_forked_child_ends_it_and_stops_no_training():
+    done = subprocess.run(
+        [sys.executable, "-c", FORKING], capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == f"{-signal.SIGTERM}\nFalse\n", done
