@@ -171,9 +171,7 @@ class CheckpointWriter:
         telemetry.emit("hormesis_checkpoint_seconds", perf_counter() - start, run=self._run_id)
         telemetry.emit("hormesis_checkpoint_bytes", n_bytes, run=self._run_id)
 
-    def _wait_for_manifests(
-        self, folder: str, snapshot: Snapshot, uploads: _Uploads
-    ) -> list[str]:
+    def _wait_for_manifests(self, folder: str, snapshot: Snapshot, uploads: _Uploads) -> list[str]:
         """URIs of the manifests of all ranks, in order of rank.
 
         Raises StorageError when a rank's upload failed, or a manifest does not appear in time.
