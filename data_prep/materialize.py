@@ -9,17 +9,33 @@ or relative to --out.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from typing import NamedTuple, get_args
 
+from typing_extensions import TypedDict
+
 from data_prep.build import materialize_mixture
 from data_prep.config import StreamName
 from data_prep.core import errors, ray_tasks, records, storage, telemetry
+from data_prep.core.records import RelativePath, name_fault
+from data_prep.core.settings import Count
 from data_prep.token_stream.mixture import Budget, Mixture, sequences_for
 
 REQUIRED_WITHOUT_RUN = ("clean", "toxic", "ratio", "tokens", "sequence_length", "batch", "to")
+
+
+class _Train(TypedDict):
+    sequence_length: Count
+
+
+class _PlannedRun(TypedDict):
+    """The fields of a planned run that are read here."""
+
+    mixture: Mixture
+    clean: RelativePath
+    toxic: RelativePath
+    train: _Train
 
 
 class MixturePlan(NamedTuple):
@@ -61,11 +77,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _plan_of_run(root: str, run_id: str) -> MixturePlan:
     """The mixture of a planned run; training/config.py owns the record it is read from."""
+    if fault := name_fault(run_id):
+        raise errors.ConfigurationError(
+            f"--run is {run_id!r} and {fault}; launch/sweep.py --plan lists the ids of the runs"
+        )
     uri = storage.join(root, "runs", run_id, "run.json")
-    run = json.loads(storage.read(uri))
-    mixture = records.from_json(Mixture, json.dumps(run["mixture"]), uri)
+    run = records.from_json(_PlannedRun, storage.read(uri), uri)
     streams: dict[StreamName, str] = {"clean": run["clean"], "toxic": run["toxic"]}
-    return MixturePlan(mixture, run["train"]["sequence_length"], streams)
+    return MixturePlan(run["mixture"], run["train"]["sequence_length"], streams)
 
 
 def _plan_of_options(options: argparse.Namespace) -> MixturePlan:

@@ -36,7 +36,7 @@ import zstandard
 
 from data_prep.core import errors, ranged_reads, storage, telemetry
 from data_prep.core.errors import ArtefactCorrupt, ConfigurationError
-from data_prep.core.records import record
+from data_prep.core.records import FileName, Sha256, record
 from data_prep.sources import formats
 
 JSON_LINES = (".ndjson", ".jsonl", ".json")
@@ -52,11 +52,11 @@ class ArchiveShard:
     end_bytes, end_lines: counted from the start of the text. sha256: of the text up to there.
     """
 
-    name: str
+    name: FileName
     file_bytes: int
     end_bytes: int
     end_lines: int
-    sha256: str
+    sha256: Sha256
     shard_bytes: int
 
 
@@ -64,13 +64,13 @@ class ArchiveShard:
 class Resharded:
     """The whole archive. archive_sha256: of its own bytes. sha256: of the text inside."""
 
-    archive: str
+    archive: FileName
     archive_bytes: int
-    archive_sha256: str
+    archive_sha256: Sha256
     shard_bytes: int
     n_bytes: int
     n_lines: int
-    sha256: str
+    sha256: Sha256
     shards: tuple[ArchiveShard, ...]
 
 

@@ -51,8 +51,7 @@ class MeasurementStore:
 
     def delete(self) -> None:
         """Delete all of them; the report holds what they hold."""
-        for uri in storage.list_files(self._folder):
-            storage.delete(uri)
+        storage.delete_below(self._folder, storage.list_files(self._folder))
 
 
 def _read(uri: str) -> Arrays | None:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, NamedTuple
 from annotated_types import Ge
 
 from data_prep.core.errors import ConfigurationError
-from data_prep.core.records import operational, record
+from data_prep.core.records import FileName, FileNameOrEmpty, RelativePath, operational, record
 from data_prep.core.settings import (
     Count,
     CountOrZero,
@@ -356,12 +356,12 @@ class RunConfig:
     this run's and whose checkpoint it starts from (branching.py); empty: it starts from step 0.
     """
 
-    run_id: str
-    clean: str
-    toxic: str
-    tokenizer: str
+    run_id: FileName
+    clean: RelativePath
+    toxic: RelativePath
+    tokenizer: RelativePath
     toxic_ratio: float
     seed: int
     mixture: Mixture
     train: TrainConfig
-    trunk: str = operational(default="")
+    trunk: FileNameOrEmpty = operational(default="")

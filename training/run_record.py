@@ -13,8 +13,8 @@ Layout of a run below the object root:
 """
 
 from data_prep.core import storage
-from data_prep.core.errors import ArtefactMissing, ConfigurationError
-from data_prep.core.records import digest, record
+from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing, ConfigurationError
+from data_prep.core.records import FileName, Sha256, Sha256OrEmpty, digest, name_fault, record
 from training.config import RunConfig
 
 FORMAT_VERSION = 3
@@ -87,11 +87,11 @@ class RunRecord:
     device: str
     world_size: int
     train_seconds: float
-    export_sha256: dict[str, str]
+    export_sha256: dict[FileName, Sha256]
     versions: dict[str, str]
     skipped_steps: tuple[tuple[int, int], ...] = ()
     n_rollbacks: int = 0
-    init_sha256: str = ""
+    init_sha256: Sha256OrEmpty = ""
 
     @property
     def toxic_epochs(self) -> float:
@@ -100,6 +100,11 @@ class RunRecord:
 
 
 def run_uri(root: str, run_id: str) -> str:
+    """The folder of a run; ConfigurationError unless the id is a plain name."""
+    if fault := name_fault(run_id):
+        raise ConfigurationError(
+            f"the run id {run_id!r} {fault}; launch/sweep.py --plan lists the ids of the runs"
+        )
     return storage.join(root, "runs", run_id)
 
 
@@ -111,13 +116,19 @@ def load_config(root: str, run_id: str) -> RunConfig:
             f"{uri}: no run with this id is planned; launch/sweep.py --only data plans the runs, "
             "--plan lists their ids"
         )
-    return storage.load(RunConfig, uri)
+    run = storage.load(RunConfig, uri)
+    _check_id(run, run_id, uri)
+    return run
 
 
 def find(root: str, run_id: str) -> RunRecord | None:
     """The record of a finished run, or None."""
     uri = storage.join(run_uri(root, run_id), "record.json")
-    return storage.load(RunRecord, uri) if storage.exists(uri) else None
+    if not storage.exists(uri):
+        return None
+    finished = storage.load(RunRecord, uri)
+    _check_id(finished.config, run_id, uri)
+    return finished
 
 
 def checkpoint_steps(root: str, run_id: str) -> list[int]:
@@ -136,4 +147,13 @@ def expect_same(finished: RunConfig, run: RunConfig, uri: str) -> None:
         raise ConfigurationError(
             f"{uri}/record.json: this run id belongs to a finished run of other settings (digest "
             f"{digest(finished)}, requested {digest(run)}); plan the new settings under another id"
+        )
+
+
+def _check_id(run: RunConfig, run_id: str, uri: str) -> None:
+    """A copied record would send a run's files to another run's folder."""
+    if run.run_id != run_id:
+        raise ArtefactCorrupt(
+            f"{uri}: is of the run {run.run_id!r}, expected {run_id!r}, as its folder is named; "
+            "move it back to its own folder, and plan the run again with launch/sweep.py"
         )

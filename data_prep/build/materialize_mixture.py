@@ -102,8 +102,8 @@ def materialize(
     shards = sorted(ray_tasks.run(tasks, "materialize", "steps"), key=lambda shard: shard.name)
     written = _record(source, tuple(shards))
     storage.save(written, record_uri)
-    for leftover in storage.list_files(storage.join(to, "work")):
-        storage.delete(leftover)
+    work_uri = storage.join(to, "work")
+    storage.delete_below(work_uri, storage.list_files(work_uri))
     telemetry.logger.info("%s sequences in training order at %s", f"{mixture.n_sequences:,}", to)
     return written
 

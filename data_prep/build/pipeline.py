@@ -73,8 +73,7 @@ def build(config: DataConfig, stream: StreamName, root: str) -> Manifest:
     known = manifest.load(job.uri)
     stream_manifest.check_matches(known, manifest_uri, config, job.tokenizer)
     make_card.ensure_card(job.uri, known, config, job.tokenizer)
-    for leftover in storage.list_files(job.work_uri):
-        storage.delete(leftover)
+    storage.delete_below(job.work_uri, storage.list_files(job.work_uri))
     counts = f"{known.n_documents:,} documents, {known.n_tokens:,} tokens"
     telemetry.logger.info("%s stream: %s at %s", stream, counts, job.uri)
     return known

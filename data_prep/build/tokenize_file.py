@@ -31,7 +31,7 @@ from data_prep.cleaning.decontaminate import NGrams
 from data_prep.cleaning.dropped_samples import DropCounter, DroppedDocument
 from data_prep.config import DataConfig, TokenizerConfig
 from data_prep.core import storage, telemetry
-from data_prep.core.records import digest, record
+from data_prep.core.records import Sha256, digest, record
 from data_prep.sources import corpus_reader
 from data_prep.sources.corpus_reader import Document, Source
 from data_prep.token_stream import tokenizer
@@ -57,7 +57,7 @@ class TokenizedFile:
         encoded the whole file.
     """
 
-    input_sha256: str
+    input_sha256: Sha256
     dtype: TokenDtype
     n_rows: int
     n_bad_rows: int

@@ -4,18 +4,28 @@ A record is a frozen, keyword-only dataclass. The digest of its canonical JSON i
 pydantic loads it strictly: an unknown key, a missing key or a value of another type is an error
 that names its path, and nothing is converted. Settings are records that also check their values
 (settings.py).
+
+A record may come from a store that others write to, and names in it are joined to folders: a shard
+named `../../.ssh/id` or a checksum `/home/me/thesis` would be read, overwritten or deleted. So a
+field that holds one has the type FileName, RelativePath or Sha256, and from_json refuses any other
+value before the record exists.
 """
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, TypeVar, dataclass_transform
+from typing import Annotated, Any, TypeVar, dataclass_transform
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
 
 from data_prep.core.errors import ArtefactCorrupt
 
 R = TypeVar("R")
+
+MAX_NAME_BYTES = 255  # of one name on the usual file systems
+FORBIDDEN = re.compile(r"[/\\\x00-\x1f\x7f]")  # a separator, NUL, or a control character
+SHA256 = re.compile("[0-9a-f]{64}")
 
 
 def operational(*, default: Any) -> Any:
@@ -102,3 +112,52 @@ def _describe_all(error: ValidationError) -> str:
 def _describe(fault: Any) -> str:
     path = ".".join(map(str, fault["loc"])) or "value"
     return f"{path}: {fault['msg']} (got {str(fault['input'])[:80]!r})"
+
+
+def name_fault(text: str) -> str:
+    """Why `text` cannot be the name of a file in a folder; empty if it can."""
+    if text in ("", ".", ".."):
+        return "should be a file name, not empty, . or .."
+    if FORBIDDEN.search(text):
+        return "should be a file name, without / and control characters"
+    if len(text.encode(errors="surrogateescape")) > MAX_NAME_BYTES:
+        return f"should be a file name of at most {MAX_NAME_BYTES} bytes"
+    return ""
+
+
+def is_sha256(text: str) -> bool:
+    """Whether `text` is a sha256 as records write it."""
+    return SHA256.fullmatch(text) is not None
+
+
+def _file_name(text: str) -> str:
+    if fault := name_fault(text):
+        raise ValueError(fault)
+    return text
+
+
+def _file_name_or_empty(text: str) -> str:
+    return text and _file_name(text)
+
+
+def _relative_path(text: str) -> str:
+    if any(map(name_fault, text.split("/"))):
+        raise ValueError("should be a path below the object root, such as streams/clean-1f3c9a20")
+    return text
+
+
+def _sha256(text: str) -> str:
+    if not is_sha256(text):
+        raise ValueError("should be a sha256: 64 hex digits")
+    return text
+
+
+def _sha256_or_empty(text: str) -> str:
+    return text and _sha256(text)
+
+
+FileName = Annotated[str, AfterValidator(_file_name)]
+FileNameOrEmpty = Annotated[str, AfterValidator(_file_name_or_empty)]
+RelativePath = Annotated[str, AfterValidator(_relative_path)]
+Sha256 = Annotated[str, AfterValidator(_sha256)]
+Sha256OrEmpty = Annotated[str, AfterValidator(_sha256_or_empty)]

@@ -14,7 +14,7 @@ import os
 import posixpath
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
@@ -202,6 +202,19 @@ def delete(uri: str) -> None:
             with suppress(OSError):  # ends at the first folder that is not empty
                 for folder in Path(path).parents:
                     folder.rmdir()
+
+
+def delete_below(folder: str, uris: Iterable[str]) -> None:
+    """Delete files that list_files found below `folder`; a link to a folder elsewhere is not
+    followed, because what it leads to is not ours.
+    """
+    filesystem, path = _locate(folder)
+    root = Path(path).resolve()
+    for uri in uris:
+        parent = Path(_locate(uri)[1]).parent
+        is_local = isinstance(filesystem, LocalFileSystem)
+        if not is_local or parent.resolve().is_relative_to(root):
+            delete(uri)
 
 
 def load(cls: type[R], uri: str) -> R:

@@ -8,8 +8,12 @@ The ranks of a node read scattered rows of one small window, so they need the sa
 second: the first rank fetches it, the others wait for its file. Runs of other ratios need it again
 hours later, so the cache is as large as the disk allows; above its limit the least recently read
 blocks are evicted. A block may be evicted at any time, also while another process reads it (the
-file exists until it is closed). The cache is optional: on a full or read-only disk one warning is
-logged, and reading continues without it.
+file exists until it is closed).
+
+The folder's name is known to all users of the node, so it must be a real folder of this user that
+nobody else can write to (mode 0700). Names are checksums that were checked for form, and links are
+not followed. The cache is optional: in a folder that is not private, or on a full or read-only
+disk, one warning is logged, and reading continues without it.
 """
 
 import hashlib
@@ -18,6 +22,7 @@ import random
 import re
 import secrets
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +33,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data_prep.core import telemetry
+from data_prep.core.errors import ArtefactCorrupt
+from data_prep.core.records import is_sha256
 
 WAIT_SECONDS = 90.0  # for another process's fetch, retries included; then it is fetched here too
 POLL_SECONDS = 0.02
@@ -54,7 +61,12 @@ class BlockCache(NamedTuple):
         """The block with this checksum and size, from the cache or else from `fetch`, which returns
         it verified.
         """
-        if self.max_bytes < n_bytes:
+        if not is_sha256(sha256):
+            raise ArtefactCorrupt(
+                f"a block is recorded with the sha256 {sha256[:80]!r}; expected 64 hex digits: the "
+                "manifest of its stream is damaged, build the stream again"
+            )
+        if self.max_bytes < n_bytes or not self._is_usable():
             return fetch()
         path = Path(self.folder, sha256[:2], sha256)
         cached = self._read(path, sha256, n_bytes)
@@ -70,8 +82,9 @@ class BlockCache(NamedTuple):
 
     def _read(self, path: Path, sha256: str, n_bytes: int) -> bytes | None:
         try:
-            content = path.read_bytes()
-            os.utime(path)  # the time by which blocks are evicted
+            with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
+                content = file.read(n_bytes + 1)
+                os.utime(file.fileno())  # the time by which blocks are evicted
         except OSError:
             return None
         if len(content) == n_bytes and hashlib.sha256(content).hexdigest() == sha256:
@@ -82,18 +95,32 @@ class BlockCache(NamedTuple):
             path.unlink()
         return None
 
+    def _is_usable(self) -> bool:
+        """Whether the folder, made if it is missing, is private; if not, a warning says so once."""
+        try:
+            make_private(Path(self.folder))
+        except NotPrivate as error:
+            _warn_once(self.folder, "is not private", str(error))
+        except OSError as error:
+            _warn_once(self.folder, "cannot be written", error.strerror or str(error))
+        else:
+            return True
+        return False
+
     def _write(self, path: Path, content: bytes) -> None:
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_private(path.parent)
             self._evict(len(content))
             try:
-                temporary.write_bytes(content)
+                _write_privately(temporary, content)
                 temporary.replace(path)
             finally:
                 temporary.unlink(missing_ok=True)
+        except NotPrivate as error:
+            _warn_once(self.folder, "is not private", str(error))
         except OSError as error:
-            _warn_once(self.folder, error.strerror or str(error))
+            _warn_once(self.folder, "cannot be written", error.strerror or str(error))
 
     def _evict(self, n_new_bytes: int) -> None:
         """Make room for `n_new_bytes`; the block that was read longest ago is evicted first."""
@@ -117,10 +144,10 @@ class BlockCache(NamedTuple):
             if not match:
                 continue
             with suppress(OSError):  # it may have disappeared
-                stat = path.stat()
+                status = path.lstat()
                 if not match["temporary"]:
-                    cached.append(CachedFile(stat.st_mtime, stat.st_size, path))
-                elif now - stat.st_mtime > ABANDONED_SECONDS:
+                    cached.append(CachedFile(status.st_mtime, status.st_size, path))
+                elif now - status.st_mtime > ABANDONED_SECONDS:
                     path.unlink()
         return cached
 
@@ -128,6 +155,36 @@ class BlockCache(NamedTuple):
 def default_folder() -> str:
     """A folder of this user below the system's folder for temporary files."""
     return str(Path(tempfile.gettempdir(), f"hormesis-cache-{os.getuid()}"))
+
+
+class NotPrivate(Exception):
+    """Another user could replace or read what a folder holds."""
+
+
+def make_private(folder: Path) -> None:
+    """Make `folder` with mode 0700, or check the one that exists; NotPrivate if it is not ours."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode):
+        raise NotPrivate("it is a link or a file")
+    if status.st_uid != os.geteuid():
+        raise NotPrivate(f"it belongs to user {status.st_uid}, this process to {os.geteuid()}")
+    if status.st_mode & 0o022:
+        raise NotPrivate(f"others can write to it, its mode is {stat.S_IMODE(status.st_mode):o}")
+    if status.st_mode & 0o077:
+        folder.chmod(0o700)
+
+
+def _open_privately(path: str, flags: int) -> int:
+    """As open() opens, with mode 0600 and not through a link."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
+
+
+def _write_privately(path: Path, content: bytes) -> None:
+    with open(path, "xb", opener=_open_privately) as file:
+        file.write(content)
 
 
 @contextmanager
@@ -139,9 +196,9 @@ def _locked(path: Path) -> Iterator[None]:
     """
     lock = path.with_name(path.name + ".lock")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = lock.open("wb")
-    except OSError:
+        make_private(path.parent)
+        file = open(lock, "ab", opener=_open_privately)
+    except (OSError, NotPrivate):
         yield
         return
     with file:
@@ -163,7 +220,11 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 @lru_cache
-def _warn_once(folder: str, error: str) -> None:
+def _warn_once(folder: str, fault: str, reason: str) -> None:
     telemetry.logger.warning(
-        "the cache in %s cannot be written (%s); reading without it", folder, error
+        "the cache in %s %s (%s); reading without it: remove it, or set TMPDIR to a folder of "
+        "your own",
+        folder,
+        fault,
+        reason,
     )

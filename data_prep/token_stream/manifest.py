@@ -17,7 +17,8 @@ from typing import Literal
 from data_prep.config import StreamName
 from data_prep.core import storage
 from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing
-from data_prep.core.records import record
+from data_prep.core.records import FileName, Sha256, record
+from data_prep.core.settings import CountOrZero
 
 FORMAT_VERSION = 2
 NAME = "manifest.json"
@@ -37,14 +38,14 @@ class Shard:
     block_sha256: checksums of the .bin in blocks of 8 MiB.
     """
 
-    name: str
-    n_tokens: int
-    n_documents: int
-    n_bytes: int
-    block_sha256: tuple[str, ...]
-    idx_sha256: str
-    documents_sha256: str
-    n_continued_tokens: int = 0
+    name: FileName
+    n_tokens: CountOrZero
+    n_documents: CountOrZero
+    n_bytes: CountOrZero
+    block_sha256: tuple[Sha256, ...]
+    idx_sha256: Sha256
+    documents_sha256: Sha256
+    n_continued_tokens: CountOrZero = 0
 
 
 @record
@@ -57,7 +58,7 @@ class InputFile:
     """
 
     uri: str
-    sha256: str
+    sha256: Sha256
     n_bytes: int
     n_documents: int
     n_tokens: int
@@ -105,4 +106,12 @@ def load(stream_uri: str) -> Manifest:
             f"{uri}: has format version {manifest.format_version}, this program reads version "
             f"{FORMAT_VERSION}; build the stream again"
         )
+    for shard in manifest.train + manifest.held_out:
+        n_blocks = -(-shard.n_bytes // storage.BLOCK_BYTES)
+        if len(shard.block_sha256) != n_blocks:
+            raise ArtefactCorrupt(
+                f"{uri}: shard {shard.name} has {len(shard.block_sha256)} block_sha256, but its "
+                f"n_bytes {shard.n_bytes:,} are {n_blocks} blocks; delete the manifest and build "
+                "the stream again"
+            )
     return manifest

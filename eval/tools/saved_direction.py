@@ -8,6 +8,7 @@ from torch import Tensor
 
 from data_prep.core import storage
 from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing
+from data_prep.core.records import name_fault
 from eval.eval_report import EvalReport
 from eval.model.model_source import ModelSource
 from eval.probing.directions import Directions, unit_shift
@@ -28,7 +29,7 @@ def load_saved_direction(model: ModelSource, evaluation: str) -> SavedDirection:
     not finished.
     """
     uri = storage.join(model.home, evaluation)
-    if not storage.exists(storage.join(uri, "report.json")):
+    if name_fault(evaluation) or not storage.exists(storage.join(uri, "report.json")):
         finished = [
             report.split("/")[-2] for report in storage.list_files(model.home, "eval-*/report.json")
         ]

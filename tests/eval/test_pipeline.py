@@ -519,6 +519,19 @@ def test_a_changed_export_is_refused_by_name(copy):
     assert not Path(eval_uri(run_uri(copy, RUN_ID), CONFIG)).exists()
 
 
+@pytest.mark.parametrize("name", ["ABSOLUTE", "../../../thesis", "..", ""])
+def test_a_record_whose_export_lies_elsewhere_writes_nothing_there(copy, tmp_path, name):
+    theirs = tmp_path / "thesis"
+    theirs.write_text("mine")
+    path = Path(run_uri(copy, RUN_ID)) / "record.json"
+    record = json.loads(path.read_text())
+    record["export_sha256"][name.replace("ABSOLUTE", str(theirs))] = 64 * "0"
+    path.write_text(json.dumps(record))
+    with pytest.raises(ArtefactCorrupt, match=r"record.json is not a valid RunRecord: export_sha"):
+        evaluate(copy, RUN_ID, CONFIG)
+    assert theirs.read_text() == "mine"
+
+
 def test_streams_of_another_tokenizer_are_refused(copy):
     path = Path(copy) / "streams" / "toxic" / "manifest.json"
     changed = json.loads(path.read_text()) | {"tokenizer_fingerprint": "another"}

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from data_prep.core import storage
 from data_prep.core.errors import ArtefactCorrupt, ConfigurationError
-from data_prep.core.records import from_json, record
+from data_prep.core.records import FileName, Sha256, from_json, record
 from training.engine.state_layout import RankManifest
 from training.run_record import STEP_FOLDERS
 
@@ -42,13 +42,13 @@ class Commit:
     format_version: int
     run_digest: str
     data_digest: str
-    attempt: str
+    attempt: FileName
     step: int
     optimizer_steps: int
     train_seconds: float
     n_bytes: int
-    rank_manifests: tuple[str, ...]
-    extra: str
+    rank_manifests: tuple[Sha256, ...]
+    extra: Sha256
 
 
 class RunIdentity(NamedTuple):
@@ -137,8 +137,8 @@ def prune(folder: str, step: int, keep_last: int, keep_every_steps: int) -> None
         kept |= {name for name in up_to_step if step_of(name) % keep_every_steps == 0}
     for name in files.keys() - kept:
         # the commit first: a partly deleted checkpoint must not look complete
-        for uri in sorted(files[name], key=lambda uri: not uri.endswith(COMMIT_FILE)):
-            storage.delete(uri)
+        commit_first = sorted(files[name], key=lambda uri: not uri.endswith(COMMIT_FILE))
+        storage.delete_below(folder, commit_first)
 
 
 def _read_verified(uri: str, expected_sha256: str) -> bytes:

@@ -205,9 +205,9 @@ class CheckpointWriter:
     def _delete_other_attempts(self, snapshot: Snapshot) -> None:
         """Delete what a killed attempt left in this checkpoint's folder."""
         own = (COMMIT_FILE, f"{snapshot.attempt}-")
-        for uri in commits.list_files(self._folder)[commits.step_name(snapshot.step)]:
-            if not uri.rpartition("/")[2].startswith(own):
-                storage.delete(uri)
+        files = commits.list_files(self._folder)[commits.step_name(snapshot.step)]
+        others = [uri for uri in files if not uri.rpartition("/")[2].startswith(own)]
+        storage.delete_below(self._folder, others)
 
     def _warn(self, step: int, error: HormesisError) -> None:
         telemetry.logger.warning(

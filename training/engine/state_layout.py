@@ -26,7 +26,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.core.records import record
+from data_prep.core.records import FileName, Sha256, record
 
 
 @record
@@ -66,9 +66,9 @@ class TensorSlice:
 class CheckpointFile:
     """One safetensors file of slices."""
 
-    name: str
+    name: FileName
     n_bytes: int
-    block_sha256: tuple[str, ...]
+    block_sha256: tuple[Sha256, ...]
     slices: tuple[TensorSlice, ...]
 
 

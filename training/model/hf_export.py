@@ -20,6 +20,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing, ConfigurationError
+from data_prep.core.records import name_fault
 from training.config import ModelConfig
 from training.model.model_card import model_card
 from training.model.olmo import OLMo
@@ -164,7 +165,7 @@ def load_weights(folder: Path) -> dict[str, Tensor]:
     index = folder / "model.safetensors.index.json"
     names = ["model.safetensors"]
     if index.is_file():
-        names = sorted(set(_read_json(index)["weight_map"].values()))
+        names = _names_in_index(index)
     state: dict[str, Tensor] = {}
     for path in (folder / name for name in names):
         if not path.is_file():
@@ -179,6 +180,21 @@ def load_weights(folder: Path) -> dict[str, Tensor]:
                 f"{path} is not a complete safetensors file: {error}; get it again"
             ) from error
     return state
+
+
+def _names_in_index(index: Path) -> list[str]:
+    """The weights files that an index names; ArtefactCorrupt unless they lie in its folder."""
+    by_tensor = _read_json(index).get("weight_map")
+    if not isinstance(by_tensor, dict) or not by_tensor:
+        raise ArtefactCorrupt(f"{index}: has no weight_map of tensors; get the file again")
+    for tensor, name in by_tensor.items():
+        fault = name_fault(name) if isinstance(name, str) else "should be a file name"
+        if fault:
+            raise ArtefactCorrupt(
+                f"{index}: weight_map.{tensor} is {name!r} and {fault}; get the file again from a "
+                "source that you trust"
+            )
+    return sorted(set(by_tensor.values()))
 
 
 def _n_layers(state: dict[str, Tensor], prefix: str) -> int:
@@ -261,9 +277,12 @@ def _token(tokenizer_json: str, token_id: int) -> str:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes())
     except ValueError as error:
         raise ArtefactCorrupt(f"{path} is not JSON: {error}; get the file again") from error
+    if not isinstance(content, dict):
+        raise ArtefactCorrupt(f"{path} is no JSON object; get the file again")
+    return content
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import multiprocessing
 import os
+import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from data_prep.core.errors import StorageError
+from data_prep.core.errors import ArtefactCorrupt, StorageError
 from data_prep.token_stream import block_cache
 from data_prep.token_stream.block_cache import BlockCache
 
@@ -111,11 +112,11 @@ def test_a_cache_that_cannot_be_written_is_reported_once(
 def test_a_full_disk_leaves_no_partial_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(path: Path, content: bytes) -> int:
+    def full(path: Path, content: bytes) -> None:
         path.touch()
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(block_cache, "_write_privately", full)
     assert BlockCache(str(tmp_path), MIB).block(*block_arguments(b"a")) == b"a"
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
@@ -179,3 +180,81 @@ def test_four_processes_share_the_cache_while_evicting(
     assert [process.exitcode for process in processes] == [0] * 4
     assert len(log.read_bytes()) in fetches
     assert sum(map(len, cached_blocks(tmp_path / "cache"))) <= max_bytes
+
+
+@pytest.mark.parametrize("name", ["/absolute", "../../thesis", "..", "", 64 * "A"])
+def test_a_block_whose_name_is_no_checksum_never_touches_a_file(tmp_path: Path, name: str) -> None:
+    theirs = tmp_path / "thesis"
+    theirs.write_bytes(b"mine")
+    cache = BlockCache(str(tmp_path / "cache"), MIB)
+    sha256 = str(theirs) if name == "/absolute" else name
+    with pytest.raises(ArtefactCorrupt, match="sha256"):
+        cache.block(sha256, 1, lambda: b"a")
+    assert theirs.read_bytes() == b"mine" and not (tmp_path / "cache").exists()
+
+
+def test_the_cache_is_private_to_its_user(tmp_path: Path) -> None:
+    cache = BlockCache(str(tmp_path / "cache"), MIB)
+    cache.block(*block_arguments(b"a"))
+    (block,) = (tmp_path / "cache").glob("??/*")
+    for folder in (tmp_path / "cache", block.parent):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE(block.stat().st_mode) & 0o077 == 0
+
+
+def shared_folder(folder: Path) -> None:
+    folder.mkdir()
+    folder.chmod(0o777)
+
+
+def link_to_folder(folder: Path) -> None:
+    (folder.parent / "theirs").mkdir(mode=0o700)
+    folder.symlink_to(folder.parent / "theirs")
+
+
+@pytest.mark.parametrize("make", [shared_folder, link_to_folder])
+def test_a_cache_that_others_can_write_is_not_used_and_reported_once(
+    tmp_path: Path,
+    make: Callable[[Path], None],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(block_cache.telemetry.logger, "propagate", True)
+    make(tmp_path / "cache")
+    cache = BlockCache(str(tmp_path / "cache"), MIB)
+    assert [cache.block(*block_arguments(content)) for content in (b"a", b"b")] == [b"a", b"b"]
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert len({(entry.created, entry.message) for entry in caplog.records}) == 1
+    assert "not private" in caplog.text and str(tmp_path / "cache") in caplog.text
+
+
+def test_a_cache_of_another_user_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cache").mkdir(mode=0o700)
+    monkeypatch.setattr(os, "geteuid", lambda: (tmp_path / "cache").stat().st_uid + 1)
+    assert BlockCache(str(tmp_path / "cache"), MIB).block(*block_arguments(b"a")) == b"a"
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_cache_readable_by_others_from_earlier_is_made_private(tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir(mode=0o755)
+    (tmp_path / "cache").chmod(0o755)
+    BlockCache(str(tmp_path / "cache"), MIB).block(*block_arguments(b"a"))
+    assert stat.S_IMODE((tmp_path / "cache").stat().st_mode) == 0o700
+    assert cached_blocks(tmp_path / "cache") == {b"a"}
+
+
+def test_links_in_the_cache_are_not_followed(tmp_path: Path) -> None:
+    theirs = tmp_path / "thesis"
+    theirs.write_bytes(b"mine")
+    cache = BlockCache(str(tmp_path / "cache"), MIB)
+    sha256, n_bytes, fetch = block_arguments(b"a")
+    folder = tmp_path / "cache" / sha256[:2]
+    folder.mkdir(parents=True, mode=0o700)
+    (tmp_path / "cache").chmod(0o700)
+    (folder / f"{sha256}.lock").symlink_to(theirs)
+    (folder / sha256).symlink_to(theirs)
+    modified = theirs.stat().st_mtime_ns
+    assert cache.block(sha256, n_bytes, fetch) == b"a"
+    assert theirs.read_bytes() == b"mine" and theirs.stat().st_mtime_ns == modified

@@ -128,6 +128,14 @@ def test_the_harness_measures_a_model_unsteered_and_steered(models, entry, tmp_p
             f"there is no such evaluation of this model; it has {NAME}",
         ),
         (
+            "tools/bake_steering.py MODEL --eval ../olmo --strength 2 --to TO",
+            f"there is no such evaluation of this model; it has {NAME}",
+        ),
+        (
+            "tools/bake_steering.py --out TO --run ../none --eval eval-x --strength 2 --to TO",
+            "the run id '../none' should be a file name",
+        ),
+        (
             "tools/bake_steering.py --out TO --run none --eval eval-x --strength 2 --to TO",
             "none/record.json: the run is not finished",
         ),

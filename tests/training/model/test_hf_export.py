@@ -243,3 +243,23 @@ def test_what_hugging_face_cannot_express_is_not_written(tmp_path: Path):
     with pytest.raises(ArtefactCorrupt, match=expected):
         write_export(state, smaller, byte_tokenizer(), EOS, tmp_path / "vocabulary", {})
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        {"weight_map": {"a": "../model.safetensors"}},
+        {"weight_map": {"a": "/etc/passwd"}},
+        {"weight_map": {"a": ""}},
+        {"weight_map": {"a": 3}},
+        {"weight_map": ["model.safetensors"]},
+        {},
+        [],
+    ],
+)
+def test_an_index_that_names_files_elsewhere_is_refused(tmp_path: Path, index: object):
+    folder = export(tmp_path / "export")
+    (folder / "model.safetensors").rename(tmp_path / "model.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ArtefactCorrupt, match=r"model\.safetensors\.index\.json.*get the file"):
+        load_export(folder, torch.float32)
