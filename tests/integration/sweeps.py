@@ -1,4 +1,4 @@
-"""A sweep small enough for a test: two ratios, a 40k-parameter model, thirty steps; run as a user would."""
+"""a sweep of two ratios, a 40k-parameter model and thirty steps, run as a user would"""
 
 import json
 import os

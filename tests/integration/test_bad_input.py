@@ -1,4 +1,4 @@
-"""What a user gets wrong on the command line ends in one clear line and exit code 2, with nothing half done."""
+"""wrong input on the command line ends with one clear line, exit code 2 and no results"""
 
 import gzip
 import json
@@ -15,7 +15,7 @@ from launch import experiment
 
 
 def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
-    """The command failed with one line that holds all the words, and no traceback."""
+    """Assert that the command failed with one line with all the words, and without a traceback."""
     message = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else ""
     assert done.returncode == 2 and message.startswith("error: "), (
         done.stdout[-2000:] + done.stderr[-4000:]
@@ -31,27 +31,31 @@ def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
         (["--ratios", "1.0"], ["1.0", "ratio"]),
         (["--ratios", "-0.1"], ["-0.1", "ratio"]),
         (["--set", "train.learning_rat=1"], ["train.learning_rat", "learning_rate"]),
-        (["--set", "train.global_batch=many"], ["train.global_batch=many", "integer"]),
+        (["--set", "train.global_batch=many"], ["train.global_batch=many", "whole number"]),
         (["--set", "train.sequence_length=4096"], ["4096", "128"]),
-        (["--set", "n_ranks=64"], ["64 ranks", "32 rows"]),
+        (["--set", "n_ranks=64"], ["64 data-parallel ranks", "32"]),
         (["--device", "abacus", "--plan"], ["abacus", "H100"]),
     ],
 )
-def test_a_setting_that_cannot_be_is_refused_before_anything_starts(flags, words, tmp_path):
+def test_an_impossible_setting_is_refused_before_anything_starts(flags, words, tmp_path):
     refused(sweep(str(tmp_path / "out"), *flags), *words)
     assert not (tmp_path / "out").exists()
 
 
-def test_an_output_that_cannot_be_written_is_refused(tmp_path):
+def test_an_output_that_is_not_writable_is_refused(tmp_path):
     (tmp_path / "file").write_text("in the way")
     refused(sweep(str(tmp_path / "file" / "out"), *TINY), "cannot write", str(tmp_path / "file"))
 
 
-def test_a_store_that_does_not_answer_is_named(free_port):
+def test_a_store_that_does_not_respond_is_named(free_port):
     done = sweep(
-        "s3://bucket/prefix", *TINY,
-        AWS_ENDPOINT_URL=f"http://127.0.0.1:{free_port()}", AWS_ACCESS_KEY_ID="a", AWS_SECRET_ACCESS_KEY="b", AWS_MAX_ATTEMPTS="1",
-    )  # fmt: skip
+        "s3://bucket/prefix",
+        *TINY,
+        AWS_ENDPOINT_URL=f"http://127.0.0.1:{free_port()}",
+        AWS_ACCESS_KEY_ID="a",
+        AWS_SECRET_ACCESS_KEY="b",
+        AWS_MAX_ATTEMPTS="1",
+    )
     refused(done, "s3://bucket/prefix", "AWS_ENDPOINT_URL")
 
 
@@ -109,14 +113,14 @@ def test_a_missing_corpus_is_refused(tmp_path):
         ),
     ],
 )
-def test_a_corpus_that_cannot_be_read_is_refused_by_name(name, make, words, tmp_path, ray_address):
+def test_an_unreadable_corpus_is_refused_by_name(name, make, words, tmp_path, ray_address):
     make(tmp_path / name)
     flags = clean_corpus(TINY, str(tmp_path / name))
     refused(sweep(str(tmp_path / "out"), *flags, "--only", "data", **ray_address), *words)
     assert not list((tmp_path / "out").glob("streams/clean-*/manifest.json"))
 
 
-def test_a_few_broken_lines_are_counted_and_survived(tmp_path, ray_address):
+def test_a_few_broken_lines_are_counted_and_skipped(tmp_path, ray_address):
     corpus = rows(tmp_path / "mostly.jsonl", *GOOD * 3, "{not json")
     done = sweep(
         str(tmp_path / "out"),
@@ -132,7 +136,7 @@ def test_a_few_broken_lines_are_counted_and_survived(tmp_path, ray_address):
     assert [entry["n_bad_rows"] for entry in json.loads(manifest.read_text())["inputs"]] == [1]
 
 
-def test_too_little_toxic_text_names_the_numbers(tmp_path, ray_address):
+def test_too_little_toxic_text_is_refused_with_the_numbers(tmp_path, ray_address):
     done = sweep(str(tmp_path / "out"), *TINY, "--ratios", "0.99", "--only", "data", **ray_address)
     refused(done, "toxic stream holds", "tokens short")
 
@@ -175,7 +179,7 @@ def edit(path: Path, **changes: object) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("harm", "words"),
+    ("damage", "words"),
     [
         (
             lambda root, run: flip(next(root.glob("streams/clean-*/train-00000.bin"))),
@@ -204,16 +208,17 @@ def edit(path: Path, **changes: object) -> None:
     ],
     ids=["damaged shard", "damaged checkpoint", "another tokenizer", "another format", "no stream"],
 )
-def test_a_run_does_not_train_on_what_is_not_what_its_record_says(
-    harm: Callable, words: list[str], finished_sweep: str, tmp_path: Path
+def test_a_run_does_not_train_on_data_that_differ_from_its_records(
+    damage: Callable, words: list[str], finished_sweep: str, tmp_path: Path
 ):
-    root, run = tmp_path / "out", experiment.load(finished_sweep).runs()[1]
+    root = tmp_path / "out"
+    run = experiment.load(finished_sweep).runs()[1]
     shutil.copytree(
         finished_sweep, root, ignore=shutil.ignore_patterns("report", "eval-*", "record.json")
     )
     if "block 0" in words:
         shutil.rmtree(root / "runs" / run.run_id / "checkpoints")
-    harm(root, root / "runs" / run.run_id)
+    damage(root, root / "runs" / run.run_id)
     command = [sys.executable, "training/pretrain.py", "--out", str(root), "--run", run.run_id]
     refused(
         subprocess.run(

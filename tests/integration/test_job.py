@@ -1,4 +1,4 @@
-"""The sweep as a Ray job into object storage: on a cluster with a token, seen through its dashboard and its Prometheus endpoint."""
+"""the sweep as a Ray job on a cluster with a token, into object storage, and its metrics"""
 
 import json
 import re
@@ -32,18 +32,21 @@ class Cluster(NamedTuple):
         request = urllib.request.Request(
             self.dashboard + path, headers={"Authorization": f"Bearer {self.token}"}
         )
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.load(answer)
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return json.load(response)
 
 
 @pytest.fixture(scope="module")
 def cluster(
     s3_server: str, tmp_path_factory: pytest.TempPathFactory, free_port
 ) -> Iterator[Cluster]:
-    """`ray start --head` on loopback ports of its own: every Ray of a machine wants the same ones,
-    the agent's among them, and a head whose agent found its port taken runs on, but takes no job.
+    """`ray start --head` on free loopback ports.
+
+    All Ray heads of a machine have the same default ports, and a head whose agent finds its port in
+    use keeps running but accepts no job.
     """
-    token, token_file = secrets.token_hex(32), tmp_path_factory.mktemp("token") / "token"
+    token = secrets.token_hex(32)
+    token_file = tmp_path_factory.mktemp("token") / "token"
     token_file.write_text(token)
     names = (
         "port",
@@ -74,17 +77,17 @@ def cluster(
     head = subprocess.Popen(
         command, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    found = Cluster(
+    cluster = Cluster(
         variables,
         f"http://127.0.0.1:{ports['dashboard-port']}",
         f"http://127.0.0.1:{ports['metrics-export-port']}/metrics",
         token,
     )
     try:
-        _wait_for(lambda: found.api("/api/version"))
+        _wait_for(lambda: cluster.api("/api/version"))
         agent = f"http://127.0.0.1:{ports['dashboard-agent-listen-port']}/api/local_raylet_healthz"
         _wait_for(lambda: urllib.request.urlopen(agent, timeout=30).close())
-        yield found
+        yield cluster
     finally:
         kill_tree(head)
 
@@ -102,33 +105,32 @@ def _wait_for(attempt, seconds: float = 60):
 
 def _scrape(url: str) -> str:
     try:
-        with urllib.request.urlopen(url, timeout=10) as answer:
-            return answer.read().decode()
+        with urllib.request.urlopen(url, timeout=10) as response:
+            return response.read().decode()
     except OSError:
         return ""
 
 
-def _followed(command: list[str], cluster: Cluster) -> tuple[int, str, str]:
-    """Run `ray job submit …` to its end: its exit status, its output, and all that Prometheus could
-    scrape meanwhile.
-    """
-    seen = ""
+def _run_job(command: list[str], cluster: Cluster) -> tuple[int, str, str]:
+    """Run `ray job submit …`: its exit status, its output, and the metrics exported meanwhile."""
+    metrics = ""
     with tempfile.TemporaryFile("w+") as log:
         job = subprocess.Popen(
             command, cwd=ROOT, env=cluster.environment, stdout=log, stderr=subprocess.STDOUT
         )
         while job.poll() is None:
-            seen += _scrape(cluster.metrics)
+            metrics += _scrape(cluster.metrics)
             time.sleep(1)
         log.seek(0)
-        return job.returncode, log.read(), seen
+        return job.returncode, log.read(), metrics
 
 
-def test_a_submitted_job_makes_in_object_storage_and_in_full_view_what_a_sweep_makes_in_a_folder(
+def test_a_submitted_job_gives_what_a_sweep_gives_and_can_be_observed(
     cluster, finished_sweep, s3_server
 ):
-    out, asked = f"{s3_server}/sweep", [*TINY, "--ratios", "0.25"]
-    entry = [sys.executable, "launch/sweep.py", "--out", out, *asked]
+    out = f"{s3_server}/sweep"
+    flags = [*TINY, "--ratios", "0.25"]
+    entry = [sys.executable, "launch/sweep.py", "--out", out, *flags]
     command = [
         "ray",
         "job",
@@ -140,7 +142,7 @@ def test_a_submitted_job_makes_in_object_storage_and_in_full_view_what_a_sweep_m
         "--",
         *entry,
     ]
-    returncode, log, seen = _followed(command, cluster)
+    returncode, log, metrics = _run_job(command, cluster)
     assert returncode == 0, log[-4000:]
 
     (run,) = experiment.load(out).runs()
@@ -152,7 +154,7 @@ def test_a_submitted_job_makes_in_object_storage_and_in_full_view_what_a_sweep_m
     ):
         assert storage.read(storage.join(out, name)) == Path(finished_sweep, name).read_bytes()
     assert b"<html" in storage.read(storage.join(out, "report", "index.html"))
-    assert "nothing to do" in sweep(out, *asked).stderr
+    assert "nothing to do" in sweep(out, *flags).stderr
 
     tasks = {
         task["name"] for task in cluster.api("/api/v0/tasks?limit=1000")["data"]["result"]["result"]
@@ -161,7 +163,7 @@ def test_a_submitted_job_makes_in_object_storage_and_in_full_view_what_a_sweep_m
     assert any(name.startswith("tokenize clean") for name in tasks), sorted(tasks)
 
     exported = {
-        name for name in METRICS if re.search(rf"^ray_{name}(_total)?{{", seen, re.MULTILINE)
+        name for name in METRICS if re.search(rf"^ray_{name}(_total)?{{", metrics, re.MULTILINE)
     }
     assert {
         "hormesis_train_loss",
@@ -169,4 +171,4 @@ def test_a_submitted_job_makes_in_object_storage_and_in_full_view_what_a_sweep_m
         "hormesis_documents",
         "hormesis_held_out_loss",
     } <= exported
-    assert f'run="{run.run_id}"' in seen
+    assert f'run="{run.run_id}"' in metrics

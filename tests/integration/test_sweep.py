@@ -1,4 +1,4 @@
-"""The main job, end to end and as a user runs it: build, train, evaluate, report; interrupted, repeated, run by other launchers."""
+"""the sweep end to end, as a user runs it: complete, repeated, killed, by other launchers"""
 
 import subprocess
 import sys
@@ -22,8 +22,7 @@ def bytes_below(root: str, pattern: str) -> dict[str, bytes]:
 
 
 def test_a_sweep_ends_with_records_a_table_and_a_report(finished_sweep):
-    asked = experiment.load(finished_sweep)
-    states = run_states.read(finished_sweep, asked)
+    states = run_states.read(finished_sweep, experiment.load(finished_sweep))
     assert [entry.run.toxic_ratio for entry in states] == [0.0, 0.25]
     assert all(entry.record and entry.report for entry in states)
     page = storage.read(storage.join(finished_sweep, "report", "index.html")).decode()
@@ -48,8 +47,8 @@ def test_repeating_a_finished_sweep_does_nothing_and_says_so(finished_sweep):
 
 
 def test_killing_everything_and_repeating_gives_the_same_bytes_and_losses(finished_sweep, tmp_path):
-    asked = [*TINY, "--ratios", "0.25"]
-    command = [sys.executable, "launch/sweep.py", "--out", str(tmp_path), *asked]
+    flags = [*TINY, "--ratios", "0.25"]
+    command = [sys.executable, "launch/sweep.py", "--out", str(tmp_path), *flags]
     for landmark in ("streams/clean-*/manifest.json", "runs/*/checkpoints/*/commit.json"):
         process = subprocess.Popen(
             command,
@@ -63,7 +62,7 @@ def test_killing_everything_and_repeating_gives_the_same_bytes_and_losses(finish
         assert process.poll() is None, f"the sweep ended before {landmark} appeared"
         kill_tree(process)
     assert not list(tmp_path.glob("runs/*/eval-*/report.json"))
-    done = sweep(str(tmp_path), *asked)
+    done = sweep(str(tmp_path), *flags)
     assert done.returncode == 0, done.stderr[-4000:]
     assert bytes_below(str(tmp_path), "streams/*/*") == bytes_below(finished_sweep, "streams/*/*")
     (run,) = experiment.load(str(tmp_path)).runs()
@@ -77,15 +76,15 @@ def test_the_deepspeed_launcher_gives_the_sweeps_losses_bit_for_bit(
 ):
     done = sweep(str(tmp_path), *TINY, "--only", "data", "--materialize", **ray_address)
     assert done.returncode == 0 and f"data card: {tmp_path}/report/data.html" in done.stdout
-    planned = experiment.load(finished_sweep).runs()
-    made = [
+    runs = experiment.load(finished_sweep).runs()
+    mixtures = [
         storage.load(
             MaterializedMixture, str(tmp_path / "materialized" / run.run_id / "manifest.json")
         )
-        for run in planned
+        for run in runs
     ]
-    assert [one.mixture for one in made] == [run.mixture for run in planned]
-    run = planned[1]
+    assert [each.mixture for each in mixtures] == [run.mixture for run in runs]
+    run = runs[1]
     command = [
         "deepspeed",
         "--num_gpus",
