@@ -44,19 +44,19 @@ def root(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Path:
     return folder
 
 
-class BuiltStream(NamedTuple):
+class StreamUnderTest(NamedTuple):
     uri: str
     manifest: Manifest
     tokenizer: Tokenizer
 
 
-def clean_stream(root: Path, config: DataConfig = CONFIG) -> BuiltStream:
+def clean_stream(root: Path, config: DataConfig = CONFIG) -> StreamUnderTest:
     uri = str(root / stream_paths.stream_uri(config, "clean"))
     tokenizer = train_tokenizer.build_tokenizer(config, str(root))
-    return BuiltStream(uri, manifest.load(uri), tokenizer)
+    return StreamUnderTest(uri, manifest.load(uri), tokenizer)
 
 
-def provenance(built: BuiltStream, splits: Iterable[Split] = SPLITS) -> list[dict]:
+def provenance(built: StreamUnderTest, splits: Iterable[Split] = SPLITS) -> list[dict]:
     return [
         row
         for split in splits
@@ -65,7 +65,7 @@ def provenance(built: BuiltStream, splits: Iterable[Split] = SPLITS) -> list[dic
     ]
 
 
-def documents(built: BuiltStream, splits: Iterable[Split] = SPLITS) -> list[np.ndarray]:
+def documents(built: StreamUnderTest, splits: Iterable[Split] = SPLITS) -> list[np.ndarray]:
     return [
         ids
         for split in splits
@@ -247,8 +247,8 @@ class TwoFiles(NamedTuple):
 
     folder: Path
     config: DataConfig
-    all_documents: BuiltStream
-    deduplicated: BuiltStream
+    all_documents: StreamUnderTest
+    deduplicated: StreamUnderTest
 
 
 @pytest.fixture(scope="module")
@@ -264,12 +264,12 @@ def two_files(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Tw
     return TwoFiles(folder, config, clean_stream(folder, keeping), clean_stream(folder, config))
 
 
-def places(built: BuiltStream) -> list[tuple[str, int]]:
+def places(built: StreamUnderTest) -> list[tuple[str, int]]:
     """File and row of each document, in stream order."""
     return [(row["uri"], row["row"]) for row in provenance(built)]
 
 
-def first_places(built: BuiltStream) -> list[tuple[str, int]]:
+def first_places(built: StreamUnderTest) -> list[tuple[str, int]]:
     """The place of the first document of each text, in stream order."""
     first: dict[tuple[int, ...], tuple[str, int]] = {}
     for place, ids in zip(places(built), documents(built), strict=True):
