@@ -42,6 +42,7 @@ MAX_ATTEMPTS = 40
 FIRST_WAIT_SECONDS = 0.2
 LONGEST_WAIT_SECONDS = 5.0
 READ_TIMEOUT_SECONDS = 20.0  # an open connection that is silent for longer is dead
+ATTEMPT_SECONDS = 600.0  # of one request: 64 MiB at 110 kB/s; a body may also trickle for ever
 FAILURES_PER_WARNING = 5  # the others are logged at level DEBUG
 CLIENT_OPTIONS = {
     "use_listings_cache": False,
@@ -150,7 +151,8 @@ class RetryingS3(S3FileSystem):
         n_failed = 0
         while True:
             try:
-                result = await attempt()
+                async with asyncio.timeout(ATTEMPT_SECONDS):
+                    result = await attempt()
                 self._has_responded = True
                 return result
             except Exception as error:

@@ -1,9 +1,12 @@
 """reads, writes and listings through a store that fails twice and then works"""
 
+import time
+
 import pytest
 from proxy import Fault, Proxy
 
-from data_prep.core import storage
+from data_prep.core import s3, storage
+from data_prep.core.errors import StorageError
 
 CONTENT = bytes(range(200))  # of the fixture's `object`
 
@@ -61,3 +64,17 @@ def test_a_deleted_object_is_gone(root: str, proxy: Proxy, kind: str) -> None:
     storage.delete(f"{root}/object")
     proxy.inject(None)
     assert not storage.exists(f"{root}/object")
+
+
+def test_a_body_that_trickles_in_is_given_up_in_bounded_time(
+    root: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3, "ATTEMPT_SECONDS", 0.5)
+    monkeypatch.setattr(s3, "RETRY_SECONDS", 1.0)
+    proxy.inject(Fault("slow", rate=1, seconds=2.0))  # 3 s in all, and never silent for long
+    start = time.monotonic()
+    with pytest.raises(StorageError, match=r"cannot read s3://.*/object"):
+        storage.read(f"{root}/object")
+    assert time.monotonic() - start < 3
+    proxy.inject(Fault("slow", rate=1, seconds=2.0, limit=1))
+    assert storage.read(f"{root}/object") == CONTENT
