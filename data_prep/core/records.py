@@ -19,7 +19,7 @@ from typing import Annotated, Any, TypeVar, dataclass_transform
 
 from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
 
-from data_prep.core.errors import ArtefactCorrupt
+from data_prep.core.errors import ArtefactCorrupt, ConfigurationError
 
 R = TypeVar("R")
 
@@ -73,7 +73,15 @@ def digest(*values: Any) -> str:
     text = json.dumps(
         plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     )
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    try:
+        content = text.encode()
+    except UnicodeEncodeError as error:
+        near = text[max(0, error.start - 60) : error.end + 20].encode("utf-8", "backslashreplace")
+        raise ConfigurationError(
+            f"…{near.decode()}…: a name is not UTF-8; expected one that records can hold: "
+            "rename the file, or correct the setting"
+        ) from None
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def from_json(cls: type[R], text: str | bytes, where: str) -> R:

@@ -256,3 +256,8 @@ def test_all_error_types_have_one_base():
         Interrupted,
     }
     assert known == set(HormesisError.__subclasses__())
+
+
+def test_a_value_that_is_not_utf8_is_refused_by_name():
+    with pytest.raises(ConfigurationError, match=r"caf\\udce9\.jsonl.*not UTF-8.*rename"):
+        digest({"clean": ["caf\udce9.jsonl"]})
