@@ -1,10 +1,12 @@
 """command line of the sweep: flags to an experiment that any worker can read
 
-Order: recipe, corpora, ratios and seeds, `--set`; then evaluation texts are added to the
-decontamination and local paths are made absolute.
+Applied in this order: recipe, corpora, ratios and seeds, `--set`. Then the texts that the sweep is
+evaluated on are added to the decontamination, and local paths are made absolute, because a worker's
+working directory is not the user's.
 """
 
 import argparse
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,40 +17,36 @@ from launch import plan, recipes
 from launch.experiment import Experiment
 from launch.run_states import STAGES
 
-DESCRIPTION = """Build token streams, pretrain one model per toxic ratio and seed, evaluate each
-model and write a report. Steps that already have a record are skipped, so the same command
-continues after any interruption."""
+HELD_OUT = "held_out"  # in place of a URI: the held-out documents of the run's own streams
+DESCRIPTION = """\
+Build token streams, pretrain one model per toxic ratio and seed, evaluate each model and write a
+report. Whatever has a record already is skipped, so the same command continues after any
+interruption.
+"""
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line; README lists the same flags."""
+    """The command line; README.md lists the same flags."""
     flags = argparse.ArgumentParser(
         prog="launch/sweep.py",
         description=DESCRIPTION,
-        formatter_class=argparse.RawTextHelpFormatter,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    _add_experiment_flags(flags)
+    _add_action_flags(flags)
+    return flags
+
+
+def _add_experiment_flags(flags: argparse.ArgumentParser) -> None:
+    names = ", ".join(recipes.RECIPES)
     flags.add_argument(
-        "--recipe",
-        default="laptop",
-        metavar="NAME",
-        help=f"one of {', '.join(recipes.RECIPES)} (laptop)",
+        "--recipe", default="laptop", metavar="NAME", help=f"one of {names} (default: laptop)"
     )
+    many = {"nargs": "+", "action": "extend", "default": []}
     flags.add_argument(
-        "--clean",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="URI",
-        help="clean corpus; URI#text=field names the field",
+        "--clean", **many, metavar="URI", help="clean corpus; URI#text=FIELD names the text field"
     )
-    flags.add_argument(
-        "--toxic",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="URI",
-        help="toxic corpus, likewise",
-    )
+    flags.add_argument("--toxic", **many, metavar="URI", help="toxic corpus, likewise")
     flags.add_argument(
         "--ratios",
         nargs="+",
@@ -57,21 +55,22 @@ def parser() -> argparse.ArgumentParser:
         help="toxic tokens / all training tokens, in [0, 1)",
     )
     flags.add_argument(
-        "--seeds", nargs="+", type=int, metavar="S", help="one model a ratio and seed"
+        "--seeds", nargs="+", type=int, metavar="S", help="one model per ratio and seed"
     )
+    flags.add_argument(
+        "--set",
+        **many,
+        metavar="PATH=VALUE",
+        help="change a setting, e.g. train.optimizer.learning_rate=1e-3; --settings lists all",
+    )
+
+
+def _add_action_flags(flags: argparse.ArgumentParser) -> None:
     flags.add_argument(
         "--out",
         default="out",
         metavar="URI",
-        help="object root: a folder or s3://bucket/prefix (out)",
-    )
-    flags.add_argument(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="PATH=VALUE",
-        help="change a setting, e.g. train.optimizer.learning_rate=1e-3",
+        help="object root: a folder or s3://bucket/prefix (default: out)",
     )
     flags.add_argument("--only", choices=STAGES, help="stop after this stage")
     flags.add_argument(
@@ -86,25 +85,26 @@ def parser() -> argparse.ArgumentParser:
         metavar="PREFIX",
         help="list every setting, or those whose path starts with PREFIX, and stop",
     )
-    flags.add_argument("--plan", action="store_true", help="print what it would take, and stop")
+    flags.add_argument(
+        "--plan", action="store_true", help="print cost and memory of the sweep, and stop"
+    )
     flags.add_argument(
         "--device",
         default=plan.ASSUMED_DEVICE,
         metavar="NAME",
-        help=f"card of the plan ({plan.ASSUMED_DEVICE})",
+        help=f"GPU that --plan assumes (default: {plan.ASSUMED_DEVICE})",
     )
     flags.add_argument(
         "--mfu",
         type=float,
         default=plan.ASSUMED_MFU,
         metavar="X",
-        help=f"utilisation of the plan ({plan.ASSUMED_MFU})",
+        help=f"model FLOPs utilization that --plan assumes (default: {plan.ASSUMED_MFU})",
     )
-    return flags  # fmt: skip
 
 
 def requested_experiment(arguments: argparse.Namespace) -> Experiment:
-    """The experiment the command line describes."""
+    """The experiment that the command line describes."""
     experiment = recipes.on_corpora(
         recipes.named(arguments.recipe), arguments.clean, arguments.toxic
     )
@@ -113,74 +113,67 @@ def requested_experiment(arguments: argparse.Namespace) -> Experiment:
     if arguments.seeds:
         experiment = replace(experiment, seeds=tuple(arguments.seeds))
     experiment = parse_overrides(experiment, arguments.set)
-    return _readable_anywhere(_decontaminated(experiment))
+    return _with_absolute_paths(_decontaminated(experiment))
 
 
 def _decontaminated(experiment: Experiment) -> Experiment:
-    """The experiment whose streams share no run of words with the texts it is evaluated on.
-    Held-out documents are the streams' own; any other rows are looked for, so to name others is to
-    ask for other streams.
+    """The experiment whose streams share no n-gram with the texts it is evaluated on.
+
+    Held-out documents come from the streams themselves; all other texts are added. So naming other
+    evaluation texts builds other streams.
     """
-    data, settings = experiment.data, experiment.eval
-    texts = (text.partition("=")[2] for text in settings.capability.held_out)
-    sets = (
-        settings.probing.rows,
-        settings.generation.prompts,
-        *settings.probing.attributes,
-        *settings.probing.transfer,
-    )
-    unlabelled = (without_option(uri, "label") for uri in sets)  # a rule is no field of the file
-    rows = [uri for uri in (*unlabelled, *texts) if uri != "held_out"]
-    uris = tuple(dict.fromkeys([*data.decontamination.uris, *rows]))
-    return evolve(experiment, {"data.decontamination.uris": uris})
+    probing = experiment.eval.probing
+    labelled = (probing.rows, experiment.eval.generation.prompts)
+    labelled += (*probing.attributes, *probing.transfer)
+    plain = (text.partition("=")[2] for text in experiment.eval.capability.held_out)
+    # a rule behind `label=` is no field of the file
+    rows = (without_option(uri, "label") for uri in labelled)
+    texts = [uri for uri in (*rows, *plain) if uri != HELD_OUT]
+    uris = [*experiment.data.decontamination.uris, *texts]
+    return evolve(experiment, {"data.decontamination.uris": tuple(dict.fromkeys(uris))})
 
 
-def _readable_anywhere(experiment: Experiment) -> Experiment:
-    """The experiment with its local paths made absolute, for a worker's current folder is not the
-    user's.
-    """
+def _with_absolute_paths(experiment: Experiment) -> Experiment:
     data, settings = experiment.data, experiment.eval
-    data = evolve(
-        data,
+    probing, held_out = settings.probing, settings.capability.held_out
+    named = (text.partition("=") for text in held_out)
+    return evolve(
+        experiment,
         {
-            "clean": tuple(map(storage.absolute, data.clean)),
-            "toxic": tuple(map(storage.absolute, data.toxic)),
-            "decontamination.uris": tuple(map(storage.absolute, data.decontamination.uris)),
-            "annotation.scorer": _absolute_scorer(data.annotation.scorer),
+            "data.clean": _absolute(data.clean),
+            "data.toxic": _absolute(data.toxic),
+            "data.decontamination.uris": _absolute(data.decontamination.uris),
+            "data.annotation.scorer": _absolute_scorer(data.annotation.scorer),
+            "eval.probing.rows": _absolute_rows(probing.rows),
+            "eval.probing.attributes": _absolute(probing.attributes),
+            "eval.probing.transfer": _absolute(probing.transfer),
+            "eval.generation.prompts": _absolute_rows(settings.generation.prompts),
+            "eval.capability.held_out": tuple(
+                f"{name}={storage.absolute(uri)}" for name, _, uri in named
+            ),
+            "eval.scoring.scorer": _absolute_scorer(settings.scoring.scorer),
+            "eval.scoring.fluency_model": _absolute_model(settings.scoring.fluency_model),
         },
     )
-    rows = {
-        "probing.rows": settings.probing.rows,
-        "generation.prompts": settings.generation.prompts,
-    }
-    rows = {path: uri if uri == "held_out" else storage.absolute(uri) for path, uri in rows.items()}
-    sets = {
-        f"probing.{name}": tuple(map(storage.absolute, getattr(settings.probing, name)))
-        for name in ("attributes", "transfer")
-    }
-    named = (text.partition("=") for text in settings.capability.held_out)
-    held_out = tuple(f"{name}={storage.absolute(uri)}" for name, _, uri in named)
-    scorer = _absolute_scorer(settings.scoring.scorer)
-    judge = settings.scoring.fluency_model
-    judge = (
-        judge if judge in ("", "unsteered") or judge.startswith("run:") else storage.absolute(judge)
-    )
-    settings = evolve(
-        settings,
-        {
-            **rows,
-            **sets,
-            "capability.held_out": held_out,
-            "scoring.scorer": scorer,
-            "scoring.fluency_model": judge,
-        },
-    )
-    return replace(experiment, data=data, eval=settings)
+
+
+def _absolute(uris: Iterable[str]) -> tuple[str, ...]:
+    return tuple(map(storage.absolute, uris))
+
+
+def _absolute_rows(uri: str) -> str:
+    return uri if uri == HELD_OUT else storage.absolute(uri)
+
+
+def _absolute_model(name: str) -> str:
+    is_path = name not in ("", "unsteered") and not name.startswith("run:")
+    return storage.absolute(name) if is_path else name
 
 
 def _absolute_scorer(name: str) -> str:
+    """`lexicon:` always names a file; `classifier:` a local folder or a name on the hub."""
     kind, _, place = name.partition(":")
-    is_local = kind == "lexicon" or (
-        kind == "classifier" and Path(place.partition("#")[0]).is_dir()
-    )
-    return f"{kind}:{storage.absolute(place)}" if place and is_local else name
+    is_folder = kind == "classifier" and Path(place.partition("#")[0]).is_dir()
+    if place and (kind == "lexicon" or is_folder):
+        return f"{kind}:{storage.absolute(place)}"
+    return name

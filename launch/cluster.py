@@ -1,13 +1,13 @@
-"""Ray: placement, gangs, retries; alone talks to a cluster
+"""Ray: train runs on worker groups, evaluate them, retry failures; alone talks to a cluster
 
-One run trains as one gang of Ray Train workers, each of which calls `training.loop.train` exactly
-as the `deepspeed` launcher would; one evaluation is one task. Of a gang that fails another is
-started, which resumes from its last checkpoint, but not for what would come again:
+One run trains on one group of Ray Train workers, each of which calls `training.trainer.loop.train`
+exactly as the `deepspeed` launcher would; one evaluation is one task. After a failure the worker
+group is restarted and resumes from the last checkpoint, unless the failure would recur:
 
-    what one rank met                          the gang is started again
-    what is wrong with the settings            no; every rank meets it, and returns its text
-    too little memory                          if it has saved a checkpoint, so it came late; the error says what to set
-    something missing or corrupt               once: a store may lag, or a cache be damaged
+    failure of a rank                          restarted?
+    wrong settings                             no: every rank meets it, and returns its message
+    out of memory                              only after a new checkpoint, so it may not recur at once
+    artefact missing or corrupt                once: a store may lag, or a cache be damaged
     SIGTERM, a lost node, a killed rank, …     MAX_FAILURES times in a row without a new checkpoint
 """
 
@@ -24,141 +24,136 @@ from data_prep.core.errors import (
     Interrupted,
 )
 from eval.config import EvalConfig
-from training.config import RunConfig
+from training.config import RunConfig, TrainConfig
 from training.run_record import checkpoint_steps
 
 MAX_FAILURES = 3
-OUT_OF_MEMORY = (
-    "out of memory",
-    "outofmemory",
-    "can't allocate memory",
-)  # CUDA's and Ray's words, and those of torch on a CPU
+# of CUDA, of Ray, and of torch on a CPU
+OUT_OF_MEMORY = ("out of memory", "outofmemory", "can't allocate memory")
 
 
-def train(root: str, run: RunConfig, n_ranks: int, use_gpu: bool) -> Any:
-    """Start one run on a gang of `n_ranks`. Its record lies in the store when the returned task
-    ends.
-    """
+def start_training(root: str, run: RunConfig, n_ranks: int, use_gpu: bool) -> Any:
+    """Start to train one run. Its record exists when the returned task has finished."""
     import ray
 
-    # Ray Train's own actors ask for the cluster's address, and without this find the machine's
-    # newest, dead or alive
-    own = {"env_vars": {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}}
-    task = ray.remote(num_cpus=0, max_retries=0)(_train).options(
-        name=f"train {run.run_id}", runtime_env=own
+    # Ray Train's actors look up the cluster's address. Without this variable they would take the
+    # machine's newest cluster, dead or alive.
+    environment = {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    task = ray.remote(num_cpus=0, max_retries=0)(_train_with_retries).options(
+        name=f"train {run.run_id}", runtime_env={"env_vars": environment}
     )
     return task.remote(root, run, n_ranks, use_gpu)
 
 
-def evaluate(root: str, run_id: str, config: EvalConfig, n_cpus: int, use_gpu: bool) -> Any:
-    """Start the evaluation of one finished run. Its report lies in the store when the returned task
-    ends.
-    """
+def start_evaluation(root: str, run_id: str, config: EvalConfig, n_cpus: int, use_gpu: bool) -> Any:
+    """Start to evaluate one finished run. Its report exists when the returned task has finished."""
     import ray
 
     task = ray.remote(num_cpus=n_cpus, num_gpus=int(use_gpu), max_retries=MAX_FAILURES)(_evaluate)
     return task.options(name=f"evaluate {run_id}").remote(root, run_id, config, n_cpus)
 
 
-def first_ended(started: list[Any], why_impossible: Callable[[], str]) -> Any:
-    """Wait for one of the started tasks to end, raise what went wrong in it, return it.
+def wait_for_first(started: list[Any], why_impossible: Callable[[], str]) -> Any:
+    """Wait until one of the started tasks has finished and return it; its error is raised.
 
     why_impossible: see ray_capacity.wait_for_one.
     """
-    ended = ray_capacity.wait_for_one(started, why_impossible)
-    ray_tasks.result(ended)
-    return ended
+    finished = ray_capacity.wait_for_one(started, why_impossible)
+    ray_tasks.result(finished)
+    return finished
 
 
-def _train(root: str, run: RunConfig, n_ranks: int, use_gpu: bool) -> None:
-    """Gangs, one after the other, until one has trained the run or failed for good."""
+def _train_with_retries(root: str, run: RunConfig, n_ranks: int, use_gpu: bool) -> None:
+    """Start worker groups, one after the other, until one has trained the run or failed for good."""
     from ray.train import TrainingFailedError
 
-    patience = Patience(_newest_checkpoint(root, run))
+    policy = RetryPolicy(_newest_checkpoint(root, run))
     while True:
         try:
-            return _gang(root, run, n_ranks, use_gpu)
+            return _run_worker_group(root, run, n_ranks, use_gpu)
         except TrainingFailedError as error:
-            reason = _reason(run, error)
-            if not patience.lasts(reason, _newest_checkpoint(root, run)):
-                if reason is error:
+            cause = _cause(run, error)
+            if not policy.should_retry(cause, _newest_checkpoint(root, run)):
+                if cause is error:
                     raise
-                raise reason from error
-            brief = (str(reason).strip() or type(reason).__name__).splitlines()[0]
+                raise cause from error
+            summary = (str(cause).strip() or type(cause).__name__).splitlines()[0]
             telemetry.configure()
             telemetry.logger.warning(
-                "run %s: its gang is started again, where it was saved last: %s", run.run_id, brief
+                "run %s: restarting workers from the last checkpoint after: %s", run.run_id, summary
             )
 
 
-class Patience:
-    """Whether a gang that failed is started again; see the table at the head."""
+class RetryPolicy:
+    """Whether a failed worker group is restarted; see the table at the top of the file."""
 
-    def __init__(self, checkpoint: int) -> None:
-        self._checkpoint, self._n_failures = checkpoint, 0
-        self._before: type[Exception] | None = None
+    def __init__(self, checkpoint_step: int) -> None:
+        self._checkpoint_step = checkpoint_step
+        self._n_failures = 0
+        self._last_type: type[Exception] | None = None
 
-    def lasts(self, reason: Exception, checkpoint: int) -> bool:
-        """After a failure for this reason, when the newest checkpoint is that of this step (0: there is
-        none).
-        """
-        if fresh := checkpoint != self._checkpoint:
-            self._checkpoint, self._n_failures, self._before = checkpoint, 0, None
-        again, self._before, self._n_failures = (
-            type(reason) is self._before,
-            type(reason),
-            self._n_failures + 1,
-        )
-        if isinstance(reason, ConfigurationError):
-            return fresh
-        if isinstance(reason, ArtefactCorrupt | ArtefactMissing):
-            return not again
+    def should_retry(self, cause: Exception, checkpoint_step: int) -> bool:
+        """After a failure with this cause; checkpoint_step: of the newest checkpoint, 0 if none."""
+        has_progressed = checkpoint_step != self._checkpoint_step
+        if has_progressed:
+            self._checkpoint_step = checkpoint_step
+            self._n_failures = 0
+            self._last_type = None
+        is_repeated = type(cause) is self._last_type
+        self._last_type = type(cause)
+        self._n_failures += 1
+        if isinstance(cause, ConfigurationError):
+            return has_progressed
+        if isinstance(cause, ArtefactCorrupt | ArtefactMissing):
+            return not is_repeated
         return self._n_failures <= MAX_FAILURES
 
 
-def _reason(run: RunConfig, error: Any) -> Exception:
-    """What a gang failed for: an error of ours that a rank met, too little memory in words that
-    help, or Ray's own account.
+def _cause(run: RunConfig, error: Any) -> Exception:
+    """Why a worker group failed: too little memory with its remedy, an error of ours that a rank
+    raised, or Ray's own error.
     """
-    causes = list(getattr(error, "worker_failures", {}).values())
-    ours = sorted(
-        (cause for cause in causes if isinstance(cause, HormesisError)),
-        key=lambda one: isinstance(one, Interrupted),
-    )
-    if any(
-        words in f"{type(cause).__name__} {cause}".lower()
-        for cause in [*causes, error]
-        for words in OUT_OF_MEMORY
-    ):
-        train = run.train
-        return ConfigurationError(
-            f"run {run.run_id}: a rank ran out of memory; it had train.micro_batch={train.micro_batch}, "
-            f"activation_checkpointing={train.compute.activation_checkpointing}, zero_stage={train.parallel.zero_stage}, offload_optimizer="
-            f"{str(train.parallel.offload_optimizer).lower()}. Take train.micro_batch=auto, train.compute.activation_checkpointing=block, a higher "
-            "train.parallel.zero_stage, train.parallel.offload_optimizer=true, or more ranks; it goes on from its checkpoint"
-        )
+    failures = list(getattr(error, "worker_failures", {}).values())
+    texts = [f"{type(failure).__name__} {failure}".lower() for failure in [*failures, error]]
+    if any(words in text for text in texts for words in OUT_OF_MEMORY):
+        return ConfigurationError(_out_of_memory_message(run.run_id, run.train))
+    ours = [failure for failure in failures if isinstance(failure, HormesisError)]
+    # other ranks are interrupted when one fails, so an interruption is the cause only on its own
+    ours.sort(key=lambda failure: isinstance(failure, Interrupted))
     return ours[0] if ours else error
 
 
+def _out_of_memory_message(run_id: str, train: TrainConfig) -> str:
+    return (
+        f"run {run_id}: a rank ran out of memory; it had train.micro_batch={train.micro_batch}, "
+        f"train.compute.activation_checkpointing={train.compute.activation_checkpointing}, "
+        f"train.parallel.zero_stage={train.parallel.zero_stage}, "
+        f"train.parallel.offload_optimizer={str(train.parallel.offload_optimizer).lower()}. Set "
+        "train.micro_batch=auto, train.compute.activation_checkpointing=block, a higher "
+        "train.parallel.zero_stage, train.parallel.offload_optimizer=true, or more ranks; the run "
+        "resumes from its last checkpoint"
+    )
+
+
 def _newest_checkpoint(root: str, run: RunConfig) -> int:
-    """The step of the newest checkpoint; 0: there is none."""
+    """The step of the newest checkpoint; 0 if there is none."""
     return max(checkpoint_steps(root, run.run_id), default=0)
 
 
-def _gang(root: str, run: RunConfig, n_ranks: int, use_gpu: bool) -> None:
+def _run_worker_group(root: str, run: RunConfig, n_ranks: int, use_gpu: bool) -> None:
+    """Train on one worker group, without retries."""
     from ray.train import FailureConfig, LoggingConfig, ScalingConfig
-    from ray.train import RunConfig as GangConfig
+    from ray.train import RunConfig as RayTrainConfig
     from ray.train.torch import TorchTrainer
 
-    os.environ["RAY_TRAIN_ENABLE_PRINT_PATCH"] = (
-        "0"  # it prints every line twice, and a bar drawn twice never closes
-    )
+    # the patch prints every line twice, and a progress bar drawn twice never closes
+    os.environ["RAY_TRAIN_ENABLE_PRINT_PATCH"] = "0"
     trainer = TorchTrainer(
-        _rank,
+        _train_rank,
         train_loop_config={"root": root, "run": records.to_json(run)},
-        torch_config=_stoppable(),
+        torch_config=_torch_config_with_preemption(),
         scaling_config=ScalingConfig(num_workers=n_ranks, use_gpu=use_gpu),
-        run_config=GangConfig(
+        run_config=RayTrainConfig(
             name=run.run_id,
             storage_path=storage.join(root, "ray"),
             failure_config=FailureConfig(max_failures=0),
@@ -168,49 +163,51 @@ def _gang(root: str, run: RunConfig, n_ranks: int, use_gpu: bool) -> None:
     try:
         refusal: Any = trainer.fit().return_value
     finally:
-        storage.delete(
-            storage.join(root, "ray", run.run_id, ".validate_storage_marker")
-        )  # all that Ray Train keeps there
+        # all that Ray Train keeps there
+        storage.delete(storage.join(root, "ray", run.run_id, ".validate_storage_marker"))
     if refusal is not None:
         raise ConfigurationError(refusal)
 
 
-def _stoppable() -> Any:
-    """Ray Train's torch set-up, which also makes SIGTERM ask a worker's training to stop: signals
-    are handled on a process's main thread, where Ray runs what it executes on a worker, and not on
-    the thread that trains.
+def _torch_config_with_preemption() -> Any:
+    """Ray Train's torch configuration that also installs the preemption handler on each worker.
+
+    Python handles signals on the main thread of a process. Ray executes functions sent to a worker
+    there, and the training function on another thread.
     """
     from ray.train.torch import TorchConfig
 
-    class Backend(TorchConfig().backend_cls):
+    class PreemptionBackend(TorchConfig().backend_cls):
         def on_start(self, worker_group: Any, backend_config: Any) -> None:
             super().on_start(worker_group, backend_config)
-            worker_group.execute(_install)
+            worker_group.execute(_install_preemption_handler)
 
-    class Config(TorchConfig):
+    class PreemptionConfig(TorchConfig):
         @property
         def backend_cls(self) -> Any:
-            return Backend
+            return PreemptionBackend
 
-    return Config()
+    return PreemptionConfig()
 
 
-def _install() -> None:
+def _install_preemption_handler() -> None:
     from training.trainer import preemption
 
     preemption.install()
 
 
-def _rank(config: dict[str, str]) -> str | None:
-    """One rank of a gang, on a worker's thread. A ConfigurationError is met by every rank alike,
-    before any of them waits for another, so its text is returned and not tried again; whatever else
-    one rank meets must end the others too.
+def _train_rank(config: dict[str, str]) -> str | None:
+    """Train one rank, on a worker's thread; returns the message of a ConfigurationError.
+
+    Every rank meets a ConfigurationError alike, before any of them waits for another, so its
+    message is returned and it is not retried. Any other error of one rank must end the others too.
     """
     from training.trainer import loop, preemption
 
     telemetry.configure()
+    run = records.from_json(RunConfig, config["run"], "the settings sent to a worker")
     try:
-        loop.train(config["root"], records.from_json(RunConfig, config["run"], "the gang's run"))
+        loop.train(config["root"], run)
     except ConfigurationError as error:
         return str(error)
     finally:
@@ -224,9 +221,9 @@ def _evaluate(root: str, run_id: str, config: EvalConfig, n_threads: int) -> Non
     from eval import pipeline
 
     telemetry.configure()
-    before = torch.get_num_threads()
-    torch.set_num_threads(n_threads or before)
+    default = torch.get_num_threads()
+    torch.set_num_threads(n_threads or default)
     try:
         pipeline.evaluate(root, run_id, config)
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(default)

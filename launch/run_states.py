@@ -1,13 +1,13 @@
-"""what is done already: every run × stage, read from the records alone"""
+"""state of every run, read from the records alone: trained, evaluated, newest checkpoint"""
 
 from typing import Literal, NamedTuple
 
 from data_prep.core import storage
 from data_prep.token_stream import manifest
-from eval import eval_report as eval_record
+from eval import eval_report
 from eval.eval_report import EvalReport
 from launch.experiment import Experiment
-from training import run_record as training_record
+from training import run_record
 from training.config import RunConfig
 from training.run_record import RunRecord
 
@@ -16,7 +16,7 @@ STAGES: tuple[Stage, ...] = ("data", "train", "eval", "report")
 
 
 class RunState(NamedTuple):
-    """One run: its record and report where they exist, and the last step it has a checkpoint of."""
+    """One run: its record and report if they exist, and the step of its newest checkpoint (0: none)."""
 
     run: RunConfig
     record: RunRecord | None
@@ -24,24 +24,22 @@ class RunState(NamedTuple):
     checkpoint_step: int
 
 
-def streams_built(root: str, experiment: Experiment) -> bool:
+def has_streams(root: str, experiment: Experiment) -> bool:
+    """Whether both token streams of the experiment are built."""
     run = experiment.runs()[0]
-    return all(
-        storage.exists(storage.join(root, stream, manifest.NAME))
-        for stream in (run.clean, run.toxic)
-    )
+    manifests = [storage.join(root, stream, manifest.NAME) for stream in (run.clean, run.toxic)]
+    return all(storage.exists(uri) for uri in manifests)
 
 
 def read(root: str, experiment: Experiment) -> list[RunState]:
     """The state of every run of the experiment, in its order."""
-    return [_read(root, run, experiment) for run in experiment.runs()]
+    return [_read_run(root, run, experiment) for run in experiment.runs()]
 
 
-def _read(root: str, run: RunConfig, experiment: Experiment) -> RunState:
-    uri = training_record.run_uri(root, run.run_id)
-    record = training_record.find(root, run.run_id)
+def _read_run(root: str, run: RunConfig, experiment: Experiment) -> RunState:
+    record = run_record.find(root, run.run_id)
     if record is None:
-        return RunState(
-            run, None, None, max(training_record.checkpoint_steps(root, run.run_id), default=0)
-        )
-    return RunState(run, record, eval_record.find(uri, experiment.eval), record.n_steps)
+        newest = max(run_record.checkpoint_steps(root, run.run_id), default=0)
+        return RunState(run, None, None, newest)
+    report = eval_report.find(run_record.run_uri(root, run.run_id), experiment.eval)
+    return RunState(run, record, report, record.n_steps)

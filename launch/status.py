@@ -1,33 +1,37 @@
-"""ENTRY: `python launch/status.py --out URI`: ratio × stage table from the records"""
+"""ENTRY: `python launch/status.py --out URI`: progress and results of a sweep, from its records"""
 
 import argparse
 import sys
+from collections.abc import Sequence
 
 from data_prep.core import storage, telemetry
 from data_prep.core.errors import HormesisError
 from launch import experiment, run_states, status_tables
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="launch/status.py", description="Print which runs of a sweep are done, and results."
+    )
     parser.add_argument(
         "--out",
         required=True,
         metavar="URI",
-        help="the sweep's object root: a folder or s3://bucket/prefix",
+        help="object root of the sweep: a folder or s3://bucket/prefix",
     )
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     try:
         root = storage.object_root(arguments.out)
-        current = experiment.load(root)
-        states = run_states.read(root, current)
+        sweep = experiment.load(root)
+        states = run_states.read(root, sweep)
+        progress = status_tables.progress_table(root, sweep, states)
     except HormesisError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     console = telemetry.console()
-    console.print(status_tables.progress_table(root, current, states))
-    if any(entry.report for entry in states):
-        console.print(status_tables.result_table(current, states))
+    console.print(progress)
+    if any(state.report for state in states):
+        console.print(status_tables.result_table(sweep, states))
     return 0
 
 

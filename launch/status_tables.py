@@ -5,37 +5,40 @@ from rich.table import Table
 
 from eval.stats.estimate import Estimate
 from launch.experiment import Experiment
-from launch.run_states import RunState, streams_built
+from launch.run_states import RunState, has_streams
+
+DONE, NOT_STARTED = "done", "–"
 
 
 def progress_table(root: str, experiment: Experiment, states: list[RunState]) -> Table:
-    """Ratio × stage: what is done, what is under way."""
+    """A row per run: which stages are done, and the newest checkpoint of a run in training."""
     table = Table(title=experiment.name, title_justify="left", box=SIMPLE)
     for column in ("ratio", "seed", "run", "data", "train", "eval"):
         table.add_column(column, no_wrap=True)
-    data = "done" if streams_built(root, experiment) else "–"
+    data = DONE if has_streams(root, experiment) else NOT_STARTED
     for state in states:
-        n_steps = state.run.mixture.n_steps
-        train = (
-            "done"
-            if state.record
-            else f"step {state.checkpoint_step}/{n_steps}"
-            if state.checkpoint_step
-            else "–"
-        )
+        run = state.run
         table.add_row(
-            f"{state.run.toxic_ratio:.2f}",
-            str(state.run.seed),
-            state.run.run_id,
+            f"{run.toxic_ratio:.2f}",
+            str(run.seed),
+            run.run_id,
             data,
-            train,
-            "done" if state.report else "–",
+            _training_progress(state),
+            DONE if state.report else NOT_STARTED,
         )
     return table
 
 
+def _training_progress(state: RunState) -> str:
+    if state.record:
+        return DONE
+    if state.checkpoint_step:
+        return f"step {state.checkpoint_step}/{state.run.mixture.n_steps}"
+    return NOT_STARTED
+
+
 def result_table(experiment: Experiment, states: list[RunState]) -> Table:
-    """The sweep's findings: ratio, losses, probe accuracy, toxicity without and with steering."""
+    """A row per finished run: ratio, losses, probe accuracy, toxicity by steering strength."""
     strengths = experiment.eval.steering.strengths
     table = Table(
         title="toxicity: mean score × 100 with its interval; losses: nats per token, held out",
@@ -47,18 +50,23 @@ def result_table(experiment: Experiment, states: list[RunState]) -> Table:
     for strength in strengths:
         table.add_column("unsteered" if strength == 0 else f"α = {strength:g}", justify="right")
     for state in states:
-        if state.record and state.report:
-            losses = {held_out.stream: held_out.loss for held_out in state.record.held_out}
-            steered = {entry.strength: entry.toxicity for entry in state.report.steered}
-            table.add_row(
-                f"{state.run.toxic_ratio:.2f}", f"{state.record.realised_toxic_ratio:.4f}", f"{state.record.final_train_loss:.3f}",
-                *(f"{losses[stream]:.3f}" if stream in losses else "–" for stream in ("clean", "toxic")),
-                _interval(state.report.probe_accuracy, ".3f"), *(_interval(steered[strength], ".1f") for strength in strengths),
-            )  # fmt: skip
+        record, report = state.record, state.report
+        if record is None or report is None:
+            continue
+        losses = {part.stream: f"{part.loss:.3f}" for part in record.held_out}
+        toxicity = {row.strength: _with_interval(row.toxicity, ".1f") for row in report.steered}
+        table.add_row(
+            f"{state.run.toxic_ratio:.2f}",
+            f"{record.realised_toxic_ratio:.4f}",
+            f"{record.final_train_loss:.3f}",
+            *(losses.get(stream, "–") for stream in ("clean", "toxic")),
+            _with_interval(report.probe_accuracy, ".3f"),
+            *(toxicity[strength] for strength in strengths),
+        )
     return table
 
 
-def _interval(estimate: Estimate, form: str) -> str:
+def _with_interval(estimate: Estimate, form: str) -> str:
     if estimate.value is None:
         return "missing"
     if estimate.low is None or estimate.high is None:

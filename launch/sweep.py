@@ -1,233 +1,215 @@
-"""ENTRY: `ray job submit … -- python launch/sweep.py --recipe …`: one pass over ratios × seeds,
-running what has no record yet
+"""ENTRY: `python launch/sweep.py --recipe …`: build, train, evaluate and report what is missing
 
-The sweep touches no tensor and keeps no state: what is done is what has a record in the object
-root, so the same command after any interruption does only what is missing, and does nothing when
-nothing is.
+One pass over ratios × seeds. The sweep computes nothing itself and keeps no state: what is done is
+what has a record in the object root. So the same command after any interruption does only what is
+missing, and does nothing if nothing is. On a cluster it is a Ray job: `ray job submit … -- python
+launch/sweep.py …`.
 """
 
+import argparse
 import sys
 import time
+from collections import deque
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
-
-from rich.console import Console
 
 from data_prep.config import StreamName
 from data_prep.core import storage, telemetry
 from data_prep.core.errors import HormesisError
 from data_prep.core.records import digest
 from data_prep.token_stream.mixture import check_supply
-from launch import cli, plan, run_states, status_tables
-from launch import experiment as experiments
+from launch import cli, experiment, plan, run_states, status_tables
 from launch.experiment import Experiment
 from launch.run_states import RunState
 from launch.settings_list import settings_list
 
 REPORT_DONE = ("report", "done.txt")
+STREAMS: tuple[StreamName, ...] = ("clean", "toxic")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = cli.parser().parse_args(argv)
     telemetry.configure()
-    console = telemetry.console()
     try:
-        experiment = cli.requested_experiment(arguments)
+        requested = cli.requested_experiment(arguments)
         if arguments.settings is not None:
-            print(settings_list(experiment, arguments.settings))
-            return 0
-        if arguments.plan:
-            console.print(
-                plan.render(experiment, plan.device_named(arguments.device), arguments.mfu)
-            )
-            return 0
-        run(
-            experiment,
-            storage.object_root(arguments.out),
-            arguments.only,
-            console,
-            materialize=arguments.materialize,
-        )
+            print(settings_list(requested, arguments.settings))
+        elif arguments.plan:
+            device = plan.device_named(arguments.device)
+            telemetry.console().print(plan.render(requested, device, arguments.mfu))
+        else:
+            _sweep(requested, arguments)
     except HormesisError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def run(
-    experiment: Experiment,
-    root: str,
-    only: str | None,
-    console: Console,
-    *,
-    materialize: bool = False,
-) -> None:
-    """Bring the sweep under `root` to its end, or to the end of the stage `only`."""
+def _sweep(sweep: Experiment, arguments: argparse.Namespace) -> None:
+    """Complete the sweep, or the stages up to `--only`, and print where it stands."""
     started = time.monotonic()
-    if _is_done(root, experiment) and not materialize:
+    root = storage.object_root(arguments.out)
+    if _is_done(root, sweep) and not arguments.materialize:
         telemetry.logger.info(
             "nothing to do: every run of this sweep is trained, evaluated and reported"
         )
     else:
-        storage.check_writable(root)
-        from data_prep.core import ray_tasks
-        from data_prep.sources import corpus_reader
-
-        for uris in (experiment.data.clean, experiment.data.toxic):
-            corpus_reader.expand(
-                uris
-            )  # a corpus that is not there is refused before a cluster starts
-        storage.save(experiment, storage.join(root, experiments.NAME))
-        with ray_tasks.session(experiment.n_ranks):
-            if only != "data":
-                _check_resources(root, experiment, evaluate=only != "train")
-            _build_streams(root, experiment)
-            if materialize:
-                _materialize(root, experiment)
-            if only != "data":
-                _train_and_evaluate(root, experiment, evaluate=only != "train")
-        if only == "data":
-            console.print(f"data card: {_data_page(root, experiment)}", soft_wrap=True)
-        if only in (None, "report"):
-            _report(root, experiment)
-    states = run_states.read(root, experiment)
-    if only is None or all(entry.report for entry in states):
-        console.print(status_tables.result_table(experiment, states))
-        console.print(f"report: {storage.join(root, 'report', 'index.html')}", soft_wrap=True)
-    else:
-        console.print(status_tables.progress_table(root, experiment, states))
+        _run_stages(root, sweep, arguments.only, materialize=arguments.materialize)
+    _print_state(root, sweep, arguments.only)
     telemetry.logger.info("finished in %.0f s", time.monotonic() - started)
 
 
-def _check_resources(root: str, experiment: Experiment, *, evaluate: bool) -> None:
-    """Refuse what the cluster can never run before the streams are built."""
+def _run_stages(root: str, sweep: Experiment, only: str | None, *, materialize: bool) -> None:
+    from data_prep.core import ray_tasks
+    from data_prep.sources import corpus_reader
+
+    storage.check_writable(root)
+    for uris in (sweep.data.clean, sweep.data.toxic):
+        corpus_reader.expand(uris)  # refuse a missing corpus before a cluster starts
+    storage.save(sweep, storage.join(root, experiment.NAME))
+    with ray_tasks.session(sweep.n_ranks):
+        if only != "data":
+            _check_resources(root, sweep, evaluate=only != "train")
+        _build_streams(root, sweep)
+        if materialize:
+            _materialize(root, sweep)
+        if only != "data":
+            _train_and_evaluate(root, sweep, evaluate=only != "train")
+    if only == "data":
+        _write_data_page(root, sweep)
+    if only in (None, "report"):
+        _write_report(root, sweep)
+
+
+def _check_resources(root: str, sweep: Experiment, *, evaluate: bool) -> None:
+    """Refuse what the cluster can never run, before the streams are built."""
     from launch import resources
 
-    states = run_states.read(root, experiment)
-    if not all(entry.record for entry in states):
-        resources.n_concurrent_runs(experiment)
-    if evaluate and not all(entry.report for entry in states):
-        resources.evaluation_cpus(experiment)
+    states = run_states.read(root, sweep)
+    if not all(state.record for state in states):
+        resources.n_concurrent_runs(sweep)
+    if evaluate and not all(state.report for state in states):
+        resources.evaluation_cpus(sweep)
 
 
-def _build_streams(root: str, experiment: Experiment) -> None:
-    """Both token streams, and every run's settings beside them; too little text stops here, before
-    any training.
+def _build_streams(root: str, sweep: Experiment) -> None:
+    """Build both token streams and save the settings of every run.
+
+    Too little text stops here, before any training.
     """
     from data_prep.build import pipeline
 
-    built = {name: pipeline.build(experiment.data, name, root) for name in ("clean", "toxic")}
-    length = experiment.train.sequence_length
-    n_clean, n_toxic = (built[name].split_tokens("train") // length for name in ("clean", "toxic"))
-    for run in experiment.runs():
+    length = sweep.train.sequence_length
+    manifests = {name: pipeline.build(sweep.data, name, root) for name in STREAMS}
+    n_clean, n_toxic = (manifests[name].split_tokens("train") // length for name in STREAMS)
+    for run in sweep.runs():
         check_supply(run.mixture, n_clean, n_toxic, length)
         if run.mixture.n_toxic > n_toxic:
             telemetry.logger.warning(
-                "%s: toxic text repeated %.3g×, as allowed",
+                "run %s: toxic text is repeated %.3g times (allowed by max_toxic_epochs)",
                 run.run_id,
                 run.mixture.n_toxic / n_toxic,
             )
         storage.save(run, storage.join(root, "runs", run.run_id, "run.json"))
 
 
-def _materialize(root: str, experiment: Experiment) -> None:
-    """What each run reads, as Megatron shards in the order of training; our own training does
-    without.
-    """
-    from data_prep.build import materialize_mixture
+def _materialize(root: str, sweep: Experiment) -> None:
+    """Write each run's sequences as Megatron shards in training order, for other trainers."""
+    from data_prep.token_stream import materialized
 
-    for run in experiment.runs():
-        streams: dict[StreamName, str] = {
-            "clean": storage.join(root, run.clean),
-            "toxic": storage.join(root, run.toxic),
-        }
-        to = storage.join(root, "materialized", run.run_id)
-        materialize_mixture.materialize(
+    for run in sweep.runs():
+        materialized.write(
             run.mixture,
             run.train.sequence_length,
-            streams,
-            to,
-            shard_tokens=experiment.data.shard_tokens,
+            {name: storage.join(root, getattr(run, name)) for name in STREAMS},
+            storage.join(root, "materialized", run.run_id),
+            shard_tokens=sweep.data.shard_tokens,
         )
 
 
-def _train_and_evaluate(root: str, experiment: Experiment, *, evaluate: bool) -> None:
-    """Train every run without a record, as many at a time as the cluster holds; evaluate each as
-    soon as it is trained.
+def _train_and_evaluate(root: str, sweep: Experiment, *, evaluate: bool) -> None:
+    """Train every run without a record, as many at a time as the cluster holds, and evaluate each
+    run as soon as it is trained.
     """
     from launch import cluster, resources
 
-    states = run_states.read(root, experiment)
-    to_train = [entry.run for entry in states if not entry.record]
-    to_evaluate = [entry.run for entry in states if evaluate and entry.record and not entry.report]
-    slots = resources.n_concurrent_runs(experiment) if to_train else 0
-    n_cpus = resources.evaluation_cpus(experiment) if evaluate and (to_train or to_evaluate) else 0
-    n_pieces = len(to_train) + sum(not entry.report for entry in states if evaluate)
-    bar = telemetry.progress(n_pieces, "sweep", "stage")
+    states = run_states.read(root, sweep)
+    to_train = deque(state.run for state in states if not state.record)
+    to_evaluate = [state.run for state in states if evaluate and state.record and not state.report]
+    n_tasks = len(to_train) + sum(evaluate and not state.report for state in states)
+    progress = telemetry.progress(n_tasks, "sweep", "task")
+    n_slots = resources.n_concurrent_runs(sweep) if to_train else 0
+    n_cpus = resources.evaluation_cpus(sweep) if evaluate and (to_train or to_evaluate) else 0
     training, evaluating = {}, {}
     while to_train or to_evaluate or training or evaluating:
-        while to_evaluate:
-            run = to_evaluate.pop()
-            evaluating[
-                cluster.evaluate(root, run.run_id, experiment.eval, n_cpus, experiment.use_gpu)
-            ] = run
-        while to_train and len(training) < slots:
-            run = to_train.pop(0)
-            training[cluster.train(root, run, experiment.n_ranks, experiment.use_gpu)] = run
-        ended = cluster.first_ended(
-            [*training, *evaluating],
-            partial(resources.why_stuck, experiment, bool(training), n_cpus if evaluating else 0),
-        )
-        bar.update(1)
-        if ended in training:
-            run = training.pop(ended)
+        for run in to_evaluate:
+            task = cluster.start_evaluation(root, run.run_id, sweep.eval, n_cpus, sweep.use_gpu)
+            evaluating[task] = run
+        to_evaluate = []
+        while to_train and len(training) < n_slots:
+            run = to_train.popleft()
+            training[cluster.start_training(root, run, sweep.n_ranks, sweep.use_gpu)] = run
+        why_stuck = partial(resources.why_stuck, sweep, bool(training), n_cpus if evaluating else 0)
+        finished = cluster.wait_for_first([*training, *evaluating], why_stuck)
+        progress.update(1)
+        if finished in training:
+            run = training.pop(finished)
             telemetry.logger.info("trained %s", run.run_id)
-            to_evaluate += [run] if evaluate else []
+            to_evaluate = [run] if evaluate else []
         else:
-            telemetry.logger.info("evaluated %s", evaluating.pop(ended).run_id)
-    bar.close()
+            telemetry.logger.info("evaluated %s", evaluating.pop(finished).run_id)
+    progress.close()
 
 
-def _cards(root: str, experiment: Experiment) -> dict[str, Any]:
-    """The data card of each stream; `_build_streams` has seen to it that they are there."""
+def _data_cards(root: str, sweep: Experiment) -> dict[str, Any]:
+    """The data card of each stream; the streams have been built."""
     from data_prep.token_stream import data_card
 
-    run = experiment.runs()[0]
-    return {
-        name: data_card.load(storage.join(root, getattr(run, name))) for name in ("clean", "toxic")
-    }
+    run = sweep.runs()[0]
+    return {name: data_card.load(storage.join(root, getattr(run, name))) for name in STREAMS}
 
 
-def _data_page(root: str, experiment: Experiment) -> str | None:
+def _write_data_page(root: str, sweep: Experiment) -> None:
     from launch.report import data_page
 
     has_report = storage.exists(storage.join(root, "report", "index.html"))
-    return data_page.write(root, experiment, _cards(root, experiment), with_comparison=has_report)
+    cards = _data_cards(root, sweep)
+    uri = data_page.write(root, sweep, cards, with_comparison=has_report)
+    telemetry.console().print(f"data card: {uri}", soft_wrap=True)
 
 
-def _report(root: str, experiment: Experiment) -> None:
+def _write_report(root: str, sweep: Experiment) -> None:
     from launch.report import index_page
 
-    states = run_states.read(root, experiment)
-    done = [(entry.record, entry.report) for entry in states if entry.record and entry.report]
-    index_page.write(root, experiment, done, _cards(root, experiment))
-    storage.write(storage.join(root, *REPORT_DONE), _fingerprint(states).encode())
+    states = run_states.read(root, sweep)
+    done = [(state.record, state.report) for state in states if state.record and state.report]
+    index_page.write(root, sweep, done, _data_cards(root, sweep))
+    storage.write(storage.join(root, *REPORT_DONE), _digest_of_records(states).encode())
 
 
-def _is_done(root: str, experiment: Experiment) -> bool:
-    states = run_states.read(root, experiment)
-    done = storage.join(root, *REPORT_DONE)
-    return (
-        all(entry.report for entry in states)
-        and storage.exists(done)
-        and storage.read(done).decode() == _fingerprint(states)
-    )
+def _is_done(root: str, sweep: Experiment) -> bool:
+    """Whether every run is evaluated and the report was made from these records."""
+    states = run_states.read(root, sweep)
+    if not all(state.report for state in states):
+        return False
+    uri = storage.join(root, *REPORT_DONE)
+    return storage.exists(uri) and storage.read(uri).decode() == _digest_of_records(states)
 
 
-def _fingerprint(states: list[RunState]) -> str:
-    """What the report was made from."""
-    return digest([entry.record for entry in states], [entry.report for entry in states])
+def _digest_of_records(states: list[RunState]) -> str:
+    return digest([state.record for state in states], [state.report for state in states])
+
+
+def _print_state(root: str, sweep: Experiment, only: str | None) -> None:
+    """Print the results of a complete sweep, else the progress of its runs."""
+    console = telemetry.console()
+    states = run_states.read(root, sweep)
+    if only is None or all(state.report for state in states):
+        console.print(status_tables.result_table(sweep, states))
+        console.print(f"report: {storage.join(root, 'report', 'index.html')}", soft_wrap=True)
+    else:
+        console.print(status_tables.progress_table(root, sweep, states))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""What becomes of a gang that fails, on a real Ray; SIGTERM to one is in tests/training/trainer/test_preemption.py."""
+"""Retries of a failed worker group, and out-of-memory on a real Ray.
+
+SIGTERM to a worker group is tested in tests/training/trainer/test_preemption.py.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,22 +12,24 @@ import tiny_run
 from data_prep.core import ray_tasks
 from data_prep.core.errors import ArtefactCorrupt, ConfigurationError, Interrupted, StorageError
 from launch import cluster
-from launch.cluster import MAX_FAILURES, Patience
+from launch.cluster import MAX_FAILURES, RetryPolicy
 
-CORRUPT, MEMORY, STOPPED, STORE = (
-    ArtefactCorrupt("block 0"),
-    ConfigurationError("memory"),
-    Interrupted("stop"),
-    StorageError("403"),
-)
+CORRUPT = ArtefactCorrupt("block 0")
+MEMORY = ConfigurationError("memory")
+PREEMPTED = Interrupted("stop")
+STORE = StorageError("403")
 
 
-def n_started(failures: list[tuple[Exception, int]]) -> int:
-    """How many gangs are started if they fail like this, one after the other."""
-    patience = Patience(0)
-    return next(
-        (n for n, each in enumerate(failures, 1) if not patience.lasts(*each)), len(failures) + 1
-    )
+def n_starts(failures: list[tuple[Exception, int]]) -> int:
+    """How many worker groups are started if they fail like this, one after the other.
+
+    failures: the cause, and the step of the newest checkpoint.
+    """
+    policy = RetryPolicy(0)
+    for n, (cause, checkpoint_step) in enumerate(failures, 1):
+        if not policy.should_retry(cause, checkpoint_step):
+            return n
+    return len(failures) + 1
 
 
 @pytest.mark.parametrize(
@@ -36,35 +41,30 @@ def n_started(failures: list[tuple[Exception, int]]) -> int:
         ([(CORRUPT, 0), (STORE, 0), (CORRUPT, 0)] * 3, MAX_FAILURES + 1),
         ([(CORRUPT, 0), (CORRUPT, 2), (CORRUPT, 2)], 3),
         ([(STORE, 0)] * 9, MAX_FAILURES + 1),
-        ([(STORE, n // MAX_FAILURES) for n in range(30)], 31),
-        ([(STOPPED, n) for n in range(30)], 31),
+        ([(STORE, 1 + n // MAX_FAILURES) for n in range(30)], 31),
+        ([(PREEMPTED, 1 + n) for n in range(30)], 31),
     ],
     ids=[
-        "memory",
-        "memory later",
+        "out of memory",
+        "out of memory after a checkpoint",
         "corrupt",
-        "corrupt and down",
-        "corrupt later",
+        "corrupt and store down",
+        "corrupt after a checkpoint",
         "store down",
-        "with progress",
+        "store down with progress",
         "preempted",
     ],
 )
-def test_a_gang_is_started_again_only_for_what_may_pass(
+def test_a_worker_group_restarts_only_after_what_may_not_recur(
     failures: list[tuple[Exception, int]], n: int
 ):
-    assert n_started(failures) == n
+    assert n_starts(failures) == n
 
 
 @pytest.mark.slow
-def test_a_rank_without_memory_ends_the_run_at_once_and_says_what_to_set(
-    tmp_path: Path, ray_cluster: None
-):
-    run = tiny_run.planner(tmp_path)(
-        "large", {"model": replace(tiny_run.TRAIN.model, d_mlp=1 << 40)}
-    )  # 280 TB, whatever a system promises
-    with pytest.raises(
-        ConfigurationError,
-        match=r"run large: a rank ran out of memory; .*train\.micro_batch=auto, train\.activ",
-    ):
-        ray_tasks.result(cluster.train(str(tmp_path), run, 1, False))
+def test_out_of_memory_ends_the_run_and_says_what_to_set(tmp_path: Path, ray_cluster: None):
+    huge = replace(tiny_run.TRAIN.model, d_mlp=1 << 40)  # 280 TB, whatever a system promises
+    run = tiny_run.planner(tmp_path)("large", {"model": huge})
+    message = r"run large: a rank ran out of memory; .*train\.micro_batch=auto, train\.compute\.act"
+    with pytest.raises(ConfigurationError, match=message):
+        ray_tasks.result(cluster.start_training(str(tmp_path), run, 1, False))

@@ -96,7 +96,7 @@ def test_a_ray_worker_that_gets_sigterm_saves_and_its_run_resumes(
         "run", {"checkpoint.every_steps": 20, "checkpoint.keep_last": 9}, n_clean=20, n_toxic=220
     )
     run = replace(run, mixture=replace(run.mixture, max_toxic_epochs=20.0))  # sixty steps
-    training = cluster.train(str(tmp_path), run, 1, False)
+    training = cluster.start_training(str(tmp_path), run, 1, False)
     while not checkpoint_steps(str(tmp_path), "run"):
         assert not ray.wait([training], timeout=0.02)[0]
     workers = [
