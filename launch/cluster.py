@@ -6,7 +6,7 @@ group is restarted and resumes from the last checkpoint, unless the failure woul
 
     failure of a rank                          restarted?
     wrong settings                             no: every rank meets it, and returns its message
-    out of memory                              only after a new checkpoint, so it may not recur at once
+    out of memory                              only after a new checkpoint: it came late
     artefact missing or corrupt                once: a store may lag, or a cache be damaged
     SIGTERM, a lost node, a killed rank, …     MAX_FAILURES times in a row without a new checkpoint
 """
@@ -64,7 +64,7 @@ def wait_for_first(started: list[Any], why_impossible: Callable[[], str]) -> Any
 
 
 def _train_with_retries(root: str, run: RunConfig, n_ranks: int, use_gpu: bool) -> None:
-    """Start worker groups, one after the other, until one has trained the run or failed for good."""
+    """Start worker groups, one after the other, until one has trained the run or must not retry."""
     from ray.train import TrainingFailedError
 
     policy = RetryPolicy(_newest_checkpoint(root, run))

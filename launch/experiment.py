@@ -21,7 +21,7 @@ from eval.config import EvalConfig
 from training.config import RunConfig, TrainConfig
 from training.run.branching import Trunk
 
-NAME = "experiment.json"
+FILE_NAME = "experiment.json"
 
 ToxicRatio = Annotated[float, Interval(ge=0, lt=1)]
 
@@ -61,11 +61,14 @@ class Experiment:
         for name in ("ratios", "seeds"):
             values = getattr(self, name)
             if not values or len(set(values)) != len(values):
-                raise ConfigurationError(f"{name} {list(values)}: give at least one, each once")
+                raise ConfigurationError(
+                    f"{name} is {list(values)}; expected at least one value, each once"
+                )
         if self.data.tokenizer.vocab_size > self.train.model.vocab_size:
             raise ConfigurationError(
-                f"the tokenizer has {self.data.tokenizer.vocab_size} ids, the model's embedding only "
-                f"{self.train.model.vocab_size} rows; raise train.model.vocab_size"
+                f"the tokenizer has {self.data.tokenizer.vocab_size} ids, the model's embedding "
+                f"{self.train.model.vocab_size} rows; expected a row per id: raise "
+                "train.model.vocab_size"
             )
         self.train.passes(self.n_ranks)
         self.runs()
@@ -81,8 +84,8 @@ class Experiment:
             trunk = replace(self, budget_tokens=self.trunk_tokens, trunk_tokens=0)._run(ratio, seed)
             n = self.budget_tokens // self.train.sequence_length
             if self.budget == "clean_fixed":
-                return _named(Trunk(trunk).branch(n_clean=n))
-            return _named(Trunk(trunk).branch(n_sequences=n))
+                return _with_id(Trunk(trunk).branch(n_clean=n))
+            return _with_id(Trunk(trunk).branch(n_sequences=n))
         n_clean, n_toxic = sequences_for(
             self.budget_tokens, ratio, self.train.sequence_length, self.budget
         )
@@ -102,20 +105,16 @@ class Experiment:
             ),
             train=self.train,
         )
-        return _named(run)
+        return _with_id(run)
 
 
 def load(root: str) -> Experiment:
     """The experiment last started under `root`."""
-    return storage.load(Experiment, storage.join(root, NAME))
+    return storage.load(Experiment, storage.join(root, FILE_NAME))
 
 
-def _named(anonymous: RunConfig) -> RunConfig:
-    return replace(
-        anonymous,
-        run_id=f"toxic-{_two_decimals(anonymous.toxic_ratio)}-s{anonymous.seed}-{digest(anonymous)[:8]}",
-    )
-
-
-def _two_decimals(ratio: float) -> str:
-    return f"{ratio:.2f}" if round(ratio, 2) == ratio else str(ratio)
+def _with_id(run: RunConfig) -> RunConfig:
+    """The run with its id: ratio, seed and the digest of its settings."""
+    is_short = round(run.toxic_ratio, 2) == run.toxic_ratio
+    ratio = f"{run.toxic_ratio:.2f}" if is_short else str(run.toxic_ratio)
+    return replace(run, run_id=f"toxic-{ratio}-s{run.seed}-{digest(run)[:8]}")

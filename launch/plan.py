@@ -1,8 +1,8 @@
-"""cost before spending: tokens, GPU-hours, bytes, memory per GPU, in a table
+"""cost of a sweep before it runs: tokens, GPU-hours, bytes, memory per GPU
 
-Arithmetic on settings alone: nothing is read, nothing is imported that is heavy. Times are tokens ×
-FLOPs per token / (peak × MFU) on a card of the table, and say so; memory is an estimate of states
-and activations without recomputation.
+Computed from the settings alone. Times are tokens × FLOPs per token / (peak × MFU) on a device that
+is assumed, and the table says so; memory is an estimate of states and activations without
+recomputation.
 """
 
 import math
@@ -27,7 +27,7 @@ ASSUMED_DEVICE = "H100"
 
 
 class RunCost(NamedTuple):
-    """What one run takes. device_hours is over all ranks; memory_bytes is per rank."""
+    """Cost of one run. device_hours is over all ranks; memory_bytes is per rank."""
 
     n_tokens: int
     n_steps: int
@@ -39,45 +39,39 @@ class RunCost(NamedTuple):
 
 
 def cost(run: RunConfig, n_ranks: int, device: Accelerator, mfu: float) -> RunCost:
-    train, mixture = run.train, run.mixture
-    n_tokens = mixture.n_sequences * train.sequence_length
+    train = run.train
+    n_tokens = run.mixture.n_sequences * train.sequence_length
     flops = float(n_tokens) * train.model.flops_per_token(train.sequence_length)
     device_hours = flops / (device.peak_flops_per_second * mfu) / 3600
     return RunCost(
         n_tokens=n_tokens,
-        n_steps=mixture.n_steps,
+        n_steps=run.mixture.n_steps,
         flops=flops,
         device_hours=device_hours,
         hours=device_hours / n_ranks,
         checkpoint_bytes=12 * train.model.n_parameters,  # fp32 weights and two moments
-        memory_bytes=_memory(train, n_ranks),
+        memory_bytes=_peak_memory(train, n_ranks),
     )
 
 
-def _memory(train: TrainConfig, n_ranks: int) -> int:
-    """Bytes a rank holds at the peak: ZeRO-partitioned states, activations of one micro-batch, its
+def _peak_memory(train: TrainConfig, n_ranks: int) -> int:
+    """Bytes per rank: states as ZeRO partitions them, activations of one micro-batch, and its
     logits in fp32.
     """
-    n, model = train.model.n_parameters // train.parallel.tensor_parallel, train.model
-    n_data_ranks = n_ranks // train.parallel.tensor_parallel
+    model, parallel = train.model, train.parallel
+    n_parameters = model.n_parameters // parallel.tensor_parallel
+    n_data_ranks = n_ranks // parallel.tensor_parallel
+    n_parts = [n_data_ranks if parallel.zero_stage >= stage else 1 for stage in (1, 2, 3)]
     weight_bytes = 2 if train.compute.precision == "bf16" else 4
-    share = [n_data_ranks if train.parallel.zero_stage >= stage else 1 for stage in (1, 2, 3)]
-    states = (
-        (0 if train.parallel.offload_optimizer else 12 * n // share[0])
-        + weight_bytes * n // share[1]
-        + weight_bytes * n // share[2]
-    )
+    optimizer = 0 if parallel.offload_optimizer else 12 * n_parameters // n_parts[0]
+    gradients = weight_bytes * n_parameters // n_parts[1]
+    weights = weight_bytes * n_parameters // n_parts[2]
     micro_batch, _ = train.passes(n_ranks)
-    positions = micro_batch * train.sequence_length
-    activations = (
-        positions
-        * model.n_layers
-        * weight_bytes
-        * (9 * model.d_model + 4 * model.d_mlp)
-        // train.parallel.tensor_parallel
-    )
-    logits = positions * model.vocab_size * (weight_bytes + 8) // train.parallel.tensor_parallel
-    return states + activations + logits
+    n_positions = micro_batch * train.sequence_length
+    per_layer = weight_bytes * (9 * model.d_model + 4 * model.d_mlp)
+    activations = n_positions * model.n_layers * per_layer // parallel.tensor_parallel
+    logits = n_positions * model.vocab_size * (weight_bytes + 8) // parallel.tensor_parallel
+    return optimizer + gradients + weights + activations + logits
 
 
 def device_named(name: str) -> Accelerator:
@@ -98,89 +92,113 @@ def render(experiment: Experiment, device: Accelerator, mfu: float) -> Group:
         title_justify="left",
         box=SIMPLE,
     )
-    for column in ("run", "clean rows", "toxic rows", "tokens", "steps", "hours", "GPU-hours"):
+    columns = ("run", "clean sequences", "toxic sequences", "tokens", "steps", "hours", "GPU-hours")
+    for column in columns:
         table.add_column(column, justify="left" if column == "run" else "right", no_wrap=True)
-    for run, spent in zip(runs, costs, strict=True):
-        numbers = (run.mixture.n_clean, run.mixture.n_toxic, spent.n_tokens, spent.n_steps)
-        table.add_row(
-            run.run_id,
-            *(f"{n:,}" for n in numbers),
-            _hours(spent.hours),
-            _hours(spent.device_hours),
-        )
-    return Group(table, _totals(experiment, runs, costs, device, mfu))
+    for run, of_run in zip(runs, costs, strict=True):
+        counts = (run.mixture.n_clean, run.mixture.n_toxic, of_run.n_tokens, of_run.n_steps)
+        times = (of_run.hours, of_run.device_hours)
+        table.add_row(run.run_id, *(f"{n:,}" for n in counts), *map(_hours, times))
+    totals = Table(show_header=False, box=None)
+    lines = (
+        _setup_lines(experiment)
+        | _stream_lines(experiment)
+        | _resource_lines(experiment, costs, device)
+        | _time_lines(costs, device, mfu)
+    )
+    for name, value in lines.items():
+        totals.add_row(name, value)
+    return Group(table, totals)
 
 
-def _totals(
-    experiment: Experiment,
-    runs: tuple[RunConfig, ...],
-    costs: list[RunCost],
-    device: Accelerator,
-    mfu: float,
-) -> Table:
+def _setup_lines(experiment: Experiment) -> dict[str, str]:
     train, model = experiment.train, experiment.train.model
-    micro_batch, accumulation = train.passes(experiment.n_ranks)
-    dtype = dtype_for(experiment.data.tokenizer.vocab_size)
-    clean, toxic = (
-        max(counts) * train.sequence_length
-        for counts in zip(*(needed(run) for run in runs), strict=True)
-    )
-    stream_bytes = np.dtype(dtype).itemsize * (clean + toxic)
-    shape = f"{model.n_layers} layers × {model.n_heads} heads, {model.d_model} wide"
-    passes = f"{experiment.n_ranks} ranks × {micro_batch} rows × {accumulation}"
-    estimate = f"an estimate for ZeRO-{train.parallel.zero_stage}, {train.compute.precision}, no recomputation"
-    device_hours, hours = (
-        _hours(sum(values))
-        for values in zip(*((c.device_hours, c.hours) for c in costs), strict=True)
-    )
-    lines = {
-        "model": f"{model.n_parameters:,} parameters, {shape}",
-        "batch": f"{train.global_batch:,} rows of {train.sequence_length:,} tokens: {passes}",
+    micro_batch, n_passes = train.passes(experiment.n_ranks)
+    return {
+        "model": f"{model.n_parameters:,} parameters, {model.n_layers} layers × {model.n_heads} "
+        f"heads, {model.d_model} wide",
+        "batch": f"{train.global_batch:,} sequences of {train.sequence_length:,} tokens: "
+        f"{experiment.n_ranks} ranks × {micro_batch} sequences × {n_passes} passes",
         "budget": _budget(experiment),
-        "streams": f"at least {clean:,} clean + {toxic:,} toxic tokens: {_size(stream_bytes)} of {dtype} shards for all runs",
+    }
+
+
+def _stream_lines(experiment: Experiment) -> dict[str, str]:
+    length = experiment.train.sequence_length
+    dtype = dtype_for(experiment.data.tokenizer.vocab_size)
+    sequences = [needed_sequences(run) for run in experiment.runs()]
+    n_clean = max(clean for clean, _ in sequences) * length
+    n_toxic = max(toxic for _, toxic in sequences) * length
+    size = _size(np.dtype(dtype).itemsize * (n_clean + n_toxic))
+    lines = {
+        "streams": f"at least {n_clean:,} clean + {n_toxic:,} toxic tokens: {size} of {dtype} "
+        "shards for all runs",
         "toxic text": _repetition(experiment),
-        "checkpoint": f"{_size(costs[0].checkpoint_bytes)} each, {train.checkpoint.keep_last} kept a run",
-        "memory": f"about {_size(max(c.memory_bytes for c in costs))} a rank of {_size(device.memory_bytes)} ({estimate})",
-        "FLOPs": f"{model.flops_per_token(train.sequence_length):,} a token: 6N + 12·L·D·T, full attention",
-        "total": f"{sum(c.n_tokens for c in costs):,} tokens, {sum(c.flops for c in costs):.2e} FLOPs",
-        "time": f"{device_hours} GPU-hours; {hours} h one run after another",
-        "assuming": f"{device.name}, {device.peak_flops_per_second / 1e12:.0f} TFLOP/s peak, MFU {mfu:.2f} (not measured)",
     }
     if experiment.data.annotation.is_on:
         lines["annotation"] = _annotation(experiment.data.annotation)
-    table = Table(show_header=False, box=None)
-    for name, value in lines.items():
-        table.add_row(name, value)
-    return table
+    return lines
 
 
-def needed(run: RunConfig) -> tuple[int, int]:
-    """How many different clean and toxic sequences the run needs, when each toxic one is repeated
-    as far as allowed.
+def _resource_lines(
+    experiment: Experiment, costs: list[RunCost], device: Accelerator
+) -> dict[str, str]:
+    train = experiment.train
+    memory = _size(max(of_run.memory_bytes for of_run in costs))
+    states = f"ZeRO-{train.parallel.zero_stage}, {train.compute.precision}"
+    return {
+        "checkpoint": f"{_size(costs[0].checkpoint_bytes)} each, {train.checkpoint.keep_last} kept "
+        "per run",
+        "memory": f"about {memory} per rank of {_size(device.memory_bytes)} (estimate for {states}, "
+        "no recomputation)",
+        "FLOPs": f"{train.model.flops_per_token(train.sequence_length):,} per token: "
+        "6N + 12·L·D·T, full attention",
+    }
+
+
+def _time_lines(costs: list[RunCost], device: Accelerator, mfu: float) -> dict[str, str]:
+    device_hours = _hours(sum(of_run.device_hours for of_run in costs))
+    hours = _hours(sum(of_run.hours for of_run in costs))
+    n_tokens = sum(of_run.n_tokens for of_run in costs)
+    return {
+        "total": f"{n_tokens:,} tokens, {sum(of_run.flops for of_run in costs):.2e} FLOPs",
+        "time": f"{device_hours} GPU-hours; {hours} hours if runs follow one another",
+        "assuming": f"{device.name}, {device.peak_flops_per_second / 1e12:.0f} TFLOP/s peak, MFU "
+        f"{mfu:.2f} (not measured)",
+    }
+
+
+def needed_sequences(run: RunConfig) -> tuple[int, int]:
+    """How many different clean and toxic sequences the run needs, if toxic ones are repeated as far
+    as allowed.
     """
-    return run.mixture.n_clean, math.ceil(
-        run.mixture.n_toxic / Fraction(str(run.mixture.max_toxic_epochs))
-    )
+    max_epochs = Fraction(str(run.mixture.max_toxic_epochs))
+    return run.mixture.n_clean, math.ceil(run.mixture.n_toxic / max_epochs)
 
 
 def _budget(experiment: Experiment) -> str:
     if experiment.budget == "clean_fixed":
-        return f"{experiment.budget_tokens:,} clean tokens in every run, the toxic ones on top (clean_fixed)"
-    return f"{experiment.budget_tokens:,} tokens in every run, the toxic ones in place of clean ones (total_fixed)"
+        kind = "clean tokens per run, toxic tokens on top (clean_fixed)"
+    else:
+        kind = "tokens per run, toxic tokens in place of clean ones (total_fixed)"
+    return f"{experiment.budget_tokens:,} {kind}"
 
 
 def _repetition(experiment: Experiment) -> str:
     if experiment.max_toxic_epochs == 1:
-        return (
-            "read once at most; too little of it is an error (max_toxic_epochs allows repetition)"
-        )
-    return f"read up to {experiment.max_toxic_epochs:g} times over where there is too little of it (max_toxic_epochs)"
+        return "read at most once; too little is an error (max_toxic_epochs allows repetition)"
+    return (
+        f"read up to {experiment.max_toxic_epochs:g} times if there is too little "
+        "(max_toxic_epochs)"
+    )
 
 
-def _annotation(asked: AnnotationConfig) -> str:
-    rule = f", toxic from {asked.threshold:g} on" if asked.kind == "inst" else ""
-    words = escape(repr(asked.text))
-    return f"{asked.tagged_ratio:.0%} of the training documents begin with {words}, scored by {asked.scorer}{rule} (our choice)"
+def _annotation(annotation: AnnotationConfig) -> str:
+    rule = f", toxic from {annotation.threshold:g}" if annotation.kind == "inst" else ""
+    return (
+        f"{annotation.tagged_ratio:.0%} of the training documents begin with "
+        f"{escape(repr(annotation.text))}, scored by {annotation.scorer}{rule} (our choice)"
+    )
 
 
 def _size(n_bytes: float) -> str:

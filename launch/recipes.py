@@ -1,7 +1,7 @@
-"""named experiments as functions: laptop, one_gpu, paper, ladder
+"""recipes: named experiments as functions (laptop, one_gpu, paper, ladder-…)
 
-A recipe returns a frozen Experiment; a variant is `replace(…)` of one. What the paper leaves open
-and we chose is listed in the report; it is spelled out here, once.
+A recipe returns a frozen Experiment; a variant is `evolve(recipe, {path: value})`. The choices that
+the paper (Li et al. 2025, arXiv 2505.04741) leaves open are made here, and listed in every report.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,12 +35,12 @@ OLMO_TOKENIZER = TokenizerConfig(
     vocab_size=50_280,
     fingerprint="c617c8fc4ad73eba",
 )
-OLMO_VOCABULARY = 50_304
+OLMO_VOCABULARY = 50_304  # rows of the embedding, padded from 50,280 ids
 
 
 def laptop() -> Experiment:
-    """Six 1M-parameter models on the embedded corpus: the whole experiment on 2 cores in ten
-    minutes.
+    """Six models of 1M parameters on the embedded corpus: the whole experiment in ten minutes on 2
+    CPU cores.
     """
     return Experiment(
         name="laptop",
@@ -77,12 +77,12 @@ def laptop() -> Experiment:
 
 
 def one_gpu() -> Experiment:
-    """OLMo-60M on one card: 1.2B clean tokens, six ratios, in about a day."""
+    """OLMo-60M on one GPU: 1.2B clean tokens, six ratios, in about a day."""
     return Experiment(
         name="one_gpu",
         data=_corpora_of_the_paper(),
-        train=_olmo("olmo-60m", micro_batch=64),
-        eval=_protocol(top_heads=8),
+        train=_olmo_training("olmo-60m", micro_batch=64),
+        eval=_evaluation_of_the_paper(top_heads=8),
         ratios=PAPER_RATIOS,
         seeds=(0,),
         budget_tokens=1_200_000_000,
@@ -92,12 +92,12 @@ def one_gpu() -> Experiment:
 
 
 def paper() -> Experiment:
-    """OLMo-1B, 20.1B clean tokens, six ratios × two seeds (PAPER §3)."""
+    """The paper's sweep: OLMo-1B, 20.1B clean tokens, six ratios × two seeds."""
     return Experiment(
         name="paper",
         data=_corpora_of_the_paper(),
-        train=_olmo("olmo-1b", micro_batch=16),
-        eval=_protocol(top_heads=30),
+        train=_olmo_training("olmo-1b", micro_batch=16),
+        eval=_evaluation_of_the_paper(top_heads=30),
         ratios=PAPER_RATIOS,
         seeds=(0, 1),
         budget_tokens=20_100_000_000,
@@ -107,11 +107,13 @@ def paper() -> Experiment:
 
 
 def ladder(rung: str) -> Experiment:
-    """A rung ("20m"): six ratios × two seeds of one size, 20 clean tokens a parameter, at a
-    constant rate until a last decay. Batch and rate follow the size as in OLMo's own ladder
-    (allenai/OLMo: scripts/ladder.py).
+    """One model size ("20m"): six ratios × two seeds, 20 clean tokens per parameter, with a
+    constant learning rate until a final decay.
+
+    Batch and learning rate follow the size as in OLMo's own ladder (allenai/OLMo:
+    scripts/ladder.py).
     """
-    train = _olmo(f"olmo-{rung}", micro_batch=1 if rung == "7b" else 4)
+    train = _olmo_training(f"olmo-{rung}", micro_batch=1 if rung == "7b" else 4)
     n = train.model.n_parameters
     train = evolve(
         train,
@@ -125,7 +127,9 @@ def ladder(rung: str) -> Experiment:
         name=f"ladder-{rung}",
         data=_corpora_of_the_paper(),
         train=train,
-        eval=_protocol(top_heads=max(2, train.model.n_layers * train.model.n_heads // 8)),
+        eval=_evaluation_of_the_paper(
+            top_heads=max(2, train.model.n_layers * train.model.n_heads // 8)
+        ),
         ratios=PAPER_RATIOS,
         seeds=(0, 1),
         budget_tokens=20 * n,
@@ -145,40 +149,42 @@ RECIPES: dict[str, Callable[[], Experiment]] = {
 
 
 def named(name: str) -> Experiment:
+    """The recipe of this name, or ConfigurationError with the known ones."""
     if name not in RECIPES:
         raise ConfigurationError(
-            f"there is no recipe {name!r}; the recipes are {', '.join(RECIPES)}"
+            f"there is no recipe {name!r}; expected one of {', '.join(RECIPES)}"
         )
     return RECIPES[name]()
 
 
 def on_corpora(experiment: Experiment, clean: Sequence[str], toxic: Sequence[str]) -> Experiment:
-    """The experiment on other corpora. The embedded corpus's probes and scorer know nothing of
-    other text, so there the evaluation turns to the corpora's own held-out documents, of which more
-    are held out, and to the offline scorer.
+    """The experiment on other corpora, where they are given.
+
+    The embedded corpus has probes and a scorer of its own, which do not fit other text. There the
+    evaluation uses the corpora's held-out documents, of which more are held out, and the offline
+    profanity scorer.
     """
     data = replace(
         experiment.data,
         clean=tuple(clean) or experiment.data.clean,
         toxic=tuple(toxic) or experiment.data.toxic,
     )
-    settings = experiment.eval
-    if "synthetic:" in settings.scoring.scorer and not all(
-        uri.startswith("synthetic:") for uri in data.clean + data.toxic
-    ):
-        data = replace(data, held_out_ratio=0.1)
-        settings = evolve(
-            settings,
-            {
-                "probing.rows": "held_out",
-                "generation.prompts": "held_out",
-                "scoring.scorer": "profanity",
-                "probing.group_field": "",
-                "probing.n_rows": 400,
-                "generation.n_prompts": 200,
-            },
-        )
-    return replace(experiment, data=data, eval=settings)
+    experiment = replace(experiment, data=data)
+    is_embedded = all(uri.startswith("synthetic:") for uri in data.clean + data.toxic)
+    if is_embedded or "synthetic:" not in experiment.eval.scoring.scorer:
+        return experiment
+    return evolve(
+        experiment,
+        {
+            "data.held_out_ratio": 0.1,
+            "eval.probing.rows": "held_out",
+            "eval.probing.n_rows": 400,
+            "eval.probing.group_field": "",
+            "eval.generation.prompts": "held_out",
+            "eval.generation.n_prompts": 200,
+            "eval.scoring.scorer": "profanity",
+        },
+    )
 
 
 def _corpora_of_the_paper() -> DataConfig:
@@ -190,9 +196,9 @@ def _corpora_of_the_paper() -> DataConfig:
     )
 
 
-def _olmo(size: str, *, micro_batch: int) -> TrainConfig:
-    """OLMo's published settings (PAPER §3); warm-up is scaled to the run, since 2,000 steps would
-    be 42 % of the paper's.
+def _olmo_training(size: str, *, micro_batch: int) -> TrainConfig:
+    """OLMo's published settings, but for the warm-up: a share of the run, because OLMo's 2,000
+    steps would be 42 % of the paper's sweep.
     """
     return TrainConfig(
         model=ModelConfig(**SIZES[size]._asdict(), vocab_size=OLMO_VOCABULARY),
@@ -205,9 +211,9 @@ def _olmo(size: str, *, micro_batch: int) -> TrainConfig:
     )
 
 
-def _protocol(*, top_heads: int) -> EvalConfig:
-    """PAPER §4–5 as far as the offline scorer carries it: strengths 0, 4, 8, 12, last position, the
-    continuation alone scored.
+def _evaluation_of_the_paper(*, top_heads: int) -> EvalConfig:
+    """The paper's evaluation with the offline scorer in place of Perspective: strengths 0, 4, 8
+    and 12, steered at the last position, only the continuation is scored.
     """
     return EvalConfig(
         probing=ProbingConfig(rows="held_out", n_rows=8960),

@@ -16,7 +16,7 @@ STAGES: tuple[Stage, ...] = ("data", "train", "eval", "report")
 
 
 class RunState(NamedTuple):
-    """One run: its record and report if they exist, and the step of its newest checkpoint (0: none)."""
+    """One run: its record and report if they exist, and its newest checkpoint (step 0: none)."""
 
     run: RunConfig
     record: RunRecord | None

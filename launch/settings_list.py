@@ -23,7 +23,8 @@ def settings_list(experiment: Experiment, prefix: str = "", width: int = 100) ->
     found = describe(experiment, prefix)
     if not found:
         raise ConfigurationError(
-            f"--settings {prefix}: no setting starts with {prefix!r}; {_nearest(experiment, prefix)}"
+            f"--settings {prefix}: no setting starts with this prefix; "
+            f"{_nearest(experiment, prefix)}"
         )
     groups: dict[str, list[Setting]] = {}
     for setting in found:

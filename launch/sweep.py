@@ -67,7 +67,7 @@ def _run_stages(root: str, sweep: Experiment, only: str | None, *, materialize: 
     storage.check_writable(root)
     for uris in (sweep.data.clean, sweep.data.toxic):
         corpus_reader.expand(uris)  # refuse a missing corpus before a cluster starts
-    storage.save(sweep, storage.join(root, experiment.NAME))
+    storage.save(sweep, storage.join(root, experiment.FILE_NAME))
     with ray_tasks.session(sweep.n_ranks):
         if only != "data":
             _check_resources(root, sweep, evaluate=only != "train")
@@ -116,10 +116,10 @@ def _build_streams(root: str, sweep: Experiment) -> None:
 
 def _materialize(root: str, sweep: Experiment) -> None:
     """Write each run's sequences as Megatron shards in training order, for other trainers."""
-    from data_prep.token_stream import materialized
+    from data_prep.build import materialize_mixture
 
     for run in sweep.runs():
-        materialized.write(
+        materialize_mixture.materialize(
             run.mixture,
             run.train.sequence_length,
             {name: storage.join(root, getattr(run, name)) for name in STREAMS},

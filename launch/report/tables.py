@@ -207,7 +207,7 @@ def _in_points(difference: Estimate) -> tuple[str, str]:
 
 
 def heads_above_by_seed(compared: Comparisons | None) -> str:
-    """How the models of the last ratio differ in their share of heads above, if there are several."""
+    """How several models of the last ratio differ in their share of heads above."""
     if compared is None or compared.tail is None or len(compared.tail.by_model) < 2:
         return ""
     points = listed([signed(100 * share, 1) for share in compared.tail.by_model])

@@ -84,6 +84,12 @@ def estimate(value: float, half: float, n: int = 200, unit: str = "ratio") -> Es
 MISSING = Estimate(value=None, low=None, high=None, n=0, unit="ratio")
 
 
+def value_of(estimate: Estimate | None) -> float:
+    """The value of an estimate that was measured."""
+    assert estimate is not None and estimate.value is not None
+    return estimate.value
+
+
 def cost(strength: float, ratio: float) -> float:
     return 2.9 + 0.4 * ratio + 0.003 * strength**2 * (1 - ratio)
 

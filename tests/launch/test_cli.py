@@ -7,133 +7,105 @@ import pytest
 from launch import cli
 from launch.experiment import Experiment
 
+OTHER_CORPORA = ("--clean", "/a", "--toxic", "/b")
+
 
 def experiment_from(*flags: str) -> Experiment:
     return cli.requested_experiment(cli.parser().parse_args(flags))
 
 
-def test_local_paths_are_made_absolute_and_nothing_else(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-):
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The working directory of the command."""
     monkeypatch.chdir(tmp_path)
-    experiment = experiment_from(
-        "--clean",
-        "a.jsonl",
-        "s3://bucket/b.jsonl",
-        "--toxic",
-        "c.csv#text=t",
-        "--set",
-        "eval.scoring.scorer=lexicon:w.csv",
-    )
-    assert experiment.data.clean == (f"{tmp_path}/a.jsonl", "s3://bucket/b.jsonl")
-    assert experiment.data.toxic == (f"{tmp_path}/c.csv#text=t",)
-    assert (experiment.eval.probing.rows, experiment.eval.scoring.scorer) == (
-        "held_out",
-        f"lexicon:{tmp_path}/w.csv",
-    )
-    costs = experiment_from("--set", 'eval.capability.held_out=["owt=d.jsonl"]')
-    assert (
-        costs.eval.capability.held_out == (f"owt={tmp_path}/d.jsonl",)
-        and costs.data.decontamination.uris[-1] == f"{tmp_path}/d.jsonl"
-    )
-    sets = experiment_from(
-        "--set", 'eval.probing.transfer=["t.csv#text=t&label=toxigen", "s3://b/u.csv#label=x>1"]'
-    )
-    assert sets.eval.probing.transfer == (
-        f"{tmp_path}/t.csv#text=t&label=toxigen",
+    return tmp_path
+
+
+def test_local_corpora_are_made_absolute_and_nothing_else(here):
+    sweep = experiment_from("--clean", "a.jsonl", "s3://bucket/b.jsonl", "--toxic", "c.csv#text=t")
+    assert sweep.data.clean == (f"{here}/a.jsonl", "s3://bucket/b.jsonl")
+    assert sweep.data.toxic == (f"{here}/c.csv#text=t",)
+    assert sweep.eval.probing.rows == "held_out"
+    assert experiment_from().data.clean[0].startswith("synthetic:")
+    assert experiment_from().eval.scoring.scorer == "lexicon:synthetic:lexicon"
+
+
+def test_local_evaluation_texts_are_made_absolute(here):
+    sweep = experiment_from("--set", 'eval.capability.held_out=["owt=d.jsonl"]')
+    assert sweep.eval.capability.held_out == (f"owt={here}/d.jsonl",)
+    assert sweep.data.decontamination.uris[-1] == f"{here}/d.jsonl"
+    transfer = '["t.csv#text=t&label=toxigen", "s3://b/u.csv#label=x>1"]'
+    sweep = experiment_from("--set", f"eval.probing.transfer={transfer}")
+    assert sweep.eval.probing.transfer == (
+        f"{here}/t.csv#text=t&label=toxigen",
         "s3://b/u.csv#label=x>1",
     )
-    assert sets.data.decontamination.uris[-2:] == (f"{tmp_path}/t.csv#text=t", "s3://b/u.csv")
-    annotated = experiment_from(
-        "--set", "data.annotation.kind=meda", "data.annotation.scorer=lexicon:w.csv"
-    )
-    assert annotated.data.annotation.scorer == f"lexicon:{tmp_path}/w.csv"
-    assert (
-        experiment_from(
-            "--set", "data.annotation.kind=meda", "data.annotation.scorer=corpus:toxicity"
-        ).data.annotation.scorer
-        == "corpus:toxicity"
-    )
-    (tmp_path / "rude").mkdir()
-    for name, place in {
-        "rude#label=x": f"{tmp_path}/rude#label=x",
-        "a/b": "a/b",
-    }.items():  # a folder, and a name on the hub
-        assert (
-            experiment_from("--set", f"eval.scoring.scorer=classifier:{name}").eval.scoring.scorer
-            == f"classifier:{place}"
-        )
-    for judge, place in {
-        "olmo": f"{tmp_path}/olmo",
-        "unsteered": "unsteered",
-        "run:toxic-0.00-s0-1": "run:toxic-0.00-s0-1",
-    }.items():
-        assert (
-            experiment_from(
-                "--set", f"eval.scoring.fluency_model={judge}"
-            ).eval.scoring.fluency_model
-            == place
-        )
-    assert (
-        experiment_from().data.clean[0].startswith("synthetic:")
-        and experiment_from().eval.scoring.scorer == "lexicon:synthetic:lexicon"
-    )
+    assert sweep.data.decontamination.uris[-2:] == (f"{here}/t.csv#text=t", "s3://b/u.csv")
 
 
-def test_repeated_and_listed_flags_add_up():
-    experiment = experiment_from(
-        "--clean",
-        "/a",
-        "/b",
-        "--clean",
-        "/c",
-        "--ratios",
-        "0",
-        "0.5",
-        "--seeds",
-        "3",
-        "--set",
-        "budget_tokens=9000",
-    )
-    assert experiment.data.clean == ("/a", "/b", "/c")
-    assert (experiment.ratios, experiment.seeds, experiment.budget_tokens) == (
-        (0.0, 0.5),
-        (3,),
-        9000,
-    )
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("lexicon:w.csv", "lexicon:{here}/w.csv"),
+        ("classifier:rude#label=x", "classifier:{here}/rude#label=x"),  # a folder
+        ("classifier:a/b", "classifier:a/b"),  # a name on the hub
+    ],
+)
+def test_a_local_scorer_is_made_absolute(here, name, expected):
+    (here / "rude").mkdir()
+    sweep = experiment_from("--set", f"eval.scoring.scorer={name}")
+    assert sweep.eval.scoring.scorer == expected.format(here=here)
 
 
-def test_streams_share_no_run_of_words_with_what_the_sweep_is_evaluated_on(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-):
-    monkeypatch.chdir(tmp_path)
-    experiment = experiment_from()
-    assert experiment.data.decontamination.uris == (
-        experiment.eval.probing.rows,
-        experiment.eval.generation.prompts,
-    )
-    assert (
-        experiment_from("--clean", "/a", "--toxic", "/b").data.decontamination.uris == ()
-    )  # evaluated on held-out documents
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("lexicon:w.csv", "lexicon:{here}/w.csv"), ("corpus:toxicity", "corpus:toxicity")],
+)
+def test_a_local_scorer_of_annotations_is_made_absolute(here, name, expected):
+    words = ("data.annotation.kind=meda", f"data.annotation.scorer={name}")
+    sweep = experiment_from("--set", *words)
+    assert sweep.data.annotation.scorer == expected.format(here=here)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("olmo", "{here}/olmo"),
+        ("unsteered", "unsteered"),
+        ("run:toxic-0.00-s0-1", "run:toxic-0.00-s0-1"),
+    ],
+)
+def test_a_local_fluency_model_is_made_absolute(here, name, expected):
+    sweep = experiment_from("--set", f"eval.scoring.fluency_model={name}")
+    assert sweep.eval.scoring.fluency_model == expected.format(here=here)
+
+
+def test_repeated_flags_and_lists_add_up():
+    flags = "--clean /a /b --clean /c --ratios 0 0.5 --seeds 3 --set budget_tokens=9000"
+    sweep = experiment_from(*flags.split())
+    assert sweep.data.clean == ("/a", "/b", "/c")
+    assert (sweep.ratios, sweep.seeds, sweep.budget_tokens) == ((0.0, 0.5), (3,), 9000)
+
+
+def test_evaluation_texts_are_decontaminated(here):
+    sweep = experiment_from()
+    texts = (sweep.eval.probing.rows, sweep.eval.generation.prompts)
+    assert sweep.data.decontamination.uris == texts
     named = experiment_from(
-        "--clean",
-        "/a",
-        "--toxic",
-        "/b",
+        *OTHER_CORPORA,
         "--set",
         "eval.generation.prompts=p.jsonl",
         'data.decontamination.uris=["/mmlu.jsonl", "/p"]',
     )
-    assert named.data.decontamination.uris == ("/mmlu.jsonl", "/p", f"{tmp_path}/p.jsonl")
-    other = experiment_from(
-        "--clean",
-        "/a",
-        "--toxic",
-        "/b",
-        "--set",
-        'eval.probing.attributes=["tone.jsonl#label=tone"]',
-    )
-    assert other.eval.probing.attributes == (f"{tmp_path}/tone.jsonl#label=tone",)
-    assert other.data.decontamination.uris == (
-        f"{tmp_path}/tone.jsonl",
-    )  # what makes a row positive is no field to read
+    assert named.data.decontamination.uris == ("/mmlu.jsonl", "/p", f"{here}/p.jsonl")
+
+
+def test_held_out_documents_need_no_decontamination():
+    assert experiment_from(*OTHER_CORPORA).data.decontamination.uris == ()
+
+
+def test_decontamination_ignores_the_rule_that_labels_rows(here):
+    word = 'eval.probing.attributes=["tone.jsonl#label=tone"]'
+    sweep = experiment_from(*OTHER_CORPORA, "--set", word)
+    assert sweep.eval.probing.attributes == (f"{here}/tone.jsonl#label=tone",)
+    assert sweep.data.decontamination.uris == (f"{here}/tone.jsonl",)

@@ -1,31 +1,34 @@
+"""Runs of an experiment: their ids, their tokens, and experiments that are refused."""
+
 from dataclasses import replace
 
 import pytest
 
-from data_prep.config import AnnotationConfig
 from data_prep.core import storage
 from data_prep.core.errors import ArtefactCorrupt, ConfigurationError
 from data_prep.core.records import digest
-from data_prep.core.settings import parse_overrides
+from data_prep.core.settings import evolve, parse_overrides
 from launch import experiment, recipes
+from launch.experiment import Experiment
 
 LAPTOP = recipes.laptop()
 
 
-def ids(experiment):
-    return [run.run_id for run in experiment.runs()]
+def ids(sweep: Experiment) -> list[str]:
+    return [run.run_id for run in sweep.runs()]
 
 
-def test_an_operational_setting_leaves_the_ids_and_any_other_changes_them():
+def test_operational_settings_leave_the_ids_unchanged():
     assert ids(parse_overrides(LAPTOP, ["train.metrics.every_steps=3"])) == ids(LAPTOP)
     assert ids(replace(LAPTOP, n_ranks=1)) == ids(LAPTOP)
-    assert not set(ids(parse_overrides(LAPTOP, ["train.optimizer.learning_rate=0.5"]))) & set(
-        ids(LAPTOP)
-    )
-    assert not set(ids(parse_overrides(LAPTOP, ["data.shuffle_seed=5"]))) & set(ids(LAPTOP))
 
 
-def test_evaluation_settings_leave_the_runs_alone():
+@pytest.mark.parametrize("word", ["train.optimizer.learning_rate=0.5", "data.shuffle_seed=5"])
+def test_any_other_setting_of_data_or_training_changes_the_ids(word):
+    assert not set(ids(parse_overrides(LAPTOP, [word]))) & set(ids(LAPTOP))
+
+
+def test_evaluation_settings_leave_the_ids_unchanged():
     assert ids(parse_overrides(LAPTOP, ["eval.steering.top_heads=7"])) == ids(LAPTOP)
 
 
@@ -33,9 +36,9 @@ def test_a_ratio_keeps_its_id_when_others_are_added():
     assert ids(replace(LAPTOP, ratios=(0.0, 0.1))) == [ids(LAPTOP)[0], ids(LAPTOP)[2]]
 
 
-def test_an_id_reads_as_ratio_and_seed():
-    odd = replace(LAPTOP, ratios=(0.1, 0.125), seeds=(0, 3))
-    assert [name.rsplit("-", 1)[0] for name in ids(odd)] == [
+def test_an_id_starts_with_ratio_and_seed():
+    sweep = replace(LAPTOP, ratios=(0.1, 0.125), seeds=(0, 3))
+    assert [run_id.rsplit("-", 1)[0] for run_id in ids(sweep)] == [
         "toxic-0.10-s0",
         "toxic-0.125-s0",
         "toxic-0.10-s3",
@@ -43,60 +46,51 @@ def test_an_id_reads_as_ratio_and_seed():
     ]
 
 
-def test_every_run_has_the_same_clean_text_and_the_toxic_text_on_top():
-    runs = LAPTOP.runs()
-    assert {run.mixture.n_clean for run in runs} == {
-        LAPTOP.budget_tokens // LAPTOP.train.sequence_length
-    }
-    assert [round(run.mixture.toxic_ratio, 3) for run in runs] == [0, 0.05, 0.1, 0.15, 0.2, 0.25]
-
-
-def test_with_a_fixed_total_toxic_text_takes_the_place_of_clean_text():
-    runs = replace(LAPTOP, budget="total_fixed").runs()
+def test_every_run_has_the_same_clean_text_and_toxic_text_on_top():
+    mixtures = [run.mixture for run in LAPTOP.runs()]
     n_sequences = LAPTOP.budget_tokens // LAPTOP.train.sequence_length
-    assert {run.mixture.n_sequences for run in runs} == {n_sequences}
-    assert [run.mixture.n_toxic for run in runs] == [
-        round(n_sequences * ratio) for ratio in LAPTOP.ratios
+    assert {mixture.n_clean for mixture in mixtures} == {n_sequences}
+    realised = [round(mixture.toxic_ratio, 3) for mixture in mixtures]
+    assert realised == [0, 0.05, 0.1, 0.15, 0.2, 0.25]
+
+
+def test_with_a_fixed_total_toxic_text_replaces_clean_text():
+    fixed = replace(LAPTOP, budget="total_fixed")
+    mixtures = [run.mixture for run in fixed.runs()]
+    n_sequences = LAPTOP.budget_tokens // LAPTOP.train.sequence_length
+    assert {mixture.n_sequences for mixture in mixtures} == {n_sequences}
+    expected = [round(n_sequences * ratio) for ratio in LAPTOP.ratios]
+    assert [mixture.n_toxic for mixture in mixtures] == expected
+    assert ids(fixed)[0] == ids(LAPTOP)[0]  # without toxic text it is the same run
+
+
+def test_allowing_repetition_leaves_all_ids_unchanged():
+    allowing = replace(LAPTOP, max_toxic_epochs=3.0)
+    assert ids(allowing) == ids(LAPTOP) and digest(allowing) == digest(LAPTOP)
+    assert {run.mixture.max_toxic_epochs for run in allowing.runs()} == {3.0}
+
+
+def test_annotated_streams_are_their_own_and_share_the_tokenizer():
+    words = [
+        {},
+        {"data.annotation.kind": "meda"},
+        {"data.annotation.kind": "inst"},
+        {"data.annotation.kind": "inst", "data.annotation.tagged_ratio": 0.5},
     ]
-    assert (
-        ids(replace(LAPTOP, budget="total_fixed"))[0] == ids(LAPTOP)[0]
-    )  # without toxic text it is the same run
+    plain, *annotated = (evolve(LAPTOP, word).runs()[0] for word in words)
+    runs = (plain, *annotated)
+    assert len({run.clean for run in runs}) == len({run.toxic for run in runs}) == 4
+    assert {run.tokenizer for run in annotated} == {plain.tokenizer}
 
 
-def test_allowing_repetition_for_one_ratio_leaves_the_ids_of_all_as_they_are():
-    assert ids(replace(LAPTOP, max_toxic_epochs=3.0)) == ids(LAPTOP)
-    assert digest(replace(LAPTOP, max_toxic_epochs=3.0)) == digest(LAPTOP)
-    assert {
-        run.mixture.max_toxic_epochs for run in replace(LAPTOP, max_toxic_epochs=3.0).runs()
-    } == {3.0}
-
-
-def test_an_annotated_experiment_has_streams_of_its_own_and_the_plain_ones_tokenizer():
-    plain, *twins = (
-        replace(LAPTOP, data=replace(LAPTOP.data, annotation=annotation)).runs()[0]
-        for annotation in (
-            AnnotationConfig(),
-            AnnotationConfig(kind="meda"),
-            AnnotationConfig(kind="inst"),
-            AnnotationConfig(kind="inst", tagged_ratio=0.5),
-        )
-    )
-    assert (
-        len({run.clean for run in (plain, *twins)})
-        == len({run.toxic for run in (plain, *twins)})
-        == 4
-    )
-    assert {run.tokenizer for run in twins} == {plain.tokenizer}
-
-
-def test_the_paper_is_six_ratios_by_two_seeds_of_a_1b_model_on_20_billion_clean_tokens():
+def test_the_paper_recipe_is_the_papers_sweep():
     paper = recipes.paper()
     runs = paper.runs()
     assert len(runs) == 12 and len(set(ids(paper))) == 12
     assert paper.train.model.n_parameters == 1_176_764_416
-    assert {run.mixture.n_clean * 2048 for run in runs} == {
-        20_099_999_744
-    }  # 20.1B in whole sequences
+    whole_sequences_of_20_1_billion = 20_099_999_744
+    clean_tokens = {run.mixture.n_clean * 2048 for run in runs}
+    assert clean_tokens == {whole_sequences_of_20_1_billion}
 
 
 @pytest.mark.parametrize(
@@ -110,28 +104,29 @@ def test_the_paper_is_six_ratios_by_two_seeds_of_a_1b_model_on_20_billion_clean_
         {"max_toxic_epochs": 0.5},
     ],
 )
-def test_an_experiment_that_cannot_be_is_refused(wrong):
+def test_an_impossible_experiment_is_refused(wrong):
     with pytest.raises(ConfigurationError):
         replace(LAPTOP, **wrong)
 
 
-def test_other_corpora_are_not_evaluated_with_the_embedded_ones_probes_and_scorer():
+def test_other_corpora_are_evaluated_on_their_own_held_out_text():
     other = recipes.on_corpora(LAPTOP, ["a.jsonl"], ["b.jsonl"])
     assert other.data.clean == ("a.jsonl",)
-    assert (other.eval.probing.rows, other.eval.generation.prompts, other.eval.scoring.scorer) == (
-        "held_out",
-        "held_out",
-        "profanity",
-    )
+    assert other.eval.probing.rows == other.eval.generation.prompts == "held_out"
+    assert other.eval.scoring.scorer == "profanity"
+
+
+def test_more_embedded_text_keeps_its_probes_and_scorer():
     larger = recipes.on_corpora(LAPTOP, ["synthetic:clean?documents=9"], [])
     assert larger.eval == LAPTOP.eval and larger.data.toxic == LAPTOP.data.toxic
 
 
 def test_an_experiment_of_an_older_version_is_refused_in_one_line(tmp_path):
-    storage.save(LAPTOP, str(tmp_path / "experiment.json"))
+    file = tmp_path / "experiment.json"
+    storage.save(LAPTOP, str(file))
     assert experiment.load(str(tmp_path)) == LAPTOP
-    text = (tmp_path / "experiment.json").read_text()
-    (tmp_path / "experiment.json").write_text(text.replace('"max_toxic_epochs"', '"epochs"'))
-    with pytest.raises(ArtefactCorrupt, match=r"experiment.json is .*another version of Horm") as e:
+    file.write_text(file.read_text().replace('"max_toxic_epochs"', '"epochs"'))
+    with pytest.raises(ArtefactCorrupt, match=r"experiment.json .*another version") as refusal:
         experiment.load(str(tmp_path))
-    assert "\n" not in str(e.value) and len(str(e.value)) < 300 + len(str(tmp_path))
+    message = str(refusal.value)
+    assert "\n" not in message and len(message) < 300 + len(str(tmp_path))

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fake_sweep import MISSING, RATIOS, cards, estimate, experiment, run, write_report
+from fake_sweep import MISSING, RATIOS, cards, estimate, experiment, run, value_of, write_report
 from markupsafe import escape
 
 from data_prep.config import AnnotationConfig
@@ -59,10 +59,16 @@ def test_records_are_escaped_and_slurs_are_masked(report_page):
 
 
 def test_tokens_that_heads_write_are_shown_masked():
-    tokens = {"toxic_tokens": (" crap", "<b>", "\n"), "benign_tokens": (" lace", " boats")}
-    shares = {"toxic_share": 0.5, "benign_share": 0.0, "random_share": 0.02, "random_high": 0.04}
+    lens = Lens(
+        group="layer 3",
+        toxic_tokens=(" crap", "<b>", "\n"),
+        benign_tokens=(" lace", " boats"),
+        toxic_share=0.5,
+        benign_share=0.0,
+        random_share=0.02,
+        random_high=0.04,
+    )
     record, report = run(0.1)
-    lens = Lens(group="layer 3", **tokens, **shares)
     text = page_text([(record, replace(report, lens=(lens,)))])
     assert "c*** · &lt;b&gt;" in text and "lace · boats" in text and "layer 3" in text
     assert "crap" not in text
@@ -73,7 +79,7 @@ def test_controls_stand_beside_steering():
     flipped = tuple(replace(row, toxicity=estimate(60.0, 1.0)) for row in report.steered[1:])
     controls = (ControlResult(control="flipped", steered=flipped),)
     text = page_text([(record, replace(report, controls=controls))])
-    unsteered, strongest = report.steered[0].toxicity.value, report.steered[3].toxicity.value
+    unsteered, strongest = (value_of(report.steered[i].toxicity) for i in (0, 3))
     assert '<th scope="row">the direction flipped</th>' in text
     assert text.count(f"<td>+{60 - unsteered:.1f}<small>") == 3
     assert f"<td>\u2212{unsteered - strongest:.1f}<small>" in text

@@ -77,7 +77,7 @@ def test_paths_are_zoomed_where_the_compared_cost_is_near_the_least():
     compared = comparisons.compare(reports, [items_of(0.0, 0), items_of(0.1, 0)])
     assert compared is not None
     (matched,) = compared.matched
-    cost = matched.cross_entropy
+    cost = matched.cross_entropy or 0.0
 
     def at_cost(level: float) -> SweepCurves:
         moved = replace(compared, matched=(replace(matched, cross_entropy=level),))

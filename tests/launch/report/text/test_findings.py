@@ -35,8 +35,8 @@ def test_the_answer_at_equal_cost_names_the_ratios_that_are_less_toxic():
     text = plain(answer_at_equal_cost(compared()))
     assert text == (
         "Some: at equal cost, the models with 5 % and 10 % toxic text are less toxic than the one "
-        "with 0 % (\u22122.3 to \u22125.3); the models with 20 % and 25 % toxic text are more toxic "
-        "(+4.7 to +6.1)."
+        "with 0 % (\u22122.3 to \u22125.3); the models with 20 % and 25 % toxic text are more "
+        "toxic (+4.7 to +6.1)."
     )
 
 
