@@ -149,8 +149,8 @@ def _resource_lines(
     return {
         "checkpoint": f"{_size(costs[0].checkpoint_bytes)} each, {train.checkpoint.keep_last} kept "
         "per run",
-        "memory": f"about {memory} per rank of {_size(device.memory_bytes)} (estimate for {states}, "
-        "no recomputation)",
+        "memory": f"about {memory} per rank of {_size(device.memory_bytes)} (estimate for "
+        f"{states}, no recomputation)",
         "FLOPs": f"{train.model.flops_per_token(train.sequence_length):,} per token: "
         "6N + 12·L·D·T, full attention",
     }
