@@ -32,8 +32,9 @@ import xxhash
 from data_prep.build import segments
 from data_prep.build.segments import column
 from data_prep.cleaning import ngrams
-from data_prep.core import keyed_random, parquet_files, storage
+from data_prep.core import keyed_random, storage
 from data_prep.core.errors import ConfigurationError
+from data_prep.token_stream import parquet_files
 
 if TYPE_CHECKING:
     import pyarrow

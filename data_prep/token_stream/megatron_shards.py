@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
-from data_prep.core import parquet_files, storage, telemetry
+from data_prep.core import storage, telemetry
 from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing
+from data_prep.token_stream import parquet_files
 from data_prep.token_stream.manifest import Manifest, Shard, Split
 
 if TYPE_CHECKING:

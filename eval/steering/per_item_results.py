@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_prep.core import parquet_files, storage
+from data_prep.core import storage
+from data_prep.token_stream import parquet_files
 
 FILE_NAME = "items.parquet"
 

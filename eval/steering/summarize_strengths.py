@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from data_prep.core import parquet_files
+from data_prep.token_stream import parquet_files
 from eval.eval_report import TOXIC_SCORE, StrengthResult
 from eval.stats import intervals
 from eval.stats.estimate import Estimate
