@@ -158,7 +158,7 @@ def _local_folder(location: str, revision: str | None) -> Path:
     folder = Path(location)
     if not folder.is_dir():
         folder = _download(location, revision)
-    if not list(folder.glob("*.safetensors")):
+    if not list(folder.glob("[!.]*.safetensors")):
         raise ArtefactMissing(
             f"classifier:{location}: {folder} has no *.safetensors, and other weights are not "
             "read because they may run code; choose a revision that has them "

@@ -44,7 +44,7 @@ def folder_digest(folder: Path) -> str:
     """16 hex digits that name a model by its config, weights and tokenizer."""
     whole = sha256()
     for path in sorted(
-        [*folder.glob("*.safetensors"), folder / "config.json", folder / "tokenizer.json"]
+        [*folder.glob("[!.]*.safetensors"), folder / "config.json", folder / "tokenizer.json"]
     ):
         if path.is_file():
             with path.open("rb") as file:
