@@ -14,6 +14,7 @@ group is restarted and resumes from the last checkpoint, unless the failure woul
 import os
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
 from data_prep.core import ray_capacity, ray_tasks, records, storage, telemetry
 from data_prep.core.errors import (
@@ -155,7 +156,7 @@ def _run_worker_group(root: str, run: RunConfig, n_ranks: int, use_gpu: bool) ->
         scaling_config=ScalingConfig(num_workers=n_ranks, use_gpu=use_gpu),
         run_config=RayTrainConfig(
             name=run.run_id,
-            storage_path=storage.join(root, "ray"),
+            storage_path=ray_storage_path(root),
             failure_config=FailureConfig(max_failures=0),
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
@@ -167,6 +168,12 @@ def _run_worker_group(root: str, run: RunConfig, n_ranks: int, use_gpu: bool) ->
         storage.delete(storage.join(root, "ray", run.run_id, ".validate_storage_marker"))
     if refusal is not None:
         raise ConfigurationError(refusal)
+
+
+def ray_storage_path(root: str) -> str:
+    """The root's folder `ray` as Ray Train takes it: a path, or a URI with percent-encoding."""
+    protocol, separator, path = storage.join(root, "ray").rpartition("://")
+    return f"{protocol}://{quote(path)}" if separator and protocol != "file" else path
 
 
 def _torch_config_with_preemption() -> Any:
