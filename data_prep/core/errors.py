@@ -9,12 +9,32 @@
     └── Interrupted           stopped on request, and can be resumed
 
 Every message says what is wrong, what was found, what was expected and what to do next. Commands
-print it without a traceback and exit with status 2.
+print it without a traceback and exit with status 2. Messages quote URLs, and terminals and logs are
+kept and shared, so credentials in a URL are masked in every message.
 """
+
+import re
+from typing import Any
+
+# user:password@ or token@ before the host; a secret may hold slashes, a port is no password.
+_CREDENTIALS = re.compile(r"""://(?:[^/\s@:'"]*:(?!\d+/)[^\s@'"]*|[^/\s@'"]+)@""")
+_SIGNATURES = re.compile(
+    r"(X-Amz-(?:Credential|Signature|Security-Token)=)[^&\s'\"]+", re.IGNORECASE
+)
+
+
+def mask_secrets(text: str) -> str:
+    """`text` with *** in place of credentials that a URL in it has."""
+    return _SIGNATURES.sub(r"\1***", _CREDENTIALS.sub("://***@", text))
 
 
 class HormesisError(Exception):
     """Base of every error that a user can fix; commands print its text without a traceback."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(
+            *(mask_secrets(value) if isinstance(value, str) else value for value in arguments)
+        )
 
 
 class ConfigurationError(HormesisError, ValueError):

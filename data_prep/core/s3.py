@@ -15,12 +15,16 @@ failure; one that never did gets 4 s, because then the endpoint is likely wrong.
 """
 
 import asyncio
+import ipaddress
 import logging
+import os
 import random
 import re
 import time
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from aiohttp import ClientError as TransportError
 from botocore.exceptions import (
@@ -35,6 +39,7 @@ from botocore.parsers import ResponseParserError
 from s3fs import S3FileSystem
 
 from data_prep.core import telemetry
+from data_prep.core.errors import mask_secrets
 
 RETRY_SECONDS = 60.0
 FIRST_CONTACT_SECONDS = 4.0
@@ -86,6 +91,13 @@ class RetryingS3(S3FileSystem):
     def __init__(self, **options: Any) -> None:
         super().__init__(**CLIENT_OPTIONS, **options)
         self._has_responded = False
+
+    async def set_session(self, refresh: bool = False, kwargs: Any = None) -> Any:
+        """Make the client; its endpoint comes from the environment or the AWS configuration."""
+        client = await super().set_session(refresh=refresh, kwargs=kwargs or {})
+        assert self._s3 is not None
+        warn_of_plain_http(str(self._s3.meta.endpoint_url))
+        return client
 
     async def _call_s3(self, method: str, *args: Any, **kwargs: Any) -> Any:
         n_attempts = 0
@@ -180,6 +192,29 @@ class RetryingS3(S3FileSystem):
                 )
                 telemetry.emit("hormesis_storage_retries", 1, reason=reason)
                 await asyncio.sleep(wait)
+
+
+@lru_cache
+def warn_of_plain_http(endpoint: str) -> None:
+    """Say once, in the process that a user started, that requests are readable on their way."""
+    address = urlsplit(endpoint)
+    if address.scheme != "http" or _is_loopback(address.hostname or ""):
+        return
+    if telemetry.in_ray_worker() or os.environ.get("RANK", "0") != "0":
+        return  # the driver, or rank 0, says it
+    telemetry.logger.warning(
+        "the object store is at %s: without https, others on the network can read and change what "
+        "is sent, text and signed requests alike; use an https:// AWS_ENDPOINT_URL unless the "
+        "network is private",
+        mask_secrets(endpoint),
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 def wait_seconds(n_failed: int) -> float:

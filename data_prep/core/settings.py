@@ -41,7 +41,7 @@ from typing import (
 from annotated_types import Ge, Gt, Interval
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from data_prep.core.errors import ConfigurationError
+from data_prep.core.errors import ConfigurationError, mask_secrets
 from data_prep.core.records import operational, record, to_dict
 
 S = TypeVar("S")
@@ -93,6 +93,13 @@ def _check_field(path: str, hint: Any, value: Any) -> None:
     if not is_valid(hint, value):
         sample = "" if is_dataclass(hint) else f", e.g. {json.dumps(example(hint))}"
         raise ConfigurationError(f"{path} is {value!r}; expected {type_name(hint)}{sample}")
+    texts = value if isinstance(value, tuple) else (value,)
+    if any(isinstance(text, str) and mask_secrets(text) != text for text in texts):
+        # Settings are saved beside the results and shown in the report.
+        raise ConfigurationError(
+            f"{path} is {value!r}, with credentials in a URI; expected a URI without them: set "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment"
+        )
 
 
 def evolve(value: S, changes: Mapping[str, Any]) -> S:

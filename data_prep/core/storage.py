@@ -25,7 +25,13 @@ from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from data_prep.core import patterns
-from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing, ConfigurationError, StorageError
+from data_prep.core.errors import (
+    ArtefactCorrupt,
+    ArtefactMissing,
+    ConfigurationError,
+    StorageError,
+    mask_secrets,
+)
 from data_prep.core.records import from_json, to_json
 
 PROTOCOLS = ("file", "s3", "memory")
@@ -286,6 +292,12 @@ def _filesystem(protocol: str, pid: int) -> fsspec.AbstractFileSystem:
 
 def _locate(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     protocol, separator, _ = uri.partition("://")
+    if mask_secrets(uri) != uri:
+        raise ConfigurationError(
+            f"{uri}: has credentials in the URI, which would be kept in records and reports; "
+            "expected a URI without them: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the "
+            "environment"
+        )
     if separator and protocol not in PROTOCOLS:
         raise ConfigurationError(
             f"{uri}: unknown protocol {protocol}://; expected a path, or one of "

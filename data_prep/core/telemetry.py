@@ -14,6 +14,8 @@ from typing import Any, Literal, NamedTuple
 from rich.console import Console
 from tqdm import tqdm
 
+from data_prep.core.errors import mask_secrets
+
 logger = logging.getLogger("hormesis")
 
 WIDTH = 160  # of tables in a file or a job's log: the widest table fits
@@ -25,12 +27,22 @@ def configure(level: int = logging.INFO) -> None:
     """Send log lines to stderr, above any progress bar; called by entry modules only."""
     if not logger.handlers:
         handler = _BarSafeHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        handler.setFormatter(log_formatter())
         logger.addHandler(handler)
     logger.setLevel(level)
     logger.propagate = False
     for name in CHATTY_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def log_formatter() -> logging.Formatter:
+    """Time and text of a line; credentials in URLs are masked."""
+    return _MaskingFormatter("%(asctime)s %(message)s", "%H:%M:%S")
+
+
+class _MaskingFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return mask_secrets(super().format(record))
 
 
 class _BarSafeHandler(logging.Handler):
@@ -48,7 +60,7 @@ def progress(total: int, title: str, unit: str, *, initial: int = 0) -> Any:
 
     The driver draws the bar of a Ray worker.
     """
-    if _in_ray_worker():
+    if in_ray_worker():
         from ray.experimental import tqdm_ray
 
         bar = tqdm_ray.tqdm(total=total, desc=title, unit=unit)
@@ -178,7 +190,7 @@ def _in_ray() -> bool:
     return ray is not None and ray.is_initialized()
 
 
-def _in_ray_worker() -> bool:
+def in_ray_worker() -> bool:
     if not _in_ray():
         return False
     ray = sys.modules["ray"]

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
@@ -56,6 +57,26 @@ TINY = [
         "eval.capability.cross_entropy_sequences=8",
     ),
 ]
+
+
+PLANTED_SECRETS = {  # recognisable, and of no account
+    "AWS_ACCESS_KEY_ID": "AKIAPLANTEDSECRET00",
+    "AWS_SECRET_ACCESS_KEY": "planted/secret+aws+key/0123456789",
+    "AWS_SESSION_TOKEN": "planted-secret-session-token",
+    "HF_TOKEN": "hf_plantedsecret0123456789abcdefghijk",
+    "WANDB_API_KEY": "c0ffee5ec4e7c0ffee5ec4e7c0ffee5ec4e7c0ff",
+    "OPENAI_API_KEY": "sk-planted-secret-0123456789",
+}
+
+
+class PlantedSweep(NamedTuple):
+    """A finished sweep whose environment held PLANTED_SECRETS: its object root, the text that it
+    printed, and the folder where Ray kept logs.
+    """
+
+    root: str
+    printed: str
+    ray_folder: str
 
 
 def environment(**more: str) -> dict[str, str]:

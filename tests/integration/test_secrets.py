@@ -1,0 +1,64 @@
+"""Credentials in the environment are found in no file, log line, Ray record or error text."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sweeps import PLANTED_SECRETS, ROOT, TINY, PlantedSweep, environment, sweep
+
+pytestmark = pytest.mark.slow
+
+
+def leaks(text: bytes) -> list[str]:
+    """The names of the planted secrets that a text holds."""
+    return [name for name, value in PLANTED_SECRETS.items() if value.encode() in text]
+
+
+def leaks_below(folder: str) -> dict[str, list[str]]:
+    """The files below a folder that hold secrets, or have one in their name."""
+    files = [path for path in Path(folder).rglob("*") if path.is_file() and not path.is_symlink()]
+    found = {str(path): leaks(os.fsencode(path) + path.read_bytes()) for path in files}
+    assert files
+    return {path: names for path, names in found.items() if names}
+
+
+def test_a_whole_sweep_keeps_no_secret_of_its_environment(planted_sweep: PlantedSweep) -> None:
+    assert leaks_below(planted_sweep.root) == {}
+    assert leaks(planted_sweep.printed.encode()) == []
+
+
+def test_ray_keeps_no_secret_in_logs_or_runtime_environments(planted_sweep: PlantedSweep) -> None:
+    assert list(Path(planted_sweep.ray_folder).rglob("*.log"))  # it kept them here
+    assert leaks_below(planted_sweep.ray_folder) == {}
+
+
+def test_an_error_of_the_store_shows_no_secret(tmp_path: Path) -> None:
+    done = sweep(
+        "s3://bucket/prefix",
+        *TINY,
+        **PLANTED_SECRETS | {"AWS_ENDPOINT_URL": "http://me:planted-password@127.0.0.1:9"},
+    )
+    assert done.returncode == 2 and done.stderr.strip().splitlines()[-1].startswith("error: ")
+    printed = done.stdout + done.stderr
+    assert leaks(printed.encode()) == [] and "planted-password" not in printed
+
+
+def test_weights_and_biases_keeps_no_key(tmp_path: Path) -> None:
+    program = (
+        "from pathlib import Path\n"
+        "from training.metrics.sinks import WeightsAndBiasesSink\n"
+        f"sink = WeightsAndBiasesSink('run', Path({str(tmp_path)!r}))\n"
+        "sink.write(1, 1.0, {'loss': 1.0})\n"
+        "sink.close()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env=environment(**PLANTED_SECRETS),
+        capture_output=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert leaks(done.stdout + done.stderr) == [] and leaks_below(str(tmp_path)) == {}
