@@ -10,6 +10,7 @@ import gzip
 import io
 import posixpath
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import IO, Any, NamedTuple, cast
 
 import orjson
@@ -20,7 +21,7 @@ from data_prep.core import ranged_reads
 from data_prep.core.errors import ArtefactCorrupt, ConfigurationError
 
 DOCUMENT_END = b"<|endoftext|>"
-CSV_FIELD_BYTES = 1 << 30  # the standard library stops at 128 KiB
+MAX_ROW_BYTES = 256 << 20  # a few MB of gzip can hold a line of gigabytes
 CHUNK_BYTES = 256 << 10
 # Compressed bytes decompressed at once: the result fits a CPU cache, and is at most 32,000 times as
 # large.
@@ -86,7 +87,10 @@ def decompressed(stream: IO[bytes], name: str) -> IO[bytes]:
 def _json_lines(stream: IO[bytes], uri: str) -> Iterator[FileRow]:
     loads = orjson.loads
     new = tuple.__new__  # half the time of FileRow(…)
-    for number, line in enumerate(stream):
+    for number, line in enumerate(_lines(stream)):
+        if line is None:
+            yield FileRow(number, number + 1, _too_long())
+            continue
         if number == 0:
             line = line.removeprefix(BYTE_ORDER_MARK)
             if line.lstrip().startswith(b"["):
@@ -106,9 +110,8 @@ def _json_lines(stream: IO[bytes], uri: str) -> Iterator[FileRow]:
 
 
 def _csv(stream: IO[bytes], uri: str) -> Iterator[FileRow]:
-    csv.field_size_limit(CSV_FIELD_BYTES)
-    # Bad bytes become lone surrogates, so that they make one row bad and not the whole file.
-    lines = (line.decode("utf-8", "surrogateescape") for line in stream)
+    csv.field_size_limit(MAX_ROW_BYTES)
+    lines = _csv_lines(stream, uri)
     reader = csv.reader(
         (line.removeprefix("\ufeff") if number == 0 else line for number, line in enumerate(lines)),
         strict=True,
@@ -125,7 +128,8 @@ def _csv(stream: IO[bytes], uri: str) -> Iterator[FileRow]:
                 raise ArtefactCorrupt(
                     f"{uri}:{line}: the file is not CSV from here on ({error}); repair the file"
                 ) from error
-            yield FileRow(number, line, f"is not CSV ({error})")
+            is_long = "larger than field limit" in str(error)
+            yield FileRow(number, line, _too_long() if is_long else f"is not CSV ({error})")
             number += 1
         else:
             if values is None:
@@ -136,6 +140,33 @@ def _csv(stream: IO[bytes], uri: str) -> Iterator[FileRow]:
                 yield FileRow(number, line, _csv_columns(header, values))
                 number += 1
         line = reader.line_num + 1
+
+
+def _csv_lines(stream: IO[bytes], uri: str) -> Iterator[str]:
+    for number, line in enumerate(_lines(stream), start=1):
+        if line is None:
+            raise ArtefactCorrupt(
+                f"{uri}:{number}: the line {_too_long()}; write the rows as JSON lines, or leave "
+                "this one out"
+            )
+        # Bad bytes become lone surrogates, so that they make one row bad and not the whole file.
+        yield line.decode("utf-8", "surrogateescape")
+
+
+def _lines(stream: IO[bytes]) -> Iterator[bytes | None]:
+    """The lines of a file; None for one above MAX_ROW_BYTES, which is never held whole."""
+    for line in iter(partial(stream.readline, MAX_ROW_BYTES + 1), b""):
+        if len(line) <= MAX_ROW_BYTES:
+            yield line
+            continue
+        rest = line
+        while rest and not rest.endswith(b"\n"):
+            rest = stream.readline(CHUNK_BYTES)
+        yield None
+
+
+def _too_long() -> str:
+    return f"is longer than {MAX_ROW_BYTES:,} bytes (the limit of one row)"
 
 
 def _csv_columns(header: list[str], values: list[str]) -> dict[str, Any] | str:
@@ -152,17 +183,27 @@ def _plain_text(stream: IO[bytes], uri: str) -> Iterator[FileRow]:
     number = 0
     first_line = 1
     lines: list[bytes] = []
-    for line_number, line in enumerate(stream, start=1):
-        if line.strip() != DOCUMENT_END:
-            lines.append(line)
+    n_bytes = 0
+    for line_number, line in enumerate(_lines(stream), start=1):
+        if line is None or line.strip() != DOCUMENT_END:
+            n_bytes += MAX_ROW_BYTES + 1 if line is None else len(line)
+            if line is None or n_bytes > MAX_ROW_BYTES:
+                lines = []
+            else:
+                lines.append(line)
             continue
-        yield FileRow(number, first_line, _decoded(b"".join(lines)))
+        yield FileRow(number, first_line, _document(lines, n_bytes))
         number += 1
         first_line = line_number + 1
         lines = []
-    rest = b"".join(lines)
-    if rest.strip() or not number:
-        yield FileRow(number, first_line, _decoded(rest))
+        n_bytes = 0
+    if b"".join(lines).strip() or n_bytes > MAX_ROW_BYTES or not number:
+        yield FileRow(number, first_line, _document(lines, n_bytes))
+
+
+def _document(lines: list[bytes], n_bytes: int) -> dict[str, Any] | str:
+    """A document of plain text, of which no line was kept if it has too many bytes."""
+    return _too_long() if n_bytes > MAX_ROW_BYTES else _decoded(b"".join(lines))
 
 
 def _decoded(content: bytes) -> dict[str, Any] | str:

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import tracemalloc
 
 import pyarrow as pa
 import pytest
@@ -9,6 +10,7 @@ from corpus_files import ROWS, WRITERS, corpus_file, json_lines, texts_of
 from pyarrow import parquet
 
 from data_prep.core.errors import ArtefactCorrupt, ConfigurationError
+from data_prep.sources import formats
 from data_prep.sources.corpus_reader import BadRows, Document, read
 
 BAD_LINES = [
@@ -140,3 +142,45 @@ def test_a_gzip_file_with_changed_bytes_is_reported_by_name():
     content[30:50] = bytes(20)
     with pytest.raises(ArtefactCorrupt, match=r"wrong\.jsonl\.gz.* download it again"):
         texts_of(corpus_file(bytes(content), "wrong.jsonl.gz"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "line"),
+    [
+        ("long.jsonl", b'{"text": "a"}\n{"text": "%b"}\n{"text": "z"}', 2),
+        ("long.csv", b'text,n\na,1\n"%b\n%b",2\nz,3\n', 3),
+        ("long.txt", b"a\n<|endoftext|>\n%b\n%b\n<|endoftext|>\nz\n", 3),
+    ],
+)
+def test_a_row_above_the_limit_is_counted_and_never_held_whole(
+    name: str, content: bytes, line: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(formats, "MAX_ROW_BYTES", 100, raising=False)
+    filler = (60 * b"x",) * content.count(b"%b") if content.count(b"%b") > 1 else (120 * b"x",)
+    bad = BadRows()
+    source = corpus_file(content % filler, name)
+    texts = [document.text.strip() for document in read(source, bad, max_bad_rows_ratio=0.8)]
+    assert texts == ["a", "z"]
+    assert [place.split(" (")[0] for place in bad.places] == [
+        f"{source.uri}:{line} is longer than 100 bytes"
+    ]
+
+
+def test_a_line_that_never_ends_takes_little_memory(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(formats, "MAX_ROW_BYTES", 1 << 20, raising=False)
+    content = gzip.compress(b'{"text": "a"}\n{"text": "' + bytes(64 << 20) + b'"}\n{"text": "z"}')
+    source = corpus_file(content, "bomb.jsonl.gz")
+    tracemalloc.start()
+    try:
+        bad = BadRows()
+        assert [document.text for document in read(source, bad, max_bad_rows_ratio=0.8)] == ["a", "z"]
+        assert bad.count == 1 and tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_csv_line_above_the_limit_stops_the_build(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(formats, "MAX_ROW_BYTES", 100, raising=False)
+    source = corpus_file(b"text\na\n" + 101 * b"x" + b"\nz\n", "long.csv")
+    with pytest.raises(ArtefactCorrupt, match=r"long\.csv:3.*longer than 100 bytes"):
+        list(read(source, BadRows(), max_bad_rows_ratio=0.8))
