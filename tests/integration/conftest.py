@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from sweeps import PLANTED_SECRETS, TINY, PlantedSweep, sweep
@@ -14,7 +15,8 @@ def planted_sweep(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlantedS
     out = str(tmp_path_factory.mktemp("finished"))
     ray_folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # a socket's path must be short
     try:
-        done = sweep(out, *TINY, RAY_TMPDIR=ray_folder, **PLANTED_SECRETS)
+        secrets: Any = PLANTED_SECRETS  # `timeout` is a keyword, too
+        done = sweep(out, *TINY, RAY_TMPDIR=ray_folder, **secrets)
         assert done.returncode == 0, done.stderr[-4000:]
         yield PlantedSweep(out, done.stdout + done.stderr, ray_folder)
     finally:

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sweeps import PLANTED_SECRETS, ROOT, TINY, PlantedSweep, environment, sweep
@@ -35,11 +36,9 @@ def test_ray_keeps_no_secret_in_logs_or_runtime_environments(planted_sweep: Plan
 
 
 def test_an_error_of_the_store_shows_no_secret(tmp_path: Path) -> None:
-    done = sweep(
-        "s3://bucket/prefix",
-        *TINY,
-        **PLANTED_SECRETS | {"AWS_ENDPOINT_URL": "http://me:planted-password@127.0.0.1:9"},
-    )
+    secrets: Any = PLANTED_SECRETS
+    endpoint = "http://me:planted-password@127.0.0.1:9"
+    done = sweep("s3://bucket/prefix", *TINY, AWS_ENDPOINT_URL=endpoint, **secrets)
     assert done.returncode == 2 and done.stderr.strip().splitlines()[-1].startswith("error: ")
     printed = done.stdout + done.stderr
     assert leaks(printed.encode()) == [] and "planted-password" not in printed

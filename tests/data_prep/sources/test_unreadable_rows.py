@@ -173,7 +173,10 @@ def test_a_line_that_never_ends_takes_little_memory(monkeypatch: pytest.MonkeyPa
     tracemalloc.start()
     try:
         bad = BadRows()
-        assert [document.text for document in read(source, bad, max_bad_rows_ratio=0.8)] == ["a", "z"]
+        assert [document.text for document in read(source, bad, max_bad_rows_ratio=0.8)] == [
+            "a",
+            "z",
+        ]
         assert bad.count == 1 and tracemalloc.get_traced_memory()[1] < 16 << 20
     finally:
         tracemalloc.stop()
