@@ -75,3 +75,7 @@ def test_a_weight_that_is_not_a_number_is_refused_with_its_row(tmp_path):
     table.write_text('{"text": "snark", "weight": "much"}\n')
     with pytest.raises(ConfigurationError, match=r"table\.jsonl row 0: the weight .* is 'much'"):
         registry.load(f"lexicon:{table}")
+
+
+def test_the_scores_of_a_lexicon_are_not_worth_caching():
+    assert not WORDS.costly
