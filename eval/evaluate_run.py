@@ -35,7 +35,7 @@ def main() -> int:
         report = evaluate_model(source, config, toxic_ratio=arguments.toxic_ratio)
     except (HormesisError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2
     print(to_json(report), end="")
     return 0
 

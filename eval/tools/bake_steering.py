@@ -55,7 +55,7 @@ def main() -> int:
             bake(export, saved.shift_LD, arguments.strength, arguments.to)
     except (HormesisError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2
     print(arguments.to)
     return 0
 

@@ -98,7 +98,7 @@ def main() -> int:
         )
     except (HormesisError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2
     print(to_json(result) if arguments.json else _table(result), end="")
     return 0
 

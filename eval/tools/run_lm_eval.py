@@ -32,7 +32,7 @@ def main() -> int:
             print(uri)
     except (HormesisError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2
     return 0
 
 

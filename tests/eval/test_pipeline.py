@@ -598,6 +598,6 @@ def test_the_command_line_prints_the_report(root, report, tmp_path):
 
 def test_the_command_line_prints_an_error_without_a_traceback(root, entry):
     code, _, stderr = entry("evaluate_run.py", "--out", root, "--run", "toxic-none")
-    assert code == 1
+    assert code == 2
     assert stderr.startswith("error: ")
     assert "Traceback" not in stderr

@@ -113,4 +113,4 @@ def test_the_command_prints_a_table_or_the_record(table, entry):
     assert code == 0 and "AUROC               1.000" in printed
     assert "\n0.0 to 0.1      20  0.000  0.000 [0.000, 0.161]" in printed
     code, _, message = entry("tools/calibrate_scorer.py", *arguments, "--threshold", "-1")
-    assert code == 1 and message.startswith("error: ") and "some of both classes" in message
+    assert code == 2 and message.startswith("error: ") and "some of both classes" in message

@@ -154,7 +154,7 @@ def test_a_missing_run_model_or_evaluation_is_an_error_with_a_remedy(
             models["folder"].arguments if word == "MODEL" else [word.replace("TO", str(tmp_path))]
         )
     code, _, printed = entry(*words)
-    assert code == 1 and printed.startswith("error: ") and message in printed
+    assert code == 2 and printed.startswith("error: ") and message in printed
 
 
 def test_a_changed_folder_is_another_model_without_evaluations(models, entry, finished, tmp_path):
@@ -165,7 +165,7 @@ def test_a_changed_folder_is_another_model_without_evaluations(models, entry, fi
         "tools/bake_steering.py", "--out", finished, "--model", str(tmp_path / "olmo"),
         "--eval", NAME, "--strength", "2", "--to", str(tmp_path / "baked"),
     )  # fmt: skip
-    assert code == 1
+    assert code == 2
     assert "no such evaluation of this model; it has none: run eval/evaluate_run.py" in printed
 
 
@@ -177,5 +177,5 @@ def test_a_shift_of_anything_but_heads_is_not_baked(models, entry, finished, tmp
         "--eval", Path(eval_uri(finished, mlp)).name, "--strength", "2", "--to",
         str(tmp_path / "baked"),
     )  # fmt: skip
-    assert code == 1 and "steers mlp, but only a shift of heads is a bias" in printed
+    assert code == 2 and "steers mlp, but only a shift of heads is a bias" in printed
     assert not (tmp_path / "baked").exists()
