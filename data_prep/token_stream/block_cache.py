@@ -212,6 +212,13 @@ def _locked(path: Path) -> Iterator[None]:
                 time.sleep(random.uniform(0.5, 1.5) * POLL_SECONDS)
             except OSError:
                 break  # a disk without locks
+        else:
+            if not is_held:
+                telemetry.logger.warning(
+                    "%s was held for %.0f s by another process; fetching the block here, too",
+                    lock,
+                    WAIT_SECONDS,
+                )
         try:
             yield
         finally:
