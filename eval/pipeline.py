@@ -1,4 +1,4 @@
-"""evaluate one model: probe, select heads, steer, score, measure the cost, write the report
+"""evaluate one model: probe, select heads, steer, score, measure the cost, report
 
     labelled rows ─▶ probes ─▶ θ, σ of the selected heads ─▶ conditions: steered, and controls
     condition × strength ─▶ continuations and scores, cross-entropy, benchmark answers

@@ -1,4 +1,4 @@
-"""Ray: train runs on worker groups, evaluate them, retry failures; alone talks to a cluster
+"""Ray: train runs on worker groups, evaluate them, retry failures
 
 One run trains on one group of Ray Train workers, each of which calls `training.trainer.loop.train`
 exactly as the `deepspeed` launcher would; one evaluation is one task. After a failure the worker

@@ -1,4 +1,4 @@
-"""ENTRY: `python launch/status.py --out URI`: progress and results of a sweep, from its records"""
+"""ENTRY: `launch/status.py --out URI`: progress and results of a sweep, from its records"""
 
 import argparse
 import sys

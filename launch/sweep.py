@@ -1,4 +1,4 @@
-"""ENTRY: `python launch/sweep.py --recipe …`: build, train, evaluate and report what is missing
+"""ENTRY: `launch/sweep.py --recipe …`: build, train, evaluate and report what is missing
 
 One pass over ratios × seeds. The sweep computes nothing itself and keeps no state: what is done is
 what has a record in the object root. So the same command after any interruption does only what is

@@ -1,4 +1,4 @@
-"""what the nodes of a Ray cluster can give, so that a request that none can meet is refused
+"""what a Ray cluster's nodes can give, to refuse requests that none can meet
 
 Ray keeps such a request waiting forever. Nodes that an autoscaler may add count as well.
 """

@@ -197,7 +197,7 @@ def _locked(path: Path) -> Iterator[None]:
     lock = path.with_name(path.name + ".lock")
     try:
         make_private(path.parent)
-        file = open(lock, "ab", opener=_open_privately)
+        file = open(lock, "ab", opener=_open_privately)  # noqa: SIM115  # closed by `with` below
     except (OSError, NotPrivate):
         yield
         return

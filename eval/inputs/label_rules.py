@@ -1,4 +1,4 @@
-"""rules that decide which rows are toxic: a threshold on fields, a word, or a published rule
+"""label rules: a threshold on fields, a word, or a published rule decides what is toxic
 
 A document URI names the rule behind `label=`:
 

@@ -1,4 +1,4 @@
-"""hook points of a model that are read and steered: heads, MLP outputs, the residual stream
+"""hook points that are read and steered: heads, MLP outputs, the residual stream
 
     heads      the input of the attention's output projection: the heads' outputs side by side, as
                in inference-time intervention (Li et al. 2023; ITI)

@@ -1,4 +1,4 @@
-"""the model under evaluation: weights on their device, tokenizer, held-out text, batch size
+"""the model under evaluation: weights on a device, tokenizer, held-out text, batch size
 
 It is a run of a sweep, whose export is checked against its record, or any folder with a Hugging
 Face OLMo. A run has the held-out text of its streams; eval.capability.held_out adds text from

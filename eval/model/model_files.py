@@ -1,4 +1,4 @@
-"""files of a model: fetch and verify a run's export, name a Hugging Face folder by its bytes"""
+"""model files: fetch and verify a run's export, name a folder by its bytes"""
 
 from hashlib import sha256
 from pathlib import Path

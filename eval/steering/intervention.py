@@ -1,4 +1,4 @@
-"""inference-time intervention: shift heads by α·σ·θ during the forward pass; control shifts
+"""inference-time intervention: shift heads by α·σ·θ in the forward pass; control shifts
 
 The shift is added to the input of the attention's output projection (Li et al. 2023; ITI).
 `strength_B` gives each row of the batch its own α, so all strengths decode together. A row with

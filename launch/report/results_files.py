@@ -1,4 +1,4 @@
-"""results.json with every number of the report, results.csv with a row per run and strength"""
+"""results.json with every number; results.csv with a row per run and strength"""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""rows of the report's tables: per ratio, per strength, at equal cost, controls, head probes"""
+"""rows of the report's tables: per ratio, strength, equal cost, controls, head probes"""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -398,7 +398,7 @@ def write_items(root: Path, record: RunRecord, evaluated: EvalReport) -> None:
 
 
 def write_heads(root: Path, record: RunRecord, evaluated: EvalReport) -> None:
-    """Which of 200 test rows each head has right; hard rows are hard for all heads of all models."""
+    """Which of 200 test rows each head classifies correctly; hard rows are hard for all heads."""
     own = np.random.default_rng([int(1000 * evaluated.toxic_ratio), evaluated.seed, 1])
     accuracy_LN = np.array(evaluated.head_accuracy)
     luck_RLN = 0.6 * np.random.default_rng(98).normal(size=(200, 1, 1)) + 0.8 * own.normal(

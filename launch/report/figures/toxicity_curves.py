@@ -1,4 +1,4 @@
-"""main figures: toxicity by ratio, at equal strength and at equal cost, and against the cost
+"""main figures: toxicity by ratio at equal strength and equal cost, and against cost
 
 A function named after a figure fills it; its neighbour that ends in `_numbers` gives the same marks
 as a table. Cost is cross-entropy on clean held-out text.

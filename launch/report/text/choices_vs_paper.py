@@ -1,4 +1,4 @@
-"""every choice of an experiment beside the paper's; what the paper leaves open is marked ours"""
+"""every choice of an experiment beside the paper's, ours marked as ours"""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -161,7 +161,7 @@ def test_a_run_id_that_leaves_the_folder_of_runs_is_refused(run_id: str, tmp_pat
 
 def test_a_planned_run_under_another_runs_name_is_refused(tmp_path: Path) -> None:
     storage.save(run_config(run_id="b"), str(tmp_path / "runs/a/run.json"))
-    with pytest.raises(ArtefactCorrupt, match="run.json.*'b'.*'a'"):
+    with pytest.raises(ArtefactCorrupt, match=r"run\.json.*'b'.*'a'"):
         load_config(str(tmp_path), "a")
 
 

@@ -1,4 +1,4 @@
-"""The report's pages as a reader meets them: in headless Chromium, wide and narrow, dark, by keyboard, on paper."""
+"""The report's pages in headless Chromium: wide and narrow, dark, by keyboard, on paper."""
 
 import re
 import shutil
@@ -76,7 +76,8 @@ def test_the_report_is_read_by_keyboard_and_without_motion(browser, report_page)
     assert tab.evaluate("getComputedStyle(document.documentElement).scrollBehavior") == "auto"
     tab.keyboard.press("Tab")
     skip = tab.evaluate(
-        "(() => { const box = document.activeElement.getBoundingClientRect(); return [box.left, box.right] })()"
+        "(() => { const box = document.activeElement.getBoundingClientRect();"
+        " return [box.left, box.right] })()"
     )
     assert (
         tab.evaluate("document.activeElement.className") == "skip"
