@@ -46,6 +46,16 @@ def main(root: str, rank: str, world_size: str, port: str, *attempts: str) -> No
     torch.distributed.destroy_process_group()
 
 
+def wait_for_checkpoints() -> None:
+    """Wait until the checkpoints so far are committed, as they would be in steps of normal length.
+
+    Otherwise a busy machine may commit the last one after the next attempt has looked for it.
+    """
+    for background in threading.enumerate():
+        if background.name in ("checkpoint", "commit"):
+            background.join()
+
+
 def train(root: str, attempts: tuple[str, ...]) -> None:
     import torch
 
@@ -63,6 +73,7 @@ def train(root: str, attempts: tuple[str, ...]) -> None:
 
     def train_step_with_faults(context: Any, engine: Any, guard: Any, batch: Any) -> Any:
         if batch.step == death_step:
+            wait_for_checkpoints()
             raise InterruptedError("died")
         steps_done.append(batch.step)
         backward = engine.backward
