@@ -178,10 +178,12 @@ def read_trial(kind: str, trial: int, seed: int, setup: BuildSetup) -> TrialResu
     the next attempt.
     """
     name = f"read: {kind}"
+    built = storage.join(BUCKET, "undisturbed", stream_paths.stream_uri(setup.config, "clean"))
+    built_manifest = manifest.load(built)
     block_bytes = storage.BLOCK_BYTES
     storage.BLOCK_BYTES = SMALL_BLOCK_BYTES
     try:
-        read = _stream_reads(f"{BUCKET}/read-stream", setup, trial)
+        read = _stream_reads(f"{BUCKET}/read-stream", built_manifest, trial)
         rate = GARBLED_RATE if kind == "garbled" else RATES.get(kind, DEFAULT_RATE)
         limit = 1 if kind == "stalled" else None
         setup.proxy.inject(Fault(kind, rate, seed + trial, limit=limit))
@@ -204,8 +206,8 @@ def read_trial(kind: str, trial: int, seed: int, setup: BuildSetup) -> TrialResu
         storage.BLOCK_BYTES = block_bytes
 
 
-def _stream_reads(root: str, setup: BuildSetup, trial: int) -> Callable[[], None]:
-    """Write a stream, and return a function that reads all of it and compares the tokens."""
+def _stream_reads(root: str, like: manifest.Manifest, trial: int) -> Callable[[], None]:
+    """Write a stream like a built one, and return a function that reads and compares all of it."""
     import pyarrow as pa
 
     tokens = np.random.default_rng(0).integers(1, 400, 1 << 19).astype(np.uint16)
@@ -213,8 +215,7 @@ def _stream_reads(root: str, setup: BuildSetup, trial: int) -> Callable[[], None
     lengths = np.full(len(tokens) // 128, 128)
     provenance = pa.table({"row": np.arange(len(lengths))})
     shard = megatron_shards.write_shard(root, "train-00000", tokens, lengths, provenance)
-    built = storage.join(BUCKET, "undisturbed", stream_paths.stream_uri(setup.config, "clean"))
-    stream_manifest = replace(manifest.load(built), train=(shard,))
+    stream_manifest = replace(like, train=(shard,))
     sequences = tokens.reshape(-1, 64)
 
     def read() -> None:
