@@ -39,6 +39,7 @@ class RunCost(NamedTuple):
 
 
 def cost(run: RunConfig, n_ranks: int, device: Accelerator, mfu: float) -> RunCost:
+    """Cost of one run on `n_ranks` devices at this model FLOPs utilization."""
     train = run.train
     n_tokens = run.mixture.n_sequences * train.sequence_length
     flops = float(n_tokens) * train.model.flops_per_token(train.sequence_length)
@@ -75,11 +76,11 @@ def _peak_memory(train: TrainConfig, n_ranks: int) -> int:
 
 
 def device_named(name: str) -> Accelerator:
+    """The accelerator of this name, or ConfigurationError with the known ones."""
     device = find_accelerator(name)
     if device is None:
-        raise ConfigurationError(
-            f"unknown device {name!r}; the plan knows {', '.join(d.name for d in ACCELERATORS)}"
-        )
+        known = ", ".join(one.name for one in ACCELERATORS)
+        raise ConfigurationError(f"--device {name}: unknown device; expected one of {known}")
     return device
 
 

@@ -10,6 +10,7 @@ from launch import experiment, run_states, status_tables
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """The exit status: 0, or 2 after an error that was printed in one line."""
     parser = argparse.ArgumentParser(
         prog="launch/status.py", description="Print which runs of a sweep are done, and results."
     )

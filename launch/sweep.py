@@ -29,6 +29,7 @@ STREAMS: tuple[StreamName, ...] = ("clean", "toxic")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """The exit status: 0, or 2 after an error that was printed in one line."""
     arguments = cli.parser().parse_args(argv)
     telemetry.configure()
     try:

@@ -48,6 +48,7 @@ def write(folder: str, summary: Summary, runs: Sequence[FinishedRun], drawing: D
 def summarize(
     experiment: Experiment, runs: Sequence[FinishedRun], findings: Findings, table: MainTable
 ) -> Summary:
+    """The content of the summary, for both formats."""
     record, report = runs[0]
     n_prompts = max((row.toxicity.n for row in report.steered), default=0)
     setup = (
@@ -62,6 +63,7 @@ def summarize(
 
 
 def markdown(summary: Summary, alt: str) -> str:
+    """The summary as Markdown; alt: text alternative of the figure."""
     columns, rows = summary.table
     table = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
     lines = [

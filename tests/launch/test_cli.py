@@ -1,4 +1,4 @@
-"""The command line of the sweep: flags to an experiment; tests/integration runs the commands."""
+"""The command line of the sweep; tests/integration runs the commands."""
 
 from pathlib import Path
 

@@ -35,6 +35,7 @@ DOTTED = (0, (2, 3))
 
 
 def figures(reports: Sequence[EvalReport]) -> list[FigurePlan]:
+    """The figures of this module, in the page's order."""
     n = len(ratios(reports))
     rows_wide, rows_narrow = -(-n // MAPS_WIDE), -(-n // MAPS_NARROW)
     every_head = head_numbers(reports)

@@ -91,6 +91,7 @@ class SweepCurves(NamedTuple):
 
 
 def figures(curves: SweepCurves) -> list[FigurePlan]:
+    """The figures of this module, in the page's order."""
     taller = 1.9 if curves.matched else 0.0
     return [
         FigurePlan(

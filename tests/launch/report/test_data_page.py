@@ -3,7 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
-from fake_sweep import cards, experiment
+from fake_data_cards import cards
+from fake_sweep import experiment
 
 from data_prep.core import records
 from launch.report import data_page

@@ -4,7 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fake_sweep import MISSING, RATIOS, cards, estimate, experiment, run, value_of, write_report
+from fake_data_cards import cards
+from fake_sweep import MISSING, RATIOS, estimate, experiment, run, value_of, write_report
 from markupsafe import escape
 
 from data_prep.config import AnnotationConfig

@@ -1,4 +1,4 @@
-"""Numbers of the report as files: results.json, results.csv, and a CSV beside every figure."""
+"""Numbers as files: results.json, results.csv, and a CSV beside every figure."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""All figures: colours with enough contrast in both themes, numbers beside them, all heads kept."""
+"""All figures: contrast in both themes, numbers beside them, all heads kept."""
 
 import re
 from dataclasses import replace
