@@ -295,13 +295,12 @@ def write_items(root: Path, report: EvalReport) -> None:
     per_item_results.write(rows, eval_folder(root, report))
 
 
-def write_heads(root: Path, record: RunRecord, evaluated: EvalReport) -> None:
-    """Which of 200 test rows each head classifies correctly; hard rows are hard for all heads."""
-    own = np.random.default_rng([int(1000 * evaluated.toxic_ratio), evaluated.seed, 1])
-    accuracy_LN = np.array(evaluated.head_accuracy)
-    luck_RLN = 0.6 * np.random.default_rng(98).normal(size=(200, 1, 1)) + 0.8 * own.normal(
-        size=(200, *accuracy_LN.shape)
-    )
+def write_heads(root: Path, report: EvalReport) -> None:
+    """Which of 200 test rows each head has right; hard rows are hard for all heads and models."""
+    own = np.random.default_rng([int(1000 * report.toxic_ratio), report.seed, 1])
+    accuracy_LN = np.array(report.head_accuracy)
+    shared_R11 = np.random.default_rng(98).normal(size=(200, 1, 1))
+    luck_RLN = 0.6 * shared_R11 + 0.8 * own.normal(size=(200, *accuracy_LN.shape))
     correct_RLN = luck_RLN < np.vectorize(NormalDist().inv_cdf)(accuracy_LN)
     tensors = {
         "test_correct_RLN": correct_RLN.astype(np.uint8),

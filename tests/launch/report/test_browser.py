@@ -1,4 +1,4 @@
-"""The report's pages in headless Chromium: wide and narrow, dark, by keyboard, on paper."""
+"""The report's pages in headless Chromium: wide, narrow, dark, by keyboard, on paper."""
 
 import re
 import shutil
@@ -93,15 +93,9 @@ def test_the_report_is_read_by_keyboard_and_without_motion(browser: Any, report_
     tab.goto(report_page.as_uri())
     assert tab.evaluate("getComputedStyle(document.documentElement).scrollBehavior") == "auto"
     tab.keyboard.press("Tab")
-    skip = tab.evaluate(
-        "(() => { const box = document.activeElement.getBoundingClientRect();"
-        " return [box.left, box.right] })()"
-    )
-    assert (
-        tab.evaluate("document.activeElement.className") == "skip"
-        and skip[0] >= 0
-        and skip[1] <= 360
-    )
+    left, right = tab.evaluate(SKIP_LINK_EDGES)
+    assert tab.evaluate("document.activeElement.className") == "skip"
+    assert left >= 0 and right <= 360
     assert tab.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
     tab.keyboard.press("Enter")
     assert tab.url.endswith("#findings")
