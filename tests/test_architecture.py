@@ -198,6 +198,7 @@ def test_launchs_readme_lists_exactly_the_flags_of_the_sweep():
     "command",
     [
         ["launch/sweep.py", "--plan", "--recipe", "paper"],
+        ["launch/sweep.py", "--settings"],
         ["launch/status.py", "--help"],
         ["launch/sweep.py", "--help"],
     ],
