@@ -85,13 +85,13 @@ def _run_stages(root: str, sweep: Experiment, only: str | None, *, materialize: 
 
 def _check_resources(root: str, sweep: Experiment, *, evaluate: bool) -> None:
     """Refuse what the cluster can never run, before the streams are built."""
-    from launch import resources
+    from launch import cluster_fit
 
     states = run_states.read(root, sweep)
     if not all(state.record for state in states):
-        resources.n_concurrent_runs(sweep)
+        cluster_fit.n_concurrent_runs(sweep)
     if evaluate and not all(state.report for state in states):
-        resources.evaluation_cpus(sweep)
+        cluster_fit.evaluation_cpus(sweep)
 
 
 def _build_streams(root: str, sweep: Experiment) -> None:
@@ -133,15 +133,15 @@ def _train_and_evaluate(root: str, sweep: Experiment, *, evaluate: bool) -> None
     """Train every run without a record, as many at a time as the cluster holds, and evaluate each
     run as soon as it is trained.
     """
-    from launch import cluster, resources
+    from launch import cluster, cluster_fit
 
     states = run_states.read(root, sweep)
     to_train = deque(state.run for state in states if not state.record)
     to_evaluate = [state.run for state in states if evaluate and state.record and not state.report]
     n_tasks = len(to_train) + sum(evaluate and not state.report for state in states)
     progress = telemetry.progress(n_tasks, "sweep", "task")
-    n_slots = resources.n_concurrent_runs(sweep) if to_train else 0
-    n_cpus = resources.evaluation_cpus(sweep) if evaluate and (to_train or to_evaluate) else 0
+    n_slots = cluster_fit.n_concurrent_runs(sweep) if to_train else 0
+    n_cpus = cluster_fit.evaluation_cpus(sweep) if evaluate and (to_train or to_evaluate) else 0
     training, evaluating = {}, {}
     while to_train or to_evaluate or training or evaluating:
         for run in to_evaluate:
@@ -151,7 +151,9 @@ def _train_and_evaluate(root: str, sweep: Experiment, *, evaluate: bool) -> None
         while to_train and len(training) < n_slots:
             run = to_train.popleft()
             training[cluster.start_training(root, run, sweep.n_ranks, sweep.use_gpu)] = run
-        why_stuck = partial(resources.why_stuck, sweep, bool(training), n_cpus if evaluating else 0)
+        why_stuck = partial(
+            cluster_fit.why_stuck, sweep, bool(training), n_cpus if evaluating else 0
+        )
         finished = cluster.wait_for_first([*training, *evaluating], why_stuck)
         progress.update(1)
         if finished in training:

@@ -21,9 +21,15 @@ from launch.experiment import Experiment
 from launch.report import data_page, html_rendering, results_files, summary_page, tables
 from launch.report.analysis import comparisons, head_tails, paper_reference, per_ratio_series
 from launch.report.analysis.comparisons import Comparisons
-from launch.report.figures import axes, probe_heads, side_effects, toxicity_curves, training_curves
+from launch.report.figures import (
+    axes,
+    probe_heads,
+    side_effects,
+    toxicity_by_ratio_and_cost,
+    training_curves,
+)
 from launch.report.figures.svg_rendering import Drawing, render
-from launch.report.figures.toxicity_curves import SweepCurves
+from launch.report.figures.toxicity_by_ratio_and_cost import SweepCurves
 from launch.report.mask_slurs import masking
 from launch.report.results_files import FinishedRun
 from launch.report.text import choices_vs_paper, display_names
@@ -92,7 +98,7 @@ def draw_figures(
     """All figures, in the page's order."""
     reports = [run.report for run in runs]
     plans = [
-        *toxicity_curves.figures(SweepCurves(reports, compared)),
+        *toxicity_by_ratio_and_cost.figures(SweepCurves(reports, compared)),
         *side_effects.figures(reports),
         *probe_heads.figures(reports),
         *training_curves.figures(

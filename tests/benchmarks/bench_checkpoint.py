@@ -27,7 +27,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "faults")]
 from proxy import Fault
 from result_table import AWS, store_behind_proxy
 
-from training.checkpoint.commit import RunIdentity
+from training.checkpoint.commit_and_prune import RunIdentity
 from training.checkpoint.manager import CheckpointManager
 from training.config import ModelConfig, OptimizerConfig, TrainConfig
 from training.engine import deepspeed_engine, deepspeed_state, process_group

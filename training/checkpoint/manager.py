@@ -6,7 +6,7 @@ and is then skipped: a second buffer would double the memory, and a store that i
 interval would fill that as well. A save that failed is a warning and a metric; MAX_FAILED in a row
 end the run, for it could not be resumed anywhere.
 
-Resuming takes the newest checkpoint whose blocks verify (commit.py), the same on all ranks; each
+Resuming takes the newest checkpoint whose blocks verify (commit_and_prune.py), the same on all ranks; each
 rank reads only what it needs (restore.py).
 """
 
@@ -20,8 +20,8 @@ from torch import Tensor
 
 from data_prep.core import storage, telemetry
 from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing, HormesisError, StorageError
-from training.checkpoint import commit as commits
-from training.checkpoint.commit import CheckpointContent, RestoredCheckpoint, RunIdentity
+from training.checkpoint import commit_and_prune as commits
+from training.checkpoint.commit_and_prune import CheckpointContent, RestoredCheckpoint, RunIdentity
 from training.checkpoint.restore import read_tensors, saved_keys
 from training.checkpoint.staging import Staging
 from training.checkpoint.writer import CheckpointWriter, Snapshot

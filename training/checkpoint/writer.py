@@ -15,8 +15,8 @@ from data_prep.core import storage, telemetry
 from data_prep.core.background import in_background
 from data_prep.core.errors import HormesisError, StorageError
 from data_prep.core.records import from_json
-from training.checkpoint import commit as commits
-from training.checkpoint.commit import COMMIT_FILE, FORMAT_VERSION, Commit, RunIdentity
+from training.checkpoint import commit_and_prune as commits
+from training.checkpoint.commit_and_prune import COMMIT_FILE, FORMAT_VERSION, Commit, RunIdentity
 from training.checkpoint.restore import saved_slices
 from training.checkpoint.staging import StagedFile, Staging, describe_file
 from training.config import CheckpointConfig

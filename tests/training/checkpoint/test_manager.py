@@ -18,7 +18,7 @@ from data_prep.core import storage, telemetry
 from data_prep.core.errors import ArtefactCorrupt, ConfigurationError, StorageError
 from data_prep.core.settings import evolve
 from training.checkpoint import manager, writer
-from training.checkpoint.commit import RunIdentity
+from training.checkpoint.commit_and_prune import RunIdentity
 from training.checkpoint.manager import CheckpointManager
 from training.config import RunConfig
 from training.engine import deepspeed_engine, deepspeed_state, process_group
