@@ -6,8 +6,8 @@ and is then skipped: a second buffer would double the memory, and a store that i
 interval would fill that as well. A save that failed is a warning and a metric; MAX_FAILED in a row
 end the run, for it could not be resumed anywhere.
 
-Resuming takes the newest checkpoint whose blocks verify (commit_and_prune.py), the same on all ranks; each
-rank reads only what it needs (restore.py).
+Resuming takes the newest checkpoint whose blocks verify (commit_and_prune.py), the same on all
+ranks; each rank reads only what it needs (restore.py).
 """
 
 import secrets
