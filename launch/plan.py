@@ -79,7 +79,7 @@ def device_named(name: str) -> Accelerator:
     """The accelerator of this name, or ConfigurationError with the known ones."""
     device = find_accelerator(name)
     if device is None:
-        known = ", ".join(one.name for one in ACCELERATORS)
+        known = ", ".join(accelerator.name for accelerator in ACCELERATORS)
         raise ConfigurationError(f"--device {name}: unknown device; expected one of {known}")
     return device
 

@@ -20,14 +20,14 @@ def settings_list(experiment: Experiment, prefix: str = "", width: int = 100) ->
 
     Raises ConfigurationError, with the nearest paths, for a prefix of no setting.
     """
-    found = describe(experiment, prefix)
-    if not found:
+    matching = describe(experiment, prefix)
+    if not matching:
         raise ConfigurationError(
             f"--settings {prefix}: no setting starts with this prefix; "
             f"{_nearest(experiment, prefix)}"
         )
     groups: dict[str, list[Setting]] = {}
-    for setting in found:
+    for setting in matching:
         groups.setdefault(setting.path.rpartition(".")[0], []).append(setting)
     parts = [
         "\n".join([group or "experiment", *_entries(settings, width)])

@@ -62,13 +62,13 @@ def write(root: str, experiment: Experiment, runs: Sequence[Run], cards: Cards) 
     drawings = draw_figures(root, finished, compared)
     html_rendering.save_figures(folder, drawings)
     data_page.write(root, experiment, cards, with_comparison=True)
-    found = findings(reports, compared)
-    results = results_files.results(experiment, finished, compared, found)
+    sentences = findings(reports, compared)
+    results = results_files.results(experiment, finished, compared, sentences)
     storage.save(results, storage.join(folder, "results.json"))
     storage.write(storage.join(folder, "results.csv"), results_files.results_csv(finished).encode())
     main_table = tables.main_table(reports, compared)
-    summary = summary_page.summarize(experiment, finished, found, main_table)
-    main_figure = next(one for one in drawings if one.name == summary_page.FIGURE)
+    summary = summary_page.summarize(experiment, finished, sentences, main_table)
+    main_figure = next(drawing for drawing in drawings if drawing.name == summary_page.FIGURE)
     summary_page.write(folder, summary, finished, main_figure)
     uri = storage.join(folder, "index.html")
     html = page(experiment, finished, cards, drawings, compared)
@@ -221,7 +221,7 @@ def _details(reports: Sequence[EvalReport]) -> dict[str, Any]:
 
 def _sample_texts(report: EvalReport) -> list[str]:
     samples = report.samples[:N_SAMPLES]
-    return [text for one in samples for text in (one.prompt, *one.continuations)]
+    return [text for sample in samples for text in (sample.prompt, *sample.continuations)]
 
 
 def _tokens(lens: Lens) -> list[str]:
@@ -232,10 +232,10 @@ def _masked_samples(report: EvalReport, masked: Callable[[str], str]) -> list[Ma
     strengths = [steered.strength for steered in report.steered]
     return [
         MaskedSample(
-            prompt=masked(one.prompt),
-            continuations=list(zip(strengths, map(masked, one.continuations), strict=True)),
+            prompt=masked(sample.prompt),
+            continuations=list(zip(strengths, map(masked, sample.continuations), strict=True)),
         )
-        for one in report.samples[:N_SAMPLES]
+        for sample in report.samples[:N_SAMPLES]
     ]
 
 

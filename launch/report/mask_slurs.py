@@ -21,8 +21,8 @@ def masking(texts: Iterable[str]) -> Callable[[str], str]:
 def mask(text: str, slurs: Collection[str]) -> str:
     """`text` with each word of `slurs` reduced to its first letter and asterisks."""
 
-    def masked(found: re.Match[str]) -> str:
-        word = found[0]
+    def masked(match: re.Match[str]) -> str:
+        word = match[0]
         return word[0] + "*" * (len(word) - 1) if word in slurs else word
 
     return WORD.sub(masked, text)
@@ -40,6 +40,6 @@ def find_slurs(texts: Iterable[str]) -> set[str]:
     singular_scores = scorer.score([word.lower().removesuffix("s") for word in words])
     return {
         word
-        for word, *both in zip(words, scores, singular_scores, strict=True)
-        if any((score or 0.0) >= OFFENSIVE_FROM for score in both)
+        for word, *word_scores in zip(words, scores, singular_scores, strict=True)
+        if any((score or 0.0) >= OFFENSIVE_FROM for score in word_scores)
     }

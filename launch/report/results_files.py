@@ -121,7 +121,7 @@ def _numbers(record: RunRecord, report: EvalReport) -> dict[str, Any]:
         "n_tokens": record.n_tokens,
         "final_train_loss": plain(record.final_train_loss, record.n_tokens, "nats/token"),
         "held_out": {
-            one.stream: plain(one.loss, one.n_tokens, "nats/token") for one in record.held_out
+            part.stream: plain(part.loss, part.n_tokens, "nats/token") for part in record.held_out
         },
         "tokens_per_second": plain(record.tokens_per_second, record.n_tokens, "tokens/s"),
         "probe_accuracy": to_dict(report.probe_accuracy),

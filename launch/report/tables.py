@@ -37,7 +37,9 @@ def main_table(reports: Sequence[EvalReport], compared: Comparisons | None) -> M
     """Toxicity without and with the strongest steering, its cost, and toxicity at equal cost."""
     strongest = measured_strengths(reports)[-1]
     first = axes.ratios(reports)[0]
-    at_equal_cost = {one.ratio: one.difference for one in compared.matched} if compared else {}
+    at_equal_cost = (
+        {result.ratio: result.difference for result in compared.matched} if compared else {}
+    )
     columns = [
         "toxic text",
         "unsteered",
@@ -104,8 +106,10 @@ def strength_rows(reports: Sequence[EvalReport], compared: Comparisons | None) -
         points = by_ratio(reports, toxicity_at(strength))
         known = [point for point in points if point.value is not None]
         lowest = min(known, key=lambda point: point.value or 0.0, default=None)
-        planned = [one for one in compared.planned if one.strength == strength] if compared else []
-        minima = [one for one in compared.minima if one.strength == strength] if compared else []
+        contrasts = compared.planned if compared else ()
+        planned = [contrast for contrast in contrasts if contrast.strength == strength]
+        curves = compared.minima if compared else ()
+        minima = [minimum for minimum in curves if minimum.strength == strength]
         rows.append(StrengthRow(strength, lowest, planned, minima[0] if minima else None))
     return rows
 
@@ -116,10 +120,12 @@ def equal_cost_rows(compared: Comparisons | None) -> list[tuple[float, list[Matc
     """
     if compared is None:
         return []
-    every = sorted([*compared.matched, *compared.matched_elsewhere], key=lambda one: one.share)
+    every = sorted(
+        [*compared.matched, *compared.matched_elsewhere], key=lambda result: result.share
+    )
     return [
-        (ratio, [one for one in every if one.ratio == ratio])
-        for ratio in sorted({one.ratio for one in every})
+        (ratio, [result for result in every if result.ratio == ratio])
+        for ratio in sorted({result.ratio for result in every})
     ]
 
 
@@ -140,7 +146,7 @@ class ControlRow(NamedTuple):
 
 def control_rows(reports: Sequence[EvalReport]) -> list[ControlRow]:
     """A row per control, and steering itself last; none without controls."""
-    names = sorted({one.control for report in reports for one in report.controls})
+    names = sorted({result.control for report in reports for result in report.controls})
     steered = [strength for strength in measured_strengths(reports) if strength]
     rows = []
     for name in [*names, "steering"] if names else []:
@@ -151,15 +157,15 @@ def control_rows(reports: Sequence[EvalReport]) -> list[ControlRow]:
 
 def _change(report: EvalReport, control: str, strength: float) -> float | None:
     """Toxicity at a strength minus unsteered, under a control or under steering itself."""
-    by_control = {one.control: one.steered for one in report.controls}
+    by_control = {result.control: result.steered for result in report.controls}
     rows = (by_control | {"steering": report.steered}).get(control, ())
-    there = next((row for row in rows if row.strength == strength), None)
+    steered = next((row for row in rows if row.strength == strength), None)
     unsteered = steered_at(report, 0.0)
-    if there is None or unsteered is None:
+    if steered is None or unsteered is None:
         return None
-    if there.toxicity.value is None or unsteered.toxicity.value is None:
+    if steered.toxicity.value is None or unsteered.toxicity.value is None:
         return None
-    return there.toxicity.value - unsteered.toxicity.value
+    return steered.toxicity.value - unsteered.toxicity.value
 
 
 class HeadProbeRow(NamedTuple):

@@ -15,69 +15,72 @@ def experiment_from(*flags: str) -> Experiment:
 
 
 @pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+def working_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """The working directory of the command."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def test_local_corpora_are_made_absolute_and_nothing_else(here):
+def test_local_corpora_are_made_absolute_and_nothing_else(working_folder):
     sweep = experiment_from("--clean", "a.jsonl", "s3://bucket/b.jsonl", "--toxic", "c.csv#text=t")
-    assert sweep.data.clean == (f"{here}/a.jsonl", "s3://bucket/b.jsonl")
-    assert sweep.data.toxic == (f"{here}/c.csv#text=t",)
+    assert sweep.data.clean == (f"{working_folder}/a.jsonl", "s3://bucket/b.jsonl")
+    assert sweep.data.toxic == (f"{working_folder}/c.csv#text=t",)
     assert sweep.eval.probing.rows == "held_out"
     assert experiment_from().data.clean[0].startswith("synthetic:")
     assert experiment_from().eval.scoring.scorer == "lexicon:synthetic:lexicon"
 
 
-def test_local_evaluation_texts_are_made_absolute(here):
+def test_local_evaluation_texts_are_made_absolute(working_folder):
     sweep = experiment_from("--set", 'eval.capability.held_out=["owt=d.jsonl"]')
-    assert sweep.eval.capability.held_out == (f"owt={here}/d.jsonl",)
-    assert sweep.data.decontamination.uris[-1] == f"{here}/d.jsonl"
+    assert sweep.eval.capability.held_out == (f"owt={working_folder}/d.jsonl",)
+    assert sweep.data.decontamination.uris[-1] == f"{working_folder}/d.jsonl"
     transfer = '["t.csv#text=t&label=toxigen", "s3://b/u.csv#label=x>1"]'
     sweep = experiment_from("--set", f"eval.probing.transfer={transfer}")
     assert sweep.eval.probing.transfer == (
-        f"{here}/t.csv#text=t&label=toxigen",
+        f"{working_folder}/t.csv#text=t&label=toxigen",
         "s3://b/u.csv#label=x>1",
     )
-    assert sweep.data.decontamination.uris[-2:] == (f"{here}/t.csv#text=t", "s3://b/u.csv")
+    assert sweep.data.decontamination.uris[-2:] == (
+        f"{working_folder}/t.csv#text=t",
+        "s3://b/u.csv",
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("lexicon:w.csv", "lexicon:{here}/w.csv"),
-        ("classifier:rude#label=x", "classifier:{here}/rude#label=x"),  # a folder
+        ("lexicon:w.csv", "lexicon:{working_folder}/w.csv"),
+        ("classifier:rude#label=x", "classifier:{working_folder}/rude#label=x"),  # a folder
         ("classifier:a/b", "classifier:a/b"),  # a name on the hub
     ],
 )
-def test_a_local_scorer_is_made_absolute(here, name, expected):
-    (here / "rude").mkdir()
+def test_a_local_scorer_is_made_absolute(working_folder, name, expected):
+    (working_folder / "rude").mkdir()
     sweep = experiment_from("--set", f"eval.scoring.scorer={name}")
-    assert sweep.eval.scoring.scorer == expected.format(here=here)
+    assert sweep.eval.scoring.scorer == expected.format(here=working_folder)
 
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("lexicon:w.csv", "lexicon:{here}/w.csv"), ("corpus:toxicity", "corpus:toxicity")],
+    [("lexicon:w.csv", "lexicon:{working_folder}/w.csv"), ("corpus:toxicity", "corpus:toxicity")],
 )
-def test_a_local_scorer_of_annotations_is_made_absolute(here, name, expected):
+def test_a_local_scorer_of_annotations_is_made_absolute(working_folder, name, expected):
     words = ("data.annotation.kind=meda", f"data.annotation.scorer={name}")
     sweep = experiment_from("--set", *words)
-    assert sweep.data.annotation.scorer == expected.format(here=here)
+    assert sweep.data.annotation.scorer == expected.format(here=working_folder)
 
 
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("olmo", "{here}/olmo"),
+        ("olmo", "{working_folder}/olmo"),
         ("unsteered", "unsteered"),
         ("run:toxic-0.00-s0-1", "run:toxic-0.00-s0-1"),
     ],
 )
-def test_a_local_fluency_model_is_made_absolute(here, name, expected):
+def test_a_local_fluency_model_is_made_absolute(working_folder, name, expected):
     sweep = experiment_from("--set", f"eval.scoring.fluency_model={name}")
-    assert sweep.eval.scoring.fluency_model == expected.format(here=here)
+    assert sweep.eval.scoring.fluency_model == expected.format(here=working_folder)
 
 
 def test_repeated_flags_and_lists_add_up():
@@ -87,7 +90,7 @@ def test_repeated_flags_and_lists_add_up():
     assert (sweep.ratios, sweep.seeds, sweep.budget_tokens) == ((0.0, 0.5), (3,), 9000)
 
 
-def test_evaluation_texts_are_decontaminated(here):
+def test_evaluation_texts_are_decontaminated(working_folder):
     sweep = experiment_from()
     texts = (sweep.eval.probing.rows, sweep.eval.generation.prompts)
     assert sweep.data.decontamination.uris == texts
@@ -97,15 +100,15 @@ def test_evaluation_texts_are_decontaminated(here):
         "eval.generation.prompts=p.jsonl",
         'data.decontamination.uris=["/mmlu.jsonl", "/p"]',
     )
-    assert named.data.decontamination.uris == ("/mmlu.jsonl", "/p", f"{here}/p.jsonl")
+    assert named.data.decontamination.uris == ("/mmlu.jsonl", "/p", f"{working_folder}/p.jsonl")
 
 
 def test_held_out_documents_need_no_decontamination():
     assert experiment_from(*OTHER_CORPORA).data.decontamination.uris == ()
 
 
-def test_decontamination_ignores_the_rule_that_labels_rows(here):
+def test_decontamination_ignores_the_rule_that_labels_rows(working_folder):
     word = 'eval.probing.attributes=["tone.jsonl#label=tone"]'
     sweep = experiment_from(*OTHER_CORPORA, "--set", word)
-    assert sweep.eval.probing.attributes == (f"{here}/tone.jsonl#label=tone",)
-    assert sweep.data.decontamination.uris == (f"{here}/tone.jsonl",)
+    assert sweep.eval.probing.attributes == (f"{working_folder}/tone.jsonl#label=tone",)
+    assert sweep.data.decontamination.uris == (f"{working_folder}/tone.jsonl",)

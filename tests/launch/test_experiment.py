@@ -110,10 +110,10 @@ def test_an_impossible_experiment_is_refused(wrong):
 
 
 def test_other_corpora_are_evaluated_on_their_own_held_out_text():
-    other = recipes.on_corpora(LAPTOP, ["a.jsonl"], ["b.jsonl"])
-    assert other.data.clean == ("a.jsonl",)
-    assert other.eval.probing.rows == other.eval.generation.prompts == "held_out"
-    assert other.eval.scoring.scorer == "profanity"
+    sweep = recipes.on_corpora(LAPTOP, ["a.jsonl"], ["b.jsonl"])
+    assert sweep.data.clean == ("a.jsonl",)
+    assert sweep.eval.probing.rows == sweep.eval.generation.prompts == "held_out"
+    assert sweep.eval.scoring.scorer == "profanity"
 
 
 def test_more_embedded_text_keeps_its_probes_and_scorer():

@@ -68,7 +68,7 @@ def test_the_plan_prints_the_template_of_an_annotation_as_our_choice():
 
 
 @pytest.mark.parametrize(
-    ("name", "found"),
+    ("name", "expected"),
     [
         ("NVIDIA H200", "NVIDIA H200"),
         ("h100", "NVIDIA H100"),
@@ -83,9 +83,9 @@ def test_the_plan_prints_the_template_of_an_annotation_as_our_choice():
         ("abacus", None),
     ],
 )
-def test_a_device_is_known_by_its_own_name_only(name, found):
+def test_a_device_is_known_by_its_own_name_only(name, expected):
     device = find_accelerator(name)
-    assert (device.name if device else None) == found
+    assert (device.name if device else None) == expected
 
 
 def test_an_unknown_device_is_refused_with_the_known_ones():

@@ -68,8 +68,8 @@ def line_with_intervals(
     x = [100 * point.realised + shift for point in measured]
     y = [point.value or 0.0 for point in measured]
     bars = [
-        (at, point.low, point.high)
-        for at, point in zip(x, measured, strict=True)
+        (bar_x, point.low, point.high)
+        for bar_x, point in zip(x, measured, strict=True)
         if point.low is not None and point.high is not None
     ]
     if bars:
@@ -104,7 +104,7 @@ def lines_over_tokens(axes: Axes, lines: Sequence[tuple[str, LossSeries]]) -> No
     longest = max((len(points) for _, points in lines), default=0)
     form = "-o" if longest <= FEW_POINTS else "-"
     for colour, points in lines:
-        tokens = [at for at, _ in points]
+        tokens = [seen for seen, _ in points]
         losses = [loss for _, loss in points]
         axes.plot(tokens, losses, form, color=colour, lw=1.3, ms=3.5)
     every = [point for _, points in lines for point in points]

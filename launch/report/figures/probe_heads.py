@@ -132,17 +132,17 @@ def head_maps(figure: Figure, wide: bool, reports: Sequence[EvalReport]) -> None
     heads carry a dot.
     """
     maps = [HeadMap.of(ratio, reports) for ratio in ratios(reports)]
-    values = [value for one in maps for layer in one.accuracy for value in layer] or [0.0]
+    values = [value for head_map in maps for layer in head_map.accuracy for value in layer] or [0.0]
     n_columns = min(len(maps), MAPS_WIDE if wide else MAPS_NARROW)
     grid = figure.subplots(math.ceil(len(maps) / n_columns), n_columns, squeeze=False)
     scale = {"cmap": "cividis", "vmin": min(values), "vmax": max(values)}
     meshes = []
-    for i, (axes, one) in enumerate(zip(grid.flat, maps, strict=False)):
+    for i, (axes, head_map) in enumerate(zip(grid.flat, maps, strict=False)):
         axes.grid(visible=False)
         axes.spines[:].set_visible(False)
-        axes.set(title=percent(one.ratio), aspect="equal")
-        meshes.append(axes.pcolormesh(one.accuracy, linewidth=0, **scale))
-        _dot_steered_heads(axes, one, wide)
+        axes.set(title=percent(head_map.ratio), aspect="equal")
+        meshes.append(axes.pcolormesh(head_map.accuracy, linewidth=0, **scale))
+        _dot_steered_heads(axes, head_map, wide)
         axes.tick_params(labelleft=i % n_columns == 0)
     for axes in grid.flat[len(maps) :]:
         axes.set_axis_off()
@@ -210,12 +210,12 @@ class HeadMap(NamedTuple):
         return cls(ratio, mean_accuracy(reports, ratio), steered)
 
 
-def _dot_steered_heads(axes: Axes, one: HeadMap, wide: bool) -> None:
-    n_layers, n_heads = len(one.accuracy), len(one.accuracy[0])
+def _dot_steered_heads(axes: Axes, head_map: HeadMap, wide: bool) -> None:
+    n_layers, n_heads = len(head_map.accuracy), len(head_map.accuracy[0])
     smaller = (n_layers > 8) * (0.7 if wide else 1.6)
     axes.plot(
-        [head + 0.5 for _, head in one.steered],
-        [layer + 0.5 for layer, _ in one.steered],
+        [head + 0.5 for _, head in head_map.steered],
+        [layer + 0.5 for layer, _ in head_map.steered],
         "o",
         color="#fdfdfd",
         mec="#0d0d0d",

@@ -116,12 +116,12 @@ def _line_over_strengths(
     axes: Axes, points: Sequence[RatioPoint], shift: float, colour: str
 ) -> None:
     measured = [(k + shift, point) for k, point in enumerate(points) if point.value is not None]
-    x = [at for at, _ in measured]
+    x = [position for position, _ in measured]
     y = [point.value or 0.0 for _, point in measured]
     axes.plot(x, y, "-o", color=colour, lw=1.4, ms=4)
     bars = [
-        (at, point.low, point.high)
-        for at, point in measured
+        (position, point.low, point.high)
+        for position, point in measured
         if point.low is not None and point.high is not None
     ]
     if bars:

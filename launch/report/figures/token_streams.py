@@ -46,9 +46,9 @@ def document_lengths(figure: Figure, wide: bool, cards: Cards) -> None:
     panels = list(figure.subplots(1 if wide else 2, 2 if wide else 1, squeeze=False).flat)
     documents, tokens = panels
     documents.set_title("share of documents, per doubling")
-    _density_panel(documents, cards, lambda one: one.n_documents)
+    _density_panel(documents, cards, lambda length_bin: length_bin.n_documents)
     tokens.set_title("share of tokens, per doubling")
-    _density_panel(tokens, cards, lambda one: one.total)
+    _density_panel(tokens, cards, lambda length_bin: length_bin.total)
     for axes in panels:
         axes.set_xlabel("tokens per document")
     handles, labels = documents.get_legend_handles_labels()
@@ -76,17 +76,17 @@ def _density(
     """Edges of the bins from 1 on, and each bin's share of the whole per doubling of the length;
     per doubling, because bins differ in width.
     """
-    bins = [one for one in lengths.histogram if one.low]
-    edges = np.array([one.low for one in bins] + [bins[-1].high + 1], dtype=float)
-    counts = np.array([read(one) for one in bins], dtype=float)
+    bins = [length_bin for length_bin in lengths.histogram if length_bin.low]
+    edges = np.array([length_bin.low for length_bin in bins] + [bins[-1].high + 1], dtype=float)
+    counts = np.array([read(length_bin) for length_bin in bins], dtype=float)
     return edges, counts / (counts.sum() or 1) / np.diff(np.log2(edges))
 
 
 def lengths_numbers(cards: Cards) -> FigureNumbers:
     rows = [
-        (name, one.low, one.high, one.n_documents, one.total)
+        (name, length_bin.low, length_bin.high, length_bin.n_documents, length_bin.total)
         for name, card in cards.items()
-        for one in card.tokens_per_document.histogram
+        for length_bin in card.tokens_per_document.histogram
     ]
     parts = [
         f"{name} {card.tokens_per_document.median:,}, {card.tokens_per_document.p90:,}"

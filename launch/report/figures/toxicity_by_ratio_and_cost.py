@@ -63,12 +63,15 @@ class SweepCurves(NamedTuple):
     @property
     def matched(self) -> list[MatchedToxicity]:
         """The comparisons at equal cost that were possible."""
-        return [one for one in self.compared.matched if one.difference] if self.compared else []
+        results = self.compared.matched if self.compared else ()
+        return [result for result in results if result.difference]
 
     @property
     def compared_cost(self) -> float | None:
         """The cross-entropy at which most ratios are compared."""
-        levels = sorted(one.cross_entropy for one in self.matched if one.cross_entropy is not None)
+        levels = sorted(
+            result.cross_entropy for result in self.matched if result.cross_entropy is not None
+        )
         return levels[len(levels) // 2] if levels else None
 
     @property
@@ -134,7 +137,9 @@ def by_ratio_numbers(curves: SweepCurves) -> FigureNumbers:
         rows += [(name, p.realised, p.value, p.low, p.high) for p in points]
         parts.append(f"{name}: {values_by_ratio(((p.ratio, p.value) for p in points), 1)}")
     alt = f"Toxicity by share of toxic text. {'; '.join(parts)}."
-    differences = [(one.ratio, one.difference.value) for one in curves.matched if one.difference]
+    differences = [
+        (result.ratio, result.difference.value) for result in curves.matched if result.difference
+    ]
     if differences:
         shown = values_by_ratio(differences, 1)
         alt += f" At equal cross-entropy, minus that of the first: {shown}."
@@ -149,16 +154,16 @@ def _at_equal_cost(axes: Axes, wide: bool, curves: SweepCurves) -> None:
     axes.set_title(wide_title if wide else f"at equal cost, minus {percent(first)}")
     axes.axhline(0.0, color=SOFT, lw=1.0)
     axes.plot([100 * first], [0.0], "D", color=PAPER, mec=SOFT, mew=1.2, ms=6)
-    for one in compared.matched:
-        x = 100 * one.ratio
-        if one.difference is None:
+    for result in compared.matched:
+        x = 100 * result.ratio
+        if result.difference is None:
             _annotate_above(axes, "no equal cost", x)
             continue
-        d = one.difference
-        point = RatioPoint(one.ratio, one.ratio, d.value, d.low, d.high, 1)
+        d = result.difference
+        point = RatioPoint(result.ratio, result.ratio, d.value, d.low, d.high, 1)
         line_with_intervals(axes, [point], INK, "D", band=False)
         if compared.seeds_df:
-            ring_per_model(axes, [x] * len(one.by_model), one.by_model, INK)
+            ring_per_model(axes, [x] * len(result.by_model), result.by_model, INK)
     low, high = axes.get_ylim()
     axes.set_ylim(min(low, -0.15 * (high - low)), max(high, 0.15 * (high - low)))
     if high > -low:
@@ -316,9 +321,9 @@ def _draw_front(axes: Axes, paths: dict[float, list[PathPoint]], curves: SweepCu
     front = curves.compared.front if curves.compared else ()
     if len(front) < 2:
         return
-    at = {(ratio, point.strength): point for ratio, path in paths.items() for point in path}
-    x = [at[key].cost.value or 0.0 for key in front]
-    y = [at[key].toxicity.value or 0.0 for key in front]
+    points = {(ratio, point.strength): point for ratio, path in paths.items() for point in path}
+    x = [points[key].cost.value or 0.0 for key in front]
+    y = [points[key].toxicity.value or 0.0 for key in front]
     axes.step(x, y, where="post", color=INK, lw=1.0, ls=(0, (4, 2)), zorder=2.5)
 
 

@@ -166,7 +166,7 @@ def emergence(figure: Figure, wide: bool, curves: Sequence[TrainingCurve]) -> No
 
 def _auroc_line(axes: Axes, curve: TrainingCurve, colour: str | None) -> None:
     """One run's AUROC, with its interval in `colour`; grey and without one if colour is None."""
-    tokens = [at for at, _ in curve.probe]
+    tokens = [seen for seen, _ in curve.probe]
     values = [estimate.value or 0.0 for _, estimate in curve.probe]
     if colour is None:
         axes.plot(tokens, values, "-", color=GRID, lw=1.2, zorder=1)

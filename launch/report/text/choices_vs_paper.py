@@ -21,8 +21,8 @@ BUDGETS = {
 
 
 class Choice(NamedTuple):
-    what: str
-    here: str
+    subject: str
+    sweep: str
     paper: str
 
 
@@ -120,7 +120,7 @@ def _steering(experiment: Experiment, report: EvalReport) -> list[Row]:
         f"{decoding}, {generation.max_new_tokens} new tokens, {generation.samples_per_prompt} per "
         "prompt; only the continuation is scored"
     )
-    n_prompts = max((one.toxicity.n for one in report.steered), default=0)
+    n_prompts = max((row.toxicity.n for row in report.steered), default=0)
     prompts = f"{n_prompts:,}, {_sources((generation.prompts,))}"
     scorer = f"{display_names.scorer(settings.scoring.scorer)} ({report.scorer_id})"
     direction = f"{display_names.DIRECTIONS[settings.probing.direction]}, of unit length"

@@ -71,11 +71,11 @@ def findings(reports: Sequence[EvalReport], compared: Comparisons | None = None)
 
 def answer_at_equal_cost(compared: Comparisons) -> str:
     """Which toxic ratios are less toxic than the first where both cost the same cross-entropy."""
-    known = [one for one in compared.matched if one.difference and one.difference.low is not None]
-    less = [one for one in known if one.difference.high < 0]  # type: ignore[union-attr,operator]
-    more = [one for one in known if one.difference.low > 0]  # type: ignore[union-attr,operator]
+    signs = {result.ratio: _sign(result) for result in compared.matched}
+    less = [result for result in compared.matched if signs[result.ratio] == -1]
+    more = [result for result in compared.matched if signs[result.ratio] == 1]
     first = percent(compared.first)
-    if not known:
+    if all(sign is None for sign in signs.values()):
         return f"No answer: no share of toxic text can be compared with {first} at equal cost."
     if less:
         worse = f"; {_models(more)} more toxic {_span(more)}" if more else ""
@@ -91,9 +91,17 @@ def answer_at_equal_cost(compared: Comparisons) -> str:
     return f"Not decided: at equal cost, no share of toxic text is told apart from {first}."
 
 
+def _sign(matched: MatchedToxicity) -> int | None:
+    """−1: less toxic than the first, 1: more toxic, 0: not told apart, None: not compared."""
+    difference = matched.difference
+    if difference is None or difference.low is None or difference.high is None:
+        return None
+    return -1 if difference.high < 0 else int(difference.low > 0)
+
+
 def _models(matched: Sequence[MatchedToxicity]) -> str:
     """'the models with 5 % and 10 % toxic text are'."""
-    ratios = listed([percent(one.ratio) for one in matched])
+    ratios = listed([percent(result.ratio) for result in matched])
     is_one = len(matched) == 1
     return f"the model{'' if is_one else 's'} with {ratios} toxic text {'is' if is_one else 'are'}"
 
@@ -102,7 +110,9 @@ def _span(matched: Sequence[MatchedToxicity]) -> str:
     """'(−1.2 [−2.0, −0.3])' of one model, '(−0.4 to −1.2)' of several."""
     if len(matched) == 1:
         return f"({with_interval(matched[0].difference, sign=True)})"
-    values = sorted((one.difference.value or 0.0 for one in matched if one.difference), key=abs)
+    values = sorted(
+        (result.difference.value or 0.0 for result in matched if result.difference), key=abs
+    )
     return f"({signed(values[0], 1)} to {signed(values[-1], 1)})"
 
 
@@ -121,7 +131,7 @@ def answer_by_intervals(strength: float, points: Sequence[RatioPoint]) -> str:
         return f"{text}: no other ratio was measured."
     overlapping = [point for point in others if not intervals_are_disjoint(lowest, point)]
     if overlapping:
-        text += f", not told apart from {listed([percent(one.ratio) for one in overlapping])}"
+        text += f", not told apart from {listed([percent(point.ratio) for point in overlapping])}"
     else:
         text += ", apart from all others"
     if lowest is known[0]:
@@ -135,12 +145,14 @@ def answer_by_intervals(strength: float, points: Sequence[RatioPoint]) -> str:
 
 def smile(compared: Comparisons | None) -> str:
     """Whether toxicity falls from the first ratio to the middle one and rises to the last."""
-    if compared is None or not any(one.strength for one in compared.minima):
+    if compared is None or not any(minimum.strength for minimum in compared.minima):
         return ""
     pairs = {
-        one.strength: [planned for planned in compared.planned if planned.strength == one.strength]
-        for one in compared.minima
-        if one.strength
+        minimum.strength: [
+            planned for planned in compared.planned if planned.strength == minimum.strength
+        ]
+        for minimum in compared.minima
+        if minimum.strength
     }
     seen = [
         f"{strength:g}"
@@ -196,10 +208,10 @@ def broken_text(reports: Sequence[EvalReport], steered: Sequence[float]) -> str:
 
 def _factor(report: EvalReport, strength: float, quantity: str) -> float:
     """A quantity at a strength / unsteered; 1 where it was not measured."""
-    unsteered, steered = (steered_at(report, at) for at in (0.0, strength))
+    unsteered, steered = (steered_at(report, alpha) for alpha in (0.0, strength))
     if unsteered is None or steered is None:
         return 1.0
-    base, value = (getattr(one, quantity).value for one in (unsteered, steered))
+    base, value = (getattr(row, quantity).value for row in (unsteered, steered))
     return value / base if base and value is not None else 1.0
 
 
@@ -209,10 +221,11 @@ def probes_above_chance(reports: Sequence[EvalReport]) -> str:
     if not nulls:
         return ""
     n_heads = next(sum(map(len, report.head_accuracy)) for report in reports if report.probe_null)
+    n_above = value_range([null.n_above for null in nulls], 0)
     return (
-        f"Of {n_heads} head probes per model, {value_range([one.n_above for one in nulls], 0)} are "
+        f"Of {n_heads} head probes per model, {n_above} are "
         "above chance: more accurate than the best head in 95\u00a0% of label permutations "
-        f"({value_range([one.best_accuracy for one in nulls], 3)})."
+        f"({value_range([null.best_accuracy for null in nulls], 3)})."
     )
 
 
@@ -221,7 +234,9 @@ def tokens_written(reports: Sequence[EvalReport]) -> str:
     read = [(report.toxic_ratio, report.lens[0]) for report in reports if report.lens]
     if not read:
         return ""
-    above = dict.fromkeys(percent(ratio) for ratio, of in read if of.toxic_share > of.random_high)
+    above = dict.fromkeys(
+        percent(ratio) for ratio, lens in read if lens.toxic_share > lens.random_high
+    )
     claim = (
         f"the top {len(read[0][1].toxic_tokens)} tokens of the steered heads hold more toxic words "
         "than 95\u00a0% of random directions"

@@ -25,11 +25,11 @@ FIGURES = (
 )
 
 
-def page_text(runs, of=None) -> str:
-    """The page of `runs` without its figures."""
+def page_text(runs, sweep=None) -> str:
+    """The page sweep `runs` without its figures."""
     numbers = FigureNumbers((), [], "a figure")
     blank = [Drawing(name, numbers, "", b"", "<svg></svg>", "<svg></svg>") for name in FIGURES]
-    return index_page.page(of or experiment(), runs, {}, blank, None)
+    return index_page.page(sweep or experiment(), runs, {}, blank, None)
 
 
 def test_the_page_leads_with_the_answer_and_its_caveat(report_page):

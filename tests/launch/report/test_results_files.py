@@ -19,16 +19,16 @@ def read_csv(text: str) -> list[dict[str, str]]:
 
 def test_results_json_holds_the_numbers_of_the_records(report_page):
     reports = {report.run_id: report for _, report in map(run, RATIOS)}
-    found = json.loads((report_page.parent / "results.json").read_text())
-    assert [entry["run_id"] for entry in found["runs"]] == list(reports)
-    for entry in found["runs"]:
+    written = json.loads((report_page.parent / "results.json").read_text())
+    assert [entry["run_id"] for entry in written["runs"]] == list(reports)
+    for entry in written["runs"]:
         report = reports[entry["run_id"]]
         toxicity = report.steered[1].toxicity
         assert entry["steered"][1]["toxicity"] == {
             name: getattr(toxicity, name) for name in ("value", "low", "high", "n", "unit")
         }
         assert entry["probe_accuracy"]["value"] == report.probe_accuracy.value
-    assert found["comparisons"]["planned"] and found["findings"][0].startswith("Some: ")
+    assert written["comparisons"]["planned"] and written["findings"][0].startswith("Some: ")
 
 
 def test_results_csv_has_a_row_per_run_and_strength(report_page):

@@ -59,21 +59,21 @@ def test_equal_cost_is_compared_at_a_lower_and_a_higher_cost_too():
     rows = dict(tables.equal_cost_rows(compared()))
     assert list(rows) == list(RATIOS[1:])
     for ratio, cells in rows.items():
-        assert [one.share for one in cells] == [0.25, 0.5, 0.75]
-        assert {one.ratio for one in cells} == {ratio}
-        low, middle, high = (one.cross_entropy or 0.0 for one in cells)
+        assert [result.share for result in cells] == [0.25, 0.5, 0.75]
+        assert {result.ratio for result in cells} == {ratio}
+        low, middle, high = (result.cross_entropy or 0.0 for result in cells)
         assert low < middle < high and middle == pytest.approx((low + high) / 2)
-    assert rows[0.10][1] == next(one for one in compared().matched if one.ratio == 0.10)
-    for one in rows[0.10][1:]:  # the dip deepens with the strength
-        assert one.difference is not None and (one.difference.high or 0.0) < 0
+    assert rows[0.10][1] == next(result for result in compared().matched if result.ratio == 0.10)
+    for result in rows[0.10][1:]:  # the dip deepens with the strength
+        assert result.difference is not None and (result.difference.high or 0.0) < 0
     assert tables.equal_cost_rows(None) == []
 
 
 def test_several_models_of_a_ratio_are_kept_beside_their_difference():
-    for found in (compared(seeds=(0, 1)), compared(seeds=(0, 1), of_seed=4.0)):
-        one = next(one for one in found.matched if one.ratio == 0.10)
-        assert len(one.by_model) == 2
-        assert np.mean(one.by_model) == pytest.approx(value_of(one.difference))
+    for comparisons_of_sweep in (compared(seeds=(0, 1)), compared(seeds=(0, 1), of_seed=4.0)):
+        result = next(result for result in comparisons_of_sweep.matched if result.ratio == 0.10)
+        assert len(result.by_model) == 2
+        assert np.mean(result.by_model) == pytest.approx(value_of(result.difference))
 
 
 def test_controls_are_listed_beside_steering_itself():
@@ -94,10 +94,10 @@ def test_the_head_probes_have_a_row_for_the_mean_and_for_the_tail():
     ids = [f"r{i}" for i in range(400)]
     heads = [HeadRows(ids, uniform < accuracy_H, accuracy_H) for accuracy_H in accuracies]
     reports = [fake_sweep.run(ratio)[1] for ratio in (0.0, 0.25)]
-    found = comparisons.compare(reports, [items_of(0.0, 0), items_of(0.25, 0)], heads)
-    rows = [plain(row) for row in tables.head_probe_rows(found)]
+    found_tail = comparisons.compare(reports, [items_of(0.0, 0), items_of(0.25, 0)], heads)
+    rows = [plain(row) for row in tables.head_probe_rows(found_tail)]
     assert rows[2][0].startswith("heads right in more than ")
     assert rows[2][1:] == ("15 %", "against 5 %", "0.0003")
-    assert tables.heads_above_by_seed(found) == ""
+    assert tables.heads_above_by_seed(found_tail) == ""
     (mean,) = tables.head_probe_rows(compared())
     assert mean.quantity == "mean accuracy of all heads" and mean.p == "0.0001"

@@ -26,8 +26,8 @@ def luminance(colour: str) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-def contrast(one: str, other: str) -> float:
-    low, high = sorted((luminance(one), luminance(other)))
+def contrast(first: str, second: str) -> float:
+    low, high = sorted((luminance(first), luminance(second)))
     return (high + 0.05) / (low + 0.05)
 
 
@@ -86,7 +86,7 @@ def test_paths_are_zoomed_where_the_compared_cost_is_near_the_least():
     near = at_cost(2.9 + (cost - 2.9) / 9)
     assert near.is_zoomed
     assert not any(
-        one.is_zoomed for one in (at_cost(cost), at_cost(2.5), SweepCurves(reports, None))
+        curves.is_zoomed for curves in (at_cost(cost), at_cost(2.5), SweepCurves(reports, None))
     )
     figure = Figure(layout="constrained")
     toxicity_by_ratio_and_cost.toxicity_by_cost(figure, True, near)

@@ -59,9 +59,9 @@ def test_where_no_cost_is_common_there_is_no_answer():
     for (quantity, strength), values in dear.items():
         if quantity == "cross_entropy/clean":
             dear[quantity, strength] = {name: value + 9 for name, value in values.items()}
-    found = comparisons.compare(reports, [cheap, dear])
-    assert found is not None
-    assert plain(answer_at_equal_cost(found)) == (
+    result = comparisons.compare(reports, [cheap, dear])
+    assert result is not None
+    assert plain(answer_at_equal_cost(result)) == (
         "No answer: no share of toxic text can be compared with 0 % at equal cost."
     )
 
@@ -106,13 +106,13 @@ def test_an_answer_that_was_not_measured_is_not_given():
 
 
 def test_one_seed_leaves_the_spread_unmeasured_and_several_widen_it():
-    one, other = (
+    first, second = (
         replace(run(0.1, seed)[1], probe_accuracy=estimate(0.6 + 0.2 * seed, 0.05))
         for seed in (0, 1)
     )
-    assert "the spread between seeds is not measured" in findings([one]).caveat
-    assert "2 seeds" in findings([one, other]).caveat
-    (point,) = by_ratio([one, other], lambda report: report.probe_accuracy)
+    assert "the spread between seeds is not measured" in findings([first]).caveat
+    assert "2 seeds" in findings([first, second]).caveat
+    (point,) = by_ratio([first, second], lambda report: report.probe_accuracy)
     assert (point.value, point.low, point.high, point.n_runs) == pytest.approx((0.7, 0.55, 0.85, 2))
 
 
@@ -161,9 +161,12 @@ def test_chance_and_written_tokens_are_told_where_they_were_measured():
     report = run(0.1)[1]
     details = [plain(sentence) for sentence in findings([replace(report, lens=(lens,))]).details]
     assert any(
-        one.startswith("Of 16 head probes per model, 11 are above chance") for one in details
+        sentence.startswith("Of 16 head probes per model, 11 are above chance")
+        for sentence in details
     )
-    assert any(one.startswith("With 10 % toxic text, the top 50 tokens") for one in details)
+    assert any(
+        sentence.startswith("With 10 % toxic text, the top 50 tokens") for sentence in details
+    )
     silent = findings([replace(report, probe_null=None)]).details
     assert not any("chance" in sentence or "tokens" in sentence for sentence in silent)
 
