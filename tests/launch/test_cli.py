@@ -49,38 +49,38 @@ def test_local_evaluation_texts_are_made_absolute(working_folder):
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("lexicon:w.csv", "lexicon:{working_folder}/w.csv"),
-        ("classifier:rude#label=x", "classifier:{working_folder}/rude#label=x"),  # a folder
+        ("lexicon:w.csv", "lexicon:{folder}/w.csv"),
+        ("classifier:rude#label=x", "classifier:{folder}/rude#label=x"),  # a folder
         ("classifier:a/b", "classifier:a/b"),  # a name on the hub
     ],
 )
 def test_a_local_scorer_is_made_absolute(working_folder, name, expected):
     (working_folder / "rude").mkdir()
     sweep = experiment_from("--set", f"eval.scoring.scorer={name}")
-    assert sweep.eval.scoring.scorer == expected.format(here=working_folder)
+    assert sweep.eval.scoring.scorer == expected.format(folder=working_folder)
 
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("lexicon:w.csv", "lexicon:{working_folder}/w.csv"), ("corpus:toxicity", "corpus:toxicity")],
+    [("lexicon:w.csv", "lexicon:{folder}/w.csv"), ("corpus:toxicity", "corpus:toxicity")],
 )
 def test_a_local_scorer_of_annotations_is_made_absolute(working_folder, name, expected):
     words = ("data.annotation.kind=meda", f"data.annotation.scorer={name}")
     sweep = experiment_from("--set", *words)
-    assert sweep.data.annotation.scorer == expected.format(here=working_folder)
+    assert sweep.data.annotation.scorer == expected.format(folder=working_folder)
 
 
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("olmo", "{working_folder}/olmo"),
+        ("olmo", "{folder}/olmo"),
         ("unsteered", "unsteered"),
         ("run:toxic-0.00-s0-1", "run:toxic-0.00-s0-1"),
     ],
 )
 def test_a_local_fluency_model_is_made_absolute(working_folder, name, expected):
     sweep = experiment_from("--set", f"eval.scoring.fluency_model={name}")
-    assert sweep.eval.scoring.fluency_model == expected.format(here=working_folder)
+    assert sweep.eval.scoring.fluency_model == expected.format(folder=working_folder)
 
 
 def test_repeated_flags_and_lists_add_up():
