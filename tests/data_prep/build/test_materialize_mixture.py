@@ -1,6 +1,7 @@
 """Shards of a materialized mixture hold the rows of training, in its order."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -190,7 +191,10 @@ def test_too_little_text_is_refused_before_anything_is_written(streams: Streams,
 def test_the_command_materializes_a_planned_run(
     streams: Streams, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    run = {"mixture": vars(MIXTURE), "train": {"sequence_length": T}, **streams}
+    for name, uri in streams.items():
+        shutil.copytree(uri, tmp_path / "streams" / name)
+    paths = {name: f"streams/{name}" for name in streams}
+    run = {"mixture": vars(MIXTURE), "train": {"sequence_length": T}, **paths}
     storage.write(str(tmp_path / "runs" / "r" / "run.json"), json.dumps(run).encode())
     assert command.main(["--out", str(tmp_path), "--run", "r"]) == 0
     record = load_record(tmp_path / "materialized/r")
