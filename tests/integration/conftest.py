@@ -27,3 +27,11 @@ def planted_sweep(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlantedS
 def finished_sweep(planted_sweep: PlantedSweep) -> str:
     """The object root of an undisturbed sweep."""
     return planted_sweep.root
+
+
+@pytest.fixture(scope="session")
+def ray_address(ray_cluster: None) -> dict[str, str]:
+    """Variables with which a command joins the tests' Ray cluster instead of starting its own."""
+    import ray
+
+    return {"RAY_ADDRESS": ray.get_runtime_context().gcs_address, "RAY_AUTH_MODE": "disabled"}
