@@ -77,9 +77,9 @@ def main_table(reports: Sequence[EvalReport], compared: Comparisons | None) -> M
 
 def _relative_change(unsteered: RatioPoint, steered: RatioPoint) -> str:
     """'−75 %', where the unsteered value is above 0 for sure."""
-    if not unsteered.value or steered.value is None:
+    if unsteered.value is None or steered.value is None:
         return NOT_MEASURED
-    if unsteered.low is None or unsteered.low <= 0:
+    if not unsteered.value or unsteered.low is None or unsteered.low <= 0:
         return "–"
     return f"{signed(100 * (steered.value / unsteered.value - 1), 0)}\u00a0%"
 

@@ -160,14 +160,17 @@ def smile(compared: Comparisons | None) -> str:
         if _is_significant(left, sign=-1) and _is_significant(right, sign=1)
     ]
     left, right = next(iter(pairs.values()))
-    shape = (
-        f"fall from {percent(left.first)} to {percent(left.second)} toxic text and rise to "
-        f"{percent(right.second)}"
-    )
+    first, middle, last = (percent(ratio) for ratio in (left.first, left.second, right.second))
     test = f"both p ≤ {SIGNIFICANCE} after Holm's correction"
     if seen:
-        return f"The paper's “smile” is seen at strength {listed(seen)}: scores {shape} ({test})."
-    return f"The paper's “smile” is not seen: at no strength do scores {shape} ({test})."
+        return (
+            f"The paper's “smile” is seen at strength {listed(seen)}: toxicity falls from {first} "
+            f"to {middle} toxic text and rises to {last} ({test})."
+        )
+    return (
+        f"The paper's “smile” is not seen: at no strength does toxicity fall from {first} to "
+        f"{middle} toxic text and rise to {last} ({test})."
+    )
 
 
 def _is_significant(planned: Contrast, *, sign: int) -> bool:

@@ -69,8 +69,8 @@ def test_where_no_cost_is_common_there_is_no_answer():
 def test_the_smile_is_seen_only_where_both_contrasts_are_significant():
     text = plain(smile(compared()))
     assert text == (
-        "The paper's “smile” is seen at strength 4, 8 and 12: scores fall from 0 % to 10 % toxic "
-        "text and rise to 25 % (both p ≤ 0.05 after Holm's correction)."
+        "The paper's “smile” is seen at strength 4, 8 and 12: toxicity falls from 0 % to 10 % "
+        "toxic text and rises to 25 % (both p ≤ 0.05 after Holm's correction)."
     )
     assert "“smile” is not seen: at no strength" in smile(compared(dip=0.0))
     assert smile(compared((0.0, 0.1))) == "" and smile(None) == ""
