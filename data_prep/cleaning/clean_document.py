@@ -3,8 +3,9 @@
 Cleaning removes only what no reader of the text would miss: bytes that are not text, and layout
 that carries no meaning. Then it masks personal addresses and numbers (pii.py). Words, case,
 spelling and Unicode form stay, because the study compares what models learn from text as people
-wrote it. The steps run in the order of STEPS; then the text is dropped for the first of the REASONS
-that holds. Cleaning twice gives the same as cleaning once.
+wrote it. The steps run in the order of STEPS; then the text is dropped for the first reason that
+holds: empty, too_short, too_long, link_only, scores, language. Cleaning twice gives the same as
+cleaning once.
 
 Two reasons depend on other documents and are decided elsewhere: overlap with evaluation texts
 (decontaminate.py) and duplicates (build/dedup.py).
@@ -18,15 +19,12 @@ text that only has trailing blanks, like most that need a step, is spared it.
 
 import re
 from collections.abc import Callable, Mapping
-from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from data_prep.cleaning import pii
+from data_prep.cleaning import language, pii
 from data_prep.config import CleaningConfig
-from data_prep.core.errors import ConfigurationError
 
-VERSION = 2  # raise it with any change of the output: streams of another version are built again
-LANGUAGE_CHARS = 1000  # of a text, to detect its language: 5 times faster than all of it
+VERSION = 3  # raise it with any change of the output: streams of another version are built again
 
 # C0 and C1 without tab and line ends, DEL, lone surrogates, the byte order mark and non-characters
 NON_TEXT = re.compile("[\x00-\x08\x0b-\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufeff\ufffe\uffff]+")
@@ -42,41 +40,79 @@ _SCAN_TABLE = bytes(  # \r counts as a control character
 )
 _C1_CONTROLS = re.compile(b"\xc2[\x80-\x9f]")
 _BYTE_ORDER_MARKS = re.compile(b"\xef(?:\xbb\xbf|\xbf[\xbe\xbf])")
-# It begins with a literal, so that the regular expression engine skips to line ends.
+# These begin with a literal, so that the regular expression engine skips to line ends.
+_BLANK_AND_LINE_END = re.compile(r"\n(?<=[^\S\n]\n)")
 _LINE_TO_TRIM = re.compile(r"\n(?:(?<=[^\S\n]\n)|\n\n\n)")
 _MAY_BE_LINKS = re.compile(r"\s*" + LINK.pattern, re.IGNORECASE)
 
 
 class Cleaned(NamedTuple):
-    """The cleaned text, and whether something personal was masked in it; or no text, and the reason
-    of the drop.
+    """The cleaned text, whether something personal was masked in it, and whether its language is
+    uncertain; or no text, and the reason of the drop.
     """
 
     text: str | None
     reason: str = ""
     is_masked: bool = False
+    is_language_uncertain: bool = False
 
 
 def clean(text: str, config: CleaningConfig, scores: Mapping[str, float] | None = None) -> Cleaned:
-    """`text` after all STEPS, or the first of the REASONS to drop it. Never raises for a text.
+    """`text` after all STEPS, or the first reason to drop it. Never raises for a text.
 
     scores: the scores that the corpus carries for the document.
     """
+    text, is_masked = _without_noise(text, config)
+    if reason := _reason_to_drop(text, config, scores):
+        return Cleaned(None, reason)
+    if not config.languages:
+        return Cleaned(text, "", is_masked)
+    verdict = language.judge(text, config)
+    if verdict == "drop":
+        return Cleaned(None, "language")
+    return Cleaned(text, "", is_masked, verdict == "uncertain")
+
+
+def without_drops(text: str, config: CleaningConfig) -> str:
+    """`text` as `clean` returns it, if no reason to drop it holds."""
+    return _without_noise(text, config)[0]
+
+
+def _without_noise(text: str, config: CleaningConfig) -> tuple[str, bool]:
+    """`text` after all STEPS, masked, and whether something was masked in it."""
     scanned = scan(text)
     for step in scanned.steps:
         text = step(text)
-    masked = pii.mask(text) if config.mask_personal and scanned.may_be_masked else text
-    for reason, holds in REASONS.items():
-        if holds(masked, config, scores or {}):
-            return Cleaned(None, reason)
-    return Cleaned(masked, is_masked=masked != text)
+    if not (config.mask_personal and scanned.may_be_masked):
+        return text, False
+    masked = pii.mask(text, None if scanned.steps else scanned.shape)
+    return masked, masked != text
+
+
+def _reason_to_drop(
+    text: str, config: CleaningConfig, scores: Mapping[str, float] | None
+) -> str | None:
+    """The first reason that holds, other than the language."""
+    if not text:
+        return "empty"
+    if len(text) < config.min_chars:
+        return "too_short"
+    if len(text) > config.max_chars:
+        return "too_long"
+    if _MAY_BE_LINKS.match(text) and all(LINK.match(word) for word in text.split()):
+        return "link_only"
+    return "scores" if scores and _is_out_of_bounds(scores, config) else None
 
 
 class Scan(NamedTuple):
-    """The steps that can change a text, and whether masking can change it after these steps."""
+    """The steps that can change a text, and whether masking can change it after these steps.
+
+    shape: that of the text for pii.mask, if it is known.
+    """
 
     steps: tuple[Callable[[str], str], ...]
     may_be_masked: bool
+    shape: bytes | None = None
 
 
 def scan(text: str) -> Scan:
@@ -85,7 +121,7 @@ def scan(text: str) -> Scan:
         content = text.encode()
     except UnicodeEncodeError:  # a lone surrogate
         return Scan(STEPS, True)
-    shape = content.translate(_SCAN_TABLE)
+    shape = pii.shape_of(content, _SCAN_TABLE)
     if _NON_TEXT_MARK in shape:
         return Scan(STEPS, True)
     is_ascii = len(content) == len(text)
@@ -95,7 +131,9 @@ def scan(text: str) -> Scan:
     ):
         return Scan(STEPS, True)
     is_trimmed = text[:1] != "\n" and not text[-1:].isspace() and not _LINE_TO_TRIM.search(text)
-    return Scan(() if is_trimmed else LAYOUT_STEPS, pii.may_be_masked(content, shape))
+    may_be_masked = pii.may_be_masked(content, shape)
+    known_shape = None if b"\xef" in content else shape
+    return Scan(() if is_trimmed else LAYOUT_STEPS, may_be_masked, known_shape)
 
 
 def remove_non_text(text: str) -> str:
@@ -107,6 +145,9 @@ def unify_line_ends(text: str) -> str:
 
 
 def trim_line_ends(text: str) -> str:
+    if not _BLANK_AND_LINE_END.search(text):
+        head, line_end, last_line = text.rpartition("\n")
+        return head + line_end + last_line.rstrip()
     # A regular expression would be quadratic in a long run of spaces.
     return "\n".join([line.rstrip() for line in text.split("\n")])
 
@@ -116,51 +157,7 @@ def collapse_blank_lines(text: str) -> str:
     return (MANY_BLANK_LINES.sub("\n\n\n", text) if "\n\n\n\n" in text else text).strip("\n")
 
 
-def detect_language(text: str) -> str:
-    """The code of the language that the start of `text` resembles most; for a few words it is a
-    guess.
-    """
-    return load_language_model().classify(text[:LANGUAGE_CHARS])[0]
-
-
-@lru_cache(maxsize=1)
-def load_language_model() -> Any:
-    """The language classifier, loaded once (0.7 s; the model is in the package)."""
-    try:
-        from py3langid.langid import MODEL_FILE, LanguageIdentifier
-    except ImportError as error:
-        raise ConfigurationError(
-            "data.cleaning.languages is set, but the library py3langid is not installed; install "
-            "hormesis[language] on every machine of the build, or leave data.cleaning.languages "
-            "empty"
-        ) from error
-    return LanguageIdentifier.from_model_file(MODEL_FILE)
-
-
-@lru_cache
-def _check_languages(languages: tuple[str, ...]) -> None:
-    known = load_language_model().labels
-    if unknown := [code for code in languages if code not in known]:
-        raise ConfigurationError(
-            f"data.cleaning.languages: {', '.join(map(repr, unknown))} is not a language code; "
-            f"expected some of {' '.join(known)}"
-        )
-
-
-def _is_links(text: str, config: CleaningConfig, scores: Mapping[str, float]) -> bool:
-    return bool(_MAY_BE_LINKS.match(text)) and all(LINK.match(word) for word in text.split())
-
-
-def _is_in_other_language(text: str, config: CleaningConfig, scores: Mapping[str, float]) -> bool:
-    if not config.languages:
-        return False
-    _check_languages(config.languages)
-    return detect_language(text) not in config.languages
-
-
-def _is_out_of_bounds(text: str, config: CleaningConfig, scores: Mapping[str, float]) -> bool:
-    if not scores:
-        return False
+def _is_out_of_bounds(scores: Mapping[str, float], config: CleaningConfig) -> bool:
     is_below = (scores.get(name, bound) < bound for name, bound in config.min_scores.items())
     is_above = (scores.get(name, bound) > bound for name, bound in config.max_scores.items())
     return any(is_below) or any(is_above)
@@ -168,11 +165,3 @@ def _is_out_of_bounds(text: str, config: CleaningConfig, scores: Mapping[str, fl
 
 LAYOUT_STEPS: tuple[Callable[[str], str], ...] = (trim_line_ends, collapse_blank_lines)
 STEPS: tuple[Callable[[str], str], ...] = (remove_non_text, unify_line_ends, *LAYOUT_STEPS)
-REASONS: dict[str, Callable[[str, CleaningConfig, Mapping[str, float]], bool]] = {
-    "empty": lambda text, config, scores: not text,
-    "too_short": lambda text, config, scores: len(text) < config.min_chars,
-    "too_long": lambda text, config, scores: len(text) > config.max_chars,
-    "link_only": _is_links,
-    "scores": _is_out_of_bounds,
-    "language": _is_in_other_language,
-}

@@ -7,14 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.cleaning.clean_document import (
-    STEPS,
-    Cleaned,
-    clean,
-    detect_language,
-    load_language_model,
-    scan,
-)
+from data_prep.cleaning.clean_document import STEPS, Cleaned, clean, scan
 from data_prep.cleaning.pii import EMAIL, mask
 from data_prep.config import CleaningConfig
 from data_prep.core.errors import ConfigurationError
@@ -181,36 +174,3 @@ def test_every_setting_of_cleaning_is_part_of_the_digest():
         CleaningConfig(max_scores={"x": 0.1}),
     )
     assert len({digest(config) for config in variants}) == len(variants)
-
-
-GERMAN = (
-    "Der Hund schläft heute den ganzen Tag unter dem Tisch in der Küche und träumt von Knochen."
-)
-ENGLISH = (
-    "The dog sleeps all day under the table in the kitchen and dreams of bones and long walks."
-)
-
-
-def test_documents_in_other_languages_are_dropped_if_configured():
-    pytest.importorskip("py3langid", reason="the extra `language` is not installed")
-    assert (detect_language(GERMAN), detect_language(ENGLISH)) == ("de", "en")
-    assert clean(GERMAN, CleaningConfig(languages=("en", "fr"))) == Cleaned(None, "language")
-    assert (
-        clean(GERMAN, CleaningConfig(languages=("en", "de")))
-        == clean(GERMAN, CleaningConfig())
-        == Cleaned(GERMAN)
-    )
-
-
-def test_an_unknown_language_code_is_refused():
-    pytest.importorskip("py3langid", reason="the extra `language` is not installed")
-    with pytest.raises(ConfigurationError, match="'english' is not a language code"):
-        clean(ENGLISH, CleaningConfig(languages=("english",)))
-
-
-def test_without_py3langid_the_error_says_what_to_install(monkeypatch):
-    load_language_model.cache_clear()
-    monkeypatch.setitem(sys.modules, "py3langid.langid", None)
-    with pytest.raises(ConfigurationError, match=r"hormesis\[language\]"):
-        clean(ENGLISH, CleaningConfig(languages=("en",)))
-    assert clean(ENGLISH, CleaningConfig()) == Cleaned(ENGLISH)

@@ -4,13 +4,24 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from data_prep.cleaning.pii import EMAIL, IP, KINDS, PHONE, SHAPE, mask, may_be_masked
+from data_prep.cleaning.pii import (
+    EMAIL,
+    FULL_WIDTH,
+    IP,
+    KINDS,
+    PHONE,
+    mask,
+    may_be_masked,
+    shape_of,
+)
 
 pieces = st.sampled_from(
     [
         *["a", "é", "7", "21", "212", "555", "0100", "1", "@", "a@b.cd", ".", "-", " ", "+"],
         *["(", ")", "/", "|", "|||", "\n", "👩", "٣", "212-555-0100", "+44 20 7946 0958"],
-        *["203.0.113.7", "b.org", EMAIL, PHONE, IP, "version ", "#", "\ud800"],
+        *["203.0.113.7", "b.org", EMAIL, PHONE, IP, "version ", "#", "\ud800", "212 555 1234"],
+        *["–", "\u2011", "\xa0", "\xad", "\u200b", "＠", "５", "－", ":", "::", "2001:db8::1"],
+        *["ff", "b.com", "'", "&", "=", "_", "x", "://", "git@", "谢", '"', "{", "}", "call "],
     ]
 )
 texts = st.lists(pieces, max_size=14).map("".join) | st.text(
@@ -19,9 +30,16 @@ texts = st.lists(pieces, max_size=14).map("".join) | st.text(
 
 
 def mask_without_hints(text: str) -> str:
-    """The same as `mask`, with the patterns tried everywhere."""
+    """The same as `mask`, with the rules tried at every character."""
     for kind in KINDS:
-        text = kind.pattern.sub(kind.replace, text)
+        pieces = []
+        n_done = 0
+        read = text.translate(FULL_WIDTH)
+        for position in range(len(text)):
+            if position >= n_done and (finding := kind.find(read, position, n_done)):
+                pieces += text[n_done : finding.start], finding.replacement
+                n_done = finding.end
+        text = "".join([*pieces, text[n_done:]])
     return text
 
 
@@ -41,7 +59,7 @@ def test_the_hints_miss_no_finding(text):
 @given(texts)
 def test_a_text_that_masking_changes_is_reported_as_maskable(text):
     content = text.encode(errors="surrogatepass")
-    assert mask(text) == text or may_be_masked(content, content.translate(SHAPE))
+    assert mask(text) == text or may_be_masked(content, shape_of(content))
 
 
 @pytest.mark.parametrize(
@@ -51,7 +69,7 @@ def test_a_text_that_masking_changes_is_reported_as_maskable(text):
         ("<JO_DOE@EXAMPLE.CO.UK>", f"<{EMAIL}>"),
         ("a@b.org, c@d.net", f"{EMAIL}, {EMAIL}"),
         ("...x@y.io", f"...{EMAIL}"),
-        ("ünïk@example.com", f"ünï{EMAIL}"),
+        ("ünïk@example.com", EMAIL),
         ("call 212-555-0100 now", f"call {PHONE} now"),
         ("(212) 555-0100", PHONE),
         ("(212)555-0100.", f"{PHONE}."),
@@ -101,34 +119,12 @@ def test_a_text_without_findings_is_returned_itself():
 
 
 def test_a_chain_of_near_findings_takes_linear_time():
+    """Quadratic time would meet pytest's timeout."""
     for piece in (
-        "212-555-0100-",
-        "a@a.",
-        "@a.",
-        "1.1.1.1.",
-        "+1",
-        "+1 (2) ",
-        "+12345678901234567890",
-        "a" * 64,
+        *["212-555-0100-", "212 555 1234 ", "212-555-0100/", "555-0100 x1", "call ", "212–"],
+        *["a@a.", "@a.", "a@b.org@", "@b.org ", "a@b.org:", "a&a=", "a'", "o@a-", '"@b.org', "é"],
+        *["1.1.1.1.", "203.0.113.7-", "version ", "+1", "+1 (2) ", "+12345678901234567890"],
+        *["::", "2001:", "2001:db8::1%a.", "::ffff:1.1.1.1", "a:", "0:", "a" * 64, "{a", "谢@"],
+        *["\u200b", "１-", "＠", " ", "\xa0", "-", "0", "|||EMAIL_ADDRESS|||"],
     ):
-        mask(piece * (40_000 // len(piece)) + "!")
-
-
-@pytest.mark.parametrize(
-    ("kind", "text"),
-    [
-        (0, f"{'a' * 64}@{'.'.join(['b' * 63] * 8)}.{'c' * 24}"),
-        (1, "+1-(212)-555-0100"),
-        (1, "+1 212 555 0100"),
-        (2, "+1" + "2" * 14 + " 1234567890" * 7),
-        (3, "203.203.203.203"),
-    ],
-)
-def test_a_pattern_reads_no_further_than_its_kind_states(kind, text):
-    """The longest finding, and the characters that must not follow it, lie within `before` and
-    `behind` of its hint.
-    """
-    assert KINDS[kind].pattern.fullmatch(text)
-    for after in ("", " ", "-|||", "-1", "|||", "x", ".a"):
-        assert mask(f" {text}{after}") == mask_without_hints(f" {text}{after}")
-        assert mask(f"({text}{after}") == mask_without_hints(f"({text}{after}")
+        mask(piece * (100_000 // len(piece)) + "!")
