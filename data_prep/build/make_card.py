@@ -97,6 +97,7 @@ def make_card(
         n_text_bytes=manifest.n_text_bytes,
         n_masked=n_flagged.get("masked", 0),
         n_annotated=n_flagged.get("annotated", 0),
+        n_language_uncertain=n_flagged.get("language_uncertain", 0),
         bytes_per_token=manifest.n_text_bytes / max(1, manifest.n_tokens - manifest.n_documents),
         splits=_splits(manifest),
         tokens_per_document=summarize_lengths(counted["n_tokens"]),

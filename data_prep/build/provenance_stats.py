@@ -23,7 +23,7 @@ from data_prep.token_stream.manifest import Shard
 if TYPE_CHECKING:
     import pyarrow
 
-FLAGS = ("masked", "annotated")
+FLAGS = ("masked", "annotated", "language_uncertain")
 COLUMNS = ("n_tokens", "n_bytes", "id", "label", "scores", *FLAGS)  # the first is always present
 DOMAIN = r"(?i)^https?://(?:[^/?#@]*@)?(?:www\.)?(?P<domain>[^/?#:\s]+)"
 BATCH_DOCUMENTS = 1 << 16

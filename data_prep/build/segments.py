@@ -2,7 +2,8 @@
 
     segment-00000.tokens.bin          the documents in order of key, each ended by eos
     segment-00000.documents.parquet   key, position, row, part, id, n_tokens, n_bytes, label,
-                                      scores, masked, annotated, start (of its tokens), crc32
+                                      scores, masked, annotated, language_uncertain, start (of its
+                                      tokens), crc32
     segment-00000.hashes.parquet      hash, key, position, near, in order of hash; only with dedup
     segment-00000.json                the record, written last
 
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 
 ROW_GROUP = 8192  # rows that a ranged read of a Parquet file fetches at least
 # The provenance that a shard has of its documents. masked: something personal was masked;
-# annotated: the text starts with its toxicity.
+# annotated: the text starts with its toxicity; language_uncertain: kept by the language filter
+# though its language is uncertain.
 PROVENANCE = (
     "key",
     "row",
@@ -39,6 +41,7 @@ PROVENANCE = (
     "scores",
     "masked",
     "annotated",
+    "language_uncertain",
 )
 REMEDY = "delete the .json files beside it and run the same command again"
 

@@ -48,13 +48,14 @@ class TokenizedBatch(NamedTuple):
 
 
 class _KeptDocuments(NamedTuple):
-    """The documents of a batch that are kept, their cleaned texts, and whether something personal
-    was masked in each.
+    """The documents of a batch that are kept, their cleaned texts, whether something personal was
+    masked in each, and whether its language is uncertain.
     """
 
     documents: list[Document]
     texts: list[str]
     is_masked: list[bool]
+    is_language_uncertain: list[bool]
 
 
 def tokenize_batch(
@@ -80,7 +81,7 @@ def tokenize_batch(
 
 
 def _clean(batch: list[Document], task: TokenizeTask, drops: DropCounter) -> _KeptDocuments:
-    kept = _KeptDocuments([], [], [])
+    kept = _KeptDocuments([], [], [], [])
     for document in batch:
         cleaned = clean_document.clean(document.text, task.config.cleaning, document.scores)
         if cleaned.text is None:
@@ -89,6 +90,7 @@ def _clean(batch: list[Document], task: TokenizeTask, drops: DropCounter) -> _Ke
             kept.documents.append(document)
             kept.texts.append(cleaned.text)
             kept.is_masked.append(cleaned.is_masked)
+            kept.is_language_uncertain.append(cleaned.is_language_uncertain)
     return kept
 
 
@@ -105,6 +107,7 @@ def _decontaminate(kept: _KeptDocuments, task: TokenizeTask, drops: DropCounter)
         [kept.documents[i] for i in remaining],
         [kept.texts[i] for i in remaining],
         [kept.is_masked[i] for i in remaining],
+        [kept.is_language_uncertain[i] for i in remaining],
     )
 
 
@@ -170,6 +173,7 @@ def _provenance(
         "label": pa.array(_labels(kept, task.source), pa.string()),
         "scores": pa.array(scores, pa.map_(pa.string(), pa.float32())),
         "masked": pa.array(kept.is_masked, pa.bool_()),
+        "language_uncertain": pa.array(kept.is_language_uncertain, pa.bool_()),
         "annotated": pa.array([bool(prefix) for prefix in prefixes], pa.bool_()),
     }
     return pa.table(columns)

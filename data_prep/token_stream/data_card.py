@@ -11,7 +11,7 @@ from data_prep.core import storage
 from data_prep.core.errors import ArtefactMissing
 from data_prep.core.records import record
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 NAME = "card.json"
 
 
@@ -104,7 +104,8 @@ class DataCard:
 
     Tokens include one end-of-document token per document; ratios are in [0, 1]. n_masked: kept
     documents in which something personal was masked; n_annotated: kept documents that start with
-    their toxicity.
+    their toxicity; n_language_uncertain: documents that the language filter kept because they are
+    too short or the detector is not sure.
     """
 
     format_version: int
@@ -127,6 +128,7 @@ class DataCard:
     n_text_bytes: int
     n_masked: int = 0
     n_annotated: int = 0
+    n_language_uncertain: int = 0
     bytes_per_token: float
     splits: tuple[DocumentGroup, ...]
     tokens_per_document: LengthSummary
@@ -172,6 +174,7 @@ def facts(card: DataCard) -> list[CardFact]:
         CardFact("kept, share of those read", f"{kept_percent:.2f}\u00a0%"),
         CardFact("kept with something personal masked", f"{card.n_masked:,}"),
         CardFact("kept and annotated with their toxicity", f"{card.n_annotated:,}"),
+        CardFact("kept, language uncertain", f"{card.n_language_uncertain:,}"),
         CardFact("text, MB", f"{card.n_text_bytes / 1e6:,.1f}"),
         CardFact("tokens", f"{card.n_tokens:,}"),
         CardFact("tokens to train on", f"{split_tokens['train']:,}"),

@@ -35,6 +35,7 @@ def tokenizer() -> Tokenizer:
 
 def provenance_row(n_tokens: int = 3, **more: object) -> dict:
     plain = {"id": None, "label": None, "scores": None, "masked": False, "annotated": False}
+    plain |= {"language_uncertain": False}
     return {"n_tokens": n_tokens, "n_bytes": 4 * n_tokens} | plain | more
 
 
@@ -46,7 +47,7 @@ def provenance_table(rows: list[dict]) -> pa.Table:
         "label": pa.string(),
         "scores": SCORES,
     }
-    types |= {"masked": pa.bool_(), "annotated": pa.bool_()}
+    types |= dict.fromkeys(provenance_stats.FLAGS, pa.bool_())
     return pa.table(
         {name: pa.array([row[name] for row in rows], kind) for name, kind in types.items()}
     )
@@ -77,6 +78,7 @@ def write_stream(folder: Path, tokenizer: Tokenizer, kind: StreamName = "clean")
             scores=[("TOXICITY", i / 30)],
             masked=i % 3 == 0,
             annotated=i < 7,
+            language_uncertain=i < 4,
         )
         for i, tokens in enumerate(documents)
     ]
@@ -166,7 +168,8 @@ def test_a_tally_does_not_depend_on_batches_or_order(
         patch.setattr(provenance_stats, "COMPACT_ROWS", 3)
         assert as_sorted_rows(provenance_stats.add_up(parts)) == whole
     assert dict(whole["n_tokens"]) == Counter(row["n_tokens"] for row in rows)
-    assert dict(whole["flag"]) == {"masked": sum(row["masked"] for row in rows), "annotated": 0}
+    n_masked = sum(row["masked"] for row in rows)
+    assert dict(whole["flag"]) == {"masked": n_masked, "annotated": 0, "language_uncertain": 0}
     assert sum(n for _, n, _ in whole["label"]) == sum(row["label"] is not None for row in rows)
 
 
@@ -239,7 +242,8 @@ def test_the_card_counts_the_whole_stream(
         30,
         known.n_tokens,
     )
-    assert (card.n_masked, card.n_annotated) == (10, 7)
+    assert (card.n_masked, card.n_annotated, card.n_language_uncertain) == (10, 7, 4)
+    assert ("kept, language uncertain", "4") in data_card.facts(card)
     assert card.bytes_per_token == pytest.approx(sum(map(len, TEXTS)) / (known.n_tokens - 30))
     assert [(part.name, part.n_documents) for part in card.splits] == [
         ("train", 26),

@@ -50,6 +50,7 @@ def write_segment(uri: str, documents: Sequence[TinyDocument]) -> None:
             "scores": pa.nulls(len(documents), pa.map_(pa.string(), pa.float32())),
             "masked": zeros.astype(bool),
             "annotated": zeros.astype(bool),
+            "language_uncertain": zeros.astype(bool),
         }
     )
     tokens = np.concatenate([document.tokens() for document in documents]).astype("<u2")

@@ -18,8 +18,10 @@ from tiny_tokenized_file import (
 )
 
 from data_prep.build import tokenize_batch, tokenize_file
+from data_prep.cleaning import language
 from data_prep.cleaning.decontaminate import NGrams
 from data_prep.config import AnnotationConfig
+from data_prep.core.settings import evolve
 from data_prep.token_stream import shuffle_key
 from data_prep.token_stream.tokenizer import Tokenizer
 
@@ -85,6 +87,20 @@ def test_the_provenance_states_whether_something_was_masked(
     uri, _ = tokenize_rows(tmp_path, tokenizer, rows)
     columns = read_segment(uri).table.sort_by("row").to_pydict()
     assert columns["masked"] == [True, False]
+
+
+def test_a_document_of_uncertain_language_is_kept_and_counted(
+    tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verdicts = {"surely English": "keep", "hm, or not": "uncertain", "gewiss nicht": "drop"}
+    monkeypatch.setattr(language, "judge", lambda text, config: verdicts[text])
+    source = write_source(tmp_path, [{"text": text} for text in verdicts])
+    config = evolve(CONFIG, {"cleaning.languages": ["en"], "cleaning.min_chars": 1})
+    uri = str(tmp_path / "tokenized")
+    record = tokenize_file.tokenize_file(task_for(source, tokenizer, config), uri)
+    assert record.drops == {"language": 1}
+    columns = read_segment(uri).table.sort_by("row").to_pydict()
+    assert columns["language_uncertain"] == [False, True]
 
 
 def test_documents_that_overlap_with_evaluation_texts_are_dropped(
