@@ -30,10 +30,10 @@ from data_prep.build import (
 from data_prep.build.dedup import FileSegments
 from data_prep.build.merge_shards import FileDuplicates, KeptDocuments
 from data_prep.build.tokenize_file import BuildInput
-from data_prep.cleaning import annotate, dropped_samples
+from data_prep.cleaning import annotate, clean_document, dropped_samples
 from data_prep.cleaning.decontaminate import NGrams
 from data_prep.cleaning.dropped_samples import FileDrops
-from data_prep.config import DataConfig, DecontaminationConfig, StreamName
+from data_prep.config import CleaningConfig, DataConfig, StreamName
 from data_prep.core import ray_tasks, storage, telemetry
 from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing
 from data_prep.core.settings import evolve
@@ -105,7 +105,7 @@ def tokenize_inputs(job: StreamBuild) -> list[BuildInput]:
     config = job.config
     stream = job.stream
     pinned = evolve(config.tokenizer, {"fingerprint": job.tokenizer.fingerprint})
-    evaluation = ray_tasks.share(_evaluation_ngrams(config.decontamination))
+    evaluation = ray_tasks.share(_evaluation_ngrams(config))
     shared = (config, (job.tokenizer_uri, pinned), evaluation, job.work_uri)
     sources = corpus_reader.expand(getattr(config, stream))
     tasks = [
@@ -229,17 +229,20 @@ def _emit_drops(stream: StreamName, drops: dict[str, int]) -> None:
         telemetry.emit("hormesis_documents_dropped", n, stream=stream, reason=reason)
 
 
-def _evaluation_ngrams(config: DecontaminationConfig) -> NGrams | None:
+def _evaluation_ngrams(config: DataConfig) -> NGrams | None:
     """The n-grams that no document may share with the evaluation texts, made once by a task."""
-    if not config.uris or not config.ngram:
+    uris, n = config.decontamination.uris, config.decontamination.ngram
+    if not uris or not n:
         return None
-    sources = corpus_reader.expand(config.uris)
+    sources = corpus_reader.expand(uris)
     absolute = [source._replace(uri=storage.absolute(source.uri)) for source in sources]
-    arguments = (absolute, config.ngram)
+    arguments = (absolute, n, config.cleaning)
     task = ray_tasks.RayTask("n-grams of evaluation texts", _ngrams_task, arguments, 1)
     (ngrams,) = ray_tasks.run([task], "n-grams", "task")
     return ngrams
 
 
-def _ngrams_task(sources: list[corpus_reader.Source], n: int) -> NGrams:
-    return NGrams.of([text.text for source in sources for text in corpus_reader.read(source)], n)
+def _ngrams_task(sources: list[corpus_reader.Source], n: int, cleaning: CleaningConfig) -> NGrams:
+    """The n-grams of the texts, masked as the documents are that they are searched for in."""
+    texts = (text.text for source in sources for text in corpus_reader.read(source))
+    return NGrams.of([clean_document.without_drops(text, cleaning) for text in texts], n)

@@ -20,7 +20,7 @@ import numpy as np
 
 from data_prep.cleaning import ngrams
 
-VERSION = 1  # raise it with any change of which documents are contaminated
+VERSION = 2  # raise it with any change of which documents are contaminated
 MIN_WORDS = 8  # GPT-3's smallest n
 SLOTS_PER_HASH = 32  # of the filter, which is probed twice: 1 window in 256 passes by chance
 

@@ -11,10 +11,12 @@ and the fault in place of the text.
 
 import json
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from data_prep.cleaning.ngrams import INVISIBLE
 from data_prep.core.records import record
 
 NAME = "drops.jsonl"
@@ -22,7 +24,8 @@ UNREADABLE = "unreadable"
 PER_FILE = 3  # samples per reason and input file
 PER_REASON = 24
 SHOWN_CHARS = 200
-LONG_WORD = re.compile(r"(\w)(\w{3,})")
+# Characters outside ASCII belong to a word unless they are signs: combining marks do, too.
+LONG_WORD = re.compile(r"(\w)((?:\w|[^\x00-\xbf\s\u2000-\u206f\u3000-\u303f]){3,})")
 
 
 @record
@@ -64,7 +67,9 @@ class DropCounter:
 
 def mask_words(text: str) -> str:
     """The first SHOWN_CHARS of a text, with its longer words hidden."""
-    shown = LONG_WORD.sub(lambda word: word[1] + "*" * len(word[2]), text[:SHOWN_CHARS])
+    # Invisible characters would cut a word into short ones, which are shown.
+    shown = INVISIBLE.sub("", unicodedata.normalize("NFC", text[:SHOWN_CHARS]))
+    shown = LONG_WORD.sub(lambda word: word[1] + "*" * len(word[2]), shown)
     return shown + "…" if len(text) > SHOWN_CHARS else shown
 
 

@@ -1,9 +1,10 @@
 """word n-grams of many texts at once, as 64-bit hashes over one flat byte buffer
 
-A word is a run of ASCII letters and digits, lower-cased, and of letters outside ASCII as they are.
-Everything else separates words, so quotes, dashes and spaces of any kind make no difference.
-`words` is the definition, in plain Python; the rest hashes the same words of a batch of texts with
-numpy, in a few operations per byte.
+A word is a run of ASCII letters and digits and of letters outside ASCII, in the form that `fold`
+gives: the case, combining marks, full-width letters and zero-width characters make no difference.
+Everything else separates words, so quotes, dashes and spaces of any kind make none, either. `words`
+is the definition, in plain Python; the rest hashes the same words of a batch of texts with numpy,
+in a few operations per byte. Only a text with a character that `fold` would change is folded.
 
     text        "The cat’s  END."
     normalized  b"the cat   s  end "            one table, then the few marks outside ASCII
@@ -13,6 +14,7 @@ numpy, in a few operations per byte.
 
 import hashlib
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -26,6 +28,16 @@ TABLE = bytes(
     byte if byte >= 0x80 else ord(chr(byte).lower()) if chr(byte).isalnum() else 0x20
     for byte in range(256)
 )
+# Characters that show nothing (Unicode's Default_Ignorable_Code_Point), soft hyphens among them
+INVISIBLE = re.compile(
+    "[\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e"
+    "\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8"
+    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]+"
+)
+MARK_WITHOUT_LETTER = re.compile(" [\u0300-\u036f]+")  # in NFKC the form of an accent alone: ´
+WORD, SEPARATOR, FOLDED = range(3)  # kinds of characters outside ASCII
+HANGUL_PARTS = ((0x1100, 0x1200), (0xA960, 0xA980), (0xD7B0, 0xD800))  # join to syllables
+EMOJI_CODES = np.arange(0x1F300, 0x1FA00, 64) >> 6
 BATCH_CHARS = 256 << 10
 LONG_WORD = 64  # bytes; longer ones (text without spaces) are hashed one by one
 BASE = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2^64
@@ -41,7 +53,21 @@ class Words(NamedTuple):
 
 def words(text: str) -> list[bytes]:
     """The words of `text`."""
-    return _normalize(text.encode(errors="replace")).split()
+    only_words = text.encode(errors="replace").translate(TABLE).decode()
+    return _normalize(fold(only_words).encode()).split()
+
+
+def fold(text: str) -> str:
+    """`text` in NFKC without case and without invisible characters (as Unicode's NFKC_Casefold).
+
+    É and é, an accent in the letter or behind it, and full-width letters become the same.
+    """
+    if text.isascii():
+        return text.lower()
+    text = INVISIBLE.sub("", text)
+    for _ in range(2):  # one round is not enough for a few letters with two accents
+        text = unicodedata.normalize("NFKC", text).casefold()
+    return MARK_WITHOUT_LETTER.sub(" ", unicodedata.normalize("NFKC", text))
 
 
 def batches(texts: Sequence[str]) -> Iterator[slice]:
@@ -64,13 +90,21 @@ def hash_words(texts: Sequence[str]) -> Words:
     # A space before each text marks the edge of its first word; 8 spaces at the end allow to load 8
     # bytes from any position of the last word.
     joined = bytearray(b" ").join([b"", *contents, b" " * 8]).translate(TABLE)
+    text_stops = np.cumsum(np.fromiter(map(len, contents), np.int64, len(texts)) + 1)
     flat = np.frombuffer(joined, np.uint8)
-    _blank_marks(flat)
+    found = _characters(flat)
+    if len(to_fold := found.of(FOLDED)):
+        joined, text_stops = _fold_around(to_fold.tolist(), joined, text_stops)
+        flat = np.frombuffer(joined, np.uint8)
+        found = _characters(flat)
+    for length in (2, 3):
+        marks = found.of(SEPARATOR, length)
+        for i in range(length):
+            flat[marks + i] = 0x20
     is_word = flat != 0x20
     edges = np.flatnonzero(is_word[1:] != is_word[:-1]) + 1
     starts = edges[0::2]
     stops = edges[1::2]
-    text_stops = np.cumsum(np.fromiter(map(len, contents), np.int64, len(texts)) + 1)
     return Words(_hash_spans(flat, starts, stops - starts), np.searchsorted(starts, text_stops))
 
 
@@ -105,14 +139,88 @@ def _normalize(content: bytes) -> bytes:
     return MARKS.sub(b" ", content).translate(TABLE)
 
 
-def _blank_marks(flat: np.ndarray) -> None:
-    """Replace MARKS by spaces in place, keeping the length; `flat` is well-formed UTF-8."""
-    leads = np.flatnonzero((flat >= 0xC2) & (flat <= 0xE3))
-    first, second = flat[leads], flat[leads + 1]
-    of_two = leads[first == 0xC2]
-    of_three = leads[((first == 0xE2) & (second <= 0x81)) | ((first == 0xE3) & (second == 0x80))]
-    flat[of_two] = flat[of_two + 1] = 0x20
-    flat[of_three] = flat[of_three + 1] = flat[of_three + 2] = 0x20
+class _Characters(NamedTuple):
+    """The characters outside ASCII in a buffer of UTF-8."""
+
+    starts: np.ndarray  # int64: index of the first byte of each
+    first: np.ndarray  # uint8: that byte
+    kinds: np.ndarray  # uint8: WORD, SEPARATOR or FOLDED
+
+    def of(self, kind: int, length: int | None = None) -> np.ndarray:
+        """The starts of those of a kind, of 2 or 3 bytes if `length` says so."""
+        is_of_kind = self.kinds == kind
+        if length is not None:
+            is_of_kind &= (self.first >= 0xE0) == (length == 3)
+        return self.starts[is_of_kind]
+
+
+def _characters(flat: np.ndarray) -> _Characters:
+    starts = np.flatnonzero(flat >= 0xC2)
+    first = flat[starts]
+    second = flat[starts + 1] & 0x3F
+    code = (first & 0x1F).astype(np.uint16) << 6 | second
+    is_long = np.flatnonzero(first >= 0xE0)
+    third = flat[starts[is_long] + 2] & 0x3F
+    code[is_long] = (first[is_long] & 0x0F).astype(np.uint16) << 12 | code[is_long] << 6 | third
+    kinds = _kinds()[code]
+    # Of four bytes the last is not looked at.
+    is_longer = np.flatnonzero(first >= 0xF0)
+    if len(is_longer):
+        is_emoji = (first[is_longer] == 0xF0) & np.isin(code[is_longer], EMOJI_CODES)
+        kinds[is_longer] = np.where(is_emoji, WORD, FOLDED)
+    return _Characters(starts, first, kinds)
+
+
+def _fold_around(
+    positions: list[int], joined: bytearray, text_stops: np.ndarray
+) -> tuple[bytearray, np.ndarray]:
+    """The buffer with the words at these positions folded, and where the texts end in it.
+
+    A word lies between two ASCII characters that are none; `fold` changes nothing across them.
+    """
+    pieces = list[bytes | bytearray]()
+    changes = list[tuple[int, int]]()  # a word's end in `joined`, and bytes added by it and before
+    n_done = 0
+    n_added = 0
+    for position in positions:
+        if position < n_done:
+            continue
+        start = joined.rfind(b" ", 0, position)
+        stop = joined.find(b" ", position)
+        folded = fold(joined[start:stop].decode()).encode().translate(TABLE)
+        pieces += joined[n_done:start], folded
+        n_added += len(folded) - (stop - start)
+        changes.append((stop, n_added))
+        n_done = stop
+    ends, added = np.array(changes).T
+    added_before = np.concatenate([[0], added])
+    text_stops = text_stops + added_before[np.searchsorted(ends, text_stops, "right")]
+    return bytearray().join([*pieces, joined[n_done:]]), text_stops
+
+
+@lru_cache(maxsize=1)
+def _kinds() -> np.ndarray:
+    """[65536] uint8: the kind of each character.
+
+    FOLDED: `fold` changes its words, or those of the letters beside it.
+    """
+    first = 0x80
+    chars = list(map(chr, range(first, 0x10000)))
+    folded = fold("\n".join(chars)).split("\n")
+    kinds = np.zeros(0x10000, np.uint8)
+    for code, (char, after) in enumerate(zip(chars, folded, strict=True), first):
+        is_mark = unicodedata.category(char)[0] == "M"  # joins the letter before it
+        if after and not _has_words(after) and not _has_words(char):
+            kinds[code] = SEPARATOR
+        elif after != char or is_mark:
+            kinds[code] = FOLDED
+    for low, high in HANGUL_PARTS:
+        kinds[low:high] = FOLDED
+    return kinds
+
+
+def _has_words(text: str) -> bool:
+    return bool(_normalize(text.encode(errors="replace")).split())
 
 
 def _hash_spans(flat: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:

@@ -333,6 +333,20 @@ def test_documents_that_overlap_with_evaluation_texts_are_dropped(tmp_path: Path
     assert pipeline.build(without, "clean", root).drops == {}
 
 
+def test_masking_hides_no_copy_of_an_evaluation_text(tmp_path: Path) -> None:
+    """A document is compared after it was masked, so the evaluation text is masked, too."""
+    question = "who of them reads the letters that people send to jo@example.org each day"
+    texts = [*TEXTS, f"Well: {question}"]
+    uri = write_jsonl(tmp_path / "a.jsonl", texts)
+    questions = write_jsonl(tmp_path / "questions.jsonl", [question])
+    decontamination = DecontaminationConfig(uris=(questions,))
+    config = replace(config_for_files(tmp_path, uri), decontamination=decontamination)
+    for is_masked in (True, False):
+        chosen = evolve(config, {"cleaning.mask_personal": is_masked})
+        known = pipeline.build(chosen, "clean", str(tmp_path / "out"))
+        assert known.drops == {"evaluation_overlap": 1}, is_masked
+
+
 def test_a_stream_finished_first_by_another_build_is_the_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

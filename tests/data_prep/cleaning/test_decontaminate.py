@@ -1,6 +1,7 @@
 """Documents that contain a 13-gram of an evaluation text are first_hits, and no others."""
 
 import pickle
+import unicodedata
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from data_prep.cleaning.decontaminate import MIN_WORDS, NGrams
 
 QUESTION = "the cat sat on a mat and the dog saw it run far away from here today"
 WORDS = QUESTION.split()  # 17
-word = st.sampled_from(["a", "b", "c", "wonderful", "incomprehensibilities", "é"])
+word = st.sampled_from(
+    ["a", "b", "c", "wonderful", "incomprehensibilities", "é", "É", "e\u0301", "b\u200b", "ｃ", "½"]
+)
 prose = st.lists(word, max_size=24).map(" ".join)
 
 
@@ -69,6 +72,31 @@ def test_hits_are_those_of_the_plain_definition(texts, documents, n, data):
 )
 def test_thirteen_words_in_a_row_are_a_hit(document, is_hit):
     assert NGrams.of([QUESTION]).hits([document]).tolist() == [is_hit]
+
+
+ACCENTED = "the café où Élodie met Zoë served a naïve cœur à la crème brûlée for ten euros"
+
+
+@pytest.mark.parametrize(
+    "copy",
+    [
+        ACCENTED.upper(),
+        ACCENTED.lower(),
+        unicodedata.normalize("NFD", ACCENTED),
+        unicodedata.normalize("NFD", ACCENTED.upper()),
+        "\u200b".join(ACCENTED),
+        ACCENTED.replace("served", "ser\xadved").replace("euros", "eu\u2060ros"),
+        ACCENTED.translate({code: code + 0xFEE0 for code in range(ord("a"), ord("z") + 1)}),
+        ACCENTED.replace(" ", "\xa0"),
+        ACCENTED.replace(" ", "\u3000"),
+        ACCENTED.replace(" ", "… "),
+    ],
+)
+def test_the_form_of_characters_hides_no_copy(copy):
+    """Case beyond ASCII, combining marks, zero-width characters, full-width letters."""
+    assert NGrams.of([ACCENTED]).first_hits(["nothing", f"x {copy} y"]).tolist() == [-1, 0]
+    assert NGrams.of([copy]).first_hits([f"x {ACCENTED} y"]).tolist() == [0]
+    assert NGrams.of([ACCENTED]).identity == NGrams.of([copy]).identity
 
 
 def test_an_ngram_across_two_documents_is_not_a_hit():

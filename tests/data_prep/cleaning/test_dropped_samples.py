@@ -14,6 +14,11 @@ def test_words_of_four_letters_are_masked_and_long_texts_cut() -> None:
     assert dropped_samples.mask_words("ab " * 100) == "ab " * 66 + "ab…"
 
 
+def test_accents_and_zero_width_characters_do_not_show_a_word() -> None:
+    assert dropped_samples.mask_words("nai\u0308ve so\xadft l\u200bo\u2060ng") == "n**** s*** l***"
+    assert dropped_samples.mask_words("क्या x\u0327y\u0327z\u0327u") == "क*** x******"
+
+
 def test_the_first_drops_per_reason_are_kept_across_segments() -> None:
     drops = DropCounter()
     for row in range(5):

@@ -7,7 +7,13 @@ from hypothesis import strategies as st
 
 from data_prep.cleaning import ngrams
 
-chars = st.sampled_from("aAbB9 \n.'’“—…é\xa0«ÉµИ中。\u3000\ud800👩\u2070ª") | st.characters()
+chars = (
+    st.sampled_from(
+        "aAbB9 \n.'’“—…é\xa0«ÉµИ中。\u3000\ud800👩\u2070ª½ｆ，"
+        "\u0301\u0327\xad\u200b\u200d\ufe0fßςﬁ각ᆨ𝓱™€−\u0345"
+    )
+    | st.characters()
+)
 texts = st.lists(
     st.text(chars, max_size=30)
     | st.sampled_from(["", "x" * 64, "x" * 65, "y" * 200 + " z", "abcdefgh abcdefghi"]),
@@ -20,7 +26,13 @@ texts = st.lists(
     [
         ("The CAT’s “end”—a\xa0b…", ["the", "cat", "s", "end", "a", "b"]),
         ("don't/stop_it 3.5", ["don", "t", "stop", "it", "3", "5"]),
-        ("naïve ÉTÉ 中文。好", ["naïve", "ÉtÉ", "中文", "好"]),
+        ("naïve ÉTÉ 中文。好", ["naïve", "été", "中文", "好"]),
+        ("nai\u0308ve E\u0301TE\u0301", ["naïve", "été"]),  # combining marks
+        ("zero\u200bwidth so\xadft jo\u2060i\u200dn", ["zerowidth", "soft", "join"]),
+        ("Ｆｕｌｌ　ｗｉｄｔｈ，１２", ["full", "width", "12"]),
+        ("ﬁne Straße ΣΊΣΥΦΟΣ Σίσυφος", ["fine", "strasse", "σίσυφοσ", "σίσυφοσ"]),
+        ("x² 𝓱𝓲 ½", ["x2", "hi", "1", "2"]),
+        ("𐐀 İ", ["𐐨", "i̇"]),
         ("", []),
         ("?! …", []),
     ],
@@ -39,6 +51,26 @@ def test_only_equal_words_have_equal_hashes(batch):
         len(set(zip(words, hashes.tolist(), strict=True)))
         == len(set(words))
         == len(set(hashes.tolist()))
+    )
+
+
+def test_every_character_makes_the_words_of_the_definition():
+    """Alone, inside a word, and before an accent."""
+    codes = [*range(0x80, 0x20000), *range(0xE0000, 0xE0200)]
+    batch = [f"a{char}b {char} c{char}\u0301" for char in map(chr, codes)]
+    words = [ngrams.words(text) for text in batch]
+    hashes, ends = ngrams.hash_words(batch)
+    assert ends.tolist() == np.cumsum(list(map(len, words))).tolist()
+    hash_of = dict(zip([word for of_text in words for word in of_text], hashes, strict=True))
+    assert [hash_of[word] for of_text in words for word in of_text] == hashes.tolist()
+    assert len(set(hash_of.values())) == len(hash_of)
+
+
+@given(st.text(chars))
+def test_folding_twice_gives_the_same_as_folding_once(text):
+    assert ngrams.fold(ngrams.fold(text)) == ngrams.fold(text)
+    assert ngrams.words(" ".join(word.decode() for word in ngrams.words(text))) == ngrams.words(
+        text
     )
 
 
