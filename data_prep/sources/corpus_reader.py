@@ -32,7 +32,7 @@ from data_prep.core.errors import ArtefactCorrupt, ConfigurationError
 from data_prep.sources import formats, fourchan, hub, synthetic
 from data_prep.sources.uri_options import split_options
 
-VERSION = 2  # raise it with any change of the documents that a file gives
+VERSION = 3  # raise it with any change of the documents that a file gives
 MIN_ROWS_TO_JUDGE = 100  # below this a share of bad rows says little, unless the file ends
 OPTIONS = {"text": "FIELD", "label": "FIELD", "scores": "FIELD", "unit": ("thread", "post")}
 SOURCE_FIELDS = {  # the field of Source that an option sets

@@ -1,9 +1,10 @@
 """convert threads of 4chan posts to text: decode HTML, keep scores and post numbers
 
-A row of "Raiders of the Lost Kek" is a thread, {"posts": [{no, com, perspectives, …}]}. `com` is
-HTML, and absent where a post is only an image. Other dumps contain the same threads already as text
-(a header `name date no.N: body` before each post): their rows have a field `text` and need nothing
-from here.
+A row of "Raiders of the Lost Kek" is a thread, {"posts": [{no, sub, com, perspectives, …}]}. The
+subject `sub` is HTML that only first posts have, and stands on a line of its own before the
+comment. The comment `com` is HTML, and absent where a post is only an image. Other dumps contain
+the same threads already as text (a header `name date no.N: body` before each post): their rows have
+a field `text` and need nothing from here.
 
 The order of the steps matters:
 1. `<wbr>` is removed first, because it occurs inside words.
@@ -60,23 +61,31 @@ def as_thread(posts: list[Any], scores_field: str | None = None) -> ThreadText:
 
 
 def as_posts(posts: list[Any], scores_field: str | None = None) -> list[ThreadText]:
-    """The posts that have text, in order.
+    """The posts that have text, in order: the subject on a line of its own, then the comment.
 
-    Raises ValueError unless each post is an object whose `com` is text or absent.
+    Raises ValueError unless each post is an object whose `sub` and `com` are text or absent.
     """
     texts = []
     for part, post in enumerate(posts):
         if not isinstance(post, dict):
             raise ValueError("contains a post that is not an object")
-        comment = post.get("com")
-        if comment is None:
-            continue
-        if not isinstance(comment, str):
-            raise ValueError("contains a post whose com is not text")
-        if text := html_to_text(comment):
+        text = _shown_text(post, "com")
+        if post.get("sub") is not None:
+            text = "\n".join(filter(None, [_shown_text(post, "sub"), text]))
+        if text:
             scores = scores_in(post.get(scores_field or "perspectives"))
             texts.append(ThreadText(part, _number(post), text, scores))
     return texts
+
+
+def _shown_text(post: dict[str, Any], field: str) -> str:
+    """The text that a field of HTML shows; "" if the field is absent."""
+    content = post.get(field)
+    if content is None:
+        return ""
+    if not isinstance(content, str):
+        raise ValueError(f"contains a post whose {field} is not text")
+    return html_to_text(content)
 
 
 def html_to_text(comment: str) -> str:

@@ -138,6 +138,34 @@ def test_posts_keep_their_position_number_and_scores():
     assert as_thread([{"no": 5}]) == ThreadText(0, "5", "", None)
 
 
+def test_the_subject_is_a_line_before_the_comment():
+    subject = "Ferries &amp; <b>boats</b> &gt; tra<wbr>ins&#039;"
+    thread = [
+        {"no": 5, "sub": subject, "com": "one<br>two", "perspectives": {"SPAM": 0.5}},
+        {"no": 6, "sub": "only a picture"},
+        {"no": 7, "sub": "", "com": "three"},
+        {"no": 8, "sub": None, "com": "four"},
+        {"no": 9, "sub": " <br> "},
+        {"no": 10, "sub": "gone", "com": "[deleted]"},
+    ]
+    assert as_posts(thread) == [
+        ThreadText(0, "5", "Ferries & boats > trains'\none\ntwo", {"spam": 0.5}),
+        ThreadText(1, "6", "only a picture", None),
+        ThreadText(2, "7", "three", None),
+        ThreadText(3, "8", "four", None),
+        ThreadText(5, "10", "gone", None),
+    ]
+    assert as_thread(thread).text == (
+        "Ferries & boats > trains'\none\ntwo\n\nonly a picture\n\nthree\n\nfour\n\ngone"
+    )
+
+
+@pytest.mark.parametrize("field", ["sub", "com"])
+def test_a_field_that_is_no_text_is_named(field):
+    with pytest.raises(ValueError, match=f"contains a post whose {field} is not text"):
+        as_posts([{"no": 1, "com": "x"} | {field: 5}])
+
+
 def test_a_threads_score_is_the_mean_over_posts_that_have_it():
     scores = [{"A": 0.25, "B": 1.0}, {"A": 0.75}, None]
     assert as_thread([{"com": "x", "mine": each} for each in scores], "mine").scores == {
