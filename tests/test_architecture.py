@@ -123,6 +123,15 @@ def test_a_package_holds_at_most_twelve_entries(package: str):
     assert len(entries) <= 12, sorted(entries)
 
 
+def test_every_test_file_is_collected():
+    """pytest skips folders of some names, such as `build`, unless norecursedirs is set."""
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:xdist", "tests"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    collected = set(re.findall(r"^(tests/\S+\.py)(?:::|: )", listed, re.MULTILINE))
+    files = {name for name in tracked_files() if re.search(r"/test_\w+\.py$", name)}
+    assert files and sorted(files - collected) == []
+
+
 def test_the_top_level_holds_only_the_agreed_entries():
     entries = {name.split("/")[0] for name in tracked_files()}
     assert {name for name in entries if not name.startswith(".")} <= TOP_LEVEL
