@@ -169,7 +169,7 @@ def _start_of_local_part(text: str, position: int, floor: int, end: int) -> int 
     last = text[position - 1 : position]
     if last in ('"', "}"):
         pattern = REVERSED_QUOTED if last == '"' else REVERSED_LIST
-        match = pattern.match(text[max(bound, position - 130) : position][::-1])
+        match = pattern.match(text[max(floor, position - 130) : position][::-1])
         return position - match.end() if match else None
     width = FIRST_WIDTH
     while True:

@@ -54,6 +54,7 @@ GROUPS = re.compile(
 REVERSED_PREFIX = re.compile(r"[0-9A-Fa-f:]+")
 MAX_PREFIX = 40  # characters from the start of an address to its quad
 INTERFACE_MASK = (1 << 64) - 1
+MAPPED = 0xFFFF  # ::ffff:0:0/96 has an address of version 4 as its last 32 bits
 LINK = 0xFE80
 HOSTS = 0x2000
 
@@ -100,6 +101,8 @@ def _is_personal(text: str) -> bool:
     except ValueError:
         return False
     value = int(address)
+    if value >> 32 == MAPPED:
+        return not NOT_PERSONAL.match(str(ipaddress.IPv4Address(value & 0xFFFF_FFFF)))
     if "." in text:
         return not NOT_PERSONAL.match(text.rpartition(":")[2])
     if value >> 112 == LINK:

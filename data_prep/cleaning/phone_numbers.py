@@ -61,8 +61,12 @@ CUE = re.compile(
     re.IGNORECASE,
 )
 CUE_WIDTH = 48
+# A number beside it; of the same form it is another phone number.
+THREE_GROUPS = rf"[2-9][0-9]{{2}}{SEPARATOR}[2-9][0-9]{{2}}{SEPARATOR}[0-9]{{4}}"
 NUMBER_BEFORE = re.compile(rf"(?:[0-9]|{MASKED_NUMBER}),?{BLANK}\Z")
-NUMBER_BEHIND = re.compile(rf",?{BLANK}(?:[0-9]|{MASKED_NUMBER})")
+PHONE_BEFORE = re.compile(rf"(?<![0-9]){THREE_GROUPS},?{BLANK}\Z")
+NUMBER_BEHIND = re.compile(rf",?{BLANK}(?:(?!{THREE_GROUPS}(?![0-9]))[0-9]|{MASKED_NUMBER})")
+BEFORE_WIDTH = 30
 # 931.494 0954, 483 597.8525 and 1.648 777 2536
 DECIMAL = re.compile(
     rf"1?[0-9]{{3}}\.[0-9]{{3}}{BLANK}|1?[0-9]{{3}}{BLANK}[0-9]{{3}}\.|1\.[0-9]{{3}}{BLANK}"
@@ -135,14 +139,17 @@ def _is_plain(text: str, start: int, end: int) -> bool:
     if not groups or CUE.search(text, max(0, start - CUE_WIDTH), start):
         return False
     area, exchange, line = groups["area"], groups["exchange"], groups["line"]
-    n_zeros = min(len(number) - len(number.rstrip("0")) for number in (area, exchange, line))
+    n_zeros = [len(number) - len(number.rstrip("0")) for number in (area, exchange, line)]
     separators = (groups["separator"], groups["last"])
     if all(TIGHT.fullmatch(separator) for separator in separators):
-        return n_zeros >= 2
-    if NUMBER_BEFORE.search(text, max(0, start - 24), start) or NUMBER_BEHIND.match(text, end):
-        return True
+        return min(n_zeros) >= 2
     if DECIMAL.match(text, start):
         return True
-    if line[0] == "0":
+    if line[0] == "0":  # no other number begins with 0
         return False
-    return n_zeros >= 1 or bool(NO_AREA.match(area)) or exchange[1:] == "11"
+    low = max(0, start - BEFORE_WIDTH)
+    if NUMBER_BEFORE.search(text, low, start) and not PHONE_BEFORE.search(text, low, start):
+        return True
+    is_round = min(n_zeros) >= 1 or min(n_zeros[1:]) >= 2
+    is_no_phone = NO_AREA.match(area) or exchange[1:] == "11"
+    return bool(is_round or is_no_phone or NUMBER_BEHIND.match(text, end))

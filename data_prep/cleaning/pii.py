@@ -105,6 +105,8 @@ def may_be_masked(content: bytes, shape: bytes) -> bool:
         return True
     if (b"+" in shape and b"+0" in shape) or NUMBER_SIGN.search(shape):
         return True
+    if b":" in shape and b"::hhhh:" in shape:  # ::ffff:cb00:7107
+        return True
     return b"\xef" in content and WIDE.search(content) is not None
 
 
