@@ -95,7 +95,7 @@ def test_a_document_of_uncertain_language_is_kept_and_counted(
     verdicts = {"surely English": "keep", "hm, or not": "uncertain", "gewiss nicht": "drop"}
     monkeypatch.setattr(language, "judge", lambda text, config: verdicts[text])
     source = write_source(tmp_path, [{"text": text} for text in verdicts])
-    config = evolve(CONFIG, {"cleaning.languages": ["en"], "cleaning.min_chars": 1})
+    config = evolve(CONFIG, {"cleaning.languages": ("en",), "cleaning.min_chars": 1})
     uri = str(tmp_path / "tokenized")
     record = tokenize_file.tokenize_file(task_for(source, tokenizer, config), uri)
     assert record.drops == {"language": 1}
