@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from proxy import Proxy
 
-from data_prep.core import storage
 from data_prep.core.errors import HormesisError
+from data_prep.core.store import locations
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 AWS = {
@@ -68,9 +68,9 @@ def store_behind_proxy(*buckets: str) -> Iterator[Proxy]:
     host, port = server.get_host_and_port()
     with Proxy(f"http://{host}:{port}") as proxy:
         os.environ["AWS_ENDPOINT_URL"] = proxy.url
-        storage._filesystem.cache_clear()
+        locations.filesystem_of.cache_clear()
         for bucket in buckets:
-            filesystem, _ = storage._locate(bucket)
+            filesystem, _ = locations.locate(bucket)
             filesystem.call_s3("create_bucket", Bucket=bucket.removeprefix("s3://"))  # type: ignore[attr-defined]
         yield proxy
     server.stop()

@@ -9,13 +9,14 @@ import pytest
 from proxy import FAULTS, OF_BODIES, Fault, Proxy
 
 from data_prep.core import storage
+from data_prep.core.store import locations
 
 CONTENT = bytes(range(200))  # of the fixture's `object`
 
 
 def get(root: str, timeout_seconds: float = 5.0) -> bytes:
     """The object, read by a client that does not retry."""
-    filesystem, path = storage._locate(f"{root}/object")
+    filesystem, path = locations.locate(f"{root}/object")
     with urllib.request.urlopen(filesystem.sign(path), timeout=timeout_seconds) as response:
         return response.read()
 

@@ -5,8 +5,9 @@ import time
 import pytest
 from proxy import Fault, Proxy
 
-from data_prep.core import s3, storage
+from data_prep.core import storage
 from data_prep.core.errors import StorageError
+from data_prep.core.store import s3
 
 CONTENT = bytes(range(200))  # of the fixture's `object`
 

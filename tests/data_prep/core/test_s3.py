@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from proxy import Fault, Proxy
 
-from data_prep.core import ranged_reads, s3, storage
+from data_prep.core import ranged_reads, storage
 from data_prep.core.errors import ArtefactMissing, StorageError
+from data_prep.core.store import locations, s3
 
 CONTENT = bytes(range(200))
 
@@ -21,9 +22,9 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def new_client() -> Iterator[None]:
     """Clients of this test have not contacted a store before."""
-    storage._filesystem.cache_clear()
+    locations.filesystem_of.cache_clear()
     yield
-    storage._filesystem.cache_clear()
+    locations.filesystem_of.cache_clear()
 
 
 @pytest.fixture

@@ -6,9 +6,10 @@ import pytest
 from fsspec.asyn import sync
 
 from data_prep.config import DataConfig, TokenizerConfig
-from data_prep.core import s3, storage, telemetry
+from data_prep.core import storage, telemetry
 from data_prep.core.errors import ArtefactMissing, ConfigurationError, StorageError, mask_secrets
-from data_prep.core.s3 import RetryingS3
+from data_prep.core.store import locations, s3
+from data_prep.core.store.s3 import RetryingS3
 from data_prep.sources import corpus_reader
 from training.config import ModelConfig, OptimizerConfig, TrainConfig
 
@@ -83,13 +84,13 @@ def test_an_endpoint_with_credentials_does_not_show_them(monkeypatch: pytest.Mon
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://me:{SECRET}@127.0.0.1:9")
     monkeypatch.setattr(s3, "FIRST_CONTACT_SECONDS", 0.1)
-    storage._filesystem.cache_clear()
+    locations.filesystem_of.cache_clear()
     try:
         with pytest.raises(StorageError) as error:
             storage.read("s3://bucket/key")
         assert SECRET not in str(error.value)
     finally:
-        storage._filesystem.cache_clear()
+        locations.filesystem_of.cache_clear()
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from data_prep.core import ranged_reads, storage
 from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing, ConfigurationError, StorageError
 from data_prep.core.records import record
+from data_prep.core.store import locations
 
 
 @record
@@ -35,10 +36,10 @@ def at_endpoint(monkeypatch: pytest.MonkeyPatch):
             monkeypatch.setenv(name, "test")
         monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-        storage._filesystem.cache_clear()
+        locations.filesystem_of.cache_clear()
 
     yield point
-    storage._filesystem.cache_clear()
+    locations.filesystem_of.cache_clear()
 
 
 def test_a_file_is_read_back_and_replaced_completely(root):
