@@ -17,7 +17,8 @@ from torch import Tensor
 
 from data_prep.core import keyed_random
 from data_prep.core.errors import ConfigurationError
-from training.model.olmo import KVCache, OLMo
+from training.model.kv_cache import KVCache
+from training.model.olmo import OLMo
 
 
 class Sampling(NamedTuple):

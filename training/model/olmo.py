@@ -24,42 +24,8 @@ from torch import Tensor, nn
 from data_prep.core.errors import ConfigurationError
 from training.config import ModelConfig
 from training.model.attention import Mask, PackedDocuments, attend, causal_mask, document_mask
-
-Rotation = tuple[Tensor, Tensor]  # cos and sin of each position's angles
-
-
-class KVCache:
-    """Keys and values of the positions so far, for decoding.
-
-    Per layer a buffer [B, S_max, N, H], filled up to `length`.
-    """
-
-    def __init__(
-        self,
-        config: ModelConfig,
-        batch_size: int,
-        max_length: int,
-        *,
-        dtype: torch.dtype,
-        device: torch.device | str,
-    ) -> None:
-        shape = (batch_size, max_length, config.n_heads, config.d_head)
-        layers = range(config.n_layers)
-        self.keys = [torch.empty(shape, dtype=dtype, device=device) for _ in layers]
-        self.values = [torch.empty(shape, dtype=dtype, device=device) for _ in layers]
-        self.max_length = max_length
-        self.length = 0
-
-    def append(self, layer: int, k_BTNH: Tensor, v_BTNH: Tensor) -> tuple[Tensor, Tensor]:
-        """Write T positions after `length`; return all so far, [B, length + T, N, H].
-
-        The model increases `length`, once per forward pass.
-        """
-        end = self.length + k_BTNH.shape[1]
-        self.keys[layer][:, self.length : end] = k_BTNH
-        self.values[layer][:, self.length : end] = v_BTNH
-        return self.keys[layer][:, :end], self.values[layer][:, :end]
-
+from training.model.kv_cache import KVCache
+from training.model.rotary_positions import Rotation, rotary, rotate
 
 class OLMo(nn.Module):
     """The whole model; its parameters are uninitialised until `initialise` or a checkpoint."""
@@ -244,23 +210,6 @@ class LayerNorm(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         return F.layer_norm(x_BTD.float(), x_BTD.shape[-1:], eps=self.eps).to(x_BTD.dtype)
-
-
-def rotary(positions_BT: Tensor, d_head: int, theta: float) -> Rotation:
-    """cos and sin of position · θ^(−2i/H), each half-dimension twice: [B, T, 1, H], fp32.
-
-    Computed in each pass (a few small kernels) rather than kept in a buffer: `model.bfloat16()`
-    casts buffers, and in bf16 the positions from 257 on are no longer distinct.
-    """
-    exponent = torch.arange(0, d_head, 2, dtype=torch.float32, device=positions_BT.device) / d_head
-    angle_BTH = (positions_BT.float()[..., None] * (1.0 / theta**exponent)).repeat(1, 1, 2)
-    return angle_BTH.cos()[:, :, None], angle_BTH.sin()[:, :, None]
-
-
-def rotate(x_BTNH: Tensor, cos_BT1H: Tensor, sin_BT1H: Tensor) -> Tensor:
-    """Rotate the pairs (i, i + H/2) of each head by their angles, in fp32."""
-    left, right = x_BTNH.chunk(2, dim=-1)
-    return (x_BTNH * cos_BT1H + torch.cat((-right, left), dim=-1) * sin_BT1H).to(x_BTNH.dtype)
 
 
 def cpu_has_bf16_matmul() -> bool:

@@ -19,7 +19,8 @@ from training.config import RunConfig
 from training.metrics import model_stats
 from training.model import attention
 from training.model.loss import next_token_loss
-from training.model.olmo import Block, OLMo, rotary, rotate
+from training.model.olmo import Block, OLMo
+from training.model.rotary_positions import rotary, rotate
 from training.trainer import loop
 
 Plan = Callable[..., RunConfig]

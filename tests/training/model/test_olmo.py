@@ -15,7 +15,9 @@ from data_prep.core.errors import ConfigurationError
 from training.config import SIZES, ModelConfig
 from training.model.hf_export import hugging_face_config, to_hugging_face
 from training.model.loss import next_token_loss
-from training.model.olmo import KVCache, OLMo, linear, rotary, rotate
+from training.model.kv_cache import KVCache
+from training.model.olmo import OLMo, linear
+from training.model.rotary_positions import rotary, rotate
 
 TINY = ModelConfig(
     d_model=32, n_layers=2, n_heads=4, d_mlp=48, vocab_size=64, max_sequence_length=128
