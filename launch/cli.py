@@ -13,7 +13,7 @@ from pathlib import Path
 from data_prep.core import storage
 from data_prep.core.settings import evolve, parse_overrides
 from data_prep.sources.uri_options import without_option
-from launch import plan, recipes
+from launch import cost_estimate, recipes
 from launch.experiment import Experiment
 from launch.run_states import STAGES
 
@@ -90,16 +90,16 @@ def _add_action_flags(flags: argparse.ArgumentParser) -> None:
     )
     flags.add_argument(
         "--device",
-        default=plan.ASSUMED_DEVICE,
+        default=cost_estimate.ASSUMED_DEVICE,
         metavar="NAME",
-        help=f"GPU that --plan assumes (default: {plan.ASSUMED_DEVICE})",
+        help=f"GPU that --plan assumes (default: {cost_estimate.ASSUMED_DEVICE})",
     )
     flags.add_argument(
         "--mfu",
         type=float,
-        default=plan.ASSUMED_MFU,
+        default=cost_estimate.ASSUMED_MFU,
         metavar="X",
-        help=f"model FLOPs utilization that --plan assumes (default: {plan.ASSUMED_MFU})",
+        help=f"model FLOPs utilization that --plan assumes (default: {cost_estimate.ASSUMED_MFU})",
     )
 
 

@@ -19,7 +19,7 @@ from data_prep.core import storage, telemetry
 from data_prep.core.errors import HormesisError
 from data_prep.core.records import digest
 from data_prep.token_stream.mixture import check_supply
-from launch import cli, experiment, plan, run_states, status_tables
+from launch import cli, cost_estimate, experiment, run_states, status_tables
 from launch.experiment import Experiment
 from launch.run_states import RunState
 from launch.settings_list import settings_list
@@ -37,8 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.settings is not None:
             print(settings_list(requested, arguments.settings))
         elif arguments.plan:
-            device = plan.device_named(arguments.device)
-            telemetry.console().print(plan.render(requested, device, arguments.mfu))
+            device = cost_estimate.device_named(arguments.device)
+            telemetry.console().print(cost_estimate.render(requested, device, arguments.mfu))
         else:
             _sweep(requested, arguments)
     except HormesisError as error:
@@ -85,7 +85,7 @@ def _run_stages(root: str, sweep: Experiment, only: str | None, *, materialize: 
 
 def _check_resources(root: str, sweep: Experiment, *, evaluate: bool) -> None:
     """Refuse what the cluster can never run, before the streams are built."""
-    from launch import cluster_fit
+    from launch.cluster import cluster_fit
 
     states = run_states.read(root, sweep)
     if not all(state.record for state in states):
@@ -133,7 +133,7 @@ def _train_and_evaluate(root: str, sweep: Experiment, *, evaluate: bool) -> None
     """Train every run without a record, as many at a time as the cluster holds, and evaluate each
     run as soon as it is trained.
     """
-    from launch import cluster, cluster_fit
+    from launch.cluster import cluster_fit, run_on_ray
 
     states = run_states.read(root, sweep)
     to_train = deque(state.run for state in states if not state.record)
@@ -145,16 +145,16 @@ def _train_and_evaluate(root: str, sweep: Experiment, *, evaluate: bool) -> None
     training, evaluating = {}, {}
     while to_train or to_evaluate or training or evaluating:
         for run in to_evaluate:
-            task = cluster.start_evaluation(root, run.run_id, sweep.eval, n_cpus, sweep.use_gpu)
+            task = run_on_ray.start_evaluation(root, run.run_id, sweep.eval, n_cpus, sweep.use_gpu)
             evaluating[task] = run
         to_evaluate = []
         while to_train and len(training) < n_slots:
             run = to_train.popleft()
-            training[cluster.start_training(root, run, sweep.n_ranks, sweep.use_gpu)] = run
+            training[run_on_ray.start_training(root, run, sweep.n_ranks, sweep.use_gpu)] = run
         why_stuck = partial(
             cluster_fit.why_stuck, sweep, bool(training), n_cpus if evaluating else 0
         )
-        finished = cluster.wait_for_first([*training, *evaluating], why_stuck)
+        finished = run_on_ray.wait_for_first([*training, *evaluating], why_stuck)
         progress.update(1)
         if finished in training:
             run = training.pop(finished)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from launch import plan, recipes
+from launch import cost_estimate, recipes
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("data_prep", "training", "eval", "launch")
@@ -184,7 +184,7 @@ def test_nobody_imports_an_entry_module():
 def test_every_recipe_builds_and_its_plan_prints(name: str):
     console = Console(file=io.StringIO(), width=250)
     experiment = recipes.named(name)
-    console.print(plan.render(experiment, plan.device_named("H100"), 0.4))
+    console.print(cost_estimate.render(experiment, cost_estimate.device_named("H100"), 0.4))
     printed = console.file.getvalue()  # type: ignore[attr-defined]
     assert all(run.run_id in printed for run in experiment.runs())
 

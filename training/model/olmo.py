@@ -27,6 +27,7 @@ from training.model.attention import Mask, PackedDocuments, attend, causal_mask,
 from training.model.kv_cache import KVCache
 from training.model.rotary_positions import Rotation, rotary, rotate
 
+
 class OLMo(nn.Module):
     """The whole model; its parameters are uninitialised until `initialise` or a checkpoint."""
 

@@ -12,8 +12,8 @@ a handler only when the main thread returns from C, which a collective that wait
 does not, so a thread reads the signals from a pipe.
 
 A process handles signals on its main thread, so `install` has to be called there: by
-training/pretrain.py, and by launch/cluster.py on each worker of Ray Train, whose training function
-runs on another thread.
+training/pretrain.py, and by launch/cluster/run_on_ray.py on each worker of Ray Train, whose
+training function runs on another thread.
 """
 
 import os

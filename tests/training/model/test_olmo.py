@@ -14,8 +14,8 @@ from torch import Tensor
 from data_prep.core.errors import ConfigurationError
 from training.config import SIZES, ModelConfig
 from training.model.hf_export import hugging_face_config, to_hugging_face
-from training.model.loss import next_token_loss
 from training.model.kv_cache import KVCache
+from training.model.loss import next_token_loss
 from training.model.olmo import OLMo, linear
 from training.model.rotary_positions import rotary, rotate
 

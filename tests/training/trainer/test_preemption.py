@@ -19,7 +19,7 @@ import ray
 
 from data_prep.core import ray_tasks, storage
 from data_prep.core.errors import Interrupted
-from launch import cluster
+from launch.cluster import run_on_ray
 from training.checkpoint import manager
 from training.config import RunConfig
 from training.run_record import checkpoint_steps, find
@@ -96,7 +96,7 @@ def test_a_ray_worker_that_gets_sigterm_saves_and_its_run_resumes(
         "run", {"checkpoint.every_steps": 20, "checkpoint.keep_last": 9}, n_clean=20, n_toxic=220
     )
     run = replace(run, mixture=replace(run.mixture, max_toxic_epochs=20.0))  # sixty steps
-    training = cluster.start_training(str(tmp_path), run, 1, False)
+    training = run_on_ray.start_training(str(tmp_path), run, 1, False)
     while not checkpoint_steps(str(tmp_path), "run"):
         assert not ray.wait([training], timeout=0.02)[0]
     workers = [

@@ -1,4 +1,4 @@
-"""cost of a sweep before it runs: tokens, GPU-hours, bytes, memory per GPU
+"""estimate of a sweep before it runs (`--plan`): GPU-hours, bytes, memory per GPU
 
 Computed from the settings alone. Times are tokens × FLOPs per token / (peak × MFU) on a device that
 is assumed, and the table says so; memory is an estimate of states and activations without

@@ -8,16 +8,16 @@ from rich.console import Console
 
 from data_prep.core.errors import ConfigurationError
 from data_prep.core.settings import evolve
-from launch import plan, recipes
+from launch import cost_estimate, recipes
 from launch.experiment import Experiment
 from training.engine.devices import find_accelerator
 
-H100 = plan.device_named("H100")
+H100 = cost_estimate.device_named("H100")
 PAPER = recipes.paper()
 
 
 def test_a_run_costs_tokens_times_flops_over_delivered_flops():
-    cost = plan.cost(PAPER.runs()[0], 16, H100, 0.40)
+    cost = cost_estimate.cost(PAPER.runs()[0], 16, H100, 0.40)
     assert cost.n_tokens == 20_099_999_744 and cost.n_steps == 4793
     assert cost.flops == cost.n_tokens * 7_865_892_864  # 6N + 12·L·D·T, full attention
     assert cost.device_hours == pytest.approx(cost.flops / (0.40 * 989e12) / 3600)
@@ -29,13 +29,13 @@ def test_partitioning_states_over_ranks_and_stages_saves_memory():
     bytes_per_rank = []
     for n_ranks, stage in ((1, 1), (16, 1), (16, 2), (16, 3)):
         changed = evolve(run, {"train.parallel.zero_stage": stage, "train.micro_batch": 1})
-        bytes_per_rank.append(plan.cost(changed, n_ranks, H100, 0.4).memory_bytes)
+        bytes_per_rank.append(cost_estimate.cost(changed, n_ranks, H100, 0.4).memory_bytes)
     assert bytes_per_rank == sorted(set(bytes_per_rank), reverse=True)
 
 
 def printed(sweep: Experiment) -> str:
     text = io.StringIO()
-    Console(file=text, width=250).print(plan.render(sweep, H100, 0.4))
+    Console(file=text, width=250).print(cost_estimate.render(sweep, H100, 0.4))
     return text.getvalue()
 
 
@@ -90,4 +90,4 @@ def test_a_device_is_known_by_its_own_name_only(name, expected):
 
 def test_an_unknown_device_is_refused_with_the_known_ones():
     with pytest.raises(ConfigurationError, match="H200"):
-        plan.device_named("abacus")
+        cost_estimate.device_named("abacus")

@@ -9,7 +9,8 @@ from data_prep.core import ray_capacity
 from data_prep.core.errors import ClusterError, ConfigurationError
 from data_prep.core.ray_capacity import NodeGroup
 from data_prep.core.settings import evolve
-from launch import cluster_fit, recipes
+from launch import recipes
+from launch.cluster import cluster_fit
 from launch.experiment import Experiment
 
 

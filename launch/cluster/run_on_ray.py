@@ -1,14 +1,8 @@
-"""Ray: train runs on worker groups, evaluate them, retry failures
+"""run on Ray: train a run on a group of workers, evaluate it in a task, restart what failed
 
 One run trains on one group of Ray Train workers, each of which calls `training.trainer.loop.train`
-exactly as the `deepspeed` launcher would; one evaluation is one task. After a failure the worker
-group is restarted and resumes from the last checkpoint, unless the failure would recur:
-
-    failure of a rank                          restarted?
-    wrong settings                             no: every rank meets it, and returns its message
-    out of memory                              only after a new checkpoint: it came late
-    artefact missing or corrupt                once: a store may lag, or a cache be damaged
-    SIGTERM, a lost node, a killed rank, …     MAX_FAILURES times in a row without a new checkpoint
+exactly as the `deepspeed` launcher would; one evaluation is one task. A worker group that failed is
+restarted from the last checkpoint as long as retry_policy.py allows it.
 """
 
 import os
@@ -17,20 +11,11 @@ from typing import Any
 from urllib.parse import quote
 
 from data_prep.core import ray_capacity, ray_tasks, records, storage, telemetry
-from data_prep.core.errors import (
-    ArtefactCorrupt,
-    ArtefactMissing,
-    ConfigurationError,
-    HormesisError,
-    Interrupted,
-)
+from data_prep.core.errors import ConfigurationError
 from eval.config import EvalConfig
-from training.config import RunConfig, TrainConfig
+from launch.cluster.retry_policy import MAX_FAILURES, RetryPolicy, cause_of_failure
+from training.config import RunConfig
 from training.run_record import checkpoint_steps
-
-MAX_FAILURES = 3
-# of CUDA, of Ray, and of torch on a CPU
-OUT_OF_MEMORY = ("out of memory", "outofmemory", "can't allocate memory")
 
 
 def start_training(root: str, run: RunConfig, n_ranks: int, use_gpu: bool) -> Any:
@@ -73,7 +58,7 @@ def _train_with_retries(root: str, run: RunConfig, n_ranks: int, use_gpu: bool) 
         try:
             return _run_worker_group(root, run, n_ranks, use_gpu)
         except TrainingFailedError as error:
-            cause = _cause(run, error)
+            cause = cause_of_failure(run, error)
             if not policy.should_retry(cause, _newest_checkpoint(root, run)):
                 if cause is error:
                     raise
@@ -83,57 +68,6 @@ def _train_with_retries(root: str, run: RunConfig, n_ranks: int, use_gpu: bool) 
             telemetry.logger.warning(
                 "run %s: restarting workers from the last checkpoint after: %s", run.run_id, summary
             )
-
-
-class RetryPolicy:
-    """Whether a failed worker group is restarted; see the table at the top of the file."""
-
-    def __init__(self, checkpoint_step: int) -> None:
-        self._checkpoint_step = checkpoint_step
-        self._n_failures = 0
-        self._last_type: type[Exception] | None = None
-
-    def should_retry(self, cause: Exception, checkpoint_step: int) -> bool:
-        """After a failure with this cause; checkpoint_step: of the newest checkpoint, 0 if none."""
-        has_progressed = checkpoint_step != self._checkpoint_step
-        if has_progressed:
-            self._checkpoint_step = checkpoint_step
-            self._n_failures = 0
-            self._last_type = None
-        is_repeated = type(cause) is self._last_type
-        self._last_type = type(cause)
-        self._n_failures += 1
-        if isinstance(cause, ConfigurationError):
-            return has_progressed
-        if isinstance(cause, ArtefactCorrupt | ArtefactMissing):
-            return not is_repeated
-        return self._n_failures <= MAX_FAILURES
-
-
-def _cause(run: RunConfig, error: Any) -> Exception:
-    """Why a worker group failed: too little memory with its remedy, an error of ours that a rank
-    raised, or Ray's own error.
-    """
-    failures = list(getattr(error, "worker_failures", {}).values())
-    texts = [f"{type(failure).__name__} {failure}".lower() for failure in [*failures, error]]
-    if any(words in text for text in texts for words in OUT_OF_MEMORY):
-        return ConfigurationError(_out_of_memory_message(run.run_id, run.train))
-    ours = [failure for failure in failures if isinstance(failure, HormesisError)]
-    # other ranks are interrupted when one fails, so an interruption is the cause only on its own
-    ours.sort(key=lambda failure: isinstance(failure, Interrupted))
-    return ours[0] if ours else error
-
-
-def _out_of_memory_message(run_id: str, train: TrainConfig) -> str:
-    return (
-        f"run {run_id}: a rank ran out of memory; it had train.micro_batch={train.micro_batch}, "
-        f"train.compute.activation_checkpointing={train.compute.activation_checkpointing}, "
-        f"train.parallel.zero_stage={train.parallel.zero_stage}, "
-        f"train.parallel.offload_optimizer={str(train.parallel.offload_optimizer).lower()}. Set "
-        "train.micro_batch=auto, train.compute.activation_checkpointing=block, a higher "
-        "train.parallel.zero_stage, train.parallel.offload_optimizer=true, or more ranks; the run "
-        "resumes from its last checkpoint"
-    )
 
 
 def _newest_checkpoint(root: str, run: RunConfig) -> int:
