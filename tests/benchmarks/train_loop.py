@@ -217,6 +217,7 @@ def measure_overhead(train: TrainConfig, shape: Shape, n_pairs: int) -> Overhead
     timer = _BlockTimer(shape)
     train = evolve(train, {"micro_batch": shape.micro, "metrics.every_steps": 2 * BLOCK_STEPS})
     with tempfile.TemporaryDirectory(prefix="hormesis-") as root, ExitStack() as patched:
+        patched.enter_context(_same_determinism_afterwards())
         patched.enter_context(patch.object(loop, "train_step", timer.train_step))
         for part, functions in PARTS.items():
             for owner, name in functions:
@@ -237,6 +238,19 @@ def measure_overhead(train: TrainConfig, shape: Shape, n_pairs: int) -> Overhead
         step_seconds=median(timer.loop_seconds) / BLOCK_STEPS,
         first_seconds=timer.first_step_ended - start,
     )
+
+
+@contextmanager
+def _same_determinism_afterwards() -> Iterator[None]:
+    """Undo what `loop.train` sets in the process, so that what is measured next runs as before."""
+    enabled = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    fills = torch.utils.deterministic.fill_uninitialized_memory
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+        torch.utils.deterministic.fill_uninitialized_memory = fills  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _bare_block_seconds(context: Any, engine: Any, batch: Any, shape: Shape) -> float:
