@@ -48,9 +48,9 @@ def drawn_tree(folder: Path, indent: str = "") -> list[str]:
     lines = []
     for path in sorted(folder.iterdir(), key=lambda path: (path.is_dir(), path.name)):
         if path.suffix == ".py" and path.stem != "__init__":
-            lines.append(f"{indent + path.name:<28}{purpose(path)}")
+            lines.append(f"{indent + path.name:<31} {purpose(path)}")
         elif (path / "__init__.py").exists():
-            lines.append(f"{indent + path.name + '/':<28}{purpose(path / '__init__.py')}")
+            lines.append(f"{indent + path.name + '/':<31} {purpose(path / '__init__.py')}")
             lines += drawn_tree(path, indent + "  ")
     return lines
 

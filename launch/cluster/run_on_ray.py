@@ -1,4 +1,4 @@
-"""run on Ray: train a run on a group of workers, evaluate it in a task, restart what failed
+"""run on Ray: train a run on a group of workers, evaluate it in a task, restart failures
 
 One run trains on one group of Ray Train workers, each of which calls `training.trainer.loop.train`
 exactly as the `deepspeed` launcher would; one evaluation is one task. A worker group that failed is

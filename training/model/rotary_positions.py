@@ -1,4 +1,4 @@
-"""rotary position embedding (RoPE): the angles of positions, and queries and keys rotated by them
+"""rotary position embedding (RoPE): angles of positions; queries and keys rotated by them
 
 Su et al., arXiv:2104.09864, with the pairs of dimensions that Hugging Face's OLMo rotates:
 (i, i + H/2).
