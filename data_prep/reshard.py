@@ -34,9 +34,10 @@ from typing import IO, Any, NoReturn, cast
 
 import zstandard
 
-from data_prep.core import errors, ranged_reads, storage, telemetry
+from data_prep.core import errors, storage, telemetry
 from data_prep.core.errors import ArtefactCorrupt, ConfigurationError
 from data_prep.core.records import FileName, Sha256, record
+from data_prep.core.store import ranged_reads
 from data_prep.sources import formats
 
 JSON_LINES = (".ndjson", ".jsonl", ".json")

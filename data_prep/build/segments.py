@@ -17,9 +17,10 @@ import numpy as np
 from isal import isal_zlib
 
 from data_prep.cleaning.dropped_samples import DroppedDocument
-from data_prep.core import ranged_reads, storage
+from data_prep.core import storage
 from data_prep.core.errors import ArtefactCorrupt
 from data_prep.core.records import record
+from data_prep.core.store import ranged_reads
 from data_prep.token_stream import parquet_files
 from data_prep.token_stream.megatron_shards import TokenDtype
 

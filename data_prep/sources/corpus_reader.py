@@ -27,8 +27,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, NamedTuple
 
-from data_prep.core import ranged_reads, storage
+from data_prep.core import storage
 from data_prep.core.errors import ArtefactCorrupt, ConfigurationError
+from data_prep.core.store import ranged_reads
 from data_prep.sources import formats, fourchan, hub, synthetic
 from data_prep.sources.uri_options import split_options
 

@@ -17,8 +17,8 @@ import orjson
 import zstandard
 from isal import igzip, igzip_lib
 
-from data_prep.core import ranged_reads
 from data_prep.core.errors import ArtefactCorrupt, ConfigurationError
+from data_prep.core.store import ranged_reads
 
 DOCUMENT_END = b"<|endoftext|>"
 MAX_ROW_BYTES = 256 << 20  # a few MB of gzip can hold a line of gigabytes

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
-from data_prep.core import ranged_reads, storage
+from data_prep.core import storage
 from data_prep.core.errors import (
     ArtefactCorrupt,
     ArtefactMissing,
@@ -29,6 +29,7 @@ from data_prep.core.errors import (
     HormesisError,
     StorageError,
 )
+from data_prep.core.store import ranged_reads
 from data_prep.sources import formats
 
 SCHEME = "hub:"

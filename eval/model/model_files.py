@@ -4,8 +4,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO
 
-from data_prep.core import ranged_reads, storage
+from data_prep.core import storage
 from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing
+from data_prep.core.store import ranged_reads
 from training import run_record
 from training.run_record import RunRecord, run_uri
 

@@ -17,8 +17,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from data_prep.core import ranged_reads, storage
+from data_prep.core import storage
 from data_prep.core.errors import ArtefactMissing, ConfigurationError
+from data_prep.core.store import ranged_reads
 from training.engine import process_group
 from training.model.hf_export import load_export
 from training.model.olmo import OLMo

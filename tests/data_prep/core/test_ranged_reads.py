@@ -6,9 +6,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from proxy import Proxy
 
-from data_prep.core import ranged_reads, storage
+from data_prep.core import storage
 from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing
-from data_prep.core.ranged_reads import RangedFile
+from data_prep.core.store import ranged_reads
+from data_prep.core.store.ranged_reads import RangedFile
 
 CONTENT = bytes(range(200))
 

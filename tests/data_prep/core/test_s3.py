@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from proxy import Fault, Proxy
 
-from data_prep.core import ranged_reads, storage
+from data_prep.core import storage
 from data_prep.core.errors import ArtefactMissing, StorageError
-from data_prep.core.store import locations, s3
+from data_prep.core.store import locations, ranged_reads, s3
 
 CONTENT = bytes(range(200))
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.core import ranged_reads, storage
+from data_prep.core import storage
 from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing, ConfigurationError, StorageError
 from data_prep.core.records import record
-from data_prep.core.store import locations
+from data_prep.core.store import locations, ranged_reads
 
 
 @record
