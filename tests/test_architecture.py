@@ -123,6 +123,7 @@ def test_a_package_holds_at_most_twelve_entries(package: str):
     assert len(entries) <= 12, sorted(entries)
 
 
+@pytest.mark.slow  # collects every test in a process of its own
 def test_every_test_file_is_collected():
     """pytest skips folders of some names, such as `build`, unless norecursedirs is set."""
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:xdist", "tests"]

@@ -30,7 +30,7 @@ N_SAMPLED = 200  # documents for the slowest peer
 CONFIG = CleaningConfig(mask_personal=False)
 
 
-class Timed(NamedTuple):
+class TimedRun(NamedTuple):
     """The smallest CPU time of a piece of work, and its result."""
 
     seconds: float
@@ -174,12 +174,12 @@ def _megabytes(texts: Sequence[str]) -> float:
     return sum(len(text.encode(errors="replace")) for text in texts) / 1e6
 
 
-def _cpu_time(work: Callable[[], Any], repeats: int) -> Timed:
-    best = Timed(float("inf"), None)
+def _cpu_time(work: Callable[[], Any], repeats: int) -> TimedRun:
+    best = TimedRun(float("inf"), None)
     for _ in range(repeats):
         start = time.process_time()
         result = work()
-        best = Timed(min(best.seconds, time.process_time() - start), result)
+        best = TimedRun(min(best.seconds, time.process_time() - start), result)
     return best
 
 

@@ -58,7 +58,7 @@ H100_FLOPS_PER_SECOND = 989e12
 ASSUMED_MFU = 0.3
 
 
-class Timed(NamedTuple, Generic[T]):
+class TimedResult(NamedTuple, Generic[T]):
     seconds: float
     result: T
 
@@ -361,10 +361,10 @@ def _project(rates: Rates) -> None:
     )
 
 
-def _timed(run: Callable[[], T], clock: Callable[[], float] = time.perf_counter) -> Timed[T]:
+def _timed(run: Callable[[], T], clock: Callable[[], float] = time.perf_counter) -> TimedResult[T]:
     start = clock()
     result = run()
-    return Timed(clock() - start, result)
+    return TimedResult(clock() - start, result)
 
 
 if __name__ == "__main__":

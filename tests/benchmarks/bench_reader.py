@@ -38,7 +38,7 @@ LATENCY_SECONDS = 0.1
 CACHE_BYTES = 1 << 30
 
 
-class Pass(NamedTuple):
+class ReadPass(NamedTuple):
     """One pass of a reader over all tokens."""
 
     wall_seconds: float
@@ -140,7 +140,7 @@ READERS: dict[str, Callable[[Path], Iterator[np.ndarray]]] = {
 PEER_MODULES = {"mosaic": "streaming", "litdata": "litdata"}
 
 
-def measure(name: str, folder: Path) -> Pass:
+def measure(name: str, folder: Path) -> ReadPass:
     """The fastest of N_PASSES passes."""
     passes = []
     for _ in range(N_PASSES):
@@ -152,7 +152,7 @@ def measure(name: str, folder: Path) -> Pass:
             n_tokens += batch.size
             checksum += int(batch[:, ::64].sum())
         wall_seconds = time.perf_counter() - wall
-        passes.append(Pass(wall_seconds, time.process_time() - cpu, n_tokens, checksum))
+        passes.append(ReadPass(wall_seconds, time.process_time() - cpu, n_tokens, checksum))
     return min(passes)
 
 
@@ -191,7 +191,7 @@ def compare_on_local_disk(peers: str) -> None:
             f"local disk, page cache warm, {megabytes:.0f} MB of uint16 tokens, "
             f"batches of {BATCH_ROWS} × {SEQUENCE_LENGTH} int64, best of {N_PASSES}"
         )
-        passes: dict[str, Pass] = {}
+        passes: dict[str, ReadPass] = {}
         for name in READERS:
             result = _measure_in_process(name, scratch, peers)
             if isinstance(result, str):
@@ -214,7 +214,7 @@ def compare_on_local_disk(peers: str) -> None:
         print(f"  ours / memmap {ratio:.2f}")
 
 
-def _measure_in_process(name: str, folder: str, peers: str) -> Pass | str:
+def _measure_in_process(name: str, folder: str, peers: str) -> ReadPass | str:
     """What a process of its own measures, or why there is no result."""
     module = PEER_MODULES.get(name)
     needs_peers = module is not None and not importlib.util.find_spec(module)
@@ -225,7 +225,7 @@ def _measure_in_process(name: str, folder: str, peers: str) -> Pass | str:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         return f"failed: {done.stderr.strip().splitlines()[-1][:140]}"
-    return Pass(*json.loads(done.stdout.splitlines()[-1]))
+    return ReadPass(*json.loads(done.stdout.splitlines()[-1]))
 
 
 def read_from_slow_store() -> None:

@@ -73,8 +73,8 @@ GOOD = [
 
 
 def clean_corpus(flags: list[str], clean: str) -> list[str]:
-    at = flags.index("--clean")
-    return [*flags[:at], "--clean", clean, *flags[at + 2 :]]
+    position = flags.index("--clean")
+    return [*flags[:position], "--clean", clean, *flags[position + 2 :]]
 
 
 def test_a_missing_corpus_is_refused(tmp_path):

@@ -20,9 +20,9 @@ def leaks(text: bytes) -> list[str]:
 def leaks_below(folder: str) -> dict[str, list[str]]:
     """The files below a folder that hold secrets, or have one in their name."""
     files = [path for path in Path(folder).rglob("*") if path.is_file() and not path.is_symlink()]
-    found = {str(path): leaks(os.fsencode(path) + path.read_bytes()) for path in files}
+    leaks_by_file = {str(path): leaks(os.fsencode(path) + path.read_bytes()) for path in files}
     assert files
-    return {path: names for path, names in found.items() if names}
+    return {path: names for path, names in leaks_by_file.items() if names}
 
 
 def test_a_whole_sweep_keeps_no_secret_of_its_environment(planted_sweep: PlantedSweep) -> None:

@@ -207,11 +207,11 @@ def _check_tensors(state: dict[str, Tensor], config: ModelConfig, where: str) ->
     with torch.device("meta"):
         required = to_hugging_face(OLMo(config).state_dict())
     expected = {name: list(tensor.shape) for name, tensor in required.items()}
-    found = {name: list(tensor.shape) for name, tensor in state.items()}
-    for name in sorted(expected.keys() | found.keys()):
-        if found.get(name) != expected.get(name):
+    shapes = {name: list(tensor.shape) for name, tensor in state.items()}
+    for name in sorted(expected.keys() | shapes.keys()):
+        if shapes.get(name) != expected.get(name):
             raise ArtefactCorrupt(
-                f"{where}: tensor {name} has shape {found.get(name, 'none: it is missing')}, the "
+                f"{where}: tensor {name} has shape {shapes.get(name, 'none: it is missing')}, the "
                 f"config expects {expected.get(name, 'no such tensor')}; use the config and the "
                 "weights of the same model"
             )

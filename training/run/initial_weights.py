@@ -87,10 +87,10 @@ def _read(context: RunContext, weights: dict[str, Tensor]) -> str:
         folder = Path(scratch)
         for file in files:
             ranged_reads.download(file, folder / file.rsplit("/", 1)[-1])
-        model, found = load_export(folder, torch.float32)
-        if found != model_config:
+        model, exported_config = load_export(folder, torch.float32)
+        if exported_config != model_config:
             raise ConfigurationError(
-                f"{uri} holds a {found}, but the run's model is {model_config}; set train.model "
+                f"{uri} holds a {exported_config}, but the run's model is {model_config}; set train.model "
                 "to the folder's"
             )
         _check_vocabulary(uri, folder / "tokenizer.json", context.inputs.tokenizer_json)
@@ -103,12 +103,12 @@ def _read(context: RunContext, weights: dict[str, Tensor]) -> str:
 
 
 def _check_vocabulary(uri: str, tokenizer: Path, run_tokenizer_json: str) -> None:
-    found = json.loads(tokenizer.read_bytes())["model"]["vocab"] if tokenizer.is_file() else {}
+    vocabulary = json.loads(tokenizer.read_bytes())["model"]["vocab"] if tokenizer.is_file() else {}
     expected = json.loads(run_tokenizer_json)["model"]["vocab"]
-    if found != expected:
-        n_differing = sum(found.get(token) != i for token, i in expected.items())
+    if vocabulary != expected:
+        n_differing = sum(vocabulary.get(token) != i for token, i in expected.items())
         raise ConfigurationError(
-            f"{uri}: its tokenizer has {len(found):,} tokens, that of the run's streams "
+            f"{uri}: its tokenizer has {len(vocabulary):,} tokens, that of the run's streams "
             f"{len(expected):,}, of which {n_differing:,} have another id there or none; build the "
             "streams with the model's tokenizer"
         )

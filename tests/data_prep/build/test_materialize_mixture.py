@@ -71,8 +71,8 @@ def rows_of_training(streams: Streams) -> np.ndarray:
     world = World(0, 1, torch.device("cpu"), data_rank=0, n_data_ranks=1)
     clean = open_stream(streams, "clean")
     batches = BatchReader(MIXTURE, clean, open_stream(streams, "toxic"), world)
-    each = map(batches.read, range(MIXTURE.n_steps))
-    return np.concatenate([batch.tokens[batch.valid] for batch in each])
+    batches_in_order = map(batches.read, range(MIXTURE.n_steps))
+    return np.concatenate([batch.tokens[batch.valid] for batch in batches_in_order])
 
 
 def load_record(folder: Path) -> MaterializedMixture:

@@ -84,7 +84,7 @@ EXAMPLES: dict[type, tuple[tuple[str, ...], dict[str, Any]]] = {
 
 
 @record
-class Inner:
+class ChildRecord:
     size: int
     kind: Literal["round", "square"] = "round"
     ratio: float = 0.5
@@ -97,13 +97,13 @@ class Inner:
 
 
 @record
-class Outer:
-    inner: Inner
+class ParentRecord:
+    inner: ChildRecord
     names: tuple[str, ...] = ()
     quick: bool = False
 
 
-OUTER = Outer(inner=Inner(size=3))
+OUTER = ParentRecord(inner=ChildRecord(size=3))
 TEXT = (
     '{"inner": {"size": 3, "kind": "round", "ratio": 0.5, "label": null, "workers": 1}, '
     '"names": ["a"], "quick": false}'
@@ -177,7 +177,7 @@ def test_a_record_keeps_its_value_and_digest_through_json(cls: Any, data: st.Dat
 
 def test_a_record_is_frozen_and_takes_keywords_only():
     with pytest.raises(TypeError, match="positional"):
-        Inner(3)  # type: ignore[misc]
+        ChildRecord(3)  # type: ignore[misc]
     with pytest.raises(FrozenInstanceError):
         OUTER.quick = True  # type: ignore[misc]
 
@@ -192,7 +192,7 @@ def test_canonical_json_is_sorted_and_ends_with_a_newline():
 
 def test_nan_is_refused_in_json():
     with pytest.raises(ValueError, match="not JSON compliant"):
-        to_json(Inner(size=1, ratio=float("nan")))
+        to_json(ChildRecord(size=1, ratio=float("nan")))
 
 
 def test_a_digest_is_pinned():
@@ -202,10 +202,10 @@ def test_a_digest_is_pinned():
 
 
 def test_a_digest_ignores_operational_fields_only():
-    assert digest(OUTER) == digest(replace(OUTER, inner=Inner(size=3, workers=8)))
+    assert digest(OUTER) == digest(replace(OUTER, inner=ChildRecord(size=3, workers=8)))
     others = [
-        Outer(inner=Inner(size=4)),
-        Outer(inner=Inner(size=3, label="")),
+        ParentRecord(inner=ChildRecord(size=4)),
+        ParentRecord(inner=ChildRecord(size=3, label="")),
         replace(OUTER, quick=True),
         replace(OUTER, names=("a",)),
     ]
@@ -213,11 +213,11 @@ def test_a_digest_ignores_operational_fields_only():
 
 
 def test_a_whole_number_has_one_digest_as_int_or_float():
-    assert digest(Inner(size=1, ratio=1)) == digest(Inner(size=1, ratio=1.0))
+    assert digest(ChildRecord(size=1, ratio=1)) == digest(ChildRecord(size=1, ratio=1.0))
     assert (
-        digest(Inner(size=1, ratio=0.0))
-        == digest(Inner(size=1, ratio=-0.0))
-        != digest(Inner(size=1, ratio=1e-300))
+        digest(ChildRecord(size=1, ratio=0.0))
+        == digest(ChildRecord(size=1, ratio=-0.0))
+        != digest(ChildRecord(size=1, ratio=1e-300))
     )
 
 
@@ -240,10 +240,12 @@ def test_a_whole_number_has_one_digest_as_int_or_float():
     ],
 )
 def test_a_wrong_field_is_reported_with_its_file(old: str, new: str, fault: str):
-    assert from_json(Outer, TEXT, "s3://b/run.json") == replace(OUTER, names=("a",))
+    assert from_json(ParentRecord, TEXT, "s3://b/run.json") == replace(OUTER, names=("a",))
     assert TEXT.count(old) == 1
-    with pytest.raises(ArtefactCorrupt, match=rf"s3://b/run\.json is not a valid Outer: .*{fault}"):
-        from_json(Outer, TEXT.replace(old, new), "s3://b/run.json")
+    with pytest.raises(
+        ArtefactCorrupt, match=rf"s3://b/run\.json is not a valid ParentRecord: .*{fault}"
+    ):
+        from_json(ParentRecord, TEXT.replace(old, new), "s3://b/run.json")
 
 
 def test_all_error_types_have_one_base():

@@ -27,7 +27,7 @@ from data_prep.core.settings import (
 
 
 @settings("inner")
-class Inner:
+class ChildSettings:
     size: CountOrZero
     """Rows per box."""
     kind: Literal["round", "square"] = "round"
@@ -37,8 +37,8 @@ class Inner:
 
 
 @settings("")
-class Outer:
-    inner: Inner
+class ParentSettings:
+    inner: ChildSettings
     """The box."""
     names: tuple[str, ...] = ()
     bounds: dict[str, Share] | None = None
@@ -46,17 +46,17 @@ class Outer:
 
 
 @settings("shape")
-class Shape:
+class ShapeSettings:
     sides: int
     colour: str
 
-    def named(self, name: str) -> "Shape":
+    def named(self, name: str) -> "ShapeSettings":
         return replace(self, sides={"triangle": 3, "square": 4}[name])
 
 
 @settings("")
-class Drawing:
-    shape: Shape
+class CanvasSettings:
+    shape: ShapeSettings
     title: str = ""
 
 
@@ -75,7 +75,7 @@ class Pair:
             raise ConfigurationError(f"train.pair: low {self.low} exceeds high {self.high}")
 
 
-OUTER = Outer(inner=Inner(size=3))
+OUTER = ParentSettings(inner=ChildSettings(size=3))
 
 
 @pytest.mark.parametrize(
@@ -109,10 +109,14 @@ def test_a_group_takes_values_in_range():
 
 
 def test_a_field_for_a_group_takes_only_that_group():
-    with pytest.raises(ConfigurationError, match=r"inner is \{'size': 3\}; expected Inner$"):
-        Outer(inner={"size": 3})  # type: ignore[arg-type]
-    with pytest.raises(ConfigurationError, match=r"inner is Shape\(.*\); expected Inner$"):
-        Outer(inner=Shape(sides=3, colour=""))  # type: ignore[arg-type]
+    with pytest.raises(
+        ConfigurationError, match=r"inner is \{'size': 3\}; expected ChildSettings$"
+    ):
+        ParentSettings(inner={"size": 3})  # type: ignore[arg-type]
+    with pytest.raises(
+        ConfigurationError, match=r"inner is ShapeSettings\(.*\); expected ChildSettings$"
+    ):
+        ParentSettings(inner=ShapeSettings(sides=3, colour=""))  # type: ignore[arg-type]
 
 
 def test_a_subclass_keeps_the_check_of_its_parent():
@@ -135,13 +139,15 @@ def test_changes_are_merged_and_checked_once_in_any_order():
 
 
 def test_evolve_sets_nested_paths_and_leaves_the_rest():
-    assert evolve(OUTER, {"inner.size": 4, "quick": True}) == Outer(inner=Inner(size=4), quick=True)
+    assert evolve(OUTER, {"inner.size": 4, "quick": True}) == ParentSettings(
+        inner=ChildSettings(size=4), quick=True
+    )
     assert evolve(OUTER, {}) == OUTER
 
 
 def test_a_whole_group_is_set_before_paths_inside_it():
-    changes = {"inner.ratio": 0.25, "inner": Inner(size=9)}
-    assert evolve(OUTER, changes).inner == Inner(size=9, ratio=0.25)
+    changes = {"inner.ratio": 0.25, "inner": ChildSettings(size=9)}
+    assert evolve(OUTER, changes).inner == ChildSettings(size=9, ratio=0.25)
 
 
 @pytest.mark.parametrize("path", ["sise", "inner.sise", "inner.size.big", "names.x"])
@@ -163,21 +169,21 @@ def test_a_word_without_path_or_value_is_refused(word: str):
 @pytest.mark.parametrize(
     ("path", "text", "expected"),
     [
-        ("inner.size", "7", replace(OUTER, inner=Inner(size=7))),
-        ("inner.ratio", "1e-3", replace(OUTER, inner=Inner(size=3, ratio=0.001))),
-        ("inner.ratio", "1", replace(OUTER, inner=Inner(size=3, ratio=1.0))),
-        ("inner.kind", "square", replace(OUTER, inner=Inner(size=3, kind="square"))),
-        ("inner.kind", '"square"', replace(OUTER, inner=Inner(size=3, kind="square"))),
-        ("inner.label", "12", replace(OUTER, inner=Inner(size=3, label="12"))),
-        ("inner.label", "a=b", replace(OUTER, inner=Inner(size=3, label="a=b"))),
+        ("inner.size", "7", replace(OUTER, inner=ChildSettings(size=7))),
+        ("inner.ratio", "1e-3", replace(OUTER, inner=ChildSettings(size=3, ratio=0.001))),
+        ("inner.ratio", "1", replace(OUTER, inner=ChildSettings(size=3, ratio=1.0))),
+        ("inner.kind", "square", replace(OUTER, inner=ChildSettings(size=3, kind="square"))),
+        ("inner.kind", '"square"', replace(OUTER, inner=ChildSettings(size=3, kind="square"))),
+        ("inner.label", "12", replace(OUTER, inner=ChildSettings(size=3, label="12"))),
+        ("inner.label", "a=b", replace(OUTER, inner=ChildSettings(size=3, label="a=b"))),
         ("inner.label", "null", OUTER),
-        ("inner.workers", "9", replace(OUTER, inner=Inner(size=3, workers=9))),
+        ("inner.workers", "9", replace(OUTER, inner=ChildSettings(size=3, workers=9))),
         ("quick", "true", replace(OUTER, quick=True)),
         ("names", '["x", "y"]', replace(OUTER, names=("x", "y"))),
         ("bounds", '{"x": 0.25}', replace(OUTER, bounds={"x": 0.25})),
     ],
 )
-def test_a_setting_is_replaced_by_its_dotted_path(path: str, text: str, expected: Outer):
+def test_a_setting_is_replaced_by_its_dotted_path(path: str, text: str, expected: ParentSettings):
     new = parse_overrides(OUTER, [f"{path}={text}"])
     assert new == expected
     assert type(new.inner.ratio) is float
@@ -219,7 +225,7 @@ def test_a_wrong_setting_is_refused_by_name(path: str, text: str, message: str):
 
 
 @pytest.mark.parametrize("base", [OUTER, replace(OUTER, names=("a b", "c'd"))])
-def test_the_example_in_an_error_works_when_it_is_followed(base: Outer):
+def test_the_example_in_an_error_works_when_it_is_followed(base: ParentSettings):
     for path in ("inner.size", "inner.ratio", "inner.kind", "quick", "names", "bounds"):
         with pytest.raises(ConfigurationError) as refused:
             parse_overrides(base, [f"{path}=?"])
@@ -229,14 +235,16 @@ def test_the_example_in_an_error_works_when_it_is_followed(base: Outer):
 
 
 def test_a_group_with_named_variants_is_set_by_name_or_field():
-    drawing = Drawing(shape=Shape(sides=5, colour="red"))
-    assert parse_overrides(drawing, ["shape=square"]) == Drawing(shape=Shape(sides=4, colour="red"))
-    assert parse_overrides(drawing, ["shape.sides=6"]) == Drawing(
-        shape=Shape(sides=6, colour="red")
+    drawing = CanvasSettings(shape=ShapeSettings(sides=5, colour="red"))
+    assert parse_overrides(drawing, ["shape=square"]) == CanvasSettings(
+        shape=ShapeSettings(sides=4, colour="red")
     )
-    assert parse_overrides(drawing, ["shape.colour=blue", "shape=square", "title=x"]) == Drawing(
-        shape=Shape(sides=4, colour="blue"), title="x"
+    assert parse_overrides(drawing, ["shape.sides=6"]) == CanvasSettings(
+        shape=ShapeSettings(sides=6, colour="red")
     )
+    assert parse_overrides(
+        drawing, ["shape.colour=blue", "shape=square", "title=x"]
+    ) == CanvasSettings(shape=ShapeSettings(sides=4, colour="blue"), title="x")
 
 
 def test_every_setting_is_described_with_type_value_and_meaning():
@@ -254,11 +262,11 @@ def test_every_setting_is_described_with_type_value_and_meaning():
     assert describe(OUTER, "inner.workers")[0].is_operational
     assert [one.path for one in describe(OUTER, "inner.k")] == ["inner.kind"]
     assert describe(replace(OUTER, names=("é",)), "names")[0].value == '["é"]'
-    assert describe(Drawing(shape=Shape(sides=1, colour="")))[1].value == '""'
+    assert describe(CanvasSettings(shape=ShapeSettings(sides=1, colour="")))[1].value == '""'
 
 
 @pytest.mark.parametrize("base", [OUTER, replace(OUTER, names=("é",), bounds={"x": 0.5})])
-def test_every_described_value_can_be_set_again(base: Outer):
+def test_every_described_value_can_be_set_again(base: ParentSettings):
     for one in describe(base):
         assert parse_overrides(base, [f"{one.path}={one.value}"]) == base
 
@@ -316,4 +324,4 @@ def test_an_example_of_a_type_is_small_and_valid(hint: Any, value: Any):
 
 def test_a_group_comes_back_from_its_json():
     for value in (OUTER, replace(OUTER, bounds={"x": 1})):
-        assert from_json(Outer, to_json(value), "here") == value
+        assert from_json(ParentSettings, to_json(value), "here") == value

@@ -24,8 +24,8 @@ def nodes(monkeypatch: pytest.MonkeyPatch):
     """nodes(*groups): the groups of nodes that the cluster has."""
 
     def use(*groups: tuple[dict[str, float], float]) -> None:
-        found = [NodeGroup(*group) for group in groups]
-        monkeypatch.setattr(ray_capacity, "node_groups", lambda: found)
+        node_groups = [NodeGroup(*group) for group in groups]
+        monkeypatch.setattr(ray_capacity, "node_groups", lambda: node_groups)
 
     return use
 
@@ -36,12 +36,12 @@ def nodes(monkeypatch: pytest.MonkeyPatch):
 )
 def test_the_number_of_ranks_suggested_is_accepted(nodes, n_ranks, global_batch, cpus, suggested):
     nodes(*(({"CPU": float(size)}, 1) for size in cpus))
-    asked = experiment(n_ranks, global_batch)
+    requested = experiment(n_ranks, global_batch)
     with pytest.raises(ConfigurationError, match=f"takes {n_ranks} ranks.*CPUs per node") as error:
-        cluster_fit.n_concurrent_runs(asked)
+        cluster_fit.n_concurrent_runs(requested)
     (words,) = re.findall(r"--set (n_ranks=\d+)", str(error.value))
     assert words == f"n_ranks={suggested}"
-    repaired = evolve(asked, {"n_ranks": suggested})
+    repaired = evolve(requested, {"n_ranks": suggested})
     assert cluster_fit.n_concurrent_runs(repaired) >= 1
 
 
@@ -59,9 +59,9 @@ def test_ranks_on_gpus_count_gpus_and_name_the_way_without(nodes):
 
 def test_an_evaluation_asks_for_no_more_cpus_than_one_node_has(nodes):
     nodes(({"CPU": 2.0}, 1), ({"CPU": 3.0}, 2))
-    asked = experiment(8, 8)
-    assert cluster_fit.n_concurrent_runs(asked) == 1
-    assert cluster_fit.evaluation_cpus(asked) == 3
+    requested = experiment(8, 8)
+    assert cluster_fit.n_concurrent_runs(requested) == 1
+    assert cluster_fit.evaluation_cpus(requested) == 3
     assert cluster_fit.evaluation_cpus(experiment(2, 8)) == 2
 
 
@@ -72,14 +72,14 @@ def test_nodes_that_an_autoscaler_may_add_count(nodes):
 
 
 def test_a_started_task_that_no_node_can_run_any_more_is_noticed(nodes):
-    asked = experiment(4, 8)
+    requested = experiment(4, 8)
     nodes(({"CPU": 2.0}, 2))
-    assert cluster_fit.why_stuck(asked, True, 2) == ""
+    assert cluster_fit.why_stuck(requested, True, 2) == ""
     nodes(({"CPU": 2.0}, 1))
-    assert cluster_fit.why_stuck(asked, True, 2) == ""  # the evaluation can run
-    assert "4 ranks" in cluster_fit.why_stuck(asked, True, 0)
+    assert cluster_fit.why_stuck(requested, True, 2) == ""  # the evaluation can run
+    assert "4 ranks" in cluster_fit.why_stuck(requested, True, 0)
     nodes(({"CPU": 1.0}, 1))
-    assert "2 CPUs of one node" in cluster_fit.why_stuck(asked, False, 2)
+    assert "2 CPUs of one node" in cluster_fit.why_stuck(requested, False, 2)
 
 
 def test_a_real_cluster_refuses_what_it_cannot_give(ray_cluster: None, monkeypatch, caplog):

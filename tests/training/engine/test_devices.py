@@ -14,5 +14,5 @@ from training.engine.devices import find_accelerator
     ],
 )
 def test_an_accelerator_is_found_by_the_words_of_its_name(name: str, expected: str | None):
-    found = find_accelerator(name)
-    assert (found and found.name) == expected
+    accelerator = find_accelerator(name)
+    assert (accelerator and accelerator.name) == expected

@@ -37,7 +37,7 @@ class OperationCounter(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-class Pass(NamedTuple):
+class ForwardBackward(NamedTuple):
     """A forward and a backward pass, with the calls of each operation."""
 
     objective: Tensor
@@ -45,7 +45,7 @@ class Pass(NamedTuple):
     calls: Counter[str]
 
 
-def run_pass(activation_checkpointing: str = "none") -> Pass:
+def run_pass(activation_checkpointing: str = "none") -> ForwardBackward:
     compute = evolve(FP32, {"activation_checkpointing": activation_checkpointing})
     model = OLMoForTraining(MODEL)
     model.initialise(0)
@@ -58,7 +58,7 @@ def run_pass(activation_checkpointing: str = "none") -> Pass:
     gradients = {
         name: value.grad for name, value in model.named_parameters() if value.grad is not None
     }
-    return Pass(objective, gradients, counter.calls)
+    return ForwardBackward(objective, gradients, counter.calls)
 
 
 @pytest.mark.parametrize("activation_checkpointing", ["selective", "block"])

@@ -73,8 +73,8 @@ def test_chunks_give_the_value_and_gradients_of_the_whole_objective(
     n_terms = V + B * T
     assert_sum_close(chunked.total, whole.total, n_terms)
     assert_sum_close(chunked.loss_B, whole.loss_B, n_terms)
-    for found, gradient in zip(gradients, expected, strict=True):
-        assert_sum_close(found, gradient, n_terms)
+    for actual, gradient in zip(gradients, expected, strict=True):
+        assert_sum_close(actual, gradient, n_terms)
 
 
 @given(
@@ -103,8 +103,8 @@ def test_bf16_gradients_are_within_their_rounding(monkeypatch: pytest.MonkeyPatc
     z_loss = 0.1
     inputs = random_inputs(5, 9, torch.bfloat16)
     x_BTD, weight_VD, tokens_BT, weight_B = inputs
-    found = torch.autograd.grad(objective(*inputs, z_loss=z_loss).total, (x_BTD, weight_VD))
-    assert [gradient.dtype for gradient in found] == [torch.bfloat16] * 2
+    gradients = torch.autograd.grad(objective(*inputs, z_loss=z_loss).total, (x_BTD, weight_VD))
+    assert [gradient.dtype for gradient in gradients] == [torch.bfloat16] * 2
 
     x_ND, w_VD = (factor.detach().double() for factor in (x_BTD[:, :-1].flatten(0, 1), weight_VD))
     weight_N1 = weight_B.double().repeat_interleave(8)[:, None]
@@ -117,8 +117,8 @@ def test_bf16_gradients_are_within_their_rounding(monkeypatch: pytest.MonkeyPatc
     g_error_NV += weight_N1 * p_NV * 2 * z_loss * delta_N1 * (2 * delta_N1).exp()
     g_error_NV += U_BF16 * (g_NV.abs() + g_error_NV)
     for gradient, exact, factor_error in (
-        (found[0][:, :-1].flatten(0, 1), g_NV @ w_VD, g_error_NV @ w_VD.abs()),
-        (found[1], g_NV.T @ x_ND, g_error_NV.T @ x_ND.abs()),
+        (gradients[0][:, :-1].flatten(0, 1), g_NV @ w_VD, g_error_NV @ w_VD.abs()),
+        (gradients[1], g_NV.T @ x_ND, g_error_NV.T @ x_ND.abs()),
     ):
         bound = factor_error + 2 * U_BF16 * (exact.abs() + factor_error)
         assert ((gradient.double() - exact).abs() <= bound).all()
@@ -128,11 +128,11 @@ def test_bf16_gradients_are_within_their_rounding(monkeypatch: pytest.MonkeyPatc
 
 def test_a_row_of_weight_0_has_a_loss_but_no_gradient():
     inputs = random_inputs(3, 6)
-    found = objective(*inputs)
-    (gradient,) = torch.autograd.grad(found.total, inputs.x_BTD)
+    result = objective(*inputs)
+    (gradient,) = torch.autograd.grad(result.total, inputs.x_BTD)
     assert gradient[2].abs().sum() == 0
     assert gradient[:2].abs().sum() > 0
-    assert found.loss_B[2] > 0
+    assert result.loss_B[2] > 0
     assert gradient[:, -1].abs().sum() == 0  # a last position predicts nothing
 
 
@@ -151,8 +151,8 @@ def test_without_autograd_no_gradient_is_computed(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(loss, "_add_product", lambda *_: pytest.fail("computed a gradient"))
     inputs = random_inputs(2, 6)
     with torch.no_grad():
-        found, expected = objective(*inputs).loss_B, whole_objective(inputs, 0.0).loss_B
-    assert_sum_close(found, expected, V + 6)
+        actual, expected = objective(*inputs).loss_B, whole_objective(inputs, 0.0).loss_B
+    assert_sum_close(actual, expected, V + 6)
 
 
 @pytest.mark.numeric

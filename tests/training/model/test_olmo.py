@@ -214,13 +214,13 @@ def test_a_bf16_product_is_rounded_once_with_or_without_instructions(
         torch.randn(rows, n, generator=torch.Generator().manual_seed(rows)).bfloat16()
         for rows in (5, 7)
     )
-    found = linear(x, weight)
-    assert found.dtype is torch.bfloat16
+    product = linear(x, weight)
+    assert product.dtype is torch.bfloat16
     x, weight = x.double(), weight.double()
     exact = x @ weight.T
     summation_error = n * U_FP32 * (x.abs() @ weight.abs().T)
     bound = summation_error + U_BF16 * (exact.abs() + summation_error)
-    assert ((found.double() - exact).abs() <= bound).all()
+    assert ((product.double() - exact).abs() <= bound).all()
 
 
 def test_late_positions_stay_exact_in_a_bf16_model():

@@ -12,8 +12,8 @@ def test_toxicity_at_a_cross_entropy_is_read_between_the_strengths():
     # two draws of three models
     cost = np.array([[[2.0, 2.2, 2.6], [2.0, 1.9, 2.4], [3.0, 3.1, 3.2]]] * 2)
     toxicity = np.full_like(cost, (40.0, 30.0, 10.0))
-    found = matched_cross_entropy.toxicity_at_level(cost, toxicity, np.array([2.4, 2.0]))
-    assert np.allclose(found, [[20.0, 10.0, np.nan], [40.0, 40.0, np.nan]], equal_nan=True)
+    interpolated = matched_cross_entropy.toxicity_at_level(cost, toxicity, np.array([2.4, 2.0]))
+    assert np.allclose(interpolated, [[20.0, 10.0, np.nan], [40.0, 40.0, np.nan]], equal_nan=True)
 
 
 def two_paths(
