@@ -90,8 +90,8 @@ def _read(context: RunContext, weights: dict[str, Tensor]) -> str:
         model, exported_config = load_export(folder, torch.float32)
         if exported_config != model_config:
             raise ConfigurationError(
-                f"{uri} holds a {exported_config}, but the run's model is {model_config}; set train.model "
-                "to the folder's"
+                f"{uri} holds a {exported_config}, but the run's model is {model_config}; "
+                "set train.model to the folder's"
             )
         _check_vocabulary(uri, folder / "tokenizer.json", context.inputs.tokenizer_json)
         weights |= model.state_dict()
