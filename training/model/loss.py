@@ -185,13 +185,19 @@ def _process_chunk(
     if not with_gradient:
         return -target_C, z_C, None
     gradient_CV = log_p_CV.exp_().mul_((weight_C * (1 + 2 * z_loss * z_C))[:, None])
-    gradient_CV[torch.arange(len(targets_C), device=targets_C.device), targets_C] -= weight_C
+    if torch.compiler.is_compiling():
+        # The same numbers by a pass over all logits, which costs nothing where it is fused with the
+        # lines above. A scatter is a kernel of its own, with a whole fp32 gradient before it.
+        is_target_CV = torch.arange(logits_CV.shape[1], device=logits_CV.device) == index_C1
+        gradient_CV -= torch.where(is_target_CV, weight_C[:, None], 0.0)
+    else:
+        gradient_CV[torch.arange(len(targets_C), device=targets_C.device), targets_C] -= weight_C
     return -target_C, z_C, gradient_CV.to(logits_CV.dtype)
 
 
 @lru_cache
 def _compiled_process_chunk() -> Any:
-    """`_process_chunk` as one pass over the logits for z and one for the gradient."""
+    """`_process_chunk` as one kernel, which reads the logits for z and again for the gradient."""
     return torch.compile(_process_chunk, dynamic=False)
 
 

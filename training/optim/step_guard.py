@@ -8,8 +8,8 @@ sums over all ranks, so every rank reaches the same verdict.
 
 DeepSpeed checks the norm itself, at the cost of a sync, and returns before AdamW where the norm is
 not finite, in: fp32, stage 3, and stage 1 with bf16 and several micro-batches (BF16_Optimizer).
-Such a step counts as bad like any other. In stages 1 and 2 with bf16 and one micro-batch its check
-is off (deepspeed_engine.py), and a step has no sync at all.
+Such a step counts as bad like any other. Elsewhere its check is off (deepspeed_engine.py), and a
+step has no sync at all; an offloaded optimizer waits for its gradients in any case.
 
     first pass   … c ……… f ×××××× e …     c: checkpoint, f: first of max_bad_steps bad steps in a
                                           row, e: the step after them
@@ -167,10 +167,13 @@ class StepGuard:
         quantities_2 = self._loss_and_norm()
         if self._accepted is None:
             self._accepted = self._is_accepted(quantities_2)
-        optimizer.found_inf = (~self._accepted).float()  # type: ignore[attr-defined]
+        # An offloaded AdamW would copy them to the CPU itself, and its kernel would not wait for
+        # the copies.
+        device = optimizer.param_groups[0]["params"][0].device
+        optimizer.found_inf = (~self._accepted).float().to(device)  # type: ignore[attr-defined]
         if max_norm := self._run.train.optimizer.gradient_clip:
             scale = ((quantities_2[1] + 1e-6) / max_norm).clamp(min=1).float()
-            optimizer.grad_scale = scale  # type: ignore[attr-defined]
+            optimizer.grad_scale = scale.to(device)  # type: ignore[attr-defined]
 
     def _loss_and_norm(self) -> Tensor:
         """[mean loss of the global batch, norm of its gradient].

@@ -8,7 +8,8 @@ checkpoint. Preparations are in setup.py, the export and the record in finish.py
                                  ▲               │
                                  └─── Rollback ──┘   too many bad steps in a row (step_guard.py)
 
-A logged step costs one all-reduce of metrics and one host sync, any other step neither.
+A logged step costs one all-reduce of metrics and one host sync, any other step neither, except that
+DeepSpeed reads the gradient's norm in some configurations (step_guard.py).
 """
 
 from collections.abc import Iterator

@@ -38,6 +38,12 @@ def test_bf16_gradients_of_several_micro_batches_are_summed_in_fp32(
     assert (settings.get("data_types") == {"grad_accum_dtype": "fp32"}) == is_summed_in_fp32
 
 
+def test_an_overlay_may_send_fp32_sums_in_bf16():
+    assert deepspeed_settings(TRAIN, 3)["communication_data_type"] == "fp32"
+    overlay = {"communication_data_type": "bf16"}
+    assert deepspeed_settings(TRAIN, 3, overlay)["communication_data_type"] == "bf16"
+
+
 def test_an_offloaded_optimizer_is_torchs_and_needs_partitioned_state():
     offload = {"parallel.offload_optimizer": True}
     settings = deepspeed_settings(evolve(TRAIN, offload | {"parallel.zero_stage": 2}), 1)

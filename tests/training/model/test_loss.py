@@ -5,10 +5,13 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import torch.nn.functional as F
+from functorch.compile import make_boxed_func
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tolerances import U_BF16, assert_sum_close
 from torch import Tensor
+from torch._dynamo.backends.common import aot_autograd
+from torch._inductor.decomposition import select_decomp_table
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -124,6 +127,43 @@ def test_bf16_gradients_are_within_their_rounding(monkeypatch: pytest.MonkeyPatc
         assert ((gradient.double() - exact).abs() <= bound).all()
         # the bound itself is small, so that a wrong factor would exceed it
         assert bound.norm() < 0.15 * exact.norm()
+
+
+@pytest.mark.numeric
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("z_loss", [0.0, 1e-4])
+def test_a_chunk_as_it_is_compiled_gives_the_same_bits(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, z_loss: float
+):
+    generator = torch.Generator().manual_seed(0)
+    logits_CV = torch.randn(64, V, generator=generator).to(dtype)
+    targets_C = torch.randint(V, (64,), generator=generator)
+    weight_C = torch.rand(64, generator=generator)
+    plain = loss._process_chunk(logits_CV, targets_C, weight_C, z_loss, True)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    compiled = loss._process_chunk(logits_CV, targets_C, weight_C, z_loss, True)
+    for found, expected in zip(compiled, plain, strict=True):
+        assert found is not None and expected is not None
+        assert found.dtype is expected.dtype and torch.equal(found, expected)
+
+
+def test_a_compiled_chunk_has_no_scatter():
+    """A compiler fuses a scatter with nothing, so there would be four kernels instead of one and a
+    gradient in fp32 between them; test_sm90_kernels.py counts them where triton is installed.
+    """
+    operations: list[str] = []
+
+    def record(graph: torch.fx.GraphModule, _: Any) -> Any:
+        operations.extend(str(node.target) for node in graph.graph.nodes)
+        return make_boxed_func(graph.forward)
+
+    backend: Any = aot_autograd(fw_compiler=record, decompositions=select_decomp_table)
+    compiled: Any = torch.compile(loss._process_chunk, dynamic=False, backend=backend)
+    with torch.no_grad():
+        arguments = (torch.zeros(8, dtype=torch.int64), torch.ones(8), 1e-4, True)
+        compiled(torch.zeros(8, V, dtype=torch.bfloat16), *arguments)
+    assert any("exp" in operation for operation in operations)
+    assert [name for name in operations if "index_put" in name or "scatter" in name] == []
 
 
 def test_a_row_of_weight_0_has_a_loss_but_no_gradient():

@@ -12,7 +12,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from data_prep.core.errors import ConfigurationError
 from training.config import RunConfig
@@ -130,50 +129,6 @@ def test_a_step_with_a_nan_changes_no_weight_no_moment_and_no_count(
     expected = [(1, 0), (2, 0), (3, 0), (4, 1), (5, 1), (6, 1)]
     assert skipped_so_far(tmp_path, run) == expected
     assert all(math.isfinite(line["loss"]) for line in step_lines(tmp_path, run))
-
-
-@pytest.mark.slow
-def test_a_step_that_is_not_logged_has_no_host_sync(
-    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    syncs: list[str] = []
-
-    class RecordSyncs(TorchDispatchMode):
-        def __torch_dispatch__(
-            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-        ) -> Any:
-            if func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default):
-                syncs.append(str(func))
-            return func(*args, **(kwargs or {}))
-
-    train_step = loop.train_step
-
-    def recorded_step(*args: Any) -> Any:
-        with RecordSyncs():
-            return train_step(*args)
-
-    monkeypatch.setattr(loop, "train_step", recorded_step)
-    loop.train(str(tmp_path), plan("bf16", {"compute.precision": "bf16"}))
-    assert syncs == []
-    loop.train(str(tmp_path), plan("accumulated", {"compute.precision": "bf16", "micro_batch": 1}))
-    assert syncs  # DeepSpeed's BF16_Optimizer reads the norm
-
-
-def test_a_gradient_spike_is_skipped_unless_spike_sigma_is_0(
-    plan: Plan, tmp_path: Path, poison: Poison, monkeypatch: pytest.MonkeyPatch
-):
-    settings = {"global_batch": 1, "optimizer.learning_rate": 1e-4, "metrics.every_steps": 12}
-
-    def skipped_steps(run_id: str, **changes: float) -> tuple[tuple[int, int], ...]:
-        run = plan(run_id, settings | changes, n_clean=20, n_toxic=4)
-        return loop.train(str(tmp_path), run).skipped_steps
-
-    poison({4, 15}, 50.0)
-    assert skipped_steps("off", **{"guard.spike_sigma": 0.0}) == ()
-    monkeypatch.setattr(step_guard, "WARMUP_STEPS", 3)
-    assert skipped_steps("on") == ((4, 5), (15, 16))
-    monkeypatch.setattr(step_guard, "WARMUP_STEPS", 20)
-    assert skipped_steps("early") == ()
 
 
 @pytest.mark.parametrize("log_every_steps", [1, 5])
@@ -336,6 +291,29 @@ def test_rounding_is_no_spike():
     guard = guard_without_model(100)
     assert all(take_step(guard, step, 2.0, norm=1.0) for step in range(50))
     assert take_step(guard, 50, 2.0001, norm=1.0) and not take_step(guard, 51, 2.1, norm=1.0)
+
+
+def test_an_offloaded_optimizer_gets_verdict_and_clipping_on_its_device(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """By blocking copies: AdamW's own do not block, and its kernel on the CPU would not wait."""
+    guard = guard_without_model(100)
+    guard._engine.optimizer._global_grad_norm = torch.tensor(4.0)
+    guard.begin_step(0, 1, torch.zeros(2, dtype=torch.float64))
+    elsewhere = torch.ones(1, device="meta")
+    optimizer: Any = SimpleNamespace(param_groups=[{"params": [elsewhere]}])
+    to, copies = Tensor.to, []
+
+    def recorded(value: Tensor, *arguments: Any, **options: Any) -> Tensor:
+        moved = to(value, *arguments, **options)
+        if moved.device != value.device:
+            copies.append(options)
+        return moved
+
+    monkeypatch.setattr(Tensor, "to", recorded)
+    guard._before_optimizer(optimizer)
+    assert optimizer.found_inf.device == optimizer.grad_scale.device == elsewhere.device
+    assert copies == [{}, {}]  # a copy waits unless it is told not to
 
 
 def guard_without_model(n_steps: int) -> StepGuard:
