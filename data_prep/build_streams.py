@@ -17,7 +17,8 @@ from rich.table import Table
 
 from data_prep.build import pipeline, stream_paths
 from data_prep.config import DataConfig, StreamName
-from data_prep.core import errors, ray_tasks, storage, telemetry
+from data_prep.core import ray_tasks, storage, telemetry
+from data_prep.core.command import entry_command
 from data_prep.token_stream import data_card, megatron_shards
 from data_prep.token_stream.data_card import DataCard
 from data_prep.token_stream.manifest import Manifest
@@ -25,16 +26,13 @@ from data_prep.token_stream.manifest import Manifest
 N_SHOWN = 5  # domains and labels printed per stream
 
 
+@entry_command
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     telemetry.configure()
-    try:
-        config = storage.load(DataConfig, options.config)
-        names = options.stream or list(get_args(StreamName))
-        streams = _build(config, names, storage.object_root(options.out), options.check)
-    except errors.HormesisError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    config = storage.load(DataConfig, options.config)
+    names = options.stream or list(get_args(StreamName))
+    streams = _build(config, names, storage.object_root(options.out), options.check)
     if options.card:
         table = _card_table([data_card.load(stream.uri) for stream in streams])
     else:

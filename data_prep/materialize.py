@@ -18,6 +18,7 @@ from typing_extensions import TypedDict
 from data_prep.build import materialize_mixture
 from data_prep.config import StreamName
 from data_prep.core import errors, ray_tasks, records, storage, telemetry
+from data_prep.core.command import entry_command
 from data_prep.core.records import RelativePath, name_fault
 from data_prep.core.settings import Count
 from data_prep.token_stream.mixture import Budget, Mixture, sequences_for
@@ -44,27 +45,21 @@ class MixturePlan(NamedTuple):
     streams: dict[StreamName, str]
 
 
+@entry_command
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     telemetry.configure()
-    try:
-        root = storage.object_root(options.out)
-        plan = _plan_of_run(root, options.run) if options.run else _plan_of_options(options)
-        to = storage.join(root, "materialized", options.run or "")
-        if options.to:
-            to = storage.object_root(options.to)
-        streams: dict[StreamName, str] = {
-            name: uri if "://" in uri else storage.join(root, uri)
-            for name, uri in plan.streams.items()
-        }
-        storage.check_writable(to)
-        with ray_tasks.session(n_cpus=1):
-            written = materialize_mixture.materialize(
-                plan.mixture, plan.sequence_length, streams, to
-            )
-    except errors.HormesisError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    root = storage.object_root(options.out)
+    plan = _plan_of_run(root, options.run) if options.run else _plan_of_options(options)
+    to = storage.join(root, "materialized", options.run or "")
+    if options.to:
+        to = storage.object_root(options.to)
+    streams: dict[StreamName, str] = {
+        name: uri if "://" in uri else storage.join(root, uri) for name, uri in plan.streams.items()
+    }
+    storage.check_writable(to)
+    with ray_tasks.session(n_cpus=1):
+        written = materialize_mixture.materialize(plan.mixture, plan.sequence_length, streams, to)
     n_toxic = plan.mixture.n_toxic
     epochs = n_toxic / written.n_distinct_toxic if written.n_distinct_toxic else 1.0
     telemetry.console().print(

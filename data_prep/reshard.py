@@ -34,7 +34,8 @@ from typing import IO, Any, NoReturn, cast
 
 import zstandard
 
-from data_prep.core import errors, storage, telemetry
+from data_prep.core import storage, telemetry
+from data_prep.core.command import entry_command
 from data_prep.core.errors import ArtefactCorrupt, ConfigurationError
 from data_prep.core.records import FileName, Sha256, record
 from data_prep.core.store import ranged_reads
@@ -75,15 +76,12 @@ class Resharded:
     shards: tuple[ArchiveShard, ...]
 
 
+@entry_command
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     telemetry.configure()
-    try:
-        out = storage.object_root(options.out)
-        done = reshard(options.archive, out, options.shard_bytes)
-    except errors.HormesisError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    out = storage.object_root(options.out)
+    done = reshard(options.archive, out, options.shard_bytes)
     pattern = storage.join(out, f"{_stem(options.archive)}-*.ndjson.zst")
     print(
         f"{len(done.shards):,} shards, {done.n_lines:,} lines, {done.n_bytes:,} bytes of text; "

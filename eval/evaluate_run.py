@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from data_prep.core import telemetry
-from data_prep.core.errors import HormesisError
+from data_prep.core.command import entry_command
 from data_prep.core.records import from_json, to_json
 from data_prep.core.settings import parse_overrides
 from eval.config import EvalConfig
@@ -23,19 +23,16 @@ from eval.model import model_source
 from eval.pipeline import evaluate_model
 
 
+@entry_command
 def main() -> int:
     arguments = _parse_arguments()
     telemetry.configure()
     config = EvalConfig()
-    try:
-        if arguments.config:
-            config = from_json(EvalConfig, arguments.config.read_bytes(), str(arguments.config))
-        config = parse_overrides(config, [word.removeprefix("eval.") for word in arguments.set])
-        source = model_source.from_arguments(arguments)
-        report = evaluate_model(source, config, toxic_ratio=arguments.toxic_ratio)
-    except (HormesisError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if arguments.config:
+        config = from_json(EvalConfig, arguments.config.read_bytes(), str(arguments.config))
+    config = parse_overrides(config, [word.removeprefix("eval.") for word in arguments.set])
+    source = model_source.from_arguments(arguments)
+    report = evaluate_model(source, config, toxic_ratio=arguments.toxic_ratio)
     print(to_json(report), end="")
     return 0
 

@@ -5,12 +5,13 @@ import sys
 from collections.abc import Sequence
 
 from data_prep.core import storage, telemetry
-from data_prep.core.errors import HormesisError
+from data_prep.core.command import entry_command
 from launch import experiment, run_states, status_tables
 
 
+@entry_command
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit status: 0, or 2 after an error that was printed in one line."""
+    """The exit status, as core/command.py lists them."""
     parser = argparse.ArgumentParser(
         prog="launch/status.py", description="Print which runs of a sweep are done, and results."
     )
@@ -21,14 +22,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="object root of the sweep: a folder or s3://bucket/prefix",
     )
     arguments = parser.parse_args(argv)
-    try:
-        root = storage.object_root(arguments.out)
-        sweep = experiment.load(root)
-        states = run_states.read(root, sweep)
-        progress = status_tables.progress_table(root, sweep, states)
-    except HormesisError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    telemetry.configure()
+    root = storage.object_root(arguments.out)
+    sweep = experiment.load(root)
+    states = run_states.read(root, sweep)
+    progress = status_tables.progress_table(root, sweep, states)
     console = telemetry.console()
     console.print(progress)
     if any(state.report for state in states):

@@ -16,7 +16,7 @@ from typing import Any
 
 from data_prep.config import StreamName
 from data_prep.core import storage, telemetry
-from data_prep.core.errors import HormesisError
+from data_prep.core.command import entry_command
 from data_prep.core.records import digest
 from data_prep.token_stream.mixture import check_supply
 from launch import cli, cost_estimate, experiment, run_states, status_tables
@@ -28,22 +28,19 @@ REPORT_DONE = ("report", "done.txt")
 STREAMS: tuple[StreamName, ...] = ("clean", "toxic")
 
 
+@entry_command
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit status: 0, or 2 after an error that was printed in one line."""
+    """The exit status, as core/command.py lists them."""
     arguments = cli.parser().parse_args(argv)
     telemetry.configure()
-    try:
-        requested = cli.requested_experiment(arguments)
-        if arguments.settings is not None:
-            print(settings_list(requested, arguments.settings))
-        elif arguments.plan:
-            device = cost_estimate.device_named(arguments.device)
-            telemetry.console().print(cost_estimate.render(requested, device, arguments.mfu))
-        else:
-            _sweep(requested, arguments)
-    except HormesisError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    requested = cli.requested_experiment(arguments)
+    if arguments.settings is not None:
+        print(settings_list(requested, arguments.settings))
+    elif arguments.plan:
+        device = cost_estimate.device_named(arguments.device)
+        telemetry.console().print(cost_estimate.render(requested, device, arguments.mfu))
+    else:
+        _sweep(requested, arguments)
     return 0
 
 

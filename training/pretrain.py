@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.core import storage, telemetry
+from data_prep.core.command import REFUSED, entry_command
 from data_prep.core.errors import (
     ArtefactCorrupt,
     ConfigurationError,
@@ -38,10 +39,10 @@ from training.config import RunConfig
 from training.engine import rank_env
 from training.run_record import RunRecord, load_config, run_uri
 
-REFUSED = 2
 INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: try again later
 
 
+@entry_command
 def main() -> int:
     args = _parse(sys.argv[1:])
     telemetry.configure()
@@ -111,7 +112,7 @@ def _read_overlay(file: str | None) -> dict[str, Any] | None:
     if file is None:
         return None
     try:
-        overlay = json.loads(Path(file).read_text())
+        overlay = json.loads(Path(file).read_bytes())
     except (OSError, ValueError) as error:
         raise ConfigurationError(
             f"--deepspeed_config {file}: {error}; expected a readable JSON file"

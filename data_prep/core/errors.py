@@ -4,7 +4,7 @@
     ├── ConfigurationError    the request is wrong: fix the command line, the recipe or the input
     ├── ArtefactMissing       something that an earlier stage should have written is not there
     ├── ArtefactCorrupt       an artefact does not match its record
-    ├── StorageError          the object store did not respond, or refused
+    ├── StorageError          the object store or the disk did not respond, or refused
     ├── ClusterError          Ray lost workers repeatedly, or the cluster stopped
     └── Interrupted           stopped on request, and can be resumed
 
@@ -13,6 +13,7 @@ print it without a traceback and exit with status 2. Messages quote URLs, and te
 kept and shared, so credentials in a URL are masked in every message.
 """
 
+import errno
 import re
 from typing import Any
 
@@ -50,7 +51,7 @@ class ArtefactCorrupt(HormesisError):
 
 
 class StorageError(HormesisError):
-    """The object store did not respond, or refused."""
+    """The object store or the disk did not respond, or refused."""
 
 
 class ClusterError(HormesisError):
@@ -59,3 +60,30 @@ class ClusterError(HormesisError):
 
 class Interrupted(HormesisError):
     """Stopped on request; the same command resumes."""
+
+
+_REMEDIES = {
+    errno.ENOSPC: "free space on that disk",
+    errno.EDQUOT: "free space within the quota",
+    errno.EFBIG: "raise the limit of file sizes (ulimit -f)",
+    errno.EROFS: "choose a folder that can be written",
+    errno.EACCES: "allow it, or choose another folder",
+    errno.EPERM: "allow it, or choose another folder",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "close other programs, or raise the system's limit of open files",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EIO: "check the disk",
+    errno.ENOMEM: "free memory",
+    errno.EAGAIN: "raise the limit of processes (ulimit -u)",
+}
+
+
+def environment_error(error: OSError) -> StorageError | None:
+    """What is wrong with the disk or the machine, in one line; None if that is no cause of it."""
+    if error.errno not in _REMEDIES and error.filename is None:
+        return None
+    place = f"{error.filename}: " if error.filename is not None else ""
+    remedy = _REMEDIES.get(error.errno or 0, "check that name")
+    return StorageError(
+        f"{place}{error.strerror or error}; {remedy}, then run the same command again"
+    )

@@ -8,6 +8,7 @@ is never imported here, so training runs where Ray is not installed.
 
 import logging
 import sys
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
@@ -19,6 +20,7 @@ from data_prep.core.errors import mask_secrets
 logger = logging.getLogger("hormesis")
 
 WIDTH = 160  # of tables in a file or a job's log: the widest table fits
+MIN_WIDTH = 60  # in a narrower terminal lines are broken, where rich would leave out their ends
 SCALED_FROM = 10_000  # a bar with more units counts in k and M
 CHATTY_LOGGERS = ("botocore", "aiobotocore")  # every process logs where it found its credentials
 
@@ -47,12 +49,21 @@ class _MaskingFormatter(logging.Formatter):
 
 class _BarSafeHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stderr)
+        with suppress(OSError):  # the work goes on when nobody can read the log any more
+            tqdm.write(self.format(record), file=sys.stderr)
+
+
+class _PipeConsole(Console):
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError  # rich itself would end the process, with another exit status
 
 
 def console() -> Console:
     """Where tables are printed: as wide as the terminal, or WIDTH in a file."""
-    return Console(width=None if sys.stdout.isatty() else WIDTH)
+    if not sys.stdout.isatty():
+        return _PipeConsole(width=WIDTH)
+    terminal = _PipeConsole()
+    return terminal if terminal.width >= MIN_WIDTH else _PipeConsole(width=MIN_WIDTH)
 
 
 def progress(total: int, title: str, unit: str, *, initial: int = 0) -> Any:

@@ -24,7 +24,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from data_prep.core import telemetry
-from data_prep.core.errors import ConfigurationError, HormesisError
+from data_prep.core.command import entry_command
+from data_prep.core.errors import ConfigurationError
 from eval.model import model_source
 from eval.steering import intervention
 from eval.tools.saved_direction import load_saved_direction
@@ -39,23 +40,20 @@ COPIED_IF_PRESENT = (
 )
 
 
+@entry_command
 def main() -> int:
     arguments = _parse_arguments()
     telemetry.configure()
-    try:
-        model = model_source.from_arguments(arguments)
-        saved = load_saved_direction(model, arguments.eval)
-        site = saved.report.config.probing.site
-        if site != "heads":
-            raise ConfigurationError(
-                f"{saved.uri} steers {site}, but only a shift of heads is a bias; evaluate the "
-                "model with eval.probing.site=heads"
-            )
-        with model.local_files() as export:
-            bake(export, saved.shift_LD, arguments.strength, arguments.to)
-    except (HormesisError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    model = model_source.from_arguments(arguments)
+    saved = load_saved_direction(model, arguments.eval)
+    site = saved.report.config.probing.site
+    if site != "heads":
+        raise ConfigurationError(
+            f"{saved.uri} steers {site}, but only a shift of heads is a bias; evaluate the "
+            "model with eval.probing.site=heads"
+        )
+    with model.local_files() as export:
+        bake(export, saved.shift_LD, arguments.strength, arguments.to)
     print(arguments.to)
     return 0
 

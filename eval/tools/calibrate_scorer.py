@@ -22,7 +22,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data_prep.core import telemetry
-from data_prep.core.errors import ConfigurationError, HormesisError
+from data_prep.core.command import entry_command
+from data_prep.core.errors import ConfigurationError
 from data_prep.core.records import digest, record, to_json
 from data_prep.scorers import registry
 from data_prep.scorers.registry import Scorer
@@ -84,21 +85,18 @@ class ScorerCalibration:
     reliability: tuple[CalibrationBin, ...]
 
 
+@entry_command
 def main() -> int:
     arguments = _parse_arguments()
     telemetry.configure()
-    try:
-        texts, n_unusable = read(arguments.rows)
-        result = calibrate(
-            registry.load(arguments.scorer),
-            texts,
-            arguments.rows,
-            n_unusable=n_unusable,
-            threshold=arguments.threshold,
-        )
-    except (HormesisError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    texts, n_unusable = read(arguments.rows)
+    result = calibrate(
+        registry.load(arguments.scorer),
+        texts,
+        arguments.rows,
+        n_unusable=n_unusable,
+        threshold=arguments.threshold,
+    )
     print(to_json(result) if arguments.json else _table(result), end="")
     return 0
 

@@ -17,22 +17,20 @@ import sys
 import torch
 
 from data_prep.core import storage, telemetry
-from data_prep.core.errors import ConfigurationError, HormesisError
+from data_prep.core.command import entry_command
+from data_prep.core.errors import ConfigurationError
 from eval.config import EvalConfig
 from eval.model import model_source
 from eval.steering.intervention import Shift
 from eval.tools.saved_direction import load_saved_direction
 
 
+@entry_command
 def main() -> int:
     arguments = _parse_arguments()
     telemetry.configure()
-    try:
-        for uri in _measure(arguments):
-            print(uri)
-    except (HormesisError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    for uri in _measure(arguments):
+        print(uri)
     return 0
 
 

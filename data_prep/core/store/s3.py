@@ -23,6 +23,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -39,7 +40,8 @@ from botocore.parsers import ResponseParserError
 from s3fs import S3FileSystem
 
 from data_prep.core import telemetry
-from data_prep.core.errors import mask_secrets
+from data_prep.core.errors import ConfigurationError, mask_secrets
+from data_prep.core.store import faults
 
 RETRY_SECONDS = 60.0
 FIRST_CONTACT_SECONDS = 4.0
@@ -49,6 +51,8 @@ LONGEST_WAIT_SECONDS = 5.0
 READ_TIMEOUT_SECONDS = 20.0  # an open connection that is silent for longer is dead
 ATTEMPT_SECONDS = 600.0  # of one request: 64 MiB at 110 kB/s; a body may also trickle for ever
 FAILURES_PER_WARNING = 5  # the others are logged at level DEBUG
+ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+CERTIFICATE_VARIABLES = ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE")
 CLIENT_OPTIONS = {
     "use_listings_cache": False,
     "config_kwargs": {
@@ -93,8 +97,17 @@ class RetryingS3(S3FileSystem):
         self._has_responded = False
 
     async def set_session(self, refresh: bool = False, kwargs: Any = None) -> Any:
-        """Make the client; its endpoint comes from the environment or the AWS configuration."""
-        client = await super().set_session(refresh=refresh, kwargs=kwargs or {})
+        """Make the client; its endpoint comes from the environment or the AWS configuration.
+
+        Raises ConfigurationError if one of the settings is wrong.
+        """
+        check_environment()
+        try:
+            client = await super().set_session(refresh=refresh, kwargs=kwargs or {})
+        except Exception as error:
+            raise ConfigurationError(
+                f"cannot set up the S3 client: {faults.summary(error)}; {faults.s3_remedy(error)}"
+            ) from error
         assert self._s3 is not None
         warn_of_plain_http(str(self._s3.meta.endpoint_url))
         return client
@@ -192,6 +205,39 @@ class RetryingS3(S3FileSystem):
                 )
                 telemetry.emit("hormesis_storage_retries", 1, reason=reason)
                 await asyncio.sleep(wait)
+
+
+def check_environment() -> None:
+    """Raise ConfigurationError for variables that botocore takes and then fails on, unclearly."""
+    for name in ENDPOINT_VARIABLES:
+        endpoint = os.environ.get(name, "")
+        if endpoint and (fault := _endpoint_fault(endpoint)):
+            raise ConfigurationError(
+                f"{name} is {endpoint!r}, {fault}; expected http://HOST:PORT or https://HOST:PORT: "
+                "correct the variable"
+            )
+    for name in CERTIFICATE_VARIABLES:
+        file = os.environ.get(name, "")
+        if file and not Path(file).exists():
+            raise ConfigurationError(
+                f"{name} is {file!r}, which does not exist; expected a file of certificates in PEM "
+                "format: correct the variable, or unset it"
+            )
+
+
+def _endpoint_fault(endpoint: str) -> str:
+    """What is wrong with an endpoint, or an empty text."""
+    try:
+        address = urlsplit(endpoint)
+        if address.scheme not in ("http", "https"):
+            return "without http:// or https://"
+        if not address.hostname:
+            return "without a host"
+        if re.search(r"[\s\x00-\x1f]", endpoint):
+            return "with a blank in it"
+        return "with port 0" if address.port == 0 else ""
+    except ValueError as error:
+        return f"which is not a URL ({error})"
 
 
 @lru_cache
