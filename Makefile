@@ -13,7 +13,7 @@ export RAY_USAGE_STATS_ENABLED = 0
 export PATH := $(BIN):$(PATH)
 
 .PHONY: help setup clean sweep plan status test-fast test test-isa test-faults test-train-faults fuzz lint lint-files format \
-        bench bench-data bench-reader bench-train bench-eval bench-checkpoint
+        bench bench-data bench-reader bench-train bench-eval bench-checkpoint gpu-check
 
 help: ## print this list
 	@grep -hE '^##@|^[a-z-]+:.*##' Makefile | sed -E 's/^##@ (.*)/\n\1/; s/^([a-z-]+):.*## /  \1\t/' | expand -t 20
@@ -102,3 +102,6 @@ bench-eval: setup ## probes, permutation tests and steered generation; coverage 
 
 bench-checkpoint: setup ## time that training waits for a checkpoint into a slow store
 	$(BIN)/python tests/benchmarks/bench_checkpoint.py $(ARGS)
+
+gpu-check: setup ## everything that only a GPU can tell, in ten minutes; ARGS="--parts speed --minutes 5 --out FOLDER"
+	$(BIN)/python tests/benchmarks/gpu_check.py $(ARGS)

@@ -1,37 +1,29 @@
 """probes, activations and steered generation against scikit-learn and transformers
 
-The last lines project the rates to the evaluation of OLMo-1B by the recipe `paper`. Everything
-runs on one thread: with more, the many small matmuls of scikit-learn mostly wait for each other.
+The last lines project the rates to the evaluation of OLMo-1B by the recipe `paper`. The models run
+on the GPU if there is one (gpu_check.py measures a 1B there), the probes on one thread: with more,
+the many small matmuls of scikit-learn mostly wait for each other.
 HEADS=n in the environment changes the number of probed heads.
 """
 
 import os
 import time
-from collections.abc import Callable
 from statistics import median, quantiles
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import NamedTuple
 
 os.environ.update(
     HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1"
 )
 
+import eval_contenders
 import numpy as np
 import torch
+from eval_contenders import timed
 from sklearn.linear_model import LogisticRegression
-from transformers import OlmoConfig, OlmoForCausalLM
 
-from eval.config import ProbingConfig
-from eval.model import generation
-from eval.model.loaded_model import BatchSize
-from eval.probing import activations, logistic_probes, permutation_null
-from eval.steering import intervention
-from eval.steering.intervention import Shift
+from eval.probing import logistic_probes, permutation_null
 from launch import recipes
 from training.config import SIZES, ModelConfig
-from training.model.hf_export import hugging_face_config, to_hugging_face
-from training.model.olmo import OLMo
-
-T = TypeVar("T")
 
 N_HEADS = int(os.environ.get("HEADS", "8"))
 N_HEADS_1B = 256
@@ -45,22 +37,17 @@ N_PROBE_REPEATS = 3
 MODEL = ModelConfig(
     d_model=256, n_layers=8, n_heads=8, d_mlp=1024, vocab_size=8192, max_sequence_length=256
 )
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 MODEL_1B = ModelConfig(**SIZES["olmo-1b"]._asdict(), vocab_size=50_304)
 N_PROMPTS = 32
 N_PROMPT_TOKENS = 24
 N_NEW_TOKENS = 32
-STRENGTH = 0.5
 N_ROUNDS = 12
 N_TEXTS = 500
 TEXT_TOKENS = (12, 36)  # the shortest, and one more than the longest
 SEQUENCE_TOKENS_1B = 2048
 H100_FLOPS_PER_SECOND = 989e12
 ASSUMED_MFU = 0.3
-
-
-class TimedResult(NamedTuple, Generic[T]):
-    seconds: float
-    result: T
 
 
 class Rows(NamedTuple):
@@ -108,8 +95,8 @@ def _compare_probes(train: Rows, test: Rows) -> tuple[float, float]:
     our_seconds = []
     peer_seconds = []
     for _ in range(N_PROBE_REPEATS):
-        our_seconds.append(_timed(lambda: logistic_probes.fit(*train, L2)).seconds)
-        peer_seconds.append(_timed(lambda: _fit_with_scikit_learn(train, test)).seconds)
+        our_seconds.append(timed(lambda: logistic_probes.fit(*train, L2)).seconds)
+        peer_seconds.append(timed(lambda: _fit_with_scikit_learn(train, test)).seconds)
     ours = N_HEADS / median(our_seconds)
     peer = N_HEADS / median(peer_seconds)
     accuracy = probes.correct(*test).double().mean(0).numpy()
@@ -148,7 +135,7 @@ def _compare_permutations(train: Rows, test: Rows, peer_probes: float) -> float:
 
     train_labels = labels_and_permutations(train.label_R)
     test_labels = labels_and_permutations(test.label_R)
-    null = _timed(
+    null = timed(
         lambda: permutation_null.null_accuracy(
             train.x_RPH, train_labels, test.x_RPH, test_labels, L2
         )
@@ -174,35 +161,12 @@ def _compare_activations() -> float:
 
     The public ITI code reads one text at a time.
     """
-    ours, peer = _models()
+    ours, peer = eval_contenders.models(MODEL, DEVICE)
     rng = np.random.default_rng(0)
     lengths = rng.integers(*TEXT_TOKENS, N_TEXTS)
     rows = {str(i): rng.integers(1, MODEL.vocab_size, n).tolist() for i, n in enumerate(lengths)}
-    readings: list[torch.Tensor] = []
-
-    def read_last_token(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        readings.append(inputs[0][0, -1])
-
-    def our_collect() -> torch.Tensor:
-        collected = activations.collect(
-            ours, rows, ProbingConfig(), batch=BatchSize(128), advance=lambda n: None
-        )
-        return collected.values_LRNH.flatten(2)
-
-    @torch.inference_mode()
-    def peer_collect() -> torch.Tensor:
-        handles = [
-            layer.self_attn.o_proj.register_forward_pre_hook(read_last_token)
-            for layer in peer.model.layers
-        ]
-        for row in rows.values():
-            peer(torch.tensor([row]))
-        for handle in handles:
-            handle.remove()
-        return torch.stack(readings).view(N_TEXTS, MODEL.n_layers, -1).transpose(0, 1)
-
-    our_time = _timed(our_collect)
-    peer_time = _timed(peer_collect)
+    our_time = timed(lambda: eval_contenders.read_heads(ours, rows).values_LRNH.flatten(2))
+    peer_time = timed(lambda: eval_contenders.read_heads_with_hooks(peer, rows))
     difference = float((our_time.result - peer_time.result).abs().max())
     print(
         f"activations: {MODEL.n_parameters:,} parameters, {N_TEXTS:,} texts of {TEXT_TOKENS[0]} to "
@@ -217,42 +181,27 @@ def _compare_activations() -> float:
 
 
 def _compare_generation() -> float:
-    """New tokens per second of steered generation.
-
-    Greedy, fp32, prompts of one length, no early end: both return the same tokens and do the same
-    work.
-    """
-    ours, peer = _models()
-    shift_LD = torch.randn(
-        MODEL.n_layers, MODEL.d_model, generator=torch.Generator().manual_seed(1)
-    )
-    prompts = torch.randint(
-        1,
-        MODEL.vocab_size,
-        (N_PROMPTS, N_PROMPT_TOKENS),
-        generator=torch.Generator().manual_seed(0),
-    )
-    sampling = generation.Sampling(
-        N_NEW_TOKENS, "greedy", 1.0, MODEL.vocab_size + 1, MODEL.vocab_size
-    )
+    """New tokens per second of steered generation."""
+    ours, peer = eval_contenders.models(MODEL, DEVICE)
+    task = eval_contenders.decoding(MODEL, N_PROMPTS, N_PROMPT_TOKENS, N_NEW_TOKENS)
 
     def plain() -> list[list[int]]:
-        return generation.sample(ours, prompts.tolist(), list(range(N_PROMPTS)), sampling)
+        return eval_contenders.generate(ours, task)
 
     def steered() -> list[list[int]]:
-        strength_B = torch.full((N_PROMPTS,), STRENGTH)
-        with intervention.steered(ours, Shift(shift_LD), strength_B, "last"):
-            return plain()
+        return eval_contenders.generate_steered(ours, task)
 
     def by_hooks() -> list[list[int]]:
-        return _generate_with_hooks(peer, prompts, shift_LD)
+        return eval_contenders.generate_with_hooks(peer, task)
 
     n_same = sum(a == b for a, b in zip(steered(), by_hooks(), strict=True))
     contenders = [("plain", plain), ("steered", steered), ("hooks", by_hooks)]
     seconds: dict[str, list[float]] = {name: [] for name, _ in contenders}
+    # a CPU may be shared, so there only the seconds of this process count
+    clock = time.perf_counter if DEVICE == "cuda" else time.process_time
     for round_ in range(N_ROUNDS):
         for name, generate in contenders if round_ % 2 else reversed(contenders):
-            seconds[name].append(_timed(generate, time.process_time).seconds)
+            seconds[name].append(timed(generate, clock).seconds)
     print(
         f"generation: {MODEL.n_parameters:,} parameters, {N_PROMPTS} prompts × {N_NEW_TOKENS} new "
         f"tokens, greedy; {n_same} of {N_PROMPTS} continuations are the same"
@@ -278,47 +227,6 @@ def _print_generation(seconds: dict[str, list[float]]) -> float:
         f"ratio {rates['steered'] / rates['hooks']:.2f}"
     )
     return rates["steered"]
-
-
-@torch.inference_mode()
-def _generate_with_hooks(
-    peer: Any, prompts: torch.Tensor, shift_LD: torch.Tensor
-) -> list[list[int]]:
-    def add_shift(layer: int) -> Callable[..., tuple[torch.Tensor]]:
-        def hook(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
-            x = inputs[0].clone()
-            x[:, -1] += STRENGTH * shift_LD[layer]
-            return (x,)
-
-        return hook
-
-    handles = [
-        layer.self_attn.o_proj.register_forward_pre_hook(add_shift(i))
-        for i, layer in enumerate(peer.model.layers)
-    ]
-    try:
-        tokens = peer.generate(
-            prompts,
-            attention_mask=torch.ones_like(prompts),
-            max_new_tokens=N_NEW_TOKENS,
-            do_sample=False,
-        )
-    finally:
-        for handle in handles:
-            handle.remove()
-    return tokens[:, N_PROMPT_TOKENS:].tolist()
-
-
-def _models() -> tuple[OLMo, Any]:
-    """Our model and transformers', with the same weights."""
-    ours = OLMo(MODEL).eval()
-    ours.initialise(0)
-    ours.requires_grad_(False)
-    peer: Any = OlmoForCausalLM(OlmoConfig(**hugging_face_config(MODEL, 0, "float32"))).eval()
-    peer.load_state_dict(to_hugging_face(ours.state_dict()), strict=False)
-    peer.generation_config.eos_token_id = None
-    peer.generation_config.pad_token_id = 0
-    return ours, peer
 
 
 def _project(rates: Rates) -> None:
@@ -359,12 +267,6 @@ def _project(rates: Rates) -> None:
         f"model are {flops / 1e15:.2f} PFLOP: {h100_seconds:.0f} s of an H100 at "
         f"{ASSUMED_MFU:.0%} (computed, not measured)"
     )
-
-
-def _timed(run: Callable[[], T], clock: Callable[[], float] = time.perf_counter) -> TimedResult[T]:
-    start = clock()
-    result = run()
-    return TimedResult(clock() - start, result)
 
 
 if __name__ == "__main__":

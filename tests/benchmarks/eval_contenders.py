@@ -1,0 +1,189 @@
+"""contenders of bench_eval.py and gpu_check.py: ours and transformers with hooks, on any device
+
+Both have the same weights. Generation is greedy from prompts of one length without an early end,
+so both return the same tokens, but for ties, and do the same work.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+from transformers import OlmoConfig, OlmoForCausalLM
+
+from eval.config import ProbingConfig
+from eval.model import generation
+from eval.model.loaded_model import BatchSize
+from eval.probing import activations
+from eval.steering import intervention
+from eval.steering.intervention import Shift
+from training.config import ModelConfig
+from training.model.hf_export import hugging_face_config, to_hugging_face
+from training.model.olmo import OLMo
+
+T = TypeVar("T")
+STRENGTH = 0.5
+
+
+class TimedResult(NamedTuple, Generic[T]):
+    seconds: float
+    result: T
+
+
+def timed(run: Callable[[], T], clock: Callable[[], float] = time.perf_counter) -> TimedResult[T]:
+    """What `run` returns, and its seconds until the device is done."""
+    _synchronize()
+    start = clock()
+    result = run()
+    _synchronize()
+    return TimedResult(clock() - start, result)
+
+
+def _synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+class ModelPair(NamedTuple):
+    """Our model and transformers', with the same weights."""
+
+    ours: OLMo
+    peer: Any
+
+    @property
+    def device(self) -> torch.device:
+        return self.ours.embedding.weight.device
+
+
+def models(
+    config: ModelConfig,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    *,
+    initialise: bool = True,
+) -> ModelPair:
+    """Both models; initialise: draw our initial weights, which takes 15 s for the 1B, or else keep
+    those that torch draws on the device.
+    """
+    with torch.device(device):
+        ours = OLMo(config).eval()
+        options = OlmoConfig(**hugging_face_config(config, 0, "float32"))
+        peer: Any = OlmoForCausalLM(options).eval()
+    if initialise:
+        ours.initialise(0)
+    else:
+        nn.init.normal_(ours.embedding.weight, std=0.02)
+    ours.requires_grad_(False).to(dtype)
+    convert(peer, dtype)
+    peer.load_state_dict(to_hugging_face(ours.state_dict()), strict=False)
+    peer.tie_weights()
+    peer.generation_config.eos_token_id = None
+    peer.generation_config.pad_token_id = 0
+    return ModelPair(ours, peer)
+
+
+def convert(peer: Any, dtype: torch.dtype) -> None:
+    """Convert transformers' weights, but not the frequencies of its rotary positions, which
+    `from_pretrained` would leave in fp32 as well.
+    """
+    frequencies = peer.model.rotary_emb.inv_freq.clone()
+    peer.to(dtype)
+    peer.model.rotary_emb.inv_freq = frequencies
+
+
+class DecodingTask(NamedTuple):
+    """What both generate: `n_new_tokens` after each prompt, steered by STRENGTH · shift."""
+
+    prompts_BT: Tensor
+    n_new_tokens: int
+    shift_LD: Tensor
+
+
+def decoding(config: ModelConfig, n_prompts: int, n_tokens: int, n_new_tokens: int) -> DecodingTask:
+    """Random prompts and a random shift of all heads."""
+    generator = torch.Generator().manual_seed(0)
+    prompts_BT = torch.randint(1, config.vocab_size, (n_prompts, n_tokens), generator=generator)
+    generator = torch.Generator().manual_seed(1)
+    shift_LD = torch.randn(config.n_layers, config.d_model, generator=generator)
+    return DecodingTask(prompts_BT, n_new_tokens, shift_LD)
+
+
+def generate(model: OLMo, task: DecodingTask) -> list[list[int]]:
+    """Our tokens, without steering."""
+    vocab_size = model.config.vocab_size
+    sampling = generation.Sampling(task.n_new_tokens, "greedy", 1.0, vocab_size + 1, vocab_size)
+    n_prompts = len(task.prompts_BT)
+    return generation.sample(model, task.prompts_BT.tolist(), list(range(n_prompts)), sampling)
+
+
+def generate_steered(
+    model: OLMo, task: DecodingTask, strength_B: Tensor | None = None
+) -> list[list[int]]:
+    """Our tokens, each row steered by its strength at the last position; STRENGTH for None."""
+    if strength_B is None:
+        strength_B = torch.full((len(task.prompts_BT),), STRENGTH)
+    with intervention.steered(model, Shift(task.shift_LD), strength_B, "last"):
+        return generate(model, task)
+
+
+@torch.inference_mode()
+def generate_with_hooks(peer: Any, task: DecodingTask) -> list[list[int]]:
+    """Tokens of transformers' generate, steered by hooks, on the device of the model."""
+    weight = peer.lm_head.weight
+    shift_LD = (STRENGTH * task.shift_LD).to(weight)
+    prompts_BT = task.prompts_BT.to(weight.device)
+
+    def add_shift(layer: int) -> Callable[..., tuple[Tensor]]:
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
+            x = inputs[0].clone()
+            x[:, -1] += shift_LD[layer]
+            return (x,)
+
+        return hook
+
+    handles = [
+        layer.self_attn.o_proj.register_forward_pre_hook(add_shift(i))
+        for i, layer in enumerate(peer.model.layers)
+    ]
+    try:
+        tokens = peer.generate(
+            prompts_BT,
+            attention_mask=torch.ones_like(prompts_BT),
+            max_new_tokens=task.n_new_tokens,
+            do_sample=False,
+        )
+    finally:
+        for handle in handles:
+            handle.remove()
+    return tokens[:, prompts_BT.shape[1] :].tolist()
+
+
+def read_heads(
+    model: OLMo, rows: Mapping[str, Sequence[int]], batch_size: int = 128
+) -> activations.Activations:
+    """The activations of every head at the last token of each row, by our code."""
+    return activations.collect(
+        model, rows, ProbingConfig(), batch=BatchSize(batch_size), advance=lambda n: None
+    )
+
+
+@torch.inference_mode()
+def read_heads_with_hooks(peer: Any, rows: Mapping[str, Sequence[int]]) -> Tensor:
+    """The same by hooks on transformers, one text at a time, as the public ITI code does: [L, R,
+    D].
+    """
+    readings: list[Tensor] = []
+
+    def read_last_token(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        readings.append(inputs[0][0, -1])
+
+    handles = [
+        layer.self_attn.o_proj.register_forward_pre_hook(read_last_token)
+        for layer in peer.model.layers
+    ]
+    for row in rows.values():
+        peer(torch.tensor([list(row)], device=peer.lm_head.weight.device))
+    for handle in handles:
+        handle.remove()
+    return torch.stack(readings).view(len(rows), len(peer.model.layers), -1).transpose(0, 1)

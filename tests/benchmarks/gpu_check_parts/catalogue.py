@@ -1,0 +1,54 @@
+"""the parts of gpu_check.py in the order of their worth, and the time that each is expected to take
+
+The most valuable come first, because a lease of a GPU may end at any time. The sum is ten minutes;
+the seconds are estimates, since nothing of this has run on a GPU yet.
+"""
+
+from typing import NamedTuple
+
+
+class PartSpec(NamedTuple):
+    """One part: its `module` has a function `run(recorder)`.
+
+    seconds: what it is expected to take on an H200 out of ten minutes. A part may take twice as
+    long before it is ended; items that are only nice to have are left out after `seconds`.
+    """
+
+    name: str
+    module: str
+    seconds: float
+    purpose: str
+
+
+PARTS = (
+    PartSpec(
+        "environment",
+        "gpu_check_parts.environment",
+        20,
+        "the machine: versions, memory and GEMM speed",
+    ),
+    PartSpec(
+        "correctness-model",
+        "gpu_check_parts.model_numbers",
+        40,
+        "loss, gradients, attention, documents",
+    ),
+    PartSpec(
+        "correctness-engine", "gpu_check_parts.engine_numbers", 40, "ZeRO 0-3, offloading and Muon"
+    ),
+    PartSpec(
+        "correctness-steering", "gpu_check_parts.steering_numbers", 20, "generation and steering"
+    ),
+)
+
+
+def named(words: list[str]) -> list[PartSpec]:
+    """The parts whose names begin with one of these words, in the catalogue's order; all for none.
+
+    Raises ValueError for a word that begins no name.
+    """
+    for word in words:
+        if not any(part.name.startswith(word) for part in PARTS):
+            names = ", ".join(part.name for part in PARTS)
+            raise ValueError(f"there is no part {word!r}; the parts are {names}")
+    return [part for part in PARTS if not words or part.name.startswith(tuple(words))]

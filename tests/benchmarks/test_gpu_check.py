@@ -1,0 +1,157 @@
+"""`make gpu-check` on a CPU with tiny shapes: every part works, and its faults stay its own."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import gpu_check
+import pytest
+from gpu_check_parts import catalogue, page
+from gpu_check_parts.catalogue import PartSpec
+
+ROOT = Path(gpu_check.__file__).resolve().parents[2]
+PROGRAM = [sys.executable, str(Path(gpu_check.__file__))]
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The parts of results.json by name."""
+    content = json.loads((folder / "results.json").read_bytes())
+    return {part["name"]: part for part in content["parts"]}
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    """The results of all parts, and the exit status."""
+    out = tmp_path_factory.mktemp("gpu-check")
+    command = [*PROGRAM, "--tiny", "--minutes", "20", "--out", str(out)]
+    done = subprocess.run(command, cwd=out, check=False, stdout=subprocess.DEVNULL)
+    return out, done.returncode
+
+
+@pytest.mark.slow
+def test_every_part_succeeds_on_a_cpu_with_tiny_shapes(whole_run: tuple[Path, int]):
+    out, status = whole_run
+    parts = read(out)
+    log = (out / "log.txt").read_text()
+    assert list(parts) == [part.name for part in catalogue.PARTS]
+    for name, part in parts.items():
+        errors = [m for m in part["measurements"] if m["kind"] == "error"]
+        assert (part["status"], errors) == ("done", []), (name, errors, log[-4000:])
+        assert part["n_faults"] == 0, page.render({}, [page.PartResult(**_fields(part))])
+        assert part["measurements"], name
+    assert status == 0
+
+
+@pytest.mark.slow
+def test_the_page_shows_every_part_and_says_how_mfu_is_counted(whole_run: tuple[Path, int]):
+    text = (whole_run[0] / "results.md").read_text()
+    for part in catalogue.PARTS:
+        assert f"| {part.name} | done |" in text
+        assert f"## {part.name}: {part.purpose}" in text
+    assert "6N + 12·L·D·T" in text
+
+
+def _fields(part: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in part.items() if name != "n_faults"}
+
+
+@pytest.mark.slow
+def test_a_killed_run_leaves_everything_measured_so_far(tmp_path: Path):
+    names = ["environment", "correctness-engine", "correctness-steering"]
+    command = [*PROGRAM, "--tiny", "--parts", *names, "--out", str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    results = tmp_path / "results.json"
+    while not (results.exists() and read(tmp_path)[names[1]]["measurements"]):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    parts = read(tmp_path)
+    assert [parts[name]["status"] for name in names] == ["done", "running", "not started"]
+    assert parts["environment"]["measurements"][0]["name"] == "shapes"
+    assert parts[names[1]]["measurements"][0]["name"] == "fp32, stage 0: loss"
+    assert "versions" in (tmp_path / "results.md").read_text()
+    assert _ends_soon(str(tmp_path))
+
+
+def _ends_soon(words: str) -> bool:
+    """Whether no process with these words in its command line is left after some seconds."""
+    for _ in range(100):
+        listed = subprocess.run(
+            ["ps", "-eo", "args"], capture_output=True, text=True, check=True
+        ).stdout
+        if words not in listed:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+PARTS_THAT_FAIL = {
+    "failing": (
+        "def run(recorder):\n    recorder.number('n', 1, 's')\n    raise ValueError('no luck')"
+    ),
+    "exiting": "import os\ndef run(recorder):\n    os._exit(7)",
+    "unimportable": "import no_such_module",
+    "hanging": (
+        "import time\ndef run(recorder):\n    recorder.number('n', 2, 's')\n    time.sleep(600)"
+    ),
+    "wrong": "def run(recorder):\n    recorder.at_most('error', float('nan'), 1.0)",
+    "good": "def run(recorder):\n    recorder.number('n', 3, 's')",
+}
+
+
+def test_a_part_that_fails_or_hangs_is_reported_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for name, text in PARTS_THAT_FAIL.items():
+        (tmp_path / f"part_{name}.py").write_text(text)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
+    parts = [
+        PartSpec(name, f"part_{name}", 3 if name == "hanging" else 30, "")
+        for name in PARTS_THAT_FAIL
+    ]
+    out = tmp_path / "out"
+    arguments = Namespace(out=out, tiny=True, threads=1, study="", minutes=10.0)
+    check = gpu_check.GpuCheck(parts, arguments, tmp_path / "work")
+    check.run()
+    found = read(out)
+    assert {name: part["status"].partition(" ")[0] for name, part in found.items()} == {
+        "failing": "failed", "exiting": "failed", "unimportable": "failed",
+        "hanging": "overran", "wrong": "done", "good": "done",
+    }  # fmt: skip
+    values = {name: [m.get("value") for m in found[name]["measurements"]] for name in found}
+    assert values["failing"] == [1.0, None]
+    assert "ValueError: no luck at part_failing.py:3" in found["failing"]["measurements"][1]["note"]
+    assert "status 7" in found["exiting"]["status"]
+    assert "no_such_module" in found["unimportable"]["measurements"][0]["note"]
+    assert values["hanging"] == [2.0]
+    assert "part_hanging.py" in (out / "log.txt").read_text()  # where it was
+    assert found["wrong"]["n_faults"] == 1
+    assert values["good"] == [3.0]
+    assert not check.is_good()
+
+
+def test_parts_that_do_not_fit_into_the_time_are_not_started(tmp_path: Path):
+    arguments = Namespace(out=tmp_path, tiny=True, threads=1, study="", minutes=0.01)
+    check = gpu_check.GpuCheck(list(catalogue.PARTS), arguments, tmp_path / "work")
+    check.run()
+    assert {part["status"] for part in read(tmp_path).values()} == {
+        "not started: the time was over"
+    }
+
+
+def test_an_unknown_part_is_refused_with_the_names_of_all(tmp_path: Path):
+    command = [*PROGRAM, "--parts", "sped", "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "no part 'sped'; the parts are environment, correctness-model" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_parts_take_ten_minutes_together():
+    assert sum(part.seconds for part in catalogue.PARTS) <= 60 * gpu_check.FULL_MINUTES
