@@ -31,7 +31,7 @@ def main() -> int:
 
     import torch
 
-    from gpu_check_parts.recorder import Recorder, PartScale
+    from gpu_check_parts.recorder import PartScale, Recorder
 
     settings = PartScale(**json.loads(scale))
     if not torch.cuda.is_available():
