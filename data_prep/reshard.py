@@ -39,11 +39,11 @@ from data_prep.core.command import entry_command
 from data_prep.core.errors import ArtefactCorrupt, ConfigurationError
 from data_prep.core.records import FileName, Sha256, record
 from data_prep.core.store import ranged_reads
-from data_prep.sources import formats
+from data_prep.sources.readers import compression, lines
 
 JSON_LINES = (".ndjson", ".jsonl", ".json")
 SHARD_BYTES = 256 << 20
-CHUNK_BYTES = 64 << 10  # before damage in an archive, up to this and formats' buffer is lost
+CHUNK_BYTES = 64 << 10  # before damage, up to this and the decompressor's buffer is lost
 RECORD_NAME = "reshard.json"
 
 
@@ -139,7 +139,7 @@ def _split(archive: str, out: str, shard_bytes: int, existing: list[ArchiveShard
             for chunk in _json_lines(cast(IO[bytes], source), archive):
                 splitter.add(chunk)
             splitter.finish()
-        except (*formats.DAMAGE, tarfile.TarError) as error:
+        except (*compression.DAMAGE, tarfile.TarError) as error:
             raise ArtefactCorrupt(
                 f"{archive} is damaged or truncated at about byte {source.n_bytes:,} of "
                 f"{n_bytes:,}, after {splitter.end_bytes:,} bytes of text ({error}); the "
@@ -208,7 +208,7 @@ class _Splitter:
             )
 
     def _check_start(self, chunk: bytes) -> None:
-        if not chunk.removeprefix(formats.BYTE_ORDER_MARK).lstrip().startswith(b"{"):
+        if not chunk.removeprefix(lines.BYTE_ORDER_MARK).lstrip().startswith(b"{"):
             raise ConfigurationError(
                 f"{self._archive} contains no JSON lines, its text starts with {chunk[:40]!r}; "
                 "expected one object per line"
@@ -287,7 +287,7 @@ class _HashedStream(io.RawIOBase):
 
 def _json_lines(stream: IO[bytes], archive: str) -> Iterator[bytes]:
     """The JSON lines of the archive in pieces; a member without a final line end gets one."""
-    text = formats.decompressed(stream, _full_name(archive))
+    text = compression.decompressed(stream, _full_name(archive))
     if _inner_name(archive).endswith(JSON_LINES):
         while chunk := text.read(CHUNK_BYTES):
             yield chunk

@@ -244,5 +244,5 @@ def _evaluation_ngrams(config: DataConfig) -> NGrams | None:
 
 def _ngrams_task(sources: list[corpus_reader.Source], n: int, cleaning: CleaningConfig) -> NGrams:
     """The n-grams of the texts, masked as the documents are that they are searched for in."""
-    texts = (text.text for source in sources for text in corpus_reader.read(source))
+    texts = (text.text for source in sources for text in corpus_reader.read(source, columns=()))
     return NGrams.of([clean_document.without_drops(text, cleaning) for text in texts], n)

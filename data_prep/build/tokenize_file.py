@@ -214,7 +214,10 @@ def _write_segments(task: TokenizeTask, uri: str, bad_rows: corpus_reader.BadRow
     last = (written[-1].last_row, written[-1].last_part) if written else (-1, 0)
     n_kept = sum(segment.n_documents for segment in written)
     documents = corpus_reader.read(
-        task.source, bad_rows, max_bad_rows_ratio=task.config.cleaning.max_bad_rows_ratio
+        task.source,
+        bad_rows,
+        max_bad_rows_ratio=task.config.cleaning.max_bad_rows_ratio,
+        columns=(),
     )
     remaining = (document for document in documents if (document.row, document.part) > last)
     pending = list[TokenizedBatch]()

@@ -89,7 +89,9 @@ def _train_task(sources: list[Source], config: DataConfig) -> str:
 
 def _head(source: Source, cleaning: CleaningConfig, n_bytes: int) -> Iterator[str]:
     """The first cleaned texts of a source, until they have at least `n_bytes`."""
-    documents = corpus_reader.read(source, max_bad_rows_ratio=cleaning.max_bad_rows_ratio)
+    documents = corpus_reader.read(
+        source, max_bad_rows_ratio=cleaning.max_bad_rows_ratio, columns=()
+    )
     for document in documents:
         text = clean_document.clean(document.text, cleaning, document.scores).text
         if text is not None:

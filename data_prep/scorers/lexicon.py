@@ -22,7 +22,7 @@ def read_lexicon(uri: str) -> dict[str, float]:
     """
     weights: dict[str, float] = {}
     for source in corpus_reader.expand([uri]):
-        for document in corpus_reader.read(source):
+        for document in corpus_reader.read(source, columns=("weight",)):
             weight = document.fields.get("weight", 1.0)
             entries = filter(None, map(str.strip, document.text.splitlines()))
             try:

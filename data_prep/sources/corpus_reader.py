@@ -12,6 +12,10 @@ A corpus is a list of URIs. Each names files (with wildcards) or another source 
     hub:allenai/c4?config=en&revision=…    streamed from the Hugging Face hub (hub.py)
     synthetic:clean?documents=6000&parts=4 the embedded corpus (synthetic.py)
 
+A field of text is needed: a list is read as a thread only if its objects are posts. A list of texts
+or of chat messages is refused with the command that joins it. A column in use that a file has twice
+is refused, too.
+
 A plain-text file is one document, because a blank line inside prose ends a paragraph and not a
 text; a line that holds only `<|endoftext|>` separates documents. Rows that cannot be read are
 counted with their place and never skipped silently. A file with too many of them stops the build,
@@ -22,18 +26,25 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, NamedTuple
 
-from data_prep.core import storage
-from data_prep.core.errors import ArtefactCorrupt, ConfigurationError
+from data_prep.core import storage, telemetry
+from data_prep.core.errors import ConfigurationError
 from data_prep.core.store import ranged_reads
 from data_prep.sources import formats, fourchan, hub, synthetic
+from data_prep.sources.field_faults import (
+    BadRows,
+    Fault,
+    check_bad_rows,
+    missing_field,
+    wrong_type,
+)
+from data_prep.sources.readers.file_row import Columns, FileRow
 from data_prep.sources.uri_options import split_options
 
-VERSION = 3  # raise it with any change of the documents that a file gives
+VERSION = 4  # raise it with any change of the documents that a file gives
 MIN_ROWS_TO_JUDGE = 100  # below this a share of bad rows says little, unless the file ends
 OPTIONS = {"text": "FIELD", "label": "FIELD", "scores": "FIELD", "unit": ("thread", "post")}
 SOURCE_FIELDS = {  # the field of Source that an option sets
@@ -44,7 +55,7 @@ SOURCE_FIELDS = {  # the field of Source that an option sets
 }
 ONLY_TEXT = (None, "thread", None)  # a Source from its label_field on, without any option but text
 SCORE_COLUMNS = ("perspectives", "scores")  # hold scores without being named in the URI
-MAX_PLACES = 5  # of bad rows kept for the message
+OWN_COLUMNS = ("id", "url", *SCORE_COLUMNS)  # read where a row has them
 CHUNK_BYTES = 128 << 10
 
 
@@ -62,7 +73,8 @@ class Document(NamedTuple):
     """One text of a row, and where it comes from.
 
     row: the row's 0-based number in the file; blank lines and bad rows count.
-    fields: the row's other columns; a label with a dotted name is in it under that name.
+    fields: the row's other columns; a label with a dotted name is in it under that name. Of a
+        Parquet file they are those that `read` was asked for.
     part: 0-based number within the row: with #unit=post a thread is one document per post.
     id: the corpus's own identifier: column `id`, else `url`; the number of a thread or post.
     scores: of toxicity and the like, in [0, 1], with names in lower case; None without scores.
@@ -74,27 +86,6 @@ class Document(NamedTuple):
     part: int = 0
     id: str | None = None
     scores: dict[str, float] | None = None
-
-
-@dataclass
-class BadRows:
-    """The rows that one `read` could not use, updated while it runs; a new one per file.
-
-    n_rows: all rows of the file so far. count: the bad ones among them.
-    """
-
-    n_rows: int = 0
-    count: int = 0
-    places: list[str] = field(default_factory=list)
-    n_without_field: int = 0
-    columns: set[str] = field(default_factory=set)
-
-
-class _Fault(NamedTuple):
-    """Why a row is bad. columns: the fields present, where a field is absent or of another type."""
-
-    reason: str
-    columns: tuple[str, ...] | None = None
 
 
 def expand(uris: Sequence[str]) -> list[Source]:
@@ -141,9 +132,16 @@ def n_bytes(source: Source) -> int:
 
 
 def read(
-    source: Source, bad: BadRows | None = None, *, max_bad_rows_ratio: float = 0.01
+    source: Source,
+    bad: BadRows | None = None,
+    *,
+    max_bad_rows_ratio: float = 0.01,
+    columns: Sequence[str] | None = None,
 ) -> Iterator[Document]:
     """The file's documents in order; rows that cannot be used are added to `bad`.
+
+    columns: other fields that the caller uses; None for all. A Parquet file is read only for these
+    and for what the source names; the values of no other column can make a row bad.
 
     Raises ArtefactCorrupt for a damaged file, and when the share of bad rows exceeds
     `max_bad_rows_ratio` after any row from the 100th on or at the end of the file.
@@ -153,26 +151,30 @@ def read(
     only_text = source[2:] == ONLY_TEXT
     text_field = source.text_field
     new = tuple.__new__
-    for row in _rows(source):
+    for row in _rows(source, columns):
         bad.n_rows += 1
-        number, _, columns = row
-        if only_text and type(columns) is dict and type(text := columns.get(text_field)) is str:
+        number, _, content = row
+        if only_text and type(content) is dict and type(text := content.get(text_field)) is str:
             # The hot path, 1 µs: a text in a column and no other option, without a function call.
             # The row is not used again, so the rest of it becomes `fields`. Document(…) would take
             # three times as long as tuple.__new__.
-            del columns[text_field]
-            own_id = columns.get("id")
-            own_id = own_id if type(own_id) is str else _own_id(columns)
-            has_scores = SCORE_COLUMNS[0] in columns or SCORE_COLUMNS[1] in columns
-            scores = _scores(columns, None) if has_scores else None
-            yield new(Document, (number, text, columns, 0, own_id, scores))
+            del content[text_field]
+            own_id = content.get("id")
+            own_id = own_id if type(own_id) is str else _own_id(content)
+            has_scores = SCORE_COLUMNS[0] in content or SCORE_COLUMNS[1] in content
+            scores = _scores(content, None) if has_scores else None
+            yield new(Document, (number, text, content, 0, own_id, scores))
         elif isinstance(documents := _documents(row, source), list):
             yield from documents
         else:
-            _count_fault(documents, f"{source.uri}:{row.line}", bad)
+            bad.add(documents, f"{source.uri}:{row.line}")
         if bad.count and bad.n_rows >= MIN_ROWS_TO_JUDGE:
-            _check_bad_rows_ratio(source, bad, max_bad_rows_ratio)
-    _check_bad_rows_ratio(source, bad, max_bad_rows_ratio)
+            check_bad_rows(bad, max_bad_rows_ratio, source.uri, _named_fields(source))
+    check_bad_rows(bad, max_bad_rows_ratio, source.uri, _named_fields(source))
+    if not bad.n_rows:
+        telemetry.logger.warning(
+            "%s has no rows, so no documents; remove it if it should have some", source.uri
+        )
 
 
 def _expand_one(uri: str) -> list[Source]:
@@ -184,6 +186,7 @@ def _expand_one(uri: str) -> list[Source]:
     names = storage.glob(pattern)
     if not names and "%23" in pattern:
         names = storage.glob(pattern.replace("%23", "#"))
+    _refuse_unfetched(pattern, names)
     if not names:
         is_relative = "://" not in pattern and not Path(pattern).is_absolute()
         where = f" below the working directory {Path.cwd()}" if is_relative else ""
@@ -194,12 +197,21 @@ def _expand_one(uri: str) -> list[Source]:
         )
     for name in names:
         formats.check(name)
-        if storage.size(name) == 0:
-            raise ConfigurationError(
-                f"{name} is empty (0 bytes); expected documents; "
-                "remove it from the corpus or download it again"
-            )
+        formats.check_file(name)
     return [Source(name, **chosen) for name in names]
+
+
+def _refuse_unfetched(pattern: str, names: Sequence[str]) -> None:
+    """Raise ConfigurationError for a file of the pattern that only its DVC pointer shows."""
+    if storage.is_remote(pattern) or pattern.endswith("/"):
+        return
+    for pointer in storage.glob(f"{pattern}.dvc"):
+        name = pointer.removesuffix(".dvc")
+        if name not in names and not storage.exists(name):
+            raise ConfigurationError(
+                f"{name} is not there, only its pointer {pointer}; expected the data: "
+                "fetch it with dvc pull, or remove the pointer"
+            )
 
 
 def _split_uri(uri: str) -> tuple[str, dict[str, str]]:
@@ -232,22 +244,22 @@ def _identity(uri: str) -> str:
     return uri if "://" in local or _row_source(uri) else os.path.realpath(local)
 
 
-def _documents(row: formats.FileRow, source: Source) -> list[Document] | _Fault:
+def _documents(row: FileRow, source: Source) -> list[Document] | Fault:
     columns = row.content
     if isinstance(columns, str):
-        return _Fault(columns)
+        return Fault(columns)
     text = _lookup(columns, source.text_field)
     required = (source.text_field, source.label_field, source.scores_field)
     if isinstance(text, list):  # the scores and, with #unit=post, the label are in the posts
         required = (source.label_field,) if source.unit == "thread" else ()
     for name in filter(None, required):
         if _lookup(columns, name) is None:
-            return _Fault(f"no field {name!r}", tuple(columns))
+            return missing_field(name, columns, is_null=_is_present(columns, name))
     if isinstance(text, list):
         return _documents_of_posts(row.number, columns, text, source)
     if not isinstance(text, str) or source.unit == "post":
-        expected = "text" if source.unit == "thread" else "list of posts"
-        return _Fault(f"field {source.text_field!r} is not a {expected}", tuple(columns))
+        expected = "a text" if source.unit == "thread" else "a list of posts"
+        return wrong_type(source.text_field, text, columns, expected)
     fields = _other_fields(columns, source.text_field, source.label_field)
     own_id = _own_id(columns)
     scores = _scores(columns, source.scores_field)
@@ -256,8 +268,11 @@ def _documents(row: formats.FileRow, source: Source) -> list[Document] | _Fault:
 
 def _documents_of_posts(
     number: int, columns: dict[str, Any], posts: list[Any], source: Source
-) -> list[Document] | _Fault:
+) -> list[Document] | Fault:
     """A thread as one document, or as one per post with the post's own fields and label."""
+    if posts and not any(isinstance(post, dict) and fourchan.is_post(post) for post in posts):
+        expected = "a text" if source.unit == "thread" else "a list of posts"
+        return wrong_type(source.text_field, posts, columns, expected)
     try:
         if source.unit == "thread":
             thread = fourchan.as_thread(posts, source.scores_field)
@@ -275,7 +290,7 @@ def _documents_of_posts(
             for post in fourchan.as_posts(posts, source.scores_field)
         ]
     except ValueError as error:
-        return _Fault(f"field {source.text_field!r} {error}", tuple(columns))
+        return Fault(f"field {source.text_field!r} {error}", tuple(columns))
 
 
 def _other_fields(
@@ -325,41 +340,30 @@ def _lookup(columns: dict[str, Any], name: str) -> Any:
     return value
 
 
-def _count_fault(fault: _Fault, place: str, bad: BadRows) -> None:
-    bad.count += 1
-    if len(bad.places) < MAX_PLACES:
-        bad.places.append(f"{place} {fault.reason}")
-    if fault.columns is not None:
-        bad.n_without_field += 1
-        bad.columns.update(fault.columns)
+def _is_present(columns: dict[str, Any], name: str) -> bool:
+    outer, _, last = name.rpartition(".")
+    holder = _lookup(columns, outer) if outer else columns
+    return name in columns or (isinstance(holder, dict) and last in holder)
 
 
-def _check_bad_rows_ratio(source: Source, bad: BadRows, max_ratio: float) -> None:
-    if bad.count <= max_ratio * bad.n_rows:
-        return
-    if bad.n_without_field == bad.n_rows:
-        requested = {
-            "text": source.text_field,
-            "label": source.label_field,
-            "scores": source.scores_field,
-        }
-        missing = ", ".join(f"{what} in field {name!r}" for what, name in requested.items() if name)
-        raise ConfigurationError(
-            f"{source.uri}: no row has {missing}; "
-            f"the rows have {', '.join(sorted(bad.columns)) or 'no fields'}; "
-            "name the right field with URI#text=FIELD (and label and scores, joined by &)"
-        )
-    raise ArtefactCorrupt(
-        f"{source.uri}: {bad.count} of the first {bad.n_rows} rows cannot be used: "
-        f"{'; '.join(bad.places)}; their share {bad.count / bad.n_rows:.3g} exceeds "
-        f"{max_ratio:g}; repair the file, or raise data.cleaning.max_bad_rows_ratio"
-    )
+def _named_fields(source: Source) -> dict[str, str]:
+    """The fields that the options of the URI name, by what they are for."""
+    fields = {
+        "text": source.text_field,
+        "label": source.label_field,
+        "scores": source.scores_field,
+    }
+    return {what: name for what, name in fields.items() if name}
 
 
-def _rows(source: Source) -> Iterator[formats.FileRow]:
+def _rows(source: Source, columns: Sequence[str] | None) -> Iterator[FileRow]:
     if reader := _row_source(source.uri):
         return (
-            formats.FileRow(number, number + 1, row)
-            for number, row in enumerate(reader.rows(source.uri))
+            FileRow(number, number + 1, row) for number, row in enumerate(reader.rows(source.uri))
         )
-    return formats.rows(source.uri)
+    in_use = Columns(
+        named=tuple(_named_fields(source).values()),
+        others=(*OWN_COLUMNS, *(columns or ())),
+        is_all=columns is None,
+    )
+    return formats.rows(source.uri, in_use)

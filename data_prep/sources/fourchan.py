@@ -45,6 +45,13 @@ class ThreadText(NamedTuple):
     scores: dict[str, float] | None
 
 
+def is_post(value: dict[str, Any]) -> bool:
+    """Whether an object has what a post has: a number, a subject or a comment. Other lists of
+    objects, such as chat messages, would give empty documents.
+    """
+    return "no" in value or "com" in value or "sub" in value
+
+
 def as_thread(posts: list[Any], scores_field: str | None = None) -> ThreadText:
     """The whole thread as one text, with a blank line between posts.
 
@@ -72,6 +79,8 @@ def as_posts(posts: list[Any], scores_field: str | None = None) -> list[ThreadTe
         text = _shown_text(post, "com")
         if post.get("sub") is not None:
             text = "\n".join(filter(None, [_shown_text(post, "sub"), text]))
+        if not text and not is_post(post):
+            raise ValueError("contains an object without no, com and sub, which is no post")
         if text:
             scores = scores_in(post.get(scores_field or "perspectives"))
             texts.append(ThreadText(part, _number(post), text, scores))

@@ -30,7 +30,8 @@ from data_prep.core.errors import (
     StorageError,
 )
 from data_prep.core.store import ranged_reads
-from data_prep.sources import formats
+from data_prep.sources.readers import compression, foreign_content
+from data_prep.sources.readers.plain_values import plain_row
 
 SCHEME = "hub:"
 VERSION = "hub 1"
@@ -81,7 +82,8 @@ def rows(uri: str) -> Iterator[dict[str, Any]]:
     name, parameters = _parse(uri)
     stream = _stream(uri, name, parameters)
     with _errors(uri, ArtefactCorrupt, "download it again, or name another revision"):
-        yield from stream.shard(num_shards=stream.num_shards, index=int(parameters["shard"]))
+        for row in stream.shard(num_shards=stream.num_shards, index=int(parameters["shard"])):
+            yield plain_row(row)
 
 
 def _parse(uri: str) -> tuple[str, dict[str, str]]:
@@ -126,7 +128,10 @@ def _folder_revision(uri: str, name: str, parameters: dict[str, str]) -> str:
         files = builder.config.data_files or {}
     sha256 = hashlib.sha256()
     for path in files.get(parameters["split"], []):
-        sha256.update(f"{Path(path).name} {storage.size(path)} ".encode())
+        n_bytes = storage.size(path)
+        if n_bytes <= foreign_content.MAX_POINTER_BYTES:
+            foreign_content.refuse_pointer(storage.read(path), path)
+        sha256.update(f"{Path(path).name} {n_bytes} ".encode())
         with ranged_reads.open_stream(path) as stream:
             while chunk := stream.read(1 << 20):
                 sha256.update(chunk)
@@ -160,7 +165,7 @@ def _errors(uri: str, value_error_type: type[HormesisError], remedy: str) -> Ite
         raise ArtefactMissing(
             f"{uri}: {_first_line(error)}; check the name, and HF_TOKEN if access is restricted"
         ) from error
-    except (pyarrow.ArrowException, *formats.DAMAGE) as error:
+    except (pyarrow.ArrowException, *compression.DAMAGE) as error:
         raise ArtefactCorrupt(
             f"{uri} cannot be read: {_first_line(error)}; "
             "download it again, or name another revision"

@@ -90,5 +90,7 @@ class HeldOutFiles(NamedTuple):
     def _texts(self) -> Iterator[str]:
         for source in corpus_reader.expand([self.uri]):
             yield from (
-                document.text for document in corpus_reader.read(source) if document.text.strip()
+                document.text
+                for document in corpus_reader.read(source, columns=())
+                if document.text.strip()
             )

@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 from collections.abc import Callable
+from typing import Any
 
 import pyarrow as pa
 import zstandard
@@ -48,6 +49,13 @@ def corpus_file(content: bytes, name: str, options: str = "") -> Source:
     storage.write(f"memory://corpora/{name}", content)
     (source,) = expand([f"memory://corpora/{name}{options}"])
     return source
+
+
+def parquet_file(table: pa.Table, options: str = "", **written: Any) -> Source:
+    """The source of a new Parquet file in memory; written: options of the writer."""
+    buffer = io.BytesIO()
+    parquet.write_table(table, buffer, **written)
+    return corpus_file(buffer.getvalue(), "rows.parquet", options)
 
 
 def texts_of(source: Source) -> list[str]:

@@ -31,6 +31,7 @@ from data_prep.sources.corpus_reader import (
     n_bytes,
     read,
 )
+from data_prep.sources.readers import compression
 
 REAL = Path(__file__).parents[4] / "shared" / "data"
 
@@ -159,20 +160,31 @@ def test_with_unit_post_each_post_is_a_document():
 def test_a_malformed_thread_is_a_bad_row(unit):
     bad = BadRows()
     rows = [
-        {"posts": posts} for posts in (POSTS, [7], [{"com": 7}], "text" if unit == "post" else 7)
+        {"posts": posts}
+        for posts in (
+            POSTS,
+            [7],
+            [*POSTS, 7],
+            [*POSTS, {"role": "user"}],
+            [{"com": 7}],
+            "text" if unit == "post" else 7,
+        )
     ]
     documents = list(
         read(
             corpus_file(json_lines(rows), "none.ndjson", f"#text=posts&unit={unit}"),
             bad,
-            max_bad_rows_ratio=0.75,
+            max_bad_rows_ratio=0.9,
         )
     )
     assert {document.row for document in documents} == {0}
+    expected = "a list of posts" if unit == "post" else "a text"
     assert [place.split(" ", 1)[1] for place in bad.places] == [
+        f"field 'posts' is a list of numbers, not {expected}",
         "field 'posts' contains a post that is not an object",
+        "field 'posts' contains an object without no, com and sub, which is no post",
         "field 'posts' contains a post whose com is not text",
-        "field 'posts' is not a list of posts" if unit == "post" else "field 'posts' is not a text",
+        f"field 'posts' is a {'text' if unit == 'post' else 'number'}, not {expected}",
     ]
 
 
@@ -262,7 +274,7 @@ def test_every_option_of_a_source_changes_its_reading_settings():
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 7])
 def test_lines_do_not_depend_on_the_chunks_of_a_stream(chunk, monkeypatch):
-    monkeypatch.setattr(formats, "CHUNK_BYTES", chunk)
+    monkeypatch.setattr(compression, "CHUNK_BYTES", chunk)
     content = b'\xef\xbb\xbf{"text": "a"}\r\n\n \n{"text": "two"}\n{"text": "end"}'
     assert [(row.line, row.content) for row in formats.rows_of(io.BytesIO(content), "a.jsonl")] == [
         (1, {"text": "a"}),

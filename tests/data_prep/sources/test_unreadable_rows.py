@@ -10,8 +10,8 @@ from corpus_files import ROWS, WRITERS, corpus_file, json_lines, texts_of
 from pyarrow import parquet
 
 from data_prep.core.errors import ArtefactCorrupt, ConfigurationError
-from data_prep.sources import formats
 from data_prep.sources.corpus_reader import BadRows, Document, read
+from data_prep.sources.readers import lines
 
 BAD_LINES = [
     b'{"text": "cut',
@@ -40,8 +40,8 @@ def test_bad_rows_are_counted_and_keep_their_row_numbers():
         "is not JS",
         "is not JS",
         "is not a ",
-        "no field ",
-        "no field ",
+        "has no fi",
+        "field 'te",
     ]
 
 
@@ -82,7 +82,7 @@ def test_a_parquet_row_that_is_not_utf8_does_not_affect_the_others():
         Document(0, "a", {}),
         Document(2, "c", {}),
     ]
-    assert bad.places == [f"{source.uri}:2 is not UTF-8"]
+    assert bad.places == [f"{source.uri}:2 field 'text' is not UTF-8"]
 
 
 def test_too_many_bad_rows_stop_the_reading_after_100_rows():
@@ -155,7 +155,7 @@ def test_a_gzip_file_with_changed_bytes_is_reported_by_name():
 def test_a_row_above_the_limit_is_counted_and_never_held_whole(
     name: str, content: bytes, line: int, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(formats, "MAX_ROW_BYTES", 100, raising=False)
+    monkeypatch.setattr(lines, "MAX_ROW_BYTES", 100, raising=False)
     filler = (60 * b"x",) * content.count(b"%b") if content.count(b"%b") > 1 else (120 * b"x",)
     bad = BadRows()
     source = corpus_file(content % filler, name)
@@ -167,7 +167,7 @@ def test_a_row_above_the_limit_is_counted_and_never_held_whole(
 
 
 def test_a_line_that_never_ends_takes_little_memory(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(formats, "MAX_ROW_BYTES", 1 << 20, raising=False)
+    monkeypatch.setattr(lines, "MAX_ROW_BYTES", 1 << 20, raising=False)
     content = gzip.compress(b'{"text": "a"}\n{"text": "' + bytes(64 << 20) + b'"}\n{"text": "z"}')
     source = corpus_file(content, "bomb.jsonl.gz")
     tracemalloc.start()
@@ -183,7 +183,7 @@ def test_a_line_that_never_ends_takes_little_memory(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_csv_line_above_the_limit_stops_the_build(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(formats, "MAX_ROW_BYTES", 100, raising=False)
+    monkeypatch.setattr(lines, "MAX_ROW_BYTES", 100, raising=False)
     source = corpus_file(b"text\na\n" + 101 * b"x" + b"\nz\n", "long.csv")
     with pytest.raises(ArtefactCorrupt, match=r"long\.csv:3.*longer than 100 bytes"):
         list(read(source, BadRows(), max_bad_rows_ratio=0.8))

@@ -1,0 +1,1 @@
+"""readers of file formats: bytes of a file → rows"""
