@@ -1,4 +1,4 @@
-"""refuse files whose content is not what the name says: pointers, encodings, other formats"""
+"""refuse files that are not what their name says: pointers, encodings, other formats"""
 
 import re
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""read plain text: one document per file, or between lines that hold only <|endoftext|>"""
+"""read plain text: one document per file, or several with <|endoftext|> between them"""
 
 from collections.abc import Iterator
 from typing import IO, Any
