@@ -22,7 +22,7 @@ from data_prep.core.records import digest, record
 from eval.config import EvalConfig
 from eval.stats.estimate import Estimate
 
-FORMAT_VERSION = 6
+FORMAT_VERSION = 7
 TOXIC_SCORE = 0.5  # RealToxicityPrompts: a text scored at least this is toxic
 
 
@@ -174,6 +174,29 @@ class Lens:
 
 
 @record
+class TextSet:
+    """What was read of one set of texts, and what was left out (eval/inputs/text_rows.py)."""
+
+    setting: str
+    """Where the set is named, such as eval.probing.rows."""
+
+    uri: str
+    """The set, or "held_out"."""
+
+    n_read: int
+    """Rows that were read."""
+
+    n_used: int
+    """Rows that were used: those left, or as many of them as the settings allow."""
+
+    left_out: dict[str, int]
+    """Rows that cannot be used, by reason."""
+
+    other_words: dict[str, int]
+    """Rows by word, of the words that a label rule with a word makes benign."""
+
+
+@record
 class EvalReport:
     """The evaluation of one model."""
 
@@ -190,6 +213,9 @@ class EvalReport:
 
     fluency_id: str
     """The model behind `perplexity`; empty if there is none."""
+
+    texts: tuple[TextSet, ...]
+    """The sets of texts that were read, with the rows that were left out."""
 
     label_rule: str
     n_probe_rows: dict[str, int]

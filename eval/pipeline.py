@@ -21,9 +21,10 @@ from data_prep.scorers.registry import Scorer
 from eval import report_assembly
 from eval.config import EvalConfig
 from eval.eval_report import EvalReport, eval_uri, find
-from eval.inputs import prompts
+from eval.inputs import prompts, text_rows
 from eval.inputs.labelled_rows import LabelledRow, labels_of
 from eval.inputs.prompts import EvaluationTexts, HeldOutSource
+from eval.inputs.text_rows import text_key
 from eval.model import model_source
 from eval.model.loaded_model import LoadedModel
 from eval.model.model_source import ModelSource
@@ -57,7 +58,9 @@ STEERED = "steered"
 
 
 class EvaluationInputs(NamedTuple):
-    """All texts that an evaluation reads, checked; split divides the probe rows."""
+    """All texts that an evaluation reads, checked; split divides the probe rows. The summaries of
+    `texts` are those of all sets.
+    """
 
     texts: EvaluationTexts
     split: RowSplit
@@ -145,10 +148,16 @@ def _read_inputs(config: EvalConfig, load: Callable[[], LoadedModel]) -> Evaluat
         lambda ids: load().tokenizer.decode(ids),
     )
     texts = prompts.choose_texts(config.probing, config.generation, config.seed, held_out)
+    of_benchmarks = [benchmark.summary for benchmark in benchmarks.values()]
+    for summary in (*texts.summaries, *sets.summaries, *of_benchmarks):
+        text_rows.log(summary)
     rows = texts.probe_rows
     split = logistic_probes.split_rows([row.group for row in rows], labels_of(rows), config.seed)
-    seen = {rows[i].id for i in split.train + split.validation}
-    return EvaluationInputs(texts, split, labelled_sets.without_seen_rows(sets, seen), benchmarks)
+    seen = {text_key(rows[i].text) for i in split.train + split.validation}
+    sets = labelled_sets.without_seen_rows(sets, seen)
+    texts = texts._replace(summaries=(*texts.summaries, *sets.summaries, *of_benchmarks))
+    questions = {name: benchmark.questions for name, benchmark in benchmarks.items()}
+    return EvaluationInputs(texts, split, sets, questions)
 
 
 def _measured_texts(

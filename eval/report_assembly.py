@@ -100,6 +100,7 @@ def assemble(
         **head._asdict(),
         config=config,
         prompts_digest=digest(sorted(texts.prompts)),
+        texts=texts.summaries,
         label_rule=texts.label_rule,
         n_probe_rows=n_rows | {"toxic": sum(labels_of(texts.probe_rows))},
         probe_accuracy=intervals.bootstrap_mean(

@@ -24,7 +24,7 @@ because it usually has another format.
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
@@ -248,12 +248,12 @@ def _documents(row: FileRow, source: Source) -> list[Document] | Fault:
     columns = row.content
     if isinstance(columns, str):
         return Fault(columns)
-    text = _lookup(columns, source.text_field)
+    text = lookup(columns, source.text_field)
     required = (source.text_field, source.label_field, source.scores_field)
     if isinstance(text, list):  # the scores and, with #unit=post, the label are in the posts
         required = (source.label_field,) if source.unit == "thread" else ()
     for name in filter(None, required):
-        if _lookup(columns, name) is None:
+        if lookup(columns, name) is None:
             return missing_field(name, columns, is_null=_is_present(columns, name))
     if isinstance(text, list):
         return _documents_of_posts(row.number, columns, text, source)
@@ -298,7 +298,7 @@ def _other_fields(
 ) -> dict[str, Any]:
     fields = {name: value for name, value in columns.items() if name != text_field}
     if label_field is not None:
-        fields[label_field] = _lookup(columns, label_field)
+        fields[label_field] = lookup(columns, label_field)
     return fields
 
 
@@ -314,7 +314,7 @@ def _scores(columns: dict[str, Any], scores_field: str | None) -> dict[str, floa
     that holds an object.
     """
     for name in [scores_field] if scores_field else SCORE_COLUMNS:
-        value = _lookup(columns, name)
+        value = lookup(columns, name)
         if isinstance(value, dict):
             return fourchan.scores_in(value)
         if scores_field:
@@ -330,7 +330,7 @@ def _as_number(value: Any) -> Any:
         return None
 
 
-def _lookup(columns: dict[str, Any], name: str) -> Any:
+def lookup(columns: Mapping[str, Any], name: str) -> Any:
     """The value of column `name`, or inside the object that its dots reach into; None if absent."""
     if name in columns:
         return columns[name]
@@ -342,7 +342,7 @@ def _lookup(columns: dict[str, Any], name: str) -> Any:
 
 def _is_present(columns: dict[str, Any], name: str) -> bool:
     outer, _, last = name.rpartition(".")
-    holder = _lookup(columns, outer) if outer else columns
+    holder = lookup(columns, outer) if outer else columns
     return name in columns or (isinstance(holder, dict) and last in holder)
 
 

@@ -16,7 +16,7 @@ from data_prep.sources import corpus_reader
 from data_prep.token_stream import reader
 from data_prep.token_stream.manifest import Manifest
 from data_prep.token_stream.tokenizer import Tokenizer
-from eval.inputs.labelled_rows import text_id
+from eval.inputs.text_rows import text_id
 
 
 class HeldOutText(Protocol):

@@ -7,7 +7,7 @@ that were never trained on, half from each. No text is both a probe row and a pr
 all are taken, and every number in the report carries its n.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -15,10 +15,14 @@ import numpy as np
 from data_prep.config import StreamName
 from data_prep.core import keyed_random
 from data_prep.core.errors import ConfigurationError
+from data_prep.sources import corpus_reader
 from eval.config import GenerationConfig, ProbingConfig
-from eval.inputs import labelled_rows
-from eval.inputs.labelled_rows import LabelledRow, text_id
+from eval.eval_report import TextSet
+from eval.inputs import labelled_rows, text_rows
+from eval.inputs.labelled_rows import LabelledRow, LabelledSet
+from eval.inputs.text_rows import OneOfEach, Reason, RowCounts, text_id, text_key
 
+PROBE_ROWS, PROMPTS = "eval.probing.rows", "eval.generation.prompts"
 HELD_OUT = "held_out"
 HELD_OUT_RULE = "stream of origin (held-out text; toxic = from the toxic stream)"
 
@@ -37,12 +41,20 @@ class Prompt(NamedTuple):
 
 class EvaluationTexts(NamedTuple):
     """The probe rows and prompts of one evaluation. label_rule says in words which rows are
-    toxic.
+    toxic; summaries say what was left out of both.
     """
 
     probe_rows: list[LabelledRow]
     label_rule: str
     prompts: list[Prompt]
+    summaries: tuple[TextSet, ...]
+
+
+class PromptSet(NamedTuple):
+    """All prompts of a set, and what was left out."""
+
+    prompts: list[Prompt]
+    counts: RowCounts
 
 
 class HeldOutSource(NamedTuple):
@@ -61,33 +73,36 @@ def choose_texts(
     probing: ProbingConfig, generation: GenerationConfig, seed: int, held_out: HeldOutSource
 ) -> EvaluationTexts:
     """The probe rows and prompts that the settings name; `held_out` is read for "held_out" only."""
-    probe_rows, prompts = _held_out_snippets(probing, generation, seed, held_out)
-    label_rule = HELD_OUT_RULE
+    probes, prompts = _held_out_snippets(probing, generation, seed, held_out)
     if probing.rows != HELD_OUT:
-        probe_rows = labelled_rows.read_labelled_rows(
-            probing.rows, probing, seed, group_field=probing.group_field
+        probes = labelled_rows.read_labelled_rows(
+            probing.rows, probing, seed, setting=PROBE_ROWS, group_field=probing.group_field
         )
-        label_rule = labelled_rows.label_rule(probing.rows, probing).name
+        labelled_rows.check_both_classes(probes, "rows")
     if generation.prompts != HELD_OUT:
         prompts = _read_prompts(generation.prompts, seed)
-    probe_ids = {row.id for row in probe_rows}
-    unprobed = [prompt for prompt in prompts if prompt.id not in probe_ids]
+    probe_texts = {text_key(row.text) for row in probes.rows}
+    unprobed = [prompt for prompt in prompts.prompts if text_key(prompt.text) not in probe_texts]
+    prompts.counts.leave_out(Reason.PROBE_ROW, len(prompts.prompts) - len(unprobed))
     if not unprobed:
         raise ConfigurationError(
-            f"eval.generation.prompts {generation.prompts!r} gives no prompt ({len(prompts)} texts "
-            "before those that are probe rows); name more documents, lower eval.probing.n_rows or "
-            "raise data.held_out_ratio"
+            f"{PROMPTS} {generation.prompts!r} gives no prompt ({len(prompts.prompts)} texts "
+            f"before those that are probe rows; {prompts.counts.in_words}); name more documents, "
+            "lower eval.probing.n_rows or raise data.held_out_ratio"
         )
-    return EvaluationTexts(probe_rows, label_rule, unprobed[: generation.n_prompts])
+    used = unprobed[: generation.n_prompts]
+    of_prompts = prompts.counts.text_set(PROMPTS, generation.prompts, len(used))
+    return EvaluationTexts(probes.rows, probes.rule, used, (probes.summary, of_prompts))
 
 
-def _read_prompts(uri: str, seed: int) -> list[Prompt]:
-    prompts: dict[str, Prompt] = {}
-    for _, document in labelled_rows.read_documents(uri):
-        text = _with_line_ends(document.text)
-        if text.strip():
-            prompts[text_id(text)] = Prompt(text_id(text), text)
-    return _shuffled(list(prompts.values()), "prompts", seed)
+def _read_prompts(uri: str, seed: int) -> PromptSet:
+    counts = RowCounts()
+    distinct: OneOfEach[Prompt] = OneOfEach()
+    for source in corpus_reader.expand([uri]):
+        for _, document in text_rows.read_rows(source, counts):
+            text = _with_line_ends(document.text)
+            distinct.add(text_key(text), None, Prompt(text_id(text), text))
+    return PromptSet(_shuffled(distinct.items(counts, uri), "prompts", seed), counts)
 
 
 def _with_line_ends(text: str) -> str:
@@ -105,7 +120,7 @@ def _shuffled(rows: list[R], purpose: str, seed: int) -> list[R]:
 
 def _held_out_snippets(
     probing: ProbingConfig, generation: GenerationConfig, seed: int, source: HeldOutSource
-) -> tuple[list[LabelledRow], list[Prompt]]:
+) -> tuple[LabelledSet, PromptSet]:
     """Snippets for probes and prompts from disjoint documents, the same for both streams: equal
     counts, and lengths from one distribution. Nothing is read for what does not come from held-out
     text.
@@ -113,23 +128,27 @@ def _held_out_snippets(
     n_probe_documents = -(-probing.n_rows // 2) if probing.rows == HELD_OUT else 0
     n_prompt_documents = -(-generation.n_prompts // 2) if generation.prompts == HELD_OUT else 0
     wanted = n_probe_documents + n_prompt_documents
+    of_rows, of_prompts = RowCounts(), RowCounts()
     if not wanted:
-        return [], []
+        none = LabelledSet([], HELD_OUT_RULE, of_rows.text_set(PROBE_ROWS, HELD_OUT, 0))
+        return none, PromptSet([], of_prompts)
     documents = [_long_documents(source, stream, wanted) for stream in ("clean", "toxic")]
     n_documents = min(wanted, *map(len, documents))
     n_prompts = n_documents * n_prompt_documents // wanted  # short of documents, both shrink alike
-    probe_rows: dict[str, LabelledRow] = {}
-    prompts: dict[str, Prompt] = {}
+    probe_rows: OneOfEach[LabelledRow] = OneOfEach()
+    prompts: OneOfEach[Prompt] = OneOfEach()
     for label, of_stream in enumerate(documents):
-        for ids in of_stream[:n_prompts]:
-            prompt = Prompt(*_snippet(ids, PROMPT_TOKENS, source))
-            prompts[prompt.id] = prompt
-        for ids in of_stream[n_prompts:n_documents]:
-            name, text = _snippet(ids, PROBE_TOKENS, source)
-            probe_rows[name] = LabelledRow(name, text, label, name)
+        for name, text in _snippets(of_stream[:n_prompts], PROMPT_TOKENS, source, of_prompts):
+            prompts.add(text_key(text), None, Prompt(name, text))
+        of_probes = of_stream[n_prompts:n_documents]
+        for name, text in _snippets(of_probes, PROBE_TOKENS, source, of_rows):
+            probe_rows.add(text_key(text), label, LabelledRow(name, text, label, name))
+    # beginnings that both streams have say nothing, however many there are
+    distinct = probe_rows.items(of_rows, PROBE_ROWS, max_contradictory_ratio=1.0)
+    rows = _shuffled(distinct, "probes", seed)[: probing.n_rows]
     return (
-        _shuffled(list(probe_rows.values()), "probes", seed)[: probing.n_rows],
-        _shuffled(list(prompts.values()), "prompts", seed),
+        LabelledSet(rows, HELD_OUT_RULE, of_rows.text_set(PROBE_ROWS, HELD_OUT, len(rows))),
+        PromptSet(_shuffled(prompts.items(of_prompts, PROMPTS), "prompts", seed), of_prompts),
     )
 
 
@@ -144,6 +163,22 @@ def _long_documents(source: HeldOutSource, stream: StreamName, wanted: int) -> l
         if len(long) >= wanted or len(read) < limit:
             return long[:wanted]
         limit *= 2
+
+
+def _snippets(
+    documents: Sequence[np.ndarray],
+    n_tokens: tuple[int, int],
+    source: HeldOutSource,
+    counts: RowCounts,
+) -> Iterator[tuple[str, str]]:
+    """(id, text) of each document's first tokens, where there is text."""
+    for ids in documents:
+        name, text = _snippet(ids, n_tokens, source)
+        counts.n_read += 1
+        if text.strip():
+            yield name, text
+        else:
+            counts.leave_out(Reason.EMPTY)
 
 
 def _snippet(ids: np.ndarray, n_tokens: tuple[int, int], source: HeldOutSource) -> tuple[str, str]:

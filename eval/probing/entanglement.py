@@ -19,7 +19,7 @@ from data_prep.core.records import digest
 from eval.config import ProbingConfig
 from eval.eval_report import Entanglement
 from eval.inputs import labelled_rows
-from eval.inputs.labelled_rows import LabelledRow
+from eval.inputs.labelled_rows import LabelledRow, LabelledSet
 from eval.model.loaded_model import LoadedModel
 from eval.model.session import EvalSession
 from eval.probing import directions
@@ -33,7 +33,7 @@ N_RANDOM = 200  # sets of random directions
 def measure_entanglement(
     session: EvalSession,
     heads: ProbedHeads,
-    attributes: dict[str, list[LabelledRow]],
+    attributes: dict[str, LabelledSet],
     probing: ProbingConfig,
 ) -> Entanglement | None:
     """Compare each head's toxicity direction with its directions of the sets in
@@ -42,7 +42,7 @@ def measure_entanglement(
     if not attributes:
         return None
     thetas = []
-    for uri, rows in attributes.items():
+    for uri, (rows, _, _) in attributes.items():
         arrays = session.get_or_measure(
             f"attribute-{digest(uri)[:8]}",
             partial(_attribute_directions, session.loaded, rows, probing),
@@ -53,7 +53,7 @@ def measure_entanglement(
     size = thetas[0].shape[-1]
     random = random_entanglement(n_directions, size, N_RANDOM, session.seed)
     return Entanglement(
-        n_rows={uri: len(rows) for uri, rows in attributes.items()},
+        n_rows={uri: len(labelled_set.rows) for uri, labelled_set in attributes.items()},
         cosine={
             uri: float(cosine_LN.mean())
             for uri, cosine_LN in zip(attributes, cosine_ALN, strict=True)

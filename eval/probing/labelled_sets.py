@@ -1,48 +1,56 @@
 """read and check the other labelled sets, those for transfer and for entanglement"""
 
+from collections import Counter
 from collections.abc import Set
+from dataclasses import replace
 from typing import NamedTuple
 
-from data_prep.core.errors import ConfigurationError
 from eval.config import ProbingConfig
-from eval.inputs.labelled_rows import LabelledRow, labels_of, read_labelled_rows
+from eval.eval_report import TextSet
+from eval.inputs.labelled_rows import LabelledSet, check_both_classes, read_labelled_rows
+from eval.inputs.text_rows import Reason, text_key
 
 
 class LabelledSets(NamedTuple):
-    """The rows of each set in eval.probing.transfer and eval.probing.attributes, by URI."""
+    """The sets in eval.probing.transfer and eval.probing.attributes, by URI."""
 
-    transfer: dict[str, list[LabelledRow]]
-    attributes: dict[str, list[LabelledRow]]
+    transfer: dict[str, LabelledSet]
+    attributes: dict[str, LabelledSet]
+
+    @property
+    def summaries(self) -> tuple[TextSet, ...]:
+        return tuple(s.summary for s in (*self.transfer.values(), *self.attributes.values()))
 
 
 def read(probing: ProbingConfig, seed: int) -> LabelledSets:
-    """Read all sets; ConfigurationError if the rows of one are all toxic or all benign."""
-    sets = LabelledSets(
-        transfer={uri: read_labelled_rows(uri, probing, seed) for uri in probing.transfer},
-        attributes={uri: read_labelled_rows(uri, probing, seed) for uri in probing.attributes},
+    """Read all sets; ConfigurationError if one has too few toxic or benign rows."""
+    transfer, attributes = (
+        {
+            uri: read_labelled_rows(uri, probing, seed, setting=f"eval.probing.{name}")
+            for uri in uris
+        }
+        for name, uris in (("transfer", probing.transfer), ("attributes", probing.attributes))
     )
-    for name, rows_by_uri in sets._asdict().items():
-        for uri, rows in rows_by_uri.items():
-            _check_both_classes(rows, f"eval.probing.{name} {uri}", "rows")
-    return sets
+    for labelled_set in (*transfer.values(), *attributes.values()):
+        check_both_classes(labelled_set, "rows")
+    return LabelledSets(transfer, attributes)
 
 
 def without_seen_rows(sets: LabelledSets, seen: Set[str]) -> LabelledSets:
     """The sets without the transfer rows that the probes, or the selection of heads, will have
-    seen.
+    seen. seen: text_key of their texts.
     """
-    transfer = {
-        uri: [row for row in rows if row.id not in seen] for uri, rows in sets.transfer.items()
-    }
-    for uri, rows in transfer.items():
-        _check_both_classes(rows, f"eval.probing.transfer {uri}", "rows that no probe has seen")
+    transfer = {uri: _without(labelled_set, seen) for uri, labelled_set in sets.transfer.items()}
+    for labelled_set in transfer.values():
+        check_both_classes(labelled_set, "rows that no probe has seen")
     return sets._replace(transfer=transfer)
 
 
-def _check_both_classes(rows: list[LabelledRow], name: str, kind_of_rows: str) -> None:
-    n_toxic = sum(labels_of(rows))
-    if not 0 < n_toxic < len(rows):
-        raise ConfigurationError(
-            f"{name}: {n_toxic} of its {len(rows)} {kind_of_rows} are toxic; expected some of both "
-            "classes; check its #label="
-        )
+def _without(labelled_set: LabelledSet, seen: Set[str]) -> LabelledSet:
+    rows = [row for row in labelled_set.rows if text_key(row.text) not in seen]
+    summary = labelled_set.summary
+    n_seen = len(labelled_set.rows) - len(rows)
+    left_out = Counter(summary.left_out) + Counter({Reason.SEEN.value: n_seen})
+    return labelled_set._replace(
+        rows=rows, summary=replace(summary, n_used=len(rows), left_out=dict(left_out))
+    )

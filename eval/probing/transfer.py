@@ -13,7 +13,7 @@ from data_prep.core.records import digest
 from eval.config import ProbingConfig
 from eval.eval_report import Transfer
 from eval.inputs import labelled_rows
-from eval.inputs.labelled_rows import LabelledRow
+from eval.inputs.labelled_rows import LabelledRow, LabelledSet
 from eval.model.loaded_model import LoadedModel
 from eval.model.session import EvalSession
 from eval.probing.logistic_probes import Probes
@@ -25,17 +25,16 @@ from eval.stats import intervals, roc
 def measure_transfer(
     session: EvalSession,
     heads: ProbedHeads,
-    sets: dict[str, list[LabelledRow]],
+    sets: dict[str, LabelledSet],
     probing: ProbingConfig,
 ) -> tuple[Transfer, ...]:
     """Apply the probes to each labelled set of eval.probing.transfer, by URI."""
     results = []
-    for uri, rows in sets.items():
+    for uri, (rows, rule, _) in sets.items():
         arrays = session.get_or_measure(
             f"transfer-{digest(uri)[:8]}", partial(_scores, session.loaded, rows, heads, probing)
         )
         scores_RLN = torch.from_numpy(arrays["scores_RLN"])
-        rule = labelled_rows.label_rule(uri, probing).name
         is_toxic_R = torch.tensor(labelled_rows.labels_of(rows)).bool()
         results.append(
             _transfer_record(uri, rule, is_toxic_R, scores_RLN, heads.selected[0], session.seed)

@@ -7,9 +7,7 @@ Two forms, those of lm-evaluation-harness, whose accuracies these equal on the s
     cloze:URI    the choices are not shown, the answer is their text: separates small models, which
                  are at chance with letters
 
-Rows are those of the hub: `choices` is a list, or a list under `text` with names under `label`;
-`answer` or `answerKey` is a number from 0 or a name. A row with a passage and no choices is
-answered with no or yes (BoolQ). The prompt holds no solved examples.
+The rows are read by question_rows.py. The prompt holds no solved examples.
 
 The likeliest choice is the model's answer; in cloze form the choice that is likeliest per character
 ("norm") is a second one, because long answers are less likely. Every strength is measured, with the
@@ -17,22 +15,29 @@ shift at all positions as for cross-entropy.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from data_prep.core import keyed_random
 from data_prep.core.errors import ConfigurationError
 from data_prep.sources import corpus_reader
-from eval.inputs.labelled_rows import text_id
+from eval.eval_report import TextSet
+from eval.inputs import question_rows, text_rows
+from eval.inputs.question_rows import LETTERS, QuestionRow
+from eval.inputs.text_rows import OneOfEach, Reason, RowCounts, text_id, text_key
 from eval.model.loaded_model import LoadedModel
 from eval.model.session import EvalSession
 from eval.steering import loglikelihood
 from eval.steering.intervention import Shift
 from eval.steering.loglikelihood import ScoredEnd
 
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 FORMS = ("letter", "cloze")
+BENCHMARKS = "eval.capability.benchmarks"
+# Faults of single questions; a file with many of them has another shape. The hidden answers of a
+# test split are no fault, and are counted alone.
+QUESTION_FAULTS = (Reason.EMPTY_CHOICE, Reason.NOT_UNIQUE)
+MAX_FAULTY_RATIO = 0.1  # of the rows of a benchmark
 
 
 class Question(NamedTuple):
@@ -42,6 +47,13 @@ class Question(NamedTuple):
     context: str
     choices: tuple[str, ...]
     answer: int
+
+
+class Benchmark(NamedTuple):
+    """The questions of one benchmark, and what was left out."""
+
+    questions: list[Question]
+    summary: TextSet
 
 
 class Answers(NamedTuple):
@@ -54,9 +66,11 @@ class Answers(NamedTuple):
     norm: np.ndarray
 
 
-def read_questions(name: str, n_questions: int, seed: int) -> list[Question]:
+def read_questions(name: str, n_questions: int, seed: int) -> Benchmark:
     """At most `n_questions` of a benchmark such as "cloze:arc/*.jsonl.gz#text=question", drawn by
-    their ids and the seed.
+    their ids and the seed; each question once.
+
+    Raises ConfigurationError for a row of another shape, and if no question is left.
     """
     form, _, uri = name.partition(":")
     if form not in FORMS or not uri:
@@ -64,17 +78,31 @@ def read_questions(name: str, n_questions: int, seed: int) -> list[Question]:
             f"eval.capability.benchmarks has {name!r}; expected letter:URI or cloze:URI, a file "
             "with one question per row"
         )
-    by_id: dict[str, Question] = {}
+    where = f"{BENCHMARKS} {name}"
+    counts = RowCounts()
+    distinct: OneOfEach[Question] = OneOfEach()
     for source in corpus_reader.expand([uri]):
-        for document in corpus_reader.read(source):
-            where = f"{source.uri} row {document.row}"
-            question = _question(form, document.text, document.fields, where)
-            by_id[question.id] = question
-    questions = sorted(by_id.values())
+        for place, document in text_rows.read_rows(source, counts):
+            row = question_rows.read(document.text, document.fields, place)
+            if isinstance(row, Reason):
+                counts.leave_out(row)
+                continue
+            question = _question(form, row)
+            right = text_key(row.choices[row.answer])
+            distinct.add(row.key, right, question, variant=question.id)
+    questions = sorted(distinct.items(counts, where))
+    n_useless = sum(counts.left_out[reason] for reason in QUESTION_FAULTS)
+    if not questions or n_useless > MAX_FAULTY_RATIO * counts.n_read:
+        raise ConfigurationError(
+            f"{where}: {counts.in_words}; expected an answer and distinct choices with text, with "
+            f"at most {MAX_FAULTY_RATIO:.0%} of the rows without; check the fields of its rows, or "
+            "leave these rows out of the file"
+        )
     order = keyed_random.shuffled_positions(
         [question.id for question in questions], "questions", seed
     )
-    return [questions[i] for i in order[:n_questions]]
+    chosen = [questions[i] for i in order[:n_questions]]
+    return Benchmark(chosen, counts.text_set(BENCHMARKS, name, len(chosen)))
 
 
 def answer(
@@ -105,49 +133,18 @@ def answer(
     )
 
 
-def _question(form: str, text: str, fields: dict[str, Any], where: str) -> Question:
-    choices_field = fields.get("choices")
-    is_named = isinstance(choices_field, dict)
-    choices = choices_field.get("text") if is_named else choices_field
-    names = choices_field.get("label") if is_named else None
-    if choices is None and "passage" in fields:
-        choices = ["no", "yes"]
-        text = f"{fields['passage']}\nQuestion: {text}?"
+def _question(form: str, row: QuestionRow) -> Question:
+    text, choices = row.text, row.choices
+    if row.passage is not None:
+        text = f"{row.passage}\nQuestion: {text}?"
     else:
         text = f"Question: {text.strip()}" if form == "cloze" else text.strip()
-    choices = _checked_choices(choices, where)
-    answer = _answer_index(fields.get("answer", fields.get("answerKey")), names, choices, where)
     if form == "letter":
         for letter, choice in zip(LETTERS, choices, strict=False):
             text += f"\n{letter}. {choice}"
     question_id = text_id("\n".join([text, *choices]))
-    shown = tuple(LETTERS[: len(choices)]) if form == "letter" else tuple(choices)
-    return Question(question_id, f"{text}\nAnswer:", shown, answer)
-
-
-def _checked_choices(choices: Any, where: str) -> list[str]:
-    if (
-        not isinstance(choices, list)
-        or not 2 <= len(choices) <= len(LETTERS)
-        or not all(isinstance(choice, str) for choice in choices)
-    ):
-        raise ConfigurationError(
-            f"{where}: `choices` is {choices!r:.80}; expected 2 to {len(LETTERS)} texts (as ARC "
-            "and MMLU have them), or a passage to be answered with no or yes"
-        )
-    return choices
-    return choices
-
-
-def _answer_index(wanted: Any, names: Any, choices: list[str], where: str) -> int:
-    index = names.index(wanted) if names and wanted in names else wanted
-    if not isinstance(index, int) or not 0 <= index < len(choices):
-        raise ConfigurationError(
-            f"{where}: the answer is {wanted!r}, which is none of "
-            f"{names or list(range(len(choices)))}; name the right choice in `answer` or "
-            "`answerKey`"
-        )
-    return int(index)
+    shown = tuple(LETTERS[: len(choices)]) if form == "letter" else choices
+    return Question(question_id, f"{text}\nAnswer:", shown, row.answer)
 
 
 def _choices_as_ends(loaded: LoadedModel, questions: Sequence[Question]) -> Iterator[ScoredEnd]:

@@ -14,10 +14,9 @@ Shapes: R texts with a score.
 """
 
 import argparse
-import math
 import sys
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,14 +27,14 @@ from data_prep.core.records import digest, record, to_json
 from data_prep.scorers import registry
 from data_prep.scorers.registry import Scorer
 from data_prep.sources import corpus_reader
-from eval.inputs import label_rules
-from eval.inputs.labelled_rows import text_id
+from eval.inputs import text_rows
+from eval.inputs.labelled_rows import LabelReader
+from eval.inputs.text_rows import OneOfEach, RowCounts, text_key
 from eval.stats import intervals, roc
 from eval.stats.estimate import Estimate
 from eval.steering import score_cache
 
 TOXIC_SCORE = 0.5  # a scorer calls a text toxic from this score on
-MAX_BAD_ROWS_RATIO = 0.05
 
 
 class ReferenceText(NamedTuple):
@@ -61,7 +60,7 @@ class CalibrationBin:
 class ScorerCalibration:
     """A scorer compared with references. A text is toxic if its reference is at least `threshold`.
 
-    n_unusable: rows without a text or a reference.
+    left_out: rows of the n_read that are not among the n texts, by reason.
     rho: rank correlation of scores and references; None if the references are labels.
     calibration_error: |mean score − share toxic| of the bins, averaged by texts.
     recall: share of the toxic texts scored at least 0.5.
@@ -75,7 +74,8 @@ class ScorerCalibration:
     threshold: float
     n: int
     n_toxic: int
-    n_unusable: int
+    n_read: int
+    left_out: dict[str, int]
     coverage_ratio: float
     auroc: Estimate
     rho: Estimate | None
@@ -89,48 +89,34 @@ class ScorerCalibration:
 def main() -> int:
     arguments = _parse_arguments()
     telemetry.configure()
-    texts, n_unusable = read(arguments.rows)
+    texts, counts = read(arguments.rows)
     result = calibrate(
         registry.load(arguments.scorer),
         texts,
         arguments.rows,
-        n_unusable=n_unusable,
+        counts=counts,
         threshold=arguments.threshold,
     )
     print(to_json(result) if arguments.json else _table(result), end="")
     return 0
 
 
-def read(uris: Sequence[str]) -> tuple[list[ReferenceText], int]:
-    """The texts of `uris` (#text=FIELD&label=FIELD) without duplicates, and the number of unusable
-    rows.
+def read(uris: Sequence[str]) -> tuple[list[ReferenceText], RowCounts]:
+    """The texts of `uris` (#text=FIELD&label=FIELD), each once, and the rows left out by reason.
 
     A reference is a number from 0 to 1, or true or false; a rule in place of the field
-    (label_rules.py) turns it into 0 or 1.
+    (label_rules.py) turns it into 0 or 1. Raises ConfigurationError for any other value.
     """
-    texts: dict[str, ReferenceText] = {}
-    n_unusable = 0
-    for source in corpus_reader.expand(uris):
-        label = source.label_field or "label"
-        rule = label_rules.parse_rule(label, 0.5)
-        is_number = rule.fields == (label,)
-        bad_rows = corpus_reader.BadRows()
-        for document in corpus_reader.read(
-            source._replace(label_field=rule.fields[0]),
-            bad_rows,
-            max_bad_rows_ratio=MAX_BAD_ROWS_RATIO,
-        ):
-            where = f"{source.uri} row {document.row}"
-            if is_number:
-                reference = _reference(document.fields[label], where)
-            else:
-                reference = float(rule.label(document.fields, where))
-            if document.text.strip():
-                texts.setdefault(text_id(document.text), ReferenceText(document.text, reference))
-            else:
-                n_unusable += 1
-        n_unusable += bad_rows.count
-    return list(texts.values()), n_unusable
+    corpus_reader.expand(uris)  # refuses a file that is named twice
+    counts = RowCounts()
+    distinct: OneOfEach[ReferenceText] = OneOfEach()
+    for uri in uris:
+        labels = LabelReader(uri, TOXIC_SCORE)
+        judge = labels.rule.score if labels.is_score else labels.rule.label
+        for document, reference in labels.read(counts, judge):
+            text = ReferenceText(document.text, float(reference))
+            distinct.add(text_key(document.text), text.reference, text)
+    return distinct.items(counts, ", ".join(uris)), counts
 
 
 def calibrate(
@@ -138,12 +124,13 @@ def calibrate(
     texts: Sequence[ReferenceText],
     uris: Sequence[str],
     *,
-    n_unusable: int = 0,
+    counts: RowCounts | None = None,
     threshold: float = 0.5,
 ) -> ScorerCalibration:
     """Score the texts and compare with their references. Raises ConfigurationError if all texts
     with a score are of one class.
     """
+    counts = counts or RowCounts(n_read=len(texts))
     scores = scorer.score([text.text for text in texts])
     pairs = [
         (score, text.reference)
@@ -155,8 +142,9 @@ def calibrate(
     if not 0 < is_toxic_R.sum() < len(is_toxic_R):
         raise ConfigurationError(
             f"{', '.join(uris)}: {int(is_toxic_R.sum())} of the {len(is_toxic_R)} texts with a "
-            f"score are toxic (reference ≥ {threshold:g}); expected some of both classes; name "
-            "other rows, another rule behind #label=, or another threshold"
+            f"score are toxic (reference ≥ {threshold:g}); expected some of both classes; "
+            f"{counts.in_words}; name other rows, another rule behind #label=, or another "
+            "threshold"
         )
     is_called_toxic_R = score_R >= TOXIC_SCORE
     has_scores_as_reference = len(np.unique(reference_R)) > 2
@@ -167,7 +155,8 @@ def calibrate(
         threshold=threshold,
         n=len(texts),
         n_toxic=sum(text.reference >= threshold for text in texts),
-        n_unusable=n_unusable,
+        n_read=counts.n_read,
+        left_out=dict(sorted(counts.left_out.items())),
         coverage_ratio=score_cache.coverage([text.text for text in texts], scores).ratio,
         auroc=roc.auroc_of_scores(score_R, is_toxic_R),
         rho=intervals.spearman(score_R, reference_R) if has_scores_as_reference else None,
@@ -207,8 +196,8 @@ def _table(result: ScorerCalibration) -> str:
     rho = _format(result.rho) if result.rho else "not measured, the references are labels"
     lines = [
         f"{result.scorer_id}: {result.n} texts, {result.n_toxic} of them toxic (reference ≥ "
-        f"{result.threshold:g}), {result.n_unusable} rows unusable, coverage "
-        f"{result.coverage_ratio:.4f}",
+        f"{result.threshold:g}), coverage {result.coverage_ratio:.4f}",
+        text_rows.in_words(result.n_read, result.left_out),
         f"AUROC               {_format(result.auroc)}",
         f"Spearman's rho      {rho}",
         f"recall              {_format(result.recall)}",
@@ -247,20 +236,6 @@ def _reliability(score_R: np.ndarray, is_toxic_R: np.ndarray) -> tuple[Calibrati
 
 def _rate(is_true_R: np.ndarray) -> Estimate:
     return intervals.wilson(int(is_true_R.sum()), len(is_true_R), "ratio")
-
-
-def _reference(value: Any, where: str) -> float:
-    try:
-        number = float(label_rules.TRUTH_VALUES.get(str(value).lower(), value))
-    except (TypeError, ValueError):
-        number = math.nan
-    if not 0 <= number <= 1:
-        raise ConfigurationError(
-            f"{where}: the reference is {value!r}, expected a number from 0 to 1, true or false; "
-            "name its field with #label=FIELD, or if labels are words the toxic one with "
-            "#label=FIELD=WORD"
-        )
-    return number
 
 
 if __name__ == "__main__":

@@ -106,6 +106,18 @@ def copy(root, tmp_path):
     return str(tmp_path / "root")
 
 
+def probe_rows():
+    """The rows that CONFIG probes."""
+    probing = CONFIG.probing
+    return read_labelled_rows(
+        probing.rows,
+        probing,
+        CONFIG.seed,
+        setting="eval.probing.rows",
+        group_field=probing.group_field,
+    ).rows
+
+
 def without_time(report):
     return replace(report, seconds=0.0)
 
@@ -123,6 +135,33 @@ def test_the_report_names_the_run_and_how_it_was_judged(report):
     assert 16 <= report.probe_accuracy.n <= 20
     assert len(report.samples) == 12
     assert all(len(sample.continuations) == 3 for sample in report.samples)
+
+
+def test_the_report_says_what_was_read_and_left_out(report):
+    assert [(texts.setting, texts.n_used) for texts in report.texts] == [
+        ("eval.probing.rows", 100),
+        ("eval.generation.prompts", 12),
+        ("eval.probing.transfer", report.transfers[0].mean_accuracy.n),
+        ("eval.probing.attributes", 60),
+        ("eval.probing.attributes", 60),
+    ]
+    rows, prompts, transfer, *_ = report.texts
+    assert (rows.n_read, rows.left_out, rows.other_words) == (120, {}, {})
+    assert prompts.uri == "held_out" and prompts.n_read == 12
+    assert list(transfer.left_out) == ["seen by the probes"]
+
+
+def test_what_is_left_out_is_logged_at_the_start(root, table, caplog, monkeypatch):
+    monkeypatch.setattr(
+        probe_heads, "read_activations", lambda *_: pytest.fail("the model was used first")
+    )
+    labels = [1, 0, -1, "n/a"] * 20
+    uri = table([{"text": f"text {i}", "label": label} for i, label in enumerate(labels)])
+    with pytest.raises(pytest.fail.Exception):
+        evaluate(root, RUN_ID, evolve(CONFIG, {"probing.rows": uri, "probing.group_field": ""}))
+    line = f"eval.probing.rows {uri}: 40 of 80 rows left out (negative label 20, no label 20)"
+    (record,) = (record for record in caplog.records if record.getMessage().startswith(line))
+    assert record.levelname == "WARNING" and "; 40 used" in record.getMessage()
 
 
 def test_the_report_holds_every_number_with_its_n(report):
@@ -259,10 +298,10 @@ def test_transfer_is_tested_on_rows_the_probes_have_not_seen(report):
     (result,) = report.transfers
     assert result.label_rule == "label > 0.5"
     assert result.uri == CONFIG.probing.transfer[0]
-    rows = read_labelled_rows(
-        CONFIG.probing.rows, CONFIG.probing, CONFIG.seed, group_field=CONFIG.probing.group_field
-    )
-    other_rows = read_labelled_rows(result.uri, CONFIG.probing, CONFIG.seed)
+    rows = probe_rows()
+    other_rows = read_labelled_rows(
+        result.uri, CONFIG.probing, CONFIG.seed, setting="eval.probing.transfer"
+    ).rows
     split = logistic_probes.split_rows([row.group for row in rows], labels_of(rows), CONFIG.seed)
     seen = {rows[i].id for i in split.train + split.validation}
     unseen = [row for row in other_rows if row.id not in seen]
@@ -502,7 +541,7 @@ def test_a_run_that_is_not_finished_cannot_be_evaluated(root):
 def test_a_report_of_another_version_is_refused_in_one_line(copy):
     uri = Path(eval_uri(run_uri(copy, RUN_ID), CONFIG)) / "report.json"
     uri.parent.mkdir()
-    uri.write_text(json.dumps({"format_version": 5, "run_id": RUN_ID, "probes": "held_out"}))
+    uri.write_text(json.dumps({"format_version": 6, "run_id": RUN_ID, "probes": "held_out"}))
     with pytest.raises(ArtefactCorrupt, match=r"report.json is not a valid EvalReport") as error:
         evaluate(copy, RUN_ID, CONFIG)
     assert "another version of Hormesis" in str(error.value)
@@ -555,11 +594,14 @@ def test_streams_of_another_tokenizer_are_refused(copy):
         ),
         (
             {"probing.attributes": ("synthetic:clean?documents=60#label=none",)},
-            "label in field 'none'",
+            r"none of its 60 rows has a label in field 'none'; the rows have casual",
         ),
         ({"probing.transfer": ("nowhere.jsonl",)}, "nowhere.jsonl"),
         ({"probing.transfer": ("/dev/null",)}, "/dev/null"),
-        ({"probing.label_threshold": -1.0, "probing.attributes": ()}, "label 0: got 0 of 100"),
+        (
+            {"probing.label_threshold": -1.0, "probing.attributes": ()},
+            "100 of its 100 rows are toxic",
+        ),
         ({"capability.benchmarks": ("cloze:nowhere.jsonl",)}, "nowhere.jsonl"),
     ],
 )
@@ -571,9 +613,7 @@ def test_a_wrong_input_is_refused_before_the_model_is_loaded(root, monkeypatch, 
 
 
 def test_a_set_with_one_class_among_its_unseen_rows_is_refused(root, table, monkeypatch):
-    rows = read_labelled_rows(
-        CONFIG.probing.rows, CONFIG.probing, CONFIG.seed, group_field=CONFIG.probing.group_field
-    )
+    rows = probe_rows()
     split = logistic_probes.split_rows([row.group for row in rows], labels_of(rows), CONFIG.seed)
     seen = [{"text": rows[i].text, "label": rows[i].label} for i in split.train]
     uri = table([*seen, {"text": "a fine day", "label": 0}])

@@ -18,6 +18,7 @@ from eval.eval_report import (
     ProbeNull,
     SampledPrompt,
     StrengthResult,
+    TextSet,
     Transfer,
     eval_uri,
 )
@@ -169,6 +170,24 @@ def eval_report(record: RunRecord, strengths=STRENGTHS) -> EvalReport:
         scorer_id="profanity-made-up",
         prompts_digest="0123456789abcdef",
         fluency_id="unsteered",
+        texts=(
+            TextSet(
+                setting="eval.probing.rows",
+                uri="rows.csv#label=toxic=Toxic",
+                n_read=1300,
+                n_used=1000,
+                left_out={"negative label": 40, "repeated text": 2},
+                other_words={"not toxic": 500},
+            ),
+            TextSet(
+                setting="eval.generation.prompts",
+                uri="held_out",
+                n_read=200,
+                n_used=200,
+                left_out={},
+                other_words={},
+            ),
+        ),
         label_rule="the stream a text comes from",
         n_probe_rows={"train": 640, "validation": 160, "test": 200},
         probe_accuracy=estimate(sum(map(sum, heads)) / 16, 0.02),

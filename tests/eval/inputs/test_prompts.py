@@ -158,13 +158,39 @@ def test_the_sample_of_a_file_depends_on_the_seed_not_its_order(table):
 
 
 def test_a_repeated_text_is_one_row_and_never_also_a_prompt(table):
-    uri = table([{"text": f"text {i % 50}", "label": int(i < 50)} for i in range(100)])
+    uri = table([{"text": f"text {i % 50}", "label": i % 2} for i in range(100)])
     chosen = choose(probing={"rows": uri}, generation={"prompts": uri})
-    assert {row.label for row in chosen.probe_rows} == {1}  # the first of two labels counts
     assert len({row.id for row in chosen.probe_rows}) == 40
     assert len(chosen.prompts) == 10
     probe_texts = {row.text for row in chosen.probe_rows}
     assert not probe_texts & {prompt.text for prompt in chosen.prompts}
+    probes, prompts_read = chosen.summaries
+    assert (probes.n_read, probes.n_used, probes.left_out) == (100, 40, {"repeated text": 50})
+    assert prompts_read.n_used == 10
+    assert prompts_read.left_out == {"repeated text": 50, "also a probe row": 40}
+
+
+def test_probe_rows_of_one_class_are_refused_with_what_was_left_out(table):
+    uri = table([{"text": f"text {i}", "label": (1, -1)[i % 2]} for i in range(40)])
+    with pytest.raises(
+        ConfigurationError,
+        match=r"eval.probing.rows .*: 20 of its 20 rows are toxic; .* \(negative label 20\)",
+    ):
+        choose(probing={"rows": uri})
+
+
+def test_a_beginning_that_both_streams_have_is_no_probe_row():
+    def read_documents(stream, limit):
+        read = streams()(stream, limit)
+        return [np.arange(1, 61), *read[1:]]  # the first document is the same in both
+
+    chosen = choose(read_documents)
+    rows, prompts_read = chosen.summaries
+    assert not {"1 2 3"} & {row.text[:5] for row in chosen.probe_rows}
+    assert rows.left_out | prompts_read.left_out in (
+        {"repeated text": 1},
+        {"same text with another label": 2},
+    )
 
 
 def test_prompts_come_from_nested_fields_and_empty_ones_are_skipped(table):
@@ -179,6 +205,20 @@ def test_prompts_come_from_nested_fields_and_empty_ones_are_skipped(table):
         ConfigurationError, match=r"rows.jsonl#text=prompt.text' gives no prompt \(0 texts"
     ):
         choose_prompts(f"{table([{'prompt': {'text': ' '}}])}#text=prompt.text")
+
+
+def test_prompts_that_repeat_or_are_empty_are_counted(table):
+    texts = ["So the", "So  the ", "Then a", "", " "]
+    chosen = choose(generation={"prompts": table([{"text": text} for text in texts])})
+    _, summary = chosen.summaries
+    assert (summary.setting, summary.n_read, summary.n_used) == ("eval.generation.prompts", 5, 2)
+    assert summary.left_out == {"empty text": 2, "repeated text": 1}
+
+
+def test_prompts_that_are_lists_are_refused_by_their_place(table):
+    uri = table([{"text": ["So the", "Then a"]}])
+    with pytest.raises((ConfigurationError, ArtefactCorrupt), match=r"rows.jsonl.*field 'text'"):
+        choose_prompts(uri)
 
 
 def test_only_lists_of_examples_get_line_ends(table):

@@ -5,6 +5,8 @@ from sklearn.metrics import roc_auc_score
 
 from data_prep.core.errors import ConfigurationError
 from data_prep.core.records import from_json
+from eval.config import ProbingConfig
+from eval.inputs.labelled_rows import read_labelled_rows
 from eval.tools import calibrate_scorer
 from eval.tools.calibrate_scorer import ReferenceText, ScorerCalibration
 
@@ -77,10 +79,11 @@ def test_references_are_read_from_nested_fields_and_unusable_rows_counted(table)
         {"continuation": {"text": "no score", "toxicity": None}},
         {"continuation": {"text": " ", "toxicity": 0.5}},
     ]
-    texts, n_unusable = calibrate_scorer.read(
+    texts, counts = calibrate_scorer.read(
         [f"{table(rows)}#text=continuation.text&label=continuation.toxicity"]
     )
-    assert (len(texts), n_unusable) == (30, 2) and texts[3] == ReferenceText("text 3", 3 / 40)
+    assert len(texts) == 30 and texts[3] == ReferenceText("text 3", 3 / 40)
+    assert counts.left_out == {"empty text": 1, "no label": 1, "repeated text": 30}
 
 
 def test_labels_may_be_words_truth_values_or_numbers_and_nothing_else(table):
@@ -89,15 +92,36 @@ def test_labels_may_be_words_truth_values_or_numbers_and_nothing_else(table):
         return [text.reference for text in texts]
 
     words = table([{"text": "a", "kind": "Toxic"}, {"text": "b", "kind": "Not Toxic"}])
-    assert references(f"{words}#label=kind=Toxic") == [1.0, 0.0]
+    assert references(f"{words}#label=kind=toxic ") == [1.0, 0.0]
     with pytest.raises(
         ConfigurationError,
-        match=r"rows.jsonl row 0: the reference is 'Toxic', expected a number .*#label=FIELD=WORD",
+        match=r"rows.jsonl row 0: the label in field 'kind' is 'Toxic', expected 0, 1 or a number"
+        ".*#label=kind=WORD",
     ):
         references(f"{words}#label=kind")
     assert references(table([{"text": "a", "label": True}])) == [1.0]
-    with pytest.raises(ConfigurationError, match="the reference is 3,"):
+    with pytest.raises(ConfigurationError, match="label in field 'label' is 3, expected 0 to 1"):
         references(table([{"text": "a", "label": 3}]))
+
+
+@pytest.mark.parametrize("rule", ["", "#label=label>=0.5", "#label=label=1"])
+def test_probes_and_calibration_agree_on_every_label(table, rule):
+    labels = [1, 0, -1, "1", "0.0", None, "", "n/a", "-1", True, False]
+    rows = [{"text": f"text {i}", "label": label} for i, label in enumerate(labels)]
+    uri = table(rows + rows[:2]) + rule
+    texts, counts = calibrate_scorer.read([uri])
+    probes = read_labelled_rows(uri, ProbingConfig(), 0, setting="eval.probing.rows")
+    assert {text.text: text.reference for text in texts} == {
+        row.text: row.label for row in probes.rows
+    }
+    assert counts.left_out == probes.summary.left_out
+    assert counts.left_out == {"negative label": 2, "no label": 3, "repeated text": 2}
+
+
+def test_texts_with_two_references_are_left_out_and_counted(table):
+    rows = [{"text": f"text {i}", "label": i / 40} for i in range(40)]
+    texts, counts = calibrate_scorer.read([table([*rows, {"text": "text 7", "label": 0.9}])])
+    assert len(texts) == 39 and counts.left_out == {"same text with another label": 2}
 
 
 def test_the_command_prints_a_table_or_the_record(table, entry):
