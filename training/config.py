@@ -182,6 +182,9 @@ class TrainComputeConfig:
     activation_checkpointing: Literal["none", "selective", "block"] = operational(default="none")
     """Activations that the backward pass recomputes instead of keeping
     (training/model/compilation.py)."""
+    deterministic: bool = operational(default=False)
+    """On CUDA: the same bits in every run on the same GPUs, without cuDNN's attention and slower
+    (training/engine/determinism.py). A CPU is always deterministic."""
 
 
 @settings("train.checkpoint")

@@ -30,6 +30,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend
 
 QUERIES_PER_CHUNK = 512  # times 16 heads and 2,048 keys in fp32: 64 MiB
 
@@ -160,10 +161,35 @@ def causal_mask(
 
 
 def kernel_name(device: torch.device, dtype: torch.dtype) -> str:
-    """The kernel that attention without a mask uses here, for records and for `attend`."""
+    """The kernel that `attend` uses here without a mask."""
     if device.type != "cuda" or dtype is not torch.bfloat16:
         return "SDPA"
     return _flash_kernel(torch.cuda.get_device_capability(device))
+
+
+def describe_kernel(
+    device: torch.device, dtype: torch.dtype, d_head: int, *, document_mask: bool = False
+) -> str:
+    """`kernel_name` for records, with the backend that torch chooses for its SDPA.
+
+    The choice depends on the library's versions, and on whether determinism is asked for.
+    """
+    name = kernel_name(device, dtype)
+    if name != "SDPA":
+        return name
+    is_cuda = device.type == "cuda"
+    if document_mask and is_cuda and dtype is torch.bfloat16:
+        return "varlen_attn (flash)"
+    shape = (1, 1, QUERIES_PER_CHUNK, d_head)
+    q = torch.empty(shape, dtype=dtype if is_cuda else torch.float32, device=device)
+    mask = torch.ones(QUERIES_PER_CHUNK, QUERIES_PER_CHUNK, dtype=torch.bool, device=device)
+    choice = torch._fused_sdp_choice(
+        *3 * (q.requires_grad_(),),
+        attn_mask=mask if document_mask else None,
+        is_causal=not document_mask,
+    )
+    backend = SDPBackend(choice).name  # e.g. CUDNN_ATTENTION
+    return f"SDPA ({backend.removesuffix('_ATTENTION').lower()})"
 
 
 @lru_cache

@@ -27,8 +27,8 @@ from torch.utils.checkpoint import (
 )
 
 from training.config import TrainComputeConfig
-from training.model import fp8
-from training.model.attention import kernel_name
+from training.model import determinism, fp8
+from training.model.attention import describe_kernel, kernel_name
 from training.model.loss import OLMoForTraining
 from training.model.olmo import cpu_has_bf16_matmul
 
@@ -75,15 +75,23 @@ def prepare(model: OLMoForTraining, compute: TrainComputeConfig, device: torch.d
 
 
 def describe(
-    compute: TrainComputeConfig, device: torch.device, *, tensor_parallel: int = 1
+    compute: TrainComputeConfig,
+    device: torch.device,
+    *,
+    tensor_parallel: int = 1,
+    d_head: int = 128,
+    document_mask: bool = False,
 ) -> dict[str, str]:
     """How `prepare` makes a model run, for the run record."""
     is_compiled = _is_compiled(compute, device, tensor_parallel > 1)
     return {
-        "attention": kernel_name(device, compute_dtype(compute)),
+        "attention": describe_kernel(
+            device, compute_dtype(compute), d_head, document_mask=document_mask
+        ),
         "compiled": "each block, the loss" if is_compiled else "nothing",
         "activation checkpointing": compute.activation_checkpointing,
         "matmul": "FP8 in the blocks" if compute.fp8 else compute.precision,
+        "deterministic": determinism.describe(device.type, deterministic=compute.deterministic),
     }
 
 

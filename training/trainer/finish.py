@@ -120,7 +120,11 @@ def _record(
     tokens_per_second = n_tokens / result.train_seconds
     versions = {name: version(name) for name in ("torch", "deepspeed", "numpy")}
     computed_with = compilation.describe(
-        run.train.compute, world.device, tensor_parallel=run.train.parallel.tensor_parallel
+        run.train.compute,
+        world.device,
+        tensor_parallel=run.train.parallel.tensor_parallel,
+        d_head=run.train.model.d_head,
+        document_mask=run.train.document_mask,
     )
     return RunRecord(
         format_version=run_record.FORMAT_VERSION,

@@ -1,6 +1,5 @@
 """set-up of a run: checks, ranks and micro-batch, then model, engine and restored state"""
 
-import os
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -22,7 +21,7 @@ from training.engine import (
 from training.engine.throughput import Stopwatch
 from training.metrics import sinks
 from training.metrics.metrics_log import MetricsLog
-from training.model import compilation
+from training.model import compilation, determinism
 from training.model.loss import OLMoForTraining
 from training.optim import muon
 from training.optim.step_guard import StepGuard
@@ -61,7 +60,11 @@ def prepare_run(
     deepspeed_engine.deepspeed_settings(run.train, world_size, deepspeed_overlay)  # checks them
     sinks.check_available(run.train.metrics.sinks)
     inputs = preflight.check(root, run)
-    _make_deterministic(run)
+    device_type = "cuda" if torch.cuda.is_available() else "cpu"
+    determinism.configure(device_type, deterministic=run.train.compute.deterministic)
+    torch.manual_seed(run.seed)
+    if device_type == "cpu":
+        torch.set_num_threads(run.train.parallel.threads_per_rank)
     world = process_group.join(run.train.parallel.tensor_parallel)
     peak = throughput.measure_peak(world, compilation.compute_dtype(run.train.compute))
     micro_batch = auto_micro_batch.choose_micro_batch(run.train, world)
@@ -150,18 +153,3 @@ def _restore_from_trunk(context: RunContext, engine: Any) -> RestoredCheckpoint 
     trunk = Trunk.load(context.root, context.run)
     n_shared = trunk.n_shared_steps(context.run)
     return _checkpoints(context, trunk.run).restore(engine, max_step=n_shared)
-
-
-def _make_deterministic(run: RunConfig) -> None:
-    """The same numbers every time on the same number of ranks, whatever the launcher set.
-
-    Tested on CPUs. On a GPU, operations without a deterministic kernel warn and run; the backward
-    pass of torch's own attention may be one of them, flash-attn's is not (attention.py).
-    """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    # Filling costs a pass over every new tensor, and no uninitialized memory is read.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
-    torch.manual_seed(run.seed)
-    if not torch.cuda.is_available():
-        torch.set_num_threads(run.train.parallel.threads_per_rank)
