@@ -1,13 +1,13 @@
 """ENTRY: split one archive of JSON lines into shards for parallel reading; resumable
 
     python data_prep/reshard.py --archive pol.tar.zst --out s3://bucket/pol
-                                [--shard-bytes 268435456]
+                                [--shard-bytes 268435456] [--members 'data/*']
 
 A compressed archive can be read from its beginning only: to read its last line takes decompressing
 all of it. So it is split once, in order, at line ends, into files that many workers can read:
 
-    OUT/pol-00000.ndjson.zst    the text, bytes unchanged; all shards together are the text of the
-                                archive
+    OUT/pol-00000.ndjson.zst    the text, bytes unchanged but for byte order marks of members; all
+                                shards together are the text of the archive
         pol-00000.json          written after its shard: where it ends in the text, and the sha256
                                 of all text up to there
         reshard.json            written last: all shards, and the sha256 of the archive itself
@@ -17,9 +17,10 @@ again and checks that they were split from this text, but writes nothing twice. 
 is left as it is. A truncated archive is an error that keeps the shards before the damage; the
 complete archive in its place then resumes.
 
-The archive is a .tar (.zst, .gz; its members that are JSON lines, in order) or JSON lines alone.
-One process does the work, about as fast as zstd compresses. A shard is in memory, compressed, until
-it is published.
+The archive is a .tar (.zst, .gz; its members that are JSON lines, in order, compressed or not) or
+JSON lines alone; what is left out of a tar is named in a warning (sources/archive.py). One process
+does the work, about as fast as zstd compresses. A shard is in memory, compressed, until it is
+published.
 """
 
 import argparse
@@ -29,7 +30,7 @@ import posixpath
 import re
 import sys
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import IO, Any, NoReturn, cast
 
 import zstandard
@@ -39,11 +40,10 @@ from data_prep.core.command import entry_command
 from data_prep.core.errors import ArtefactCorrupt, ConfigurationError
 from data_prep.core.records import FileName, Sha256, record
 from data_prep.core.store import ranged_reads
+from data_prep.sources import archive as archive_reader
 from data_prep.sources.readers import compression, lines
 
-JSON_LINES = (".ndjson", ".jsonl", ".json")
 SHARD_BYTES = 256 << 20
-CHUNK_BYTES = 64 << 10  # before damage, up to this and the decompressor's buffer is lost
 RECORD_NAME = "reshard.json"
 
 
@@ -64,7 +64,9 @@ class ArchiveShard:
 
 @record
 class Resharded:
-    """The whole archive. archive_sha256: of its own bytes. sha256: of the text inside."""
+    """The whole archive. archive_sha256: of its own bytes. sha256: of the text inside. members: the
+    pattern of those that were read.
+    """
 
     archive: FileName
     archive_bytes: int
@@ -74,6 +76,7 @@ class Resharded:
     n_lines: int
     sha256: Sha256
     shards: tuple[ArchiveShard, ...]
+    members: str = archive_reader.ALL_MEMBERS
 
 
 @entry_command
@@ -81,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     telemetry.configure()
     out = storage.object_root(options.out)
-    done = reshard(options.archive, out, options.shard_bytes)
+    done = reshard(options.archive, out, options.shard_bytes, members=options.members)
     pattern = storage.join(out, f"{_stem(options.archive)}-*.ndjson.zst")
     print(
         f"{len(done.shards):,} shards, {done.n_lines:,} lines, {done.n_bytes:,} bytes of text; "
@@ -90,13 +93,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def reshard(archive: str, out: str, shard_bytes: int) -> Resharded:
-    """Split `archive` into shards in the folder `out`, or finish what an earlier call started."""
+def reshard(
+    archive: str, out: str, shard_bytes: int, *, members: str = archive_reader.ALL_MEMBERS
+) -> Resharded:
+    """Split `archive` into shards in the folder `out`, or finish what an earlier call started.
+
+    members: a pattern of the members of a tar to read.
+    """
+    storage.absolute(archive)  # refuses a name that is not UTF-8
     if shard_bytes < 1:
         raise ConfigurationError(f"--shard-bytes is {shard_bytes}; expected at least 1")
-    _inner_name(archive)  # refuses a name that is no archive, before anything is written
+    archive_reader.inner_name(
+        archive
+    )  # refuses a name that is no archive, before anything is written
     existing = _existing_shards(archive, out, shard_bytes)
-    finished = _finished(archive, out, existing)
+    finished = _finished(archive, out, existing, members)
     if finished:
         telemetry.logger.info("%s is resharded already; nothing to do", archive)
         return finished
@@ -108,12 +119,14 @@ def reshard(archive: str, out: str, shard_bytes: int) -> Resharded:
         )
     else:
         storage.check_writable(out)
-    done = _split(archive, out, shard_bytes, existing)
+    done = _split(archive, _Splitter(archive, out, shard_bytes, existing), members)
     storage.save(done, storage.join(out, RECORD_NAME))
     return done
 
 
-def _finished(archive: str, out: str, existing: list[ArchiveShard]) -> Resharded | None:
+def _finished(
+    archive: str, out: str, existing: list[ArchiveShard], members: str
+) -> Resharded | None:
     """The record of a finished archive, if all of its shards still exist."""
     record_uri = storage.join(out, RECORD_NAME)
     if not storage.exists(record_uri):
@@ -125,20 +138,24 @@ def _finished(archive: str, out: str, existing: list[ArchiveShard]) -> Resharded
             f"{record_uri} is the record of {done.archive} ({done.archive_bytes:,} bytes), not of "
             f"{archive} ({n_bytes:,} bytes); choose another --out"
         )
+    if done.members != members:
+        raise ConfigurationError(
+            f"{record_uri} is of the members {done.members!r}, but --members is {members!r}; give "
+            f"--members {done.members!r} or another --out"
+        )
     return done if done.shards == tuple(existing) else None
 
 
-def _split(archive: str, out: str, shard_bytes: int, existing: list[ArchiveShard]) -> Resharded:
+def _split(archive: str, splitter: "_Splitter", members: str) -> Resharded:
     n_bytes = storage.size(archive)
     name = posixpath.basename(archive)
     with ranged_reads.open_stream(archive) as stream:
-        bar = telemetry.progress(n_bytes, f"reshard {name}", "B")
+        bar = telemetry.progress(n_bytes, f"reshard {telemetry.printable(name)}", "B")
         source = _HashedStream(stream, bar)
-        splitter = _Splitter(archive, out, shard_bytes, existing)
         try:
-            for chunk in _json_lines(cast(IO[bytes], source), archive):
+            for chunk in archive_reader.json_lines(cast(IO[bytes], source), archive, members):
                 splitter.add(chunk)
-            splitter.finish()
+            splitter.finish(members)
         except (*compression.DAMAGE, tarfile.TarError) as error:
             raise ArtefactCorrupt(
                 f"{archive} is damaged or truncated at about byte {source.n_bytes:,} of "
@@ -152,11 +169,12 @@ def _split(archive: str, out: str, shard_bytes: int, existing: list[ArchiveShard
         archive=name,
         archive_bytes=source.n_bytes,
         archive_sha256=source.sha256.hexdigest(),
-        shard_bytes=shard_bytes,
+        shard_bytes=splitter.shard_bytes,
         n_bytes=splitter.end_bytes,
         n_lines=splitter.published_lines,
         sha256=splitter.sha256.hexdigest(),
         shards=tuple(splitter.shards),
+        members=members,
     )
 
 
@@ -171,12 +189,13 @@ class _Splitter:
     ) -> None:
         self._archive = archive
         self._out = out
-        self._shard_bytes = shard_bytes
+        self.shard_bytes = shard_bytes
         self._existing = existing
         self.shards: list[ArchiveShard] = []
         self.sha256 = hashlib.sha256()
         self.end_bytes = 0
         self._end_lines = 0
+        self._line_bytes = 0  # of the line that the text so far ends in
         self._start_shard()
 
     @property
@@ -185,17 +204,15 @@ class _Splitter:
 
     def add(self, chunk: bytes) -> None:
         """Append the next piece of the text; it may end anywhere."""
-        if self.end_bytes == 0:
-            self._check_start(chunk)
         while chunk:
-            search_from = max(0, self._shard_bytes - self._n_bytes - 1)
+            search_from = max(0, self.shard_bytes - self._n_bytes - 1)
             end = chunk.find(b"\n", search_from) + 1 or len(chunk)
             self._append(chunk[:end])
-            if self._n_bytes >= self._shard_bytes and chunk[end - 1 : end] == b"\n":
+            if self._n_bytes >= self.shard_bytes and chunk[end - 1 : end] == b"\n":
                 self._end_shard()
             chunk = chunk[end:]
 
-    def finish(self) -> None:
+    def finish(self, members: str) -> None:
         """End the last shard, after all text was added."""
         if self._n_bytes:
             self._end_shard()
@@ -203,15 +220,9 @@ class _Splitter:
             self._refuse(self._existing[len(self.shards)].name)
         if not self.shards:
             raise ConfigurationError(
-                f"{self._archive} contains no JSON lines; "
-                f"expected a member that ends in {' or '.join(JSON_LINES)}"
-            )
-
-    def _check_start(self, chunk: bytes) -> None:
-        if not chunk.removeprefix(lines.BYTE_ORDER_MARK).lstrip().startswith(b"{"):
-            raise ConfigurationError(
-                f"{self._archive} contains no JSON lines, its text starts with {chunk[:40]!r}; "
-                "expected one object per line"
+                f"{self._archive} contains no JSON lines"
+                + (f", no member among those of --members {members!r}" if members != "*" else "")
+                + "; expected a member that ends in {' or '.join(archive_reader.ENDINGS)}"
             )
 
     def _existing_shard(self) -> ArchiveShard | None:
@@ -231,6 +242,14 @@ class _Splitter:
         self._n_bytes += len(piece)
         self.end_bytes += len(piece)
         self._end_lines += piece.count(b"\n")
+        last_end = piece.rfind(b"\n")
+        self._line_bytes = len(piece) - last_end - 1 + (self._line_bytes if last_end < 0 else 0)
+        if self._line_bytes > lines.MAX_ROW_BYTES:
+            raise ConfigurationError(
+                f"{self._archive}: line {self._end_lines + 1:,} of its text {lines.too_long()}; "
+                "expected one document or thread per line; remove it from the archive, or leave "
+                "its member out with --members"
+            )
         if self._compressor:
             self._compressed.append(self._compressor.compress(piece))
 
@@ -246,7 +265,7 @@ class _Splitter:
             end_bytes=self.end_bytes,
             end_lines=self._end_lines,
             sha256=self.sha256.hexdigest(),
-            shard_bytes=self._shard_bytes,
+            shard_bytes=self.shard_bytes,
         )
         if existing is None:
             storage.write(storage.join(self._out, shard.name), content)
@@ -285,40 +304,6 @@ class _HashedStream(io.RawIOBase):
         return len(content)
 
 
-def _json_lines(stream: IO[bytes], archive: str) -> Iterator[bytes]:
-    """The JSON lines of the archive in pieces; a member without a final line end gets one."""
-    text = compression.decompressed(stream, _full_name(archive))
-    if _inner_name(archive).endswith(JSON_LINES):
-        while chunk := text.read(CHUNK_BYTES):
-            yield chunk
-        return
-    with tarfile.open(fileobj=text, mode="r|", bufsize=CHUNK_BYTES) as tar:
-        for member in tar:
-            if not (member.isfile() and member.name.lower().endswith(JSON_LINES)):
-                telemetry.logger.info(
-                    "%s: member %s is not JSON lines and is skipped", archive, member.name
-                )
-                continue
-            content = cast(IO[bytes], tar.extractfile(member))
-            last_piece = b"\n"
-            while piece := content.read(CHUNK_BYTES):
-                last_piece = piece
-                yield piece
-            if not last_piece.endswith(b"\n"):
-                yield b"\n"
-        _check_padding(cast(Any, tar.fileobj))
-
-
-def _check_padding(rest: IO[bytes]) -> None:
-    """Read to the end of a tar archive, where only zeros may follow the last member.
-
-    Reading to the end also verifies the last checksum of a compressed stream.
-    """
-    while padding := rest.read(CHUNK_BYTES):
-        if padding.strip(b"\0"):
-            raise tarfile.ReadError("no member where one should start")
-
-
 def _existing_shards(archive: str, out: str, shard_bytes: int) -> list[ArchiveShard]:
     """The complete shards of `archive`, from the first one to the one before a gap."""
     existing: list[ArchiveShard] = []
@@ -343,27 +328,9 @@ def _shard_record_uri(out: str, name: str) -> str:
     return storage.join(out, f"{name.removesuffix('.ndjson.zst')}.json")
 
 
-def _full_name(archive: str) -> str:
-    return re.sub(r"\.tgz$", ".tar.gz", archive, flags=re.IGNORECASE)
-
-
-def _inner_name(archive: str) -> str:
-    """The name without the ending of its compression, in lower case.
-
-    Raises ConfigurationError unless it is a .tar or JSON lines.
-    """
-    name = re.sub(r"\.(gz|zst)$", "", _full_name(archive).lower())
-    if not name.endswith((".tar", *JSON_LINES)):
-        raise ConfigurationError(
-            f"{archive}: the ending names no archive; expected .tar (or {' '.join(JSON_LINES)}), "
-            "also with .zst or .gz; rename it"
-        )
-    return name
-
-
 def _stem(archive: str) -> str:
     """The name of the archive without its folder and endings."""
-    name = posixpath.basename(_full_name(archive))
+    name = posixpath.basename(archive_reader.full_name(archive))
     for ending in (r"\.(gz|zst)$", r"\.tar$", r"\.(ndjson|jsonl|json)$"):
         name = re.sub(ending, "", name, flags=re.IGNORECASE)
     return name
@@ -384,6 +351,12 @@ def _parser() -> argparse.ArgumentParser:
         required=True,
         metavar="URI",
         help="folder of the shards: a path or s3://bucket/prefix",
+    )
+    parser.add_argument(
+        "--members",
+        default=archive_reader.ALL_MEMBERS,
+        metavar="PATTERN",
+        help="the members of a tar to read, such as 'data/*.jsonl' (default: all)",
     )
     parser.add_argument(
         "--shard-bytes",

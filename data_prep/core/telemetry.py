@@ -7,6 +7,7 @@ is never imported here, so training runs where Ray is not installed.
 """
 
 import logging
+import re
 import sys
 from contextlib import suppress
 from functools import lru_cache
@@ -22,6 +23,8 @@ logger = logging.getLogger("hormesis")
 WIDTH = 160  # of tables in a file or a job's log: the widest table fits
 MIN_WIDTH = 60  # in a narrower terminal lines are broken, where rich would leave out their ends
 SCALED_FROM = 10_000  # a bar with more units counts in k and M
+# All control characters but tab and line end, and marks that reverse the direction of writing.
+_TERMINAL_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 CHATTY_LOGGERS = ("botocore", "aiobotocore")  # every process logs where it found its credentials
 
 
@@ -42,9 +45,15 @@ def log_formatter() -> logging.Formatter:
     return _MaskingFormatter("%(asctime)s %(message)s", "%H:%M:%S")
 
 
+def printable(name: str) -> str:
+    """A name that others chose as one line for terminals, its control characters escaped."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in name)
+
+
 class _MaskingFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return mask_secrets(super().format(record))
+        text = mask_secrets(super().format(record))
+        return _TERMINAL_CONTROLS.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 class _BarSafeHandler(logging.Handler):

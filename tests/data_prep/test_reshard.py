@@ -238,7 +238,7 @@ def test_another_archive_or_shard_size_in_the_folder_is_refused(tmp_path):
         (
             "pol.tar.zst",
             ZSTD(tar_archive(a_json=b"[1,\n2]")),
-            "contains no JSON lines, its text starts with",
+            "contains no JSON lines, it is a JSON array",
         ),
         ("pol.jsonl", b"", "contains no JSON lines"),
     ],
