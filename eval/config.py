@@ -18,6 +18,7 @@ Site = Literal["heads", "mlp", "residual"]  # eval/model/hook_points.py
 Positions = Literal["last", "all"]
 Control = Literal["random_heads", "random_directions", "flipped"]  # eval/steering/intervention.py
 Direction = Literal["class_means", "probe", "lda"]  # eval/probing/directions.py
+Precision = Literal["auto", "fp32", "tf32", "bf16"]  # eval/model/numerics.py
 
 
 @settings("eval.probing")
@@ -180,11 +181,15 @@ class CapabilityConfig:
 class EvalComputeConfig:
     """Number format and batch size of the model's forward passes."""
 
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Number format the model computes in: fp32 works everywhere, bf16 is faster on a GPU."""
+    precision: Precision = "auto"
+    """Number format the model computes in: auto is bf16 on a GPU that has it, and fp32 elsewhere;
+    tf32 is fp32 with rounded factors on a GPU, which fp32 never has. Probes, log-probabilities and
+    statistics are fp32 or fp64 in any case. The report says what was used."""
 
-    batch_size: Count = operational(default=128)
-    """Rows per forward pass; it halves where memory runs out and changes no result."""
+    batch_size: Count | Literal["auto"] = operational(default="auto")
+    """Rows per forward pass, at most: auto is 128 on a CPU and 1,024 on a GPU. It is lower where
+    the memory that is free would not hold them (eval/model/batch_size.py), and changes no
+    result."""
 
 
 @settings("eval")

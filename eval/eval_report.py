@@ -15,6 +15,7 @@ Layout below the folder of a run (training/run_record.py) or of a model, models/
 """
 
 from collections.abc import Sequence
+from dataclasses import field
 
 from data_prep.core import storage
 from data_prep.core.errors import ArtefactCorrupt
@@ -244,6 +245,10 @@ class EvalReport:
     samples: tuple[SampledPrompt, ...]
     seconds: float
 
+    computed_with: dict[str, str] = field(default_factory=dict)
+    """Device, number format and attention kernels of the model (eval/model/numerics.py); empty in
+    reports up to version 6."""
+
 
 def eval_uri(model_uri: str, config: EvalConfig) -> str:
     """The folder of this evaluation below the folder of its run or model."""
@@ -258,11 +263,11 @@ def find(model_uri: str, config: EvalConfig) -> EvalReport | None:
 
 def check_comparable(reports: Sequence[EvalReport]) -> None:
     """Raise ArtefactCorrupt unless all used the same prompts and the same scorer."""
-    for field, what, setting in (
+    for name, what, setting in (
         ("prompts_digest", "prompts", "eval.generation.prompts"),
         ("scorer_id", "scorers", "eval.scoring.scorer"),
     ):
-        by_value = {getattr(report, field): report for report in reports}
+        by_value = {getattr(report, name): report for report in reports}
         if len(by_value) > 1:
             differing = ", ".join(
                 f"{value} of {report.run_id}" for value, report in by_value.items()

@@ -121,7 +121,7 @@ def evaluate_model(
     # the report is written last: it says that the evaluation is done
     report_assembly.write_measurements(folder, probing.heads, steering.steered)
     seconds = time.perf_counter() - started
-    header = report_assembly.header(source, toxic_ratio, scoring, config.seed, seconds)
+    header = report_assembly.header(source, loaded, toxic_ratio, scoring, config.seed, seconds)
     report = report_assembly.assemble(header, inputs.texts, probing, steering, config)
     storage.save(report, storage.join(folder, "report.json"))
     session.store.delete()

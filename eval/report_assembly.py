@@ -19,6 +19,8 @@ from eval.eval_report import (
 )
 from eval.inputs.labelled_rows import labels_of
 from eval.inputs.prompts import EvaluationTexts, Prompt
+from eval.model import numerics
+from eval.model.loaded_model import LoadedModel
 from eval.model.model_source import ModelSource
 from eval.probing import probe_heads
 from eval.probing.probe_heads import ProbedHeads
@@ -58,11 +60,13 @@ class ReportHeader(NamedTuple):
     seed: int
     scorer_id: str
     fluency_id: str
+    computed_with: dict[str, str]
     seconds: float
 
 
 def header(
     source: ModelSource,
+    loaded: LoadedModel,
     toxic_ratio: float,
     scoring: ContinuationScoring,
     seed: int,
@@ -78,6 +82,7 @@ def header(
         seed=seed if is_folder else run.config.seed,
         scorer_id=scoring.scorer.id,
         fluency_id=scoring.judge.id if scoring.judge else "",
+        computed_with=numerics.describe(loaded.device, loaded.number_format),
         seconds=seconds,
     )
 

@@ -17,8 +17,11 @@ from torch import Tensor
 
 from data_prep.core import keyed_random
 from data_prep.core.errors import ConfigurationError
+from eval.model import numerics
 from training.model.kv_cache import KVCache
 from training.model.olmo import OLMo
+
+TOKENS_PER_LOOK = 8  # decoded between looks at which rows have ended: a look waits for the device
 
 
 class Sampling(NamedTuple):
@@ -56,17 +59,22 @@ def sample(
     cache = KVCache(
         model.config, len(prompts), max_length, dtype=weight.dtype, device=weight.device
     )
+    # of all steps at once: a copy to a GPU waits for it
+    u_SB = torch.from_numpy(
+        keyed_random.uniforms(keys_B, np.arange(sampling.max_new_tokens)[:, None])
+    ).to(weight.device)
     has_ended_B = torch.zeros(len(prompts), dtype=torch.bool, device=weight.device)
     steps = []
-    for step in range(sampling.max_new_tokens):
-        hidden_BTD = model.hidden(tokens_BT, cache=cache, padding_B=padding_B)
-        logits_BV = model.unembed(hidden_BTD[:, -1]).float()[:, : sampling.n_ids]
-        next_B = _next_ids(logits_BV, keyed_random.uniforms(keys_B, step), sampling)
-        steps.append(next_B)
-        has_ended_B |= next_B == sampling.eos_id
-        if has_ended_B.all():
-            break
-        tokens_BT = next_B[:, None]
+    with numerics.short_pass_attention(weight.device):
+        for u_B in u_SB:
+            hidden_BTD = model.hidden(tokens_BT, cache=cache, padding_B=padding_B)
+            logits_BV = model.unembed(hidden_BTD[:, -1]).float()[:, : sampling.n_ids]
+            next_B = _next_ids(logits_BV, u_B, sampling)
+            steps.append(next_B)
+            has_ended_B |= next_B == sampling.eos_id
+            if len(steps) % TOKENS_PER_LOOK == 0 and has_ended_B.all():
+                break
+            tokens_BT = next_B[:, None]
     rows = torch.stack(steps, dim=1).tolist()
     return [row[: row.index(sampling.eos_id)] if sampling.eos_id in row else row for row in rows]
 
@@ -97,10 +105,10 @@ def nucleus(logits_BV: Tensor, top_p: float, u_B: Tensor) -> Tensor:
     return ids_B1[:, 0].clamp(max=p_BV.shape[1] - 1)
 
 
-def _next_ids(logits_BV: Tensor, u_B: np.ndarray, sampling: Sampling) -> Tensor:
+def _next_ids(logits_BV: Tensor, u_B: Tensor, sampling: Sampling) -> Tensor:
     if sampling.decoding == "greedy":
         return logits_BV.argmax(dim=-1)
-    return nucleus(logits_BV, sampling.top_p, torch.from_numpy(u_B).to(logits_BV.device))
+    return nucleus(logits_BV, sampling.top_p, u_B)
 
 
 def _fit(prompt: Sequence[int], model: OLMo, sampling: Sampling) -> Sequence[int]:

@@ -6,75 +6,36 @@ files, and a folder has no other.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from data_prep.config import StreamName
-from data_prep.core import storage, telemetry
+from data_prep.core import storage
 from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing, ConfigurationError
 from data_prep.core.records import digest
 from data_prep.token_stream import manifest
 from data_prep.token_stream.tokenizer import Tokenizer
 from eval.config import EvalComputeConfig
 from eval.inputs.held_out_text import HeldOutFiles, HeldOutStream, HeldOutText
-from eval.model import model_files
+from eval.model import model_files, numerics
+from eval.model.batch_size import BatchSize
+from eval.model.numerics import Format
 from training.model.hf_export import load_export
 from training.model.olmo import OLMo
 from training.run_record import RunRecord
-
-T = TypeVar("T")
-
-
-class BatchSize:
-    """How many rows go through the model together: `rows`, and half of that if memory runs out.
-
-    No row depends on the others of its batch, so a smaller batch is slower and changes no result.
-    It counts for a whole evaluation: a size that did not fit is not tried again.
-    """
-
-    def __init__(self, rows: int) -> None:
-        self.rows = rows
-
-    def for_each_batch(self, items: Sequence[T], work: Callable[[Sequence[T]], object]) -> None:
-        """Call `work` on all items, one batch at a time. A batch that runs out of memory is started
-        again, so `work` must store nothing before its last step.
-        """
-        start = 0
-        while start < len(items):
-            batch = items[start : start + self.rows]
-            if self._fits(batch, work):
-                start += len(batch)
-            elif torch.cuda.is_available():
-                torch.cuda.empty_cache()
-
-    def _fits(self, batch: Sequence[T], work: Callable[[Sequence[T]], object]) -> bool:
-        try:
-            work(batch)
-        except torch.OutOfMemoryError as error:
-            if len(batch) == 1:
-                error.add_note(
-                    "a single row does not fit; use another device, eval.compute.precision=bf16, "
-                    "or shorter texts"
-                )
-                raise
-            self.rows = len(batch) // 2
-            telemetry.logger.warning(
-                "out of memory with %d rows per batch: continuing with %d", len(batch), self.rows
-            )
-            return False
-        return True
 
 
 class LoadedModel(NamedTuple):
     """A model on its device, with what is needed to run text through it.
 
     held_out: text it was not trained on, by name. sequence_length: length of the windows that
-    cross-entropy is measured on. weights_id: names the weights.
+    cross-entropy is measured on. weights_id: names the weights, as they were rounded for this
+    device: measurements of an interrupted evaluation are not mixed with those of another format.
     """
 
     model: OLMo
@@ -83,10 +44,15 @@ class LoadedModel(NamedTuple):
     sequence_length: int
     batch_size: BatchSize
     weights_id: str
+    number_format: Format = "fp32"
 
     @property
     def device(self) -> torch.device:
         return self.model.embedding.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.embedding.weight.dtype
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text, without an end-of-document id; of a text longer than the model's
@@ -130,7 +96,8 @@ def load_run(root: str, run: RunRecord, compute: EvalComputeConfig) -> LoadedMod
             eos,
             storage.join(uri, "tokenizer.json"),
         )
-        model = _load_weights(folder, compute.precision)
+        number_format = numerics.format_on(numerics.best_device(), compute.precision)
+        model = _load_weights(folder, number_format)
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
@@ -139,8 +106,9 @@ def load_run(root: str, run: RunRecord, compute: EvalComputeConfig) -> LoadedMod
             "toxic": _held_out_stream(storage.join(root, run.config.toxic), tokenizer),
         },
         sequence_length=run.config.train.sequence_length,
-        batch_size=BatchSize(compute.batch_size),
-        weights_id=digest(run.export_sha256),
+        batch_size=_batch_size(model, compute, number_format),
+        weights_id=_weights_id(digest(run.export_sha256), number_format),
+        number_format=number_format,
     )
 
 
@@ -154,20 +122,32 @@ def load_folder(folder: Path, compute: EvalComputeConfig) -> LoadedModel:
             f"{path}: no such file; the tokenizer must be a tokenizers JSON beside the weights"
         )
     tokenizer = Tokenizer(path.read_text(encoding="utf-8"), _eos_token(folder), str(path))
-    model = _load_weights(folder, compute.precision)
+    number_format = numerics.format_on(numerics.best_device(), compute.precision)
+    model = _load_weights(folder, number_format)
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
         held_out={},
         sequence_length=model.config.max_sequence_length,
-        batch_size=BatchSize(compute.batch_size),
-        weights_id=model_files.folder_digest(folder),
+        batch_size=_batch_size(model, compute, number_format),
+        weights_id=_weights_id(model_files.folder_digest(folder), number_format),
+        number_format=number_format,
     )
 
 
-def _load_weights(folder: Path, precision: Literal["fp32", "bf16"]) -> OLMo:
-    model, _ = load_export(folder, torch.bfloat16 if precision == "bf16" else torch.float32)
-    return model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+def _load_weights(folder: Path, number_format: Format) -> OLMo:
+    device = numerics.best_device()
+    numerics.set_exact_statistics(device)
+    model, _ = load_export(folder, numerics.weight_dtype(number_format))
+    return model.to(device)
+
+
+def _batch_size(model: OLMo, compute: EvalComputeConfig, number_format: Format) -> BatchSize:
+    return BatchSize.on(model.embedding.weight.device, compute.batch_size, number_format)
+
+
+def _weights_id(files_digest: str, number_format: Format) -> str:
+    return files_digest if number_format == "fp32" else digest(files_digest, number_format)
 
 
 def _eos_token(folder: Path) -> str:

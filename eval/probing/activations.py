@@ -26,8 +26,8 @@ from torch import Tensor
 
 from data_prep.core.errors import ArtefactCorrupt, ConfigurationError, StorageError
 from eval.config import ProbingConfig
-from eval.model import hook_points
-from eval.model.loaded_model import BatchSize
+from eval.model import batch_size, hook_points, numerics
+from eval.model.batch_size import BatchSize
 from training.model.olmo import OLMo
 
 MEMORY_BYTES = 4 << 30  # in fp32, at most; fp16 on disk keeps 11 significant bits
@@ -78,21 +78,28 @@ def collect(
         values_LRNH = torch.empty(shape, device=device)
     else:
         values_LRNH = _empty_on_disk(shape)
-    is_bad_R = torch.zeros(len(rows), dtype=torch.bool)
+    is_bad_R = torch.zeros(len(rows), dtype=torch.bool, device=values_LRNH.device)
 
     def read_batch(members: Sequence[int]) -> None:
         layers_BD: list[Tensor] = []
         position = _position(probing.token, len(token_rows[members[0]]))
         visit = partial(_append_reading, layers_BD, position)
-        with hook_points.hooked(model, probing.site, dict.fromkeys(range(config.n_layers), visit)):
+        with (
+            hook_points.hooked(model, probing.site, dict.fromkeys(range(config.n_layers), visit)),
+            numerics.short_pass_attention(device),
+        ):
             model.hidden(torch.tensor([token_rows[r] for r in members], device=device))
         values_LBNH = torch.stack(layers_BD).unflatten(-1, units_NH).to(values_LRNH)
-        is_bad_R[members] = (~torch.isfinite(values_LBNH)).any(0).flatten(1).any(1).cpu()
+        is_bad_R[members] = (~torch.isfinite(values_LBNH)).any(0).flatten(1).any(1)
         values_LRNH[:, members] = values_LBNH
         advance(len(members))
 
+    of_readings = 2 * 4 * math.prod((config.n_layers, *units_NH))
     for members in group_by_length(token_rows):
-        batch.for_each_batch(members, read_batch)
+        of_pass = batch_size.pass_bytes(
+            config, len(token_rows[members[0]]), model.embedding.weight.dtype
+        )
+        batch.for_each_batch(members, read_batch, bytes_per_item=of_pass + of_readings)
     _check_finite(int(is_bad_R.sum()), len(rows), values_LRNH.dtype)
     return Activations({row_id: r for r, row_id in enumerate(rows)}, values_LRNH, device)
 

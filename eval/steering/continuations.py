@@ -19,7 +19,7 @@ import torch
 from data_prep.scorers.registry import Scorer
 from eval.config import GenerationConfig
 from eval.inputs.prompts import Prompt
-from eval.model import generation
+from eval.model import batch_size, generation
 from eval.model.session import EvalSession
 from eval.resume import Arrays
 from eval.steering import intervention, perplexity, score_cache
@@ -139,7 +139,14 @@ def _sample_all(
         session.advance(len(batch))
 
     def sample_part(part: Sequence[int]) -> Arrays:
-        session.loaded.batch_size.for_each_batch(part, sample_batch)
+        longest = max(len(tokens[draws[row].prompt]) for row in part)
+        session.loaded.batch_size.for_each_batch(
+            part,
+            sample_batch,
+            bytes_per_item=batch_size.decoding_bytes(
+                session.loaded.model.config, longest, config.max_new_tokens, session.loaded.dtype
+            ),
+        )
         return {
             "ids": np.array([i for row in part for i in sampled[row]], dtype=np.int32),
             "lengths": np.array([len(sampled[row]) for row in part]),

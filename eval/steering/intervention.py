@@ -105,12 +105,14 @@ def steered(model: OLMo, shift: Shift, strength_B: Tensor, positions: Positions)
         model.config,
     )
     weight = model.embedding.weight
+    # one question for all layers, before the shift is on a GPU: there each answer would wait for it
+    is_steered_L = shift.values_LD.any(dim=1).tolist()
     values_LD = shift.values_LD.to(weight.device)
     offset_LBD = strength_B.to(weight.device)[None, :, None] * values_LD[:, None]
     hooks = {
         layer: _adding(offset_LBD[layer].to(weight.dtype), positions)
-        for layer in range(len(values_LD))
-        if values_LD[layer].any()
+        for layer, is_steered in enumerate(is_steered_L)
+        if is_steered
     }
     with hook_points.hooked(model, shift.site, hooks):
         yield

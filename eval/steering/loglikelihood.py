@@ -1,17 +1,17 @@
 """log-likelihood of the ends of texts, steered or not, in batches of equal length
 
 Multiple choice, perplexity and lm-evaluation-harness are built on it. Nothing is padded, so the
-batch does not change a row's result.
+batch does not change a row's result. The host reads one tensor per batch.
 
-Shapes: B batch, T position, V vocab.
+Shapes: B batch, T position, D model.
 """
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
+from eval.model import batch_size, numerics, token_scores
 from eval.model.loaded_model import LoadedModel
 from eval.probing.activations import group_by_length
 from eval.steering import intervention
@@ -68,25 +68,31 @@ def loglikelihoods(
 
     # the longest first: memory runs out at once or never
     for members in reversed(group_by_length([end.tokens for end in ends])):
-        loaded.batch_size.for_each_batch(members, score_batch)
+        loaded.batch_size.for_each_batch(
+            members,
+            score_batch,
+            bytes_per_item=batch_size.pass_bytes(
+                loaded.model.config, len(ends[members[0]].tokens), loaded.dtype
+            ),
+        )
     return [results[i] for i in range(len(ends))]
 
 
 @torch.inference_mode()
 def _score(model: OLMo, ends: list[ScoredEnd]) -> list[LogLikelihood]:
     """Texts of one length."""
-    tokens_BT = torch.tensor([end.tokens for end in ends]).to(model.embedding.weight.device)
+    device = model.embedding.weight.device
+    tokens_BT = torch.tensor([end.tokens for end in ends]).to(device)
+    n_end_B = torch.tensor([end.n_end for end in ends])
     longest = max(end.n_end for end in ends)
-    hidden_BTD = model.hidden(tokens_BT[:, :-1])[:, -longest:]
-    target_BT = tokens_BT[:, -longest:]
-    logprob_BTV = model.unembed(hidden_BTD).float().log_softmax(-1)
-    logprob_BT = logprob_BTV.gather(2, target_BT[..., None])[..., 0]
-    greedy_BT = logprob_BTV.argmax(-1) == target_BT
-    return [
-        LogLikelihood(_sum(logprob_T[-end.n_end :]), bool(greedy_T[-end.n_end :].all()))
-        for end, logprob_T, greedy_T in zip(ends, logprob_BT, greedy_BT, strict=True)
-    ]
-
-
-def _sum(logprob_T: Tensor) -> float:
-    return float(logprob_T.double().sum())
+    is_end_BT = (torch.arange(longest) >= longest - n_end_B[:, None]).to(device)
+    with numerics.short_pass_attention(device):
+        hidden_BTD = model.hidden(tokens_BT[:, :-1])[:, -longest:]
+    scores = token_scores.score_tokens(
+        model, hidden_BTD.flatten(0, 1), tokens_BT[:, -longest:].flatten()
+    )
+    logprob_BT = scores.logprob_N.view_as(is_end_BT).double()
+    nats_B = torch.where(is_end_BT, logprob_BT, 0.0).sum(1)
+    is_greedy_B = (scores.is_greedy_N.view_as(is_end_BT) | ~is_end_BT).all(1)
+    pairs = torch.stack([nats_B, is_greedy_B.double()], dim=1).tolist()
+    return [LogLikelihood(nats, bool(is_greedy)) for nats, is_greedy in pairs]

@@ -20,15 +20,13 @@ import torch
 from data_prep.core.records import digest
 from eval.config import GenerationConfig
 from eval.inputs.prompts import Prompt
+from eval.model import batch_size, token_scores
 from eval.model.session import EvalSession
 from eval.resume import Arrays
 from eval.steering import continuations, intervention, multiple_choice
 from eval.steering.continuations import Continuation, ContinuationScoring
 from eval.steering.intervention import Condition
 from eval.steering.multiple_choice import Answers, Question
-from training.model.loss import next_token_loss
-
-LOGIT_BYTES = 256 << 20  # of fp32 logits held at once; the loss needs about twice that again
 
 
 class MeasuredTexts(NamedTuple):
@@ -106,13 +104,19 @@ def _cross_entropy(session: EvalSession, tokens_RT: np.ndarray, condition: Condi
         tokens_BT = torch.from_numpy(tokens_RT[[rows[i][0] for i in batch]]).to(loaded.device)
         strength_B = torch.tensor([rows[i][1] for i in batch])
         with intervention.steered(loaded.model, condition.shift, strength_B, "all"):
-            loss_B = next_token_loss(loaded.model(tokens_BT), tokens_BT)
+            hidden_BTD = loaded.model.hidden(tokens_BT)[:, :-1]
+        scores = token_scores.score_tokens(
+            loaded.model, hidden_BTD.flatten(0, 1), tokens_BT[:, 1:].flatten()
+        )
+        loss_B = -scores.logprob_N.view(len(batch), n_tokens - 1).sum(1)
         losses[list(batch)] = loss_B.cpu().double() / (n_tokens - 1)
         session.advance(len(batch))
 
-    step = max(1, LOGIT_BYTES // (4 * n_tokens * loaded.model.config.vocab_size))
-    for start in range(0, len(rows), step):
-        loaded.batch_size.for_each_batch(range(start, min(start + step, len(rows))), measure_batch)
+    loaded.batch_size.for_each_batch(
+        range(len(rows)),
+        measure_batch,
+        bytes_per_item=batch_size.pass_bytes(loaded.model.config, n_tokens, loaded.dtype),
+    )
     return {"losses": losses.numpy().reshape(n_sequences, len(condition.strengths))}
 
 

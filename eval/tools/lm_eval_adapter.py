@@ -19,7 +19,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from data_prep.core import telemetry
 from data_prep.core.errors import ConfigurationError
-from eval.model import generation
+from eval.model import batch_size, generation
 from eval.model.loaded_model import LoadedModel
 from eval.stats import intervals
 from eval.steering import intervention, loglikelihood
@@ -108,8 +108,13 @@ class SteeredLM(TemplateLM):
                 tokens = generation.sample(loaded.model, [rows[i] for i in batch], batch, sampling)
             texts.update(zip(batch, map(loaded.tokenizer.decode, tokens), strict=True))
 
+        longest = max(map(len, rows), default=0)
         loaded.batch_size.for_each_batch(
-            sorted(range(len(rows)), key=lambda i: len(rows[i])), continue_batch
+            sorted(range(len(rows)), key=lambda i: len(rows[i])),
+            continue_batch,
+            bytes_per_item=batch_size.decoding_bytes(
+                loaded.model.config, longest, n_new, loaded.dtype
+            ),
         )
         return [texts[i] for i in range(len(rows))]
 

@@ -129,6 +129,12 @@ def has_interval(estimate):
 def test_the_report_names_the_run_and_how_it_was_judged(report):
     assert (report.run_id, report.toxic_ratio, report.label_rule) == (RUN_ID, 0.1, "label ≥ 0.5")
     assert report.scorer_id.startswith("profanity-1.9.1-")
+    assert report.computed_with == {
+        "device": "cpu",
+        "precision": "fp32",
+        "attention": "SDPA",
+        "attention of short passes": "SDPA",
+    }
     n_rows = report.n_probe_rows
     assert n_rows["train"] + n_rows["validation"] + n_rows["test"] == 100
     assert n_rows["test"] == report.probe_accuracy.n == report.best_head_accuracy.n

@@ -1,0 +1,134 @@
+"""rows that go through the model together: as many as memory holds, half if it runs out
+
+The bytes of a row follow from the model's shape: temporaries of one block at every position, keys
+and values of decoding, and logits where whole rows of them exist.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Literal, TypeVar
+
+import torch
+
+from data_prep.core import telemetry
+from eval.model import numerics
+from eval.model.numerics import Format
+from training.config import ModelConfig
+
+T = TypeVar("T")
+
+MOST_ROWS = {"cpu": 128, "cuda": 1024}  # more are no faster
+CPU_BYTES = 2 << 30  # of the temporaries of a pass: larger ones leave the caches anyway
+GPU_SHARE = 0.8  # of what is free: the allocator loses some to fragmentation
+# logits, probabilities, their sort, sums in fp32 and fp64, and what a sort needs beside
+SAMPLING_BYTES = 48  # per token of the vocabulary and row
+
+
+def pass_bytes(config: ModelConfig, n_positions: int, dtype: torch.dtype) -> int:
+    """Bytes that one row of a forward pass needs at its peak, without logits.
+
+    Attention holds the residual stream, its norm, queries, keys and values beside fp32 copies for
+    their rotation; an MLP holds gate, up, SiLU and product, and its norm in fp32. A padded row has
+    a mask of positions × positions as well.
+    """
+    attention = (8 * dtype.itemsize + 5 * 4) * config.d_model
+    mlp = 4 * dtype.itemsize * (config.d_model + config.d_mlp) + 4 * config.d_model
+    return n_positions * max(attention, mlp) + (4 + dtype.itemsize) * n_positions**2
+
+
+def decoding_bytes(
+    config: ModelConfig, n_prompt: int, max_new_tokens: int, dtype: torch.dtype
+) -> int:
+    """Bytes that one row of a decoding needs at its peak: the pass over its prompt, keys and values
+    of all positions, and the sampling of one token.
+    """
+    cached = 2 * config.n_layers * config.d_model * dtype.itemsize * (n_prompt + max_new_tokens)
+    sampling = SAMPLING_BYTES * config.vocab_size
+    return cached + max(pass_bytes(config, n_prompt, dtype), sampling)
+
+
+def rows_that_fit(bytes_per_row: int, available_bytes: int, most: int) -> int:
+    """At most `most` rows, of `bytes_per_row` each; at least one."""
+    return max(1, min(most, available_bytes // max(1, bytes_per_row)))
+
+
+class BatchSize:
+    """How many rows go through the model together: at most `rows`, and as many as memory holds.
+
+    No row depends on the others of its batch, so a smaller batch is slower and changes no result.
+    The estimate of a row's bytes is meant to suffice. Where memory runs out all the same, the batch
+    is halved, for the whole evaluation: a size that did not fit is not tried again.
+    """
+
+    def __init__(
+        self,
+        rows: int,
+        available_bytes: Callable[[], int] | None = None,
+        products: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> None:
+        """available_bytes: memory for temporaries at this moment; None is without a limit.
+        products: the context that the model's matrix products run in.
+        """
+        self.rows = rows
+        self._available_bytes = available_bytes
+        self._products = products
+
+    @classmethod
+    def on(
+        cls, device: torch.device, setting: int | Literal["auto"], number_format: Format
+    ) -> "BatchSize":
+        """The batch size that eval.compute.batch_size means on this device."""
+        return cls(
+            MOST_ROWS[device.type] if setting == "auto" else setting,
+            partial(_available_bytes, device),
+            partial(numerics.fp32_products, device, number_format),
+        )
+
+    def for_each_batch(
+        self,
+        items: Sequence[T],
+        work: Callable[[Sequence[T]], object],
+        *,
+        bytes_per_item: int = 0,
+    ) -> None:
+        """Call `work` on all items, one batch at a time. A batch that runs out of memory is started
+        again, so `work` must store nothing before its last step.
+        """
+        fitting = len(items)
+        if self._available_bytes and bytes_per_item:
+            fitting = rows_that_fit(bytes_per_item, self._available_bytes(), len(items))
+        start = 0
+        while start < len(items):
+            batch = items[start : start + min(self.rows, fitting)]
+            if self._fits(batch, work):
+                start += len(batch)
+            elif torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+    def _fits(self, batch: Sequence[T], work: Callable[[Sequence[T]], object]) -> bool:
+        try:
+            with self._products():
+                work(batch)
+        except torch.OutOfMemoryError as error:
+            if len(batch) == 1:
+                error.add_note(
+                    "a single row does not fit; use another device, eval.compute.precision=bf16, "
+                    "or shorter texts"
+                )
+                raise
+            self.rows = len(batch) // 2
+            telemetry.logger.warning(
+                "out of memory with %d rows per batch: continuing with %d", len(batch), self.rows
+            )
+            return False
+        return True
+
+
+def _available_bytes(device: torch.device) -> int:
+    """Bytes that temporaries of a forward pass may take now."""
+    if device.type != "cuda":
+        return CPU_BYTES
+    free, _ = torch.cuda.mem_get_info(device)
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(GPU_SHARE * (free + unused))
