@@ -32,7 +32,7 @@ from launch.report.figures.svg_rendering import Drawing, render
 from launch.report.figures.toxicity_by_ratio_and_cost import SweepCurves
 from launch.report.mask_slurs import masking
 from launch.report.results_files import FinishedRun
-from launch.report.text import choices_vs_paper, display_names
+from launch.report.text import choices_vs_paper, display_names, text_sets
 from launch.report.text.findings import findings, prompts_needed
 from launch.report.text.number_format import value_range
 from training.run_record import RunRecord, run_uri
@@ -204,17 +204,19 @@ class MaskedTokens(NamedTuple):
 
 
 def _details(reports: Sequence[EvalReport]) -> dict[str, Any]:
-    """What the page folds away: of each ratio, the first seed's samples and tokens."""
+    """What the page quotes, most of it folded away: of each ratio, the first seed's samples and tokens."""
     first = {report.toxic_ratio: report for report in reversed(reports)}
     sampled = [first[ratio] for ratio in sorted(first) if first[ratio].samples]
     first_read = {report.toxic_ratio: report for report in reversed(reports) if report.lens}
     read = [first_read[ratio] for ratio in sorted(first_read)]
     quoted = [text for report in sampled for text in _sample_texts(report)]
     quoted += [token for report in read for lens in report.lens for token in _tokens(lens)]
+    quoted += text_sets.words(reports)
     masked = masking(quoted)
     return {
         "samples": [(report, _masked_samples(report, masked)) for report in sampled],
         "tokens": [(report, _masked_tokens(report, masked)) for report in read],
+        "texts_read": text_sets.lines(reports, masked),
         "entangled": [report for report in reports if report.entanglement],
     }
 

@@ -13,7 +13,7 @@ from launch.report.analysis.comparisons import Comparisons
 from launch.report.text.findings import Findings
 from training.run_record import RunRecord
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 OF_CONTINUATIONS = (
     "toxicity",
     "expected_maximum",
@@ -113,6 +113,7 @@ def _numbers(record: RunRecord, report: EvalReport) -> dict[str, Any]:
         "prompts_digest": report.prompts_digest,
         "fluency_id": report.fluency_id,
         "label_rule": report.label_rule,
+        "texts": to_dict(report.texts),
         "eval_digest": digest(report.config),
         "run_digest": digest(record.config),
         "clean_manifest_digest": record.clean_manifest_digest,

@@ -53,6 +53,21 @@ def test_every_choice_stands_beside_the_papers_in_plain_words(report_page):
     assert "exact duplicate" in text and "exact_duplicate" not in text
 
 
+def test_the_page_says_what_was_read_and_left_out():
+    _, report = first = run(0.0)
+    rows, prompts = report.texts
+    other = replace(rows, other_words={"<b>": 3, "crap": 2})
+    text = page_text([first, (run(0.1)[0], replace(run(0.1)[1], texts=(other, prompts)))])
+    line = (
+        "probe rows, rows.csv: 1,300 rows read, 42 left out (negative label 40, repeated text 2), "
+        "1,000 used; benign by the rule: “not toxic” 500 rows"
+    )
+    assert text.count(line) == 1
+    assert "“&lt;b&gt;” 3 rows, “c***” 2 rows" in text
+    prompts_line = "prompts, pieces of the held-out documents: 200 rows read, none left out, 200"
+    assert text.count(prompts_line) == 1
+
+
 def test_records_are_escaped_and_slurs_are_masked(report_page):
     text = report_page.read_text()
     assert "<script" not in text and "&lt;script&gt;" in text

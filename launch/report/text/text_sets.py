@@ -1,0 +1,40 @@
+"""what the evaluations read of each set of texts, and what was left out, a line per set"""
+
+from collections.abc import Callable, Sequence
+
+from eval.eval_report import EvalReport, TextSet
+from launch.report.text import display_names
+
+SETTINGS = {
+    "eval.probing.rows": "probe rows",
+    "eval.probing.transfer": "transfer",
+    "eval.probing.attributes": "other attribute",
+    "eval.generation.prompts": "prompts",
+    "eval.capability.benchmarks": "benchmark",
+}
+
+
+def lines(reports: Sequence[EvalReport], masked: Callable[[str], str]) -> list[str]:
+    """A line for each set of texts; one line where all runs read the same.
+
+    masked: masks slurs in the words of a label field.
+    """
+    return list(dict.fromkeys(_line(texts, masked) for report in reports for texts in report.texts))
+
+
+def words(reports: Sequence[EvalReport]) -> list[str]:
+    """The words of label fields that the lines quote."""
+    return [word for report in reports for texts in report.texts for word in texts.other_words]
+
+
+def _line(texts: TextSet, masked: Callable[[str], str]) -> str:
+    is_benchmark = texts.setting == "eval.capability.benchmarks"
+    name = display_names.benchmark(texts.uri) if is_benchmark else display_names.source(texts.uri)
+    reasons = ", ".join(f"{reason} {n:,}" for reason, n in texts.left_out.items())
+    n_left_out = sum(texts.left_out.values())
+    left_out = f"{n_left_out:,} left out ({reasons})" if n_left_out else "none left out"
+    benign = ", ".join(f"“{masked(word)}” {n:,} rows" for word, n in texts.other_words.items())
+    return (
+        f"{SETTINGS.get(texts.setting, texts.setting)}, {name}: {texts.n_read:,} rows read, "
+        f"{left_out}, {texts.n_used:,} used" + (f"; benign by the rule: {benign}" if benign else "")
+    )
