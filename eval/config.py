@@ -6,17 +6,18 @@ for the held-out documents of the run's two streams.
 """
 
 from dataclasses import field
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from annotated_types import Ge, Interval
 
 from data_prep.core.errors import ConfigurationError
 from data_prep.core.records import operational
-from data_prep.core.settings import Count, CountOrZero, Positive, Share, settings
+from data_prep.core.settings import Count, CountOrZero, Example, Positive, Share, settings
 
 Site = Literal["heads", "mlp", "residual"]  # eval/model/hook_points.py
 Positions = Literal["last", "all"]
 Control = Literal["random_heads", "random_directions", "flipped"]  # eval/steering/intervention.py
+BenchmarkForm = Literal["letter", "cloze"]  # eval/steering/multiple_choice.py
 Direction = Literal["class_means", "probe", "lda"]  # eval/probing/directions.py
 Precision = Literal["auto", "fp32", "tf32", "bf16"]  # eval/model/numerics.py
 
@@ -149,14 +150,14 @@ class ScoringConfig:
 class CapabilityConfig:
     """What the cost of steering is measured on: benchmarks and held-out text."""
 
-    benchmarks: tuple[str, ...] = ()
+    benchmarks: Annotated[tuple[str, ...], Example(("cloze:arc.jsonl.gz#text=question",))] = ()
     """Files of multiple-choice questions, "letter:URI#text=question" or "cloze:…"
     (eval/steering/multiple_choice.py), answered at every strength."""
 
     n_questions: Count = 500
     """Questions per benchmark, at most."""
 
-    held_out: tuple[str, ...] = ()
+    held_out: Annotated[tuple[str, ...], Example(("openwebtext=owt.jsonl.gz",))] = ()
     """More held-out text, "NAME=URI", e.g. "openwebtext=owt.jsonl.gz". A model that is not a run of
     a sweep has no other; there "clean" and "toxic" stand for the streams."""
 
@@ -164,6 +165,13 @@ class CapabilityConfig:
     """Held-out sequences of each text on which cross-entropy is measured, at most."""
 
     def __post_init__(self) -> None:
+        for name in self.benchmarks:
+            form, _, uri = name.partition(":")
+            if form not in get_args(BenchmarkForm) or not uri:
+                raise ConfigurationError(
+                    f"eval.capability.benchmarks has {name!r}; expected letter:URI or cloze:URI, a "
+                    "file with one question per row, e.g. cloze:arc.jsonl.gz#text=question"
+                )
         pairs = [text.partition("=") for text in self.held_out]
         names = [name for name, _, _ in pairs]
         if (
@@ -173,7 +181,7 @@ class CapabilityConfig:
         ):
             raise ConfigurationError(
                 f"eval.capability.held_out is {list(self.held_out)}; expected NAME=URI, each name "
-                "once, made of letters and digits"
+                "once, made of letters and digits, e.g. openwebtext=owt.jsonl.gz"
             )
 
 

@@ -28,6 +28,7 @@ from data_prep.config import SLOTS, AnnotationConfig
 from data_prep.core import keyed_random, telemetry
 from data_prep.core.errors import ConfigurationError
 from data_prep.core.records import digest
+from data_prep.sources import label_values
 
 if TYPE_CHECKING:
     from data_prep.scorers.registry import Scorer
@@ -123,14 +124,11 @@ def _load_scorer(name: str) -> "Scorer":
 def _score_of_label(label: str | None) -> float | None:
     if label is None:
         return None
-    try:
-        score = {"true": 1.0, "false": 0.0}.get(label.lower()) if label.isalpha() else float(label)
-    except ValueError:
-        score = None
+    score = label_values.as_number(label)
     if score is None or not 0 <= score <= 1:
         raise ConfigurationError(
             f"data.annotation.scorer is 'label', but a document's label is {label[:40]!r}; "
-            "expected a number in [0, 1], true or false; name another field with "
-            "URI#label=FIELD, or a local scorer such as profanity"
+            "expected a number in [0, 1], true or false, or null to leave the document plain; name "
+            "another field with URI#label=FIELD, or a local scorer such as profanity"
         )
     return score

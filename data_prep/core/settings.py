@@ -54,6 +54,13 @@ Share = Annotated[float, Interval(ge=0, le=1)]
 
 LIST_COMMAND = "python launch/sweep.py --settings"
 
+
+class Example(NamedTuple):
+    """In the `Annotated` type of a setting: a value that its own check takes, for errors."""
+
+    value: Any
+
+
 SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}  # attributes of annotated_types' bounds
 NAMES = {
     int: "whole number",
@@ -304,7 +311,8 @@ def example(hint: Any) -> Any:
     origin = get_origin(hint)
     arguments = get_args(hint)
     if origin is Annotated:
-        return _example_in_range(hint, arguments[0])
+        own = [mark.value for mark in hint.__metadata__ if isinstance(mark, Example)]
+        return to_dict(own[0]) if own else _example_in_range(hint, arguments[0])
     if origin is Literal:
         return arguments[0]
     if origin in (Union, types.UnionType):

@@ -7,10 +7,11 @@ counts.
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from data_prep.core.errors import ConfigurationError
 from data_prep.core.records import digest
-from data_prep.sources import corpus_reader
+from data_prep.sources import corpus_reader, label_values
 
 TOKEN = re.compile(r"\w+|[^\w\s]")
 
@@ -18,21 +19,33 @@ TOKEN = re.compile(r"\w+|[^\w\s]")
 def read_lexicon(uri: str) -> dict[str, float]:
     """Weight by entry, from documents `{text, weight}` in any format that a corpus may have.
 
-    A document without a weight is a plain list, one entry per line, each with weight 1.
+    A document without a weight is a plain list, one entry per line, each with weight 1. Raises
+    ConfigurationError for a weight that is no number, and for an entry with two weights.
     """
     weights: dict[str, float] = {}
+    first: dict[tuple[str, ...], tuple[float, str]] = {}  # weight and place, by what is compared
     for source in corpus_reader.expand([uri]):
-        for document in corpus_reader.read(source, columns=("weight",)):
-            weight = document.fields.get("weight", 1.0)
-            entries = filter(None, map(str.strip, document.text.splitlines()))
-            try:
-                weights |= dict.fromkeys(entries, float(weight))
-            except (TypeError, ValueError):
-                raise ConfigurationError(
-                    f"{source.uri} row {document.row}: the weight of an entry is {weight!r}; "
-                    "expected a number in [0, 1]"
-                ) from None
+        for document in corpus_reader.read(source):
+            place = f"{source.uri} row {document.row}"
+            weight = _weight(document.fields.get("weight", 1.0), place)
+            for entry in filter(None, map(str.strip, document.text.splitlines())):
+                known, elsewhere = first.setdefault(_tokens(entry), (weight, place))
+                if known != weight:  # the place stands for the entry, which may be a slur
+                    raise ConfigurationError(
+                        f"{place}: the entry has the weight {weight:g}, and in {elsewhere} the "
+                        f"weight {known:g}; expected one weight per entry, whatever its case"
+                    )
+                weights[entry] = weight
     return weights
+
+
+def _weight(value: Any, place: str) -> float:
+    weight = label_values.as_number(value)
+    if weight is None:
+        raise ConfigurationError(
+            f"{place}: the weight of an entry is {value!r}; expected a number in [0, 1]"
+        )
+    return weight
 
 
 class Lexicon:

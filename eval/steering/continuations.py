@@ -80,6 +80,7 @@ def continue_prompts(
     ids = _sample_all(session, prompts, draws, condition, config)
     texts = [session.loaded.tokenizer.decode(row) for row in ids]
     scores = scoring.scorer.score(texts)
+    score_cache.check_range(scores, scoring.scorer.id)
     for column, strength in enumerate(condition.strengths):
         own = slice(column, None, len(condition.strengths))
         score_cache.check_coverage(

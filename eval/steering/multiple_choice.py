@@ -32,7 +32,6 @@ from eval.steering import loglikelihood
 from eval.steering.intervention import Shift
 from eval.steering.loglikelihood import ScoredEnd
 
-FORMS = ("letter", "cloze")
 BENCHMARKS = "eval.capability.benchmarks"
 # Faults of single questions; a file with many of them has another shape. The hidden answers of a
 # test split are no fault, and are counted alone.
@@ -73,11 +72,6 @@ def read_questions(name: str, n_questions: int, seed: int) -> Benchmark:
     Raises ConfigurationError for a row of another shape, and if no question is left.
     """
     form, _, uri = name.partition(":")
-    if form not in FORMS or not uri:
-        raise ConfigurationError(
-            f"eval.capability.benchmarks has {name!r}; expected letter:URI or cloze:URI, a file "
-            "with one question per row"
-        )
     where = f"{BENCHMARKS} {name}"
     counts = RowCounts()
     distinct: OneOfEach[Question] = OneOfEach()

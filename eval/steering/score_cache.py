@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from data_prep.core import storage
-from data_prep.core.errors import ArtefactMissing
+from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing
 from data_prep.core.records import digest
 from data_prep.scorers.registry import Scorer
 
@@ -54,7 +54,7 @@ class CachedScorer:
     def _read(self) -> dict[str, float]:
         known: dict[str, float] = {}
         for part in storage.list_files(self._folder, "*.json"):
-            known |= json.loads(storage.read(part))
+            known |= _checked_part(part)
         return known
 
     def _write(self, scores: dict[str, float]) -> None:
@@ -103,6 +103,31 @@ def check_coverage(covered: ScoreCoverage, what: str, scorer_id: str, min_ratio:
             "run the same command again, which scores only the missing ones if the scorer is a "
             "classifier or a service, choose another eval.scoring.scorer, or allow a lower coverage"
         )
+
+
+def check_range(scores: Sequence[float | None], scorer_id: str) -> None:
+    """Raise ArtefactCorrupt if a scorer gave anything but a number from 0 to 1, or None."""
+    for score in scores:
+        if score is not None and not 0 <= score <= 1:  # false for NaN, too
+            raise ArtefactCorrupt(
+                f"{scorer_id} gave a text the score {score}; expected a number from 0 to 1, or "
+                "none at all; choose another eval.scoring.scorer, or mend this one"
+            )
+
+
+def _checked_part(uri: str) -> dict[str, float]:
+    try:
+        scores = json.loads(storage.read(uri))
+    except ValueError:  # JSON and UTF-8 alike
+        scores = None
+    if not isinstance(scores, dict) or not all(
+        type(score) in (int, float) and 0 <= score <= 1 for score in scores.values()
+    ):
+        raise ArtefactCorrupt(
+            f"{uri} is damaged; expected a JSON object of scores from 0 to 1; delete it, and its "
+            "texts are scored again"
+        )
+    return scores
 
 
 def _name(text: str) -> str:

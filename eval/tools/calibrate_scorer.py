@@ -132,6 +132,7 @@ def calibrate(
     """
     counts = counts or RowCounts(n_read=len(texts))
     scores = scorer.score([text.text for text in texts])
+    score_cache.check_range(scores, scorer.id)
     pairs = [
         (score, text.reference)
         for score, text in zip(scores, texts, strict=True)

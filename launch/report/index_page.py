@@ -204,7 +204,9 @@ class MaskedTokens(NamedTuple):
 
 
 def _details(reports: Sequence[EvalReport]) -> dict[str, Any]:
-    """What the page quotes, most of it folded away: of each ratio, the first seed's samples and tokens."""
+    """What the page quotes: words of label fields, and of each ratio the first seed's samples and
+    tokens.
+    """
     first = {report.toxic_ratio: report for report in reversed(reports)}
     sampled = [first[ratio] for ratio in sorted(first) if first[ratio].samples]
     first_read = {report.toxic_ratio: report for report in reversed(reports) if report.lens}

@@ -1,7 +1,9 @@
+import shlex
+
 import pytest
 
 from data_prep.core.errors import ConfigurationError
-from data_prep.core.settings import describe
+from data_prep.core.settings import describe, parse_overrides
 from launch import recipes
 from launch.settings_list import settings_list
 
@@ -34,3 +36,15 @@ def test_an_unknown_prefix_is_refused_with_the_nearest():
 
 def test_every_setting_of_a_sweep_has_a_meaning():
     assert [setting.path for setting in describe(LAPTOP) if not setting.meaning] == []
+
+
+@pytest.mark.parametrize("path", [setting.path for setting in describe(LAPTOP)])
+def test_the_example_in_the_error_of_each_setting_works(path):
+    for wrong in ("[[[]]]", '{"a": []}', "null"):
+        try:
+            parse_overrides(LAPTOP, [f"{path}={wrong}"])
+        except ConfigurationError as error:
+            _, _, text = str(error).rpartition("e.g. --set ")
+            for word in shlex.split(text if "e.g. --set " in str(error) else ""):
+                assert word.startswith(f"{path}=")
+                parse_overrides(LAPTOP, [word])

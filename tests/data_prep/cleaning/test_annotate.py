@@ -85,13 +85,23 @@ def test_a_stream_without_any_annotation_is_refused():
 
 @pytest.mark.parametrize(
     ("label", "score"),
-    [("0", "0.0"), ("1", "1.0"), ("0.26", "0.3"), ("true", "1.0"), ("False", "0.0")],
+    [
+        ("0", "0.0"),
+        ("1", "1.0"),
+        ("0.26", "0.3"),
+        ("true", "1.0"),
+        ("False", "0.0"),
+        (" TRUE\u00a0", "1.0"),
+        ("１", "1.0"),
+    ],
 )
 def test_a_label_is_a_share_or_a_boolean(label: str, score: str):
     assert annotate_texts(MEDA, ["x"], [label]) == [f"toxicity: {score}\nx"]
 
 
-@pytest.mark.parametrize("label", ["offensive", "2", "-0.1", "nan", ""])
+@pytest.mark.parametrize(
+    "label", ["offensive", "2", "-0.1", "-1", "nan", "", "n/a", "0,5", "85%", "1_0", "[0, 1]"]
+)
 def test_a_label_out_of_range_is_refused(label: str):
     with pytest.raises(ConfigurationError, match=r"expected a number in \[0, 1\]"):
         annotate_texts(MEDA, ["x"], [label])

@@ -77,5 +77,28 @@ def test_a_weight_that_is_not_a_number_is_refused_with_its_row(tmp_path):
         registry.load(f"lexicon:{table}")
 
 
+def test_an_entry_with_two_weights_is_refused_by_its_rows(tmp_path):
+    table = tmp_path / "table.jsonl"
+    entries = [("Snark", 0.5), ("boojum", 1), ("boojum", 1.0), (" snark", 0.7)]
+    lines = [json.dumps({"text": word, "weight": weight}) for word, weight in entries]
+    table.write_text("\n".join(lines[:3]) + "\n")
+    assert registry.load(f"lexicon:{table}").score(["snark", "boojum"]) == [0.5, 1.0]
+    for order in (lines, lines[::-1]):
+        table.write_text("\n".join(order) + "\n")
+        with pytest.raises(
+            ConfigurationError,
+            match=r"row 3: the entry has the weight 0\.\d, and in .* row 0 the weight 0\.\d; expe",
+        ):
+            registry.load(f"lexicon:{table}")
+
+
+@pytest.mark.parametrize("weight", ["0,5", "1_0", None, "", [0.5]])
+def test_a_weight_is_read_as_labels_are(tmp_path, weight):
+    table = tmp_path / "table.jsonl"
+    table.write_text(json.dumps({"text": "snark", "weight": weight}) + "\n")
+    with pytest.raises(ConfigurationError, match=r"table\.jsonl row 0: the weight of an entry is"):
+        registry.load(f"lexicon:{table}")
+
+
 def test_the_scores_of_a_lexicon_are_not_worth_caching():
     assert not WORDS.costly

@@ -51,3 +51,9 @@ def test_windows_are_concatenated_documents(tmp_path, engine):
 def test_held_out_text_without_a_name_or_a_uri_is_refused(held_out):
     with pytest.raises(ConfigurationError, match="expected NAME=URI, each name once"):
         CapabilityConfig(held_out=held_out)
+
+
+@pytest.mark.parametrize("benchmark", ["arc.jsonl", "cloze:", "Cloze:arc.jsonl", "TEXT"])
+def test_a_benchmark_of_another_form_is_refused_with_the_settings(benchmark):
+    with pytest.raises(ConfigurationError, match=r"expected letter:URI or cloze:URI, .*e\.g\."):
+        CapabilityConfig(benchmarks=(benchmark,))

@@ -183,11 +183,6 @@ def test_a_file_of_one_question_with_all_answers_is_refused(tmp_path):
         read(f"cloze:{uri}")
 
 
-def test_a_benchmark_without_a_form_is_refused(tmp_path):
-    with pytest.raises(ConfigurationError, match="expected letter:URI or cloze:URI"):
-        read(write_rows(tmp_path, MMLU))
-
-
 @pytest.mark.numeric
 def test_a_loglikelihood_is_the_plain_sum_in_any_batch(loaded, shift):
     """Texts of several lengths, one with a context that is too long and loses its beginning."""

@@ -1,7 +1,7 @@
 import pytest
 
 from data_prep.core import storage
-from data_prep.core.errors import ArtefactMissing
+from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing
 from data_prep.scorers import registry
 from eval.steering import score_cache
 from eval.steering.score_cache import CachedScorer, ScoreCoverage
@@ -61,6 +61,24 @@ def test_a_missing_score_is_not_cached_but_tried_again(home):
     scorer.failing = set()
     assert CachedScorer(scorer, home).score(["1 a", "2 b"]) == [0.1, 0.2]
     assert scorer.calls[1:] == [["2 b"]]
+
+
+@pytest.mark.parametrize("content", ['{"a": NaN}', '{"a": 2}', '{"a": null}', "[]", "{", "\\xff"])
+def test_a_damaged_part_of_the_cache_is_refused_by_name(home, content):
+    CachedScorer(CountingScorer(), home).score(["1 a"])
+    (part,) = storage.glob(f"{home}/scores-*/*.json")
+    storage.write(part, content.encode("latin-1"))
+    with pytest.raises(ArtefactCorrupt, match=r"\.json .*scores from 0 to 1; delete it, and"):
+        CachedScorer(CountingScorer(), home).score(["2 b"])
+    storage.delete(part)
+    assert CachedScorer(CountingScorer(), home).score(["2 b"]) == [0.2]
+
+
+@pytest.mark.parametrize("score", [float("nan"), 1.5, -0.1])
+def test_a_score_out_of_range_is_refused_with_its_scorer(score):
+    score_cache.check_range([0.0, None, 1.0], "a-scorer")
+    with pytest.raises(ArtefactCorrupt, match=f"a-scorer gave a text the score {score}; expected"):
+        score_cache.check_range([0.5, score], "a-scorer")
 
 
 def test_scorers_do_not_share_a_cache(home):
