@@ -31,6 +31,7 @@ from data_prep.core.errors import ConfigurationError
 from data_prep.core.records import operational, record
 
 PADDING = -1
+MAX_INDEX = np.iinfo(np.int64).max
 
 Budget = Literal["clean_fixed", "total_fixed"]
 
@@ -81,6 +82,12 @@ class Mixture:
                 f"{self.batch_size}: expected at least one clean sequence and one row per batch; "
                 "raise budget_tokens or shorten train.sequence_length"
             )
+        if (self.n_steps + 1) * self.batch_size > MAX_INDEX:
+            raise ConfigurationError(
+                f"mixture of {self.n_clean:,} clean and {self.n_toxic:,} toxic sequences in "
+                f"batches of {self.batch_size:,}: more than the 2^63 that an index can count; "
+                "lower budget_tokens"
+            )
         if self.line and not self._is_start_of_line():
             raise ConfigurationError(
                 f"a mixture of {self.n_clean} clean and {self.n_toxic} toxic sequences is not the "
@@ -123,14 +130,20 @@ class Mixture:
     def rows(self, step: int) -> BatchRows:
         """The rows of global batch `step`, in the order in which the ranks take them."""
         k = step * self.batch_size + np.arange(self.batch_size, dtype=np.int64)
-        n_toxic, n = self.line or (self.n_toxic, self.n_sequences)
-        before, after = k * n_toxic // n, (k + 1) * n_toxic // n
+        before, after = self._toxic_before_each(k), self._toxic_before_each(k + 1)
         toxic = after > before
         index = np.where(toxic, before, k - before)
         padding = k >= self.n_sequences
         key = np.uint64(keyed_random.key("rows of a batch", self.seed, step))
         order = np.argsort(keyed_random.hashes(key, np.arange(len(k))), kind="stable")
         return BatchRows((toxic & ~padding)[order], np.where(padding, PADDING, index)[order])
+
+    def _toxic_before_each(self, k: np.ndarray) -> np.ndarray:
+        """t(k) of every k, [n] int64; by Python's integers where a product exceeds 64 bits."""
+        n_toxic, n = self.line or (self.n_toxic, self.n_sequences)
+        if int(k[-1]) * n_toxic <= MAX_INDEX and n <= MAX_INDEX:
+            return k * n_toxic // n
+        return np.array([i * n_toxic // n for i in k.tolist()], np.int64)
 
     def n_valid(self, step: int) -> int:
         """Rows of batch `step` that are not padding."""

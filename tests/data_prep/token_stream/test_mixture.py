@@ -254,6 +254,29 @@ def test_rows_of_a_huge_mixture_are_exact():
     assert sorted(sequence[~toxic]) == list(range(first - wanted[0], first + 1024 - wanted[1]))
 
 
+@pytest.mark.parametrize(
+    ("n_clean", "n_toxic"),
+    [(10**12, 3 * 10**11), (5_000_000_000, 2_000_000_000), (9 * 10**18, 2 * 10**17), (9, 3)],
+)
+def test_rows_are_exact_where_products_exceed_64_bits(n_clean: int, n_toxic: int):
+    mixture = Mixture(n_clean=n_clean, n_toxic=n_toxic, batch_size=8, seed=0)
+    n = mixture.n_sequences
+    for step in {0, mixture.n_steps // 2, mixture.n_steps - 1}:
+        expected = []
+        for k in range(step * 8, min(step * 8 + 8, n)):
+            before, after = k * n_toxic // n, (k + 1) * n_toxic // n  # of any size in Python
+            expected.append((True, before) if after > before else (False, k - before))
+        rows = mixture.rows(step)
+        assert rows.sequence.dtype == np.int64 and rows.toxic.dtype == bool
+        samples = zip(rows.toxic.tolist(), rows.sequence.tolist(), strict=True)
+        assert sorted(sample for sample in samples if sample[1] != PADDING) == sorted(expected)
+
+
+def test_a_mixture_that_no_index_can_count_is_refused():
+    with pytest.raises(ConfigurationError, match="more than the 2\\^63 that an index can count"):
+        Mixture(n_clean=2**63 - 1, n_toxic=1, batch_size=8, seed=0)
+
+
 @given(st.integers(1, 10**7), st.sampled_from(RATIOS) | st.floats(0, 0.9), st.integers(1, 4096))
 def test_toxic_sequences_are_within_half_a_sequence_of_the_ratio(
     clean_tokens: int, ratio: float, sequence_length: int
