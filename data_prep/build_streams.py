@@ -1,7 +1,7 @@
 """ENTRY (Ray): build the clean and the toxic token stream from their corpora
 
     python data_prep/build_streams.py --config data.json --out URI [--stream clean] [--check]
-                                      [--card]
+                                      [--verify-inputs] [--card]
 
 Uses the cluster that RAY_ADDRESS names, or starts one on this machine. A finished stream is checked
 and kept, so with --card the same command prints the data cards of existing streams.
@@ -19,6 +19,7 @@ from data_prep.build import pipeline, stream_paths
 from data_prep.config import DataConfig, StreamName
 from data_prep.core import ray_tasks, storage, telemetry
 from data_prep.core.command import entry_command
+from data_prep.core.settings import evolve
 from data_prep.token_stream import data_card, megatron_shards
 from data_prep.token_stream.data_card import DataCard
 from data_prep.token_stream.manifest import Manifest
@@ -31,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     telemetry.configure()
     config = storage.load(DataConfig, options.config)
+    if options.verify_inputs:
+        config = evolve(config, {"verify_inputs": True})
     names = options.stream or list(get_args(StreamName))
     streams = _build(config, names, storage.object_root(options.out), options.check)
     if options.card:
@@ -136,6 +139,11 @@ def _parser() -> argparse.ArgumentParser:
         "--check",
         action="store_true",
         help="read all shards again after the build and compare them with the manifests",
+    )
+    parser.add_argument(
+        "--verify-inputs",
+        action="store_true",
+        help="compare the content of all input files with that of finished streams",
     )
     parser.add_argument(
         "--card", action="store_true", help="print the data cards of the streams side by side"

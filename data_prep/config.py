@@ -186,6 +186,10 @@ class DataConfig:
     """Tokens per shard, except the last of a split; a document may continue in the next shard. A
     worker needs about 0.9 GiB for shards of 64 Mi tokens and 1.5 GiB for twice that."""
 
+    verify_inputs: bool = operational(default=False)
+    """Compare the content of all input files with that of a finished stream. Otherwise only files
+    whose size, or whose modification time or ETag, changed are compared."""
+
     def __post_init__(self) -> None:
         for name in ("clean", "toxic"):
             if not getattr(self, name):

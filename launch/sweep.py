@@ -48,7 +48,7 @@ def _sweep(sweep: Experiment, arguments: argparse.Namespace) -> None:
     """Complete the sweep, or the stages up to `--only`, and print where it stands."""
     started = time.monotonic()
     root = storage.object_root(arguments.out)
-    if _is_done(root, sweep) and not arguments.materialize:
+    if _is_done(root, sweep) and not arguments.materialize and not _inputs_differ(root, sweep):
         telemetry.logger.info(
             "nothing to do: every run of this sweep is trained, evaluated and reported"
         )
@@ -60,11 +60,12 @@ def _sweep(sweep: Experiment, arguments: argparse.Namespace) -> None:
 
 def _run_stages(root: str, sweep: Experiment, only: str | None, *, materialize: bool) -> None:
     from data_prep.core import ray_tasks
-    from data_prep.sources import corpus_reader
+    from data_prep.sources import corpus_reader, input_files
 
     storage.check_writable(root)
-    for uris in (sweep.data.clean, sweep.data.toxic):
-        corpus_reader.expand(uris)  # refuse a missing corpus before a cluster starts
+    # refuse a missing corpus, and one file in both, before a cluster starts
+    clean, toxic = map(corpus_reader.expand, (sweep.data.clean, sweep.data.toxic))
+    input_files.check_distinct(clean, toxic)
     storage.save(sweep, storage.join(root, experiment.FILE_NAME))
     with ray_tasks.session(sweep.n_ranks):
         if only != "data":
@@ -195,6 +196,13 @@ def _is_done(root: str, sweep: Experiment) -> bool:
         return False
     uri = storage.join(root, *REPORT_DONE)
     return storage.exists(uri) and storage.read(uri).decode() == _digest_of_records(states)
+
+
+def _inputs_differ(root: str, sweep: Experiment) -> bool:
+    """Whether a finished sweep must be compared with its input files."""
+    from data_prep.build import stream_inputs
+
+    return sweep.data.verify_inputs or stream_inputs.may_have_changed(sweep.data, root)
 
 
 def _digest_of_records(states: list[RunState]) -> str:

@@ -22,6 +22,7 @@ from data_prep.build import (
     dedup,
     make_card,
     merge_shards,
+    stream_inputs,
     stream_manifest,
     stream_paths,
     tokenize_file,
@@ -30,10 +31,9 @@ from data_prep.build import (
 from data_prep.build.dedup import FileSegments
 from data_prep.build.merge_shards import FileDuplicates, KeptDocuments
 from data_prep.build.tokenize_file import BuildInput
-from data_prep.cleaning import annotate, clean_document, dropped_samples
-from data_prep.cleaning.decontaminate import NGrams
+from data_prep.cleaning import annotate, dropped_samples
 from data_prep.cleaning.dropped_samples import FileDrops
-from data_prep.config import CleaningConfig, DataConfig, StreamName
+from data_prep.config import DataConfig, StreamName
 from data_prep.core import ray_tasks, storage, telemetry
 from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing
 from data_prep.core.settings import evolve
@@ -57,7 +57,7 @@ class StreamBuild(NamedTuple):
 
 def build(config: DataConfig, stream: StreamName, root: str) -> Manifest:
     """The token stream below `root`: built on the first call, later only checked against the
-    settings and the names and sizes of the inputs. Call it within ray_tasks.session().
+    settings and the inputs. Call it within ray_tasks.session().
     """
     job = prepare(config, stream, storage.object_root(root))
     manifest_uri = storage.join(job.uri, manifest.NAME)
@@ -93,10 +93,14 @@ def prepare(config: DataConfig, stream: StreamName, root: str) -> StreamBuild:
 
 def run_passes(job: StreamBuild) -> None:
     """Build the stream; whatever an earlier attempt has published is not made again."""
+    stream_inputs.check_both_corpora(job.config)
+    today = stream_inputs.of_today(job.config, job.stream)
+    stream_inputs.note_start(job.work_uri, today)
     inputs = tokenize_inputs(job)
     duplicates = find_duplicates(job, inputs)
     kept = count_kept(job, inputs, duplicates)
     shards = merge_into_shards(job, inputs, duplicates, kept)
+    stream_inputs.publish(job.uri, inputs, today.evaluation)
     publish(job, inputs, kept, shards)
 
 
@@ -105,9 +109,9 @@ def tokenize_inputs(job: StreamBuild) -> list[BuildInput]:
     config = job.config
     stream = job.stream
     pinned = evolve(config.tokenizer, {"fingerprint": job.tokenizer.fingerprint})
-    evaluation = ray_tasks.share(_evaluation_ngrams(config))
+    evaluation = ray_tasks.share(stream_inputs.evaluation_ngrams(config))
     shared = (config, (job.tokenizer_uri, pinned), evaluation, job.work_uri)
-    sources = corpus_reader.expand(getattr(config, stream))
+    sources = corpus_reader.expand(stream_inputs.corpus_of(config, stream))
     tasks = [
         ray_tasks.RayTask(
             f"tokenize {stream} {posixpath.basename(source.uri)}",
@@ -227,22 +231,3 @@ def publish(
 def _emit_drops(stream: StreamName, drops: dict[str, int]) -> None:
     for reason, n in drops.items():
         telemetry.emit("hormesis_documents_dropped", n, stream=stream, reason=reason)
-
-
-def _evaluation_ngrams(config: DataConfig) -> NGrams | None:
-    """The n-grams that no document may share with the evaluation texts, made once by a task."""
-    uris, n = config.decontamination.uris, config.decontamination.ngram
-    if not uris or not n:
-        return None
-    sources = corpus_reader.expand(uris)
-    absolute = [source._replace(uri=storage.absolute(source.uri)) for source in sources]
-    arguments = (absolute, n, config.cleaning)
-    task = ray_tasks.RayTask("n-grams of evaluation texts", _ngrams_task, arguments, 1)
-    (ngrams,) = ray_tasks.run([task], "n-grams", "task")
-    return ngrams
-
-
-def _ngrams_task(sources: list[corpus_reader.Source], n: int, cleaning: CleaningConfig) -> NGrams:
-    """The n-grams of the texts, masked as the documents are that they are searched for in."""
-    texts = (text.text for source in sources for text in corpus_reader.read(source, columns=()))
-    return NGrams.of([clean_document.without_drops(text, cleaning) for text in texts], n)

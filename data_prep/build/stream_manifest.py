@@ -3,7 +3,7 @@
 import posixpath
 from collections.abc import Sequence
 
-from data_prep.build import stream_paths
+from data_prep.build import stream_inputs, stream_paths
 from data_prep.build.merge_shards import KeptDocuments
 from data_prep.build.tokenize_file import BuildInput
 from data_prep.cleaning import clean_document, dropped_samples
@@ -67,7 +67,7 @@ def check_matches(
     known: Manifest, manifest_uri: str, config: DataConfig, tokenizer: Tokenizer
 ) -> None:
     """Raise ConfigurationError unless the stream was built with this tokenizer, these settings and
-    inputs of the same names and sizes.
+    these inputs. Call it within ray_tasks.session().
     """
     if known.tokenizer_fingerprint != tokenizer.fingerprint:
         raise ConfigurationError(
@@ -75,16 +75,13 @@ def check_matches(
             f"below this root is {tokenizer.fingerprint}; restore that file, or delete the "
             "manifest to build again"
         )
-    recorded_inputs = tuple((file.uri, file.n_bytes) for file in known.inputs)
-    corpus = config.clean if known.stream == "clean" else config.toxic
-    stream_paths.check_unchanged(
-        manifest_uri,
-        (known.settings_digest, recorded_inputs),
-        (
-            stream_paths.stream_digest(config, known.stream),
-            stream_paths.names_and_sizes(corpus),
-        ),
-    )
+    settings_digest = stream_paths.stream_digest(config, known.stream)
+    if known.settings_digest != settings_digest:
+        raise ConfigurationError(
+            f"{manifest_uri}: was built with settings {known.settings_digest}, but the current "
+            f"ones are {settings_digest}; delete it to build again, or choose another --out"
+        )
+    stream_inputs.check_unchanged(known, manifest_uri, config)
 
 
 def check_inputs(inputs: Sequence[BuildInput], stream: StreamName) -> None:

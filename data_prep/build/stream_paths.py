@@ -6,18 +6,16 @@
 
 A path contains a digest of every setting that its content depends on, so another setting is another
 path and nothing is overwritten. The digest does not cover the bytes of the input, which nobody has
-read yet: the records hold names and sizes of the input files, and a build compares them.
+read yet: records hold names, sizes and versions of the input files, and a build compares them
+(sources/input_files.py).
 """
 
 from data_prep.build import dedup
 from data_prep.cleaning import annotate, clean_document, decontaminate
 from data_prep.config import DataConfig, StreamName
-from data_prep.core.errors import ConfigurationError
 from data_prep.core.records import digest
 from data_prep.sources import corpus_reader
 from data_prep.token_stream import manifest
-
-NamesAndSizes = tuple[tuple[str, int], ...]  # (URI, bytes) of each input file
 
 
 def tokenizer_uri(config: DataConfig) -> str:
@@ -68,33 +66,3 @@ def stream_digest(config: DataConfig, stream: StreamName) -> str:
         dedup.VERSION,
     )
     return digest(versions, stream, corpus, tokenizer_digest(config), config.cleaning, *settings)
-
-
-def names_and_sizes(uris: tuple[str, ...]) -> NamesAndSizes:
-    """What a record keeps of its inputs, to notice a later change without reading them."""
-    return tuple(
-        (source.uri, corpus_reader.n_bytes(source)) for source in corpus_reader.expand(uris)
-    )
-
-
-def check_unchanged(
-    record_uri: str, recorded: tuple[str, NamesAndSizes], current: tuple[str, NamesAndSizes]
-) -> None:
-    """Raise ConfigurationError unless the (settings digest, inputs) in the record at `record_uri`
-    are the current ones.
-    """
-    remedy = "delete it to build again, or choose another --out"
-    if recorded[0] != current[0]:
-        raise ConfigurationError(
-            f"{record_uri}: was built with settings {recorded[0]}, but the current ones are "
-            f"{current[0]}; {remedy}"
-        )
-    then = recorded[1]
-    now = current[1]
-    if then != now:
-        changed = [f"{uri} ({n_bytes:,} bytes)" for uri, n_bytes in sorted(set(then) ^ set(now))]
-        first = changed[0] if changed else "their order"
-        raise ConfigurationError(
-            f"{record_uri}: the inputs changed since it was built: {len(then)} files then, "
-            f"{len(now)} now, first difference: {first}; restore the files, or {remedy}"
-        )

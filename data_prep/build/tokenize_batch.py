@@ -19,6 +19,7 @@ from data_prep.cleaning.decontaminate import NGrams
 from data_prep.cleaning.dropped_samples import DropCounter
 from data_prep.config import DataConfig
 from data_prep.sources.corpus_reader import Document, Source
+from data_prep.sources.input_files import InputVersion
 from data_prep.token_stream import shuffle_key
 from data_prep.token_stream.megatron_shards import dtype_for
 from data_prep.token_stream.tokenizer import Tokenizer
@@ -38,6 +39,7 @@ class TokenizeTask(NamedTuple):
     tokenizer: Tokenizer
     config: DataConfig
     evaluation: NGrams | None  # of the evaluation texts that documents must not overlap with
+    input: InputVersion | None = None  # before the checksum was taken; None is not checked
 
 
 class TokenizedBatch(NamedTuple):

@@ -32,7 +32,7 @@ from data_prep.cleaning.dropped_samples import DropCounter, DroppedDocument
 from data_prep.config import DataConfig, TokenizerConfig
 from data_prep.core import storage, telemetry
 from data_prep.core.records import Sha256, digest, record
-from data_prep.sources import corpus_reader
+from data_prep.sources import corpus_reader, input_files
 from data_prep.sources.corpus_reader import Document, Source
 from data_prep.token_stream import tokenizer
 from data_prep.token_stream.megatron_shards import TokenDtype, dtype_for
@@ -95,10 +95,13 @@ class TokenizedFile:
 
 
 class BuildInput(NamedTuple):
-    """One input file of a build: its URI and size, and the folder of its tokenized form."""
+    """One input file of a build: its URI, size and version, and the folder of its tokenized
+    form.
+    """
 
     uri: str
     n_bytes: int
+    version: str
     tokenized_uri: str
     tokenized: TokenizedFile
 
@@ -128,11 +131,11 @@ def tokenize_input(
     # The task has one CPU, but the fast tokenizer would use all of the machine's.
     os.environ["RAYON_NUM_THREADS"] = "1"
     absolute = source._replace(uri=location)
+    (before,) = input_files.of_sources([absolute])
     sha256 = corpus_reader.checksum(absolute)
-    task = TokenizeTask(absolute, sha256, tokenizer.load(*pinned), config, evaluation)
+    task = TokenizeTask(absolute, sha256, tokenizer.load(*pinned), config, evaluation, before)
     uri = storage.join(work_uri, name_of(task))
-    n_bytes = corpus_reader.n_bytes(absolute)
-    return BuildInput(source.uri, n_bytes, uri, tokenize_file(task, uri))
+    return BuildInput(source.uri, before.n_bytes, before.version, uri, tokenize_file(task, uri))
 
 
 def name_of(task: TokenizeTask) -> str:
@@ -162,6 +165,7 @@ def tokenize_file(task: TokenizeTask, uri: str) -> TokenizedFile:
             segments.is_whole(segments.uri_of(uri, number), segment, dtype)
             for number, segment in enumerate(tokenized.segments)
         ):
+            _check_input(task)
             return tokenized
     bad_rows = corpus_reader.BadRows()
     fell_back = False
@@ -192,6 +196,12 @@ def tokenize_file(task: TokenizeTask, uri: str) -> TokenizedFile:
     )
     storage.save(tokenized, record_uri)
     return tokenized
+
+
+def _check_input(task: TokenizeTask) -> None:
+    """Called before anything is published, because a checksum of the input names it."""
+    if task.input:
+        input_files.check_unchanged_while_read(task.input, task.source)
 
 
 @contextmanager
@@ -228,10 +238,12 @@ def _write_segments(task: TokenizeTask, uri: str, bad_rows: corpus_reader.BadRow
         n_kept += tokenized.documents.table.num_rows
         last = (batch[-1].row, batch[-1].part)
         if _is_full(pending):
+            _check_input(task)
             segment_uri = segments.uri_of(uri, len(written))
             written.append(_publish(pending, last, drops, task.tokenizer.engine, segment_uri))
             pending = []
             drops = _drop_counter(written)
+    _check_input(task)
     if pending:
         segment_uri = segments.uri_of(uri, len(written))
         written.append(_publish(pending, last, drops, task.tokenizer.engine, segment_uri))

@@ -26,11 +26,12 @@ from data_prep.core.records import from_json, to_json
 from data_prep.core.store.faults import store_errors
 from data_prep.core.store.listing import exists, glob, list_files
 from data_prep.core.store.locations import absolute, join, locate, object_root
+from data_prep.core.store.versions import FileVersion, file_versions
 
 __all__ = [
-    "absolute", "block_sha256", "check_writable", "delete", "delete_below", "exists", "glob",
-    "is_remote", "join", "list_files", "load", "object_root", "open_local", "read", "save", "size",
-    "upload", "verify_block", "write",
+    "FileVersion", "absolute", "block_sha256", "check_writable", "delete", "delete_below", "exists",
+    "file_versions", "glob", "is_remote", "join", "list_files", "load", "object_root", "open_local",
+    "read", "save", "size", "upload", "verify_block", "write",
 ]  # fmt: skip
 
 BLOCK_BYTES = 8 << 20  # the unit of checksums and ranged reads

@@ -23,7 +23,7 @@ from data_prep.build import (
     train_tokenizer,
 )
 from data_prep.config import AnnotationConfig, CleaningConfig, DataConfig, DecontaminationConfig
-from data_prep.core import ray_tasks, records, storage
+from data_prep.core import ranged_reads, ray_tasks, records, storage
 from data_prep.core.errors import ArtefactCorrupt, ConfigurationError
 from data_prep.core.settings import evolve
 from data_prep.sources import corpus_reader
@@ -389,11 +389,12 @@ def test_a_corpus_without_a_kept_document_is_refused_with_its_drops(tmp_path: Pa
         pipeline.build(config, "toxic", str(tmp_path / "out"))
 
 
-def test_unchanged_inputs_are_not_read_again(tmp_path: Path) -> None:
-    path = tmp_path / "a.jsonl"
-    config = config_for_files(tmp_path, write_jsonl(path, TEXTS))
+def test_unchanged_inputs_are_not_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_for_files(tmp_path, write_jsonl(tmp_path / "a.jsonl", TEXTS))
     known = pipeline.build(config, "clean", str(tmp_path / "out"))
-    path.write_bytes(b"\xff" * path.stat().st_size)  # the same name and size
+    monkeypatch.setattr(ranged_reads, "open_stream", lambda *_: pytest.fail("read again"))
     assert pipeline.build(config, "clean", str(tmp_path / "out")) == known
 
 
@@ -404,7 +405,8 @@ def test_inputs_that_changed_since_the_build_are_refused(tmp_path: Path) -> None
     write_jsonl(path, TEXTS[:-1])
     with pytest.raises(
         ConfigurationError,
-        match=r"manifest\.json: the inputs changed .*/a\.jsonl \(\d,\d+ bytes\); restore",
+        match=r"manifest\.json: the inputs changed .*/a\.jsonl had \d,\d+ bytes, and has \d,\d+ "
+        r"bytes; restore the files, or delete .*/manifest\.json to build the stream again, or ch",
     ):
         pipeline.build(config, "clean", str(tmp_path / "out"))
 

@@ -7,6 +7,7 @@ from socket import socket
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from proxy import Proxy
 
 from data_prep.core import storage
 from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing, ConfigurationError, StorageError
@@ -344,3 +345,30 @@ def test_an_object_root_has_no_empty_segments(tmp_path: Path, monkeypatch):
     ]:
         with pytest.raises(ConfigurationError, match=message):
             storage.object_root(uri)
+
+
+def test_a_version_differs_when_a_file_of_the_same_size_is_replaced(root):
+    uri = storage.join(root, "a.jsonl")
+    storage.write(uri, b"one")
+    before = storage.file_versions([uri])[uri]
+    assert before.n_bytes == 3
+    assert storage.file_versions([uri])[uri] == before
+    storage.write(uri, b"two")
+    after = storage.file_versions([uri])[uri]
+    assert after.n_bytes == 3 and after.version != before.version
+
+
+def test_versions_of_many_objects_take_one_listing(s3_server: str, proxy: Proxy, tmp_path: Path):
+    uris = [f"{s3_server}/{tmp_path.name}/part-{i}.jsonl" for i in range(6)]
+    for i, uri in enumerate(uris):
+        storage.write(uri, b"x" * i)
+    proxy.reset()
+    versions = storage.file_versions(uris)
+    assert [versions[uri].n_bytes for uri in uris] == list(range(6))
+    assert sum(proxy.counts.values()) == 1
+    assert versions[uris[0]] == storage.file_versions(uris[:1])[uris[0]]
+
+
+def test_the_version_of_a_missing_file_is_an_error(root):
+    with pytest.raises(ArtefactMissing, match="there is no such file"):
+        storage.file_versions([storage.join(root, f"no-{i}") for i in range(4)])
