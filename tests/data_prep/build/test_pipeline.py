@@ -23,9 +23,10 @@ from data_prep.build import (
     train_tokenizer,
 )
 from data_prep.config import AnnotationConfig, CleaningConfig, DataConfig, DecontaminationConfig
-from data_prep.core import ranged_reads, ray_tasks, records, storage
+from data_prep.core import ray_tasks, records, storage
 from data_prep.core.errors import ArtefactCorrupt, ConfigurationError
 from data_prep.core.settings import evolve
+from data_prep.core.store import ranged_reads
 from data_prep.sources import corpus_reader
 from data_prep.token_stream import data_card, manifest, megatron_shards, reader, shuffle_key
 from data_prep.token_stream.manifest import Manifest, Split
