@@ -19,7 +19,8 @@ from data_prep.config import AnnotationConfig
 from data_prep.core.errors import ConfigurationError
 from data_prep.token_stream.megatron_shards import dtype_for
 from launch.experiment import Experiment
-from training.config import RunConfig, TrainConfig
+from training.config import RunConfig
+from training.engine import memory
 from training.engine.devices import ACCELERATORS, GIB, Accelerator, find_accelerator
 
 ASSUMED_MFU = 0.40
@@ -51,28 +52,8 @@ def cost(run: RunConfig, n_ranks: int, device: Accelerator, mfu: float) -> RunCo
         device_hours=device_hours,
         hours=device_hours / n_ranks,
         checkpoint_bytes=12 * train.model.n_parameters,  # fp32 weights and two moments
-        memory_bytes=_peak_memory(train, n_ranks),
+        memory_bytes=memory.peak_bytes(train, n_ranks),
     )
-
-
-def _peak_memory(train: TrainConfig, n_ranks: int) -> int:
-    """Bytes per rank: states as ZeRO partitions them, activations of one micro-batch, and its
-    logits in fp32.
-    """
-    model, parallel = train.model, train.parallel
-    n_parameters = model.n_parameters // parallel.tensor_parallel
-    n_data_ranks = n_ranks // parallel.tensor_parallel
-    n_parts = [n_data_ranks if parallel.zero_stage >= stage else 1 for stage in (1, 2, 3)]
-    weight_bytes = 2 if train.compute.precision == "bf16" else 4
-    optimizer = 0 if parallel.offload_optimizer else 12 * n_parameters // n_parts[0]
-    gradients = weight_bytes * n_parameters // n_parts[1]
-    weights = weight_bytes * n_parameters // n_parts[2]
-    micro_batch, _ = train.passes(n_ranks)
-    n_positions = micro_batch * train.sequence_length
-    per_layer = weight_bytes * (9 * model.d_model + 4 * model.d_mlp)
-    activations = n_positions * model.n_layers * per_layer // parallel.tensor_parallel
-    logits = n_positions * model.vocab_size * (weight_bytes + 8) // parallel.tensor_parallel
-    return optimizer + gradients + weights + activations + logits
 
 
 def device_named(name: str) -> Accelerator:
@@ -145,12 +126,12 @@ def _resource_lines(
     experiment: Experiment, costs: list[RunCost], device: Accelerator
 ) -> dict[str, str]:
     train = experiment.train
-    memory = _size(max(of_run.memory_bytes for of_run in costs))
+    peak = _size(max(of_run.memory_bytes for of_run in costs))
     states = f"ZeRO-{train.parallel.zero_stage}, {train.compute.precision}"
     return {
         "checkpoint": f"{_size(costs[0].checkpoint_bytes)} each, {train.checkpoint.keep_last} kept "
         "per run",
-        "memory": f"about {memory} per rank of {_size(device.memory_bytes)} (estimate for "
+        "memory": f"about {peak} per rank of {_size(device.memory_bytes)} (estimate for "
         f"{states}, no recomputation)",
         "FLOPs": f"{train.model.flops_per_token(train.sequence_length):,} per token: "
         "6N + 12·L·D·T, full attention",

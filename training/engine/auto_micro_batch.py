@@ -2,15 +2,16 @@
 
 Only divisors of the rank's sequences per step are candidates, so the global batch stays the same; a
 binary search finds the largest that fits. On a GPU each candidate runs one forward and backward
-pass of the model, prepared as it will be trained, next to an allocation as large as DeepSpeed's
-state; a micro-batch must fit on every rank. On a CPU too large a batch would be swapped to disk
-rather than refused, so there the size is estimated: the bytes that autograd keeps of one sequence,
-counted on fake tensors, against a share of the free memory.
+pass of the program that will be trained, next to an allocation as large as the rest of DeepSpeed's
+state (memory.py); a micro-batch must fit on every rank. On a CPU too large a batch would be swapped
+to disk rather than refused, so there the size is estimated: the bytes that autograd keeps of one
+sequence, counted on fake tensors, against a share of the free memory.
 """
 
 import gc
 import os
 from collections.abc import Callable
+from dataclasses import replace
 
 import psutil
 import torch
@@ -20,9 +21,10 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from data_prep.core import telemetry
 from training.config import TrainConfig
-from training.engine import process_group
+from training.engine import memory, process_group
 from training.engine.process_group import World
 from training.model import compilation
+from training.model.attention import document_starts
 from training.model.loss import OLMoForTraining
 
 BUCKET_BYTES = 2 << 30  # DeepSpeed's two buffers of 500M bf16 gradients
@@ -79,22 +81,29 @@ def _fits_by_trial(train: TrainConfig, world: World) -> Callable[[int], bool]:
 
 
 def _run_trial_pass(train: TrainConfig, world: World, n_sequences: int) -> None:
-    """One pass next to an allocation as large as the state that DeepSpeed will hold.
+    """One pass next to an allocation as large as the state that DeepSpeed will hold beside it.
 
-    That is this rank's part of fp32 weights, optimizer state and summed gradients.
+    The pass compiles what training will run. It is outside `with device`, where the compiler would
+    break its graphs.
     """
+    tokens = torch.zeros(n_sequences, train.sequence_length, dtype=torch.int64)
+    starts = document_starts(tokens, eos_id=-1).to(world.device) if train.document_mask else None
     with world.device:
-        model = OLMoForTraining(train.model).to(compilation.compute_dtype(train.compute))
+        model = OLMoForTraining(train.model, z_loss=train.z_loss)
+        model = model.to(compilation.compute_dtype(train.compute))
         compilation.prepare(model, train.compute, world.device)
-        n_bytes = 16 * train.model.n_parameters // world.size
-        if world.device.type == "cuda":
-            n_bytes += BUCKET_BYTES
-        deepspeed_state = torch.empty(n_bytes, dtype=torch.uint8)
-        tokens_BT = torch.zeros(n_sequences, train.sequence_length, dtype=torch.int64)
-        for parameter in model.parameters():
-            parameter.data.zero_()
-        model(tokens_BT, torch.ones(n_sequences)).total.backward()
-    del deepspeed_state
+        weight_B = torch.ones(n_sequences)
+    n_bytes = sum(memory.state_bytes(replace(train, micro_batch=n_sequences), world.size))
+    for parameter in model.parameters():
+        parameter.data.zero_()
+        n_bytes -= parameter.nbytes
+        # gradients are in `other_state`, and DeepSpeed frees those of a micro-batch one by one
+        parameter.register_post_accumulate_grad_hook(lambda weight: setattr(weight, "grad", None))
+    if world.device.type == "cuda":
+        n_bytes += BUCKET_BYTES
+    other_state = torch.empty(max(0, n_bytes), dtype=torch.uint8, device=world.device)
+    model(tokens.to(world.device), weight_B, starts).total.backward()
+    del other_state
 
 
 def _fits_by_estimate(train: TrainConfig) -> Callable[[int], bool]:

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._dynamo.utils import counters
 from torch.autograd.graph import saved_tensors_hooks
 
 from data_prep.core.settings import evolve
@@ -74,11 +76,11 @@ def test_an_automatic_micro_batch_trains_the_same_run(
 def test_on_a_gpu_a_pass_that_runs_out_of_memory_does_not_fit(monkeypatch: pytest.MonkeyPatch):
     forward, tried = OLMoForTraining.forward, []
 
-    def forward_of_at_most_four(self: OLMoForTraining, tokens_BT: Tensor, weight_B: Tensor) -> Any:
+    def forward_of_at_most_four(self: OLMoForTraining, tokens_BT: Tensor, *others: Any) -> Any:
         tried.append(len(tokens_BT))
         if len(tokens_BT) > 4:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return forward(self, tokens_BT, weight_B)
+        return forward(self, tokens_BT, *others)
 
     monkeypatch.setattr(OLMoForTraining, "forward", forward_of_at_most_four)
     fits = auto_micro_batch._fits_by_trial(TRAIN, ALONE)
@@ -97,8 +99,35 @@ def test_a_micro_batch_must_fit_on_all_ranks(
     assert auto_micro_batch.choose_micro_batch(TRAIN, ONE_OF_TWO) == expected
 
 
-def test_a_pass_is_tried_beside_this_ranks_part_of_the_state(monkeypatch: pytest.MonkeyPatch):
-    """Weights, optimizer state and gradients take 16 bytes per parameter, over two ranks."""
+@pytest.mark.parametrize("document_mask", [False, True])
+def test_a_trial_compiles_the_program_that_is_trained(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, document_mask: bool
+):
+    """Two graphs, of a block and of the loss, for all layers, and no break between graphs."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    torch.compiler.reset()
+    counters.clear()
+    changes = {"compute.compile": "on", "micro_batch": 2, "document_mask": document_mask}
+    run = plan("run", changes | {"model.n_layers": 3})
+    auto_micro_batch._run_trial_pass(run.train, ALONE, 2)
+    n_graphs = [counters["stats"]["unique_graphs"]]
+    train_step = loop.train_step
+
+    def counted_step(*arguments: Any) -> Any:
+        result = train_step(*arguments)
+        n_graphs.append(counters["stats"]["unique_graphs"])
+        return result
+
+    monkeypatch.setattr(loop, "train_step", counted_step)
+    loop.train(str(tmp_path), run)
+    assert n_graphs == [2] * 7
+    assert counters["graph_break"] == {}
+
+
+def test_a_pass_is_tried_beside_the_rest_of_this_ranks_state(monkeypatch: pytest.MonkeyPatch):
+    """Without the weights, which the trial has itself: of two ranks each has half of the optimizer
+    state, and BF16_Optimizer's fp32 sums whole.
+    """
     empty, n_bytes = torch.empty, []
 
     def record_bytes(*shape: Any, **options: Any) -> Tensor:
@@ -108,7 +137,7 @@ def test_a_pass_is_tried_beside_this_ranks_part_of_the_state(monkeypatch: pytest
 
     monkeypatch.setattr(torch, "empty", record_bytes)
     auto_micro_batch._run_trial_pass(TRAIN, ONE_OF_TWO, 1)
-    assert n_bytes == [16 * TRAIN.model.n_parameters // 2]
+    assert n_bytes == [(12 // 2 + 4) * TRAIN.model.n_parameters]
 
 
 def test_on_a_cpu_one_sequence_is_tried_however_large_it_is(monkeypatch: pytest.MonkeyPatch):
