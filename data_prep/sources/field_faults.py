@@ -10,6 +10,7 @@ from data_prep.core.errors import ArtefactCorrupt, ConfigurationError
 
 MAX_PLACES = 5  # of bad rows kept for the message
 MESSAGE_TEXTS = ("content", "text", "value", "message", "body")  # keys of a message's text
+NAME_THE_FIELD = "name the right field with URI#text=FIELD (and label and scores, joined by &)"
 PLAIN_NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 
 
@@ -46,7 +47,7 @@ class BadRows:
         if fault.columns is not None:
             self.n_field_faults += 1
             self.columns.update(fault.columns)
-            remedy = fault.remedy or "name the right field with URI#text=FIELD"
+            remedy = fault.remedy or NAME_THE_FIELD
             self.first_field_fault = self.first_field_fault or f"{place} {fault.reason}; {remedy}"
 
 
@@ -62,8 +63,7 @@ def check_bad_rows(bad: BadRows, max_ratio: float, uri: str, requested: dict[str
         missing = ", ".join(f"{what} in field {name!r}" for what, name in requested.items())
         names = ", ".join(map(_shown, sorted(bad.columns))) or "no fields"
         raise ConfigurationError(
-            f"{uri}: no row has {missing}; the rows have {names}; {bad.first_field_fault} "
-            "(label and scores are named likewise, joined by &)"
+            f"{uri}: no row has {missing}; the rows have {names}; {bad.first_field_fault}"
         )
     raise ArtefactCorrupt(
         f"{uri}: {bad.count} of the first {bad.n_rows} rows cannot be used: "

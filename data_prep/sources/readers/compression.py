@@ -11,9 +11,9 @@ from isal import igzip, igzip_lib
 from data_prep.core.errors import ConfigurationError
 
 CHUNK_BYTES = 256 << 10
-# Compressed bytes decompressed at once: the result fits a CPU cache, and is at most 32,000 times as
-# large.
-ZSTD_BYTES = 16 << 10
+# Compressed bytes decompressed at once. The result can be 32,000 times as large, so 128 MiB; with
+# 16 KiB it would be 512 MiB, and a fifth faster.
+ZSTD_BYTES = 4 << 10
 FRAME_HEADER_BYTES = 18
 # The decompressor keeps one window in memory. 128 MiB is the limit of the zstd command, too.
 MAX_WINDOW_BYTES = 128 << 20

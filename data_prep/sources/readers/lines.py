@@ -4,7 +4,9 @@ from collections.abc import Iterator
 from functools import partial
 from typing import IO
 
-MAX_ROW_BYTES = 256 << 20  # a few MB of gzip can hold a line of gigabytes
+# A few MB of gzip can hold a line of gigabytes, and parsed JSON can take 30 times the memory of its
+# text. Documents of this size are far above data.cleaning.max_chars.
+MAX_ROW_BYTES = 64 << 20
 SKIPPED_BYTES = 256 << 10  # of a line above the limit, read at once
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pyarrow import parquet
 
-MAX_PAGE_BYTES = 256 << 20  # writers end a page at 1 to 100 MB, unless one value is larger
+MAX_PAGE_BYTES = 512 << 20  # Arrow's writer ends a page after 1024 rows, so with books it is large
 BATCH_BYTES = 64 << 20  # expected size of a batch
 BATCH_ROWS = 1024
 SLICE_BYTES = 32 << 20

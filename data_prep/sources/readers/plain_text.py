@@ -34,7 +34,7 @@ def rows(stream: IO[bytes], uri: str, columns: Columns) -> Iterator[FileRow]:
 def _document(content: bytearray, is_too_long: bool) -> dict[str, Any] | str:
     """A document of plain text, of which no line was kept if it has too many bytes."""
     if is_too_long:
-        return byte_lines.too_long()
+        return f"{byte_lines.too_long()}; divide it by lines that hold only {DOCUMENT_END.decode()}"
     try:
         return {"text": content.removeprefix(byte_lines.BYTE_ORDER_MARK).decode()}
     except UnicodeDecodeError as error:
