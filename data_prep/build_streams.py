@@ -19,6 +19,7 @@ from data_prep.build import pipeline, stream_paths
 from data_prep.config import DataConfig, StreamName
 from data_prep.core import ray_tasks, storage, telemetry
 from data_prep.core.command import entry_command
+from data_prep.core.records import from_json
 from data_prep.core.settings import evolve
 from data_prep.token_stream import data_card, megatron_shards
 from data_prep.token_stream.data_card import DataCard
@@ -31,7 +32,7 @@ N_SHOWN = 5  # domains and labels printed per stream
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     telemetry.configure()
-    config = storage.load(DataConfig, options.config)
+    config = from_json(DataConfig, storage.read_text(options.config), options.config)
     if options.verify_inputs:
         config = evolve(config, {"verify_inputs": True})
     names = options.stream or list(get_args(StreamName))

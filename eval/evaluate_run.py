@@ -14,7 +14,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from data_prep.core import telemetry
+from data_prep.core import storage, telemetry
 from data_prep.core.command import entry_command
 from data_prep.core.records import from_json, to_json
 from data_prep.core.settings import parse_overrides
@@ -29,7 +29,9 @@ def main() -> int:
     telemetry.configure()
     config = EvalConfig()
     if arguments.config:
-        config = from_json(EvalConfig, arguments.config.read_bytes(), str(arguments.config))
+        config = from_json(
+            EvalConfig, storage.read_text(str(arguments.config)), str(arguments.config)
+        )
     config = parse_overrides(config, [word.removeprefix("eval.") for word in arguments.set])
     source = model_source.from_arguments(arguments)
     report = evaluate_model(source, config, toxic_ratio=arguments.toxic_ratio)

@@ -21,7 +21,6 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from data_prep.core import storage, telemetry
@@ -112,7 +111,7 @@ def _read_overlay(file: str | None) -> dict[str, Any] | None:
     if file is None:
         return None
     try:
-        overlay = json.loads(Path(file).read_bytes())
+        overlay = json.loads(storage.read_text(file))
     except (OSError, ValueError) as error:
         raise ConfigurationError(
             f"--deepspeed_config {file}: {error}; expected a readable JSON file"

@@ -21,7 +21,7 @@ from typing import IO, Any, TypeVar, cast
 from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
-from data_prep.core.errors import ArtefactCorrupt
+from data_prep.core.errors import ArtefactCorrupt, ConfigurationError
 from data_prep.core.records import from_json, to_json
 from data_prep.core.store.faults import store_errors
 from data_prep.core.store.listing import exists, glob, list_files
@@ -35,6 +35,7 @@ __all__ = [
 ]  # fmt: skip
 
 BLOCK_BYTES = 8 << 20  # the unit of checksums and ranged reads
+MAX_TEXT_BYTES = 64 << 20  # the largest tokenizers have 35 MB
 PART_BYTES = 32 << 20  # one part of a multipart upload from memory
 
 R = TypeVar("R")
@@ -52,6 +53,26 @@ def read(uri: str, start: int | None = None, end: int | None = None) -> bytes:
     with store_errors("read", uri):
         filesystem, path = locate(uri)
         return bytes(filesystem.cat_file(path, start=start, end=end))  # type: ignore[arg-type]
+
+
+def read_text(uri: str) -> str:
+    """The text of a file that a user names and that is read whole: settings, a tokenizer.
+
+    Raises ConfigurationError for one that is no UTF-8 text or has more than MAX_TEXT_BYTES.
+    """
+    content = read(uri, 0, MAX_TEXT_BYTES + 1)
+    if len(content) > MAX_TEXT_BYTES:
+        raise ConfigurationError(
+            f"{uri} has more than {MAX_TEXT_BYTES:,} bytes; expected settings or a tokenizer as "
+            "JSON: check the name"
+        )
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(
+            f"{uri} is not UTF-8 text (byte {error.start}); expected JSON: check the name, or "
+            "convert the file"
+        ) from None
 
 
 def write(uri: str, content: bytes | memoryview) -> None:

@@ -30,6 +30,7 @@ from data_prep.core.errors import (
     StorageError,
 )
 from data_prep.core.store import ranged_reads
+from data_prep.core.store.locations import check_utf8
 from data_prep.sources.readers import compression, foreign_content
 from data_prep.sources.readers.plain_values import plain_row
 
@@ -47,6 +48,7 @@ def is_hub(uri: str) -> bool:
 
 def expand(uri: str) -> list[str]:
     """The full names of the shards of `uri`, in order."""
+    check_utf8(uri)
     name, parameters = _parse(uri)
     if Path(name).is_dir():
         name = str(Path(name).absolute())
@@ -128,6 +130,7 @@ def _folder_revision(uri: str, name: str, parameters: dict[str, str]) -> str:
         files = builder.config.data_files or {}
     sha256 = hashlib.sha256()
     for path in files.get(parameters["split"], []):
+        check_utf8(path)
         n_bytes = storage.size(path)
         if n_bytes <= foreign_content.MAX_POINTER_BYTES:
             foreign_content.refuse_pointer(storage.read(path), path)

@@ -145,7 +145,7 @@ def load(uri: str, config: TokenizerConfig) -> Tokenizer:
     """The tokenizer in the JSON file at `uri`, or ConfigurationError if it is not the one that
     `config` pins.
     """
-    tokenizer = _load_cached(storage.read(uri).decode(), config.eos, uri)
+    tokenizer = _load_cached(storage.read_text(uri), config.eos, uri)
     if config.fingerprint is not None and tokenizer.fingerprint != config.fingerprint:
         raise ConfigurationError(
             f"{uri}: its fingerprint is {tokenizer.fingerprint} (eos id {tokenizer.eos_id}), "

@@ -372,3 +372,18 @@ def test_versions_of_many_objects_take_one_listing(s3_server: str, proxy: Proxy,
 def test_the_version_of_a_missing_file_is_an_error(root):
     with pytest.raises(ArtefactMissing, match="there is no such file"):
         storage.file_versions([storage.join(root, f"no-{i}") for i in range(4)])
+
+
+def test_a_file_that_is_read_whole_has_a_size_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    uri = str(tmp_path / "settings.json")
+    storage.write(uri, "{} é".encode())
+    assert storage.read_text(uri) == "{} é"
+    monkeypatch.setattr(storage, "MAX_TEXT_BYTES", 4)
+    for endless in (uri, "/dev/zero"):
+        with pytest.raises(ConfigurationError, match=f"{endless} has more than 4 bytes"):
+            storage.read_text(endless)
+    storage.write(uri, b"\xff")
+    with pytest.raises(ConfigurationError, match=r"settings\.json is not UTF-8"):
+        storage.read_text(uri)

@@ -95,3 +95,10 @@ def test_a_log_line_does_not_break_a_progress_bar(
 def test_a_table_in_a_file_is_160_columns_wide(capsys: pytest.CaptureFixture[str]):
     telemetry.console().print("x" * 150)
     assert capsys.readouterr().out == "x" * 150 + "\n"
+
+
+def test_names_in_log_lines_cannot_control_the_terminal(capsys):
+    telemetry.configure()
+    telemetry.logger.warning("read \x1b]0;owned\x07 \u202egnp.jsonl\tend")
+    assert capsys.readouterr().err.endswith("read \\x1b]0;owned\\x07 \\u202egnp.jsonl\tend\n")
+    assert telemetry.printable("a\nb\udce9 é") == "a\\nb\\udce9 é"
