@@ -13,25 +13,20 @@ import argparse
 import os
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
 
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "faults")]
 
+import checkpoint_costs
+from checkpoint_costs import CheckpointCosts
 from proxy import Fault
 from result_table import AWS, store_behind_proxy
 
-from training.checkpoint.commit_and_prune import RunIdentity
-from training.checkpoint.manager import CheckpointManager
 from training.config import ModelConfig, OptimizerConfig, TrainConfig
-from training.engine import deepspeed_engine, deepspeed_state, process_group
-from training.model.loss import OLMoForTraining
 
 BUCKET = "s3://bench"
 SEQUENCE_LENGTH = 256
@@ -54,63 +49,9 @@ def main() -> None:
     torch.set_num_threads(2)
     with tempfile.TemporaryDirectory() as folder, store_behind_proxy(BUCKET) as proxy:
         proxy.inject(Fault("latency", rate=1.0, seconds=arguments.latency))
-        measure(arguments, folder if arguments.folder else BUCKET)
-
-
-class Costs(NamedTuple):
-    """Seconds of what a checkpoint takes; several values where it was repeated."""
-
-    state_bytes: int
-    step: list[float]
-    step_beside_upload: list[float]
-    first_stall: float
-    stall: list[float]
-    published: list[float]
-    restore: float
-
-
-def measure(arguments: argparse.Namespace, store: str) -> None:
-    train = train_config(arguments)
-    world = process_group.join()
-    engine = new_engine(train)
-
-    def new_manager() -> CheckpointManager:
-        identity = RunIdentity("bench", "bench")
-        return CheckpointManager(f"{store}/checkpoints", identity, world, "bench", train.checkpoint)
-
-    checkpoints = new_manager()
-    tokens_BT = torch.randint(0, VOCABULARY, (arguments.rows, SEQUENCE_LENGTH))
-
-    def step_seconds() -> float:
-        return seconds_of(lambda: step(engine, tokens_BT))
-
-    def save_seconds(number: int) -> float:
-        return seconds_of(lambda: checkpoints.save(engine, number, 0.0, {}))
-
-    step_seconds()  # the first step also allocates
-    plain = [step_seconds() for _ in range(arguments.steps)]
-    first_stall = save_seconds(1)
-    beside_upload = [step_seconds()]
-    checkpoints.finish()
-    stalls = []
-    published = []
-    for number in range(2, 2 + arguments.saves):
-        start = time.perf_counter()
-        stalls.append(save_seconds(number))
-        beside_upload.append(step_seconds())
-        checkpoints.finish()
-        published.append(time.perf_counter() - start)
-    other_engine = new_engine(train)
-    costs = Costs(
-        state_bytes=sum(4 * piece.count for piece, _ in deepspeed_state.local_slices(engine)),
-        step=plain,
-        step_beside_upload=beside_upload,
-        first_stall=first_stall,
-        stall=stalls,
-        published=published,
-        restore=seconds_of(lambda: new_manager().restore(other_engine)),
-    )
-    print_costs(costs, train)
+        store = folder if arguments.folder else BUCKET
+        train = train_config(arguments)
+        print_costs(checkpoint_costs.measure(train, store, arguments.steps, arguments.saves), train)
 
 
 def train_config(arguments: argparse.Namespace) -> TrainConfig:
@@ -129,7 +70,7 @@ def train_config(arguments: argparse.Namespace) -> TrainConfig:
     )
 
 
-def print_costs(costs: Costs, train: TrainConfig) -> None:
+def print_costs(costs: CheckpointCosts, train: TrainConfig) -> None:
     mib = costs.state_bytes / 2**20
     step_seconds = median(costs.step)
     print(
@@ -140,31 +81,13 @@ def print_costs(costs: Costs, train: TrainConfig) -> None:
     print(f"step beside upload   {median(costs.step_beside_upload):9.3f} s")
     for name, seconds in (
         ("stall, first save", costs.first_stall),  # its buffer is new
-        ("stall", median(costs.stall)),
+        ("stall", costs.stall),
+        ("call of save", median(costs.saving)),
         ("published", median(costs.published)),
         ("restored", costs.restore),
     ):
-        print(
-            f"{name:<20} {seconds:9.3f} s {seconds / step_seconds:7.2f} steps, "
-            f"{mib / seconds:.0f} MiB/s"
-        )
-
-
-def new_engine(train: TrainConfig) -> Any:
-    model = OLMoForTraining(train.model)
-    model.initialise(0)
-    return deepspeed_engine.initialise(model, deepspeed_engine.deepspeed_settings(train, 1))
-
-
-def step(engine: Any, tokens_BT: torch.Tensor) -> None:
-    objective, _ = engine(tokens_BT, torch.full((len(tokens_BT),), 1e-3))
-    deepspeed_engine.backward_and_step(engine, objective, last=True)
-
-
-def seconds_of(work: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+        rate = f", {mib / seconds:.0f} MiB/s" if seconds else ""
+        print(f"{name:<20} {seconds:9.3f} s {seconds / step_seconds:7.2f} steps{rate}")
 
 
 if __name__ == "__main__":

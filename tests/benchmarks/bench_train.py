@@ -57,8 +57,6 @@ from training.config import SIZES, TrainConfig
 from training.engine import process_group, throughput
 from training.model import compilation
 
-N_PARITY_STEPS = 50
-PARITY_LEARNING_RATE = 4e-4
 PEER_SECONDS = 600
 
 
@@ -191,16 +189,15 @@ def _measure_separately(python: str | None, name: str, shape: Shape) -> StepCost
 
 
 def _print_parity(train: TrainConfig, shape: Shape) -> None:
-    """Train on cyclic text, which can be learned in few steps."""
-    generator = torch.Generator().manual_seed(0)
-    start = torch.randint(train_loop.N_IDS, (N_PARITY_STEPS, shape.micro, 1), generator=generator)
-    batches = list((start + torch.arange(shape.length)) % train_loop.N_IDS)
-    train = evolve(train, {"optimizer.learning_rate": PARITY_LEARNING_RATE})
+    batches = fp8_parity.cyclic_batches(
+        fp8_parity.N_STEPS, shape.micro, shape.length, train_loop.N_IDS
+    )
+    train = evolve(train, {"optimizer.learning_rate": fp8_parity.LEARNING_RATE})
     parity = fp8_parity.fp8_parity(train, batches, torch.device(shape.device))
     verdict = "holds" if parity.holds else "does NOT hold"
     print(
         f"FP8 parity {verdict}: relative gap {parity.gap:.4f}, "
-        f"at most {fp8_parity.MAX_RELATIVE_GAP} allowed; losses of step {N_PARITY_STEPS}: "
+        f"at most {fp8_parity.MAX_RELATIVE_GAP} allowed; losses of step {fp8_parity.N_STEPS}: "
         f"{parity.reference[-1]:.4f} without and {parity.fp8[-1]:.4f} nats/token with FP8"
     )
 

@@ -17,6 +17,10 @@ from training.model.loss import OLMoForTraining
 MAX_RELATIVE_GAP = 0.01  # of the mean loss over the last half of the steps: our choice
 
 
+N_STEPS = 50
+LEARNING_RATE = 4e-4
+
+
 class Fp8Parity(NamedTuple):
     """Losses of the same steps without and with FP8, in nats per token."""
 
@@ -66,3 +70,10 @@ def _train_plain(train: TrainConfig, batches: list[Tensor], device: torch.device
         optimizer.zero_grad()
         losses.append(loss_B.sum() / n)
     return torch.stack(losses).tolist()
+
+
+def cyclic_batches(n_batches: int, rows: int, length: int, n_ids: int) -> list[Tensor]:
+    """Batches of cyclic text, which can be learned in few steps, each [B, T]."""
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randint(n_ids, (n_batches, rows, 1), generator=generator)
+    return list((start + torch.arange(length)) % n_ids)

@@ -28,6 +28,7 @@ from training.config import (
 from training.engine import deepspeed_engine
 from training.model import compilation
 from training.model.loss import OLMoForTraining
+from training.optim import muon
 
 SMALL = ModelConfig(
     d_model=256, n_layers=4, n_heads=4, d_mlp=1024, vocab_size=8192, max_sequence_length=256
@@ -118,7 +119,13 @@ def ours(train: TrainConfig, shape: Shape) -> Step:
 def _engine(model: nn.Module, train: TrainConfig, shape: Shape) -> Any:
     train = replace(train, micro_batch=shape.micro)
     settings = deepspeed_engine.deepspeed_settings(train, 1)
-    return deepspeed_engine.initialise(model, settings | {"gradient_clipping": peers.GRADIENT_CLIP})
+    engine = deepspeed_engine.initialise(
+        model,
+        settings | {"gradient_clipping": peers.GRADIENT_CLIP},
+        muon.optimizer_for(model, train.optimizer),
+    )
+    muon.assign_partitions(engine)
+    return engine
 
 
 def _ours_in_plain_pytorch(train: TrainConfig, shape: Shape) -> Step:

@@ -245,7 +245,7 @@ def _same_determinism_afterwards() -> Iterator[None]:
     """Undo what `loop.train` sets in the process, so that what is measured next runs as before."""
     enabled = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    fills = torch.utils.deterministic.fill_uninitialized_memory
+    fills = torch.utils.deterministic.fill_uninitialized_memory  # pyright: ignore[reportAttributeAccessIssue]
     try:
         yield
     finally:

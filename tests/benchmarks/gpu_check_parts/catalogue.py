@@ -39,6 +39,41 @@ PARTS = (
     PartSpec(
         "correctness-steering", "gpu_check_parts.steering_numbers", 20, "generation and steering"
     ),
+    PartSpec(
+        "resume",
+        "gpu_check_parts.determinism",
+        50,
+        "what is bit-identical: two runs, resume, kernels",
+    ),
+    PartSpec(
+        "speed", "gpu_check_parts.speed", 80, "OLMo-1B: tokens per second, MFU, profile by category"
+    ),
+    PartSpec("loop", "gpu_check_parts.loop_overhead", 45, "what the training loop adds to a step"),
+    PartSpec(
+        "variants", "gpu_check_parts.variants", 60, "micro-batches, ZeRO stages, attention kernels"
+    ),
+    PartSpec(
+        "peers",
+        "gpu_check_parts.peers",
+        55,
+        "transformers under DeepSpeed, DDP and FSDP2, in this run",
+    ),
+    PartSpec("fp8", "gpu_check_parts.fp8", 35, "FP8 matrix products, and their loss against bf16"),
+    PartSpec(
+        "checkpoint",
+        "gpu_check_parts.checkpoint_stall",
+        45,
+        "how long a checkpoint of the 1B stalls a step",
+    ),
+    PartSpec(
+        "evaluation",
+        "gpu_check_parts.evaluation",
+        50,
+        "evaluation of a 1B: probes, steering, cross-entropy",
+    ),
+    PartSpec(
+        "study", "gpu_check_parts.study", 60, "a real small sweep: train and evaluate some ratios"
+    ),
 )
 
 

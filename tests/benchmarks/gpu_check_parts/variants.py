@@ -1,0 +1,60 @@
+"""OLMo-1B with other micro-batches, ZeRO stages, attention kernels, and with recomputation
+
+The most telling come first; those that do not fit into the part's time are skipped.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+import train_contenders
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from data_prep.core.settings import evolve
+from gpu_check_parts import one_billion
+from gpu_check_parts.recorder import Recorder
+
+SECONDS = 20.0  # of one variant: compiling, and some steps
+N_STEPS = 3
+OF_TORCH = ("backend", "deterministic")  # not settings of ours, but of this process
+VARIANTS: dict[str, dict[str, Any]] = {  # × the micro-batch of `speed`
+    "micro-batch × 2": {"micro_batch": 2.0},
+    "SDPA by flash": {"backend": "FLASH_ATTENTION"},
+    "micro-batch / 2": {"micro_batch": 0.5},
+    "ZeRO stage 2": {"parallel.zero_stage": 2},
+    "ZeRO stage 3": {"parallel.zero_stage": 3},
+    "deterministic": {"deterministic": True},
+    "selective recomputation": {"compute.activation_checkpointing": "selective"},
+    "Muon": {"optimizer.kind": "muon"},
+    "not compiled": {"compute.compile": "off"},
+}
+
+
+def run(recorder: Recorder) -> None:
+    bench = one_billion.prepare(recorder, n_steps=N_STEPS)
+    for name, changes in VARIANTS.items():
+        if not recorder.has_time(SECONDS, name):
+            continue
+        with recorder.item(name), _torch_settings(changes):
+            settings = {k: v for k, v in changes.items() if k not in OF_TORCH}
+            if "micro_batch" in settings:
+                settings["micro_batch"] = int(bench.shape.micro * settings["micro_batch"])
+            train = evolve(bench.train, settings)
+            shape = train_contenders.shape_of(train, bench.shape.n_steps)
+            variant = bench._replace(train=train, shape=shape)
+            one_billion.measure(recorder, variant, name, partial(train_contenders.ours, train))
+        one_billion.release()
+
+
+@contextmanager
+def _torch_settings(changes: dict[str, Any]) -> Iterator[None]:
+    """Let SDPA use one kernel only, or ask for deterministic kernels, as `loop.train` would."""
+    with ExitStack() as stack:
+        if name := changes.get("backend"):
+            stack.enter_context(sdpa_kernel(getattr(SDPBackend, name)))
+        torch.use_deterministic_algorithms(bool(changes.get("deterministic")))
+        torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
+        stack.callback(torch.use_deterministic_algorithms, False)
+        yield
