@@ -1,6 +1,7 @@
 """measurements of a part, written to a file line by line, as soon as each is known"""
 
 import json
+import math
 import time
 import traceback
 from collections.abc import Iterator
@@ -95,6 +96,9 @@ class Recorder:
         self._write("error", name, note=f"{type(error).__name__}: {message}{where}")
 
     def _write(self, kind: str, name: str, **fields: Any) -> None:
+        value = fields.get("value")
+        if value is not None and not math.isfinite(value):  # JSON has no NaN
+            fields |= {"value": None, "note": f"{value}; {fields['note']}"}
         line = json.dumps({"part": self.part, "kind": kind, "name": name, **fields})
         with self._file.open("a") as file:
             file.write(line + "\n")

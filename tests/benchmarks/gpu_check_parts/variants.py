@@ -15,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from data_prep.core.settings import evolve
 from gpu_check_parts import one_billion
 from gpu_check_parts.recorder import Recorder
+from training.model import determinism
 
 SECONDS = 20.0  # of one variant: compiling, and some steps
 N_STEPS = 3
@@ -54,7 +55,8 @@ def _torch_settings(changes: dict[str, Any]) -> Iterator[None]:
     with ExitStack() as stack:
         if name := changes.get("backend"):
             stack.enter_context(sdpa_kernel(getattr(SDPBackend, name)))
-        torch.use_deterministic_algorithms(bool(changes.get("deterministic")))
-        torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
-        stack.callback(torch.use_deterministic_algorithms, False)
+        if changes.get("deterministic"):
+            kind = "cuda" if torch.cuda.is_available() else "cpu"
+            determinism.configure(kind, deterministic=True)
+            stack.callback(torch.use_deterministic_algorithms, False)
         yield
