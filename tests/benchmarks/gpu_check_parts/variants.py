@@ -58,5 +58,5 @@ def _torch_settings(changes: dict[str, Any]) -> Iterator[None]:
         if changes.get("deterministic"):
             kind = "cuda" if torch.cuda.is_available() else "cpu"
             determinism.configure(kind, deterministic=True)
-            stack.callback(torch.use_deterministic_algorithms, False)
+            stack.callback(determinism.configure, kind, deterministic=False)
         yield
