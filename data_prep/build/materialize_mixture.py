@@ -11,10 +11,12 @@ batches. A shard is a number of whole steps, written by one task and read back. 
 is complete does nothing, so a killed command continues, and two runs give the same bytes.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from data_prep.build import stream_manifest
 from data_prep.config import StreamName
 from data_prep.core import ray_tasks, storage, telemetry
 from data_prep.core.errors import ConfigurationError
@@ -89,6 +91,7 @@ def materialize(
     if storage.exists(record_uri):
         existing = storage.load(MaterializedMixture, record_uri)
         _check_same(existing, source, record_uri)
+        _clean_up(to, existing.train)
         return existing
     steps_per_shard = max(1, shard_tokens // (sequence_length * mixture.batch_size))
     tasks = []
@@ -101,9 +104,9 @@ def materialize(
         )
     shards = sorted(ray_tasks.run(tasks, "materialize", "steps"), key=lambda shard: shard.name)
     written = _record(source, tuple(shards))
+    stream_manifest.remove_stale(to, shards, is_shared=True)
     storage.save(written, record_uri)
-    work_uri = storage.join(to, "work")
-    storage.delete_below(work_uri, storage.list_files(work_uri))
+    _clean_up(to, shards)
     telemetry.logger.info("%s sequences in training order at %s", f"{mixture.n_sequences:,}", to)
     return written
 
@@ -114,6 +117,13 @@ def record_name(source: MixtureSource, steps: range, name: str) -> str:
     """
     content = digest(FORMAT_VERSION, *source.identity(), steps.start, steps.stop)
     return f"{name}-{content}.json"
+
+
+def _clean_up(to: str, shards: Sequence[Shard]) -> None:
+    """Remove what a finished mixture needs no more, also if an earlier command was killed here."""
+    work_uri = storage.join(to, "work")
+    storage.delete_below(work_uri, storage.list_files(work_uri))
+    stream_manifest.remove_stale(to, shards, is_shared=True)
 
 
 def _record(source: MixtureSource, shards: tuple[Shard, ...]) -> MaterializedMixture:

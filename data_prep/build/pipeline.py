@@ -74,6 +74,8 @@ def build(config: DataConfig, stream: StreamName, root: str) -> Manifest:
     stream_manifest.check_matches(known, manifest_uri, config, job.tokenizer)
     make_card.ensure_card(job.uri, known, config, job.tokenizer)
     storage.delete_below(job.work_uri, storage.list_files(job.work_uri))
+    stream_manifest.remove_stale(job.uri, known.train + known.held_out)
+    storage.remove_abandoned(posixpath.dirname(job.tokenizer_uri))
     counts = f"{known.n_documents:,} documents, {known.n_tokens:,} tokens"
     telemetry.logger.info("%s stream: %s at %s", stream, counts, job.uri)
     return known
@@ -225,6 +227,7 @@ def publish(
         for file, counts in zip(inputs, kept, strict=True)
     )
     storage.write(storage.join(job.uri, dropped_samples.NAME), dropped_samples.encode(drops))
+    stream_manifest.remove_stale(job.uri, shards)
     storage.save(known, storage.join(job.uri, manifest.NAME))
 
 

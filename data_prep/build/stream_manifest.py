@@ -1,6 +1,7 @@
 """the manifest of a build: assembled from its passes, checked against settings and inputs"""
 
 import posixpath
+import re
 from collections.abc import Sequence
 
 from data_prep.build import stream_inputs, stream_paths
@@ -8,12 +9,14 @@ from data_prep.build.merge_shards import KeptDocuments
 from data_prep.build.tokenize_file import BuildInput
 from data_prep.cleaning import clean_document, dropped_samples
 from data_prep.config import DataConfig, StreamName
-from data_prep.core import telemetry
+from data_prep.core import storage, telemetry
 from data_prep.core.errors import ArtefactCorrupt, ConfigurationError
 from data_prep.token_stream import manifest
 from data_prep.token_stream.manifest import InputFile, Manifest, Shard
 from data_prep.token_stream.megatron_shards import dtype_for
 from data_prep.token_stream.tokenizer import Tokenizer
+
+SHARD_FILE = re.compile(r"((?:train|held_out)-\d{5,})\.(?:bin|idx|documents\.parquet)")
 
 
 def assemble(
@@ -82,6 +85,40 @@ def check_matches(
             f"ones are {settings_digest}; delete it to build again, or choose another --out"
         )
     stream_inputs.check_unchanged(known, manifest_uri, config)
+
+
+def remove_stale(folder: str, shards: Sequence[Shard], *, is_shared: bool = False) -> None:
+    """Remove shards in `folder` that are not among `shards`, and files of killed writers.
+
+    Whoever reads a folder by its names, as other trainers do, would train on them: they are of a
+    larger corpus or budget whose manifest was deleted, or of an interrupted build.
+
+    is_shared: a user chose the folder, so shards without the provenance that we write may be
+    another program's; they are kept, and named in a warning.
+    """
+    current = {shard.name for shard in shards}
+    stale: dict[str, str] = {}  # shard by URI
+    for uri in storage.list_files(folder, "*"):
+        match = SHARD_FILE.fullmatch(posixpath.basename(uri))
+        if match and match[1] not in current:
+            stale[uri] = match[1]
+    ours = {name for uri, name in stale.items() if not is_shared or uri.endswith(".parquet")}
+    if foreign := sorted(set(stale.values()) - ours):
+        telemetry.logger.warning(
+            "%s holds shards that are not of this mixture, the first is %s; remove them before "
+            "another program reads the folder",
+            folder,
+            foreign[0],
+        )
+    removed = [uri for uri, name in stale.items() if name in ours]
+    storage.delete_below(folder, removed)
+    if removed := [*removed, *storage.remove_abandoned(folder, "*")]:
+        telemetry.logger.info(
+            "%s: removed %d files that belong to no shard of it, the first is %s",
+            folder,
+            len(removed),
+            posixpath.basename(removed[0]),
+        )
 
 
 def check_inputs(inputs: Sequence[BuildInput], stream: StreamName) -> None:

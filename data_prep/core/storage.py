@@ -11,10 +11,9 @@ is complete, and so is everything written before it.
 
 import hashlib
 import os
-import secrets
 import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar, cast
 
@@ -26,12 +25,13 @@ from data_prep.core.records import from_json, to_json
 from data_prep.core.store.faults import store_errors
 from data_prep.core.store.listing import exists, glob, list_files
 from data_prep.core.store.locations import absolute, join, locate, object_root
+from data_prep.core.store.temporaries import publishing, remove_abandoned
 from data_prep.core.store.versions import FileVersion, file_versions
 
 __all__ = [
     "FileVersion", "absolute", "block_sha256", "check_writable", "delete", "delete_below", "exists",
     "file_versions", "glob", "is_remote", "join", "list_files", "load", "object_root", "open_local",
-    "read", "save", "size", "upload", "verify_block", "write",
+    "read", "remove_abandoned", "save", "size", "upload", "verify_block", "write",
 ]  # fmt: skip
 
 BLOCK_BYTES = 8 << 20  # the unit of checksums and ranged reads
@@ -83,7 +83,7 @@ def write(uri: str, content: bytes | memoryview) -> None:
     with store_errors("write", uri):
         filesystem, path = locate(uri)
         if isinstance(filesystem, LocalFileSystem):
-            with _publishing(Path(path)) as file:
+            with publishing(Path(path)) as file:
                 file.write(content)
         elif isinstance(filesystem, AsyncFileSystem) and len(content) >= 2 * PART_BYTES:
             filesystem.pipe_file(path, _SlicedBuffer(content), chunksize=PART_BYTES)  # type: ignore[arg-type]
@@ -96,7 +96,7 @@ def upload(local: Path, uri: str) -> None:
     with store_errors("write", uri):
         filesystem, path = locate(uri)
         if isinstance(filesystem, LocalFileSystem):
-            with _publishing(Path(path)) as file, local.open("rb") as source:
+            with publishing(Path(path)) as file, local.open("rb") as source:
                 shutil.copyfileobj(source, file, BLOCK_BYTES)
         else:
             filesystem.put_file(str(local), path)
@@ -194,20 +194,3 @@ class _SlicedBuffer:
 
     def __getitem__(self, part: slice) -> bytes:
         return bytes(self._view[part])
-
-
-@contextmanager
-def _publishing(path: Path) -> Iterator[IO[bytes]]:
-    """A temporary file beside `path` that is synced and renamed to it if the block succeeds."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Not a file of tempfile, which only its owner may read.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with temporary.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

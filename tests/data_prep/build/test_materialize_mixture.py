@@ -172,6 +172,21 @@ def test_a_finished_mixture_is_not_written_again(materialized: Path, streams: St
     assert {path: path.stat().st_mtime_ns for path in materialized.rglob("*")} == before
 
 
+def test_stale_shards_are_removed_and_those_of_other_programs_kept(
+    streams: Streams, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    materialize(MIXTURE, T, streams, str(tmp_path), shard_tokens=SHARD_TOKENS)
+    before = file_contents(tmp_path)
+    for path in list(tmp_path.glob("train-00001.*")):
+        shutil.copy(path, path.with_name(path.name.replace("00001", "00009")))
+    (tmp_path / "train-00077.bin").write_bytes(b"of another program")
+    (tmp_path / ".train-00000.bin.0f31cfb5").write_bytes(b"of a killed writer")
+    (tmp_path / manifest.NAME).unlink()
+    materialize(MIXTURE, T, streams, str(tmp_path), shard_tokens=SHARD_TOKENS)
+    assert file_contents(tmp_path) == before | {"train-00077.bin": b"of another program"}
+    assert "holds shards that are not of this mixture, the first is train-00077" in caplog.text
+
+
 def test_another_mixture_in_the_same_folder_is_refused(materialized: Path, streams: Streams):
     with pytest.raises(
         ConfigurationError, match=r"manifest\.json: holds another mixture \(21 clean and 9 toxic"

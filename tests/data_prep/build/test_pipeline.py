@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import pairwise
@@ -365,6 +366,28 @@ def test_a_stream_finished_first_by_another_build_is_the_result(
     known = pipeline.build(config, "clean", root)
     assert known == pipeline.build(config, "clean", root)
     assert not list((tmp_path / "out/work").rglob("*.*"))
+
+
+def test_shards_of_a_larger_corpus_and_killed_writers_are_removed(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    texts = [f"{text} {i}" for i, text in enumerate(TEXTS * 4)]
+    config = replace(config_for_files(tmp_path, write_jsonl(path, texts)), shard_tokens=200)
+    root = str(tmp_path / "out")
+    larger = pipeline.build(config, "clean", root)
+    folder = tmp_path / "out" / stream_paths.stream_uri(config, "clean")
+    write_jsonl(path, texts[:40])
+    (folder / manifest.NAME).unlink()  # what the error says
+    (folder / ".train-00001.idx.0f31cfb5").write_bytes(b"of a killed writer")
+    (folder / "notes.txt").write_text("not ours")
+    smaller = pipeline.build(config, "clean", root)
+    assert len(smaller.train) < len(larger.train)
+    names = {shard.name for shard in smaller.train + smaller.held_out}
+    shard_files = [path for path in folder.iterdir() if re.match(r"\.?(train|held)", path.name)]
+    assert {path.name.partition(".")[0] for path in shard_files} == names
+    assert len(shard_files) == 3 * len(names) and (folder / "notes.txt").exists()
+    (folder / "train-00099.bin").write_bytes(b"left by an earlier version")
+    assert pipeline.build(config, "clean", root) == smaller
+    assert not (folder / "train-00099.bin").exists()
 
 
 def test_two_files_with_the_same_bytes_are_refused_by_name(tmp_path: Path) -> None:

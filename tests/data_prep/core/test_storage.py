@@ -1,5 +1,7 @@
 import os
 import stat
+import subprocess
+import sys
 from itertools import product
 from pathlib import Path
 from socket import socket
@@ -12,7 +14,7 @@ from proxy import Proxy
 from data_prep.core import storage
 from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing, ConfigurationError, StorageError
 from data_prep.core.records import record
-from data_prep.core.store import locations, ranged_reads
+from data_prep.core.store import locations, ranged_reads, temporaries
 
 
 @record
@@ -155,7 +157,7 @@ def test_check_writable_leaves_no_file(root):
 
 def test_a_failed_write_keeps_the_old_file_only(tmp_path: Path):
     storage.write(str(tmp_path / "file"), b"old")
-    with pytest.raises(ZeroDivisionError), storage._publishing(tmp_path / "file") as file:
+    with pytest.raises(ZeroDivisionError), temporaries.publishing(tmp_path / "file") as file:
         file.write(b"half of the new")
         raise ZeroDivisionError
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"file": b"old"}
@@ -387,3 +389,24 @@ def test_a_file_that_is_read_whole_has_a_size_limit(
     storage.write(uri, b"\xff")
     with pytest.raises(ConfigurationError, match=r"settings\.json is not UTF-8"):
         storage.read_text(uri)
+
+
+def test_temporary_files_of_killed_writers_are_removed_and_no_others(tmp_path: Path):
+    target = tmp_path / "a" / "train-00000.bin"
+    lines = (
+        "import os, sys, pathlib",
+        "from data_prep.core.store import temporaries",
+        "with temporaries.publishing(pathlib.Path(sys.argv[1])) as file:",
+        "    file.write(b'half of'); file.flush(); os._exit(9)",
+    )
+    subprocess.run([sys.executable, "-c", "\n".join(lines), str(target)], check=False)
+    (left,) = target.parent.iterdir()
+    assert left.name.startswith(".train-00000.bin.")
+    others = [target.parent / name for name in (".hidden", "train-00000.bin.0f31cfb5")]
+    for other in others:
+        other.write_bytes(b"")
+    with temporaries.publishing(target) as file:
+        file.write(b"content")
+        assert storage.remove_abandoned(str(tmp_path)) == [str(left)]
+    assert sorted(target.parent.iterdir()) == sorted([target, *others])
+    assert target.read_bytes() == b"content"
