@@ -41,9 +41,10 @@ def decoding_bytes(
     config: ModelConfig, n_prompt: int, max_new_tokens: int, dtype: torch.dtype
 ) -> int:
     """Bytes that one row of a decoding needs at its peak: the pass over its prompt, keys and values
-    of all positions, and the sampling of one token.
+    of all positions, those of the prompt twice, and the sampling of one token.
     """
-    cached = 2 * config.n_layers * config.d_model * dtype.itemsize * (n_prompt + max_new_tokens)
+    n_positions = 2 * n_prompt + max_new_tokens
+    cached = 2 * config.n_layers * config.d_model * dtype.itemsize * n_positions
     sampling = SAMPLING_BYTES * config.vocab_size
     return cached + max(pass_bytes(config, n_prompt, dtype), sampling)
 

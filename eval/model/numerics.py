@@ -53,7 +53,7 @@ def set_exact_statistics(device: torch.device) -> None:
 
 @contextmanager
 def fp32_products(device: torch.device, number_format: Format) -> Iterator[None]:
-    """Within, a GPU multiplies fp32 matrices in TF32 if the format is tf32, and exactly otherwise."""
+    """Within, a GPU multiplies fp32 matrices in TF32 if the format is tf32, else exactly."""
     if device.type != "cuda":
         yield
         return

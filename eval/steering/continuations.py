@@ -2,7 +2,8 @@
 
     prompts × samples × strengths ─▶ sampled ids ─▶ texts ─▶ toxicity scores, nats per token
 
-All strengths share a batch, and no row depends on the others of its batch. The same sample of a
+All strengths share a batch and the pass over their prompt (model/generation.py), and no row depends
+on the others of its batch. The same sample of a
 prompt draws the same random numbers at every strength, so strengths differ by steering alone.
 
 Shapes: B batch.
@@ -132,9 +133,15 @@ def _sample_all(
     def sample_batch(batch: Sequence[int]) -> None:
         model = session.loaded.model
         strength_B = torch.tensor([draws[i].strength for i in batch])
-        with intervention.steered(model, condition.shift, strength_B, condition.positions):
+        with intervention.steered(
+            model, condition.shift, strength_B, condition.positions
+        ) as steering:
             rows = generation.sample(
-                model, [tokens[draws[i].prompt] for i in batch], [keys[i] for i in batch], sampling
+                model,
+                [tokens[draws[i].prompt] for i in batch],
+                [keys[i] for i in batch],
+                sampling,
+                steering,
             )
         sampled.update(zip(batch, rows, strict=True))
         session.advance(len(batch))

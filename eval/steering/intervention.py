@@ -26,6 +26,7 @@ Shapes: B batch, T position, L layer, N head, H head dim, D = N·H.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -95,8 +96,53 @@ def control_shift(
     return unit_shift(directions, [other_heads[i] for i in order[: len(heads)]])
 
 
+class SteeredBatch:
+    """The rows of a batch and how each is steered; generation chooses which of them go through the
+    model (generation.RowSteering).
+    """
+
+    def __init__(
+        self, offsets: dict[int, Tensor], strength_B: Tensor, positions: Positions
+    ) -> None:
+        """offsets: [B, 1, D] of each layer that is steered."""
+        self._offsets = offsets
+        self._selected = offsets
+        self._strength_B = strength_B
+        self._positions: Positions = positions
+
+    @property
+    def prefix_strengths(self) -> list[float]:
+        """The strength that a row's prompt is read with, all but its last token: a shift of the
+        last position alone reaches none before it.
+        """
+        return [
+            strength if self._positions == "all" else 0.0 for strength in self._strength_B.tolist()
+        ]
+
+    def select(self, rows_K: Tensor) -> None:
+        """From now on, only these rows of the batch go through the model."""
+        self._selected = {layer: offset[rows_K] for layer, offset in self._offsets.items()}
+
+    def select_prefixes(self, rows_K: Tensor) -> None:
+        """As `select`, for passes over prompts without their last token."""
+        if self._positions == "all":
+            self.select(rows_K)
+        else:
+            self._selected = {}
+
+    def hooks(self) -> dict[int, hook_points.Hook]:
+        """What shifts each layer's activations."""
+        return {layer: partial(self._shifted, layer) for layer in self._offsets}
+
+    def _shifted(self, layer: int, x_BTD: Tensor) -> Tensor | None:
+        offset_B1D = self._selected.get(layer)
+        return None if offset_B1D is None else _shifted(x_BTD, offset_B1D, self._positions)
+
+
 @contextmanager
-def steered(model: OLMo, shift: Shift, strength_B: Tensor, positions: Positions) -> Iterator[None]:
+def steered(
+    model: OLMo, shift: Shift, strength_B: Tensor, positions: Positions
+) -> Iterator[SteeredBatch]:
     """Steer every forward pass within: row b of the batch by strength_B[b] · shift. The hooks are
     removed in any case.
     """
@@ -109,13 +155,14 @@ def steered(model: OLMo, shift: Shift, strength_B: Tensor, positions: Positions)
     is_steered_L = shift.values_LD.any(dim=1).tolist()
     values_LD = shift.values_LD.to(weight.device)
     offset_LBD = strength_B.to(weight.device)[None, :, None] * values_LD[:, None]
-    hooks = {
-        layer: _adding(offset_LBD[layer].to(weight.dtype), positions)
+    offsets = {
+        layer: _keeping_zeros(offset_LBD[layer].to(weight.dtype))[:, None]
         for layer, is_steered in enumerate(is_steered_L)
         if is_steered
     }
-    with hook_points.hooked(model, shift.site, hooks):
-        yield
+    batch = SteeredBatch(offsets, strength_B, positions)
+    with hook_points.hooked(model, shift.site, batch.hooks()):
+        yield batch
 
 
 def output_bias(model: OLMo, shift_LD: Tensor, strength: float) -> Tensor:
@@ -136,15 +183,14 @@ def _random_directions(directions: Directions, seed: int) -> Directions:
     return Directions(theta, directions.sigma_LN)
 
 
-def _adding(offset_BD: Tensor, positions: Positions) -> hook_points.Hook:
+def _keeping_zeros(offset_BD: Tensor) -> Tensor:
     # −0.0 and not +0.0: x − 0.0 is x to the bit, whatever x is, but −0.0 + 0.0 is +0.0, and α = 0
     # promises the same bits
-    offset_B1D = torch.where(offset_BD == 0, -0.0, offset_BD)[:, None]
+    return torch.where(offset_BD == 0, -0.0, offset_BD)
 
-    def add(x_BTD: Tensor) -> Tensor:
-        assert x_BTD.shape[0] == offset_B1D.shape[0], (x_BTD.shape, offset_B1D.shape)
-        if positions == "all" or x_BTD.shape[1] == 1:
-            return x_BTD + offset_B1D
-        return torch.cat([x_BTD[:, :-1], x_BTD[:, -1:] + offset_B1D], dim=1)
 
-    return add
+def _shifted(x_BTD: Tensor, offset_B1D: Tensor, positions: Positions) -> Tensor:
+    assert x_BTD.shape[0] == offset_B1D.shape[0], (x_BTD.shape, offset_B1D.shape)
+    if positions == "all" or x_BTD.shape[1] == 1:
+        return x_BTD + offset_B1D
+    return torch.cat([x_BTD[:, :-1], x_BTD[:, -1:] + offset_B1D], dim=1)

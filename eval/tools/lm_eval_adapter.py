@@ -104,8 +104,10 @@ class SteeredLM(TemplateLM):
 
         def continue_batch(batch: Sequence[int]) -> None:
             strength_B = torch.full((len(batch),), self._strength)
-            with intervention.steered(loaded.model, self._shift, strength_B, "all"):
-                tokens = generation.sample(loaded.model, [rows[i] for i in batch], batch, sampling)
+            with intervention.steered(loaded.model, self._shift, strength_B, "all") as steering:
+                tokens = generation.sample(
+                    loaded.model, [rows[i] for i in batch], batch, sampling, steering
+                )
             texts.update(zip(batch, map(loaded.tokenizer.decode, tokens), strict=True))
 
         longest = max(map(len, rows), default=0)

@@ -4,7 +4,7 @@ A read (`.item()`, `.tolist()`, `float(x)`, `if x:`, `.cpu()`, an index by a boo
 until the GPU has computed everything before it. On a CPU nothing waits, so the calls are counted:
 methods where Python calls them, and operators whose shape is a value where torch dispatches them.
 (Within inference_mode torch does not dispatch `aten::_local_scalar_dense`, to which `.item()`
-leads.)
+leads.) `.numpy()` is not counted: a tensor on a GPU refuses it.
 """
 
 from collections import Counter
@@ -22,7 +22,7 @@ READING_OPERATORS = (
 )
 READING_METHODS = {
     getattr(torch.Tensor, name)
-    for name in ["item", "tolist", "cpu", "numpy", "__bool__", "__float__", "__int__", "__index__"]
+    for name in ["item", "tolist", "cpu", "__bool__", "__float__", "__int__", "__index__"]
 }
 
 

@@ -93,7 +93,13 @@ def test_the_estimate_of_a_decoding_holds_what_it_needs(config, n_prompt):
     sampling = Sampling(20, "nucleus", 0.9, config.vocab_size - 1, config.vocab_size - 1)
     # without inference_mode, which hides operators from the measurement
     sample: Any = inspect.unwrap(generation.sample)
-    measured = peak_bytes(lambda: sample(model, prompts, range(6), sampling))
+    shift = Shift(torch.ones(config.n_layers, config.d_model))
+
+    def decode() -> None:
+        with intervention.steered(model, shift, torch.ones(6), "last") as steering:
+            sample(model, prompts, range(6), sampling, steering)
+
+    measured = peak_bytes(decode)
     estimate = 6 * batch_size.decoding_bytes(config, n_prompt, 20, torch.float32)
     assert measured <= estimate <= 2.5 * measured
 

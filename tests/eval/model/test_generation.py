@@ -1,3 +1,7 @@
+from collections import Counter
+from itertools import product
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 import torch
@@ -75,6 +79,84 @@ def test_steered_decoding_equals_steering_without_a_cache(model, token_rows):
                 row.append(int(model(torch.tensor([row]))[0, -1, :60].argmax()))
         assert continuation == row[7:]
     assert continuations[0] != continuations[1]
+
+
+class Batch(NamedTuple):
+    """Rows of some prompts at some strengths: every prompt twice at every strength."""
+
+    prompts: list[list[int]]
+    keys: list[int]
+    strength_B: torch.Tensor
+
+
+@pytest.fixture
+def batch(token_rows):
+    """Prompts of several lengths, one of a single token, at three strengths and two samples."""
+    prompts = [*token_rows[:4], token_rows[4][:1]]
+    draws = list(product(range(len(prompts)), range(2), (0.0, 2.0, 6.0)))
+    return Batch(
+        [prompts[prompt] for prompt, _, _ in draws],
+        [generation.row_key(f"prompt {prompt}", sample, 0) for prompt, sample, _ in draws],
+        torch.tensor([strength for _, _, strength in draws]),
+    )
+
+
+@pytest.fixture
+def shift():
+    return Shift(0.3 * torch.randn(2, 32, generator=torch.Generator().manual_seed(3)))
+
+
+def continuations(model, batch, shift, positions, *, shared, **changes):
+    with intervention.steered(model, shift, batch.strength_B, positions) as steering:
+        return generation.sample(
+            model, batch.prompts, batch.keys, sampling(**changes), steering if shared else None
+        )
+
+
+@pytest.mark.parametrize("decoding", ["greedy", "nucleus"])
+@pytest.mark.parametrize("positions", ["last", "all"])
+def test_a_shared_prompt_is_continued_as_if_read_by_each_row(
+    model, batch, shift, positions, decoding
+):
+    shared, alone = (
+        continuations(model, batch, shift, positions, shared=shared, decoding=decoding)
+        for shared in (True, False)
+    )
+    assert shared == alone
+    assert len(set(map(tuple, shared))) > 8
+
+
+@pytest.mark.parametrize(("positions", "n_readings"), [("last", 5), ("all", 15)])
+def test_a_prompt_is_read_once_for_its_strengths_and_samples(
+    model, batch, shift, positions, n_readings
+):
+    shapes = []
+    model.blocks[0].register_forward_pre_hook(lambda _, inputs: shapes.append(inputs[0].shape[:2]))
+    continuations(model, batch, shift, positions, shared=True, eos_id=63)
+    assert shapes == [(n_readings, 6)] + 10 * [(30, 1)]
+
+
+def test_a_row_with_strength_zero_continues_as_the_unsteered_model(model, batch, shift):
+    steered, unsteered = (
+        continuations(model, batch, applied, "last", shared=True)
+        for applied in (shift, Shift(torch.zeros(2, 32)))
+    )
+    of_zero = [i for i, strength in enumerate(batch.strength_B.tolist()) if not strength]
+    assert [steered[i] for i in of_zero] == [unsteered[i] for i in of_zero]
+    assert steered != unsteered
+
+
+def test_rows_that_have_ended_leave_the_batch(model, batch, shift, monkeypatch):
+    endless = continuations(model, batch, shift, "last", shared=True, eos_id=63)
+    eos = Counter(id_ for row in endless for id_ in row[:5]).most_common(1)[0][0]
+    expected = [row[: row.index(eos)] if eos in row else row for row in endless]
+    monkeypatch.setattr(generation, "TOKENS_PER_LOOK", 2)
+    monkeypatch.setattr(generation, "LEAVING_SHARE", 0.01)
+    sizes = []
+    model.blocks[0].register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    assert continuations(model, batch, shift, "last", shared=True, eos_id=eos) == expected
+    assert sizes[1] == 30 and sizes[-1] < 25
+    assert sizes[1:] == sorted(sizes[1:], reverse=True)
 
 
 def test_the_end_of_document_stops_its_row_alone(model, token_rows):

@@ -62,7 +62,8 @@ def test_a_row_with_strength_zero_is_bit_identical(model, shift, tokens, positio
 
 def test_strength_zero_keeps_even_negative_zeros():
     x = torch.tensor([[[-0.0, 0.0, 1.0]]])
-    out = intervention._adding(torch.zeros(1, 3), "all")(x)
+    offset_B1D = intervention._keeping_zeros(torch.zeros(1, 3))[:, None]
+    out = intervention._shifted(x, offset_B1D, "all")
     assert torch.signbit(out[0, 0]).tolist() == [True, False, False]
 
 
