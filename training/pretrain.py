@@ -112,7 +112,7 @@ def _read_overlay(file: str | None) -> dict[str, Any] | None:
         return None
     try:
         overlay = json.loads(storage.read_text(file))
-    except (OSError, ValueError) as error:
+    except (HormesisError, ValueError) as error:
         raise ConfigurationError(
             f"--deepspeed_config {file}: {error}; expected a readable JSON file"
         ) from error
