@@ -16,10 +16,16 @@ from data_prep.core.records import digest, to_json
 from data_prep.token_stream.data_card import DataCard
 from eval.eval_report import EvalReport, Lens, check_comparable, eval_uri
 from eval.stats import intervals
-from eval.steering import per_item_results
+from eval.steering.per_item_results import ItemTable
 from launch.experiment import Experiment
 from launch.report import data_page, html_rendering, results_files, summary_page, tables
-from launch.report.analysis import comparisons, head_tails, paper_reference, per_ratio_series
+from launch.report.analysis import (
+    comparisons,
+    head_tails,
+    paper_reference,
+    per_ratio_series,
+    sweep_items,
+)
 from launch.report.analysis.comparisons import Comparisons
 from launch.report.figures import (
     axes,
@@ -54,19 +60,27 @@ def write(root: str, experiment: Experiment, runs: Sequence[Run], cards: Cards) 
             f"{root}: no run of {experiment.name!r} is trained and evaluated; run launch/sweep.py "
             "without --only"
         )
-    finished = _in_order(runs)
-    reports = [run.report for run in finished]
-    check_comparable(reports)
+    measured = _in_order(runs)
+    check_comparable([run.report for run in measured])
     folder = storage.join(root, "report")
-    compared = _compare(root, finished)
+    items = _read_items(root, measured)
+    finished = [
+        FinishedRun(run.record, sweep_items.with_early_ends(run.report, table))
+        for run, table in zip(measured, items, strict=True)
+    ]
+    reports = [run.report for run in finished]
+    heads = [head_tails.read(_uri(root, run), run.report.config) for run in finished]
+    compared = comparisons.compare(reports, items, heads)
     drawings = draw_figures(root, finished, compared)
     html_rendering.save_figures(folder, drawings)
     data_page.write(root, experiment, cards, with_comparison=True)
     sentences = findings(reports, compared)
     results = results_files.results(experiment, finished, compared, sentences)
     storage.save(results, storage.join(folder, "results.json"))
-    storage.write(storage.join(folder, "results.csv"), results_files.results_csv(finished).encode())
-    main_table = tables.main_table(reports, compared)
+    storage.write(
+        storage.join(folder, "results.csv"), results_files.results_csv(finished, compared).encode()
+    )
+    main_table = tables.main_table(reports, compared, tables.doses(finished, cards))
     summary = summary_page.summarize(experiment, finished, sentences, main_table)
     main_figure = next(drawing for drawing in drawings if drawing.name == summary_page.FIGURE)
     summary_page.write(folder, summary, finished, main_figure)
@@ -81,15 +95,12 @@ def _in_order(runs: Sequence[Run]) -> list[FinishedRun]:
     return sorted(finished, key=lambda run: (run.report.toxic_ratio, run.report.seed))
 
 
-def _compare(root: str, runs: Sequence[FinishedRun]) -> Comparisons | None:
-    uris = [run_uri(root, run.record.config.run_id) for run in runs]
-    reports = [run.report for run in runs]
-    items = [
-        per_item_results.read(eval_uri(uri, report.config))
-        for uri, report in zip(uris, reports, strict=True)
-    ]
-    heads = [head_tails.read(uri, report.config) for uri, report in zip(uris, reports, strict=True)]
-    return comparisons.compare(reports, items, heads)
+def _read_items(root: str, runs: Sequence[FinishedRun]) -> list[ItemTable]:
+    return [sweep_items.read(eval_uri(_uri(root, run), run.report.config)) for run in runs]
+
+
+def _uri(root: str, run: FinishedRun) -> str:
+    return run_uri(root, run.record.config.run_id)
 
 
 def draw_figures(
@@ -99,7 +110,7 @@ def draw_figures(
     reports = [run.report for run in runs]
     plans = [
         *toxicity_by_ratio_and_cost.figures(SweepCurves(reports, compared)),
-        *side_effects.figures(reports),
+        *side_effects.figures(reports, compared),
         *probe_heads.figures(reports),
         *training_curves.figures(
             [training_curves.read_training_curve(root, run.record) for run in runs]
@@ -127,26 +138,30 @@ def page(
         colours=axes.palette(reports),
         findings=findings(reports, compared),
         compared=compared,
-        **_tables(reports, compared),
+        **_tables(finished, cards, compared),
         **_notes(experiment, finished, compared),
         **_details(reports),
     )
 
 
-def _tables(reports: Sequence[EvalReport], compared: Comparisons | None) -> dict[str, Any]:
+def _tables(
+    runs: Sequence[FinishedRun], cards: Cards, compared: Comparisons | None
+) -> dict[str, Any]:
+    reports = [run.report for run in runs]
     strength_rows = tables.strength_rows(reports, compared)
     return {
-        "main_table": tables.main_table(reports, compared),
+        "main_table": tables.main_table(reports, compared, tables.doses(runs, cards)),
         "strengths": per_ratio_series.measured_strengths(reports),
         "steered_at": per_ratio_series.steered_at,
         "cost_of": _cost_of,
         "strength_rows": strength_rows,
         "planned": next((row.planned for row in strength_rows if row.planned), []),
+        "removal_rows": tables.removal_rows(compared),
         "equal_cost_rows": tables.equal_cost_rows(compared),
         "head_probe_rows": tables.head_probe_rows(compared),
         "heads_above_by_seed": tables.heads_above_by_seed(compared),
-        "control_rows": tables.control_rows(reports),
-        "paper_rows": paper_reference.compare_with_paper(reports),
+        "control_rows": tables.control_rows(reports, compared),
+        "paper_rows": paper_reference.compare_with_paper(reports, compared),
         "paper_probes": paper_reference.PROBES,
         "paper_differs": paper_reference.WHAT_DIFFERS,
     }
@@ -175,6 +190,7 @@ def _notes(
         "most_repeated": max(run.record.toxic_epochs for run in runs),
         "largest_ratio_error": max(abs(r.realised_toxic_ratio - r.toxic_ratio) for r in reports),
         "compared_cost": SweepCurves(reports, compared).compared_cost,
+        "own_costs": SweepCurves(reports, compared).own_costs,
         "hypervolumes": tables.hypervolumes(compared),
         "prompts_needed": prompts_needed(compared),
         "majority": value_range([report.majority_accuracy for report in reports], 3),

@@ -50,8 +50,11 @@ def results(
     }
 
 
-def results_csv(runs: Sequence[FinishedRun]) -> str:
-    """A row per run and strength; an empty cell is a number that was not measured."""
+def results_csv(runs: Sequence[FinishedRun], compared: Comparisons | None = None) -> str:
+    """A row per run and strength; an empty cell is a number that was not measured.
+
+    toxicity counts an empty continuation as 0; toxicity_continued leaves it out.
+    """
     rows = [(run, steered) for run in runs for steered in run.report.steered]
     streams = sorted({name for _, steered in rows for name in steered.cross_entropy})
     benchmarks = benchmark_names(runs)
@@ -60,6 +63,7 @@ def results_csv(runs: Sequence[FinishedRun]) -> str:
     for i, (run, steered) in enumerate(rows):
         cells = _run_cells(run.report, steered)
         estimates = {name: getattr(steered, name) for name in OF_CONTINUATIONS}
+        estimates |= _against_unsteered(run.report, steered, compared)
         estimates |= {f"cross_entropy_{name}": steered.cross_entropy.get(name) for name in streams}
         estimates |= {f"accuracy_{name}": steered.accuracy.get(name) for name in benchmarks}
         for name, estimate in estimates.items():
@@ -68,6 +72,22 @@ def results_csv(runs: Sequence[FinishedRun]) -> str:
             writer.writerow(cells)
         writer.writerow(cells.values())
     return text.getvalue()
+
+
+def _against_unsteered(
+    report: EvalReport, steered: StrengthResult, compared: Comparisons | None
+) -> dict[str, Estimate | None]:
+    of_run = compared.removal_by_run.get(report.run_id, ()) if compared else ()
+    removal = next((row for row in of_run if row.strength == steered.strength), None)
+    continued = steered.toxicity
+    if compared and compared.continued:
+        continued = compared.continued.toxicity[report.run_id][f"{steered.strength:g}"]
+    return {
+        "toxicity_continued": continued,
+        "change_from_unsteered": removal and removal.difference,
+        "removed": removal and removal.removed,
+        "more_toxic": removal and removal.more_toxic,
+    }
 
 
 def _run_cells(report: EvalReport, steered: StrengthResult) -> dict[str, Any]:
@@ -108,6 +128,11 @@ def _numbers(record: RunRecord, report: EvalReport) -> dict[str, Any]:
         "toxic_ratio": report.toxic_ratio,
         "realised_toxic_ratio": plain(report.realised_toxic_ratio, record.n_tokens, "ratio"),
         "toxic_epochs": plain(record.toxic_epochs, record.config.mixture.n_toxic, "1"),
+        "toxic_tokens": plain(
+            record.config.mixture.n_toxic * record.config.train.sequence_length,
+            record.n_tokens,
+            "tokens",
+        ),
         "seed": report.seed,
         "scorer_id": report.scorer_id,
         "prompts_digest": report.prompts_digest,

@@ -1,8 +1,9 @@
 """rows of the report's tables: per ratio, strength, equal cost, controls, head probes"""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from data_prep.token_stream.data_card import DataCard
 from eval.eval_report import EvalReport
 from eval.stats.estimate import Estimate
 from launch.report.analysis.comparisons import Comparisons
@@ -10,20 +11,22 @@ from launch.report.analysis.matched_cross_entropy import MatchedToxicity
 from launch.report.analysis.per_ratio_series import (
     RatioPoint,
     by_ratio,
-    cross_entropy_at,
+    cross_entropy_series,
     measured_strengths,
-    steered_at,
-    toxicity_at,
+    toxicity_series,
 )
 from launch.report.analysis.ratio_curves import Contrast, InteriorMinimum
 from launch.report.figures import axes
+from launch.report.results_files import FinishedRun
 from launch.report.text.number_format import (
     NOT_MEASURED,
     listed,
     percent,
+    percent_with_interval,
     signed,
     with_interval,
 )
+from training.run_record import RunRecord
 
 
 class MainTable(NamedTuple):
@@ -33,61 +36,125 @@ class MainTable(NamedTuple):
     rows: list[list[str]]
 
 
-def main_table(reports: Sequence[EvalReport], compared: Comparisons | None) -> MainTable:
-    """Toxicity without and with the strongest steering, its cost, and toxicity at equal cost."""
+class Dose(NamedTuple):
+    """Toxic text that the models of one ratio read: tokens, repetitions included, and about how
+    many distinct documents; None without the data card.
+    """
+
+    n_tokens: int
+    n_documents: int | None
+
+
+def doses(runs: Sequence[FinishedRun], cards: Mapping[str, DataCard]) -> dict[float, Dose]:
+    """The dose of each ratio."""
+    return {report.toxic_ratio: dose(record, cards) for record, report in runs}
+
+
+def dose(record: RunRecord, cards: Mapping[str, DataCard]) -> Dose:
+    """Toxic tokens of one run; documents by the mean length of the stream's training documents."""
+    length = record.config.train.sequence_length
+    n_documents = None
+    for split in cards["toxic"].splits if "toxic" in cards else ():
+        if split.name != "held_out" and split.n_tokens:
+            distinct = record.n_distinct_toxic * length
+            n_documents = round(distinct * split.n_documents / split.n_tokens)
+    return Dose(record.config.mixture.n_toxic * length, n_documents)
+
+
+def main_table(
+    reports: Sequence[EvalReport],
+    compared: Comparisons | None,
+    dose_of: Mapping[float, Dose] | None = None,
+) -> MainTable:
+    """The dose, toxicity without and with the strongest steering, the share that this removes, its
+    cost, and toxicity at equal cost.
+    """
     strongest = measured_strengths(reports)[-1]
     first = axes.ratios(reports)[0]
-    at_equal_cost = (
-        {result.ratio: result.difference for result in compared.matched} if compared else {}
-    )
+    at_equal_cost = {result.ratio: result for result in compared.matched} if compared else {}
+    removed = {(r.ratio, r.strength): r.removed for r in compared.removal} if compared else {}
     columns = [
         "toxic text",
+        "toxic tokens",
         "unsteered",
         axes.strength_name(strongest),
-        "change",
+        "share removed",
         "its cost, nats per token",
         f"at equal cost, minus {percent(first)}",
         "probe accuracy, mean of heads",
     ]
     series = [
-        by_ratio(reports, read)
-        for read in (
-            toxicity_at(0.0),
-            toxicity_at(strongest),
-            cross_entropy_at(0.0),
-            cross_entropy_at(strongest),
-            lambda report: report.probe_accuracy,
-        )
+        toxicity_series(reports, compared, 0.0),
+        toxicity_series(reports, compared, strongest),
+        cross_entropy_series(reports, compared, 0.0),
+        cross_entropy_series(reports, compared, strongest),
+        by_ratio(reports, lambda report: report.probe_accuracy),
     ]
     rows = []
     for unsteered, steered, cheap, dear, probe in zip(*series, strict=True):
-        difference = with_interval(at_equal_cost.get(unsteered.ratio), sign=True)
+        ratio = unsteered.ratio
         row = [
-            percent(unsteered.ratio),
+            percent(ratio),
+            _shown_dose((dose_of or {}).get(ratio)),
             with_interval(unsteered),
             with_interval(steered),
-            _relative_change(unsteered, steered),
+            percent_with_interval(removed.get((ratio, strongest))),
             _rise(cheap, dear),
-            "–" if unsteered.ratio == first else difference,
+            "–" if ratio == first else at_level(at_equal_cost.get(ratio)),
             with_interval(probe, 3),
         ]
         rows.append(row)
     return MainTable(columns, rows)
 
 
-def _relative_change(unsteered: RatioPoint, steered: RatioPoint) -> str:
-    """'−75 %', where the unsteered value is above 0 for sure."""
-    if unsteered.value is None or steered.value is None:
+def _shown_dose(given: Dose | None) -> str:
+    if given is None:
         return NOT_MEASURED
-    if not unsteered.value or unsteered.low is None or unsteered.low <= 0:
-        return "–"
-    return f"{signed(100 * (steered.value / unsteered.value - 1), 0)}\u00a0%"
+    if not given.n_documents:
+        return f"{given.n_tokens:,}"
+    return f"{given.n_tokens:,} (about {given.n_documents:,} documents)"
+
+
+def at_level(result: MatchedToxicity | None, digits: int = 1) -> str:
+    """'−2.3 [−3.1, −1.4]', with '(at 1.92)' where the cost is not the common one."""
+    if result is None or result.difference is None or result.cross_entropy is None:
+        return "no equal cost" if result else NOT_MEASURED
+    text = with_interval(result.difference, digits, sign=True)
+    return text if result.is_common else f"{text} (at {result.cross_entropy:.2f})"
 
 
 def _rise(cheap: RatioPoint, dear: RatioPoint) -> str:
     if cheap.value is None or dear.value is None:
         return NOT_MEASURED
     return signed(dear.value - cheap.value, 2)
+
+
+class RemovalCell(NamedTuple):
+    """One ratio at one strength, as text."""
+
+    removed: str
+    difference: str
+    more_toxic: str
+
+
+def removal_rows(compared: Comparisons | None) -> list[tuple[float, list[RemovalCell]]]:
+    """Per ratio, what each strength but 0 removes."""
+    results = compared.removal if compared else ()
+    return [
+        (
+            ratio,
+            [
+                RemovalCell(
+                    percent_with_interval(result.removed),
+                    with_interval(result.difference, sign=True),
+                    percent_with_interval(result.more_toxic),
+                )
+                for result in results
+                if result.ratio == ratio
+            ],
+        )
+        for ratio in sorted({result.ratio for result in results})
+    ]
 
 
 class StrengthRow(NamedTuple):
@@ -103,7 +170,7 @@ def strength_rows(reports: Sequence[EvalReport], compared: Comparisons | None) -
     """A row per strength, ascending."""
     rows = []
     for strength in measured_strengths(reports):
-        points = by_ratio(reports, toxicity_at(strength))
+        points = toxicity_series(reports, compared, strength)
         known = [point for point in points if point.value is not None]
         lowest = min(known, key=lambda point: point.value or 0.0, default=None)
         contrasts = compared.planned if compared else ()
@@ -144,28 +211,43 @@ class ControlRow(NamedTuple):
     changes: list[list[float]]
 
 
-def control_rows(reports: Sequence[EvalReport]) -> list[ControlRow]:
-    """A row per control, and steering itself last; none without controls."""
+def control_rows(
+    reports: Sequence[EvalReport], compared: Comparisons | None = None
+) -> list[ControlRow]:
+    """A row per control, and steering itself last; none without controls. Empty continuations are
+    left out of both, because those of the controls are not kept.
+    """
     names = sorted({result.control for report in reports for result in report.controls})
     steered = [strength for strength in measured_strengths(reports) if strength]
     rows = []
     for name in [*names, "steering"] if names else []:
-        cells = [[_change(report, name, strength) for report in reports] for strength in steered]
+        cells = [
+            [_change(report, compared, name, strength) for report in reports]
+            for strength in steered
+        ]
         rows.append(ControlRow(name, [[x for x in cell if x is not None] for cell in cells]))
     return rows
 
 
-def _change(report: EvalReport, control: str, strength: float) -> float | None:
+def _change(
+    report: EvalReport, compared: Comparisons | None, control: str, strength: float
+) -> float | None:
     """Toxicity at a strength minus unsteered, under a control or under steering itself."""
-    by_control = {result.control: result.steered for result in report.controls}
-    rows = (by_control | {"steering": report.steered}).get(control, ())
-    steered = next((row for row in rows if row.strength == strength), None)
-    unsteered = steered_at(report, 0.0)
+    by_steering = {row.strength: row.toxicity for row in report.steered}
+    if compared and compared.continued:
+        continued = compared.continued.toxicity[report.run_id]
+        by_steering = {strength: continued[f"{strength:g}"] for strength in by_steering}
+    by_control = {
+        result.control: {row.strength: row.toxicity for row in result.steered}
+        for result in report.controls
+    }
+    steered = (by_control | {"steering": by_steering}).get(control, {}).get(strength)
+    unsteered = by_steering.get(0.0)
     if steered is None or unsteered is None:
         return None
-    if steered.toxicity.value is None or unsteered.toxicity.value is None:
+    if steered.value is None or unsteered.value is None:
         return None
-    return steered.toxicity.value - unsteered.toxicity.value
+    return steered.value - unsteered.value
 
 
 class HeadProbeRow(NamedTuple):
@@ -185,20 +267,35 @@ def head_probe_rows(compared: Comparisons | None) -> list[HeadProbeRow]:
     if compared is None:
         return []
     rows = []
-    p = {name: f"{value:.2g}" for name, value in compared.probes_holm.items()}
+    floors = [test.p_floor for test in (compared.probes, compared.tail) if test]
+
+    def p(name: str, value: float | None) -> str:
+        if value is None:
+            return "–"
+        return f"{'≤ ' if value in floors else ''}{compared.probes_holm[name]:.2g}"
+
     if compared.probes:
         mean = _in_points(compared.probes.difference)
-        rows.append(HeadProbeRow("mean accuracy of all heads", *mean, p["mean"]))
+        rows.append(HeadProbeRow("mean accuracy of all heads", *mean, p("mean", compared.probes.p)))
     if tail := compared.tail:
         first, last = (percent(round(share, 3)) for share in tail.above)
         threshold = percent(round(tail.threshold, 3))
         distance = percent(round(tail.distance, 3))
-        exceeded = _in_points(tail.difference)
-        above = f"heads right in more than {threshold} of rows"
+        exceeded, above = _in_points(tail.difference), _in_points(tail.above_difference)
+        detail = f"{above[1]}; {last} against {first}"
         rows += [
-            HeadProbeRow("accuracy that one head in ten exceeds", *exceeded, "–"),
-            HeadProbeRow(above, last, f"against {first}", p["above"]),
-            HeadProbeRow("largest gap between distributions", distance, "of heads", p["distance"]),
+            HeadProbeRow(
+                "accuracy that one head in ten exceeds",
+                *exceeded,
+                p("percentile", tail.p_difference),
+            ),
+            HeadProbeRow(
+                f"heads right in more than {threshold} of rows",
+                above[0],
+                detail,
+                p("above", tail.p_above),
+            ),
+            HeadProbeRow("largest gap between distributions", distance, "of heads", "–"),
         ]
     return rows
 

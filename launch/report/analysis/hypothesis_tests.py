@@ -1,14 +1,13 @@
-"""sign-flip permutation test, Holm's correction, and sample size for a paired difference
+"""permutation test of models over ratios, Holm's correction, sample size of a paired difference
 
-Every p is two-sided and comes with its floor, the smallest p that its resamples can show: with
-9,999 of them no difference, however large, gets below 0.0001. The interval of a difference is
-intervals.bootstrap_mean of the paired differences.
+Every p comes with its floor, the smallest p that its permutations can show.
 
-Shapes: N items, B resamples.
+Shapes: N items, B permutations, S models of a group.
 """
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -16,39 +15,58 @@ import numpy as np
 
 from eval.stats import resampling
 
-TIE = 1e-9  # relative: sums of the same numbers in another order count as equal
+TIE = 1e-9  # statistics of the same numbers in another order count as equal
 
 
-class SignFlipTest(NamedTuple):
-    """difference: mean, in the items' own unit. p: two-sided. p_floor: the smallest possible p."""
+class PermutationTest(NamedTuple):
+    """p of a statistic that is large under the alternative, and the smallest possible p."""
 
-    difference: float
     p: float
     p_floor: float
 
 
-def sign_flip(
-    differences: Sequence[float] | np.ndarray, *, n_permutations: int, seed: int
-) -> SignFlipTest:
-    """Test whether paired differences are centred at 0: without an effect each is as likely to have
-    the other sign (Fisher 1935, §21).
+def permute_groups(
+    groups: Sequence[np.ndarray],
+    statistic: Callable[[Sequence[np.ndarray]], np.ndarray],
+    *,
+    n_symmetries: int,
+    n_permutations: int,
+    seed: int,
+) -> PermutationTest:
+    """Test whether the groups' members, [S] each, could as well have been assigned at random.
 
-    All 2^N sign patterns are counted if there are at most `n_permutations`; otherwise that many are
+    All assignments are counted if there are at most `n_permutations`; otherwise that many are
     drawn, and the observed one is added to them (Phipson and Smyth 2010), so that p is never 0.
+    statistic: maps groups of [B, S] to [B]; n_symmetries: in how many assignments it is the same
+    whatever the values.
     """
-    d_N = np.asarray(differences, dtype=np.float64)
-    assert d_N.ndim == 1 and d_N.size, d_N.shape
-    n = d_N.size
-    mean = float(d_N.mean())
-    least_extreme = abs(d_N.sum()) - TIE * np.abs(d_N).sum()
-    if n < 63 and 2**n <= n_permutations:
-        signs_BN = 2.0 * (np.arange(2**n)[:, None] >> np.arange(n) & 1) - 1.0
-        is_extreme_B = np.abs(signs_BN @ d_N) >= least_extreme
-        return SignFlipTest(mean, float(np.mean(is_extreme_B)), min(1.0, 2.0 ** (1 - n)))
-    sums_B = resampling.sign_sums(d_N[:, None], n_permutations, seed)[:, 0]
-    is_extreme_B = np.abs(sums_B) >= least_extreme
-    p_floor = 1 / (1 + n_permutations)
-    return SignFlipTest(mean, float((1 + is_extreme_B.sum()) * p_floor), p_floor)
+    values_N = np.concatenate(groups)
+    sizes = [len(group) for group in groups]
+    n = len(values_N)
+    n_assignments = math.factorial(n) // math.prod(map(math.factorial, sizes))
+    is_exact = n_assignments <= n_permutations
+    if is_exact:
+        orders_BN = np.array(list(_assignments(tuple(range(n)), sizes)))
+    else:
+        orders_BN = resampling.label_orders(n, n_permutations, seed)
+    orders_BN = np.vstack([np.arange(n), orders_BN])  # row 0 is the observed assignment
+    ends = np.cumsum(sizes)[:-1]
+    statistic_B = statistic(np.split(values_N[orders_BN], ends, axis=1))
+    is_extreme_B = statistic_B >= statistic_B[0] - TIE * max(1.0, abs(statistic_B[0]))
+    counted_B = is_extreme_B[1:] if is_exact else is_extreme_B
+    floor = max(n_symmetries / n_assignments, 0.0 if is_exact else 1 / (1 + n_permutations))
+    return PermutationTest(float(counted_B.mean()), min(1.0, floor))
+
+
+def _assignments(members: tuple[int, ...], sizes: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """Every way to divide the members into groups of these sizes, as one order per way."""
+    if not sizes:
+        yield ()
+        return
+    for group in itertools.combinations(members, sizes[0]):
+        rest = tuple(member for member in members if member not in group)
+        for others in _assignments(rest, sizes[1:]):
+            yield group + others
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -2,10 +2,16 @@
 
 Equal cost means equal cross-entropy, not an equal rise over the unsteered model: a model with a
 higher cross-entropy to begin with is worse to use, and the paper compares models in this way too.
-The level of the comparison is given as a share of the range of cross-entropies that all models of
-both ratios reach, so that it moves with the held-out sequences drawn: hard sequences are hard for
-every model, which is no difference between models. At a fixed number of nats, 64 sequences with a
-standard deviation of 0.3 would miss the middle of a range of 0.1 in a fifth of the draws.
+One level serves all ratios: it lies in the range of cross-entropies that the models of all ratios
+reach. If there is no such range, ratios are left out one at a time, each the one without which the
+range is widest, until there is. A ratio that was left out is compared with the first at a level of
+its own, in the range that these two reach; such differences are of different costs and cannot be
+compared with one another.
+
+The level is given as a share of the range, so that it moves with the held-out sequences drawn: hard
+sequences are hard for every model, which is no difference between models. At a fixed number of
+nats, 64 sequences with a standard deviation of 0.3 would miss the middle of a range of 0.1 in a
+fifth of the draws.
 
     toxicity
        │ ○───┊─○            ○, ●: the models of two ratios at their strengths, linear in between
@@ -46,15 +52,19 @@ class StrengthPath(NamedTuple):
 class MatchedToxicity:
     """Toxicity of `ratio` − of the first ratio where all models of both have `cross_entropy`.
 
-    share: how far that level lies into the range of cross-entropies that all these models reach.
-    cross_entropy and difference are None if the ranges do not overlap, or do so in fewer resamples
-    than the confidence level. The interval covers prompts, sequences and, if there are several,
-    seeds. by_model: per model of `ratio`, its difference from the mean of the first ratio's models.
+    share: how far that level lies into the range of cross-entropies that the compared models reach.
+    is_common: whether it is the level of all ratios that reach a common one; otherwise it is a
+    level of this ratio and the first alone. cross_entropy and difference are None if even these two
+    ranges do not overlap, or do so in fewer resamples than the confidence level. toxicity: of the
+    first ratio and of `ratio`, there. The interval covers prompts, sequences and, if there are
+    several, seeds. by_model: per model of `ratio`, its difference from the mean of the first's.
     """
 
     ratio: float
     share: float
+    is_common: bool
     cross_entropy: float | None
+    toxicity: tuple[float, float] | None
     difference: Estimate | None
     by_model: tuple[float, ...]
 
@@ -64,6 +74,7 @@ class _MatchedPair(NamedTuple):
     nan in draws without a common level. Row 0 is computed from the items as they are.
     """
 
+    is_common: bool
     level_B: np.ndarray
     first_BS: np.ndarray
     second_BS: np.ndarray
@@ -77,8 +88,8 @@ def match(
     n_resamples: int = intervals.N_RESAMPLES,
     confidence: float = intervals.CONFIDENCE,
 ) -> tuple[MatchedToxicity, ...]:
-    """Compare each path but the first with the first, `share` into the cross-entropies that all
-    models of both reach.
+    """Compare each path but the first with the first, `share` into the cross-entropies that the
+    models of all paths reach, or of the two where a path does not reach the level of the others.
 
     Prompts and sequences are drawn once for all paths. The standard deviation between seeds is
     pooled over paths, each at the level where it is compared.
@@ -86,21 +97,33 @@ def match(
     # seed + 1: sequences are drawn independently of prompts even if there are equally many
     costs = _resampled([path.cross_entropy_SQK for path in paths], n_resamples, seed + 1)
     toxicities = _resampled([path.toxicity_SPK for path in paths], n_resamples, seed)
-    first, *others = zip(costs, toxicities, strict=True)
-    pairs = [_pair(first, other, share, confidence) for other in others]
+    members = common_members(costs, confidence)
+    pairs = []
+    for i in range(1, len(paths)):
+        is_common = i in members
+        compared = members if is_common else [0, i]
+        level_B = common_level([costs[k] for k in compared], share)
+        if np.isnan(level_B[0]) or np.isfinite(level_B[1:]).mean() < confidence:
+            pairs.append(None)
+            continue
+        first_BS, second_BS = (toxicity_at_level(costs[k], toxicities[k], level_B) for k in (0, i))
+        pairs.append(_MatchedPair(is_common, level_B, first_BS, second_BS))
     noises = iter(_seed_noise([pair for pair in pairs if pair], n_resamples, seed))
     results = []
     for path, pair in zip(paths[1:], pairs, strict=True):
-        cross_entropy, difference, by_model_S = None, None, np.array([])
+        cross_entropy, toxicity, difference, by_model_S = None, None, None, np.array([])
         if pair:
             cross_entropy = float(pair.level_B[0])
+            toxicity = (float(pair.first_BS[0].mean()), float(pair.second_BS[0].mean()))
             n_prompts = path.toxicity_SPK.shape[1]
             difference, by_model_S = _difference(pair, next(noises), n_prompts, confidence)
         results.append(
             MatchedToxicity(
                 ratio=path.ratio,
                 share=share,
+                is_common=pair is not None and pair.is_common,
                 cross_entropy=cross_entropy,
+                toxicity=toxicity,
                 difference=difference,
                 by_model=tuple(map(float, by_model_S)),
             )
@@ -108,12 +131,39 @@ def match(
     return tuple(results)
 
 
+def common_members(cross_entropies: Sequence[np.ndarray], confidence: float) -> list[int]:
+    """The paths compared at one level, ascending; path 0 is always among them.
+
+    Their ranges overlap for the items as they are, row 0, and in a share of at least `confidence`
+    of the draws. cross_entropies: [1 + B, S, K] per path.
+    """
+    members = list(range(len(cross_entropies)))
+    while len(members) > 1:
+        low_B, high_B = _common_range([cross_entropies[k] for k in members])
+        is_common_B = low_B <= high_B
+        if is_common_B[0] and is_common_B[1:].mean() >= confidence:
+            break
+        members.remove(max(members[1:], key=lambda i: _width_without(i, cross_entropies, members)))
+    return members
+
+
+def _width_without(i: int, cross_entropies: Sequence[np.ndarray], members: Sequence[int]) -> float:
+    low_B, high_B = _common_range([cross_entropies[k] for k in members if k != i])
+    return float(high_B[0] - low_B[0])
+
+
+def _common_range(cross_entropies: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """The ends of the range that every model reaches, [B] each; empty where low is above high."""
+    low_B = np.max([ce_BSK.min(axis=2).max(axis=1) for ce_BSK in cross_entropies], axis=0)
+    high_B = np.min([ce_BSK.max(axis=2).min(axis=1) for ce_BSK in cross_entropies], axis=0)
+    return low_B, high_B
+
+
 def common_level(cross_entropies: Sequence[np.ndarray], share: float) -> np.ndarray:
     """The cross-entropy `share` into the range that every model reaches: [B]; nan if there is no
     such range. cross_entropies: [B, S, K] per ratio.
     """
-    low_B = np.max([ce_BSK.min(axis=2).max(axis=1) for ce_BSK in cross_entropies], axis=0)
-    high_B = np.min([ce_BSK.max(axis=2).min(axis=1) for ce_BSK in cross_entropies], axis=0)
+    low_B, high_B = _common_range(cross_entropies)
     return np.where(low_B <= high_B, low_B + share * (high_B - low_B), np.nan)
 
 
@@ -152,21 +202,6 @@ def _resampled(values: Sequence[np.ndarray], n_resamples: int, seed: int) -> lis
     return [
         part.reshape(len(part), len(v_SNK), -1) for part, v_SNK in zip(columns, values, strict=True)
     ]
-
-
-def _pair(
-    first: tuple[np.ndarray, np.ndarray],
-    second: tuple[np.ndarray, np.ndarray],
-    share: float,
-    confidence: float,
-) -> _MatchedPair | None:
-    """Both given as (cross-entropy, toxicity), [1 + B, S, K] each."""
-    level_B = common_level([first[0], second[0]], share)
-    if np.isnan(level_B[0]) or np.isfinite(level_B[1:]).mean() < confidence:
-        return None
-    return _MatchedPair(
-        level_B, toxicity_at_level(*first, level_B), toxicity_at_level(*second, level_B)
-    )
 
 
 def _seed_noise(

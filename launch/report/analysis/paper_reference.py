@@ -4,12 +4,16 @@ Li, Chen, Viégas, Wattenberg: When Bad Data Leads to Good Models (ICML 2025, ar
 Tables 1 to 3 and section 4.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from eval.eval_report import EvalReport
-from eval.stats.estimate import Estimate
-from launch.report.analysis.per_ratio_series import by_ratio, cross_entropy_at, toxicity_at
+from launch.report.analysis.comparisons import Comparisons
+from launch.report.analysis.per_ratio_series import (
+    RatioPoint,
+    cross_entropy_series,
+    toxicity_series,
+)
 
 WHAT_DIFFERS = (
     ("scorer", "Perspective, a remote service that closes at the end of 2026"),
@@ -50,31 +54,23 @@ class PaperComparison(NamedTuple):
     """A row of the paper and this sweep's numbers at the same ratio and strength, if it has any."""
 
     paper: PaperRow
-    toxicity: Estimate | None
-    cross_entropy: Estimate | None
+    toxicity: RatioPoint | None
+    cross_entropy: RatioPoint | None
 
 
-def compare_with_paper(reports: Sequence[EvalReport]) -> list[PaperComparison]:
+def compare_with_paper(
+    reports: Sequence[EvalReport], compared: Comparisons | None = None
+) -> list[PaperComparison]:
     """Every row of the paper beside what this sweep measured."""
-    comparisons = []
-    for row in PAPER_ROWS:
-        same_ratio = [report for report in reports if report.toxic_ratio == row.ratio]
-        comparisons.append(
-            PaperComparison(
-                row,
-                _mean_over_seeds(same_ratio, toxicity_at(row.strength)),
-                _mean_over_seeds(same_ratio, cross_entropy_at(row.strength)),
-            )
+    return [
+        PaperComparison(
+            row,
+            _at_ratio(toxicity_series(reports, compared, row.strength), row.ratio),
+            _at_ratio(cross_entropy_series(reports, compared, row.strength), row.ratio),
         )
-    return comparisons
+        for row in PAPER_ROWS
+    ]
 
 
-def _mean_over_seeds(
-    reports: Sequence[EvalReport], read: Callable[[EvalReport], Estimate | None]
-) -> Estimate | None:
-    for point in by_ratio(reports, read):
-        if point.value is not None:
-            return Estimate(
-                value=point.value, low=point.low, high=point.high, n=point.n_runs, unit=""
-            )
-    return None
+def _at_ratio(points: Sequence[RatioPoint], ratio: float) -> RatioPoint | None:
+    return next((p for p in points if p.ratio == ratio and p.value is not None), None)

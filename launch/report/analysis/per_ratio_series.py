@@ -1,15 +1,20 @@
 """series of a sweep: one value with its interval per toxic ratio, over all seeds"""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from eval.eval_report import EvalReport, StrengthResult
+from eval.stats import seed_spread
 from eval.stats.estimate import Estimate
+from launch.report.analysis.comparisons import Comparisons
+
+UPPER_BOUNDS = {"ratio": 1.0, "score × 100": 100.0}  # by unit; every series is at least 0
 
 
 class RatioPoint(NamedTuple):
-    """All runs of one ratio: the mean of their values, and an interval that spans all of their
-    intervals; None if no run measured the value.
+    """All runs of one ratio: the mean of their values with its interval; None if no run measured
+    the value.
     """
 
     ratio: float
@@ -25,30 +30,91 @@ def by_ratio(
 ) -> list[RatioPoint]:
     """One point per ratio, ascending. With one seed per ratio the points are the estimates
     themselves.
+
+    With several, the interval of the mean covers items and seeds: its part over items is as wide as
+    the seeds' own on average, which is too wide where models differ on single items; the spread
+    between seeds is pooled over ratios (eval/stats/seed_spread.py).
     """
-    points = []
-    for ratio in sorted({report.toxic_ratio for report in reports}):
-        same_ratio = [report for report in reports if report.toxic_ratio == ratio]
-        estimates = [
+    same_ratio = {
+        ratio: [report for report in reports if report.toxic_ratio == ratio]
+        for ratio in sorted({report.toxic_ratio for report in reports})
+    }
+    measured = {
+        ratio: [
             estimate
-            for estimate in map(read, same_ratio)
+            for estimate in map(read, same)
             if estimate is not None and estimate.value is not None
         ]
-        values = [estimate.value for estimate in estimates if estimate.value is not None]
-        lows = [estimate.low for estimate in estimates if estimate.low is not None]
-        highs = [estimate.high for estimate in estimates if estimate.high is not None]
+        for ratio, same in same_ratio.items()
+    }
+    spread = seed_spread.pooled([[e.value or 0.0 for e in of] for of in measured.values()])
+    points = []
+    for ratio, same in same_ratio.items():
+        mean = _mean(measured[ratio])
+        if mean:
+            bounds = (0.0, UPPER_BOUNDS.get(mean.unit, math.inf))
+            mean = seed_spread.widened(mean, spread, len(measured[ratio]), bounds=bounds)
         points.append(
             RatioPoint(
                 ratio=ratio,
-                realised=sum(report.realised_toxic_ratio for report in same_ratio)
-                / len(same_ratio),
-                value=sum(values) / len(values) if values else None,
-                low=min(lows) if lows else None,
-                high=max(highs) if highs else None,
-                n_runs=len(estimates),
+                realised=sum(report.realised_toxic_ratio for report in same) / len(same),
+                value=mean and mean.value,
+                low=mean and mean.low,
+                high=mean and mean.high,
+                n_runs=len(measured[ratio]),
             )
         )
     return points
+
+
+def _mean(estimates: Sequence[Estimate]) -> Estimate | None:
+    """The mean of the values, and of the ends of the intervals where all have one."""
+    if len(estimates) < 2:
+        return estimates[0] if estimates else None
+
+    def mean(ends: Sequence[float | None]) -> float | None:
+        known = [end for end in ends if end is not None]
+        return sum(known) / len(known) if len(known) == len(ends) else None
+
+    return Estimate(
+        value=mean([estimate.value for estimate in estimates]),
+        low=mean([estimate.low for estimate in estimates]),
+        high=mean([estimate.high for estimate in estimates]),
+        n=min(estimate.n for estimate in estimates),
+        unit=estimates[0].unit,
+    )
+
+
+def toxicity_series(
+    reports: Sequence[EvalReport], compared: Comparisons | None, strength: float
+) -> list[RatioPoint]:
+    """Toxicity at `strength`, one point per ratio: where there are several seeds and common items,
+    the comparisons' means over seeds.
+    """
+    points = by_ratio(reports, toxicity_at(strength))
+    if compared is None:
+        return points
+    means = {mean.ratio: mean.toxicity for mean in compared.points if mean.strength == strength}
+    return [_with_estimate(point, means.get(point.ratio)) for point in points]
+
+
+def cross_entropy_series(
+    reports: Sequence[EvalReport], compared: Comparisons | None, strength: float
+) -> list[RatioPoint]:
+    """Cross-entropy on clean held-out text, in the same way."""
+    points = by_ratio(reports, cross_entropy_at(strength))
+    if compared is None:
+        return points
+    means = {
+        mean.ratio: mean.cross_entropy for mean in compared.points if mean.strength == strength
+    }
+    return [_with_estimate(point, means.get(point.ratio)) for point in points]
+
+
+def _with_estimate(point: RatioPoint, estimate: Estimate | None) -> RatioPoint:
+    if estimate is None:
+        return point
+    return point._replace(value=estimate.value, low=estimate.low, high=estimate.high)
 
 
 def measured_strengths(reports: Sequence[EvalReport]) -> list[float]:

@@ -1,4 +1,4 @@
-"""figures of side effects of steering against its strength: broken text and lost knowledge"""
+"""figure of what steering removes and what else it changes, against its strength"""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from eval.eval_report import EvalReport
 from eval.stats.estimate import Estimate
+from launch.report.analysis.comparisons import Comparisons
 from launch.report.analysis.per_ratio_series import (
     RatioPoint,
     by_ratio,
@@ -21,9 +22,13 @@ from launch.report.text.display_names import benchmark
 from launch.report.text.number_format import NOT_MEASURED, percent
 
 TEXT_QUANTITIES = {
-    "distinct_ratio": "share of distinct bigrams",
+    "distinct_ratio": "distinct-2",
     "n_tokens": "length, tokens",
     "perplexity": "perplexity under a judge",
+}
+AGAINST_UNSTEERED = {
+    "removed": "share of own toxicity removed",
+    "more_toxic": "share of prompts made more toxic",
 }
 LOG_FROM = 20  # a panel is logarithmic where its largest value is this many times the least
 DODGE = 0.03  # between two ratios at one strength, as a share of the axis's step
@@ -38,7 +43,9 @@ class SideEffect(NamedTuple):
     points: dict[float, list[RatioPoint]]
 
 
-def side_effects(reports: Sequence[EvalReport]) -> list[SideEffect]:
+def side_effects(
+    reports: Sequence[EvalReport], compared: Comparisons | None = None
+) -> list[SideEffect]:
     """Everything that was measured per strength besides toxicity and cross-entropy."""
     readers: dict[str, Reader] = {
         title: partial(_text_quantity, name) for name, title in TEXT_QUANTITIES.items()
@@ -47,6 +54,11 @@ def side_effects(reports: Sequence[EvalReport]) -> list[SideEffect]:
     for name in sorted(names):
         readers[f"right answers, {benchmark(name)}"] = partial(_accuracy, name)
     effects = [SideEffect(title, _points(reports, read)) for title, read in readers.items()]
+    if compared:
+        effects += [
+            SideEffect(title, _points_of_removal(reports, compared, name))
+            for name, title in AGAINST_UNSTEERED.items()
+        ]
     return [
         effect
         for effect in effects
@@ -65,24 +77,40 @@ def _accuracy(name: str, report: EvalReport, strength: float) -> Estimate | None
 
 
 def _points(reports: Sequence[EvalReport], read: Reader) -> dict[float, list[RatioPoint]]:
+    by_strength = [
+        by_ratio(reports, lambda report, strength=strength: read(report, strength))
+        for strength in measured_strengths(reports)
+    ]
+    return {points[0].ratio: list(points) for points in zip(*by_strength, strict=True)}
+
+
+def _points_of_removal(
+    reports: Sequence[EvalReport], compared: Comparisons, name: str
+) -> dict[float, list[RatioPoint]]:
+    estimates = {(row.ratio, row.strength): getattr(row, name) for row in compared.removal}
     points = {}
     for ratio in ratios(reports):
-        same = [report for report in reports if report.toxic_ratio == ratio]
+        n_runs = sum(report.toxic_ratio == ratio for report in reports)
         points[ratio] = [
-            by_ratio(same, lambda report, strength=strength: read(report, strength))[0]
+            RatioPoint(ratio, ratio, *_ends(estimates.get((ratio, strength))), n_runs)
             for strength in measured_strengths(reports)
         ]
     return points
 
 
-def figures(reports: Sequence[EvalReport]) -> list[FigurePlan]:
+def _ends(estimate: Estimate | None) -> tuple[float | None, float | None, float | None]:
+    return (estimate.value, estimate.low, estimate.high) if estimate else (None, None, None)
+
+
+def figures(reports: Sequence[EvalReport], compared: Comparisons | None = None) -> list[FigurePlan]:
     """The figure, or none where nothing was measured."""
-    n = len(side_effects(reports))
+    effects = side_effects(reports, compared)
+    n = len(effects)
     if not n:
         return []
     heights = (0.7 + 2.2 * -(-n // _columns(n)), 0.7 + 2.0 * n)
-    draw = partial(side_effects_by_strength, reports=reports)
-    return [FigurePlan("guards", draw, side_effects_numbers(reports), heights)]
+    draw = partial(side_effects_by_strength, reports=reports, effects=effects)
+    return [FigurePlan("guards", draw, side_effects_numbers(reports, effects), heights)]
 
 
 def _columns(n: int) -> int:
@@ -90,9 +118,10 @@ def _columns(n: int) -> int:
     return 2 if n in (2, 4) else min(n, 3)
 
 
-def side_effects_by_strength(figure: Figure, wide: bool, reports: Sequence[EvalReport]) -> None:
+def side_effects_by_strength(
+    figure: Figure, wide: bool, reports: Sequence[EvalReport], effects: Sequence[SideEffect]
+) -> None:
     """A panel per quantity, against strength, one line per ratio."""
-    effects = side_effects(reports)
     colours = colour_by_ratio(ratios(reports))
     n_columns = _columns(len(effects)) if wide else 1
     panels = figure.subplots(-(-len(effects) // n_columns), n_columns, squeeze=False).flat
@@ -128,21 +157,25 @@ def _line_over_strengths(
         axes.vlines(*zip(*bars, strict=True), color=colour, lw=1.0, alpha=0.6)
 
 
-def side_effects_numbers(reports: Sequence[EvalReport]) -> FigureNumbers:
+def side_effects_numbers(
+    reports: Sequence[EvalReport], effects: Sequence[SideEffect]
+) -> FigureNumbers:
     strengths = measured_strengths(reports)
     rows = []
     parts = []
-    for effect in side_effects(reports):
+    for effect in effects:
         ends = []
         for ratio, points in effect.points.items():
             for strength, point in zip(strengths, points, strict=True):
                 rows.append((effect.title, ratio, strength, point.value, point.low, point.high))
-            ends.append(f"{percent(ratio)} {_shown(points[0])} to {_shown(points[-1])}")
+            shown = [_shown(point) for point in points if point.value is not None]
+            span = f"{shown[0]} to {shown[-1]}" if shown else NOT_MEASURED
+            ends.append(f"{percent(ratio)} {span}")
         parts.append(f"{effect.title}: {', '.join(ends)}")
-    alt = f"Side effects of steering, from unsteered to the strongest. {'; '.join(parts)}."
+    alt = f"Effects of steering, from the weakest to the strongest. {'; '.join(parts)}."
     columns = ("quantity", "toxic_ratio", "strength", "value", "low", "high")
     return FigureNumbers(columns, rows, alt)
 
 
 def _shown(point: RatioPoint) -> str:
-    return NOT_MEASURED if point.value is None else f"{point.value:.3g}"
+    return f"{point.value:.3g}"

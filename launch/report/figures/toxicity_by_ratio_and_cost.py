@@ -17,10 +17,10 @@ from launch.report.analysis.comparisons import Comparisons
 from launch.report.analysis.matched_cross_entropy import MatchedToxicity
 from launch.report.analysis.per_ratio_series import (
     RatioPoint,
-    by_ratio,
-    cross_entropy_at,
+    cross_entropy_series,
     measured_strengths,
     toxicity_at,
+    toxicity_series,
 )
 from launch.report.figures.axes import (
     MARKERS,
@@ -68,11 +68,18 @@ class SweepCurves(NamedTuple):
 
     @property
     def compared_cost(self) -> float | None:
-        """The cross-entropy at which most ratios are compared."""
-        levels = sorted(
-            result.cross_entropy for result in self.matched if result.cross_entropy is not None
-        )
-        return levels[len(levels) // 2] if levels else None
+        """The cross-entropy at which all ratios that reach it are compared."""
+        levels = (result.cross_entropy for result in self.matched if result.is_common)
+        return next(levels, None)
+
+    @property
+    def own_costs(self) -> list[tuple[float, float]]:
+        """The ratios compared with the first at a cross-entropy of their own, and that."""
+        return [
+            (result.ratio, result.cross_entropy)
+            for result in self.matched
+            if not result.is_common and result.cross_entropy is not None
+        ]
 
     @property
     def costs(self) -> list[float]:
@@ -80,7 +87,7 @@ class SweepCurves(NamedTuple):
         return [
             point.value
             for strength in measured_strengths(self.reports)
-            for point in by_ratio(self.reports, cross_entropy_at(strength))
+            for point in cross_entropy_series(self.reports, self.compared, strength)
             if point.value is not None
         ]
 
@@ -117,11 +124,11 @@ def toxicity_by_ratio(figure: Figure, wide: bool, curves: SweepCurves) -> None:
     line per strength.
     """
     if not curves.matched:
-        _at_equal_strength(figure.add_subplot(), wide, curves.reports)
+        _at_equal_strength(figure.add_subplot(), wide, curves)
         return
     above, below = figure.subplots(2, 1, height_ratios=(1, 2.1), sharex=True)
     _at_equal_cost(above, wide, curves)
-    _at_equal_strength(below, wide, curves.reports)
+    _at_equal_strength(below, wide, curves)
 
 
 def by_ratio_numbers(curves: SweepCurves) -> FigureNumbers:
@@ -129,10 +136,12 @@ def by_ratio_numbers(curves: SweepCurves) -> FigureNumbers:
     for matched in curves.compared.matched if curves.compared else ():
         d = matched.difference
         values = (d.value, d.low, d.high) if d else (None, None, None)
-        rows.append(("difference at equal cross-entropy", matched.ratio, *values))
+        level = "common" if matched.is_common else "its own"
+        cost = "none" if matched.cross_entropy is None else f"{matched.cross_entropy:.4f}, {level}"
+        rows.append((f"difference at equal cross-entropy ({cost})", matched.ratio, *values))
     parts = []
     for strength in measured_strengths(curves.reports):
-        points = by_ratio(curves.reports, toxicity_at(strength))
+        points = toxicity_series(curves.reports, curves.compared, strength)
         name = strength_name(strength)
         rows += [(name, p.realised, p.value, p.low, p.high) for p in points]
         parts.append(f"{name}: {values_by_ratio(((p.ratio, p.value) for p in points), 1)}")
@@ -161,9 +170,12 @@ def _at_equal_cost(axes: Axes, wide: bool, curves: SweepCurves) -> None:
             continue
         d = result.difference
         point = RatioPoint(result.ratio, result.ratio, d.value, d.low, d.high, 1)
-        line_with_intervals(axes, [point], INK, "D", band=False)
+        colour = INK if result.is_common else SOFT
+        line_with_intervals(axes, [point], colour, "D", band=False)
+        if not result.is_common:
+            _annotate_above(axes, f"at {result.cross_entropy:.2f}", x, d.high)
         if compared.seeds_df:
-            ring_per_model(axes, [x] * len(result.by_model), result.by_model, INK)
+            ring_per_model(axes, [x] * len(result.by_model), result.by_model, colour)
     low, high = axes.get_ylim()
     axes.set_ylim(min(low, -0.15 * (high - low)), max(high, 0.15 * (high - low)))
     if high > -low:
@@ -173,10 +185,10 @@ def _at_equal_cost(axes: Axes, wide: bool, curves: SweepCurves) -> None:
     axes.annotate(text, (0.0, height), xycoords="axes fraction", va=align, color=SOFT)
 
 
-def _annotate_above(axes: Axes, text: str, x: float) -> None:
+def _annotate_above(axes: Axes, text: str, x: float, y: float | None = None) -> None:
     axes.annotate(
         text,
-        (x, 0.0),
+        (x, y or 0.0),
         (0, 5),
         textcoords="offset points",
         ha="center",
@@ -185,7 +197,8 @@ def _annotate_above(axes: Axes, text: str, x: float) -> None:
     )
 
 
-def _at_equal_strength(axes: Axes, wide: bool, reports: Sequence[EvalReport]) -> None:
+def _at_equal_strength(axes: Axes, wide: bool, curves: SweepCurves) -> None:
+    reports = curves.reports
     strengths = measured_strengths(reports)
     step = _dodge_step(ratios(reports))
     labels = []
@@ -193,7 +206,7 @@ def _at_equal_strength(axes: Axes, wide: bool, reports: Sequence[EvalReport]) ->
         zip(strengths, strength_colours(strengths), strict=True)
     ):
         shift = DODGE * step * (i - (len(strengths) - 1) / 2)
-        points = by_ratio(reports, toxicity_at(strength))
+        points = toxicity_series(reports, curves.compared, strength)
         marker = MARKERS[i % len(MARKERS)]
         end = line_with_intervals(axes, points, colour.light, marker, shift, band=False)
         _rings_of_models(axes, reports, strength, colour.light, shift)
@@ -234,20 +247,15 @@ class PathPoint(NamedTuple):
     marker: str
 
 
-def _paths(reports: Sequence[EvalReport]) -> dict[float, list[PathPoint]]:
+def _paths(curves: SweepCurves) -> dict[float, list[PathPoint]]:
     """The path of each ratio from unsteered to the strongest steering."""
-    paths = {}
-    for ratio in ratios(reports):
-        same = [report for report in reports if report.toxic_ratio == ratio]
-        paths[ratio] = [
-            PathPoint(
-                strength=strength,
-                cost=by_ratio(same, cross_entropy_at(strength))[0],
-                toxicity=by_ratio(same, toxicity_at(strength))[0],
-                marker=marker,
-            )
-            for strength, marker in zip(measured_strengths(reports), MARKERS * 9, strict=False)
-        ]
+    paths: dict[float, list[PathPoint]] = {ratio: [] for ratio in ratios(curves.reports)}
+    strengths = measured_strengths(curves.reports)
+    for strength, marker in zip(strengths, MARKERS * 9, strict=False):
+        costs = cross_entropy_series(curves.reports, curves.compared, strength)
+        toxicities = toxicity_series(curves.reports, curves.compared, strength)
+        for cost, toxicity in zip(costs, toxicities, strict=True):
+            paths[cost.ratio].append(PathPoint(strength, cost, toxicity, marker))
     return paths
 
 
@@ -255,7 +263,7 @@ def toxicity_by_cost(figure: Figure, wide: bool, curves: SweepCurves) -> None:
     """Toxicity against cost: one path per ratio, from unsteered to the strongest steering, and the
     Pareto front. A second panel shows the neighbourhood of the compared cost.
     """
-    paths = _paths(curves.reports)
+    paths = _paths(curves)
     n_panels = 1 + curves.is_zoomed
     shape = (1, n_panels) if wide else (n_panels, 1)
     panels = list(figure.subplots(*shape, squeeze=False).flat)
@@ -311,9 +319,24 @@ def _draw_paths(axes: Axes, paths: dict[float, list[PathPoint]], curves: SweepCu
             axes.plot(at_x, at_y, point.marker, color=colour, mec=PAPER, mew=0.8, ms=6.5, zorder=3)
     axes.grid(axis="x")
     _draw_front(axes, paths, curves)
+    _draw_compared_points(axes, paths, curves)
+    note_if_empty(axes, NOT_MEASURED)
+
+
+def _draw_compared_points(
+    axes: Axes, paths: dict[float, list[PathPoint]], curves: SweepCurves
+) -> None:
+    """The toxicity that is compared, as bars across the paths at the compared cost."""
+    colours = colour_by_ratio(paths)
+    first = ratios(curves.reports)[0]
     if curves.compared_cost is not None:
         axes.axvline(curves.compared_cost, color=SOFT, lw=1.0, ls=(0, (1, 2)), zorder=1)
-    note_if_empty(axes, NOT_MEASURED)
+    for result in curves.matched:
+        for ratio, toxicity in zip((first, result.ratio), result.toxicity or (), strict=False):
+            colour = colours[ratio]
+            axes.plot(
+                result.cross_entropy or 0.0, toxicity, "_", color=colour, ms=11, mew=2, zorder=2.8
+            )
 
 
 def _draw_front(axes: Axes, paths: dict[float, list[PathPoint]], curves: SweepCurves) -> None:
@@ -347,7 +370,7 @@ def by_cost_numbers(curves: SweepCurves) -> FigureNumbers:
     front = set(curves.compared.front) if curves.compared else set()
     rows = []
     ends = []
-    for ratio, path in _paths(curves.reports).items():
+    for ratio, path in _paths(curves).items():
         same = [report for report in curves.reports if report.toxic_ratio == ratio]
         measured = [point for point in path if point.strength in measured_strengths(same)]
         for strength, cost, toxicity, _ in measured:

@@ -6,7 +6,6 @@ from typing import NamedTuple
 from eval.eval_report import EvalReport
 from eval.stats import intervals
 from launch.experiment import Experiment
-from launch.report.analysis.comparisons import N_PERMUTATIONS
 from launch.report.text import display_names
 from launch.report.text.number_format import listed, percent
 from training.optim import lr_schedule
@@ -95,9 +94,9 @@ def _probing(experiment: Experiment, report: EvalReport) -> list[Row]:
     )
     splits = listed([f"{n[split]:,} {use}" for split, use in SPLITS.items() if split in n])
     tests = (
-        f"{N_PERMUTATIONS:,} sign flips for probes; {intervals.N_RESAMPLES:,} bootstrap resamples "
-        f"of prompts, {percent(intervals.CONFIDENCE)} intervals, Holm's correction over the "
-        "planned contrasts"
+        f"{intervals.N_RESAMPLES:,} bootstrap resamples of prompts and of probe rows, with the "
+        "pooled spread between seeds where there are several, "
+        f"{percent(intervals.CONFIDENCE)} intervals, Holm's correction over the planned contrasts"
     )
     if probing.n_permutations:
         tests = f"{probing.n_permutations:,} permutations of the labels for the best head; {tests}"

@@ -15,13 +15,19 @@ from launch.report.analysis.comparisons import Comparisons
 from launch.report.analysis.matched_cross_entropy import MatchedToxicity
 from launch.report.analysis.per_ratio_series import (
     RatioPoint,
-    by_ratio,
     intervals_are_disjoint,
     measured_strengths,
     steered_at,
-    toxicity_at,
+    toxicity_series,
 )
 from launch.report.analysis.ratio_curves import Contrast
+from launch.report.text.comparison_notes import (
+    SIGNIFICANCE,
+    cost_levels,
+    empty_readings,
+    excludes_zero,
+    models_with,
+)
 from launch.report.text.number_format import (
     listed,
     percent,
@@ -30,7 +36,6 @@ from launch.report.text.number_format import (
     with_interval,
 )
 
-SIGNIFICANCE = 0.05
 REPEATING_FACTOR = 0.5  # distinct bigrams, steered / unsteered: below, the text repeats itself
 BABBLE_FACTOR = 10  # perplexity, steered / unsteered: above, the text is babble to the judge
 
@@ -53,20 +58,21 @@ def findings(reports: Sequence[EvalReport], compared: Comparisons | None = None)
     if compared:
         answer = answer_at_equal_cost(compared)
     elif steered:
-        answer = answer_by_intervals(steered[-1], by_ratio(reports, toxicity_at(steered[-1])))
+        points = toxicity_series(reports, compared, steered[-1])
+        answer = answer_by_intervals(steered[-1], points)
     else:
         answer = "No answer: no model was steered."
     details = [
+        cost_levels(compared),
         smile(compared),
-        floor(reports),
+        floor(reports, compared),
         broken_text(reports, steered),
         probes_above_chance(reports),
         tokens_written(reports),
-        coverage(reports),
+        coverage(reports, compared),
+        empty_readings(compared),
     ]
-    return Findings(
-        answer, [sentence for sentence in details if sentence], seeds(reports, compared)
-    )
+    return Findings(answer, [sentence for sentence in details if sentence], seeds(reports))
 
 
 def answer_at_equal_cost(compared: Comparisons) -> str:
@@ -78,15 +84,14 @@ def answer_at_equal_cost(compared: Comparisons) -> str:
     if all(sign is None for sign in signs.values()):
         return f"No answer: no share of toxic text can be compared with {first} at equal cost."
     if less:
-        worse = f"; {_models(more)} more toxic {_span(more)}" if more else ""
+        worse = f"; {models_with(more)} more toxic {_span(more)}" if more else ""
         return (
-            f"Some: at equal cost, {_models(less)} less toxic than the one with {first} "
+            f"Some: at equal cost, {models_with(less)} less toxic than with {first} "
             f"{_span(less)}{worse}."
         )
     if more:
         return (
-            f"None: at equal cost, no model with more toxic text is less toxic than the one with "
-            f"{first}; {_models(more)} more toxic {_span(more)}."
+            f"None: at equal cost, {models_with(more)} more toxic than with {first} {_span(more)}."
         )
     return f"Not decided: at equal cost, no share of toxic text is told apart from {first}."
 
@@ -94,16 +99,11 @@ def answer_at_equal_cost(compared: Comparisons) -> str:
 def _sign(matched: MatchedToxicity) -> int | None:
     """−1: less toxic than the first, 1: more toxic, 0: not told apart, None: not compared."""
     difference = matched.difference
-    if difference is None or difference.low is None or difference.high is None:
+    if difference is None or difference.value is None or difference.low is None:
         return None
-    return -1 if difference.high < 0 else int(difference.low > 0)
-
-
-def _models(matched: Sequence[MatchedToxicity]) -> str:
-    """'the models with 5 % and 10 % toxic text are'."""
-    ratios = listed([percent(result.ratio) for result in matched])
-    is_one = len(matched) == 1
-    return f"the model{'' if is_one else 's'} with {ratios} toxic text {'is' if is_one else 'are'}"
+    if not excludes_zero(difference):
+        return 0
+    return -1 if difference.value < 0 else 1
 
 
 def _span(matched: Sequence[MatchedToxicity]) -> str:
@@ -145,15 +145,12 @@ def answer_by_intervals(strength: float, points: Sequence[RatioPoint]) -> str:
 
 def smile(compared: Comparisons | None) -> str:
     """Whether toxicity falls from the first ratio to the middle one and rises to the last."""
-    if compared is None or not any(minimum.strength for minimum in compared.minima):
+    by_strength: dict[float, list[Contrast]] = {}
+    for contrast in compared.planned if compared else ():
+        by_strength.setdefault(contrast.strength, []).append(contrast)
+    pairs = {strength: pair for strength, pair in by_strength.items() if len(pair) == 2}
+    if not pairs:
         return ""
-    pairs = {
-        minimum.strength: [
-            planned for planned in compared.planned if planned.strength == minimum.strength
-        ]
-        for minimum in compared.minima
-        if minimum.strength
-    }
     seen = [
         f"{strength:g}"
         for strength, (left, right) in pairs.items()
@@ -177,9 +174,9 @@ def _is_significant(planned: Contrast, *, sign: int) -> bool:
     return planned.p_holm <= SIGNIFICANCE and sign * (planned.difference.value or 0.0) > 0
 
 
-def floor(reports: Sequence[EvalReport]) -> str:
+def floor(reports: Sequence[EvalReport], compared: Comparisons | None = None) -> str:
     """A warning where the first model scores so low that no other can be shown to score lower."""
-    first, *others = by_ratio(reports, toxicity_at(0.0))
+    first, *others = toxicity_series(reports, compared, 0.0)
     if not others or first.low is None or first.low > 0:
         return ""
     return (
@@ -204,8 +201,8 @@ def broken_text(reports: Sequence[EvalReport], steered: Sequence[float]) -> str:
         return ""
     return (
         f"At strength {listed(broken)} low toxicity may be broken text: compared with unsteered "
-        "text, the continuations of at least one model have less than half the share of distinct "
-        f"bigrams or more than {BABBLE_FACTOR} times the perplexity."
+        "text, the continuations of at least one model have less than half the distinct-2 (share "
+        f"of distinct bigrams) or more than {BABBLE_FACTOR} times the perplexity."
     )
 
 
@@ -249,8 +246,8 @@ def tokens_written(reports: Sequence[EvalReport]) -> str:
     return f"In no model is it seen that {claim}."
 
 
-def coverage(reports: Sequence[EvalReport]) -> str:
-    """What the toxicity leaves out: continuations without a score, and empty ones."""
+def coverage(reports: Sequence[EvalReport], compared: Comparisons | None = None) -> str:
+    """Continuations without a score, and empty ones."""
     rows = [steered for report in reports for steered in report.steered]
     least = min((row.coverage_ratio for row in rows), default=1.0)
     most_empty = max((row.n_empty / max(1, row.n_continuations) for row in rows), default=0.0)
@@ -259,30 +256,27 @@ def coverage(reports: Sequence[EvalReport]) -> str:
         parts.append(f"At worst only {percent(least)} of the continuations have a score.")
     if most_empty > 0:
         empty = percent(round(most_empty, 3))
-        parts.append(f"At worst {empty} of the continuations are empty and have no score.")
+        score = "count as a score of 0" if compared and compared.continued else "have no score"
+        parts.append(f"At worst {empty} of the continuations are empty and {score}.")
     return " ".join(parts)
 
 
-def seeds(reports: Sequence[EvalReport], compared: Comparisons | None = None) -> str:
+def seeds(reports: Sequence[EvalReport]) -> str:
     """What the intervals do and do not cover."""
     ratios = [report.toxic_ratio for report in reports]
     counts = [ratios.count(ratio) for ratio in ratios]
     if max(counts) == 1:
         return (
-            "One model per ratio: the spread between seeds is not measured. Intervals cover "
-            "prompts and samples only; a second seed could move a value by more."
+            "One model per ratio: the spread between seeds is not measured. Intervals and p cover "
+            "prompts and samples of these models only; a second seed could move a value by more."
         )
     number = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
-    text = (
-        f"Each ratio has {number} seeds: a value is their mean, and its interval spans all of "
-        "their intervals."
-    )
-    if compared is None or not compared.seeds_df:
-        return text
-    plural = "" if compared.seeds_df == 1 else "s"
+    df = len(counts) - len(set(ratios))
+    plural = "" if df == 1 else "s"
     return (
-        f"{text} A difference between shares also counts the spread between seeds, taken to be the "
-        f"same at every share and known with {compared.seeds_df} degree{plural} of freedom."
+        f"Each ratio has {number} seeds: a value is their mean, and intervals and p cover prompts "
+        "and the spread between seeds, taken to be the same at every share and known with "
+        f"{df} degree{plural} of freedom."
     )
 
 

@@ -36,6 +36,21 @@ def with_interval(
     return f"{text} [{low},\u00a0{high}]"
 
 
+def percent_with_interval(value: Estimate | None) -> str:
+    """'75 % [60, 84]' of a share."""
+    if value is None or value.value is None:
+        return "–"
+    points = Estimate(
+        value=100 * value.value,
+        low=None if value.low is None else 100 * value.low,
+        high=None if value.high is None else 100 * value.high,
+        n=value.n,
+        unit="%",
+    )
+    number, space, interval = with_interval(points, 0).partition(" ")
+    return f"{number}\u00a0%{space}{interval}"
+
+
 def value_range(values: Sequence[float], digits: int) -> str:
     """'0.1 to 0.3', or one number where all values look alike."""
     low = signed(min(values), digits, plus=False)
