@@ -1,4 +1,4 @@
-"""spread between seeds: standard deviation pooled over groups, and intervals that include it
+"""spread between seeds, pooled over groups, and intervals that include it
 
 Models that differ in their seed alone are the units of a claim about a training setting. Two or
 three seeds per setting are too few to resample, so their standard deviation is assumed equal in all

@@ -1,5 +1,7 @@
 """Simulated models of a sweep with a known truth, for coverage of intervals and level of tests."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 RATIOS = (0.0, 0.05, 0.10, 0.15, 0.20, 0.25)
@@ -12,7 +14,7 @@ def scores(
     n_seeds=1,
     n_prompts=150,
     prompt_deviation=10.0,
-    seed_deviation=0.0,
+    seed_deviation: float | Sequence[float] = 0.0,
     noise=8.0,
 ):
     """Toxicity [S, P] per ratio: the ratio's mean, the prompt's own level (shared by all ratios),

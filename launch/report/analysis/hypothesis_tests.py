@@ -1,4 +1,4 @@
-"""permutation test of models over ratios, Holm's correction, sample size of a paired difference
+"""permutation of models over ratios, Holm's correction, sample size of paired differences
 
 Every p comes with its floor, the smallest p that its permutations can show.
 

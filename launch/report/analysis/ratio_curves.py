@@ -13,10 +13,10 @@ choice of prompts. With one seed per ratio σ is unknown, df is 0, and draws var
 alone. Every statistic of the curve is computed on each draw, and its interval is read off the
 draws.
 
-Whether the curve turns inside the grid is asked of models, not of prompts: under no effect the
-share of draws with an inner minimum exceeds 90 % in a quarter of sweeps, because one lucky model
-lies lowest in nearly all of them. Its p therefore comes from permuting the models over the ratios,
-and with one seed per ratio there is none.
+Whether the curve turns inside the grid is asked of models, not of prompts. Without an effect the
+share of draws with an inner minimum exceeds 90 % in a quarter of sweeps with one seed per ratio and
+in an eighth with two, because one lucky model lies lowest in nearly all draws. Its p therefore
+comes from permuting the models over the ratios, and with one seed per ratio there is none.
 
 Coverage of the 95 % intervals: tests/benchmarks/bench_coverage.py. When seeds do not differ,
 coverage is too high (99 %), because a model's effect on single prompts is counted both as variation

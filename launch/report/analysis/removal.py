@@ -1,4 +1,4 @@
-"""what steering removes: a share of the model's own toxicity, and prompts that it makes worse
+"""what steering removes: the share of a model's own toxicity, and prompts made worse
 
 A model that writes little toxic text has little to lose: compared in points, it wins and loses
 nothing. The share removed compares each ratio's models with themselves unsteered, on the same

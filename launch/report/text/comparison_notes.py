@@ -1,4 +1,4 @@
-"""sentences on what is compared: cost levels, prompts left out, readings of empty continuations"""
+"""sentences on what is compared: cost levels, prompts left out, empty continuations"""
 
 from collections.abc import Sequence
 

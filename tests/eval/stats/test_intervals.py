@@ -117,3 +117,18 @@ def test_the_interval_of_rho_covers_the_truth():
         y = r * x + math.sqrt(1 - r**2) * rng.normal(size=80)
         covered.append(covers(intervals.spearman(x, y), truth))
     assert 0.93 <= np.mean(covered) <= 0.97  # 0.956 in 4,000 such samples
+
+
+def test_a_mean_has_the_bca_interval_of_any_statistic():
+    values = np.random.default_rng(0).beta(0.3, 2, 60)
+    draws_B = resampling.means(values[:, None], 2000, 0)[:, 0]
+    mean = intervals.bca(float(values.mean()), values - values.mean(), draws_B, "u")
+    assert interval(mean) == pytest.approx(interval(bootstrap_mean(values)))
+
+
+def test_kept_draws_give_the_same_means(monkeypatch):
+    values = np.random.default_rng(0).normal(size=(50, 3))
+    kept = resampling.means(values, 400, 7)
+    monkeypatch.setattr(resampling, "KEPT_ITEMS", 0)
+    monkeypatch.setattr(resampling, "CHUNK_ITEMS", 1000)
+    assert np.allclose(kept, resampling.means(values, 400, 7), rtol=0, atol=1e-12)

@@ -1,11 +1,24 @@
 """The page of a sweep: what it says, in which order, with everything escaped and masked."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from fake_data_cards import cards
-from fake_sweep import MISSING, RATIOS, estimate, experiment, run, value_of, write_report
+from fake_sweep import (
+    MISSING,
+    RATIOS,
+    STRENGTHS,
+    estimate,
+    eval_folder,
+    experiment,
+    items_of,
+    run,
+    value_of,
+    write_report,
+)
+from generations_file import write_generations
 from markupsafe import escape
 
 from data_prep.config import AnnotationConfig
@@ -195,3 +208,45 @@ def test_the_page_names_the_cards_it_was_made_from(report_page):
     text = report_page.read_text()
     for card in cards().values():
         assert f"{card.n_documents:,} of {card.n_read:,} read" in text
+
+
+def test_several_seeds_say_what_their_bars_cover(tmp_path):
+    runs = [run(ratio, seed) for ratio in (0.0, 0.1, 0.25) for seed in (0, 1)]
+    text = write_report(tmp_path, runs).read_text()
+    assert "a bar covers the spread between seeds, too" in text
+    assert "intervals over prompts and seeds" in text
+    assert "Intervals and p cover rows and the spread between seeds" in text
+    assert "how often models permuted over the shares" in text
+    assert "spans all" not in text and "These two models only" not in text
+
+
+def test_one_seed_has_no_p_for_probes_and_no_claim_on_the_turn(report_page):
+    text = report_page.read_text()
+    assert "These two models only" in text and "there is no p for the share" in text
+    assert "that takes a second seed per share" in text
+    assert "inside the grid</th>" not in text
+
+
+def test_early_ends_count_as_0_and_the_other_reading_is_told(tmp_path):
+    runs = [run(ratio) for ratio in (0.0, 0.1, 0.25)]
+    write_report(tmp_path, runs)
+    _, report = runs[1]
+    folder = eval_folder(tmp_path, report)
+    values = items_of(0.1, 0)["toxicity", 12.0]
+    write_generations(
+        Path(folder),
+        [
+            (name, strength, "" if strength == 12.0 and i < 60 else "text", x / 100)
+            for strength in STRENGTHS
+            for i, (name, x) in enumerate(items_of(0.1, 0)["toxicity", strength].items())
+        ],
+    )
+    page = Path(index_page.write(str(tmp_path), experiment(), runs, cards()))
+    results = json.loads((page.parent / "results.json").read_text())
+    assert results["comparisons"]["n_prompts"] == 150
+    assert results["comparisons"]["continued"]["n_prompts"] == 150  # the items hold all of them
+    (of_run,) = (r for r in results["runs"] if r["run_id"] == report.run_id)
+    kept = sum(x for i, x in enumerate(values.values()) if i >= 60) / 150
+    assert of_run["steered"][-1]["toxicity"]["value"] == pytest.approx(kept)
+    assert "Some continuations are empty; they count as a score of 0." in page.read_text()
+    assert "an empty continuation counts as 0" in page.read_text()

@@ -73,10 +73,12 @@ def test_every_figure_has_its_numbers_beside_it(report_page):
     assert float(by_cost[1]["toxicity"]) == run(0.0)[1].steered[1].toxicity.value
     side_effects = tables["guards"]
     assert list(dict.fromkeys(row["quantity"] for row in side_effects)) == [
-        "share of distinct bigrams",
+        "distinct-2",
         "length, tokens",
         "perplexity under a judge",
         "right answers, arc.jsonl, cloze form",
+        "share of own toxicity removed",
+        "share of prompts made more toxic",
     ]
     distinct = [row.distinct_ratio.value for row in run(0.0)[1].steered]
     assert [float(row["value"]) for row in side_effects[:4]] == distinct

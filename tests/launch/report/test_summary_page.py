@@ -11,5 +11,5 @@ def test_the_summary_holds_the_answer_the_figure_and_a_row_per_ratio(report_page
     assert (report_page.parent / "figures" / "toxicity-by-ratio.png").is_file()
     rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")][2:]
     assert [row[0] for row in rows] == [f"| {percent(ratio)}" for ratio in RATIOS]
-    assert rows[2][1] == with_interval(run(0.1)[1].steered[0].toxicity)
-    assert rows[0][5] == "–" and rows[2][5].startswith("\u2212")  # the dip, at equal cost
+    assert rows[2][2] == with_interval(run(0.1)[1].steered[0].toxicity)
+    assert rows[0][6] == "–" and rows[2][6].startswith("\u2212")  # the dip, at equal cost

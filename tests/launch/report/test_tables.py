@@ -6,6 +6,7 @@ import fake_sweep
 import numpy as np
 import pytest
 from compared_sweep import compared
+from fake_data_cards import cards
 from fake_sweep import RATIOS, estimate, items_of, run, value_of, with_toxicity
 
 from eval.eval_report import ControlResult
@@ -19,26 +20,42 @@ def plain(cells) -> tuple[str, ...]:
 
 
 def test_the_main_table_has_a_row_per_ratio_with_its_change_and_cost():
-    table = tables.main_table([run(ratio)[1] for ratio in RATIOS], compared())
+    doses = {ratio: tables.dose(run(ratio)[0], cards()) for ratio in RATIOS}
+    table = tables.main_table([run(ratio)[1] for ratio in RATIOS], compared(), doses)
     assert [plain(row)[0] for row in table.rows] == ["0 %", "5 %", "10 %", "15 %", "20 %", "25 %"]
     assert all(len(row) == len(table.columns) for row in table.rows)
     report = run(0.1)[1]
     unsteered, steered = (value_of(report.steered[i].toxicity) for i in (0, -1))
     row = plain(table.rows[2])
-    assert row[1].startswith(f"{unsteered:.1f} [") and row[2].startswith(f"{steered:.1f} [")
-    assert row[3] == f"\u2212{100 * (1 - steered / unsteered):.0f} %"
-    assert row[4] == "+0.39"
-    assert table.rows[0][5] == "–" and row[5].startswith("\u2212")  # the planted dip
+    assert row[1].startswith("444,416 (about ") and row[1].endswith(" documents)")
+    assert row[2].startswith(f"{unsteered:.1f} [") and row[3].startswith(f"{steered:.1f} [")
+    (removal,) = (r for r in compared().removal if (r.ratio, r.strength) == (0.1, 12.0))
+    assert row[4].startswith(f"{100 * value_of(removal.removed):.0f} % [")
+    assert row[5] == "+0.39"
+    assert table.rows[0][6] == "–" and row[6].startswith("\u2212")  # the planted dip
 
 
-def test_a_change_is_given_only_where_there_is_toxicity_for_sure():
-    unsteered = {0.0: (0.4, 0.5), 0.25: (12.0, 4.0)}
-    reports = []
-    for report in with_toxicity({0.0: (0.3, 0.4), 0.25: (3.0, 2.0)}):
-        base = replace(report.steered[0], toxicity=estimate(*unsteered[report.toxic_ratio]))
-        reports.append(replace(report, steered=(base, report.steered[1])))
-    rows = tables.main_table(reports, None).rows
-    assert [plain(row)[3] for row in rows] == ["–", "\u221275 %"]
+def test_without_common_items_and_cards_nothing_is_made_up():
+    reports = with_toxicity({0.0: (0.3, 0.4), 0.25: (3.0, 2.0)})
+    rows = [plain(row) for row in tables.main_table(reports, None).rows]
+    assert [(row[1], row[4]) for row in rows] == [("not measured", "–")] * 2
+    assert tables.dose(run(0.25)[0], {}) == (run(0.25)[0].config.mixture.n_toxic * 128, None)
+
+
+def test_a_cost_of_its_own_is_marked_in_the_main_table():
+    (matched,) = (match for match in compared().matched if match.ratio == 0.10)
+    own = replace(matched, is_common=False, cross_entropy=1.924)
+    assert tables.at_level(own) == f"{tables.at_level(matched)} (at 1.92)"
+    never = replace(matched, difference=None, cross_entropy=None)
+    assert tables.at_level(never) == "no equal cost"
+
+
+def test_what_steering_removes_has_a_cell_per_ratio_and_strength():
+    rows = dict(tables.removal_rows(compared()))
+    assert list(rows) == list(RATIOS) and {len(cells) for cells in rows.values()} == {3}
+    strongest = rows[0.10][-1]
+    assert strongest.difference.startswith("\u2212") and "%" in strongest.more_toxic
+    assert tables.removal_rows(None) == []
 
 
 def test_each_strength_has_its_contrasts_and_its_lowest_point():
@@ -50,7 +67,9 @@ def test_each_strength_has_its_contrasts_and_its_lowest_point():
         (8, 2, 0.1),
         (12, 2, 0.1),
     ]
-    assert [row.minimum.strength for row in rows if row.minimum] == [0, 4, 8, 12]
+    pairs = tables.strength_rows(reports, compared(seeds=(0, 1)))
+    assert [row.minimum.strength for row in pairs if row.minimum] == [0, 4, 8, 12]
+    assert [row.minimum for row in rows] == [None] * 4
     without = tables.strength_rows(reports, None)
     assert [(row.planned, row.minimum) for row in without] == [([], None)] * 4
 
@@ -88,16 +107,32 @@ def test_controls_are_listed_beside_steering_itself():
     assert tables.control_rows([report]) == []
 
 
-def test_the_head_probes_have_a_row_for_the_mean_and_for_the_tail():
-    accuracies = [np.where(np.arange(100) < n_tail, 0.8, 0.6) for n_tail in (5, 15)]
-    uniform = np.random.default_rng(7).random((400, 100))
-    ids = [f"r{i}" for i in range(400)]
-    heads = [HeadRows(ids, uniform < accuracy_H, accuracy_H) for accuracy_H in accuracies]
-    reports = [fake_sweep.run(ratio)[1] for ratio in (0.0, 0.25)]
-    found_tail = comparisons.compare(reports, [items_of(0.0, 0), items_of(0.25, 0)], heads)
-    rows = [plain(row) for row in tables.head_probe_rows(found_tail)]
+def tail_heads(ratio: float, seed: int) -> HeadRows:
+    accuracy_H = np.where(np.arange(100) < (15 if ratio else 5), 0.8, 0.6)
+    uniform = np.random.default_rng([7, seed]).random((400, 100))
+    return HeadRows([f"r{i}" for i in range(400)], uniform < accuracy_H)
+
+
+def probe_rows(*seeds: int):
+    runs = [(ratio, seed) for ratio in (0.0, 0.25) for seed in seeds]
+    result = comparisons.compare(
+        [fake_sweep.run(*run)[1] for run in runs],
+        [items_of(*run) for run in runs],
+        [tail_heads(*run) for run in runs],
+    )
+    return result, [plain(row) for row in tables.head_probe_rows(result)]
+
+
+def test_the_head_probes_of_two_models_have_no_p():
+    result, rows = probe_rows(0)
     assert rows[2][0].startswith("heads right in more than ")
-    assert rows[2][1:] == ("15 %", "against 5 %", "0.0003")
-    assert tables.heads_above_by_seed(found_tail) == ""
-    (mean,) = tables.head_probe_rows(compared())
-    assert mean.quantity == "mean accuracy of all heads" and mean.p == "0.0001"
+    assert rows[2][1] == "+10.00 points" and rows[2][2].endswith("; 15 % against 5 %")
+    assert [row[3] for row in rows] == ["–"] * 4
+    assert tables.heads_above_by_seed(result) == ""
+
+
+def test_the_head_probes_of_several_seeds_have_a_p_per_tested_row():
+    result, rows = probe_rows(0, 1, 2)
+    assert [row[3] == "–" for row in rows] == [False, False, False, True]
+    assert rows[2][3].startswith("≤ 0.00")
+    assert tables.heads_above_by_seed(result).startswith("In heads above, the models at 25")

@@ -9,37 +9,42 @@ from scipy import stats
 from launch.report.analysis import hypothesis_tests
 
 
-def test_sign_flips_give_fishers_p_for_darwins_maize():
-    """Darwin's fifteen pairs: 863 of 2^15 sign patterns have a sum at least as large as 314 on each
-    side, so p = 0.05267 (Fisher 1935, The Design of Experiments, §21).
+def mean_of_first(groups):
+    return groups[0].mean(axis=1)
+
+
+def permute(groups, n_permutations=9999, n_symmetries=1):
+    return hypothesis_tests.permute_groups(
+        [np.array(group, dtype=float) for group in groups],
+        mean_of_first,
+        n_symmetries=n_symmetries,
+        n_permutations=n_permutations,
+        seed=0,
+    )
+
+
+def test_few_assignments_are_all_counted():
+    """Two of five: ten assignments, of which one has the highest two first and two have 5 and 3 or
+    more.
     """
-    differences = [49, -67, 8, 16, 6, 23, 28, 41, 14, 29, 56, 24, 75, 60, -48]
-    exact = hypothesis_tests.sign_flip(differences, n_permutations=2**15, seed=0)
-    assert (exact.p, exact.p_floor) == (pytest.approx(2 * 863 / 2**15, abs=1e-4), 2**-14)
-    drawn = hypothesis_tests.sign_flip(differences, n_permutations=9999, seed=0)
-    assert drawn.p == pytest.approx(0.0527, abs=0.008) and drawn.p_floor == 1e-4
+    assert permute([[5, 4], [1, 2, 3]]) == (0.1, 0.1)
+    assert permute([[5, 3], [1, 2, 4]]).p == pytest.approx(0.2)
+    assert permute([[1, 2], [3, 4, 5]]).p == 1.0
+    assert permute([[2, 2], [2, 2]], n_symmetries=2) == (1.0, pytest.approx(2 / 6))
 
 
-def test_a_certain_difference_has_p_at_the_floor_and_never_zero():
-    result = hypothesis_tests.sign_flip(np.full(40, 3.0), n_permutations=499, seed=0)
-    assert (result.difference, result.p, result.p_floor) == (3.0, 1 / 500, 1 / 500)
+def test_many_assignments_are_drawn_and_the_observed_one_counts():
+    groups = [range(100, 106), range(6), range(6, 12)]
+    drawn = permute(groups, n_permutations=199)
+    assert drawn == (1 / 200, 1 / 200)
+    assert permute(groups, n_permutations=20_000).p_floor == 1 / 20_001
 
 
-def test_differences_of_zero_have_p_one():
-    assert hypothesis_tests.sign_flip(np.zeros(40), n_permutations=499, seed=0).p == 1.0
-
-
-def test_sign_flips_reject_a_true_null_in_5_percent_and_find_an_effect():
+def test_a_true_null_is_rejected_in_at_most_5_percent():
     generator = np.random.default_rng(3)
-
-    def p_value(shift: float, seed: int) -> float:
-        x, y = generator.beta(0.3, 2, 40), generator.beta(0.3, 2, 40) + shift
-        return hypothesis_tests.sign_flip(y - x, n_permutations=199, seed=seed).p
-
-    under_null = np.array([p_value(0.0, i) for i in range(1000)])
-    assert 0.035 <= (under_null <= 0.05).mean() <= 0.065  # 5 % ± 2 standard errors
-    assert abs(under_null.mean() - 0.5) < 0.04
-    assert np.mean([p_value(0.25, i) <= 0.05 for i in range(100)]) > 0.9
+    groups = [[generator.normal(size=3) for _ in range(3)] for _ in range(600)]
+    rejected = np.mean([permute(group, n_permutations=199).p <= 0.05 for group in groups])
+    assert 0.025 <= rejected <= 0.075  # 5 % ± 2.8 standard errors of 0.9 %
 
 
 def test_holm_gives_the_adjusted_values_of_a_worked_example():

@@ -38,21 +38,65 @@ def two_paths(
     ]
 
 
+def several_paths(generator, costs):
+    """Ratios whose toxicity falls from 40 to 20, at these costs."""
+    prompt_P1 = generator.normal(0, 10, (80, 1))
+    sequence_Q1 = generator.normal(0, 0.02, (60, 1))
+    return [
+        StrengthPath(
+            0.05 * i,
+            np.array((40.0, 30.0, 20.0)) + i + prompt_P1 + generator.normal(0, 5, (1, 80, 3)),
+            np.array(cost_K) + sequence_Q1 + generator.normal(0, 0.001, (1, 60, 3)),
+        )
+        for i, cost_K in enumerate(costs)
+    ]
+
+
 def match(paths, seed=0):
     return matched_cross_entropy.match(paths, 2 / 3, seed=seed, n_resamples=400)
 
 
-def test_paths_without_a_common_cost_are_left_out_and_change_no_other():
+def test_one_level_serves_all_ratios_that_reach_it():
+    generator = np.random.default_rng(0)
+    costs = ((2.2, 2.3, 2.5), (2.1, 2.2, 2.4), (2.25, 2.4, 2.7))
+    first, *others = several_paths(generator, costs)
+    results = match([first, *others])
+    level = 2.25 + 2 / 3 * (2.4 - 2.25)
+    assert [result.is_common for result in results] == [True, True]
+    for result in results:
+        assert result.cross_entropy == pytest.approx(level, abs=0.02)
+        assert result.toxicity and results[0].toxicity
+        at_first, at_ratio = result.toxicity
+        assert at_first == results[0].toxicity[0]
+        assert result.difference.value == pytest.approx(at_ratio - at_first)
+
+
+def test_a_ratio_that_does_not_reach_the_level_is_compared_at_its_own():
+    generator = np.random.default_rng(0)
+    costs = ((2.2, 2.3, 2.5), (2.0, 2.1, 2.3), (2.1, 2.2, 2.28), (2.4, 2.6, 2.7), (3.0, 3.1, 3.5))
+    paths = several_paths(generator, costs)
+    results = match(paths)
+    assert [result.is_common for result in results] == [True, True, False, False]
+    assert results[0].cross_entropy == results[1].cross_entropy
+    assert results[2].cross_entropy == pytest.approx(2.4 + 2 / 3 * 0.1, abs=0.02)
+    assert results[2].difference is not None
+    never = results[3]
+    assert (never.cross_entropy, never.toxicity, never.difference) == (None, None, None)
+    assert never.by_model == ()
+    # the ratios that do not reach it move neither the level nor the differences of the others
+    alone = match(paths[:3])
+    for one, other in zip(alone, results, strict=False):
+        assert interval(one.difference) == pytest.approx(interval(other.difference), rel=0.2)
+        assert one.cross_entropy == other.cross_entropy
+
+
+def test_a_range_that_few_draws_share_is_no_common_range():
     generator = np.random.default_rng(0)
     first, second = two_paths(generator)
-    _, too_dear = two_paths(generator, costs=((2.2, 2.3, 2.5), (3.0, 3.1, 3.5)))
     _, barely = two_paths(generator, costs=((2.2, 2.3, 2.5), (2.499, 2.6, 2.7)))
-    (alone,) = match([first, too_dear])
-    assert alone.cross_entropy is None and alone.difference is None and alone.by_model == ()
-    results = match([first, too_dear, second, barely])
-    assert [result.difference is None for result in results] == [True, False, True]
-    (expected,) = match([first, second])
-    assert interval(results[1].difference) == pytest.approx(interval(expected.difference))
+    results = match([first, second, barely])
+    assert [result.is_common for result in results] == [True, False]
+    assert results[1].difference is None
 
 
 def test_the_level_is_within_reach_of_all_models_and_moves_with_the_draw():
@@ -75,3 +119,19 @@ def test_the_interval_at_equal_cross_entropy_covers_the_truth(n_seeds, seed_devi
         )
         covered.append(covers(match(paths, seed)[0].difference, 10.0 - 25.0))
     assert 0.93 <= np.mean(covered) <= 0.97
+
+
+def test_the_interval_at_the_common_cost_of_six_ratios_covers_the_truth():
+    """The ratios' ranges differ; all reach 2.25 to 2.4, and the level is two thirds into it."""
+    costs = [(2.2 - 0.02 * i, 2.3 - 0.02 * i, 2.6 - 0.04 * i) for i in range(6)]
+    costs[3] = (2.25, 2.3, 2.5)
+    level = 2.25 + 2 / 3 * 0.15
+    toxicity = (40.0, 30.0, 20.0)
+    truth = 5 + np.interp(level, costs[5], toxicity) - np.interp(level, costs[0], toxicity)
+    generator = np.random.default_rng(8)
+    covered = []
+    for seed in range(400):
+        results = match(several_paths(generator, costs), seed)
+        assert all(result.is_common for result in results)
+        covered.append(covers(results[4].difference, truth))
+    assert 0.92 <= np.mean(covered) <= 0.98  # 95 % ± 2.8 standard errors of 1.1 %

@@ -3,9 +3,11 @@
 from dataclasses import replace
 
 import fake_sweep
+import numpy as np
 import pytest
 from compared_sweep import compared
 from fake_sweep import estimate, items_of, run, with_toxicity
+from scipy import stats
 
 from eval.eval_report import Lens
 from launch.report.analysis import comparisons
@@ -34,17 +36,16 @@ def plain(text: str) -> str:
 def test_the_answer_at_equal_cost_names_the_ratios_that_are_less_toxic():
     text = plain(answer_at_equal_cost(compared()))
     assert text == (
-        "Some: at equal cost, the models with 5 % and 10 % toxic text are less toxic than the one "
-        "with 0 % (\u22122.3 to \u22125.3); the models with 20 % and 25 % toxic text are more "
-        "toxic (+4.7 to +6.1)."
+        "Some: at equal cost, the models with 5 % and 10 % toxic text are less toxic than with 0 % "
+        "(\u22122.6 to \u22125.8); the models with 20 % and 25 % toxic text are more toxic "
+        "(+4.7 to +6.1)."
     )
 
 
 def test_without_an_effect_the_answer_at_equal_cost_is_none():
     text = plain(findings([run(0.0)[1]], compared(dip=0.0)).answer)
-    assert text.startswith(
-        "None: at equal cost, no model with more toxic text is less toxic than the one with 0 %"
-    )
+    assert text.startswith("None: at equal cost, the model") and "more toxic than with 0 %" in text
+    assert "less toxic" not in text
 
 
 def test_seeds_that_differ_can_take_the_claim_at_equal_cost_away():
@@ -106,21 +107,24 @@ def test_an_answer_that_was_not_measured_is_not_given():
 
 
 def test_one_seed_leaves_the_spread_unmeasured_and_several_widen_it():
-    first, second = (
-        replace(run(0.1, seed)[1], probe_accuracy=estimate(0.6 + 0.2 * seed, 0.05))
-        for seed in (0, 1)
+    first, second, third = (
+        replace(run(0.1, seed)[1], probe_accuracy=estimate(0.6 + 0.02 * seed, 0.05))
+        for seed in (0, 1, 2)
     )
     assert "the spread between seeds is not measured" in findings([first]).caveat
     assert "2 seeds" in findings([first, second]).caveat
-    (point,) = by_ratio([first, second], lambda report: report.probe_accuracy)
-    assert (point.value, point.low, point.high, point.n_runs) == pytest.approx((0.7, 0.55, 0.85, 2))
+    (point,) = by_ratio([first, second, third], lambda report: report.probe_accuracy)
+    half = np.hypot(0.05, stats.t.ppf(0.975, 2) * 0.02 / 3**0.5)
+    assert (point.value, point.low, point.high, point.n_runs) == pytest.approx(
+        (0.62, 0.62 - half, 0.62 + half, 3)
+    )
 
 
 def test_the_caveat_names_the_degrees_of_freedom_of_the_spread():
-    reports = [run(0.1, seed)[1] for seed in (0, 1)]
-    assert "with 6 degrees of freedom" in seeds(reports, compared(seeds=(0, 1)))
-    assert "degrees of freedom" not in seeds(reports)
-    assert "degrees of freedom" not in seeds([run(0.1)[1]], compared())
+    reports = [run(ratio, seed)[1] for ratio in (0.0, 0.1) for seed in (0, 1, 2)]
+    assert "with 4 degrees of freedom" in seeds(reports)
+    assert "with 1 degree of freedom" in seeds(reports[:2])
+    assert "degree" not in seeds(reports[:1])
 
 
 def test_the_prompts_needed_are_named_with_their_power():
