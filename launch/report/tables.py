@@ -17,7 +17,6 @@ from launch.report.analysis.per_ratio_series import (
 )
 from launch.report.analysis.ratio_curves import Contrast, InteriorMinimum
 from launch.report.figures import axes
-from launch.report.results_files import FinishedRun
 from launch.report.text.number_format import (
     NOT_MEASURED,
     listed,
@@ -45,7 +44,9 @@ class Dose(NamedTuple):
     n_documents: int | None
 
 
-def doses(runs: Sequence[FinishedRun], cards: Mapping[str, DataCard]) -> dict[float, Dose]:
+def doses(
+    runs: Sequence[tuple[RunRecord, EvalReport]], cards: Mapping[str, DataCard]
+) -> dict[float, Dose]:
     """The dose of each ratio."""
     return {report.toxic_ratio: dose(record, cards) for record, report in runs}
 
