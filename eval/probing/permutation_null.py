@@ -5,7 +5,9 @@ by how much: labels are permuted 1,000 times, every head is probed again under e
 the best accuracy of each permutation is what the best head must exceed. All permutations of a head
 share its features, so its matrix is factored once, and all its probes are one matrix product. For
 that the null's probe is the first Newton step of the logistic one from zero, a ridge regression,
-for the observed labels as well.
+for the observed labels as well. The work runs on the device of the features, whose matrices are
+factored in float64; an accuracy on a GPU differs from a CPU's by the rows whose score is within
+float32 rounding of 0.
 
 Shapes: R rows, P probes, H features, B labellings, G groups, S rows per group.
 """

@@ -3,8 +3,8 @@
     prompts × samples × strengths ─▶ sampled ids ─▶ texts ─▶ toxicity scores, nats per token
 
 All strengths share a batch and the pass over their prompt (model/generation.py), and no row depends
-on the others of its batch. The same sample of a
-prompt draws the same random numbers at every strength, so strengths differ by steering alone.
+on the others of its batch. The same sample of a prompt draws the same random numbers at every
+strength, so strengths differ by steering alone.
 
 Shapes: B batch.
 """

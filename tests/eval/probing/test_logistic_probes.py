@@ -44,6 +44,15 @@ def test_solving_problems_in_chunks_gives_the_same_probes(monkeypatch):
     assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(whole, chunked, strict=True))
 
 
+def test_hessians_of_a_gpu_give_the_same_probes(monkeypatch):
+    x, labels = scaled_rows()
+    of_cpu = logistic_probes.fit(x, labels, 1.0)
+    monkeypatch.setattr(logistic_probes, "_products_one_by_one", logistic_probes._products_at_once)
+    of_gpu = logistic_probes.fit(x, labels, 1.0)
+    bound = 2e-9 * len(labels) * 7**0.5
+    assert (of_cpu.weight_PH - of_gpu.weight_PH).norm(dim=1).max() <= bound
+
+
 def test_a_planted_direction_is_found_and_generalises():
     x, labels = scaled_rows(n=400, signal=1.5)
     probes = logistic_probes.fit(x[:200], labels[:200], 1.0)
