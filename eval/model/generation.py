@@ -26,6 +26,7 @@ from training.model.kv_cache import KVCache
 from training.model.olmo import OLMo
 
 TOKENS_PER_LOOK = 8  # decoded between looks at which rows have ended: a look waits for the device
+CPU_LOGITS = 1 << 19  # sampled from at once: twice as fast as rows that leave a CPU's cache
 LEAVING_SHARE = 0.25  # of the rows must have ended to leave: the others' keys and values are copied
 
 
@@ -234,7 +235,10 @@ def _falling(p_BV: Tensor) -> Tensor:
 def _next_ids(logits_BV: Tensor, u_B: Tensor, sampling: Sampling) -> Tensor:
     if sampling.decoding == "greedy":
         return logits_BV.argmax(dim=-1)
-    return nucleus(logits_BV, sampling.top_p, u_B)
+    n_rows, n_ids = logits_BV.shape
+    step = n_rows if logits_BV.is_cuda else max(1, CPU_LOGITS // n_ids)
+    parts = zip(logits_BV.split(step), u_B.split(step), strict=True)
+    return torch.cat([nucleus(logits, sampling.top_p, u) for logits, u in parts])
 
 
 def _fit(prompt: Sequence[int], model: OLMo, sampling: Sampling) -> Sequence[int]:

@@ -195,6 +195,14 @@ def test_nucleus_samples_have_the_renormalised_probabilities():
     assert shares.tolist() == pytest.approx([0.1 / 0.9, 0.5 / 0.9, 0, 0.3 / 0.9, 0], abs=1e-3)
 
 
+def test_sampling_a_few_rows_at_a_time_samples_the_same_ids(monkeypatch):
+    logits = 3 * torch.randn(50, 64, generator=torch.Generator().manual_seed(0))
+    u = torch.rand(50, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    ids = generation.nucleus(logits, 0.9, u)
+    monkeypatch.setattr(generation, "CPU_LOGITS", 3 * 64)
+    assert torch.equal(generation._next_ids(logits, u, sampling(top_p=0.9)), ids)
+
+
 def test_rounding_that_swaps_near_ties_swaps_no_samples():
     logits = torch.zeros(1, 50)
     u = torch.linspace(0, 1, 1000, dtype=torch.float64)[:-1]
