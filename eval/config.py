@@ -17,7 +17,7 @@ from data_prep.core.settings import Count, CountOrZero, Example, Positive, Share
 Site = Literal["heads", "mlp", "residual"]  # eval/model/hook_points.py
 Positions = Literal["last", "all"]
 Control = Literal["random_heads", "random_directions", "flipped"]  # eval/steering/intervention.py
-BenchmarkForm = Literal["letter", "cloze"]  # eval/steering/multiple_choice.py
+BenchmarkForm = Literal["letter", "cloze"]  # eval/inputs/benchmarks.py
 Direction = Literal["class_means", "probe", "lda"]  # eval/probing/directions.py
 Precision = Literal["auto", "fp32", "tf32", "bf16"]  # eval/model/numerics.py
 
@@ -152,7 +152,7 @@ class CapabilityConfig:
 
     benchmarks: Annotated[tuple[str, ...], Example(("cloze:arc.jsonl.gz#text=question",))] = ()
     """Files of multiple-choice questions, "letter:URI#text=question" or "cloze:…"
-    (eval/steering/multiple_choice.py), answered at every strength."""
+    (eval/inputs/benchmarks.py), answered at every strength."""
 
     n_questions: Count = 500
     """Questions per benchmark, at most."""

@@ -21,23 +21,17 @@ from data_prep.scorers.registry import Scorer
 from eval import report_assembly
 from eval.config import EvalConfig
 from eval.eval_report import EvalReport, eval_uri, find
-from eval.inputs import prompts, text_rows
+from eval.inputs import benchmarks, labelled_sets, prompts, text_rows
+from eval.inputs.benchmarks import Question
 from eval.inputs.labelled_rows import LabelledRow, labels_of
+from eval.inputs.labelled_sets import LabelledSets
 from eval.inputs.prompts import EvaluationTexts, HeldOutSource
 from eval.inputs.text_rows import text_key
 from eval.model import model_source
 from eval.model.loaded_model import LoadedModel
 from eval.model.model_source import ModelSource
 from eval.model.session import EvalSession
-from eval.probing import (
-    entanglement,
-    labelled_sets,
-    logistic_probes,
-    logit_lens,
-    probe_heads,
-    transfer,
-)
-from eval.probing.labelled_sets import LabelledSets
+from eval.probing import entanglement, logistic_probes, logit_lens, probe_heads, transfer
 from eval.probing.logistic_probes import RowSplit
 from eval.probing.probe_heads import ProbedHeads
 from eval.report_assembly import ProbingResults, SteeringResults
@@ -45,14 +39,12 @@ from eval.resume import MeasurementStore
 from eval.steering import (
     intervention,
     measure_strengths,
-    multiple_choice,
     perplexity,
     score_cache,
 )
 from eval.steering.continuations import ContinuationScoring
 from eval.steering.intervention import Condition, Shift
 from eval.steering.measure_strengths import MeasuredTexts
-from eval.steering.multiple_choice import Question
 
 STEERED = "steered"
 
@@ -139,16 +131,13 @@ def _read_inputs(config: EvalConfig, load: Callable[[], LoadedModel]) -> Evaluat
     held-out text needs the model's tokenizer.
     """
     sets = labelled_sets.read(config.probing, config.seed)
-    benchmarks = {
-        name: multiple_choice.read_questions(name, config.capability.n_questions, config.seed)
-        for name in config.capability.benchmarks
-    }
+    read_benchmarks = benchmarks.read_all(config.capability, config.seed)
     held_out = HeldOutSource(
         lambda stream, limit: load().held_out_documents(stream, limit),
         lambda ids: load().tokenizer.decode(ids),
     )
     texts = prompts.choose_texts(config.probing, config.generation, config.seed, held_out)
-    of_benchmarks = [benchmark.summary for benchmark in benchmarks.values()]
+    of_benchmarks = [benchmark.summary for benchmark in read_benchmarks.values()]
     for summary in (*texts.summaries, *sets.summaries, *of_benchmarks):
         text_rows.log(summary)
     rows = texts.probe_rows
@@ -156,7 +145,7 @@ def _read_inputs(config: EvalConfig, load: Callable[[], LoadedModel]) -> Evaluat
     seen = {text_key(rows[i].text) for i in split.train + split.validation}
     sets = labelled_sets.without_seen_rows(sets, seen)
     texts = texts._replace(summaries=(*texts.summaries, *sets.summaries, *of_benchmarks))
-    questions = {name: benchmark.questions for name, benchmark in benchmarks.items()}
+    questions = {name: benchmark.questions for name, benchmark in read_benchmarks.items()}
     return EvaluationInputs(texts, split, sets, questions)
 
 

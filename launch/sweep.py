@@ -66,6 +66,8 @@ def _run_stages(root: str, sweep: Experiment, only: str | None, *, materialize: 
     # refuse a missing corpus, and one file in both, before a cluster starts
     clean, toxic = map(corpus_reader.expand, (sweep.data.clean, sweep.data.toxic))
     input_files.check_distinct(clean, toxic)
+    if only not in ("data", "train"):
+        _check_evaluation_texts(root, sweep)
     storage.save(sweep, storage.join(root, experiment.FILE_NAME))
     with ray_tasks.session(sweep.n_ranks):
         if only != "data":
@@ -79,6 +81,14 @@ def _run_stages(root: str, sweep: Experiment, only: str | None, *, materialize: 
         _write_data_page(root, sweep)
     if only in (None, "report"):
         _write_report(root, sweep)
+
+
+def _check_evaluation_texts(root: str, sweep: Experiment) -> None:
+    """Refuse labels and questions that no evaluation can use, before a model is trained for it."""
+    from eval.inputs import text_checks
+
+    if not all(state.report for state in run_states.read(root, sweep)):
+        text_checks.check_files(sweep.eval)
 
 
 def _check_resources(root: str, sweep: Experiment, *, evaluate: bool) -> None:

@@ -75,12 +75,9 @@ def choose_texts(
     """The probe rows and prompts that the settings name; `held_out` is read for "held_out" only."""
     probes, prompts = _held_out_snippets(probing, generation, seed, held_out)
     if probing.rows != HELD_OUT:
-        probes = labelled_rows.read_labelled_rows(
-            probing.rows, probing, seed, setting=PROBE_ROWS, group_field=probing.group_field
-        )
-        labelled_rows.check_both_classes(probes, "rows")
+        probes = read_probe_rows(probing, seed)
     if generation.prompts != HELD_OUT:
-        prompts = _read_prompts(generation.prompts, seed)
+        prompts = read_prompts(generation.prompts, seed)
     probe_texts = {text_key(row.text) for row in probes.rows}
     unprobed = [prompt for prompt in prompts.prompts if text_key(prompt.text) not in probe_texts]
     prompts.counts.leave_out(Reason.PROBE_ROW, len(prompts.prompts) - len(unprobed))
@@ -95,7 +92,17 @@ def choose_texts(
     return EvaluationTexts(probes.rows, probes.rule, used, (probes.summary, of_prompts))
 
 
-def _read_prompts(uri: str, seed: int) -> PromptSet:
+def read_probe_rows(probing: ProbingConfig, seed: int) -> LabelledSet:
+    """The probe rows of a file; ConfigurationError unless both classes are among them."""
+    probes = labelled_rows.read_labelled_rows(
+        probing.rows, probing, seed, setting=PROBE_ROWS, group_field=probing.group_field
+    )
+    labelled_rows.check_both_classes(probes, "rows")
+    return probes
+
+
+def read_prompts(uri: str, seed: int) -> PromptSet:
+    """All prompts of a file, each text once."""
     counts = RowCounts()
     distinct: OneOfEach[Prompt] = OneOfEach()
     for source in corpus_reader.expand([uri]):

@@ -14,7 +14,7 @@ their weights are within 2e-9·R·√F/λ of each other.
 Shapes: R rows, P problems (heads, layer-major), H features, F = H + 1 with the intercept.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -88,7 +88,8 @@ def split_rows(groups: Sequence[str], labels: Sequence[int], seed: int) -> RowSp
     hash of the groups' names.
 
     Groups that hold the same labels are split in that proportion, so that every part has the same
-    share of each label. Raises ConfigurationError if a part lacks a label.
+    share of each label. Groups of several rows that differ too much for that are split as one set.
+    Raises ConfigurationError if a part lacks a label.
     """
     members: dict[str, list[int]] = {}
     for i, group in enumerate(groups):
@@ -97,10 +98,27 @@ def split_rows(groups: Sequence[str], labels: Sequence[int], seed: int) -> RowSp
     for group, rows in members.items():
         key = tuple(sorted(labels[i] for i in rows))
         groups_by_labels.setdefault(key, []).append(group)
+    split = _split_each(list(groups_by_labels.values()), members, seed)
+    if _lacks(split, labels) and len(members) < len(groups):
+        split = _split_each([list(members)], members, seed)
+    for label in _lacks(split, labels):
+        n_rows = sum(value == label for value in labels)
+        raise ConfigurationError(
+            f"probe rows with label {label}: got {n_rows} of {len(labels)}, too few for train, "
+            "validation and test; expected at least 6 groups with the same labels; give more rows, "
+            "or check the label field, eval.probing.label_threshold and eval.probing.group_field"
+        )
+    return split
+
+
+def _split_each(
+    strata: Sequence[Sequence[str]], members: Mapping[str, Sequence[int]], seed: int
+) -> RowSplit:
+    """Each stratum of groups in the proportion of the split."""
     train: list[int] = []
     validation: list[int] = []
     test: list[int] = []
-    for alike in groups_by_labels.values():
+    for alike in strata:
         order = [alike[i] for i in keyed_random.shuffled_positions(alike, "probe split", seed)]
         n_test = len(order) // TEST_DIVISOR
         n_validation = (len(order) - n_test) // TEST_DIVISOR
@@ -111,16 +129,12 @@ def split_rows(groups: Sequence[str], labels: Sequence[int], seed: int) -> RowSp
                 validation += members[group]
             else:
                 train += members[group]
-    for label in (0, 1):
-        if not all(any(labels[i] == label for i in part) for part in (train, validation, test)):
-            n_rows = sum(value == label for value in labels)
-            raise ConfigurationError(
-                f"probe rows with label {label}: got {n_rows} of {len(labels)}, too few for train, "
-                "validation and test; expected at least 6 groups with the same labels; give more "
-                "rows, or check the label field, eval.probing.label_threshold and "
-                "eval.probing.group_field"
-            )
     return RowSplit(sorted(train), sorted(validation), sorted(test))
+
+
+def _lacks(split: RowSplit, labels: Sequence[int]) -> list[int]:
+    """The labels that a part of the split has no row of."""
+    return [label for label in (0, 1) if not all(any(labels[i] == label for i in p) for p in split)]
 
 
 def fit(features_RPH: Tensor, labels_R: Tensor, l2: float) -> Probes:

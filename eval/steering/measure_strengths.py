@@ -19,6 +19,7 @@ import torch
 
 from data_prep.core.records import digest
 from eval.config import GenerationConfig
+from eval.inputs.benchmarks import Question
 from eval.inputs.prompts import Prompt
 from eval.model import batch_size, token_scores
 from eval.model.session import EvalSession
@@ -26,7 +27,7 @@ from eval.resume import Arrays
 from eval.steering import continuations, intervention, multiple_choice
 from eval.steering.continuations import Continuation, ContinuationScoring
 from eval.steering.intervention import Condition
-from eval.steering.multiple_choice import Answers, Question
+from eval.steering.multiple_choice import Answers
 
 
 class MeasuredTexts(NamedTuple):

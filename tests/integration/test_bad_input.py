@@ -77,6 +77,26 @@ def clean_corpus(flags: list[str], clean: str) -> list[str]:
     return [*flags[:position], "--clean", clean, *flags[position + 2 :]]
 
 
+@pytest.mark.parametrize(
+    ("setting", "row", "words"),
+    [
+        ("eval.probing.rows=ROWS", {"label": "rude"}, ["rows.jsonl row 0", "'rude'"]),
+        ("eval.probing.rows=ROWS", {"label": -1}, ["40 of 40 rows left out (negative label 40)"]),
+        ('eval.probing.transfer=["ROWS"]', {"label": 1}, ["40 of its 40 rows are toxic"]),
+        (
+            'eval.capability.benchmarks=["cloze:ROWS"]',
+            {"choices": ["a", ""], "answer": 0},
+            ["eval.capability.benchmarks", "an empty choice 40"],
+        ),
+    ],
+)
+def test_evaluation_texts_are_checked_before_anything_is_built(setting, row, words, tmp_path):
+    uri = rows(tmp_path / "rows.jsonl", *({"text": f"text {i}"} | row for i in range(40)))
+    done = sweep(str(tmp_path / "out"), *TINY, "--set", setting.replace("ROWS", uri))
+    refused(done, *words)
+    assert not (tmp_path / "out" / "streams").exists()
+
+
 def test_a_missing_corpus_is_refused(tmp_path):
     done = sweep(
         str(tmp_path / "out"),

@@ -103,6 +103,23 @@ def test_the_halves_of_a_pair_stay_together():
     assert all(abs(sum(labels[i] for i in part) / len(part) - 0.5) < 0.03 for part in split)
 
 
+def test_a_few_large_groups_that_differ_in_their_labels_are_split():
+    groups = [f"user {i // 50}" for i in range(600)]
+    labels = [int(i % 50 < 20 + i // 50) for i in range(600)]  # 20 to 31 toxic rows of 50
+    split = logistic_probes.split_rows(groups, labels, 0)
+    assert [len(part) for part in split] == [400, 100, 100]
+    assert all(0 < sum(labels[i] for i in part) < len(part) for part in split)
+    train, validation, test = ({groups[i] for i in part} for part in split)
+    assert not test & (train | validation) and not train & validation
+
+
+def test_a_few_single_rows_of_a_class_are_refused():
+    with pytest.raises(ConfigurationError, match=r"label 1: got 4 of 100, too few"):
+        logistic_probes.split_rows(
+            [str(i) for i in range(100)], [int(i < 4) for i in range(100)], 0
+        )
+
+
 def test_rows_of_one_class_are_refused_with_their_numbers():
     with pytest.raises(ConfigurationError, match=r"label 1: got 0 of 40"):
         logistic_probes.split_rows([str(i) for i in range(40)], [0] * 40, 0)
