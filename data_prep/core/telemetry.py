@@ -176,7 +176,7 @@ METRICS: dict[str, Metric] = {
     # training: checkpoints
     "hormesis_checkpoint_seconds": _gauge("s", "time to publish the last checkpoint"),
     "hormesis_checkpoint_stall_seconds": _gauge(
-        "s", "time that training was stopped for the last checkpoint"
+        "s", "time until the last checkpoint was copied to host memory; it stalls training at most"
     ),
     "hormesis_checkpoint_bytes": _gauge(
         "bytes", "size of the last published checkpoint, all ranks"

@@ -1,10 +1,11 @@
 """save training state without stalling, and resume it on any number of ranks
 
-A save copies what this rank holds to host memory (staging.py) and returns; background threads
-publish it (writer.py). If the previous save is still being published, a new one waits WAIT_SECONDS
-and is then skipped: a second buffer would double the memory, and a store that is too slow for the
-interval would fill that as well. A save that failed is a warning and a metric; MAX_FAILED in a row
-end the run, for it could not be resumed anywhere.
+A save copies what this rank holds to host memory (staging.py) and returns, on a GPU before the copy
+has ended; the next optimizer step waits for it. Background threads publish the copy (writer.py). If
+the previous save is still being published, a new one waits WAIT_SECONDS and is then skipped: a
+second buffer would double the memory, and a store that is too slow for the interval would fill that
+as well. A save that failed is a warning and a metric; MAX_FAILED in a row end the run, for it could
+not be resumed anywhere.
 
 Resuming takes the newest checkpoint whose blocks verify (commit_and_prune.py), the same on all
 ranks; each rank reads only what it needs (restore.py).
@@ -26,7 +27,7 @@ from training.checkpoint.restore import read_tensors, saved_keys
 from training.checkpoint.staging import Staging
 from training.checkpoint.writer import CheckpointWriter, Snapshot
 from training.config import CheckpointConfig
-from training.engine import deepspeed_state, process_group
+from training.engine import deepspeed_engine, deepspeed_state, process_group
 
 MAX_FAILED = 5
 # A skipped save loses steps only if the run dies; waiting always costs time.
@@ -55,7 +56,13 @@ class CheckpointManager:
         self._start_id = process_group.broadcast_from_rank0(lambda: secrets.token_hex(4))
         self._n_saves = 0
         self._staging = Staging()
+        self._engine: Any = None  # whose optimizer waits for copies
         self._writer = CheckpointWriter(folder, identity, world, run_id, config)
+
+    def prepare(self, engine: Any) -> None:
+        """Prepare memory for the first save in the background; once the optimizer has its state."""
+        if self._config.every_steps:
+            self._staging.prepare(deepspeed_state.local_slices(engine))
 
     def save(
         self,
@@ -90,8 +97,13 @@ class CheckpointManager:
         self._n_saves += 1
         slices = deepspeed_state.local_slices(engine)
         files = self._staging.copy(slices, f"{attempt}-{self._world.rank:05d}")
+        if engine is not self._engine:
+            self._engine = engine
+            hold = self._staging.wait_on_device
+            deepspeed_engine.register_pre_step_hook(engine, lambda _: hold())
         snapshot = Snapshot(
             attempt=attempt,
+            started=start,
             step=step,
             optimizer_steps=deepspeed_state.optimizer_steps(engine),
             train_seconds=train_seconds,
@@ -100,8 +112,6 @@ class CheckpointManager:
             parameter_sizes=deepspeed_state.parameter_sizes(engine),
         )
         self._writer.start(snapshot, self._staging, commit_after=commit_after)
-        stall_seconds = perf_counter() - start
-        telemetry.emit("hormesis_checkpoint_stall_seconds", stall_seconds, run=self._run_id)
 
     def finish(self) -> bool:
         """Wait until the last save has ended, up to END_SECONDS; whether it was published."""

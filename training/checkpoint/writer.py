@@ -36,11 +36,12 @@ METRICS_SECONDS = 600.0  # for the metrics log that a commit waits for
 class Snapshot(NamedTuple):
     """The training state at one step, copied to host memory.
 
-    files: this rank's, in the staging buffer. extra: the encoded extra tensors, on rank 0.
-    parameter_sizes: elements of each whole parameter.
+    started: when the save began, by perf_counter. files: this rank's, in the staging buffer. extra:
+    the encoded extra tensors, on rank 0. parameter_sizes: elements of each whole parameter.
     """
 
     attempt: str
+    started: float
     step: int
     optimizer_steps: int
     train_seconds: float
@@ -120,6 +121,9 @@ class CheckpointWriter:
     def _upload_files(self, snapshot: Snapshot, staging: Staging) -> None:
         folder = storage.join(self._folder, commits.step_name(snapshot.step))
         rank, files = self._world.rank, []
+        staging.wait()
+        stall_seconds = perf_counter() - snapshot.started
+        telemetry.emit("hormesis_checkpoint_stall_seconds", stall_seconds, run=self._run_id)
         try:
             for file in snapshot.files:
                 content = staging.content(file)

@@ -46,10 +46,15 @@ def state_bytes(train: TrainConfig, n_ranks: int) -> StateBytes:
 
 
 def peak_bytes(train: TrainConfig, n_ranks: int) -> int:
-    """State, activations of one micro-batch without recomputation, and one chunk of the loss."""
+    """State, activations of one micro-batch without recomputation, and one chunk of the loss.
+
+    A compiled block keeps, in widths D and F of the model and its MLP: its input, both norms'
+    outputs, query, key and value, the rotated two of them, attention's output before and after its
+    matrix (10 D), gate and up, and their product (3 F).
+    """
     model, weight_bytes = train.model, _weight_bytes(train)
     n_positions = train.passes(n_ranks).micro_batch * train.sequence_length
-    per_layer = weight_bytes * (9 * model.d_model + 4 * model.d_mlp)
+    per_layer = weight_bytes * (10 * model.d_model + 3 * model.d_mlp)
     activations = n_positions * model.n_layers * per_layer
     n_logits = min(n_positions * model.vocab_size, CHUNK_LOGITS)
     # logits and their gradient, and the fp32 sum of the output matrix's gradient

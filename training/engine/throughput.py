@@ -29,7 +29,10 @@ class PeakFlops(NamedTuple):
 
 
 class Stopwatch:
-    """Total seconds between start and stop; both wait for the device, which runs asynchronously."""
+    """Total seconds between start and stop; both wait for the device, which runs asynchronously.
+
+    They wait for what was computed, not for a checkpoint that is copied beside it (staging.py).
+    """
 
     def __init__(self, device: torch.device, seconds: float) -> None:
         self._is_cuda = device.type == "cuda"
@@ -54,7 +57,7 @@ class Stopwatch:
 
     def _synchronize(self) -> None:
         if self._is_cuda:
-            torch.cuda.synchronize()
+            torch.cuda.current_stream().synchronize()
 
 
 def measure_peak(world: World, dtype: torch.dtype) -> PeakFlops:

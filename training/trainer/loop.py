@@ -106,6 +106,8 @@ def run_steps(session: TrainSession) -> LoopResult:
         stats.collect(logs)
         result = train_step(context, engine, guard, batch)
         stats.collect(False)
+        if batch.step == session.first_step:
+            session.checkpoints.prepare(engine)
         metrics.add(batch, wait_seconds, result)
 
         if logs:
