@@ -16,6 +16,7 @@ from functools import cache
 from typing import NamedTuple
 
 from data_prep.core import storage, telemetry
+from data_prep.core.records import digest
 from data_prep.scorers import registry
 from data_prep.scorers.registry import Scorer
 from eval import report_assembly
@@ -59,6 +60,13 @@ class EvaluationInputs(NamedTuple):
     labelled_sets: LabelledSets
     benchmarks: dict[str, list[Question]]
 
+    @property
+    def digest(self) -> str:
+        """What an interrupted evaluation of other texts measured is not resumed."""
+        return digest(
+            self.texts.probe_rows, self.texts.prompts, self.labelled_sets, self.benchmarks
+        )
+
 
 def evaluate(root: str, run_id: str, config: EvalConfig) -> EvalReport:
     """Evaluate the finished run `run_id` below the object root, or return the report it has.
@@ -97,7 +105,7 @@ def evaluate_model(
     with closing(telemetry.progress(n_rows, f"evaluate {source.name}: probes", "rows")) as bar:
         session = EvalSession(
             loaded=loaded,
-            store=MeasurementStore(folder, loaded.weights_id),
+            store=MeasurementStore(folder, digest(loaded.weights_id, inputs.digest)),
             seed=config.seed,
             advance=bar.update,
         )

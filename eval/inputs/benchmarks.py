@@ -60,7 +60,7 @@ def read_questions(name: str, n_questions: int, seed: int) -> Benchmark:
     form, _, uri = name.partition(":")
     where = f"{BENCHMARKS} {name}"
     counts = RowCounts()
-    distinct: OneOfEach[Question] = OneOfEach()
+    distinct: OneOfEach[Question] = OneOfEach(Reason.OTHER_ANSWER)
     for source in corpus_reader.expand([uri]):
         for place, document in text_rows.read_rows(source, counts):
             row = question_rows.read(document.text, document.fields, place)

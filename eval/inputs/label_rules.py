@@ -132,7 +132,9 @@ _ONE_LABEL = (
 
 
 def _remedy(field: str, value: Any) -> str:
-    if isinstance(value, list | tuple | dict):
+    if isinstance(value, dict):
+        return f"name a field inside it, #label={field}.{min(map(str, value), default='FIELD')}"
+    if isinstance(value, list | tuple):
         return _ONE_LABEL
     if isinstance(value, str) and any(character.isdecimal() for character in value):
         return "write numbers with a point, without % and signs of thousands"

@@ -13,7 +13,7 @@ annotator, and without those on whom people disagree it would be another set.
 import hashlib
 import unicodedata
 from collections import Counter
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
@@ -40,7 +40,8 @@ class Reason(StrEnum):
     OFF_SCALE = "label outside the stated scale"
     NO_GROUP = "no group"
     REPEATED = "repeated text"
-    CONTRADICTORY = "same text with another label"
+    OTHER_LABEL = "same text with another label"
+    OTHER_ANSWER = "same question with another answer"
     PROBE_ROW = "also a probe row"
     SEEN = "seen by the probes"
     NO_ANSWER = "no answer"
@@ -78,11 +79,16 @@ class RowCounts:
         )
 
 
-def in_words(n_read: int, left_out: dict[str, int]) -> str:
-    """How many rows of a set were left out, and why."""
+def in_words(
+    n_read: int, left_out: dict[str, int], other_words: Mapping[str, int] | None = None
+) -> str:
+    """How many rows of a set were left out and why, and the words that its rule makes benign."""
     reasons = ", ".join(f"{reason} {n:,}" for reason, n in sorted(left_out.items()))
-    return f"{sum(left_out.values()):,} of {n_read:,} rows left out" + (
-        f" ({reasons})" if reasons else ""
+    words = ", ".join(f"{word!r} {n:,}" for word, n in sorted((other_words or {}).items()))
+    return (
+        f"{sum(left_out.values()):,} of {n_read:,} rows left out"
+        + (f" ({reasons})" if reasons else "")
+        + (f"; benign by the rule: {words}" if words else "")
     )
 
 
@@ -127,7 +133,9 @@ class OneOfEach(Generic[Item]):
     Of several rows with one text the smallest item is kept, whatever their order.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, other_label: Reason = Reason.OTHER_LABEL) -> None:
+        """other_label: what rows that contradict each other are counted as."""
+        self._other_label = other_label
         self._by_key: dict[str, _SameText[Any]] = {}
 
     def add(self, key: str, label: Hashable, item: Any, variant: str = "") -> None:
@@ -154,33 +162,34 @@ class OneOfEach(Generic[Item]):
         for same in self._by_key.values():
             if len(same.labels) > 1:
                 n_contradictory += 1
-                counts.leave_out(Reason.CONTRADICTORY, same.n_rows)
+                counts.leave_out(self._other_label, same.n_rows)
             else:
                 kept += same.items.values()
                 counts.leave_out(Reason.REPEATED, same.n_rows - len(same.items))
         if n_contradictory > max_contradictory_ratio * len(self._by_key):
+            is_question = self._other_label is Reason.OTHER_ANSWER
+            text, label = ("question", "answer") if is_question else ("text", "label")
             raise ConfigurationError(
-                f"{where}: {n_contradictory} of its {len(self._by_key)} texts occur with different "
-                f"labels; expected one label per text, and at most {max_contradictory_ratio:.0%} "
-                "of the texts with several; if annotators have a row each, reduce their labels to "
-                "one, such as their mean or majority"
+                f"{where}: {n_contradictory} of its {len(self._by_key)} {text}s occur with "
+                f"different {label}s; expected one {label} per {text}, and at most "
+                f"{max_contradictory_ratio:.0%} of the {text}s with several; if each row is one "
+                f"annotator's, make one row per {text} of them, with the {label} of the majority"
             )
         return kept
 
 
 def log(text_set: TextSet) -> None:
     """One line on what was read; a warning if rows other than repeated ones were left out."""
-    words = ", ".join(f"{word!r:.40} {n:,}" for word, n in text_set.other_words.items())
-    is_expected = set(text_set.left_out) <= {
-        Reason.REPEATED.value,
-        Reason.SEEN.value,
-        Reason.PROBE_ROW.value,
-    }
-    (telemetry.logger.info if is_expected else telemetry.logger.warning)(
-        "%s %s: %s; %s used%s",
+    expected = {Reason.REPEATED, Reason.SEEN, Reason.PROBE_ROW}
+    write = (
+        telemetry.logger.info
+        if expected.issuperset(text_set.left_out)
+        else telemetry.logger.warning
+    )
+    write(
+        "%s %s: %s rows used; %s",
         text_set.setting,
         text_set.uri,
-        in_words(text_set.n_read, text_set.left_out),
         f"{text_set.n_used:,}",
-        f"; benign by the rule: {words}" if words else "",
+        in_words(text_set.n_read, text_set.left_out, text_set.other_words),
     )

@@ -15,6 +15,7 @@ Shapes: R texts with a score.
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -27,6 +28,7 @@ from data_prep.core.records import digest, record, to_json
 from data_prep.scorers import registry
 from data_prep.scorers.registry import Scorer
 from data_prep.sources import corpus_reader
+from eval.eval_report import TextSet
 from eval.inputs import text_rows
 from eval.inputs.labelled_rows import LabelReader
 from eval.inputs.text_rows import OneOfEach, RowCounts, text_key
@@ -61,6 +63,7 @@ class ScorerCalibration:
     """A scorer compared with references. A text is toxic if its reference is at least `threshold`.
 
     left_out: rows of the n_read that are not among the n texts, by reason.
+    other_words: rows by word, of the words that a rule with a word makes benign.
     rho: rank correlation of scores and references; None if the references are labels.
     calibration_error: |mean score − share toxic| of the bins, averaged by texts.
     recall: share of the toxic texts scored at least 0.5.
@@ -76,6 +79,7 @@ class ScorerCalibration:
     n_toxic: int
     n_read: int
     left_out: dict[str, int]
+    other_words: dict[str, int]
     coverage_ratio: float
     auroc: Estimate
     rho: Estimate | None
@@ -89,26 +93,27 @@ class ScorerCalibration:
 def main() -> int:
     arguments = _parse_arguments()
     telemetry.configure()
-    texts, counts = read(arguments.rows)
+    texts, text_set = read(arguments.rows)
     result = calibrate(
         registry.load(arguments.scorer),
         texts,
         arguments.rows,
-        counts=counts,
+        text_set=text_set,
         threshold=arguments.threshold,
     )
     print(to_json(result) if arguments.json else _table(result), end="")
     return 0
 
 
-def read(uris: Sequence[str]) -> tuple[list[ReferenceText], RowCounts]:
-    """The texts of `uris` (#text=FIELD&label=FIELD), each once, and the rows left out by reason.
+def read(uris: Sequence[str]) -> tuple[list[ReferenceText], TextSet]:
+    """The texts of `uris` (#text=FIELD&label=FIELD), each once, and what was left out.
 
     A reference is a number from 0 to 1, or true or false; a rule in place of the field
     (label_rules.py) turns it into 0 or 1. Raises ConfigurationError for any other value.
     """
     corpus_reader.expand(uris)  # refuses a file that is named twice
     counts = RowCounts()
+    other_words: Counter[str] = Counter()
     distinct: OneOfEach[ReferenceText] = OneOfEach()
     for uri in uris:
         labels = LabelReader(uri, TOXIC_SCORE)
@@ -116,7 +121,10 @@ def read(uris: Sequence[str]) -> tuple[list[ReferenceText], RowCounts]:
         for document, reference in labels.read(counts, judge):
             text = ReferenceText(document.text, float(reference))
             distinct.add(text_key(document.text), text.reference, text)
-    return distinct.items(counts, ", ".join(uris)), counts
+        other_words += labels.other_words
+    where = ", ".join(uris)
+    texts = distinct.items(counts, where)
+    return texts, counts.text_set("--rows", where, len(texts), other_words)
 
 
 def calibrate(
@@ -124,13 +132,13 @@ def calibrate(
     texts: Sequence[ReferenceText],
     uris: Sequence[str],
     *,
-    counts: RowCounts | None = None,
+    text_set: TextSet | None = None,
     threshold: float = 0.5,
 ) -> ScorerCalibration:
     """Score the texts and compare with their references. Raises ConfigurationError if all texts
     with a score are of one class.
     """
-    counts = counts or RowCounts(n_read=len(texts))
+    text_set = text_set or RowCounts(len(texts)).text_set("--rows", ", ".join(uris), len(texts))
     scores = scorer.score([text.text for text in texts])
     score_cache.check_range(scores, scorer.id)
     pairs = [
@@ -144,8 +152,8 @@ def calibrate(
         raise ConfigurationError(
             f"{', '.join(uris)}: {int(is_toxic_R.sum())} of the {len(is_toxic_R)} texts with a "
             f"score are toxic (reference ≥ {threshold:g}); expected some of both classes; "
-            f"{counts.in_words}; name other rows, another rule behind #label=, or another "
-            "threshold"
+            f"{text_rows.in_words(text_set.n_read, text_set.left_out)}; name other rows, another "
+            "rule behind #label=, or another threshold"
         )
     is_called_toxic_R = score_R >= TOXIC_SCORE
     has_scores_as_reference = len(np.unique(reference_R)) > 2
@@ -156,8 +164,9 @@ def calibrate(
         threshold=threshold,
         n=len(texts),
         n_toxic=sum(text.reference >= threshold for text in texts),
-        n_read=counts.n_read,
-        left_out=dict(sorted(counts.left_out.items())),
+        n_read=text_set.n_read,
+        left_out=text_set.left_out,
+        other_words=text_set.other_words,
         coverage_ratio=score_cache.coverage([text.text for text in texts], scores).ratio,
         auroc=roc.auroc_of_scores(score_R, is_toxic_R),
         rho=intervals.spearman(score_R, reference_R) if has_scores_as_reference else None,
@@ -198,7 +207,7 @@ def _table(result: ScorerCalibration) -> str:
     lines = [
         f"{result.scorer_id}: {result.n} texts, {result.n_toxic} of them toxic (reference ≥ "
         f"{result.threshold:g}), coverage {result.coverage_ratio:.4f}",
-        text_rows.in_words(result.n_read, result.left_out),
+        text_rows.in_words(result.n_read, result.left_out, result.other_words),
         f"AUROC               {_format(result.auroc)}",
         f"Spearman's rho      {rho}",
         f"recall              {_format(result.recall)}",

@@ -46,7 +46,7 @@ from eval.model.model_source import ModelSource
 from eval.pipeline import evaluate, evaluate_model
 from eval.probing import activations, logistic_probes, probe_heads
 from eval.probing.directions import Directions, unit_shift
-from eval.steering import intervention, per_item_results
+from eval.steering import intervention, measure_strengths, per_item_results
 from eval.tools import bake_steering
 from training.run_record import run_uri
 
@@ -165,9 +165,9 @@ def test_what_is_left_out_is_logged_at_the_start(root, table, caplog, monkeypatc
     uri = table([{"text": f"text {i}", "label": label} for i, label in enumerate(labels)])
     with pytest.raises(pytest.fail.Exception):
         evaluate(root, RUN_ID, evolve(CONFIG, {"probing.rows": uri, "probing.group_field": ""}))
-    line = f"eval.probing.rows {uri}: 40 of 80 rows left out (negative label 20, no label 20)"
+    line = f"eval.probing.rows {uri}: 40 rows used; 40 of 80 rows left out (negative label 20, "
     (record,) = (record for record in caplog.records if record.getMessage().startswith(line))
-    assert record.levelname == "WARNING" and "; 40 used" in record.getMessage()
+    assert record.levelname == "WARNING" and record.getMessage().endswith("no label 20)")
 
 
 def test_the_report_holds_every_number_with_its_n(report):
@@ -542,6 +542,20 @@ def test_reports_of_other_prompts_or_scorers_are_not_compared(report, changes, m
 def test_a_run_that_is_not_finished_cannot_be_evaluated(root):
     with pytest.raises(ArtefactMissing, match=r"toxic-none/record.json: the run is not finished"):
         evaluate(root, "toxic-none", CONFIG)
+
+
+def test_probes_of_rows_that_changed_meanwhile_are_not_resumed(copy, table, monkeypatch):
+    rows = [{"text": f"the boat number {i} is in", "label": i % 2} for i in range(60)]
+    uri = table(rows)
+    config = evolve(CONFIG, {"probing.rows": uri, "probing.group_field": ""} | STEERING_ALONE)
+    with monkeypatch.context() as patch:
+        patch.setattr(measure_strengths, "measure", lambda *_: pytest.fail("interrupted"))
+        with pytest.raises(pytest.fail.Exception):
+            evaluate(copy, RUN_ID, config)
+    table([row | {"label": int(i < 30)} for i, row in enumerate(rows)])
+    resumed = evaluate(copy, RUN_ID, config)
+    shutil.rmtree(eval_uri(run_uri(copy, RUN_ID), config))
+    assert without_time(evaluate(copy, RUN_ID, config)) == without_time(resumed)
 
 
 def test_a_report_of_another_version_is_refused_in_one_line(copy):

@@ -103,7 +103,9 @@ def test_the_same_question_with_other_answers_is_left_out_in_any_order(tmp_path)
     rows = [*many(), many()[0] | {"answer": 0}, many()[1] | swapped]
     found = read(f"cloze:{write_rows(tmp_path, *rows)}")
     assert len(found) == 28
-    assert left_out(f"cloze:{write_rows(tmp_path, *rows)}") == {"same text with another label": 4}
+    assert left_out(f"cloze:{write_rows(tmp_path, *rows)}") == {
+        "same question with another answer": 4
+    }
     assert read(f"cloze:{write_rows(tmp_path, *rows[::-1])}") == found
 
 
@@ -142,5 +144,7 @@ def test_a_file_of_faulty_questions_is_refused_with_the_reason(tmp_path, row, re
 
 def test_a_file_of_one_question_with_all_answers_is_refused(tmp_path):
     uri = write_rows(tmp_path, *(MMLU | {"answer": i % 2} for i in range(12)))
-    with pytest.raises(ConfigurationError, match="1 of its 1 texts occur with different labels"):
+    with pytest.raises(
+        ConfigurationError, match="1 of its 1 questions occur with different answers"
+    ):
         read(f"cloze:{uri}")

@@ -109,7 +109,7 @@ def test_words_match_folded_and_numbers_by_value(rule, value, label):
         ("x", "inf", "is 'inf', expected 0, 1 or a number"),
         ("x", 85, r"is 85, expected 0 to 1; .* #label=x>=NUMBER, or #label=x=WORD"),
         ("x", [0, 1, 1], "is a list of 3, expected 0, 1 or a number; expected one label per row"),
-        ("x>=0.5", {"a": 1}, "is an object, expected 0, 1 or a number"),
+        ("x>=0.5", {"a": 1}, "is an object, .* name a field inside it, #label=x.a"),
         ("x=Toxic", ["Toxic", "Toxic"], "is a list of 2; expected one label per row; reduce"),
     ],
 )

@@ -118,6 +118,15 @@ def test_probes_and_calibration_agree_on_every_label(table, rule):
     assert counts.left_out == {"negative label": 2, "no label": 3, "repeated text": 2}
 
 
+def test_the_words_that_a_rule_makes_benign_are_in_the_record(table, entry):
+    rows = [{"text": f"a fine day {i}", "kind": ("Toxic", "Not Toxic")[i % 2]} for i in range(8)]
+    arguments = ["--scorer", "profanity", "--rows", f"{table(rows)}#label=kind=toxic"]
+    _, printed, _ = entry("tools/calibrate_scorer.py", *arguments, "--json")
+    assert from_json(ScorerCalibration, printed, "the output").other_words == {"not toxic": 4}
+    _, printed, _ = entry("tools/calibrate_scorer.py", *arguments)
+    assert "\n0 of 8 rows left out; benign by the rule: 'not toxic' 4\n" in printed
+
+
 def test_texts_with_two_references_are_left_out_and_counted(table):
     rows = [{"text": f"text {i}", "label": i / 40} for i in range(40)]
     texts, counts = calibrate_scorer.read([table([*rows, {"text": "text 7", "label": 0.9}])])
