@@ -68,7 +68,8 @@ def check_bad_rows(bad: BadRows, max_ratio: float, uri: str, requested: dict[str
     raise ArtefactCorrupt(
         f"{uri}: {bad.count} of the first {bad.n_rows} rows cannot be used: "
         f"{'; '.join(bad.places)}; their share {bad.count / bad.n_rows:.3g} exceeds "
-        f"{max_ratio:g}; repair the file, or raise data.cleaning.max_bad_rows_ratio"
+        f"{max_ratio:g}; repair the file, or leave these rows out of it (for a corpus, "
+        "data.cleaning.max_bad_rows_ratio allows more)"
     )
 
 
