@@ -30,7 +30,6 @@ OTHER_COMPRESSION = re.compile(
     r"\.(ndjson|jsonl|json)\.(zip|bz2|xz|lz4|lzma|7z|br|z|snappy)$", re.IGNORECASE
 )
 OTHER_ARCHIVE = re.compile(r"\.(tar|tar\.\w+|tgz|tbz2?|txz|zip|7z|rar)$", re.IGNORECASE)
-INDENTED_OBJECT = re.compile(rb'\{[ \t\r]*\n[ \t]+"')
 HEADERS = (
     tarfile.XHDTYPE,
     tarfile.XGLTYPE,
@@ -226,7 +225,7 @@ def _check_start(piece: bytes, archive: str, name: str) -> None:
     except ConfigurationError as error:
         raise ConfigurationError(f"{error}{way_out}") from None
     start = piece.removeprefix(BYTE_ORDER_MARK).lstrip()
-    if start.startswith(b"[") or INDENTED_OBJECT.match(start):
+    if start.startswith(b"[") or foreign_content.INDENTED_OBJECT.match(start):
         form = "a JSON array" if start.startswith(b"[") else "an object over several lines"
         tool = "jq -c '.[]'" if start.startswith(b"[") else "jq -c ."
         again = " and pack it again" if name else ""

@@ -4,7 +4,7 @@ import csv
 from collections.abc import Iterator
 from typing import IO, Any, NoReturn
 
-from data_prep.core.errors import ArtefactCorrupt
+from data_prep.core.errors import ArtefactCorrupt, ConfigurationError
 from data_prep.sources.readers import lines as byte_lines
 from data_prep.sources.readers.file_row import Columns, FileRow, check_doubled
 from data_prep.sources.readers.lines import too_long
@@ -39,6 +39,7 @@ def rows(stream: IO[bytes], uri: str, columns: Columns) -> Iterator[FileRow]:
             if header is None:
                 header = values
                 check_doubled(header, columns, uri)
+                _check_separator(header, columns, uri)
             elif values:
                 yield FileRow(number, line, _columns(header, values))
                 number += 1
@@ -80,6 +81,16 @@ class _RecordLines:
     def _refuse(self, line: int, fault: str) -> NoReturn:
         raise ArtefactCorrupt(
             f"{self._uri}:{line}: {fault}; write the rows as JSON lines, or leave this one out"
+        )
+
+
+def _check_separator(header: list[str], columns: Columns, uri: str) -> None:
+    """Raise ConfigurationError for a header that other separators than commas divide."""
+    is_other = len(header) == 1 and any(separator in header[0] for separator in ";\t|")
+    if is_other and columns.named and header[0] not in columns.tops():
+        raise ConfigurationError(
+            f"{uri} has one column, {header[0]!r}; expected columns that are separated by commas: "
+            "write the file with commas, or as JSON lines"
         )
 
 

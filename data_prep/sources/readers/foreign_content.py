@@ -56,6 +56,7 @@ SIGNATURES = (
     _Signature(re.compile(rb"\xfd7zXZ\0"), "compressed with xz", "compress it with gzip or zstd"),
     _Signature(re.compile(rb"7z\xbc\xaf\x27\x1c"), "a 7z archive", "unpack it and name its files"),
 )
+INDENTED_OBJECT = re.compile(rb'\{[ \t\r]*\n[ \t]+"')  # JSON that is written for people
 BYTE_ORDER_MARKS = (  # the longer ones first
     (b"\xff\xfe\0\0", "UTF-32"),
     (b"\0\0\xfe\xff", "UTF-32"),

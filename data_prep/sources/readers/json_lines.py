@@ -1,14 +1,16 @@
 """read JSON lines: one object per line, with a second reading for what orjson refuses"""
 
+import io
 import json
 from collections import Counter
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import orjson
 
 from data_prep.core.errors import ConfigurationError
 from data_prep.sources.readers.file_row import Columns, FileRow
+from data_prep.sources.readers.foreign_content import HEAD_BYTES, INDENTED_OBJECT
 from data_prep.sources.readers.lines import BYTE_ORDER_MARK, lines, too_long
 
 # A key that an object has twice comes from the program that wrote the file, so the first lines show
@@ -30,6 +32,11 @@ def rows(stream: IO[bytes], uri: str, columns: Columns) -> Iterator[FileRow]:
                 raise ConfigurationError(
                     f"{uri} holds a JSON array; expected one object per line; "
                     "convert it with jq -c '.[]'"
+                )
+            if INDENTED_OBJECT.match(line + cast(io.BufferedReader, stream).peek(HEAD_BYTES)):
+                raise ConfigurationError(
+                    f"{uri} holds an object over several lines; expected one object per line; "
+                    "convert it with jq -c ."
                 )
         try:
             content = loads(line)

@@ -148,3 +148,19 @@ def _stream(content: bytes):
     import io
 
     return io.BytesIO(content)
+
+
+@pytest.mark.parametrize("header", ["text;label", "text\tlabel", "text|label", "sep=;\ntext;label"])
+def test_another_separator_than_commas_is_said(header: str):
+    source = corpus_file(f"{header}\na;1\n".encode(), "semicolons.csv")
+    message = r"semicolons\.csv has one column, .*separated by commas"
+    with pytest.raises(ConfigurationError, match=message):
+        texts_of(source)
+    one_column = corpus_file(b"a;b\nwords\n", "semicolons.csv", "#text=a;b")
+    assert texts_of(one_column) == ["words"]
+
+
+def test_an_object_over_several_lines_is_said():
+    source = corpus_file(b'{\n  "text": "a"\n}\n', "pretty.json")
+    with pytest.raises(ConfigurationError, match=r"object over several lines; .*jq -c \."):
+        texts_of(source)
