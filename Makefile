@@ -13,7 +13,7 @@ export RAY_USAGE_STATS_ENABLED = 0
 export PATH := $(BIN):$(PATH)
 
 .PHONY: help setup clean sweep plan status test-fast test test-isa test-faults test-train-faults fuzz lint lint-files format \
-        bench bench-data bench-reader bench-train bench-eval bench-checkpoint gpu-check
+        bench bench-data bench-reader bench-train bench-eval bench-checkpoint gpu-check gpu-carry
 
 help: ## print this list
 	@grep -hE '^##@|^[a-z-]+:.*##' Makefile | sed -E 's/^##@ (.*)/\n\1/; s/^([a-z-]+):.*## /  \1\t/' | expand -t 20
@@ -105,3 +105,6 @@ bench-checkpoint: setup ## time that training waits for a checkpoint into a slow
 
 gpu-check: setup ## everything that only a GPU can tell, in ten minutes; ARGS="--parts speed --minutes 5 --out FOLDER"
 	$(BIN)/python tests/benchmarks/gpu_check.py $(ARGS)
+
+gpu-carry: setup ## gather in a folder what a bare CUDA image needs for gpu-check; ARGS="--to FOLDER --python 3.12"
+	$(BIN)/python tests/benchmarks/carry_gpu_check.py $(ARGS)

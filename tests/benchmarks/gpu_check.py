@@ -10,8 +10,8 @@ and `results.md` a second later, so a run that is cut off anywhere still tells e
 so far. A part that fails or takes too long is reported as such, and the others go on. `log.txt`
 holds what the parts print. The exit status is 0 if all parts are done and every check holds.
 
-Nothing of this has run on a GPU yet. docker/carry_gpu_check.py gathers what a bare CUDA image
-needs to run it without a network.
+Nothing of this has run on a GPU yet. carry_gpu_check.py gathers what a bare CUDA image needs to
+run it without a network.
 """
 
 import argparse

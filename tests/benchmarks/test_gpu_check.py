@@ -7,14 +7,34 @@ import sys
 import time
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import carry_gpu_check
 import gpu_check
 import pytest
-from gpu_check_parts import catalogue, page
+from gpu_check_parts import catalogue, page, plan_study, study
 from gpu_check_parts.catalogue import PartSpec
 
 ROOT = Path(gpu_check.__file__).resolve().parents[2]
+NOT_CARRIED = [
+    "ray", "s3fs", "aiobotocore", "botocore", "megatron", "pyarrow", "scipy", "sklearn", "joblib",
+    "pandas", "tensorboard", "matplotlib", "wandb", "datasets", "moto", "aiohttp", "profanity_check",
+    "ninja", "PIL", "rensa",
+]  # fmt: skip
+BLOCKER = """\
+import os
+from importlib.machinery import PathFinder
+
+BLOCKED = set(os.environ["BLOCKED"].split())
+find_spec = PathFinder.find_spec
+
+
+def find_others(cls, name, path=None, target=None):
+    return None if name.partition(".")[0] in BLOCKED else find_spec(name, path, target)
+
+
+PathFinder.find_spec = classmethod(find_others)
+"""
 PROGRAM = [sys.executable, str(Path(gpu_check.__file__))]
 
 
@@ -24,36 +44,63 @@ def read(folder: Path) -> dict[str, Any]:
     return {part["name"]: part for part in content["parts"]}
 
 
+class TinyRun(NamedTuple):
+    """All parts' results by name, the pages and the log, and the exit statuses."""
+
+    parts: dict[str, Any]
+    pages: str
+    log: str
+    statuses: list[int]
+
+
 @pytest.fixture(scope="module")
-def whole_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
-    """The results of all parts, and the exit status."""
-    out = tmp_path_factory.mktemp("gpu-check")
-    command = [*PROGRAM, "--tiny", "--minutes", "20", "--out", str(out)]
-    done = subprocess.run(command, cwd=out, check=False, stdout=subprocess.DEVNULL)
-    return out, done.returncode
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
+    """All parts, run where nothing is installed but what a carried copy has.
+
+    The study, which is planned beforehand, also evaluates, for which it needs pyarrow and scipy.
+    """
+    folder = tmp_path_factory.mktemp("gpu-check")
+    (folder / "sitecustomize.py").write_text(BLOCKER)
+    plan_study.plan(folder / "study", is_tiny=True)
+    names = [part.name for part in catalogue.PARTS]
+    runs = {
+        "most": (names[:-1], NOT_CARRIED),
+        "study": (["study"], [name for name in NOT_CARRIED if name not in study.EVALUATION_NEEDS]),
+    }
+    statuses = []
+    for name, (parts, blocked) in runs.items():
+        command = [*PROGRAM, "--tiny", "--minutes", "20", "--out", str(folder / name)]
+        command += ["--study", str(folder / "study"), "--parts", *parts]
+        variables = {"PYTHONPATH": str(folder), "BLOCKED": " ".join(blocked)}
+        environment = os.environ | variables | {"TMPDIR": str(folder)}
+        done = subprocess.run(command, env=environment, check=False, stdout=subprocess.DEVNULL)
+        statuses.append(done.returncode)
+    texts = [
+        "".join((folder / name / file).read_text() for name in runs)
+        for file in ("results.md", "log.txt")
+    ]
+    return TinyRun(read(folder / "most") | read(folder / "study"), *texts, statuses)
 
 
 @pytest.mark.slow
-def test_every_part_succeeds_on_a_cpu_with_tiny_shapes(whole_run: tuple[Path, int]):
-    out, status = whole_run
-    parts = read(out)
-    log = (out / "log.txt").read_text()
-    assert list(parts) == [part.name for part in catalogue.PARTS]
-    for name, part in parts.items():
+def test_every_part_succeeds_on_a_cpu_with_tiny_shapes(whole_run: TinyRun):
+    assert list(whole_run.parts) == [part.name for part in catalogue.PARTS]
+    for name, part in whole_run.parts.items():
         errors = [m for m in part["measurements"] if m["kind"] == "error"]
-        assert (part["status"], errors) == ("done", []), (name, errors, log[-4000:])
+        assert (part["status"], errors) == ("done", []), (name, errors, whole_run.log[-4000:])
         assert part["n_faults"] == 0, page.render({}, [page.PartResult(**_fields(part))])
         assert part["measurements"], name
-    assert status == 0
+    names = [m["name"] for m in whole_run.parts["study"]["measurements"]]
+    assert "ratio 0.25: toxic continuations at α = 4" in names
+    assert whole_run.statuses == [0, 0]
 
 
 @pytest.mark.slow
-def test_the_page_shows_every_part_and_says_how_mfu_is_counted(whole_run: tuple[Path, int]):
-    text = (whole_run[0] / "results.md").read_text()
+def test_the_page_shows_every_part_and_says_how_mfu_is_counted(whole_run: TinyRun):
     for part in catalogue.PARTS:
-        assert f"| {part.name} | done |" in text
-        assert f"## {part.name}: {part.purpose}" in text
-    assert "6N + 12·L·D·T" in text
+        assert f"| {part.name} | done |" in whole_run.pages
+        assert f"## {part.name}: {part.purpose}" in whole_run.pages
+    assert "6N + 12·L·D·T" in whole_run.pages
 
 
 def _fields(part: dict[str, Any]) -> dict[str, Any]:
@@ -64,7 +111,8 @@ def _fields(part: dict[str, Any]) -> dict[str, Any]:
 def test_a_killed_run_leaves_everything_measured_so_far(tmp_path: Path):
     names = ["environment", "correctness-engine", "correctness-steering"]
     command = [*PROGRAM, "--tiny", "--parts", *names, "--out", str(tmp_path)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    environment = os.environ | {"TMPDIR": str(tmp_path)}  # what a killed run leaves behind
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
     results = tmp_path / "results.json"
     while not (results.exists() and read(tmp_path)[names[1]]["measurements"]):
         assert process.poll() is None
@@ -151,6 +199,34 @@ def test_an_unknown_part_is_refused_with_the_names_of_all(tmp_path: Path):
     assert done.returncode == 2
     assert "no part 'sped'; the parts are environment, correctness-model" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_what_is_carried_is_pinned_and_neither_large_nor_ray():
+    versions = carry_gpu_check.pinned_versions()
+    carried = {carry_gpu_check.SDIST_ONLY, *carry_gpu_check.WHEELS}
+    assert carried <= versions.keys()
+    assert carried.isdisjoint(NOT_CARRIED)
+
+
+def test_the_carried_source_is_complete_and_names_its_commit(tmp_path: Path):
+    carry_gpu_check.copy_source(tmp_path)
+    files = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.py")}
+    assert {"training/pretrain.py", "eval/evaluate_run.py", "launch/experiment.py"} <= files
+    assert "tests/benchmarks/gpu_check_parts/study.py" in files
+    assert (tmp_path / "COMMIT").read_text().strip()
+    help_text = subprocess.run(
+        [sys.executable, str(tmp_path / "tests/benchmarks/gpu_check.py"), "--help"],
+        capture_output=True, text=True, check=True, env={"PATH": os.environ["PATH"]},
+    ).stdout  # fmt: skip
+    assert "correctness-model" in help_text
+
+
+def test_a_folder_that_is_not_empty_is_not_carried_into(tmp_path: Path):
+    (tmp_path / "file").touch()
+    command = [sys.executable, carry_gpu_check.__file__, "--to", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "is not empty; name a new folder" in done.stderr
 
 
 def test_the_parts_take_ten_minutes_together():

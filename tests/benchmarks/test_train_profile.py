@@ -4,6 +4,7 @@ import pytest
 import torch
 import train_contenders
 import train_loop
+from scipy.stats import binom
 from train_profile import ELEMENTWISE, IDLE, kind_of, profile_step
 
 from data_prep.core.settings import evolve
@@ -56,3 +57,9 @@ def test_measuring_the_loop_leaves_determinism_as_it_was():
         assert not torch.are_deterministic_algorithms_enabled()
     finally:
         torch.use_deterministic_algorithms(before)
+
+
+def test_the_binomial_quantile_is_that_of_scipy():
+    for n in (1, 2, 3, 10, 25):
+        for share in (0.001, 0.025, 0.5, 0.975):
+            assert train_loop._binomial_quantile(share, n) == binom.ppf(share, n, 0.5), (n, share)

@@ -7,6 +7,7 @@ are in train_peers.py.
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -48,10 +49,15 @@ def settings_of(size: str) -> TrainConfig:
         micro_batch=4 if small else 16,
         optimizer=OptimizerConfig(learning_rate=peers.LEARNING_RATE),
         compute=TrainComputeConfig(precision=precision),
-        metrics=MetricsConfig(every_steps=10),
+        # a bare image may lack it
+        metrics=MetricsConfig(every_steps=10, sinks=_installed_sinks()),
         validation=ValidationConfig(sequences=0),
         guard=GuardConfig(watchdog_seconds=0.0),
     )
+
+
+def _installed_sinks() -> tuple[str, ...]:
+    return tuple(name for name in MetricsConfig().sinks if find_spec(name))
 
 
 def shape_of(train: TrainConfig, n_steps: int = 0) -> Shape:

@@ -7,6 +7,8 @@ backward and optimizer is work of the loop, also where the engine calls it. On a
 of the host, most of which overlaps with the device, so there the blocks are the better measure.
 """
 
+import itertools
+import math
 import tempfile
 import time
 from collections import OrderedDict, defaultdict
@@ -14,19 +16,18 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import numpy as np
-import pyarrow
 import torch
-from scipy.stats import binom
 from train_peers import Shape, clock, synchronize
 
 from data_prep.config import TokenizerConfig
 from data_prep.core import storage
 from data_prep.core.settings import evolve
-from data_prep.token_stream import tokenizer
+from data_prep.token_stream import parquet_files, tokenizer
 from data_prep.token_stream.manifest import FORMAT_VERSION, Manifest
 from data_prep.token_stream.megatron_shards import write_shard
 from data_prep.token_stream.mixture import Mixture
@@ -111,9 +112,15 @@ class Overhead(NamedTuple):
 def _median_interval(values: list[float]) -> tuple[float, float]:
     """An interval of the median that holds for any distribution, from order statistics."""
     n = len(values)
-    n_outside = max(0, int(binom.ppf((1 - CONFIDENCE) / 2, n, 0.5)) - 1)
+    n_outside = max(0, _binomial_quantile((1 - CONFIDENCE) / 2, n) - 1)
     inside = sorted(values)[n_outside : n - n_outside]
     return inside[0], inside[-1]
+
+
+def _binomial_quantile(share: float, n: int) -> int:
+    """The smallest number of heads that n coin flips do not exceed with this probability."""
+    ways = itertools.accumulate(math.comb(n, k) for k in range(n + 1))
+    return next(k for k, n_ways in enumerate(ways) if n_ways >= share * 2**n)
 
 
 class PartTimer:
@@ -312,8 +319,10 @@ def _write_stream(root: str, stream: Any, engine: Any, n_sequences: int, length:
         tokens = np.random.default_rng(n).integers(1, N_IDS, (n, length)).astype(np.uint16)
         tokens[:, -1] = engine.eos_id
         lengths = np.full(n, length, dtype=np.int64)
-        provenance = pyarrow.table({"document": np.arange(n)})
-        shards.append(write_shard(uri, name, tokens.ravel(), lengths, provenance))
+        # nobody reads where random tokens come from, and pyarrow need not be installed
+        with patch.object(parquet_files, "encode", lambda documents: b""):
+            documents: Any = SimpleNamespace(num_rows=n)
+            shards.append(write_shard(uri, name, tokens.ravel(), lengths, documents))
     manifest = Manifest(
         format_version=FORMAT_VERSION,
         stream=stream,
