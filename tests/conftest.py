@@ -31,6 +31,7 @@ LONGEST_FIRST = (
     "tests/integration",
     "tests/training/test_pretrain.py",
     "tests/faults/test_faults.py",
+    "tests/benchmarks/test_gpu_check.py",
 )
 
 

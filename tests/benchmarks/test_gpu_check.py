@@ -18,8 +18,8 @@ from gpu_check_parts.catalogue import PartSpec
 ROOT = Path(gpu_check.__file__).resolve().parents[2]
 NOT_CARRIED = [
     "ray", "s3fs", "aiobotocore", "botocore", "megatron", "pyarrow", "scipy", "sklearn", "joblib",
-    "pandas", "tensorboard", "matplotlib", "wandb", "datasets", "moto", "aiohttp", "profanity_check",
-    "ninja", "PIL", "rensa",
+    "pandas", "tensorboard", "matplotlib", "wandb", "datasets", "moto", "aiohttp", "ninja", "PIL",
+    "profanity_check", "rensa",
 ]  # fmt: skip
 BLOCKER = """\
 import os
@@ -75,11 +75,11 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
         environment = os.environ | variables | {"TMPDIR": str(folder)}
         done = subprocess.run(command, env=environment, check=False, stdout=subprocess.DEVNULL)
         statuses.append(done.returncode)
-    texts = [
+    pages, log = (
         "".join((folder / name / file).read_text() for name in runs)
         for file in ("results.md", "log.txt")
-    ]
-    return TinyRun(read(folder / "most") | read(folder / "study"), *texts, statuses)
+    )
+    return TinyRun(read(folder / "most") | read(folder / "study"), pages, log, statuses)
 
 
 @pytest.mark.slow
