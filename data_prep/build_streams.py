@@ -17,7 +17,7 @@ from rich.table import Table
 
 from data_prep.build import pipeline, stream_paths
 from data_prep.config import DataConfig, StreamName
-from data_prep.core import ray_tasks, storage, telemetry
+from data_prep.core import ray_session, storage, telemetry
 from data_prep.core.command import entry_command
 from data_prep.core.records import from_json
 from data_prep.core.settings import evolve
@@ -55,7 +55,7 @@ def _build(
 ) -> list[BuiltStream]:
     storage.check_writable(root)
     streams = []
-    with ray_tasks.session(n_cpus=1):
+    with ray_session.session(n_cpus=1):
         for name in names:
             uri = storage.join(root, stream_paths.stream_uri(config, name))
             manifest = pipeline.build(config, name, root)

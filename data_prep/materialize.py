@@ -17,7 +17,7 @@ from typing_extensions import TypedDict
 
 from data_prep.build import materialize_mixture
 from data_prep.config import StreamName
-from data_prep.core import errors, ray_tasks, records, storage, telemetry
+from data_prep.core import errors, ray_session, records, storage, telemetry
 from data_prep.core.command import entry_command
 from data_prep.core.records import RelativePath, name_fault
 from data_prep.core.settings import Count
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         name: uri if "://" in uri else storage.join(root, uri) for name, uri in plan.streams.items()
     }
     storage.check_writable(to)
-    with ray_tasks.session(n_cpus=1):
+    with ray_session.session(n_cpus=1):
         written = materialize_mixture.materialize(plan.mixture, plan.sequence_length, streams, to)
     n_toxic = plan.mixture.n_toxic
     epochs = n_toxic / written.n_distinct_toxic if written.n_distinct_toxic else 1.0

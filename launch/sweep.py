@@ -59,7 +59,7 @@ def _sweep(sweep: Experiment, arguments: argparse.Namespace) -> None:
 
 
 def _run_stages(root: str, sweep: Experiment, only: str | None, *, materialize: bool) -> None:
-    from data_prep.core import ray_tasks
+    from data_prep.core import ray_session
     from data_prep.sources import corpus_reader, input_files
 
     storage.check_writable(root)
@@ -69,7 +69,7 @@ def _run_stages(root: str, sweep: Experiment, only: str | None, *, materialize: 
     if only not in ("data", "train"):
         _check_evaluation_texts(root, sweep)
     storage.save(sweep, storage.join(root, experiment.FILE_NAME))
-    with ray_tasks.session(sweep.n_ranks):
+    with ray_session.session(sweep.n_ranks):
         if only != "data":
             _check_resources(root, sweep, evaluate=only != "train")
         _build_streams(root, sweep)

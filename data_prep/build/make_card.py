@@ -71,7 +71,7 @@ def ensure_card(
 def make_card(
     stream_uri: str, manifest: Manifest, config: DataConfig, tokenizer: Tokenizer
 ) -> DataCard:
-    """Count the card; call it within ray_tasks.session()."""
+    """Count the card; call it within ray_session.session()."""
     counted = _count(stream_uri, manifest)
     n_flagged = {row["key"]: row["n_documents"] for row in counted["flag"].to_pylist()}
     dropped = _dropped_excerpts(stream_uri)

@@ -78,7 +78,7 @@ def materialize(
     shard_tokens: int = SHARD_TOKENS,
 ) -> MaterializedMixture:
     """Write the mixture of the two `streams` (their folders) into the folder `to`, or read its
-    record if it exists. Call it within ray_tasks.session().
+    record if it exists. Call it within ray_session.session().
 
     shard_tokens: size to aim at; a shard has as many whole steps as fit, at least one.
     """

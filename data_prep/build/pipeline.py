@@ -57,7 +57,7 @@ class StreamBuild(NamedTuple):
 
 def build(config: DataConfig, stream: StreamName, root: str) -> Manifest:
     """The token stream below `root`: built on the first call, later only checked against the
-    settings and the inputs. Call it within ray_tasks.session().
+    settings and the inputs. Call it within ray_session.session().
     """
     job = prepare(config, stream, storage.object_root(root))
     manifest_uri = storage.join(job.uri, manifest.NAME)

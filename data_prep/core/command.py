@@ -21,6 +21,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, NoReturn, ParamSpec
 
+from data_prep.core import telemetry
 from data_prep.core.errors import HormesisError, environment_error
 
 REFUSED = 2
@@ -30,6 +31,9 @@ TERMINATED = 143
 END_SECONDS = 20.0  # after a signal: threads that still wait for a store do not delay the end
 
 P = ParamSpec("P")
+
+
+_sigterm = threading.Event()
 
 
 class Terminated(SystemExit):
@@ -47,27 +51,38 @@ def entry_command(main: Callable[P, int]) -> Callable[P, int]:
                 return main(*args, **kwargs)
             finally:
                 sys.stdout.flush()  # here, where a closed pipe or a full disk can be reported
-        except HormesisError as error:
-            return _refuse(str(error))
-        except BrokenPipeError:
-            _discard_output()
-            return OUTPUT_CLOSED
-        except OSError as error:
-            known = environment_error(error)
-            if known is None:
+        except BaseException as error:
+            if _sigterm.is_set() or isinstance(error, Terminated):
+                telemetry.close_bars()
+                # whatever was raised: Ray's wait, for one, turns Terminated into SystemExit(1)
+                return _stopped("stopped by SIGTERM", TERMINATED)
+            status = _status_of(error)
+            if status is None:
                 raise
-            _discard_output()
-            return _refuse(str(known))
-        except KeyboardInterrupt:
-            return _stopped("interrupted", INTERRUPTED)
-        except Terminated:
-            return _stopped("stopped by SIGTERM", TERMINATED)
+            return status
 
     return run
 
 
+def _status_of(error: BaseException) -> int | None:
+    """The exit status after an error, which is printed; None for a fault of ours."""
+    telemetry.close_bars()
+    if isinstance(error, HormesisError):
+        return _refuse(str(error))
+    if isinstance(error, KeyboardInterrupt):
+        return _stopped("interrupted", INTERRUPTED)
+    if isinstance(error, BrokenPipeError):
+        _discard_output()
+        return OUTPUT_CLOSED
+    if isinstance(error, OSError) and (known := environment_error(error)):
+        _discard_output()
+        return _refuse(str(known))
+    return None
+
+
 def terminate(*_: Any) -> NoReturn:
     """A handler of SIGTERM that ends the command, and what it started, within END_SECONDS."""
+    _sigterm.set()
     _end_within(END_SECONDS, TERMINATED)
     raise Terminated(TERMINATED)
 

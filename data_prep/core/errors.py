@@ -62,6 +62,14 @@ class Interrupted(HormesisError):
     """Stopped on request; the same command resumes."""
 
 
+SHOWN_CHARS = 300  # of another library's error
+
+
+def summary(error: BaseException) -> str:
+    """The text of another library's error in one short line."""
+    return " ".join((str(error) or type(error).__name__).split())[:SHOWN_CHARS].rstrip(".;:")
+
+
 _REMEDIES = {
     errno.ENOSPC: "free space on that disk",
     errno.EDQUOT: "free space within the quota",

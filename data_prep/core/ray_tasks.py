@@ -1,76 +1,17 @@
-"""Ray sessions and tasks: a bounded number in flight, errors with their own type
+"""Ray tasks: a bounded number in flight, errors with their own type
 
 A task does one thing, commits one output and returns a small result. An error that would recur
 (HormesisError) is not retried and reaches the caller with its own type and text. Ray replaces a
 worker that dies, up to three times per task.
 """
 
-import logging
-import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_prep.core import ray_capacity, telemetry
-from data_prep.core.errors import ClusterError, HormesisError
+from data_prep.core.errors import ClusterError, HormesisError, environment_error, summary
 
 TASKS_PER_CPU = 2  # in flight: one running, one ready to start
-OBJECT_STORE_BYTES = 256 << 20  # tasks exchange names and counts; the data is in the object root
-ENVIRONMENT = {  # read by Ray when it is imported; values that the caller set are kept
-    "RAY_USAGE_STATS_ENABLED": "0",
-    # All ports of a local cluster listen on 127.0.0.1 only.
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    "RAY_AUTH_MODE": "token",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    # Training runs appear in the dashboard.
-    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
-    # It needs an actor per run, and a lost node restarts the worker group anyway.
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    # In a local cluster, an idle worker keeps its imports: that saves seconds per evaluation.
-    "RAY_num_workers_soft_limit": "8",
-    # Otherwise each worker repeats the deprecation warnings of Ray and torch.
-    "PYTHONWARNINGS": "ignore",
-}
-
-
-@contextmanager
-def session(n_cpus: int) -> Iterator[None]:
-    """A connection to Ray: this process's own, or the cluster of RAY_ADDRESS (set inside `ray job
-    submit`), or a new local cluster on loopback.
-
-    What was started here ends with the block.
-
-    n_cpus: the least that a local cluster offers, whatever the machine has.
-    """
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    import ray
-
-    if ray.is_initialized():
-        yield
-        return
-    if os.environ.get("RAY_ADDRESS"):
-        context = ray.init(logging_level=logging.WARNING)
-    else:
-        project = str(Path(__file__).resolve().parents[2])
-        path = os.pathsep.join(filter(None, (project, os.environ.get("PYTHONPATH"))))
-        context = ray.init(
-            address="local",
-            num_cpus=max(n_cpus, os.cpu_count() or 1),
-            object_store_memory=OBJECT_STORE_BYTES,
-            dashboard_host="127.0.0.1",
-            logging_level=logging.WARNING,
-            runtime_env={"env_vars": {"PYTHONPATH": path}},
-        )
-    if context.dashboard_url:
-        telemetry.logger.info(
-            "Ray dashboard: http://%s (its token: ~/.ray/auth_token)", context.dashboard_url
-        )
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 class RayTask(NamedTuple):
@@ -135,11 +76,14 @@ def result(reference: Any, name: str = "unnamed") -> Any:
     except RayTaskError as error:
         if isinstance(error.cause, HormesisError):
             raise error.cause from None
+        known = environment_error(error.cause) if isinstance(error.cause, OSError) else None
+        if known:
+            raise known from error
         raise
     except RayError as error:
-        reason = (str(error).strip() or "no reason given").splitlines()[0]
+        reason = summary(error)
         raise ClusterError(
             f"Ray task {name!r} failed: {type(error).__name__} ({reason}); check whether a worker "
-            "ran out of memory (Ray's dashboard, /tmp/ray/session_latest/logs), then run the same "
+            "ran out of memory (Ray's dashboard and logs), then run the same "
             "command again: it continues from what is done"
         ) from error

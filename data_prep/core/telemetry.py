@@ -98,6 +98,12 @@ def progress(total: int, title: str, unit: str, *, initial: int = 0) -> Any:
     )
 
 
+def close_bars() -> None:
+    """Remove every progress bar from the terminal, before the last line of a command."""
+    for bar in list(getattr(tqdm, "_instances", ())):
+        bar.close()
+
+
 class Metric(NamedTuple):
     """The metric behind a name in METRICS.
 

@@ -270,9 +270,9 @@ CHAINS = {"ours": Chain(_ours, _our_documents), **PEERS}
 
 def _compare_workers(files: list[str], tokenizer: str, scratch: Path) -> None:
     """Wall seconds of the same build with one and with two Ray workers."""
-    from data_prep.core import ray_tasks
+    from data_prep.core import ray_session
 
-    for name, value in ray_tasks.ENVIRONMENT.items():
+    for name, value in ray_session.ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if len(files) == 1:
         files = _two_variants(files, scratch)

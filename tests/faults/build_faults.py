@@ -20,7 +20,7 @@ from result_table import BAD, ERROR, IDENTICAL, RESUMED, TrialResult, attempt, i
 
 from data_prep.build import pipeline, segments, stream_paths
 from data_prep.config import DataConfig, TokenizerConfig
-from data_prep.core import ray_tasks, storage
+from data_prep.core import ray_session, storage
 from data_prep.sources import synthetic
 from data_prep.token_stream import manifest, megatron_shards, reader, shuffle_key
 
@@ -232,7 +232,7 @@ def _stream_reads(root: str, like: manifest.Manifest, trial: int) -> Callable[[]
 @contextmanager
 def _ray_without_dashboard() -> Iterator[None]:
     """A Ray of two CPUs, without the nine processes of the dashboard."""
-    for name, value in ray_tasks.ENVIRONMENT.items():
+    for name, value in ray_session.ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import ray
 
@@ -240,7 +240,7 @@ def _ray_without_dashboard() -> Iterator[None]:
         address="local",
         num_cpus=2,
         include_dashboard=False,
-        object_store_memory=ray_tasks.OBJECT_STORE_BYTES,
+        object_store_memory=ray_session.OBJECT_STORE_BYTES,
         logging_level=logging.WARNING,
     )
     try:
@@ -253,7 +253,7 @@ def _ray_without_dashboard() -> Iterator[None]:
 def undisturbed(proxy: Proxy, work: Path) -> Iterator[BuildSetup]:
     """Start Ray, and build once without a disturbance."""
     config = write_corpus(f"{BUCKET}/corpus")
-    with _ray_without_dashboard(), ray_tasks.session(n_cpus=2):
+    with _ray_without_dashboard(), ray_session.session(n_cpus=2):
         build(config, f"{BUCKET}/undisturbed")
 
         @cache

@@ -14,6 +14,7 @@ from data_prep.core.errors import (
     HormesisError,
     StorageError,
     environment_error,
+    summary,
 )
 
 S3_REMEDIES = (  # the first whose words an error has
@@ -31,7 +32,6 @@ S3_REMEDIES = (  # the first whose words an error has
     (r"clock|too large a difference|skewed", "set the clock of this machine"),
 )
 S3_DEFAULT_REMEDY = "check AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-SHOWN_CHARS = 300
 
 
 @contextmanager
@@ -76,8 +76,3 @@ def s3_remedy(error: Exception) -> str:
     return next(
         (remedy for words, remedy in S3_REMEDIES if re.search(words, text)), S3_DEFAULT_REMEDY
     )
-
-
-def summary(error: BaseException) -> str:
-    """The text of another library's error in one short line."""
-    return " ".join((str(error) or type(error).__name__).split())[:SHOWN_CHARS]
