@@ -131,5 +131,8 @@ def test_a_session_starts_with_a_long_tmpdir_and_no_home(tmp_path: Path) -> None
         text=True,
         timeout=180,
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "connected\n", "")
+    assert (done.returncode, done.stdout) == (0, "connected\n"), done.stderr[-2000:]
+    assert (
+        done.stderr.count("\n") == 1 and f"Ray's files are in /tmp/ray-{os.getuid()}" in done.stderr
+    )
     assert list(folder.iterdir()) == []
