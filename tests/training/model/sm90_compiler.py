@@ -15,7 +15,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from typing import Any
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"
@@ -36,7 +36,7 @@ from torch._inductor.virtualized import V
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from training.config import SIZES, ModelConfig
-from training.model import loss, olmo
+from training.model import determinism, loss, olmo
 
 N_ROWS, LENGTH, VOCAB = 16, 2048, 50_304
 CHUNK_ROWS = 4736  # loss.chunk_rows of them
@@ -86,8 +86,15 @@ def moved_to_cuda(graph: torch.fx.GraphModule, mode: FakeTensorMode) -> Any:
     return graph, inputs
 
 
-def backend(codes: dict[str, str], name: str) -> Any:
-    """A compiler that stores the code of the forward and of the backward graph."""
+class Graph(NamedTuple):
+    """The code of a graph, and the bytes of activations among its results."""
+
+    code: str
+    kept_bytes: int
+
+
+def backend(graphs: dict[str, Graph], name: str) -> Any:
+    """A compiler that stores the forward and the backward graph."""
 
     def compiler(key: str) -> Any:
         def compile_graph(graph: torch.fx.GraphModule, example_inputs: Any) -> Any:
@@ -98,7 +105,7 @@ def backend(codes: dict[str, str], name: str) -> Any:
                 with V.set_fake_mode(mode), patch.object(torch.cuda, "is_available", lambda: True):
                     compile_fx_inner(on_cuda, inputs, is_backward=key.endswith("backward"))
             except Exception as error:
-                codes[key] = generated_code(error)
+                graphs[key] = Graph(generated_code(error), kept_bytes(graph))
             return make_boxed_func(graph.forward)
 
         return compile_graph
@@ -111,6 +118,21 @@ def backend(codes: dict[str, str], name: str) -> Any:
     )
 
 
+def kept_bytes(graph: torch.fx.GraphModule) -> int:
+    """Bytes of the results after the first, each storage once: what a forward pass keeps.
+
+    Of the arguments only the first counts, the block's input; the others are weights.
+    """
+    results: Any = graph.graph.output_node().args[0]
+    weights = [node for node in graph.graph.nodes if node.op == "placeholder"][1:]
+    kept = [
+        node.meta["val"].untyped_storage()
+        for node in results[1:]
+        if isinstance(node, torch.fx.Node) and node not in weights
+    ]
+    return sum({storage._cdata: storage.nbytes() for storage in kept}.values())
+
+
 def generated_code(error: BaseException) -> str:
     """The code of the `Generated` that this error wraps; any other error is raised."""
     cause: BaseException | None = error
@@ -121,7 +143,7 @@ def generated_code(error: BaseException) -> str:
     raise error
 
 
-def compile_blocks(codes: dict[str, str]) -> dict[str, int]:
+def compile_blocks(graphs: dict[str, Graph]) -> dict[str, int]:
     """Compile two blocks of OLMo-1B; the number of graphs, and of breaks between them."""
 
     def attend(q_BTNH: Tensor, k_BTNH: Tensor, v_BTNH: Tensor, *, mask_BTS: None = None) -> Tensor:
@@ -140,7 +162,7 @@ def compile_blocks(codes: dict[str, str]) -> dict[str, int]:
         torch.set_default_dtype(torch.bfloat16)
         blocks = [olmo.Block(config, layer) for layer in range(2)]
         torch.set_default_dtype(torch.float32)
-        compiler = backend(codes, "block")
+        compiler = backend(graphs, "block")
         for block in blocks:
             run = torch.compile(block.forward, dynamic=False, backend=compiler)
             x_BTD = run(x_BTD, (cos, sin), None, None)
@@ -152,10 +174,10 @@ def compile_blocks(codes: dict[str, str]) -> dict[str, int]:
     }
 
 
-def compile_loss(codes: dict[str, str]) -> None:
+def compile_loss(graphs: dict[str, Graph], name: str) -> None:
     """Compile a chunk of the loss, with z-loss and gradient."""
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        run = torch.compile(loss._process_chunk, dynamic=False, backend=backend(codes, "loss"))
+        run = torch.compile(loss._process_chunk, dynamic=False, backend=backend(graphs, name))
         logits_CV = torch.empty(CHUNK_ROWS, VOCAB, dtype=torch.bfloat16)
         targets_C = torch.zeros(CHUNK_ROWS, dtype=torch.int64)
         run(logits_CV, targets_C, torch.ones(CHUNK_ROWS), 1e-4, True)
@@ -203,15 +225,22 @@ def calls(code: str) -> list[str]:
 
 
 def main() -> None:
-    codes: dict[str, str] = {}
+    graphs: dict[str, Graph] = {}
     name_device()
     stop_after_code()
-    counts = compile_blocks(codes)
-    compile_loss(codes)
-    graphs = {
-        name: {"calls": calls(code), "kernels": kernels(code)} for name, code in codes.items()
+    counts = compile_blocks(graphs)
+    compile_loss(graphs, "loss")
+    determinism.configure("cuda", deterministic=True)
+    compile_loss(graphs, "deterministic loss")
+    report = {
+        name: {
+            "calls": calls(graph.code),
+            "kernels": kernels(graph.code),
+            "kept_bytes": graph.kept_bytes,
+        }
+        for name, graph in graphs.items()
     }
-    json.dump({"torch": torch.__version__, "graphs": graphs} | counts, sys.stdout, indent=1)
+    json.dump({"torch": torch.__version__, "graphs": report} | counts, sys.stdout, indent=1)
 
 
 if __name__ == "__main__":

@@ -49,9 +49,16 @@ def test_all_layers_share_one_graph_without_breaks(compiled: dict[str, Any]):
     assert (compiled["n_graphs"], compiled["n_graph_breaks"]) == (1, 0)
 
 
-def test_a_chunk_of_the_loss_is_one_kernel(compiled: dict[str, Any]):
-    assert len(compiled["graphs"]["loss forward"]["calls"]) == 1
-    assert len(triton_kernels(compiled, "loss forward")) == 1
+@pytest.mark.parametrize("graph", ["loss forward", "deterministic loss forward"])
+def test_a_chunk_of_the_loss_is_one_kernel(compiled: dict[str, Any], graph: str):
+    assert len(compiled["graphs"][graph]["calls"]) == 1
+    assert len(triton_kernels(compiled, graph)) == 1
+
+
+def test_a_block_keeps_the_activations_that_the_memory_estimate_counts(compiled: dict[str, Any]):
+    """10 tensors as wide as the model and 3 as wide as its MLP; and statistics, of few bytes."""
+    n_bytes = 16 * 2048 * 2 * (10 * 2048 + 3 * 8192)
+    assert compiled["graphs"]["block forward"]["kept_bytes"] == pytest.approx(n_bytes, rel=0.002)
 
 
 @pytest.mark.parametrize(
