@@ -138,7 +138,8 @@ def read(
     max_bad_rows_ratio: float = 0.01,
     columns: Sequence[str] | None = None,
 ) -> Iterator[Document]:
-    """The file's documents in order; rows that cannot be used are added to `bad`.
+    """The file's documents in order; rows that cannot be used are added to `bad`, or named in a
+    warning without it.
 
     columns: other fields that the caller uses; None for all. A Parquet file is read only for these
     and for what the source names; the values of no other column can make a row bad.
@@ -147,6 +148,7 @@ def read(
     `max_bad_rows_ratio` after any row from the 100th on or at the end of the file.
     Raises ConfigurationError when no row has the requested field.
     """
+    is_counted = bad is not None
     bad = BadRows() if bad is None else bad
     only_text = source[2:] == ONLY_TEXT
     text_field = source.text_field
@@ -173,7 +175,17 @@ def read(
     check_bad_rows(bad, max_bad_rows_ratio, source.uri, _named_fields(source))
     if not bad.n_rows:
         telemetry.logger.warning(
-            "%s has no rows, so no documents; remove it if it should have some", source.uri
+            "%s has no rows, so it gives no documents; download it again if it should have some",
+            source.uri,
+        )
+    elif bad.count and not is_counted:
+        telemetry.logger.warning(
+            "%s: %s of %s rows cannot be used and %s left out: %s",
+            source.uri,
+            f"{bad.count:,}",
+            f"{bad.n_rows:,}",
+            "is" if bad.count == 1 else "are",
+            "; ".join(bad.places),
         )
 
 

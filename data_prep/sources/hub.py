@@ -177,6 +177,11 @@ def _errors(uri: str, value_error_type: type[HormesisError], remedy: str) -> Ite
         raise StorageError(
             f"{uri}: {_first_line(error)}; check the network, HF_ENDPOINT and HF_TOKEN"
         ) from error
+    except (LookupError, TypeError, ArithmeticError, RuntimeError) as error:
+        raise ArtefactCorrupt(
+            f"{uri} cannot be read: {type(error).__name__}: {_first_line(error)}; download its "
+            "files, and name them instead of hub:"
+        ) from error
     except ValueError as error:
         raise value_error_type(f"{uri}: {_first_line(error)}; {remedy}") from error
 

@@ -9,6 +9,7 @@ import pytest
 from corpus_files import ROWS, WRITERS, corpus_file, json_lines, texts_of
 from pyarrow import parquet
 
+from data_prep.core import telemetry
 from data_prep.core.errors import ArtefactCorrupt, ConfigurationError
 from data_prep.sources.corpus_reader import BadRows, Document, read
 from data_prep.sources.readers import lines
@@ -187,3 +188,16 @@ def test_a_csv_line_above_the_limit_stops_the_build(monkeypatch: pytest.MonkeyPa
     source = corpus_file(b"text\na\n" + 101 * b"x" + b"\nz\n", "long.csv")
     with pytest.raises(ArtefactCorrupt, match=r"long\.csv:3.*longer than 100 bytes"):
         list(read(source, BadRows(), max_bad_rows_ratio=0.8))
+
+
+def test_bad_rows_that_no_caller_counts_are_named_in_a_warning(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(telemetry.logger, "propagate", True)
+    source = corpus_file(b'{"text": "a"}\n' * 150 + b"{\n", "few.jsonl")
+    assert len(texts_of(source)) == 150
+    assert f"{source.uri}: 1 of 151 rows cannot be used and is left out" in caplog.text
+    assert f"{source.uri}:151 is not JSON" in caplog.text
+    caplog.clear()
+    list(read(source, BadRows()))
+    assert caplog.text == ""
