@@ -23,17 +23,13 @@ because it usually has another format.
 """
 
 import hashlib
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from pathlib import Path
-from types import ModuleType
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from data_prep.core import storage, telemetry
-from data_prep.core.errors import ConfigurationError
 from data_prep.core.store import ranged_reads
-from data_prep.sources import formats, fourchan, hub, synthetic
+from data_prep.sources import formats, fourchan
+from data_prep.sources.corpus_uris import Source, expand, row_source
 from data_prep.sources.field_faults import (
     BadRows,
     Fault,
@@ -42,31 +38,18 @@ from data_prep.sources.field_faults import (
     wrong_type,
 )
 from data_prep.sources.readers.file_row import Columns, FileRow
-from data_prep.sources.uri_options import split_options
+
+__all__ = [
+    "BadRows", "Document", "Source", "checksum", "expand", "lookup", "n_bytes", "read",
+    "reading_settings",
+]  # fmt: skip
 
 VERSION = 4  # raise it with any change of the documents that a file gives
 MIN_ROWS_TO_JUDGE = 100  # below this a share of bad rows says little, unless the file ends
-OPTIONS = {"text": "FIELD", "label": "FIELD", "scores": "FIELD", "unit": ("thread", "post")}
-SOURCE_FIELDS = {  # the field of Source that an option sets
-    "text": "text_field",
-    "label": "label_field",
-    "unit": "unit",
-    "scores": "scores_field",
-}
 ONLY_TEXT = (None, "thread", None)  # a Source from its label_field on, without any option but text
 SCORE_COLUMNS = ("perspectives", "scores")  # hold scores without being named in the URI
 OWN_COLUMNS = ("id", "url", *SCORE_COLUMNS)  # read where a row has them
 CHUNK_BYTES = 128 << 10
-
-
-class Source(NamedTuple):
-    """One file (or one part of another source) and the fields to take from its rows."""
-
-    uri: str
-    text_field: str
-    label_field: str | None
-    unit: Literal["thread", "post"] = "thread"
-    scores_field: str | None = None
 
 
 class Document(NamedTuple):
@@ -88,24 +71,6 @@ class Document(NamedTuple):
     scores: dict[str, float] | None = None
 
 
-def expand(uris: Sequence[str]) -> list[Source]:
-    """The files that `uris` name, in the order of the URIs, then by name.
-
-    Raises ConfigurationError for a URI without files, an empty file and a file named twice.
-    """
-    sources = [source for uri in uris for source in _expand_one(uri)]
-    seen: dict[str, str] = {}
-    for source in sources:
-        identity = _identity(source.uri)
-        if identity in seen:
-            raise ConfigurationError(
-                f"{source.uri} is named twice (also as {seen[identity]}) in {list(uris)}; "
-                "name each file once"
-            )
-        seen[identity] = source.uri
-    return sources
-
-
 def reading_settings(source: Source) -> tuple[Any, ...]:
     """Everything besides the bytes of a source that decides its documents, for a digest."""
     return (VERSION, *source[1:])
@@ -116,7 +81,7 @@ def checksum(source: Source) -> str:
 
     For a row source without files: sha256 of its full name and the version of its reader.
     """
-    if reader := _row_source(source.uri):
+    if reader := row_source(source.uri):
         return hashlib.sha256(f"{reader.VERSION} {source.uri}".encode()).hexdigest()
     sha256 = hashlib.sha256()
     with ranged_reads.open_stream(source.uri) as stream:
@@ -127,7 +92,7 @@ def checksum(source: Source) -> str:
 
 def n_bytes(source: Source) -> int:
     """The size of the file; for a row source without files an estimate, for plans and progress."""
-    reader = _row_source(source.uri)
+    reader = row_source(source.uri)
     return reader.n_bytes(source.uri) if reader else storage.size(source.uri)
 
 
@@ -187,73 +152,6 @@ def read(
             "is" if bad.count == 1 else "are",
             "; ".join(bad.places),
         )
-
-
-def _expand_one(uri: str) -> list[Source]:
-    pattern, options = _split_uri(uri)
-    chosen: dict[str, Any] = {"text_field": "text", "label_field": None}
-    chosen |= {SOURCE_FIELDS[key]: value for key, value in options.items()}
-    if reader := _row_source(pattern):
-        return [Source(part, **chosen) for part in reader.expand(pattern)]
-    names = storage.glob(pattern)
-    if not names and "%23" in pattern:
-        names = storage.glob(pattern.replace("%23", "#"))
-    _refuse_unfetched(pattern, names)
-    if not names:
-        is_relative = "://" not in pattern and not Path(pattern).is_absolute()
-        where = f" below the working directory {Path.cwd()}" if is_relative else ""
-        raise ConfigurationError(
-            f"{uri} matches no file{where}; expected the URI of a file, or a pattern such as "
-            "folder/*.jsonl.gz; check the name (write [[] for a literal [, [*] for *, [?] for ?, "
-            "%23 for #; a name that begins with a dot needs a pattern that does)"
-        )
-    for name in names:
-        formats.check(name)
-        formats.check_file(name)
-    return [Source(name, **chosen) for name in names]
-
-
-def _refuse_unfetched(pattern: str, names: Sequence[str]) -> None:
-    """Raise ConfigurationError for a file of the pattern that only its DVC pointer shows."""
-    if storage.is_remote(pattern) or pattern.endswith("/"):
-        return
-    for pointer in storage.glob(f"{pattern}.dvc"):
-        name = pointer.removesuffix(".dvc")
-        if name not in names and not storage.exists(name):
-            raise ConfigurationError(
-                f"{name} is not there, only its pointer {pointer}; expected the data: "
-                "fetch it with dvc pull, or remove the pointer"
-            )
-
-
-def _split_uri(uri: str) -> tuple[str, dict[str, str]]:
-    """The pattern and the options of a corpus URI. A `#` that begins no option belongs to the name
-    if such a file exists.
-    """
-    try:
-        return split_options(uri, OPTIONS)
-    except ConfigurationError as error:
-        base, _, fragment = uri.rpartition("#")
-        with suppress(ConfigurationError):
-            _, options = split_options(f"#{fragment}", OPTIONS)
-            if "#" in base and storage.exists(base):
-                return base, options
-        if not _row_source(uri) and storage.exists(uri):
-            return uri, {}
-        raise ConfigurationError(f"{error}; write %23 for a # in the name of a file") from None
-
-
-def _row_source(uri: str) -> ModuleType | None:
-    """The module that reads a URI which names no file; None for files."""
-    if synthetic.is_synthetic(uri):
-        return synthetic
-    return hub if hub.is_hub(uri) else None
-
-
-def _identity(uri: str) -> str:
-    """The same text for two names of one file."""
-    local = uri.removeprefix("file://")
-    return uri if "://" in local or _row_source(uri) else os.path.realpath(local)
 
 
 def _documents(row: FileRow, source: Source) -> list[Document] | Fault:
@@ -369,7 +267,7 @@ def _named_fields(source: Source) -> dict[str, str]:
 
 
 def _rows(source: Source, columns: Sequence[str] | None) -> Iterator[FileRow]:
-    if reader := _row_source(source.uri):
+    if reader := row_source(source.uri):
         return (
             FileRow(number, number + 1, row) for number, row in enumerate(reader.rows(source.uri))
         )
