@@ -15,7 +15,6 @@ Layout below the folder of a run (training/run_record.py) or of a model, models/
 """
 
 from collections.abc import Sequence
-from dataclasses import field
 
 from data_prep.core import storage
 from data_prep.core.errors import ArtefactCorrupt
@@ -243,11 +242,11 @@ class EvalReport:
     steered: tuple[StrengthResult, ...]
     controls: tuple[ControlResult, ...]
     samples: tuple[SampledPrompt, ...]
-    seconds: float
 
-    computed_with: dict[str, str] = field(default_factory=dict)
-    """Device, number format and attention kernels of the model (eval/model/numerics.py); empty in
-    reports up to version 6."""
+    computed_with: dict[str, str]
+    """Device, number format and attention kernels of the model (eval/model/numerics.py)."""
+
+    seconds: float
 
 
 def eval_uri(model_uri: str, config: EvalConfig) -> str:

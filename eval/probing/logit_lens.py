@@ -92,19 +92,20 @@ def written_tokens(
     benign: +θ writes benign tokens, −θ toxic ones. listed_V: which ids of the tokenizer are listed
     words; ids beyond it do not count.
     """
+    device = model.embedding.weight.device
     listed = torch.from_numpy(listed_V)
     n_ids = len(listed_V)
     n_heads, size = directions.theta_LNH.shape[1:]
-    theta_BKH = _with_random_directions(directions, heads, seed)
-    out_BD = torch.zeros(len(theta_BKH), n_heads * size)
+    theta_BKH = _with_random_directions(directions, heads, seed).to(device)
+    out_BD = torch.zeros(len(theta_BKH), n_heads * size, device=device)
     for k, (layer, head) in enumerate(heads):
         out_weight_DD = model.blocks[layer].attention.out.weight
-        own_DH = out_weight_DD[:, head * size : (head + 1) * size].float().cpu()
+        own_DH = out_weight_DD[:, head * size : (head + 1) * size].float()
         out_BD += float(directions.sigma_LN[layer, head]) * theta_BKH[:, k] @ own_DH.T
-    unembedding_VD = model.embedding.weight[:n_ids].float().cpu()
+    unembedding_VD = model.embedding.weight[:n_ids].float()
     logits_BV = (out_BD - out_BD.mean(-1, keepdim=True)) @ unembedding_VD.T
-    toxic_BK = (-logits_BV).topk(min(top, n_ids)).indices
-    benign_BK = logits_BV.topk(min(top, n_ids)).indices
+    toxic_BK = (-logits_BV).topk(min(top, n_ids)).indices.cpu()
+    benign_BK = logits_BV.topk(min(top, n_ids)).indices.cpu()
     shares_B = listed[toxic_BK].double().mean(-1).numpy()
     return WrittenTokens(
         toxic_ids=toxic_BK[0].tolist(),

@@ -206,6 +206,7 @@ def eval_report(record: RunRecord, strengths=STRENGTHS) -> EvalReport:
         steered=tuple(steered(strength, ratio) for strength in strengths),
         controls=(),
         samples=samples(len(strengths)),
+        computed_with={"device": "cpu", "precision": "fp32"},
         seconds=12.0,
     )
 
