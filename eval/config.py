@@ -196,8 +196,8 @@ class EvalComputeConfig:
 
     batch_size: Count | Literal["auto"] = operational(default="auto")
     """Rows per forward pass, at most: auto is 128 on a CPU and 1,024 on a GPU. It is lower where
-    the memory that is free would not hold them (eval/model/batch_size.py), and changes no
-    result."""
+    the memory that is free would not hold them (eval/model/batch_size.py), and changes results by
+    rounding at most."""
 
 
 @settings("eval")

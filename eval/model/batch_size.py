@@ -50,16 +50,20 @@ def decoding_bytes(
 
 
 def rows_that_fit(bytes_per_row: int, available_bytes: int, most: int) -> int:
-    """At most `most` rows, of `bytes_per_row` each; at least one."""
-    return max(1, min(most, available_bytes // max(1, bytes_per_row)))
+    """At most `most` rows, of `bytes_per_row` each; at least one. Where memory is the limit it is a
+    power of two, which stays the same when a little less is free: on a GPU rounding depends on it.
+    """
+    n_rows = max(1, available_bytes // max(1, bytes_per_row))
+    return most if n_rows >= most else 1 << (n_rows.bit_length() - 1)
 
 
 class BatchSize:
     """How many rows go through the model together: at most `rows`, and as many as memory holds.
 
-    No row depends on the others of its batch, so a smaller batch is slower and changes no result.
-    The estimate of a row's bytes is meant to suffice. Where memory runs out all the same, the batch
-    is halved, for the whole evaluation: a size that did not fit is not tried again.
+    No row depends on the others of its batch, so a smaller batch is slower and changes results by
+    rounding at most; in bf16 that may turn a sampled token into another. The estimate of a row's
+    bytes is meant to suffice. Where memory runs out all the same, the batch is halved, for the
+    whole evaluation: a size that did not fit is not tried again.
     """
 
     def __init__(
@@ -96,9 +100,9 @@ class BatchSize:
         """Call `work` on all items, one batch at a time. A batch that runs out of memory is started
         again, so `work` must store nothing before its last step.
         """
-        fitting = len(items)
+        fitting = self.rows
         if self._available_bytes and bytes_per_item:
-            fitting = rows_that_fit(bytes_per_item, self._available_bytes(), len(items))
+            fitting = rows_that_fit(bytes_per_item, self._available_bytes(), self.rows)
         start = 0
         while start < len(items):
             batch = items[start : start + min(self.rows, fitting)]

@@ -32,10 +32,12 @@ def best_device() -> torch.device:
 
 def format_on(device: torch.device, precision: Precision) -> Format:
     """The number format that a precision means on this device."""
-    if precision != "auto":
-        return precision
-    has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return "bf16" if has_bf16 else "fp32"
+    if precision == "auto":
+        has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bf16" if has_bf16 else "fp32"
+    if precision == "tf32" and device.type != "cuda":
+        return "fp32"
+    return precision
 
 
 def weight_dtype(number_format: Format) -> torch.dtype:

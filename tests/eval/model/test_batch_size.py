@@ -118,7 +118,14 @@ def test_rows_that_do_not_fit_are_split_before_memory_runs_out():
     BatchSize(128, lambda: 1000).for_each_batch(
         range(20), lambda rows: sizes.append(len(rows)), bytes_per_item=150
     )
-    assert sizes == [6, 6, 6, 2]
+    assert sizes == [4, 4, 4, 4, 4]
+
+
+@pytest.mark.parametrize(
+    ("available", "most", "rows"), [(99, 8, 8), (80, 8, 8), (79, 8, 4), (40, 8, 4), (9, 8, 1)]
+)
+def test_rows_limited_by_memory_are_a_power_of_two(available, most, rows):
+    assert batch_size.rows_that_fit(10, available, most) == rows
 
 
 def test_a_row_larger_than_memory_is_tried_alone():
