@@ -6,6 +6,7 @@ python tests/benchmarks/bench_coverage.py [SAMPLES] [PART OF A ROW'S NAME]
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 
@@ -165,12 +166,17 @@ def removals(
     return is_covered
 
 
-def more_toxic_truth() -> float:
-    """The share of prompts that score higher steered, over many prompts."""
-    values = simulated_sweep.rare_scores(
-        np.random.default_rng(0), RATES[2:3], n_prompts=400_000, seed_deviation=0.0, n_samples=4
-    )[0][0]
-    return float((values[:, 2] > values[:, 0]).mean())
+def more_toxic_truth(seed_deviation: float) -> float:
+    """The share of prompts that score higher steered, over many prompts and seeds."""
+    (values_SPK,) = simulated_sweep.rare_scores(
+        np.random.default_rng(0),
+        RATES[2:3],
+        n_seeds=1000,
+        n_prompts=400,
+        seed_deviation=seed_deviation,
+        n_samples=4,
+    )
+    return float((values_SPK[:, :, 2] > values_SPK[:, :, 0]).mean())
 
 
 def sweep(seed: int, truth: Sequence[float], n_seeds: int) -> RatioCurve:
@@ -278,16 +284,34 @@ def hypervolume(n_seeds: int) -> Callable[[int], bool]:
     return is_covered
 
 
-def heads(seed: int, skills: Sequence[float], n_seeds: int) -> tuple[RatioCurve, RatioCurve]:
+def heads(
+    seed: int, skills: Sequence[float], n_seeds: int, seed_deviation: float = 0.1
+) -> tuple[RatioCurve, RatioCurve]:
     """Curves of the 90th percentile and of the share above, for 16 heads on 200 rows."""
     correct = simulated_sweep.head_rows(
-        np.random.default_rng(seed), 16, 200, skills, seed_deviation=0.1, n_seeds=n_seeds
+        np.random.default_rng(seed), 16, 200, skills, seed_deviation=seed_deviation, n_seeds=n_seeds
     )
     ids = [f"r{i}" for i in range(200)]
     models = [[HeadRows(ids, correct_PH) for correct_PH in of_ratio] for of_ratio in correct]
     ratios = RATIOS[: len(skills)]
     tails, aboves, _ = curves_of_heads(ratios, models, ids, seed, n_draws=400)
     return tails, aboves
+
+
+def heads_difference(n_seeds: int, seed_deviation: float) -> Callable[[int], bool]:
+    """Of 25 % minus 0 %, where 25 % is better by 0.2 on the scale of the skills."""
+    skills = (0.3, 0.3, 0.4, 0.4, 0.5, 0.5)
+    # accuracies of heads at this share of the skills, whose spread is that of head_rows
+    scale = (0.5**2 + 0.3**2 + 0.8**2 + seed_deviation**2) ** 0.5
+    best = np.quantile(np.linspace(-0.3, 0.3, 16), 0.9)
+    truth = NormalDist().cdf((0.5 + best) / scale) - NormalDist().cdf((0.3 + best) / scale)
+
+    def is_covered(seed: int) -> bool:
+        tails, _ = heads(seed, skills, n_seeds, seed_deviation)
+        contrast = ratio_curves.contrast(tails, RATIOS[0], RATIOS[5])
+        return contrast is not None and covers(contrast.difference, truth)
+
+    return is_covered
 
 
 def heads_null(which: int) -> Callable[[int], float]:
@@ -346,7 +370,6 @@ def interior_null(n_seeds: int, n_ratios: int) -> Callable[[int], float]:
 
 
 REMOVED, DIFFERENCE = 1 - RATES[2][2] / RATES[2][0], 100 * (RATES[2][2] - RATES[2][0])
-MORE_TOXIC = more_toxic_truth()
 COVERAGE: dict[str, Callable[[int], bool | None]] = {
     "mean of 30 normal values": mean_of(lambda rng: rng.normal(size=30), 0.0),
     "mean of 60 scores, Beta(0.3, 2)": mean_of(lambda rng: rng.beta(0.3, 2, 60), 0.3 / 2.3),
@@ -368,7 +391,14 @@ COVERAGE: dict[str, Callable[[int], bool | None]] = {
     "change by steering, two seeds": removals(2, 0.3, lambda r: r.difference, DIFFERENCE),
     "share removed, one seed": removals(1, 0.0, lambda r: r.removed, REMOVED),
     "share removed, two seeds": removals(2, 0.3, lambda r: r.removed, REMOVED),
-    "prompts made more toxic, one seed": removals(1, 0.0, lambda r: r.more_toxic, MORE_TOXIC),
+    "prompts made more toxic, one seed": removals(
+        1, 0.0, lambda r: r.more_toxic, more_toxic_truth(0.0)
+    ),
+    "prompts made more toxic, two seeds": removals(
+        2, 0.3, lambda r: r.more_toxic, more_toxic_truth(0.3)
+    ),
+    "heads' 90th percentile, one seed": heads_difference(1, 0.0),
+    "heads' 90th percentile, two seeds": heads_difference(2, 0.1),
     "contrast of two ratios, one seed": contrast(1),
     "contrast of two ratios, two seeds": contrast(2),
     "location of an interior minimum, two seeds": minimum_location,

@@ -28,7 +28,7 @@ TEXT_QUANTITIES = {
 }
 AGAINST_UNSTEERED = {
     "removed": "share of own toxicity removed",
-    "more_toxic": "share of prompts made more toxic",
+    "more_toxic": "prompts made more toxic",
 }
 LOG_FROM = 20  # a panel is logarithmic where its largest value is this many times the least
 DODGE = 0.03  # between two ratios at one strength, as a share of the axis's step
@@ -130,7 +130,12 @@ def side_effects_by_strength(
         for i, (ratio, points) in enumerate(effect.points.items()):
             shift = DODGE * (i - (len(colours) - 1) / 2)
             _line_over_strengths(axes, points, shift, colours[ratio])
-        values = [p.value for points in effect.points.values() for p in points if p.value]
+        values = [
+            point.value
+            for points in effect.points.values()
+            for point in points
+            if point.value is not None
+        ]
         if values and max(values) > LOG_FROM * min(values) > 0:
             axes.set_yscale("log")
         strengths = measured_strengths(reports)

@@ -78,7 +78,7 @@ def test_every_figure_has_its_numbers_beside_it(report_page):
         "perplexity under a judge",
         "right answers, arc.jsonl, cloze form",
         "share of own toxicity removed",
-        "share of prompts made more toxic",
+        "prompts made more toxic",
     ]
     distinct = [row.distinct_ratio.value for row in run(0.0)[1].steered]
     assert [float(row["value"]) for row in side_effects[:4]] == distinct
