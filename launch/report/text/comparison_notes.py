@@ -32,6 +32,16 @@ def cost_levels(compared: Comparisons | None) -> str:
     return " ".join(sentences)
 
 
+def not_compared(n_ratios: int, compared: Comparisons | None) -> str:
+    """A warning where several ratios share too little to be compared pair by pair."""
+    if compared is not None or n_ratios < 2:
+        return ""
+    return (
+        "Nothing is compared on the same prompts: fewer than two prompts have a score, or fewer "
+        "than two held-out sequences a cross-entropy, for all models at all strengths."
+    )
+
+
 def empty_readings(compared: Comparisons | None) -> str:
     """Prompts in no comparison, and whether leaving empty continuations out would change one."""
     if compared is None:
@@ -112,5 +122,5 @@ def excludes_zero(difference: Estimate | None) -> bool:
 def models_with(matched: Sequence[MatchedToxicity]) -> str:
     """'the models with 5 % and 10 % toxic text are'."""
     ratios = listed([percent(result.ratio) for result in matched])
-    is_one = len(matched) == 1
+    is_one = len(matched) == 1 and len(matched[0].by_model) == 1
     return f"the model{'' if is_one else 's'} with {ratios} toxic text {'is' if is_one else 'are'}"

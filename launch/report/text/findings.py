@@ -27,6 +27,7 @@ from launch.report.text.comparison_notes import (
     empty_readings,
     excludes_zero,
     models_with,
+    not_compared,
 )
 from launch.report.text.number_format import (
     listed,
@@ -63,6 +64,7 @@ def findings(reports: Sequence[EvalReport], compared: Comparisons | None = None)
     else:
         answer = "No answer: no model was steered."
     details = [
+        not_compared(len({report.toxic_ratio for report in reports}), compared),
         cost_levels(compared),
         smile(compared),
         floor(reports, compared),

@@ -37,8 +37,10 @@ def with_interval(
 
 
 def percent_with_interval(value: Estimate | None) -> str:
-    """'75 % [60, 84]' of a share."""
-    if value is None or value.value is None:
+    """'75 % [60, 84]' of a share, '–' for one without a value."""
+    if value is None:
+        return NOT_MEASURED
+    if value.value is None:
         return "–"
     points = Estimate(
         value=100 * value.value,

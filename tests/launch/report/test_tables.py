@@ -38,7 +38,7 @@ def test_the_main_table_has_a_row_per_ratio_with_its_change_and_cost():
 def test_without_common_items_and_cards_nothing_is_made_up():
     reports = with_toxicity({0.0: (0.3, 0.4), 0.25: (3.0, 2.0)})
     rows = [plain(row) for row in tables.main_table(reports, None).rows]
-    assert [(row[1], row[4]) for row in rows] == [("not measured", "–")] * 2
+    assert [(row[1], row[4]) for row in rows] == [("not measured", "not measured")] * 2
     assert tables.dose(run(0.25)[0], {}) == (run(0.25)[0].config.mixture.n_toxic * 128, None)
 
 

@@ -6,7 +6,7 @@ from compared_sweep import compared
 from fake_sweep import RATIOS, run
 
 from launch.report.analysis.comparisons import ContinuedOnly
-from launch.report.text.comparison_notes import cost_levels, empty_readings
+from launch.report.text.comparison_notes import cost_levels, empty_readings, not_compared
 from launch.report.text.findings import findings
 
 
@@ -45,6 +45,12 @@ def continued(n_prompts=50, **changes) -> ContinuedOnly:
         matched=compared().matched,
         toxicity={},
     )
+
+
+def test_ratios_that_share_no_prompts_are_said_not_to_be_compared():
+    reports = [run(ratio)[1] for ratio in RATIOS]
+    assert findings(reports, None).details[0].startswith("Nothing is compared on the same prompts")
+    assert not_compared(1, None) == "" and not_compared(6, compared()) == ""
 
 
 def test_prompts_without_a_score_are_counted():
