@@ -118,13 +118,20 @@ def text_key(text: str) -> str:
     return text_id(" ".join(unicodedata.normalize("NFC", text).split()))
 
 
-@dataclass
+@dataclass(slots=True)
 class _SameText(Generic[Item]):
-    """The rows of one text. items: the ones to keep, by variant."""
+    """The rows of one text. item: the smallest; variants: the smallest of each other variant."""
 
-    labels: set[Hashable]
-    items: dict[str, Item]
-    n_rows: int = 0
+    label: Hashable
+    item: Item
+    variant: str
+    n_rows: int = 1
+    is_contradictory: bool = False
+    variants: dict[str, Item] | None = None
+
+    @property
+    def items(self) -> list[Item]:
+        return [self.item, *(self.variants or {}).values()]
 
 
 class OneOfEach(Generic[Item]):
@@ -142,10 +149,17 @@ class OneOfEach(Generic[Item]):
         """key: text_key of the text. Items of one text in several variants are all kept, if they
         agree on the label.
         """
-        same = self._by_key.setdefault(key, _SameText(set(), {}))
-        same.labels.add(label)
+        same = self._by_key.get(key)
+        if same is None:
+            self._by_key[key] = _SameText(label, item, variant)
+            return
         same.n_rows += 1
-        same.items[variant] = min(item, same.items.get(variant, item))
+        same.is_contradictory |= label != same.label
+        if variant == same.variant:
+            same.item = min(item, same.item)
+        else:
+            same.variants = same.variants or {}
+            same.variants[variant] = min(item, same.variants.get(variant, item))
 
     def items(
         self,
@@ -160,11 +174,11 @@ class OneOfEach(Generic[Item]):
         kept: list[Item] = []
         n_contradictory = 0
         for same in self._by_key.values():
-            if len(same.labels) > 1:
+            if same.is_contradictory:
                 n_contradictory += 1
                 counts.leave_out(self._other_label, same.n_rows)
             else:
-                kept += same.items.values()
+                kept += same.items
                 counts.leave_out(Reason.REPEATED, same.n_rows - len(same.items))
         if n_contradictory > max_contradictory_ratio * len(self._by_key):
             is_question = self._other_label is Reason.OTHER_ANSWER

@@ -139,6 +139,7 @@ def calibrate(
     with a score are of one class.
     """
     text_set = text_set or RowCounts(len(texts)).text_set("--rows", ", ".join(uris), len(texts))
+    texts = sorted(texts)  # sums of scores, and so their last digits, have one order
     scores = scorer.score([text.text for text in texts])
     score_cache.check_range(scores, scorer.id)
     pairs = [

@@ -127,6 +127,15 @@ def test_the_words_that_a_rule_makes_benign_are_in_the_record(table, entry):
     assert "\n0 of 8 rows left out; benign by the rule: 'not toxic' 4\n" in printed
 
 
+def test_a_calibration_does_not_depend_on_the_order_of_the_file(table, entry):
+    rows = [{"text": f"a rotten day, number {i * i}", "label": i / 60} for i in range(60)]
+    printed = [
+        entry("tools/calibrate_scorer.py", "--scorer", "profanity", "--rows", table(r), "--json")[1]
+        for r in (rows, rows[::-1])
+    ]
+    assert printed[0] == printed[1]
+
+
 def test_texts_with_two_references_are_left_out_and_counted(table):
     rows = [{"text": f"text {i}", "label": i / 40} for i in range(40)]
     texts, counts = calibrate_scorer.read([table([*rows, {"text": "text 7", "label": 0.9}])])
