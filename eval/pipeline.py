@@ -10,30 +10,24 @@ draw is keyed by its purpose.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from functools import cache
-from typing import NamedTuple
 
 from data_prep.core import storage, telemetry
-from data_prep.core.records import digest
 from data_prep.scorers import registry
 from data_prep.scorers.registry import Scorer
-from eval import report_assembly
+from eval import evaluation_inputs, report_assembly
 from eval.config import EvalConfig
 from eval.eval_report import EvalReport, eval_uri, find
-from eval.inputs import benchmarks, labelled_sets, prompts, text_rows
-from eval.inputs.benchmarks import Question
-from eval.inputs.labelled_rows import LabelledRow, labels_of
-from eval.inputs.labelled_sets import LabelledSets
-from eval.inputs.prompts import EvaluationTexts, HeldOutSource
-from eval.inputs.text_rows import text_key
+from eval.evaluation_inputs import EvaluationInputs
+from eval.inputs.labelled_rows import LabelledRow
+from eval.inputs.prompts import HeldOutSource
 from eval.model import model_source
 from eval.model.loaded_model import LoadedModel
 from eval.model.model_source import ModelSource
 from eval.model.session import EvalSession
-from eval.probing import entanglement, logistic_probes, logit_lens, probe_heads, transfer
-from eval.probing.logistic_probes import RowSplit
+from eval.probing import entanglement, logit_lens, probe_heads, transfer
 from eval.probing.probe_heads import ProbedHeads
 from eval.report_assembly import ProbingResults, SteeringResults
 from eval.resume import MeasurementStore
@@ -48,24 +42,6 @@ from eval.steering.intervention import Condition, Shift
 from eval.steering.measure_strengths import MeasuredTexts
 
 STEERED = "steered"
-
-
-class EvaluationInputs(NamedTuple):
-    """All texts that an evaluation reads, checked; split divides the probe rows. The summaries of
-    `texts` are those of all sets.
-    """
-
-    texts: EvaluationTexts
-    split: RowSplit
-    labelled_sets: LabelledSets
-    benchmarks: dict[str, list[Question]]
-
-    @property
-    def digest(self) -> str:
-        """What an interrupted evaluation of other texts measured is not resumed."""
-        return digest(
-            self.texts.probe_rows, self.texts.prompts, self.labelled_sets, self.benchmarks
-        )
 
 
 def evaluate(root: str, run_id: str, config: EvalConfig) -> EvalReport:
@@ -94,7 +70,13 @@ def evaluate_model(
     # the texts, the model under evaluation, and the models that judge it
     scorer = score_cache.cached_if_costly(registry.load(config.scoring.scorer), source.home)
     load = cache(lambda: _load(source, config))
-    inputs = _read_inputs(config, load)
+    inputs = evaluation_inputs.read(
+        config,
+        HeldOutSource(
+            lambda stream, limit: load().held_out_documents(stream, limit),
+            lambda ids: load().tokenizer.decode(ids),
+        ),
+    )
     loaded = load()
     judge = perplexity.load_judge(source.root, loaded, config.scoring.fluency_model, config.compute)
     scoring = ContinuationScoring(scorer, judge, config.scoring.min_coverage_ratio)
@@ -132,29 +114,6 @@ def evaluate_model(
 def _load(source: ModelSource, config: EvalConfig) -> LoadedModel:
     loaded = source.load(config.compute)
     return loaded.with_held_out_files(config.capability.held_out, config.seed)
-
-
-def _read_inputs(config: EvalConfig, load: Callable[[], LoadedModel]) -> EvaluationInputs:
-    """Files are read first, so that what is wrong with them is reported before the model is loaded;
-    held-out text needs the model's tokenizer.
-    """
-    sets = labelled_sets.read(config.probing, config.seed)
-    read_benchmarks = benchmarks.read_all(config.capability, config.seed)
-    held_out = HeldOutSource(
-        lambda stream, limit: load().held_out_documents(stream, limit),
-        lambda ids: load().tokenizer.decode(ids),
-    )
-    texts = prompts.choose_texts(config.probing, config.generation, config.seed, held_out)
-    of_benchmarks = [benchmark.summary for benchmark in read_benchmarks.values()]
-    for summary in (*texts.summaries, *sets.summaries, *of_benchmarks):
-        text_rows.log(summary)
-    rows = texts.probe_rows
-    split = logistic_probes.split_rows([row.group for row in rows], labels_of(rows), config.seed)
-    seen = {text_key(rows[i].text) for i in split.train + split.validation}
-    sets = labelled_sets.without_seen_rows(sets, seen)
-    texts = texts._replace(summaries=(*texts.summaries, *sets.summaries, *of_benchmarks))
-    questions = {name: benchmark.questions for name, benchmark in read_benchmarks.items()}
-    return EvaluationInputs(texts, split, sets, questions)
 
 
 def _measured_texts(

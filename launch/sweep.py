@@ -9,14 +9,13 @@ launch/sweep.py …`.
 import argparse
 import sys
 import time
-from collections import deque
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 from data_prep.config import StreamName
 from data_prep.core import storage, telemetry
 from data_prep.core.command import entry_command
+from data_prep.core.errors import HormesisError
 from data_prep.core.records import digest
 from data_prep.token_stream.mixture import check_supply
 from launch import cli, cost_estimate, experiment, run_states, status_tables
@@ -66,40 +65,33 @@ def _run_stages(root: str, sweep: Experiment, only: str | None, *, materialize: 
     # refuse a missing corpus, and one file in both, before a cluster starts
     clean, toxic = map(corpus_reader.expand, (sweep.data.clean, sweep.data.toxic))
     input_files.check_distinct(clean, toxic)
-    if only not in ("data", "train"):
-        _check_evaluation_texts(root, sweep)
-    storage.save(sweep, storage.join(root, experiment.FILE_NAME))
     with ray_session.session(sweep.n_ranks):
         if only != "data":
-            _check_resources(root, sweep, evaluate=only != "train")
+            _check_before_building(root, sweep, evaluate=only != "train")
+        storage.save(sweep, storage.join(root, experiment.FILE_NAME))
         _build_streams(root, sweep)
         if materialize:
             _materialize(root, sweep)
         if only != "data":
-            _train_and_evaluate(root, sweep, evaluate=only != "train")
+            _train_and_evaluate(root, sweep, only)
     if only == "data":
         _write_data_page(root, sweep)
     if only in (None, "report"):
         _write_report(root, sweep)
 
 
-def _check_evaluation_texts(root: str, sweep: Experiment) -> None:
-    """Refuse labels and questions that no evaluation can use, before a model is trained for it."""
-    from eval.inputs import text_checks
-
-    if not all(state.report for state in run_states.read(root, sweep)):
-        text_checks.check_files(sweep.eval)
-
-
-def _check_resources(root: str, sweep: Experiment, *, evaluate: bool) -> None:
-    """Refuse what the cluster can never run, before the streams are built."""
-    from launch.cluster import cluster_fit
+def _check_before_building(root: str, sweep: Experiment, *, evaluate: bool) -> None:
+    """Refuse what the cluster can never run, and an evaluation that could not start."""
+    from launch.cluster import cluster_fit, run_on_ray
 
     states = run_states.read(root, sweep)
-    if not all(state.record for state in states):
+    is_trained = all(state.record for state in states)
+    if not is_trained:
         cluster_fit.n_concurrent_runs(sweep)
     if evaluate and not all(state.report for state in states):
         cluster_fit.evaluation_cpus(sweep)
+        if not is_trained:  # otherwise an evaluation is next, which begins like this check
+            run_on_ray.check_evaluation(root, sweep.eval)
 
 
 def _build_streams(root: str, sweep: Experiment) -> None:
@@ -137,40 +129,20 @@ def _materialize(root: str, sweep: Experiment) -> None:
         )
 
 
-def _train_and_evaluate(root: str, sweep: Experiment, *, evaluate: bool) -> None:
-    """Train every run without a record, as many at a time as the cluster holds, and evaluate each
-    run as soon as it is trained.
-    """
-    from launch.cluster import cluster_fit, run_on_ray
+def _train_and_evaluate(root: str, sweep: Experiment, only: str | None) -> None:
+    """Complete all runs; if some fail, complete and report the others, then raise HormesisError."""
+    from launch.cluster.train_and_evaluate import train_and_evaluate
 
-    states = run_states.read(root, sweep)
-    to_train = deque(state.run for state in states if not state.record)
-    to_evaluate = [state.run for state in states if evaluate and state.record and not state.report]
-    n_tasks = len(to_train) + sum(evaluate and not state.report for state in states)
-    progress = telemetry.progress(n_tasks, "sweep", "task")
-    n_slots = cluster_fit.n_concurrent_runs(sweep) if to_train else 0
-    n_cpus = cluster_fit.evaluation_cpus(sweep) if evaluate and (to_train or to_evaluate) else 0
-    training, evaluating = {}, {}
-    while to_train or to_evaluate or training or evaluating:
-        for run in to_evaluate:
-            task = run_on_ray.start_evaluation(root, run.run_id, sweep.eval, n_cpus, sweep.use_gpu)
-            evaluating[task] = run
-        to_evaluate = []
-        while to_train and len(training) < n_slots:
-            run = to_train.popleft()
-            training[run_on_ray.start_training(root, run, sweep.n_ranks, sweep.use_gpu)] = run
-        why_stuck = partial(
-            cluster_fit.why_stuck, sweep, bool(training), n_cpus if evaluating else 0
-        )
-        finished = run_on_ray.wait_for_first([*training, *evaluating], why_stuck)
-        progress.update(1)
-        if finished in training:
-            run = training.pop(finished)
-            telemetry.logger.info("trained %s", run.run_id)
-            to_evaluate = [run] if evaluate else []
-        else:
-            telemetry.logger.info("evaluated %s", evaluating.pop(finished).run_id)
-    progress.close()
+    failures = train_and_evaluate(root, sweep, evaluate=only != "train")
+    if not failures:
+        return
+    if only in (None, "report") and any(state.report for state in run_states.read(root, sweep)):
+        _write_report(root, sweep)
+    raise HormesisError(
+        f"{len(failures)} of this sweep's trainings and evaluations failed: "
+        f"{'; '.join(map(str, failures))}. The others are done; mend the causes, then run the same "
+        "command again: it does what is missing"
+    )
 
 
 def _data_cards(root: str, sweep: Experiment) -> dict[str, Any]:

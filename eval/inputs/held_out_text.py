@@ -12,11 +12,23 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from data_prep.core import keyed_random
+from data_prep.core.errors import ConfigurationError
 from data_prep.sources import corpus_reader
 from data_prep.token_stream import reader
 from data_prep.token_stream.manifest import Manifest
 from data_prep.token_stream.tokenizer import Tokenizer
 from eval.inputs.text_rows import text_id
+
+
+def check_readable(uri: str) -> None:
+    """Read the first text of files; ConfigurationError if none of them has any."""
+    for source in corpus_reader.expand([uri]):
+        if any(document.text.strip() for document in corpus_reader.read(source)):
+            return
+    raise ConfigurationError(
+        f"eval.capability.held_out {uri}: no document has text; name other files or their field "
+        "(URI#text=FIELD)"
+    )
 
 
 class HeldOutText(Protocol):

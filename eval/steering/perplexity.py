@@ -21,6 +21,8 @@ from eval.model import model_files
 from eval.model.loaded_model import LoadedModel, load_folder
 from eval.steering import intervention, loglikelihood
 from training import run_record
+from training.model.hf_export import read_model_config
+from training.run_record import RunRecord
 
 
 class FluencyJudge(NamedTuple):
@@ -43,6 +45,24 @@ def load_judge(
     if not name.startswith("run:"):
         folder = Path(name)
         return FluencyJudge(model_files.folder_name(folder), load_folder(folder, compute))
+    run = _finished_run(root, name)
+    run_id = run.config.run_id
+    with TemporaryDirectory(prefix="hormesis-judge-") as scratch:
+        folder = Path(scratch)
+        model_files.fetch_export(root, run, folder)
+        judge_id = f"{run_id}-{model_files.folder_digest(folder)[:8]}"
+        return FluencyJudge(judge_id, load_folder(folder, compute))
+
+
+def check_judge(root: str, name: str) -> None:
+    """Raise what `load_judge` would raise for a name that no model answers to; loads no weights."""
+    if name.startswith("run:"):
+        _finished_run(root, name)
+    elif name not in ("", "unsteered"):
+        read_model_config(Path(name))
+
+
+def _finished_run(root: str, name: str) -> RunRecord:
     run_id = name.removeprefix("run:")
     run = run_record.find(root, run_id)
     if run is None:
@@ -50,11 +70,7 @@ def load_judge(
             f"eval.scoring.fluency_model {name!r}: {run_record.run_uri(root, run_id)} is not "
             "finished; train it first, or name another run, a folder, or unsteered"
         )
-    with TemporaryDirectory(prefix="hormesis-judge-") as scratch:
-        folder = Path(scratch)
-        model_files.fetch_export(root, run, folder)
-        judge_id = f"{run_id}-{model_files.folder_digest(folder)[:8]}"
-        return FluencyJudge(judge_id, load_folder(folder, compute))
+    return run
 
 
 def nats_per_token(

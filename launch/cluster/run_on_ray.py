@@ -6,12 +6,12 @@ restarted from the last checkpoint as long as retry_policy.py allows it.
 """
 
 import os
-from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
-from data_prep.core import ray_capacity, ray_tasks, records, storage, telemetry
+from data_prep.core import ray_tasks, records, storage, telemetry
 from data_prep.core.errors import ConfigurationError
+from data_prep.core.ray_tasks import RayTask
 from eval.config import EvalConfig
 from launch.cluster.retry_policy import MAX_FAILURES, RetryPolicy, cause_of_failure
 from training.config import RunConfig
@@ -39,14 +39,10 @@ def start_evaluation(root: str, run_id: str, config: EvalConfig, n_cpus: int, us
     return task.options(name=f"evaluate {run_id}").remote(root, run_id, config, n_cpus)
 
 
-def wait_for_first(started: list[Any], why_impossible: Callable[[], str]) -> Any:
-    """Wait until one of the started tasks has finished and return it; its error is raised.
-
-    why_impossible: see ray_capacity.wait_for_one.
-    """
-    finished = ray_capacity.wait_for_one(started, why_impossible)
-    ray_tasks.result(finished)
-    return finished
+def check_evaluation(root: str, config: EvalConfig) -> None:
+    """Check on a worker that all that an evaluation needs is there, before a model is trained."""
+    task = RayTask("check evaluation", _check_evaluation, (root, config), 1)
+    list(ray_tasks.run([task], "check evaluation", "task"))
 
 
 def _train_with_retries(root: str, run: RunConfig, n_ranks: int, use_gpu: bool) -> None:
@@ -154,6 +150,13 @@ def _train_rank(config: dict[str, str]) -> str | None:
     finally:
         preemption.end()
     return None
+
+
+def _check_evaluation(root: str, config: EvalConfig) -> None:
+    from eval import evaluation_inputs
+
+    telemetry.configure()
+    evaluation_inputs.check(root, config)
 
 
 def _evaluate(root: str, run_id: str, config: EvalConfig, n_threads: int) -> None:

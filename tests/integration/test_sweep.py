@@ -1,5 +1,6 @@
 """the sweep end to end, as a user runs it: complete, repeated, killed, by other launchers"""
 
+import shutil
 import subprocess
 import sys
 import time
@@ -44,6 +45,40 @@ def test_repeating_a_finished_sweep_does_nothing_and_says_so(finished_sweep):
     again = sweep(finished_sweep, *TINY)
     assert again.returncode == 0 and "nothing to do" in again.stderr
     assert bytes_below(finished_sweep, "**/*.json") == before
+
+
+def test_an_evaluation_that_cannot_start_is_refused_before_the_build(ray_address, tmp_path):
+    flags = ["--set", f"eval.scoring.scorer=lexicon:{tmp_path}/words.jsonl"]
+    refused = sweep(str(tmp_path / "out"), *TINY, *flags, **ray_address)
+    assert refused.returncode == 2 and "words.jsonl" in refused.stderr.splitlines()[-1]
+    assert not (tmp_path / "out" / "streams").exists()
+
+
+def test_a_run_that_fails_leaves_the_others_complete_and_reported(
+    finished_sweep, ray_address, tmp_path
+):
+    root = tmp_path / "out"
+    shutil.copytree(finished_sweep, root)
+    shutil.rmtree(root / "report")
+    good, damaged = (run.run_id for run in experiment.load(str(root)).runs())
+    for run_id in (good, damaged):
+        for report in (root / "runs" / run_id).glob("eval-*/report.json"):
+            report.unlink()
+    weights = root / "runs" / damaged / "export" / "model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    failed = sweep(str(root), *TINY, **ray_address)
+    last_line = failed.stderr.splitlines()[-1]
+    assert failed.returncode == 2
+    assert (
+        f"1 of this sweep's trainings and evaluations failed: evaluation of {damaged}" in last_line
+    )
+    assert good in (root / "report" / "index.html").read_text()
+    weights.write_bytes(content)
+    mended = sweep(str(root), *TINY, **ray_address)
+    assert mended.returncode == 0, mended.stderr[-4000:]
+    report = "report/results.json"
+    assert bytes_below(str(root), report).keys() == bytes_below(finished_sweep, report).keys()
 
 
 def test_killing_everything_and_repeating_gives_the_same_bytes_and_losses(finished_sweep, tmp_path):

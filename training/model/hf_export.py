@@ -144,12 +144,7 @@ def load_export(folder: Path, dtype: torch.dtype) -> tuple[OLMo, ModelConfig]:
 
     Weights are in safetensors, in one file or sharded.
     """
-    path = folder / "config.json"
-    if not path.is_file():
-        raise ArtefactMissing(
-            f"{path}: no such file; name a folder that holds a Hugging Face {ARCHITECTURE}"
-        )
-    config = _model_config(_read_json(path), path)
+    config = read_model_config(folder)
     state = load_weights(folder)
     state.pop("lm_head.weight", None)  # tied: the embedding again
     _check_tensors(state, config, str(folder))
@@ -158,6 +153,16 @@ def load_export(folder: Path, dtype: torch.dtype) -> tuple[OLMo, ModelConfig]:
     ours = {name: tensor.to(dtype) for name, tensor in from_hugging_face(state).items()}
     model.load_state_dict(ours, assign=True)
     return model.eval(), config
+
+
+def read_model_config(folder: Path) -> ModelConfig:
+    """The config of a Hugging Face OLMo folder as ours; ConfigurationError for other models."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ArtefactMissing(
+            f"{path}: no such file; name a folder that holds a Hugging Face {ARCHITECTURE}"
+        )
+    return _model_config(_read_json(path), path)
 
 
 def load_weights(folder: Path) -> dict[str, Tensor]:
