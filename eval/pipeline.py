@@ -5,7 +5,7 @@
     all measurements ─▶ means with intervals ─▶ report.json
 
 The report is written last; while it is missing the evaluation is not done. Repeating it continues
-from the measurements that are stored (resume.py) and gives the same numbers, since every random
+from the measurements that are stored (measurement_store.py) and gives the same numbers, since every random
 draw is keyed by its purpose.
 """
 
@@ -25,12 +25,12 @@ from eval.inputs.labelled_rows import LabelledRow
 from eval.inputs.prompts import HeldOutSource
 from eval.model import model_source
 from eval.model.loaded_model import LoadedModel
+from eval.model.measurement_store import MeasurementStore
 from eval.model.model_source import ModelSource
 from eval.model.session import EvalSession
 from eval.probing import entanglement, logit_lens, probe_heads, transfer
 from eval.probing.probe_heads import ProbedHeads
 from eval.report_assembly import ProbingResults, SteeringResults
-from eval.resume import MeasurementStore
 from eval.steering import (
     intervention,
     measure_strengths,

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from eval.model.loaded_model import LoadedModel
-from eval.resume import Arrays, MeasurementStore
+from eval.model.measurement_store import Arrays, MeasurementStore
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,10 +21,10 @@ from eval.eval_report import Entanglement
 from eval.inputs import labelled_rows
 from eval.inputs.labelled_rows import LabelledRow, LabelledSet
 from eval.model.loaded_model import LoadedModel
+from eval.model.measurement_store import Arrays
 from eval.model.session import EvalSession
 from eval.probing import directions
 from eval.probing.probe_heads import ProbedHeads, read_activations
-from eval.resume import Arrays
 from eval.stats import resampling
 
 N_RANDOM = 200  # sets of random directions

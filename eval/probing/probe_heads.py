@@ -26,13 +26,13 @@ from eval.eval_report import ProbeNull
 from eval.inputs import labelled_rows
 from eval.inputs.labelled_rows import LabelledRow
 from eval.model.loaded_model import LoadedModel
+from eval.model.measurement_store import Arrays
 from eval.model.session import EvalSession
 from eval.probing import activations, directions, logistic_probes, permutation_null
 from eval.probing.activations import Activations
 from eval.probing.directions import Directions
 from eval.probing.head_selection import select_heads
 from eval.probing.logistic_probes import Probes, RowSplit
-from eval.resume import Arrays
 from eval.stats import roc
 
 SIGNIFICANCE = 0.05  # a head is above chance if at most this share of permutations has one as good

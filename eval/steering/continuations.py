@@ -21,8 +21,8 @@ from data_prep.scorers.registry import Scorer
 from eval.config import GenerationConfig
 from eval.inputs.prompts import Prompt
 from eval.model import batch_size, generation
+from eval.model.measurement_store import Arrays
 from eval.model.session import EvalSession
-from eval.resume import Arrays
 from eval.steering import intervention, perplexity, score_cache
 from eval.steering.intervention import Condition
 from eval.steering.perplexity import FluencyJudge

@@ -1,4 +1,4 @@
-"""train and evaluate the runs of a sweep on a Ray cluster; a failed run does not stop the others"""
+"""train and evaluate the runs of a sweep on Ray; a failed run does not stop the others"""
 
 from collections import deque
 from functools import partial

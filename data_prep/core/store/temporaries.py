@@ -1,4 +1,4 @@
-"""temporary files of local writes: published by a rename, removed if their writer was killed
+"""temporary files of local writes: their names, and removal of what a killed writer left
 
 A writer holds a lock on its temporary file. The kernel releases it with the process, so whoever
 gets the lock knows that nobody is going to publish the file.

@@ -16,10 +16,10 @@ from eval.eval_report import eval_uri
 from eval.inputs import benchmarks
 from eval.inputs.benchmarks import Question
 from eval.model.loaded_model import load_run
+from eval.model.measurement_store import MeasurementStore
 from eval.model.model_files import finished_run
 from eval.model.session import EvalSession
 from eval.pipeline import evaluate
-from eval.resume import MeasurementStore
 from eval.steering import intervention, loglikelihood, multiple_choice, per_item_results
 from eval.steering.intervention import Shift
 from training.run_record import run_uri

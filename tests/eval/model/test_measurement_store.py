@@ -18,8 +18,8 @@ from data_prep.core.settings import evolve
 from eval.eval_report import eval_uri
 from eval.model import loaded_model, model_source
 from eval.model.loaded_model import BatchSize
+from eval.model.measurement_store import MeasurementStore
 from eval.pipeline import evaluate, evaluate_model
-from eval.resume import MeasurementStore
 from training.run_record import run_uri
 
 SMALL = evolve(
