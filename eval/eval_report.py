@@ -7,7 +7,7 @@ Layout below the folder of a run (training/run_record.py) or of a model, models/
                                   generations.parquet  prompt id, strength, continuation, score
                                   items.parquet        the values behind the means, per item
                                                        (steering/per_item_results.py)
-                                  parts/               finished measurements (eval/model/measurement_store.py),
+                                  parts/               finished measurements (measurement_store.py),
                                                        deleted at the end
                                   report.json          this record, written last
     scores-<digest of the scorer>/                     scores of a costly scorer, for all

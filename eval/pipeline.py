@@ -5,8 +5,8 @@
     all measurements ─▶ means with intervals ─▶ report.json
 
 The report is written last; while it is missing the evaluation is not done. Repeating it continues
-from the measurements that are stored (measurement_store.py) and gives the same numbers, since every random
-draw is keyed by its purpose.
+from the measurements that are stored (measurement_store.py) and gives the same numbers, since every
+random draw is keyed by its purpose.
 """
 
 import time
