@@ -15,6 +15,7 @@ from contextlib import closing
 from functools import cache
 
 from data_prep.core import storage, telemetry
+from data_prep.core.records import digest
 from data_prep.scorers import registry
 from data_prep.scorers.registry import Scorer
 from eval import evaluation_inputs, report_assembly
