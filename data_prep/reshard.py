@@ -18,9 +18,9 @@ is left as it is. A truncated archive is an error that keeps the shards before t
 complete archive in its place then resumes.
 
 The archive is a .tar (.zst, .gz; its members that are JSON lines, in order, compressed or not) or
-JSON lines alone; what is left out of a tar is named in a warning (sources/archive.py). One process
-does the work, about as fast as zstd compresses. A shard is in memory, compressed, until it is
-published.
+JSON lines alone; what is left out of a tar is named in a warning (sources/readers/archive.py). One
+process does the work, about as fast as zstd compresses. A shard is in memory, compressed, until it
+is published.
 """
 
 import argparse
@@ -40,7 +40,7 @@ from data_prep.core.command import entry_command
 from data_prep.core.errors import ArtefactCorrupt, ConfigurationError
 from data_prep.core.records import FileName, Sha256, record
 from data_prep.core.store import ranged_reads
-from data_prep.sources import archive as archive_reader
+from data_prep.sources.readers import archive as archive_reader
 from data_prep.sources.readers import compression, lines
 
 SHARD_BYTES = 256 << 20
