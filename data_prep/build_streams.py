@@ -10,20 +10,22 @@ and kept, so with --card the same command prints the data cards of existing stre
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import NamedTuple, get_args
+from typing import get_args
 
 from rich.box import SIMPLE
 from rich.table import Table
 
 from data_prep.build import pipeline, stream_paths
+from data_prep.cards import data_card
+from data_prep.cards.data_card import DataCard
+from data_prep.cards.stream_table import stream_table
 from data_prep.config import DataConfig, StreamName
 from data_prep.core import ray_session, storage, telemetry
 from data_prep.core.command import entry_command
 from data_prep.core.records import from_json
 from data_prep.core.settings import evolve
-from data_prep.token_stream import data_card, megatron_shards
-from data_prep.token_stream.data_card import DataCard
-from data_prep.token_stream.manifest import Manifest
+from data_prep.sources import corpus_reader, input_files
+from data_prep.token_stream import megatron_shards
 
 N_SHOWN = 5  # domains and labels printed per stream
 
@@ -37,58 +39,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = evolve(config, {"verify_inputs": True})
     names = options.stream or list(get_args(StreamName))
     streams = _build(config, names, storage.object_root(options.out), options.check)
-    if options.card:
-        table = _card_table([data_card.load(stream.uri) for stream in streams])
-    else:
-        table = _stream_table(streams)
-    telemetry.console().print(table)
+    console = telemetry.console()
+    cards = list(data_card.load_all(streams).values())
+    console.print(_card_table(cards) if options.card else stream_table(cards))
+    for name, uri in streams.items():
+        console.print(f"{name} stream: {uri}", soft_wrap=True)
     return 0
-
-
-class BuiltStream(NamedTuple):
-    uri: str
-    manifest: Manifest
 
 
 def _build(
     config: DataConfig, names: list[StreamName], root: str, check: bool
-) -> list[BuiltStream]:
+) -> dict[StreamName, str]:
+    """The folder of each stream."""
     storage.check_writable(root)
-    streams = []
+    if len(names) > 1:
+        clean, toxic = (corpus_reader.expand(uris) for uris in (config.clean, config.toxic))
+        input_files.check_distinct(clean, toxic)
+    streams: dict[StreamName, str] = {}
     with ray_session.session(n_cpus=1):
         for name in names:
-            uri = storage.join(root, stream_paths.stream_uri(config, name))
+            streams[name] = storage.join(root, stream_paths.stream_uri(config, name))
             manifest = pipeline.build(config, name, root)
             if check:
-                megatron_shards.verify(uri, manifest)
-            streams.append(BuiltStream(uri, manifest))
+                megatron_shards.verify(streams[name], manifest)
     return streams
-
-
-def _stream_table(streams: list[BuiltStream]) -> Table:
-    table = Table(
-        "stream",
-        "documents",
-        "dropped",
-        "tokens",
-        "held out",
-        "shards",
-        "text MB",
-        "where",
-        box=SIMPLE,
-    )
-    for uri, manifest in streams:
-        table.add_row(
-            manifest.stream,
-            f"{manifest.n_documents:,}",
-            f"{sum(manifest.drops.values()):,}",
-            f"{manifest.n_tokens:,}",
-            f"{manifest.split_tokens('held_out'):,}",
-            f"{len(manifest.train)} + {len(manifest.held_out)}",
-            f"{manifest.n_text_bytes / 1e6:,.1f}",
-            uri,
-        )
-    return table
 
 
 def _card_table(cards: list[DataCard]) -> Table:

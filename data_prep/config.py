@@ -173,6 +173,10 @@ class DataConfig:
     """Of documents with the same text (exact), or nearly the same (near), only the first in the
     stream is kept; `keep` keeps all."""
 
+    common_documents: Literal["keep", "drop"] = "keep"
+    """Documents whose text is in both streams are counted; with `drop` they are left out of the
+    clean one, which then depends on the toxic corpus."""
+
     decontamination: DecontaminationConfig = DecontaminationConfig()
     annotation: AnnotationConfig = AnnotationConfig()
 

@@ -147,17 +147,21 @@ def _train_and_evaluate(root: str, sweep: Experiment, only: str | None) -> None:
 
 def _data_cards(root: str, sweep: Experiment) -> dict[str, Any]:
     """The data card of each stream; the streams have been built."""
-    from data_prep.token_stream import data_card
+    from data_prep.cards import data_card
 
     run = sweep.runs()[0]
-    return {name: data_card.load(storage.join(root, getattr(run, name))) for name in STREAMS}
+    uris: dict[StreamName, str] = {"clean": storage.join(root, run.clean)}
+    uris["toxic"] = storage.join(root, run.toxic)
+    return {str(name): card for name, card in data_card.load_all(uris).items()}
 
 
 def _write_data_page(root: str, sweep: Experiment) -> None:
+    from data_prep.cards.stream_table import stream_table
     from launch.report import data_page
 
     has_report = storage.exists(storage.join(root, "report", "index.html"))
     cards = _data_cards(root, sweep)
+    telemetry.console().print(stream_table(list(cards.values())))
     uri = data_page.write(root, sweep, cards, with_comparison=has_report)
     telemetry.console().print(f"data card: {uri}", soft_wrap=True)
 

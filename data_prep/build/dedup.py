@@ -12,7 +12,7 @@ A long document that quotes a short one is not a duplicate of it. The search run
 by ranges of hashes:
 
     hashes of all segments, each sorted ─ a task per range of hashes ─▶ 00000-of-00004.parquet
-                                          file, segment, position, key, near
+                                          file, segment, position, key, reason
                                         ─ a task per file ────────────▶ segment-00000.<name>.parquet
                                           position, key
 
@@ -21,6 +21,8 @@ by the sha256 of their input, so nothing depends on which worker did what. A nea
 document that follows another in one of their groups; so of a chain only the first is kept, and a
 document that resembles only a dropped one is dropped too. To search for whole groups would need all
 hashes in one memory.
+
+The same search drops documents whose text is in another stream (common_documents.py).
 """
 
 from collections.abc import Sequence
@@ -34,7 +36,7 @@ from data_prep.build.segments import column
 from data_prep.cleaning import ngrams
 from data_prep.core import keyed_random, storage
 from data_prep.core.errors import ConfigurationError
-from data_prep.token_stream import parquet_files
+from data_prep.token_stream import parquet_files, text_hashes
 
 if TYPE_CHECKING:
     import pyarrow
@@ -45,7 +47,19 @@ N_BANDS = 16
 N_ROWS = 8
 SEED = 0x5EED
 HASHES_PER_TASK = 8 << 20  # 30 bytes each, and as much again while they are sorted
-HASH_SPACE = 1 << 64
+# Why a document is dropped here; of several reasons the first counts.
+REASONS = ("in_toxic_stream", "exact_duplicate", "near_duplicate")
+KEPT = len(REASONS)
+
+
+class DuplicateSearch(NamedTuple):
+    """What is dropped: duplicates by `mode`, and texts of another stream (text_hashes.files)."""
+
+    mode: Literal["keep", "exact", "near"]
+    excluded: list[str]
+
+    def drops_any(self) -> bool:
+        return self.mode != "keep" or bool(self.excluded)
 
 
 class FileSegments(NamedTuple):
@@ -87,14 +101,11 @@ def minhash_bands(texts: Sequence[str]) -> np.ndarray:
     return bands
 
 
-def hash_table(
-    texts: Sequence[str], mode: Literal["keep", "exact", "near"]
-) -> "pyarrow.Table | None":
-    """hash, document (index into `texts`), near: the hashes by which duplicates are found; None if
-    all documents are kept.
+def hash_table(texts: Sequence[str], mode: Literal["keep", "exact", "near"]) -> "pyarrow.Table":
+    """hash, document (index into `texts`), near: the hashes by which equal documents are found.
+
+    The exact one is there even if duplicates are kept: the two streams are compared by it.
     """
-    if mode == "keep":
-        return None
     import pyarrow as pa
 
     hashes = exact_hashes(texts)[:, None]
@@ -143,29 +154,38 @@ def _fold_rows(values: np.ndarray) -> np.ndarray:
 
 def hash_ranges(n_hashes: int) -> list[tuple[int, int]]:
     """Equal ranges of hashes, of which each has about HASHES_PER_TASK."""
-    n = max(1, -(-n_hashes // HASHES_PER_TASK))
-    return [(i * HASH_SPACE // n, (i + 1) * HASH_SPACE // n) for i in range(n)]
+    return text_hashes.ranges(n_hashes, HASHES_PER_TASK)
 
 
-def find_duplicates(files: Sequence[FileSegments], low: int, high: int, uri: str) -> None:
-    """Publish at `uri` the duplicate documents by a hash in [low, high), unless the file exists."""
+def find_duplicates(
+    files: Sequence[FileSegments], hash_range: tuple[int, int], search: DuplicateSearch, uri: str
+) -> None:
+    """Publish at `uri` the documents to drop by a hash in the range [low, high), unless the file
+    exists.
+    """
     import pyarrow as pa
 
     if storage.exists(uri):
         return
-    table = pa.concat_tables(_hashes_of_files(files, low, high))
+    table = pa.concat_tables(_hashes_of_files(files, *hash_range))
     # A document's place in the stream is (key, file, segment, position).
     by_place = np.lexsort([column(table, name) for name in ("position", "segment", "file", "key")])
     order = np.empty(table.num_rows, np.int64)
     order[by_place] = np.arange(table.num_rows)
     near = column(table, "near")
     hashes = column(table, "hash")
-    is_duplicate = np.zeros(table.num_rows, bool)
-    for kind in (near, ~near):
-        is_duplicate[kind] = repeats(order[kind], hashes[kind])
-    duplicates = table.filter(pa.array(is_duplicate))
-    duplicates = duplicates.select(["file", "segment", "position", "key", "near"])
-    duplicates = _sorted(duplicates, "file", "segment", "position", "near")
+    reason = np.full(table.num_rows, KEPT, np.int8)
+    if search.mode != "keep":
+        for kind, name in ((near, "near_duplicate"), (~near, "exact_duplicate")):
+            is_repeat = repeats(order[kind], hashes[kind])
+            reason[kind] = np.where(is_repeat, REASONS.index(name), KEPT)
+    if search.excluded:
+        excluded = text_hashes.read(search.excluded, *hash_range).hashes
+        reason[np.isin(hashes, excluded) & ~near] = REASONS.index("in_toxic_stream")
+    table = table.append_column("reason", pa.array(reason))
+    duplicates = table.filter(pa.array(reason != KEPT))
+    duplicates = duplicates.select(["file", "segment", "position", "key", "reason"])
+    duplicates = _sorted(duplicates, "file", "segment", "position", "reason")
     storage.write(uri, parquet_files.encode(duplicates, row_group_rows=segments.ROW_GROUP))
 
 
@@ -198,18 +218,18 @@ def repeats(order: np.ndarray, hashes: np.ndarray) -> np.ndarray:
 
 
 def of_file(uris: Sequence[str], file_number: int) -> "pyarrow.Table":
-    """The duplicates of one file, each once, by (segment, position); `near` unless it is an exact
-    duplicate.
+    """The duplicates of one file, each once, by (segment, position), with the first of REASONS that
+    holds.
     """
     import pyarrow as pa
 
     duplicates = pa.concat_tables(
         segments.read_range(
-            uri, file_number, file_number + 1, ["segment", "position", "key", "near"]
+            uri, file_number, file_number + 1, ["segment", "position", "key", "reason"]
         )
         for uri in uris
     )
-    duplicates = _sorted(duplicates, "segment", "position", "near")
+    duplicates = _sorted(duplicates, "segment", "position", "reason")
     segment = column(duplicates, "segment")
     position = column(duplicates, "position")
     is_first = np.ones(duplicates.num_rows, bool)

@@ -102,6 +102,7 @@ class SegmentInput(NamedTuple):
     uri: str
     source_uri: str
     duplicates: str | None
+    n_hashes: int = 0
 
 
 class MergedShard(NamedTuple):
@@ -131,6 +132,7 @@ def segments_to_merge(
             segments.uri_of(file.tokenized_uri, number),
             file.uri,
             duplicates.name if number in with_duplicates[file.uri] else None,
+            segment.n_hashes,
         )
         for file in tokenize_file.by_content(inputs)
         for number, segment in enumerate(file.tokenized.segments)
@@ -203,7 +205,7 @@ def _duplicates_of_segment(
     columns = (
         column(table, "row")[positions],
         column(table, "part")[positions],
-        np.where(column(file_duplicates, "near")[of_segment], "near_duplicate", "exact_duplicate"),
+        np.array(dedup.REASONS)[column(file_duplicates, "reason")[of_segment]],
         positions,
     )
     return sorted(map(_Duplicate._make, zip(*(c.tolist() for c in columns), strict=True)))

@@ -19,8 +19,8 @@ from typing import NamedTuple
 import numpy as np
 
 from data_prep.build import (
+    common_documents,
     dedup,
-    make_card,
     merge_shards,
     stream_inputs,
     stream_manifest,
@@ -28,9 +28,11 @@ from data_prep.build import (
     tokenize_file,
     train_tokenizer,
 )
+from data_prep.build.common_documents import Exclusion
 from data_prep.build.dedup import FileSegments
 from data_prep.build.merge_shards import FileDuplicates, KeptDocuments
 from data_prep.build.tokenize_file import BuildInput
+from data_prep.cards import make_card
 from data_prep.cleaning import annotate, dropped_samples
 from data_prep.cleaning.dropped_samples import FileDrops
 from data_prep.config import DataConfig, StreamName
@@ -53,13 +55,21 @@ class StreamBuild(NamedTuple):
     work_uri: str
     tokenizer_uri: str
     tokenizer: Tokenizer
+    excluded: Exclusion
+
+    def identity(self, inputs: list[BuildInput]) -> str:
+        """Names everything that the passes after tokenization depend on."""
+        return tokenize_file.identity(inputs, self.excluded.manifest_digest)
 
 
 def build(config: DataConfig, stream: StreamName, root: str) -> Manifest:
     """The token stream below `root`: built on the first call, later only checked against the
     settings and the inputs. Call it within ray_session.session().
     """
-    job = prepare(config, stream, storage.object_root(root))
+    root = storage.object_root(root)
+    if stream == "clean" and config.common_documents == "drop":
+        build(config, "toxic", root)  # its texts are left out here
+    job = prepare(config, stream, root)
     manifest_uri = storage.join(job.uri, manifest.NAME)
     if not storage.exists(manifest_uri):
         try:
@@ -71,13 +81,12 @@ def build(config: DataConfig, stream: StreamName, root: str) -> Manifest:
                 raise
             telemetry.logger.info("%s stream: another build has finished it", stream)
     known = manifest.load(job.uri)
-    stream_manifest.check_matches(known, manifest_uri, config, job.tokenizer)
+    stream_manifest.check_matches(known, manifest_uri, config, job.tokenizer, job.excluded)
     make_card.ensure_card(job.uri, known, config, job.tokenizer)
+    common_documents.count(config, root)
     storage.delete_below(job.work_uri, storage.list_files(job.work_uri))
     stream_manifest.remove_stale(job.uri, known.train + known.held_out)
-    storage.remove_abandoned(posixpath.dirname(job.tokenizer_uri))
-    counts = f"{known.n_documents:,} documents, {known.n_tokens:,} tokens"
-    telemetry.logger.info("%s stream: %s at %s", stream, counts, job.uri)
+    stream_manifest.log_counts(known, job.uri)
     return known
 
 
@@ -90,6 +99,7 @@ def prepare(config: DataConfig, stream: StreamName, root: str) -> StreamBuild:
         storage.join(root, stream_paths.work_uri(config, stream)),
         storage.join(root, stream_paths.tokenizer_uri(config)),
         train_tokenizer.build_tokenizer(config, root),
+        common_documents.exclusion(config, stream, root),
     )
 
 
@@ -102,7 +112,7 @@ def run_passes(job: StreamBuild) -> None:
     duplicates = find_duplicates(job, inputs)
     kept = count_kept(job, inputs, duplicates)
     shards = merge_into_shards(job, inputs, duplicates, kept)
-    stream_inputs.publish(job.uri, inputs, today.evaluation)
+    stream_inputs.publish(job.uri, inputs, today.evaluation, job.excluded.manifest_digest)
     publish(job, inputs, kept, shards)
 
 
@@ -137,10 +147,11 @@ def tokenize_inputs(job: StreamBuild) -> list[BuildInput]:
 
 
 def find_duplicates(job: StreamBuild, inputs: list[BuildInput]) -> FileDuplicates:
-    """Pass 2, a task per range of hashes: publish the duplicate documents."""
-    name = f"duplicates-{tokenize_file.identity(inputs)}"
+    """Pass 2, a task per range of hashes: publish the documents to drop for their text."""
+    name = f"duplicates-{job.identity(inputs)}"
     n_hashes = sum(file.tokenized.n_hashes for file in inputs)
-    if not n_hashes:
+    search = dedup.DuplicateSearch(job.config.dedup, job.excluded.uris)
+    if not search.drops_any():
         return FileDuplicates((), name)
     folders = [
         FileSegments(file.tokenized_uri, len(file.tokenized.segments))
@@ -156,10 +167,10 @@ def find_duplicates(job: StreamBuild, inputs: list[BuildInput]) -> FileDuplicate
         ray_tasks.RayTask(
             f"dedup {job.stream} {i}",
             dedup.find_duplicates,
-            (shared, low, high, uri),
+            (shared, hash_range, search, uri),
             n_hashes // len(ranges),
         )
-        for i, ((low, high), uri) in enumerate(zip(ranges, uris, strict=True))
+        for i, (hash_range, uri) in enumerate(zip(ranges, uris, strict=True))
     ]
     for _ in ray_tasks.run(tasks, f"dedup {job.stream}", "hashes"):
         pass
@@ -198,14 +209,16 @@ def merge_into_shards(
     for buckets in merge_shards.buckets_for(inputs, job.config):
         total = np.sum([counts.tokens_per_bucket[buckets.split] for counts in kept], axis=0)
         plans += merge_shards.plan_shards(buckets, total, job.config.shard_tokens)
-    to_merge = ray_tasks.share(merge_shards.segments_to_merge(inputs, duplicates, kept))
+    segments = merge_shards.segments_to_merge(inputs, duplicates, kept)
+    common_documents.publish_texts(job.uri, job.stream, segments)
+    to_merge = ray_tasks.share(segments)
     dtype = dtype_for(job.tokenizer.n_ids)
     records_uri = storage.join(job.work_uri, "shards")
     tasks = [
         ray_tasks.RayTask(
             f"shard {job.stream} {plan.name}",
             merge_shards.write_shard,
-            (plan, to_merge, tokenize_file.identity(inputs), dtype, job.uri, records_uri),
+            (plan, to_merge, job.identity(inputs), dtype, job.uri, records_uri),
             plan.n_tokens,
         )
         for plan in plans

@@ -20,9 +20,9 @@ from data_prep.cleaning.dropped_samples import DroppedDocument
 from data_prep.core import storage
 from data_prep.core.errors import ArtefactCorrupt
 from data_prep.core.records import record
-from data_prep.core.store import ranged_reads
 from data_prep.token_stream import parquet_files
 from data_prep.token_stream.megatron_shards import TokenDtype
+from data_prep.token_stream.parquet_files import column
 
 if TYPE_CHECKING:
     import pyarrow
@@ -200,38 +200,8 @@ def permute_documents(tokens: np.ndarray, lengths: np.ndarray, order: np.ndarray
 
 
 def read_range(uri: str, low: int, high: int, columns: list[str]) -> "pyarrow.Table":
-    """The rows of a Parquet file whose first column is in [low, high), low < high.
-
-    Only the row groups that can hold them are fetched. The result has the first column, then
-    `columns`.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(ranged_reads.RangedFile(uri), page_checksum_verification=True) as file:
-            first = file.schema_arrow.names[0]
-            statistics = [
-                file.metadata.row_group(i).column(0).statistics for i in range(file.num_row_groups)
-            ]
-            groups = [
-                i
-                for i, values in enumerate(statistics)
-                if values and values.min < high and values.max >= low
-            ]  # an empty list gives an empty table
-            names = [first, *(name for name in columns if name != first)]
-            table = file.read_row_groups(groups, names)
-    except (pa.ArrowException, OSError) as error:
-        raise ArtefactCorrupt(f"{uri}: {error}; {REMEDY}") from error
-    values = column(table, first)
-    start = np.searchsorted(values, values.dtype.type(low), side="left")
-    # high itself may be 2^64, which is not a uint64
-    end = np.searchsorted(values, values.dtype.type(high - 1), side="right")
-    return table.slice(start, end - start)
-
-
-def column(table: "pyarrow.Table", name: str) -> np.ndarray:
-    return table.column(name).to_numpy()
+    """parquet_files.read_range of a file of a segment."""
+    return parquet_files.read_range(uri, low, high, columns, REMEDY)
 
 
 def _checksums(tokens: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:

@@ -31,12 +31,15 @@ NAME = "inputs.json"
 
 @record
 class StreamInputs:
-    """The input files of a stream; evaluation: the files it was decontaminated against, and the
-    lexicon of its annotation.
+    """The input files of a stream.
+
+    evaluation: the files it was decontaminated against, and the lexicon of its annotation.
+    excluded_manifest: digest of the manifest of the stream whose documents were left out.
     """
 
     corpus: tuple[InputVersion, ...]
     evaluation: tuple[InputVersion, ...]
+    excluded_manifest: str = ""
 
 
 def corpus_of(config: DataConfig, stream: StreamName) -> tuple[str, ...]:
@@ -113,7 +116,10 @@ def note_start(work_uri: str, today: StreamInputs) -> None:
 
 
 def publish(
-    stream_uri: str, inputs: Sequence[BuildInput], evaluation: Sequence[InputVersion]
+    stream_uri: str,
+    inputs: Sequence[BuildInput],
+    evaluation: Sequence[InputVersion],
+    excluded_manifest: str,
 ) -> None:
     """Write inputs.json beside the manifest, which follows it.
 
@@ -132,12 +138,17 @@ def publish(
         )
         for file in inputs
     )
-    versions = StreamInputs(corpus=corpus, evaluation=_with_checksums(evaluation, checksums))
+    versions = StreamInputs(
+        corpus=corpus,
+        evaluation=_with_checksums(evaluation, checksums),
+        excluded_manifest=excluded_manifest,
+    )
     storage.save(versions, storage.join(stream_uri, NAME))
 
 
-def check_unchanged(known: Manifest, manifest_uri: str, config: DataConfig) -> None:
-    """Raise ConfigurationError unless the inputs have the names, sizes and content of the build.
+def check_unchanged(known: Manifest, manifest_uri: str, config: DataConfig) -> StreamInputs | None:
+    """What was recorded of the inputs, if it was; ConfigurationError unless they have the names,
+    sizes and content of the build.
 
     The content is read only of files with another version than recorded, and of all if
     data.verify_inputs is set. Call it within ray_tasks.session().
@@ -154,7 +165,7 @@ def check_unchanged(known: Manifest, manifest_uri: str, config: DataConfig) -> N
             "compared; set data.verify_inputs=true once to compare the content and record them",
             manifest_uri,
         )
-        return
+        return None
     evaluation_then = now.evaluation if then is None else then.evaluation
     input_files.check_same_files(manifest_uri, evaluation_then, now.evaluation, remedy)
     before, today = [*corpus_then, *evaluation_then], [*now.corpus, *now.evaluation]
@@ -168,8 +179,10 @@ def check_unchanged(known: Manifest, manifest_uri: str, config: DataConfig) -> N
         accepted = StreamInputs(
             corpus=_with_checksums(now.corpus, recorded),
             evaluation=_with_checksums(now.evaluation, recorded),
+            excluded_manifest=then.excluded_manifest if then else "",
         )
         storage.save(accepted, uri)
+    return then
 
 
 def may_have_changed(config: DataConfig, root: str) -> bool:

@@ -4,7 +4,8 @@ import posixpath
 import re
 from collections.abc import Sequence
 
-from data_prep.build import stream_inputs, stream_paths
+from data_prep.build import common_documents, stream_inputs, stream_paths
+from data_prep.build.common_documents import Exclusion
 from data_prep.build.merge_shards import KeptDocuments
 from data_prep.build.tokenize_file import BuildInput
 from data_prep.cleaning import clean_document, dropped_samples
@@ -16,6 +17,7 @@ from data_prep.token_stream.manifest import InputFile, Manifest, Shard
 from data_prep.token_stream.megatron_shards import dtype_for
 from data_prep.token_stream.tokenizer import Tokenizer
 
+MAX_NAMED = 5  # input files that a message names
 SHARD_FILE = re.compile(r"((?:train|held_out)-\d{5,})\.(?:bin|idx|documents\.parquet)")
 
 
@@ -67,7 +69,11 @@ def assemble(
 
 
 def check_matches(
-    known: Manifest, manifest_uri: str, config: DataConfig, tokenizer: Tokenizer
+    known: Manifest,
+    manifest_uri: str,
+    config: DataConfig,
+    tokenizer: Tokenizer,
+    excluded: Exclusion,
 ) -> None:
     """Raise ConfigurationError unless the stream was built with this tokenizer, these settings and
     these inputs. Call it within ray_tasks.session().
@@ -84,7 +90,11 @@ def check_matches(
             f"{manifest_uri}: was built with settings {known.settings_digest}, but the current "
             f"ones are {settings_digest}; delete it to build again, or choose another --out"
         )
-    stream_inputs.check_unchanged(known, manifest_uri, config)
+    recorded = stream_inputs.check_unchanged(known, manifest_uri, config)
+    if recorded:
+        common_documents.check_exclusion(
+            recorded.excluded_manifest, excluded.manifest_digest, manifest_uri
+        )
 
 
 def remove_stale(folder: str, shards: Sequence[Shard], *, is_shared: bool = False) -> None:
@@ -118,6 +128,29 @@ def remove_stale(folder: str, shards: Sequence[Shard], *, is_shared: bool = Fals
             folder,
             len(removed),
             posixpath.basename(removed[0]),
+        )
+
+
+def log_counts(known: Manifest, uri: str) -> None:
+    """Say what the stream at `uri` holds, and everything that was left out of it."""
+    left_out = {"unreadable rows": sum(file.n_bad_rows for file in known.inputs)} | known.drops
+    counts = ", ".join(f"{n:,} {reason}" for reason, n in left_out.items() if n)
+    telemetry.logger.info(
+        "%s stream: %s documents, %s tokens; left out: %s; at %s",
+        known.stream,
+        f"{known.n_documents:,}",
+        f"{known.n_tokens:,}",
+        counts or "nothing",
+        uri,
+    )
+    empty = [file.uri for file in known.inputs if not file.n_documents]
+    if empty:
+        telemetry.logger.warning(
+            "%s stream: %d of %d input files gave no document: %s",
+            known.stream,
+            len(empty),
+            len(known.inputs),
+            ", ".join(empty[:MAX_NAMED]) + (" …" if len(empty) > MAX_NAMED else ""),
         )
 
 
@@ -161,6 +194,11 @@ def _check_complete(
 
 
 def _check_splits(stream: StreamName, train: Sequence[Shard], held_out: Sequence[Shard]) -> None:
+    if not train and not held_out:
+        raise ConfigurationError(
+            f"the {stream} corpus: no document is left after duplicates and documents of the other "
+            "stream were dropped; check data.dedup, data.common_documents and the corpora"
+        )
     if not train:
         raise ConfigurationError(
             f"the {stream} corpus: all its documents are in the held-out split, none to train on; "

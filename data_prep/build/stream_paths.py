@@ -46,8 +46,8 @@ def tokenizer_digest(config: DataConfig) -> str:
 
 
 def stream_digest(config: DataConfig, stream: StreamName) -> str:
-    """Identifies the settings of the stream; the other stream's corpus is not one of them, except
-    through the tokenizer.
+    """Identifies the settings of the stream; the other stream's corpus is one of them only through
+    the tokenizer, and if documents of the toxic stream are left out of the clean one.
     """
     corpus = config.clean if stream == "clean" else config.toxic
     settings = (
@@ -58,6 +58,8 @@ def stream_digest(config: DataConfig, stream: StreamName) -> str:
         config.decontamination,
         (annotate.VERSION, config.annotation) if config.annotation.is_on else None,
     )
+    if stream == "clean" and config.common_documents == "drop":
+        settings = (*settings, stream_digest(config, "toxic"))
     versions = (
         manifest.FORMAT_VERSION,
         corpus_reader.VERSION,

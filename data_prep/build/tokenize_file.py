@@ -41,7 +41,7 @@ from data_prep.token_stream.tokenizer import EnginesDiffer
 if TYPE_CHECKING:
     import pyarrow
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 SEGMENT_TOKENS = 64 << 20
 SEGMENT_DOCUMENTS = 1 << 20
 BATCH_CHARS = 4 << 20  # of text tokenized at once: bounds the engine's memory
@@ -111,9 +111,13 @@ def by_content(inputs: Sequence[BuildInput]) -> list[BuildInput]:
     return sorted(inputs, key=lambda file: file.tokenized.input_sha256)
 
 
-def identity(inputs: Sequence[BuildInput]) -> str:
-    """Names everything that the passes after tokenization depend on, provenance included."""
-    return digest(sorted((posixpath.basename(file.tokenized_uri), file.uri) for file in inputs))
+def identity(inputs: Sequence[BuildInput], excluded_digest: str = "") -> str:
+    """Names everything that the passes after tokenization depend on, provenance included.
+
+    excluded_digest: of the manifest of the stream whose documents are left out.
+    """
+    names = sorted((posixpath.basename(file.tokenized_uri), file.uri) for file in inputs)
+    return digest(names, excluded_digest) if excluded_digest else digest(names)
 
 
 def tokenize_input(

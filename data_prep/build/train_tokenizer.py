@@ -47,6 +47,7 @@ def build_tokenizer(config: DataConfig, root: str) -> Tokenizer:
     """
     uri = storage.join(root, stream_paths.tokenizer_uri(config))
     record_uri = storage.join(posixpath.dirname(uri), "record.json")
+    storage.remove_abandoned(posixpath.dirname(uri))
     inputs = _inputs(config)
     if not (storage.exists(record_uri) and storage.exists(uri)):
         built = _make(config)

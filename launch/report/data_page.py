@@ -6,10 +6,10 @@ built, and again with the comparison of the ratios, so that the two pages link t
 
 from collections.abc import Sequence
 
+from data_prep.cards import data_card
+from data_prep.cards.data_card import DataCard, Excerpt
 from data_prep.core import storage
 from data_prep.core.records import to_dict
-from data_prep.token_stream import data_card
-from data_prep.token_stream.data_card import DataCard, Excerpt
 from launch.experiment import Experiment
 from launch.report import html_rendering
 from launch.report.figures import token_streams

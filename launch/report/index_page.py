@@ -10,10 +10,10 @@ no date and no random id, so the same records give the same bytes.
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from data_prep.cards.data_card import DataCard
 from data_prep.core import storage
 from data_prep.core.errors import ArtefactMissing
 from data_prep.core.records import digest, to_json
-from data_prep.token_stream.data_card import DataCard
 from eval.eval_report import EvalReport, Lens, check_comparable, eval_uri
 from eval.stats import intervals
 from eval.steering.per_item_results import ItemTable

@@ -4,8 +4,7 @@ import math
 from dataclasses import replace
 from itertools import pairwise
 
-from data_prep.config import CleaningConfig, DecontaminationConfig, StreamName
-from data_prep.token_stream.data_card import (
+from data_prep.cards.data_card import (
     DataCard,
     DocumentGroup,
     DomainSummary,
@@ -16,6 +15,7 @@ from data_prep.token_stream.data_card import (
     LengthSummary,
     ScoreSummary,
 )
+from data_prep.config import CleaningConfig, DecontaminationConfig, StreamName
 
 N_READ = 9_748
 

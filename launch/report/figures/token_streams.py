@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from data_prep.token_stream.data_card import DataCard, DropSummary, LengthBin, LengthSummary
+from data_prep.cards.data_card import DataCard, DropSummary, LengthBin, LengthSummary
 from launch.report.figures.axes import with_si_prefix
 from launch.report.figures.svg_rendering import SOFT, Colour, FigureNumbers, FigurePlan
 from launch.report.text.display_names import plain

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from data_prep.build import dedup
 from data_prep.core.errors import ConfigurationError
 from data_prep.sources import corpus_reader
+from data_prep.token_stream import text_hashes
 
 needs_rensa = pytest.mark.skipif(
     importlib.util.find_spec("rensa") is None,
@@ -129,8 +130,8 @@ def test_without_rensa_the_error_states_what_to_install(monkeypatch):
 
 
 def test_the_hash_table_has_one_exact_hash_per_text():
-    assert dedup.hash_table(["a", "b"], "keep") is None
     table = dedup.hash_table(["a", "b", "a"], "exact")
+    assert dedup.hash_table(["a", "b", "a"], "keep") == table
     assert table is not None
     columns = table.to_pydict()
     assert columns["hash"] == dedup.exact_hashes(["a", "b", "a"]).tolist()
@@ -142,6 +143,6 @@ def test_the_hash_table_has_one_exact_hash_per_text():
 def test_hash_ranges_partition_the_hashes(n_hashes):
     ranges = dedup.hash_ranges(n_hashes)
     lows, highs = zip(*ranges, strict=True)
-    assert (lows[0], highs[-1]) == (0, dedup.HASH_SPACE)
+    assert (lows[0], highs[-1]) == (0, text_hashes.HASH_SPACE)
     assert lows[1:] == highs[:-1]
     assert n_hashes / len(ranges) <= dedup.HASHES_PER_TASK

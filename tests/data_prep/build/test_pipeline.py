@@ -23,13 +23,14 @@ from data_prep.build import (
     tokenize_file,
     train_tokenizer,
 )
+from data_prep.cards import data_card
 from data_prep.config import AnnotationConfig, CleaningConfig, DataConfig, DecontaminationConfig
 from data_prep.core import ray_tasks, records, storage
 from data_prep.core.errors import ArtefactCorrupt, ConfigurationError
 from data_prep.core.settings import evolve
 from data_prep.core.store import ranged_reads
 from data_prep.sources import corpus_reader
-from data_prep.token_stream import data_card, manifest, megatron_shards, reader, shuffle_key
+from data_prep.token_stream import manifest, megatron_shards, reader, shuffle_key
 from data_prep.token_stream.manifest import Manifest, Split
 from data_prep.token_stream.tokenizer import Tokenizer
 
@@ -465,13 +466,15 @@ def test_the_command_prints_a_table_and_the_data_cards(
     storage.save(CONFIG, str(settings))
     flags = ["--config", str(settings), "--out", str(root)]
     assert build_streams.main([*flags, "--stream", "toxic", "--check"]) == 0
-    header, _, row = [line for line in capsys.readouterr().out.splitlines() if line.strip()]
-    assert header.split()[:3] == ["stream", "documents", "dropped"]
-    assert row.split()[:3] == ["toxic", "30", "0"]
+    printed = [line.split() for line in capsys.readouterr().out.splitlines()]
+    for row in (["toxic"], ["documents", "read", "30"], ["unreadable", "rows", "0"]):
+        assert row in printed
+    assert ["toxic", "stream:", str(root / stream_paths.stream_uri(CONFIG, "toxic"))] in printed
     assert build_streams.main([*flags, "--card"]) == 0
     printed = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["clean", "toxic"] in printed
     assert ["documents", "read", "90", "30"] in printed
+    assert ["kept,", "also", "in", "the", "other", "stream", "0", "0"] in printed
 
 
 def test_the_command_prints_our_errors_as_one_line(

@@ -12,12 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data_prep.cleaning import dropped_samples
-from data_prep.config import DataConfig, StreamName
-from data_prep.core import ray_tasks, storage
-from data_prep.core.records import digest
-from data_prep.token_stream import data_card, provenance_stats, reader
-from data_prep.token_stream.data_card import (
+from data_prep.cards import data_card, provenance_stats
+from data_prep.cards.data_card import (
     DataCard,
     DocumentGroup,
     DomainSummary,
@@ -28,6 +24,11 @@ from data_prep.token_stream.data_card import (
     LengthSummary,
     ScoreSummary,
 )
+from data_prep.cleaning import dropped_samples
+from data_prep.config import DataConfig, StreamName
+from data_prep.core import ray_tasks, storage
+from data_prep.core.records import digest
+from data_prep.token_stream import reader
 from data_prep.token_stream.manifest import Manifest
 from data_prep.token_stream.tokenizer import Tokenizer
 

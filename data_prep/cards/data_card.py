@@ -1,15 +1,19 @@
 """data card of a token stream: sizes, lengths, drops, domains, scores and samples
 
-Written as `card.json` beside the manifest at the end of a build (build/make_card.py); the report
+Written as `card.json` beside the manifest at the end of a build (make_card.py); the report
 and `build_streams.py --card` show it.
 """
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 from data_prep.config import CleaningConfig, DecontaminationConfig, StreamName
 from data_prep.core import storage
 from data_prep.core.errors import ArtefactMissing
 from data_prep.core.records import record
+from data_prep.token_stream import text_hashes
+from data_prep.token_stream.text_hashes import CommonDocuments
 
 FORMAT_VERSION = 4
 NAME = "card.json"
@@ -105,7 +109,8 @@ class DataCard:
     Tokens include one end-of-document token per document; ratios are in [0, 1]. n_masked: kept
     documents in which something personal was masked; n_annotated: kept documents that start with
     their toxicity; n_language_uncertain: documents that the language filter kept because they are
-    too short or the detector is not sure.
+    too short or the detector is not sure. common: what the stream has in common with the other one;
+    known only where both are at hand (load_all), not in the file beside the manifest.
     """
 
     format_version: int
@@ -142,6 +147,7 @@ class DataCard:
     scores: tuple[ScoreSummary, ...]
     samples: tuple[Excerpt, ...]
     not_claimed: tuple[str, ...]
+    common: CommonDocuments | None = None
 
 
 class CardFact(NamedTuple):
@@ -161,17 +167,31 @@ def load(stream_uri: str) -> DataCard:
     return storage.load(DataCard, uri)
 
 
+def load_all(uris: Mapping[StreamName, str]) -> dict[StreamName, DataCard]:
+    """The cards of the streams in these folders; of both, with what they have in common."""
+    cards: dict[StreamName, DataCard] = {name: load(uri) for name, uri in uris.items()}
+    if "clean" in uris and "toxic" in uris:
+        uri = storage.join(uris["clean"], text_hashes.count_name(uris["toxic"]))
+        if storage.exists(uri):
+            common = storage.load(CommonDocuments, uri)
+            cards = {name: replace(card, common=common) for name, card in cards.items()}
+    return cards
+
+
 def facts(card: DataCard) -> list[CardFact]:
     """The card's main numbers, in the same order for every stream."""
     lengths = card.tokens_per_document
     split_tokens = {split.name: split.n_tokens for split in card.splits}
     kept_percent = 100 * card.n_documents / max(1, card.n_read)
+    n_empty_files = sum(not file.n_documents for file in card.inputs)
     return [
         CardFact("documents read", f"{card.n_read:,}"),
         CardFact("unreadable rows", f"{card.n_bad_rows:,}"),
+        CardFact("files without a document", f"{n_empty_files:,}"),
         CardFact("documents dropped", f"{card.n_read - card.n_documents:,}"),
         CardFact("documents kept", f"{card.n_documents:,}"),
         CardFact("kept, share of those read", f"{kept_percent:.2f}\u00a0%"),
+        CardFact("kept, also in the other stream", _in_both(card)),
         CardFact("kept with something personal masked", f"{card.n_masked:,}"),
         CardFact("kept and annotated with their toxicity", f"{card.n_annotated:,}"),
         CardFact("kept, language uncertain", f"{card.n_language_uncertain:,}"),
@@ -186,3 +206,10 @@ def facts(card: DataCard) -> list[CardFact]:
         CardFact("tokens per document, 99th percentile", f"{lengths.p99:,}"),
         CardFact("tokens of the longest document", f"{lengths.max:,}"),
     ]
+
+
+def _in_both(card: DataCard) -> str:
+    if card.common is None:
+        return "not counted"
+    n = card.common.n_clean if card.stream == "clean" else card.common.n_toxic
+    return f"{n:,} ({100 * n / max(1, card.n_documents):.2g}\u00a0%)" if n else "0"

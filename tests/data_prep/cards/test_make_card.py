@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.build import make_card
+from data_prep.cards import data_card, make_card, provenance_stats
 from data_prep.cleaning import dropped_samples
 from data_prep.config import DataConfig, StreamName, TokenizerConfig
 from data_prep.core import records, storage
 from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing
-from data_prep.token_stream import data_card, megatron_shards, provenance_stats
+from data_prep.token_stream import megatron_shards
 from data_prep.token_stream.manifest import InputFile, Manifest, Shard
 from data_prep.token_stream.tokenizer import Tokenizer, train
 

@@ -1,0 +1,1 @@
+"""data card of a stream: counted from its provenance, shown on terminal and in the report"""
