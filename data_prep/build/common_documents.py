@@ -89,7 +89,7 @@ def _write_range(inputs: Sequence[SegmentInput], low: int, high: int, uri: str) 
 
 def count(config: DataConfig, root: str) -> CommonDocuments | None:
     """Count what the streams of `config` below `root` have in common, and record it in the folder
-    of the clean one; None unless both are finished. Call it within ray_tasks.session().
+    of the clean one; None unless both are finished. Call it within ray_session.session().
     """
     clean_uri, toxic_uri = (
         storage.join(root, stream_paths.stream_uri(config, name)) for name in ("clean", "toxic")

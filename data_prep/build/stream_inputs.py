@@ -151,7 +151,7 @@ def check_unchanged(known: Manifest, manifest_uri: str, config: DataConfig) -> S
     sizes and content of the build.
 
     The content is read only of files with another version than recorded, and of all if
-    data.verify_inputs is set. Call it within ray_tasks.session().
+    data.verify_inputs is set. Call it within ray_session.session().
     """
     now = of_today(config, known.stream)
     uri = storage.join(posixpath.dirname(manifest_uri), NAME)

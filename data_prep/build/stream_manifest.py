@@ -76,7 +76,7 @@ def check_matches(
     excluded: Exclusion,
 ) -> None:
     """Raise ConfigurationError unless the stream was built with this tokenizer, these settings and
-    these inputs. Call it within ray_tasks.session().
+    these inputs. Call it within ray_session.session().
     """
     if known.tokenizer_fingerprint != tokenizer.fingerprint:
         raise ConfigurationError(

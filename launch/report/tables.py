@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from data_prep.token_stream.data_card import DataCard
+from data_prep.cards.data_card import DataCard
 from eval.eval_report import EvalReport
 from eval.stats.estimate import Estimate
 from launch.report.analysis.comparisons import Comparisons
