@@ -4,7 +4,8 @@ A tokenizers JSON file is pinned by a fingerprint, because a similar file with t
 another end-of-text id (OLMo has such a pair: 50279 and 0) would train without an error and end no
 document. Two engines read the JSON. fastokens encodes, with flat arrays in and out, because Python
 lists of ids cost more than the encoding. `tokenizers` is the reference that samples are compared
-with, and the fallback for a JSON that fastokens cannot load.
+with, and the fallback for a JSON that fastokens cannot load or, with on_difference=fall_back,
+encodes differently, such as a BPE of SentencePiece's kind.
 
 A literal `<|endoftext|>` in a document is text. Both engines are told to split special tokens, and
 this is tested once on loading; the eos id enters a stream only where the build writes it. Added
@@ -12,20 +13,22 @@ tokens that are not special (OLMo's runs of spaces) are matched as usual.
 """
 
 import copy
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from data_prep.config import TokenizerConfig
-from data_prep.core import storage
-from data_prep.core.errors import ArtefactCorrupt, ConfigurationError
+from data_prep.core import storage, telemetry
+from data_prep.core.errors import ArtefactCorrupt, ConfigurationError, summary
+from data_prep.token_stream import tokenizer_json
 
 SHOWN_CHARS = 20  # of a document, in an error: enough to find the place, not to read the text
 CHECKED_CHARS = 8192  # of a long document: the reference takes half a second per megabyte
+
+OnDifference = Literal["stop", "fall_back"]
 
 
 class EnginesDiffer(ArtefactCorrupt):
@@ -44,27 +47,24 @@ class Tokenizer:
     encodes.
     """
 
-    def __init__(self, text: str, eos: str, where: str) -> None:
+    def __init__(
+        self, text: str, eos: str, where: str, on_difference: OnDifference = "stop"
+    ) -> None:
         """Raises ConfigurationError, naming `where`, if the text is not a tokenizers JSON, has no
-        `eos`, or encodes a literal one as a control id.
+        `eos`, or encodes a literal one as a control id; EnginesDiffer if the fast engine encodes
+        literal control tokens differently, unless on_difference is "fall_back".
         """
-        parsed = _parse(text, where)
-        ids = _ids(parsed)
-        if eos not in ids:
-            raise ConfigurationError(
-                f"{where}: there is no token {eos!r} among {len(ids):,}; set data.tokenizer.eos to "
-                "the one that ends a document"
-            )
+        parsed = tokenizer_json.parse(text, where)
         self.json = text
-        self.eos_id = ids[eos]
-        self.n_ids = max(ids.values()) + 1
-        self.fingerprint = _fingerprint(parsed, eos)
+        self.eos_id = tokenizer_json.eos_id(parsed, eos, where)
+        self.n_ids = max(tokenizer_json.ids_by_token(parsed).values()) + 1
+        self.fingerprint = tokenizer_json.fingerprint(parsed, eos)
         # Truncation or padding would change ids without an error.
         without = json.dumps(parsed | {"truncation": None, "padding": None})
         self._reference = _load_reference(without, where)
         self._fast = _load_fast(without)
         self.engine = "fastokens" if self._fast else "tokenizers"
-        self._check_literal(eos, where)
+        self._check_literals([eos, *tokenizer_json.special_tokens(parsed)], where, on_difference)
 
     def encode_batch(self, texts: Sequence[str]) -> EncodedBatch:
         """The ids of `texts`, without eos; a control token that occurs in a text is encoded as
@@ -129,15 +129,27 @@ class Tokenizer:
             "report it, and set data.tokenizer.on_difference=fall_back to encode with tokenizers"
         )
 
-    def _check_literal(self, eos: str, where: str) -> None:
-        text = f"a {eos} b{eos}"
-        encoded = self.encode_batch([text])
-        self.check([text], *encoded)
-        if self.eos_id in encoded.ids:
+    def _check_literals(self, tokens: list[str], where: str, on_difference: OnDifference) -> None:
+        """Check that control tokens inside a text, eos first, are encoded as text."""
+        texts = [f"a {token} b{token}" for token in dict.fromkeys(tokens)]
+        try:
+            self.check(texts, *self.encode_batch(texts))
+        except EnginesDiffer as error:
+            if on_difference == "stop":
+                raise EnginesDiffer(f"{where}: {error}") from None
+            if not telemetry.in_ray_worker():  # the driver says it for all
+                telemetry.logger.warning(
+                    "%s: fastokens does not encode control tokens inside a text as text, so "
+                    "tokenizers encodes all documents",
+                    where,
+                )
+            self._fast = None
+            self.engine = "tokenizers"
+        if self.eos_id in self.encode_batch(texts[:1]).ids:
             raise ConfigurationError(
-                f"{where}: the characters {eos!r} inside a text are encoded as the control id "
-                f"{self.eos_id}; expected text; mark the token with "
-                '"special": true in added_tokens'
+                f"{where}: the characters {tokens[0]!r} inside a text are encoded as the control "
+                f"id {self.eos_id}; expected text; mark the token with "
+                '"special": true in added_tokens, and keep it out of model.vocab'
             )
 
 
@@ -145,7 +157,7 @@ def load(uri: str, config: TokenizerConfig) -> Tokenizer:
     """The tokenizer in the JSON file at `uri`, or ConfigurationError if it is not the one that
     `config` pins.
     """
-    tokenizer = _load_cached(storage.read_text(uri), config.eos, uri)
+    tokenizer = _load_cached(tokenizer_json.read(uri), config.eos, uri, config.on_difference)
     if config.fingerprint is not None and tokenizer.fingerprint != config.fingerprint:
         raise ConfigurationError(
             f"{uri}: its fingerprint is {tokenizer.fingerprint} (eos id {tokenizer.eos_id}), "
@@ -155,15 +167,16 @@ def load(uri: str, config: TokenizerConfig) -> Tokenizer:
     if tokenizer.n_ids != config.vocab_size:
         raise ConfigurationError(
             f"{uri}: has {tokenizer.n_ids:,} ids, data.tokenizer.vocab_size is "
-            f"{config.vocab_size:,}; set it to the number of ids in the file"
+            f"{config.vocab_size:,}; set it to the number of ids in the file, and "
+            "train.model.vocab_size to at least as many"
         )
     return tokenizer
 
 
 @lru_cache(maxsize=1)
-def _load_cached(text: str, eos: str, where: str) -> Tokenizer:
+def _load_cached(text: str, eos: str, where: str, on_difference: OnDifference) -> Tokenizer:
     """Loaded once per process: it takes a second for OLMo's, as long as to tokenize 40 MB."""
-    return Tokenizer(text, eos, where)
+    return Tokenizer(text, eos, where, on_difference)
 
 
 def save(tokenizer: Tokenizer, uri: str) -> None:
@@ -212,45 +225,16 @@ def _at_most(texts: Iterator[str], n_bytes: int) -> Iterator[str]:
         n_bytes -= len(encoded)
 
 
-def _parse(text: str, where: str) -> dict[str, Any]:
-    try:
-        parsed = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ConfigurationError(
-            f"{where}: not JSON ({error}); expected a tokenizers file, tokenizer.json"
-        ) from error
-    model = parsed.get("model") if isinstance(parsed, dict) else None
-    if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict):
-        raise ConfigurationError(
-            f"{where}: JSON without model.vocab; expected a tokenizers file with a BPE model, "
-            "tokenizer.json"
-        )
-    return parsed
-
-
-def _ids(parsed: dict[str, Any]) -> dict[str, int]:
-    """By token: its id, added tokens included."""
-    added = {token["content"]: token["id"] for token in parsed.get("added_tokens", [])}
-    return parsed["model"]["vocab"] | added
-
-
-def _fingerprint(parsed: dict[str, Any], eos: str) -> str:
-    """16 hex digits of sha256 over the JSON in canonical form and the eos; the layout of the file
-    does not count.
-    """
-    identity = {key: value for key, value in parsed.items() if key not in ("truncation", "padding")}
-    text = json.dumps([identity, eos], sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
 def _load_reference(text: str, where: str) -> Any:
     from tokenizers import Tokenizer as Engine
 
     try:
         engine = Engine.from_str(text)
-    except Exception as error:  # the binding raises bare Exception
+    except BaseException as error:  # bare Exception, or a panic, which is no Exception
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
         raise ConfigurationError(
-            f"{where}: tokenizers cannot load it ({error}); expected tokenizer.json"
+            f"{where}: tokenizers cannot load it ({summary(error)}); {tokenizer_json.EXPECTED}"
         ) from error
     engine.encode_special_tokens = True
     return engine
@@ -262,5 +246,7 @@ def _load_fast(text: str) -> Any:
         import fastokens
 
         return fastokens.Tokenizer.from_json_str(text)
-    except (ImportError, ValueError, RuntimeError, NotImplementedError):
+    except BaseException as error:  # whatever it is, the reference engine says what is wrong
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
         return None

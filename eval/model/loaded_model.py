@@ -18,7 +18,7 @@ from data_prep.config import StreamName
 from data_prep.core import storage
 from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing, ConfigurationError
 from data_prep.core.records import digest
-from data_prep.token_stream import manifest
+from data_prep.token_stream import manifest, tokenizer_json
 from data_prep.token_stream.tokenizer import Tokenizer
 from eval.config import EvalComputeConfig
 from eval.inputs.held_out_text import HeldOutFiles, HeldOutStream, HeldOutText
@@ -91,11 +91,8 @@ def load_run(root: str, run: RunRecord, compute: EvalComputeConfig) -> LoadedMod
         folder = Path(scratch)
         uri = model_files.fetch_export(root, run, folder)
         eos = json.loads((folder / "tokenizer_config.json").read_bytes())["eos_token"]
-        tokenizer = Tokenizer(
-            (folder / "tokenizer.json").read_text(encoding="utf-8"),
-            eos,
-            storage.join(uri, "tokenizer.json"),
-        )
+        where = storage.join(uri, "tokenizer.json")
+        tokenizer = _tokenizer(folder / "tokenizer.json", eos, where)
         number_format = numerics.format_on(numerics.best_device(), compute.precision)
         model = _load_weights(folder, number_format)
     return LoadedModel(
@@ -121,7 +118,7 @@ def load_folder(folder: Path, compute: EvalComputeConfig) -> LoadedModel:
         raise ArtefactMissing(
             f"{path}: no such file; the tokenizer must be a tokenizers JSON beside the weights"
         )
-    tokenizer = Tokenizer(path.read_text(encoding="utf-8"), _eos_token(folder), str(path))
+    tokenizer = _tokenizer(path, _eos_token(folder), str(path))
     number_format = numerics.format_on(numerics.best_device(), compute.precision)
     model = _load_weights(folder, number_format)
     return LoadedModel(
@@ -133,6 +130,13 @@ def load_folder(folder: Path, compute: EvalComputeConfig) -> LoadedModel:
         weights_id=_weights_id(model_files.folder_digest(folder), number_format),
         number_format=number_format,
     )
+
+
+def _tokenizer(file: Path, eos: str, where: str) -> Tokenizer:
+    """The tokenizer in a local file. Where the engines differ the reference engine encodes, as in
+    the build that made the model's streams.
+    """
+    return Tokenizer(tokenizer_json.read(str(file)), eos, where, on_difference="fall_back")
 
 
 def _load_weights(folder: Path, number_format: Format) -> OLMo:
@@ -158,9 +162,10 @@ def _eos_token(folder: Path) -> str:
     if isinstance(eos_token, dict):
         eos_token = eos_token.get("content")
     eos_id = _read_json(folder / "config.json").get("eos_token_id")
-    for token in _read_json(folder / "tokenizer.json").get("added_tokens", []):
-        if eos_token is None and token["id"] == eos_id:
-            eos_token = token["content"]
+    path = str(folder / "tokenizer.json")
+    ids = tokenizer_json.ids_by_token(tokenizer_json.parse(tokenizer_json.read(path), path))
+    if eos_token is None:
+        eos_token = next((token for token, i in ids.items() if i == eos_id), None)
     if not isinstance(eos_token, str):
         raise ConfigurationError(
             f"{folder}: neither tokenizer_config.json nor config.json says which token ends a "
@@ -171,8 +176,11 @@ def _eos_token(folder: Path) -> str:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_bytes()) if path.is_file() else {}
-    except ValueError as error:
+        parsed = json.loads(path.read_bytes()) if path.is_file() else {}
+        if not isinstance(parsed, dict):
+            raise ValueError("it is no JSON object")
+        return parsed
+    except (ValueError, RecursionError) as error:
         raise ArtefactCorrupt(f"{path} is not JSON: {error}; get the file again") from error
 
 

@@ -10,7 +10,6 @@ bit; so eval/ can measure models that were trained elsewhere.
 """
 
 import hashlib
-import json
 import tempfile
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from torch import Tensor
 from data_prep.core import storage
 from data_prep.core.errors import ArtefactMissing, ConfigurationError
 from data_prep.core.store import ranged_reads
+from data_prep.token_stream import tokenizer_json
 from training.engine import process_group
 from training.model.hf_export import load_export
 from training.model.olmo import OLMo
@@ -103,8 +103,10 @@ def _read(context: RunContext, weights: dict[str, Tensor]) -> str:
 
 
 def _check_vocabulary(uri: str, tokenizer: Path, run_tokenizer_json: str) -> None:
-    vocabulary = json.loads(tokenizer.read_bytes())["model"]["vocab"] if tokenizer.is_file() else {}
-    expected = json.loads(run_tokenizer_json)["model"]["vocab"]
+    vocabulary: dict[str, int] = {}
+    if tokenizer.is_file():
+        vocabulary = _model_vocabulary(tokenizer_json.read(str(tokenizer)), f"{uri}/tokenizer.json")
+    expected = _model_vocabulary(run_tokenizer_json, "the run's tokenizer")
     if vocabulary != expected:
         n_differing = sum(vocabulary.get(token) != i for token, i in expected.items())
         raise ConfigurationError(
@@ -112,3 +114,8 @@ def _check_vocabulary(uri: str, tokenizer: Path, run_tokenizer_json: str) -> Non
             f"{len(expected):,}, of which {n_differing:,} have another id there or none; build the "
             "streams with the model's tokenizer"
         )
+
+
+def _model_vocabulary(text: str, where: str) -> dict[str, int]:
+    """The ids of the model's own tokens, without the added ones."""
+    return tokenizer_json.ids_by_token(tokenizer_json.parse(text, where) | {"added_tokens": []})

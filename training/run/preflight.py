@@ -4,16 +4,14 @@ A pure function of the settings and the store: every rank reaches the same verdi
 a second, before DeepSpeed is imported or a GPU is used.
 """
 
-import json
 from typing import NamedTuple
 
 from data_prep.config import StreamName
 from data_prep.core import storage
 from data_prep.core.errors import ConfigurationError
 from data_prep.core.records import digest
-from data_prep.token_stream import manifest, mixture
+from data_prep.token_stream import manifest, mixture, tokenizer_json
 from data_prep.token_stream.manifest import Manifest
-from data_prep.token_stream.tokenizer import Tokenizer
 from training.config import RunConfig
 from training.run.branching import Trunk
 
@@ -79,14 +77,12 @@ def _check_token_ids(
 
 def _tokenizer_json(uri: str, stream: Manifest) -> str:
     """The text at `uri`, if it is the tokenizer of the stream; it is exported with the model."""
-    text = storage.read(uri).decode()
-    parsed = json.loads(text)
-    vocabulary = parsed["model"]["vocab"] | {
-        token["content"]: token["id"] for token in parsed["added_tokens"]
-    }
-    eos = next((token for token, i in vocabulary.items() if i == stream.eos_id), None)
-    if eos:
-        fingerprint = Tokenizer(text, eos, uri).fingerprint
+    text = tokenizer_json.read(uri)
+    parsed = tokenizer_json.parse(text, uri)
+    ids = tokenizer_json.ids_by_token(parsed)
+    eos = next((token for token, i in ids.items() if i == stream.eos_id), None)
+    if eos is not None:
+        fingerprint = tokenizer_json.fingerprint(parsed, eos)
     else:
         fingerprint = f"of a vocabulary without the eos id {stream.eos_id}"
     if fingerprint != stream.tokenizer_fingerprint:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from data_prep.config import TokenizerConfig
 from data_prep.core.errors import ArtefactCorrupt, ConfigurationError
-from data_prep.token_stream.tokenizer import Tokenizer, load, save, train
+from data_prep.token_stream.tokenizer import EnginesDiffer, Tokenizer, load, save, train
 
 TOKENIZERS = Path(__file__).parents[4] / "shared/data/tokenizers"
 OLMO = TOKENIZERS / "allenai_gpt-neox-olmo-dolma-v1_5.json"
@@ -183,6 +183,140 @@ def test_an_eos_that_is_matched_inside_text_is_refused(small: Tokenizer) -> None
 def test_a_file_that_is_not_a_tokenizer_is_named(text: str) -> None:
     with pytest.raises(ConfigurationError, match=r"^here: "):
         Tokenizer(text, CONFIG.eos, "here")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"\x0a\x0e\x08\xff\xfe", "not SentencePiece's tokenizer.model"),
+        (b'{"tokenizer_class": "LlamaTokenizer"}', "not tokenizer_config.json"),
+        (b'{"the": 0, "cat": 1}', "not tokenizer_config.json, config.json or vocab.json"),
+        (b'{"model": {"type": "BPE", "vo', "is not JSON"),
+        (b"[" * 100_000, "is not JSON"),
+        (b'{"model": {"vocab": {}}}', "without the tokens of a model"),
+        (b'{"model": {"vocab": null}}', "without the tokens of a model"),
+        (b'{"model": {"vocab": {"a": null}}}', "None as the id of 'a'"),
+        (b'{"model": {"vocab": {"a": -1}}}', "-1 as the id of 'a'"),
+        (b'{"model": {"vocab": {"a": 1e400}}}', "inf as the id of 'a'"),
+        (b'{"model": {"vocab": [["a"]]}}', "a token with its score"),
+        (b'{"model": {"vocab": {"a": 0}}, "added_tokens": null}', "added_tokens is null"),
+        (b'{"model": {"vocab": {"a": 0}}, "added_tokens": [{"id": 1}]}', "without a content"),
+        (b'{"model": {"vocab": {"<|endoftext|>": 0}}}', "tokenizers cannot load it"),
+    ],
+)
+def test_a_file_of_another_kind_is_told_what_is_expected(
+    content: bytes, words: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "given"
+    file.write_bytes(content)
+    with pytest.raises(ConfigurationError) as error:
+        load(str(file), CONFIG)
+    message = str(error.value)
+    assert message.startswith(str(file)) and words in message and "\n" not in message
+    assert "expected a tokenizer.json of the tokenizers library" in message
+
+
+def test_a_folder_and_a_name_of_the_hub_are_told_what_is_expected(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=f"name the file, {tmp_path}/tokenizer.json"):
+        load(str(tmp_path), CONFIG)
+    with pytest.raises(ConfigurationError, match="hf download NAME"):
+        load(str(tmp_path / "allenai/OLMo-1B-hf"), CONFIG)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_tokenizer(small: Tokenizer, tmp_path: Path) -> None:
+    uri = str(tmp_path / "tokenizer.json")
+    (tmp_path / "tokenizer.json").write_bytes(b"\xef\xbb\xbf" + small.json.encode())
+    assert load(uri, CONFIG).fingerprint == small.fingerprint
+
+
+def test_a_missing_eos_names_the_control_tokens_there_are(small: Tokenizer) -> None:
+    with pytest.raises(ConfigurationError, match=r"its control tokens: <\|endoftext\|>\)"):
+        Tokenizer(small.json, "</s>", "x")
+
+
+def sentencepiece_bpe() -> str:
+    """A small BPE of SentencePiece's kind: metaspace for blanks, bytes for unknown characters."""
+    from tokenizers import Tokenizer as Engine
+    from tokenizers import decoders, models, normalizers, trainers
+
+    engine = Engine(models.BPE(byte_fallback=True, unk_token="<unk>"))
+    engine.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    engine.decoder = decoders.Sequence(
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    engine.train_from_iterator(
+        TEXTS, trainers.BpeTrainer(vocab_size=300, special_tokens=tokens, show_progress=False)
+    )
+    return engine.to_str()
+
+
+def test_the_remedy_lets_a_tokenizer_of_sentencepiece_encode(tmp_path: Path) -> None:
+    uri = str(tmp_path / "tokenizer.json")
+    Path(uri).write_text(sentencepiece_bpe(), encoding="utf-8")
+    config = replace(CONFIG, source=uri, eos="</s>")
+    with pytest.raises(EnginesDiffer, match=r"set data\.tokenizer\.on_difference=fall_back"):
+        load(uri, config)
+    tokenizer = load(uri, replace(config, on_difference="fall_back"))
+    texts = [*TEXTS, "naïve 😀\n\ttext", "a </s> in <s> the <0x41> text", ""]
+    batch = tokenizer.encode_batch(texts)
+    tokenizer.check(texts, *batch)
+    assert tokenizer.engine == "tokenizers" and tokenizer.eos_id not in batch.ids
+    ends = np.cumsum(batch.lengths)
+    decoded = [
+        tokenizer.decode(batch.ids[end - n : end])
+        for end, n in zip(ends, batch.lengths, strict=True)
+    ]
+    assert decoded == texts
+
+
+def test_every_control_token_in_a_text_is_compared_with_the_reference(small: Tokenizer) -> None:
+    parsed = json.loads(small.json)
+    more = parsed["added_tokens"][0] | {"id": 300, "content": "<|other|>"}
+    tokenizer = Tokenizer(
+        json_with(small, added_tokens=[*parsed["added_tokens"], more]), CONFIG.eos, "x"
+    )
+
+    class MatchingEngine:
+        def encode_batch_flat(self, texts: list[str], *_: bool) -> tuple[bytes, bytes]:
+            batch = small.encode_batch([text.replace("<|other|>", "") for text in texts])
+            offsets = np.concatenate([[0], np.cumsum(batch.lengths)]).astype(np.uint64)
+            return batch.ids.tobytes(), offsets.tobytes()
+
+    tokenizer._fast = MatchingEngine()
+    with pytest.raises(EnginesDiffer):
+        tokenizer._check_literals([CONFIG.eos, "<|other|>"], "x", "stop")
+    tokenizer._check_literals([CONFIG.eos, "<|other|>"], "x", "fall_back")
+    assert tokenizer.engine == "tokenizers"
+
+
+def test_a_unigram_model_is_read_and_encodes_by_the_reference(tmp_path: Path) -> None:
+    vocabulary = [["<unk>", 0.0], *([letter, -2.0] for letter in "abcdefgh ▁")]
+    parsed = {
+        "version": "1.0",
+        "added_tokens": [
+            {
+                "id": 10,
+                "content": "</s>",
+                "special": True,
+                "single_word": False,
+                "lstrip": False,
+                "rstrip": False,
+                "normalized": False,
+            }
+        ],
+        "model": {"type": "Unigram", "unk_id": 0, "vocab": vocabulary, "byte_fallback": False},
+    }
+    tokenizer = Tokenizer(json.dumps(parsed), "</s>", "x", "fall_back")
+    assert (tokenizer.n_ids, tokenizer.eos_id) == (11, 10)
+    assert tokenizer.encode_batch(["abba"]).ids.tolist() == [1, 2, 2, 1]
 
 
 @pytest.fixture(scope="module")
