@@ -103,9 +103,11 @@ def reshard(
     storage.absolute(archive)  # refuses a name that is not UTF-8
     if shard_bytes < 1:
         raise ConfigurationError(f"--shard-bytes is {shard_bytes}; expected at least 1")
-    archive_reader.inner_name(
-        archive
-    )  # refuses a name that is no archive, before anything is written
+    inner_name = archive_reader.inner_name(archive)  # refuses a name that is no archive
+    if members != archive_reader.ALL_MEMBERS and not inner_name.endswith(".tar"):
+        raise ConfigurationError(
+            f"{archive}: --members is for a tar, and this is one file; leave --members out"
+        )
     existing = _existing_shards(archive, out, shard_bytes)
     finished = _finished(archive, out, existing, members)
     if finished:

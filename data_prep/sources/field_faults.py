@@ -65,10 +65,13 @@ def check_bad_rows(bad: BadRows, max_ratio: float, uri: str, requested: dict[str
         raise ConfigurationError(
             f"{uri}: no row has {missing}; the rows have {names}; {bad.first_field_fault}"
         )
+    repair = "repair the file"
+    if all("not UTF-8" in place or "not valid UTF-8" in place for place in bad.places):
+        repair = "convert it to UTF-8 (from Latin-1: iconv -f LATIN1 -t UTF-8)"
     raise ArtefactCorrupt(
         f"{uri}: {bad.count} of the first {bad.n_rows} rows cannot be used: "
         f"{'; '.join(bad.places)}; their share {bad.count / bad.n_rows:.3g} exceeds "
-        f"{max_ratio:g}; repair the file, or leave these rows out of it (for a corpus, "
+        f"{max_ratio:g}; {repair}, or leave these rows out of it (for a corpus, "
         "data.cleaning.max_bad_rows_ratio allows more)"
     )
 

@@ -241,3 +241,9 @@ def test_a_large_zstd_window_is_read_here(tmp_path: Path):
     compressor = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
     (tmp_path / "a.jsonl.zst").write_bytes(compressor.compress(rows(0)) + compressor.flush())
     assert texts_after_reshard(str(tmp_path / "a.jsonl.zst"), tmp_path / "out")
+
+
+def test_members_of_what_is_no_tar_cannot_be_chosen(tmp_path: Path):
+    (tmp_path / "a.jsonl").write_bytes(rows(0))
+    with pytest.raises(ConfigurationError, match="--members is for a tar"):
+        reshard(str(tmp_path / "a.jsonl"), str(tmp_path / "out"), 1 << 20, members="a*")

@@ -66,10 +66,9 @@ def _batches(stream: IO[bytes], uri: str, columns: Columns) -> Iterator["pa.Reco
     names = metadata.schema.to_arrow_schema().names
     check_doubled(names, columns, uri)
     selected = _selected(names, columns)
+    tops = set(selected)
     leaves = [
-        i
-        for i in range(metadata.num_columns)
-        if _is_below(metadata.schema.column(i).path, selected)
+        i for i in range(metadata.num_columns) if _is_below(metadata.schema.column(i).path, tops)
     ]
     groups = [
         [metadata.row_group(group).column(i) for i in leaves]
@@ -101,8 +100,10 @@ def _selected(names: Sequence[str], columns: Columns) -> list[str]:
     return [name for name in names if name in columns.tops()]
 
 
-def _is_below(path: str, names: Sequence[str]) -> bool:
-    return any(path == name or path.startswith(f"{name}.") for name in names)
+def _is_below(path: str, names: set[str]) -> bool:
+    """Whether the path of a leaf begins with one of the names, which may have dots themselves."""
+    parts = path.split(".")
+    return any(".".join(parts[:n]) in names for n in range(1, len(parts) + 1))
 
 
 def _dictionaries(chunks: Sequence["parquet.ColumnChunkMetaData"]) -> list[str]:

@@ -3,6 +3,7 @@
 import datetime
 import decimal
 import io
+import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -210,3 +211,11 @@ def test_rows_of_many_types_are_read_as_python_values(tmp_path: Path):
     first = {"text": "a", "n": 1, "half": 0.5, "yes": True, "words": ["b", "c"]}
     assert rows[0] == {**first, "category": "x", "nothing": None}
     assert rows[1] == dict.fromkeys(rows[0]) | {"category": "x"}
+
+
+def test_a_file_of_very_many_columns_is_read_in_good_time():
+    table = pa.table({f"c{n}": [n] for n in range(3000)} | {"text": ["a"]})
+    source = parquet_file(table)
+    began = time.perf_counter()
+    (document,) = read(source)
+    assert len(document.fields) == 3000 and time.perf_counter() - began < 20

@@ -201,3 +201,12 @@ def test_bad_rows_that_no_caller_counts_are_named_in_a_warning(
     caplog.clear()
     list(read(source, BadRows()))
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize("name", ["latin.csv", "latin.jsonl", "latin.txt"])
+def test_another_encoding_is_refused_with_the_way_to_convert_it(name: str):
+    content = {"latin.csv": "text\ncafé\n", "latin.jsonl": '{"text": "café"}\n', "latin.txt": "é"}
+    with pytest.raises(ArtefactCorrupt, match=r"UTF-8.*iconv -f LATIN1 -t UTF-8"):
+        texts_of(corpus_file(content[name].encode("latin-1"), name))
+    with pytest.raises(ArtefactCorrupt, match="repair the file, or leave"):
+        texts_of(corpus_file(b'{"text": "cut\n', "cut.jsonl"))
