@@ -34,13 +34,14 @@ class ProbingConfig:
     """Probe rows, at most; the split into train, validation and test needs 20."""
 
     label_threshold: float = 0.5
-    """A row whose label is a number is toxic from this value on; a rule behind `#label=` overrides
-    it for one set (eval/inputs/label_rules.py)."""
+    """A row whose label is a number is toxic from this value on; where it is at most 1, labels lie
+    between 0 and 1. A rule behind `#label=` overrides it for one set
+    (eval/inputs/label_rules.py)."""
 
     group_field: str = ""
     """Rows that share this field's value stay on one side of the split; "" makes each row its own
-    group. Matched pairs need it: a probe trained on one half was taught the wrong answer to the
-    other."""
+    group, and a row without a value is left out. Matched pairs need it: a probe trained on one half
+    was taught the wrong answer to the other."""
 
     site: Site = "heads"
     """Which activations are probed and steered: attention heads, as the paper does, or MLP outputs

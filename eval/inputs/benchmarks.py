@@ -71,12 +71,17 @@ def read_questions(name: str, n_questions: int, seed: int) -> Benchmark:
             right = text_key(row.choices[row.answer])
             distinct.add(row.key, right, question, variant=question.id)
     questions = sorted(distinct.items(counts, where))
-    n_useless = sum(counts.left_out[reason] for reason in QUESTION_FAULTS)
-    if not questions or n_useless > MAX_FAULTY_RATIO * counts.n_read:
+    n_faulty = sum(counts.left_out[reason] for reason in QUESTION_FAULTS)
+    if not questions and counts.left_out[Reason.NO_ANSWER]:
         raise ConfigurationError(
-            f"{where}: {counts.in_words}; expected an answer and distinct choices with text, with "
-            f"at most {MAX_FAULTY_RATIO:.0%} of the rows without; check the fields of its rows, or "
-            "leave these rows out of the file"
+            f"{where}: no question is left: {counts.in_words}; expected questions with their "
+            "answers; name a split that has them, such as validation"
+        )
+    if not questions or n_faulty > MAX_FAULTY_RATIO * counts.n_read:
+        raise ConfigurationError(
+            f"{where}: {counts.in_words}; expected distinct choices with text, and at most "
+            f"{MAX_FAULTY_RATIO:.0%} of the rows without; check the fields of its rows, or leave "
+            "these rows out of the file"
         )
     order = keyed_random.shuffled_positions(
         [question.id for question in questions], "questions", seed
