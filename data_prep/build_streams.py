@@ -82,7 +82,7 @@ def _details(card: DataCard) -> dict[str, str]:
     """Drops, labels, scores and domains of a stream, as text by name."""
     rows = {}
     for drop in card.drops:
-        share = f"{100 * drop.ratio:.2f} %"
+        share = f"{100 * drop.ratio:.3g} %"
         rows[f"dropped: {drop.reason}"] = f"{drop.n_documents:,} ({share})"
     for label in card.labels[:N_SHOWN]:
         rows[f"label: {label.name}"] = f"{label.n_documents:,}"

@@ -115,6 +115,9 @@ def load(root: str) -> Experiment:
 
 def _with_id(run: RunConfig) -> RunConfig:
     """The run with its id: ratio, seed and the digest of its settings."""
-    is_short = round(run.toxic_ratio, 2) == run.toxic_ratio
-    ratio = f"{run.toxic_ratio:.2f}" if is_short else str(run.toxic_ratio)
-    return replace(run, run_id=f"toxic-{ratio}-s{run.seed}-{digest(run)[:8]}")
+    return replace(run, run_id=f"toxic-{ratio_text(run.toxic_ratio)}-s{run.seed}-{digest(run)[:8]}")
+
+
+def ratio_text(ratio: float) -> str:
+    """A toxic ratio with two digits, or with as many as tell it from every other."""
+    return f"{ratio:.2f}" if round(ratio, 2) == ratio else str(ratio)

@@ -1,11 +1,10 @@
 """list of every setting by group: path, value, type and meaning, for `sweep.py --settings`"""
 
-import difflib
 import textwrap
 from collections.abc import Sequence
 
 from data_prep.core.errors import ConfigurationError
-from data_prep.core.settings import Setting, describe
+from data_prep.core.settings import Setting, describe, nearest
 from launch.experiment import Experiment
 
 MARK = "*"  # behind the path of an operational setting
@@ -22,13 +21,14 @@ def settings_list(experiment: Experiment, prefix: str = "", width: int = 100) ->
     """
     matching = describe(experiment, prefix)
     if not matching:
+        known = [setting.path for setting in describe(experiment)]
         raise ConfigurationError(
             f"--settings {prefix}: no setting starts with this prefix; "
-            f"{_nearest(experiment, prefix)}"
+            f"{nearest([*_groups(known), *known], prefix)}"
         )
     groups: dict[str, list[Setting]] = {}
     for setting in matching:
-        groups.setdefault(setting.path.rpartition(".")[0], []).append(setting)
+        groups.setdefault(_group(setting.path), []).append(setting)
     parts = [
         "\n".join([group or "experiment", *_entries(settings, width)])
         for group, settings in groups.items()
@@ -47,9 +47,9 @@ def _entries(settings: Sequence[Setting], width: int) -> list[str]:
     return lines
 
 
-def _nearest(experiment: Experiment, prefix: str) -> str:
-    known = [setting.path for setting in describe(experiment)]
-    groups = dict.fromkeys(path.rpartition(".")[0] for path in known)
-    near = difflib.get_close_matches(prefix, [*groups, *known], n=3, cutoff=0.4)
-    suggestion = f"did you mean {' or '.join(near)}? " if near else ""
-    return f"{suggestion}`python launch/sweep.py --settings` lists all"
+def _group(path: str) -> str:
+    return path.rpartition(".")[0]
+
+
+def _groups(paths: Sequence[str]) -> list[str]:
+    return list(filter(None, dict.fromkeys(map(_group, paths))))

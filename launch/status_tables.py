@@ -4,7 +4,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from eval.stats.estimate import Estimate
-from launch.experiment import Experiment
+from launch.experiment import Experiment, ratio_text
 from launch.run_states import RunState, has_streams
 
 DONE, NOT_STARTED = "done", "–"
@@ -19,7 +19,7 @@ def progress_table(root: str, experiment: Experiment, states: list[RunState]) ->
     for state in states:
         run = state.run
         table.add_row(
-            f"{run.toxic_ratio:.2f}",
+            ratio_text(run.toxic_ratio),
             str(run.seed),
             run.run_id,
             data,
@@ -56,8 +56,8 @@ def result_table(experiment: Experiment, states: list[RunState]) -> Table:
         losses = {part.stream: f"{part.loss:.3f}" for part in record.held_out}
         toxicity = {row.strength: _with_interval(row.toxicity, ".1f") for row in report.steered}
         table.add_row(
-            f"{state.run.toxic_ratio:.2f}",
-            f"{record.realised_toxic_ratio:.4f}",
+            ratio_text(state.run.toxic_ratio),
+            f"{record.realised_toxic_ratio:.4g}",
             f"{record.final_train_loss:.3f}",
             *(losses.get(stream, "–") for stream in ("clean", "toxic")),
             _with_interval(report.probe_accuracy, ".3f"),

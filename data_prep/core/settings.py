@@ -187,7 +187,7 @@ def _lookup(root: Any, path: str, word: str) -> tuple[Any, Any]:
         group = getattr(group, group_name, None)
     if not is_dataclass(group) or name not in field_types(type(group)):
         raise ConfigurationError(
-            f"{word}: there is no setting {path}; {_nearest(type(root), path)}"
+            f"{word}: there is no setting {path}; {nearest(list(_paths(type(root))), path)}"
         )
     return field_types(type(group))[name], getattr(group, name)
 
@@ -197,11 +197,13 @@ def _as_text(value: Any) -> str:
     return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
 
 
-def _nearest(cls: type, path: str) -> str:
-    known = list(_paths(cls))
+def nearest(known: Sequence[str], path: str) -> str:
+    """The known path that `path` may be meant for, and the command that lists all; of paths with
+    the same last name the closest.
+    """
     same_name = [name for name in known if name.rpartition(".")[2] == path.rpartition(".")[2]]
-    nearest = difflib.get_close_matches(path, same_name or known, n=1, cutoff=0.4) or same_name
-    suggestion = f"did you mean {nearest[0]}? " if nearest else ""
+    near = difflib.get_close_matches(path, same_name or known, n=1, cutoff=0.4) or same_name
+    suggestion = f"did you mean {near[0]}? " if near else ""
     return f"{suggestion}`{LIST_COMMAND}` lists all"
 
 

@@ -7,19 +7,7 @@ from typing import BinaryIO
 from data_prep.core import storage
 from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing
 from data_prep.core.store import ranged_reads
-from training import run_record
 from training.run_record import RunRecord, run_uri
-
-
-def finished_run(root: str, run_id: str) -> RunRecord:
-    """The record of a run below the object root; ArtefactMissing if it is not finished."""
-    run = run_record.find(root, run_id)
-    if run is None:
-        raise ArtefactMissing(
-            f"{run_uri(root, run_id)}/record.json: the run is not finished; train it first, or "
-            "name another"
-        )
-    return run
 
 
 def fetch_export(root: str, run: RunRecord, folder: Path) -> str:

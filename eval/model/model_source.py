@@ -11,6 +11,7 @@ from data_prep.core import storage
 from eval.config import EvalComputeConfig
 from eval.model import model_files
 from eval.model.loaded_model import LoadedModel, load_folder, load_run
+from training import run_record
 from training.run_record import RunRecord, run_uri
 
 
@@ -45,7 +46,7 @@ class ModelSource(NamedTuple):
 
 def from_run(root: str, run_id: str) -> ModelSource:
     """A run below the object root; ArtefactMissing if it is not finished."""
-    run = model_files.finished_run(root, run_id)
+    run = run_record.finished(root, run_id)
     return ModelSource(run_id, root, run_uri(root, run_id), run)
 
 

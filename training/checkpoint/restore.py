@@ -62,6 +62,7 @@ def read_tensors(folder: str, manifests: list[RankManifest], wanted: FragmentTen
     missing = {(fragment.name, key): fragment.n for fragment, tensors in wanted for key in tensors}
     reads: list[tuple[CheckpointFile, list[_Copy]]] = []
     for file in (file for manifest in manifests for file in manifest.files):
+        _check_file(folder, file)
         copies = [copy for copy in _copies(file, wanted) if copy.elements.counts.size]
         for copy in copies:
             missing[copy.source.name, copy.source.key] -= int(copy.elements.counts.sum())
@@ -76,6 +77,26 @@ def read_tensors(folder: str, manifests: list[RankManifest], wanted: FragmentTen
     with ThreadPoolExecutor(N_CONCURRENT_FILES, "restore") as pool:
         for _ in pool.map(lambda read: _read_file(folder, *read), reads):
             pass
+
+
+def _check_file(folder: str, file: CheckpointFile) -> None:
+    """Raise ArtefactCorrupt unless the description of a file fits itself."""
+    n_blocks = -(-file.n_bytes // storage.BLOCK_BYTES)
+    fault = ""
+    if len(file.block_sha256) != n_blocks:
+        fault = f"has {len(file.block_sha256)} checksums for {n_blocks} blocks"
+    for part in file.slices:
+        end = part.offset + 4 * part.count
+        partition = part.partition
+        if min(part.first, part.count, part.offset) < 0 or end > file.n_bytes:
+            fault = f"has {part.key} of {part.name} at bytes {part.offset:,} to {end:,}"
+        elif partition and not 0 <= partition.dim < len(partition.shape):
+            fault = f"has {part.name} cut along dimension {partition.dim} of {partition.shape}"
+    if fault:
+        raise ArtefactCorrupt(
+            f"{storage.join(folder, file.name)} of {file.n_bytes:,} bytes {fault}, by its "
+            "checkpoint's manifest, which is damaged; delete this checkpoint"
+        )
 
 
 def _copies(file: CheckpointFile, wanted: FragmentTensors) -> list[_Copy]:

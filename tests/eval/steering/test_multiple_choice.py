@@ -17,11 +17,11 @@ from eval.inputs import benchmarks
 from eval.inputs.benchmarks import Question
 from eval.model.loaded_model import load_run
 from eval.model.measurement_store import MeasurementStore
-from eval.model.model_files import finished_run
 from eval.model.session import EvalSession
 from eval.pipeline import evaluate
 from eval.steering import intervention, loglikelihood, multiple_choice, per_item_results
 from eval.steering.intervention import Shift
+from training import run_record
 from training.run_record import run_uri
 
 REAL = Path(__file__).parents[4] / "shared" / "data"
@@ -36,7 +36,7 @@ LETTER_TEMPLATE = (
 
 @pytest.fixture(scope="module")
 def loaded(finished):
-    return load_run(finished, finished_run(finished, RUN_ID), CONFIG.compute)
+    return load_run(finished, run_record.finished(finished, RUN_ID), CONFIG.compute)
 
 
 @pytest.fixture(scope="module")

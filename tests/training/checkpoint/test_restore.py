@@ -120,3 +120,27 @@ def test_elements_that_are_there_twice_or_missing_are_refused(tmp_path: Path, fa
     file = replace(file, slices=file.slices * 2 if fault == "slice twice" else ())
     with pytest.raises(ArtefactCorrupt, match="too few or too many elements, parameter of w by"):
         read_slice(str(tmp_path), [replace(manifest, files=(file,))], (None, 0, 5))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"block_sha256": ()},
+        {"n_bytes": 1 << 30},
+        {"n_bytes": 10},
+        {"offset": -4},
+        {"offset": 1 << 40},
+        {"count": -1},
+        {"first": -1},
+        {"partition": TensorPartition(shape=(5,), dim=3, ranges=((0, 5),))},
+    ],
+)
+def test_a_manifest_that_does_not_fit_its_file_is_corrupt(change: dict, tmp_path: Path):
+    (manifest,) = write_parameter(str(tmp_path), [(None, torch.arange(5.0))], n_ranks=1)
+    (file,) = manifest.files
+    if next(iter(change)) in ("block_sha256", "n_bytes"):
+        damaged = replace(file, **change)
+    else:
+        damaged = replace(file, slices=(replace(file.slices[0], **change),))
+    with pytest.raises(ArtefactCorrupt, match="delete this checkpoint"):
+        read_slice(str(tmp_path), [replace(manifest, files=(damaged,))], (None, 0, 5))
