@@ -28,13 +28,14 @@ from typing import Any, NamedTuple
 
 from data_prep.core import storage, telemetry
 from data_prep.core.store import ranged_reads
-from data_prep.sources import formats, fourchan
+from data_prep.sources import formats, fourchan, label_values
 from data_prep.sources.corpus_uris import Source, expand, row_source
 from data_prep.sources.field_faults import (
     BadRows,
     Fault,
     check_bad_rows,
     missing_field,
+    wrong_score,
     wrong_type,
 )
 from data_prep.sources.readers.file_row import Columns, FileRow
@@ -170,6 +171,10 @@ def _documents(row: FileRow, source: Source) -> list[Document] | Fault:
     if not isinstance(text, str) or source.unit == "post":
         expected = "a text" if source.unit == "thread" else "a list of posts"
         return wrong_type(source.text_field, text, columns, expected)
+    if source.scores_field is not None:
+        fault = wrong_score(source.scores_field, lookup(columns, source.scores_field), columns)
+        if fault is not None:
+            return fault
     fields = _other_fields(columns, source.text_field, source.label_field)
     own_id = _own_id(columns)
     scores = _scores(columns, source.scores_field)
@@ -228,16 +233,8 @@ def _scores(columns: dict[str, Any], scores_field: str | None) -> dict[str, floa
         if isinstance(value, dict):
             return fourchan.scores_in(value)
         if scores_field:
-            return fourchan.scores_in({name.rpartition(".")[2]: _as_number(value)})
+            return fourchan.scores_in({name.rpartition(".")[2]: label_values.as_number(value)})
     return None
-
-
-def _as_number(value: Any) -> Any:
-    """The number in a text, because every value of a CSV file is text."""
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return None
 
 
 def lookup(columns: Mapping[str, Any], name: str) -> Any:

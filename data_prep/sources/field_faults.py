@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from data_prep.core.errors import ArtefactCorrupt, ConfigurationError
+from data_prep.sources import label_values
 
 MAX_PLACES = 5  # of bad rows kept for the message
 MESSAGE_TEXTS = ("content", "text", "value", "message", "body")  # keys of a message's text
@@ -95,6 +96,21 @@ def wrong_type(name: str, value: Any, columns: dict[str, Any], expected: str) ->
     if isinstance(value, list):
         return _list_fault(name, value, names, expected)
     return Fault(f"field {name!r} is {kind}, not {expected}", names)
+
+
+def wrong_score(name: str, value: Any, columns: dict[str, Any]) -> Fault | None:
+    """The fault of a row whose field is named for its score and holds something else. None for a
+    score, an object with scores, and a value that says there is none: null, an empty text, −1.
+    """
+    number = label_values.as_number(value)
+    is_score = number is not None and number <= 1
+    if is_score or isinstance(value, dict) or label_values.is_missing(value):
+        return None
+    return Fault(
+        f"field {name!r} is {label_values.describe(value)}, not a score from 0 to 1",
+        tuple(columns),
+        "name the field with the scores with URI#scores=FIELD, on a scale from 0 to 1",
+    )
 
 
 def _list_fault(name: str, values: list[Any], names: tuple[str, ...], expected: str) -> Fault:

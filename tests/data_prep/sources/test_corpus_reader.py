@@ -235,12 +235,25 @@ def test_a_document_keeps_the_id_of_its_corpus(row, name):
         ({"toxicity": 0.5}, "#scores=toxicity", {"toxicity": 0.5}),
         ({"attributes": {"Toxicity": 0.5}}, "#scores=attributes.Toxicity", {"toxicity": 0.5}),
         ({"toxicity": "0.5"}, "#scores=toxicity", {"toxicity": 0.5}),
-        ({"toxicity": "high"}, "#scores=toxicity", None),
+        ({"toxicity": " 1.0 "}, "#scores=toxicity", {"toxicity": 1.0}),
+        ({"toxicity": "n/a"}, "#scores=toxicity", None),
+        ({"toxicity": -1}, "#scores=toxicity", None),
     ],
 )
 def test_scores_are_the_numbers_in_0_to_1_of_the_field_with_scores(row, fields, scores):
     (document,) = read(corpus_file(json_lines([{"text": "a", **row}]), "scored.jsonl", fields))
     assert document == Document(0, "a", row, scores=scores)
+
+
+@pytest.mark.parametrize("value", ["high", 85, "85%", "0,5", [0.5, 0.7]])
+def test_a_value_that_is_no_score_makes_its_row_bad(value):
+    rows = [{"text": "a", "toxicity": 1}, {"text": "b", "toxicity": value}]
+    source = corpus_file(json_lines(rows), "scored.jsonl", "#scores=toxicity")
+    bad = BadRows()
+    (document,) = corpus_reader.read(source, bad, max_bad_rows_ratio=0.5)
+    assert (document.text, document.scores) == ("a", {"toxicity": 1.0})
+    assert bad.count == 1 and "field 'toxicity' is" in bad.places[0]
+    assert "not a score from 0 to 1" in bad.places[0]
 
 
 def test_scores_may_be_in_the_same_object_as_the_text():
