@@ -14,6 +14,7 @@ import torch
 import train_contenders
 from train_peers import synchronize
 
+from data_prep.core.settings import evolve
 from training.checkpoint.commit_and_prune import RunIdentity
 from training.checkpoint.manager import CheckpointManager
 from training.config import TrainConfig
@@ -24,11 +25,13 @@ class CheckpointCosts(NamedTuple):
     """Seconds, and the bytes of a checkpoint; several values where it was repeated.
 
     step: without a checkpoint. saving: the call of `save`. saved_step: that call and the step after
-    it. The first save also allocates its buffer. step_beside_upload: the second step after a save.
+    it. step_beside_upload: the second step after a save. locking: of the pages that the first save
+    copies to, which a training does in the background long before.
     """
 
     state_bytes: int
     step: list[float]
+    locking: float
     first_saving: float
     first_saved_step: float
     saving: list[float]
@@ -57,6 +60,7 @@ def measure(train: TrainConfig, store: str, n_steps: int, n_saves: int) -> Check
     The model and its tokens are on the device of this process; join the process group first.
     """
     world = process_group.join()
+    train = evolve(train, {"checkpoint.every_steps": 1})
     engine = _new_engine(train, world.device)
 
     def new_manager() -> CheckpointManager:
@@ -75,6 +79,7 @@ def measure(train: TrainConfig, store: str, n_steps: int, n_saves: int) -> Check
     step()  # the first steps also allocate and compile
     step()
     plain = [_seconds(step) for _ in range(n_steps)]
+    locking = _seconds(lambda: _prepare(checkpoints, engine))
     saving, saved_step, beside_upload, published = [], [], [], []
     for number in range(1, 2 + n_saves):
         synchronize()
@@ -92,14 +97,21 @@ def measure(train: TrainConfig, store: str, n_steps: int, n_saves: int) -> Check
     other_engine = _new_engine(train, world.device)
     restore = _seconds(lambda: new_manager().restore(other_engine))
     return CheckpointCosts(
-        state_bytes, plain, saving[0], saved_step[0], saving[1:], saved_step[1:], beside_upload,
-        published, restore, world.device.type == "cuda",
+        state_bytes, plain, locking, saving[0], saved_step[0], saving[1:], saved_step[1:],
+        beside_upload, published, restore, world.device.type == "cuda",
     )  # fmt: skip
 
 
 def _new_engine(train: TrainConfig, device: torch.device) -> Any:
     model = train_contenders.build_model(train, device)
     return deepspeed_engine.initialise(model, deepspeed_engine.deepspeed_settings(train, 1))
+
+
+def _prepare(checkpoints: CheckpointManager, engine: Any) -> None:
+    """Prepare the first save as the training loop does, and wait until that is done."""
+    checkpoints.prepare(engine)
+    if (preparing := checkpoints._staging._preparing) is not None:
+        preparing.result()
 
 
 def _seconds(work: Callable[[], Any]) -> float:

@@ -31,7 +31,9 @@ def run(recorder: Recorder) -> None:
     recorder.number("state of a checkpoint", gib, "GiB")
     recorder.number("step of one micro-batch", step, "s")
     recorder.number("step beside the upload", median(costs.step_beside_upload), "s")
-    recorder.number("stall of the first save", costs.first_stall, "s", "it also pins its buffer")
+    note = "in the background, after the first step"
+    recorder.number("page-locking of the buffer", costs.locking, "s", note)
+    recorder.number("stall of the first save", costs.first_stall, "s")
     recorder.number("call of the first save", costs.first_saving, "s")
     recorder.number("call of a later save", median(costs.saving), "s")
     recorder.number(

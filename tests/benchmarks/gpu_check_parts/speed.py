@@ -8,11 +8,26 @@ import train_profile
 
 from gpu_check_parts import one_billion
 from gpu_check_parts.recorder import Recorder
+from training.engine import roofline
 from training.model import compilation
 
 BAR = 70_000.0  # tokens per second on an H200; 77,000 is the stretch goal
 STRETCH = 77_000.0
 TRACE = "trace.json.gz"
+LOSS_RANGE = "loss, within all of these"
+OPTIMIZER_RANGE = "optimizer's step, likewise"
+ROOFLINE_PARTS = {  # a kind of the profile, and the parts of the roofline that it consists of
+    "GEMM": ("matrix products of the blocks", "matrix products of the loss"),
+    "attention": ("attention",),
+    train_profile.ELEMENTWISE: (
+        "norms, rotation, SwiGLU",
+        "loss",
+        "embedding, last norm",
+        "gradient sums",
+    ),
+    LOSS_RANGE: ("matrix products of the loss", "loss"),
+    OPTIMIZER_RANGE: ("optimizer, per micro-batch",),
+}
 
 
 def run(recorder: Recorder) -> None:
@@ -40,21 +55,32 @@ def _record_profile(recorder: Recorder, bench: one_billion.Bench) -> None:
     per_pass = 1e3 / (profiled.n_steps * n_passes)
     shares = {
         **profiled.kinds,
-        "loss, within all of these": profiled.loss_seconds,
-        "optimizer's step, likewise": profiled.optimizer_seconds,
+        LOSS_RANGE: profiled.loss_seconds,
+        OPTIMIZER_RANGE: profiled.optimizer_seconds,
     }
     recorder.number(
         "profiled step", profiled.wall_seconds / profiled.n_steps, "s", "slower: it is recorded"
     )
+    ceilings = _ceilings(bench, n_passes)
     for kind, seconds in shares.items():
-        recorder.number(
-            f"profile: {kind}",
-            seconds * per_pass,
-            "ms",
-            f"per micro-batch; {seconds / profiled.wall_seconds:.1%} of the step",
-        )
+        note = f"per micro-batch; {seconds / profiled.wall_seconds:.1%} of the step"
+        if kind in ceilings and not recorder.is_tiny:
+            note += f"; {ceilings[kind]:.1f} ms at the ceiling of an H200"
+        recorder.number(f"profile: {kind}", seconds * per_pass, "ms", note)
+    if not recorder.is_tiny:
+        recorder.number("sum of the roofline", ceilings["all"], "ms", "per micro-batch, a bound")
     if torch.cuda.is_available():
         waits = profiled.n_waits / profiled.n_steps
         recorder.number("waits of the host for the device", waits, "", "per step")
     size = (recorder.results / TRACE).stat().st_size / 2**20
     recorder.text("trace", f"{TRACE}, {size:.1f} MiB, for chrome://tracing or Perfetto")
+
+
+def _ceilings(bench: one_billion.Bench, n_passes: int) -> dict[str, float]:
+    """Milliseconds of a micro-batch at an H200's ceilings, by kind (engine/roofline.py)."""
+    shape = bench.shape
+    parts = roofline.parts(bench.train.model, shape.micro, shape.length, n_passes)
+    seconds = {part.name: 1e3 * part.seconds for part in parts}
+    return {
+        kind: sum(seconds[name] for name in names) for kind, names in ROOFLINE_PARTS.items()
+    } | {"all": sum(seconds.values())}
