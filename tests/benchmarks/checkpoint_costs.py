@@ -54,10 +54,17 @@ class CheckpointCosts(NamedTuple):
         return max(0.0, saved_step - median(self.step)) if self.is_cuda else saving
 
 
-def measure(train: TrainConfig, store: str, n_steps: int, n_saves: int) -> CheckpointCosts:
+def measure(
+    train: TrainConfig,
+    store: str,
+    n_steps: int,
+    n_saves: int,
+    on_seconds: Callable[[str, float], object] = lambda name, seconds: None,
+) -> CheckpointCosts:
     """Train on random tokens, a micro-batch per step, and save n_saves + 1 checkpoints to `store`.
 
-    The model and its tokens are on the device of this process; join the process group first.
+    The model and its tokens are on the device of this process. on_seconds: called with each name
+    and its seconds as soon as they are known.
     """
     world = process_group.join()
     train = evolve(train, {"checkpoint.every_steps": 1})
@@ -92,6 +99,9 @@ def measure(train: TrainConfig, store: str, n_steps: int, n_saves: int) -> Check
         beside_upload.append(_seconds(step))
         checkpoints.finish()
         published.append(time.perf_counter() - start)
+        on_seconds("step", median(plain))
+        on_seconds("save and step", saved_step[-1])
+        on_seconds("published", published[-1])
     state_bytes = sum(4 * piece.count for piece, _ in deepspeed_state.local_slices(engine))
     deepspeed_engine.release(engine)
     other_engine = _new_engine(train, world.device)

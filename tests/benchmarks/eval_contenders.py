@@ -87,9 +87,11 @@ def convert(peer: Any, dtype: torch.dtype) -> None:
     """Convert transformers' weights, but not the frequencies of its rotary positions, which
     `from_pretrained` would leave in fp32 as well.
     """
-    frequencies = peer.model.rotary_emb.inv_freq.clone()
+    rotary = peer.model.rotary_emb
+    frequencies = {name: buffer.clone() for name, buffer in rotary.named_buffers(recurse=False)}
     peer.to(dtype)
-    peer.model.rotary_emb.inv_freq = frequencies
+    for name, exact in frequencies.items():
+        setattr(rotary, name, exact)
 
 
 class DecodingTask(NamedTuple):

@@ -68,7 +68,7 @@ def _parse() -> argparse.Namespace:
         "--minutes",
         type=float,
         default=FULL_MINUTES,
-        help="time for everything; the limits of the parts scale with it (default 10)",
+        help="time for the chosen parts together, which their limits share (default 10)",
     )
     parser.add_argument(
         "--out", type=Path, default=Path("out/gpu-check"), help="folder of the results"
@@ -100,7 +100,7 @@ class GpuCheck:
             "threads": arguments.threads,
             "study": str(Path(arguments.study).resolve()) if arguments.study else "",
         }
-        self._speed = arguments.minutes / FULL_MINUTES
+        self._speed = 60 * arguments.minutes / sum(part.seconds for part in parts)
         self._ends_at = time.monotonic() + 60 * arguments.minutes
         self._header = {
             "started": datetime.now(UTC).isoformat(timespec="seconds"),

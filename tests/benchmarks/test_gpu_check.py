@@ -164,7 +164,7 @@ def test_a_part_that_fails_or_hangs_is_reported_and_the_others_go_on(
         for name in PARTS_THAT_FAIL
     ]
     out = tmp_path / "out"
-    arguments = Namespace(out=out, tiny=True, threads=1, study="", minutes=10.0)
+    arguments = Namespace(out=out, tiny=True, threads=1, study="", minutes=2.5)
     check = gpu_check.GpuCheck(parts, arguments, tmp_path / "work")
     check.run()
     found = read(out)
@@ -227,6 +227,17 @@ def test_a_folder_that_is_not_empty_is_not_carried_into(tmp_path: Path):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "is not empty; name a new folder" in done.stderr
+
+
+def test_fewer_parts_share_the_whole_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "part_good.py").write_text("def run(recorder): recorder.number('n', 3, 's')")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
+    arguments = Namespace(out=tmp_path / "out", tiny=True, threads=1, study="", minutes=10.0)
+    parts = [PartSpec("good", "part_good", 5, "")]
+    check = gpu_check.GpuCheck(parts, arguments, tmp_path / "work")
+    check.run()
+    assert read(tmp_path / "out")["good"]["limit_seconds"] == pytest.approx(600, abs=5)
+    assert check.is_good()
 
 
 def test_the_parts_take_ten_minutes_together():

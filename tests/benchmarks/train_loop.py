@@ -181,8 +181,9 @@ class PartTimer:
 class _BlockTimer:
     """Replaces the loop's step: measures blocks of its steps, each after a block of bare steps."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, on_pair: Callable[[float], object]) -> None:
         self.shape = shape
+        self.on_pair = on_pair
         self.parts = PartTimer()
         self.bare_seconds: list[float] = []
         self.loop_seconds: list[float] = []
@@ -211,17 +212,24 @@ class _BlockTimer:
 
     def _end_block(self) -> None:
         self.loop_seconds.append(clock(self.shape) - self._block_started)
+        self.on_pair(self.loop_seconds[-1] / self.bare_seconds[-1])
         self.parts.update()
         for name in (*PARTS, REST):
             self.totals[name] = PartSeconds(self.parts.on_thread[name], self.parts.by_clock[name])
 
 
-def measure_overhead(train: TrainConfig, shape: Shape, n_pairs: int) -> Overhead:
+def measure_overhead(
+    train: TrainConfig,
+    shape: Shape,
+    n_pairs: int,
+    on_pair: Callable[[float], object] = lambda ratio: None,
+) -> Overhead:
     """Train a run with `loop.train` on random tokens, with a bare block before each of its blocks.
 
     A bare step is forward, backward and optimizer on tokens that are on the device already.
+    on_pair: called with the ratio of each pair of blocks as soon as it is known.
     """
-    timer = _BlockTimer(shape)
+    timer = _BlockTimer(shape, on_pair)
     train = evolve(train, {"micro_batch": shape.micro, "metrics.every_steps": 2 * BLOCK_STEPS})
     with tempfile.TemporaryDirectory(prefix="hormesis-") as root, ExitStack() as patched:
         patched.enter_context(_same_determinism_afterwards())

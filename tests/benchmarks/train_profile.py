@@ -129,13 +129,14 @@ def _summary(events: Any, wall_seconds: float, on_gpu: bool) -> StepProfile:
     n_waits = 0
     for event in events:
         own_seconds = (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1e6
-        if event.key in ranges:
+        is_on_device = str(event.device_type) == "DeviceType.CUDA"
+        if event.key in ranges and not is_on_device:
             total = event.device_time_total if on_gpu else event.cpu_time_total
-            ranges[event.key] = max(ranges[event.key], total / 1e6)
-            own_seconds = 0.0 if on_gpu else own_seconds
+            ranges[event.key] = total / 1e6
         if on_gpu and event.key in WAITS:
             n_waits += event.count
-        if on_gpu and str(event.device_type) != "DeviceType.CUDA":
+        # ranges are shown on the device as well, but are no work of their own
+        if on_gpu and (not is_on_device or event.is_user_annotation):
             continue
         kinds[kind_of(event.key)] += own_seconds
     kinds[IDLE] = max(0.0, wall_seconds - sum(kinds.values()))

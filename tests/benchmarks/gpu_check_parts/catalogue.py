@@ -48,7 +48,7 @@ PARTS = (
     PartSpec(
         "speed", "gpu_check_parts.speed", 80, "OLMo-1B: tokens per second, MFU, profile by category"
     ),
-    PartSpec("loop", "gpu_check_parts.loop_overhead", 45, "what the training loop adds to a step"),
+    PartSpec("loop", "gpu_check_parts.loop_overhead", 55, "what the training loop adds to a step"),
     PartSpec(
         "variants", "gpu_check_parts.variants", 60, "micro-batches, ZeRO stages, attention kernels"
     ),
@@ -62,17 +62,17 @@ PARTS = (
     PartSpec(
         "checkpoint",
         "gpu_check_parts.checkpoint_stall",
-        45,
+        50,
         "how long a checkpoint of the 1B stalls a step",
     ),
     PartSpec(
         "evaluation",
         "gpu_check_parts.evaluation",
-        50,
+        45,
         "evaluation of a 1B: probes, steering, cross-entropy",
     ),
     PartSpec(
-        "study", "gpu_check_parts.study", 60, "a real small sweep: train and evaluate some ratios"
+        "study", "gpu_check_parts.study", 50, "a real small sweep: train and evaluate some ratios"
     ),
 )
 

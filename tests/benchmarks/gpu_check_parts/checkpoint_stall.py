@@ -10,7 +10,7 @@ from gpu_check_parts import one_billion
 from gpu_check_parts.recorder import Recorder
 
 BAR = 1.0  # of a step of 64 sequences
-N_SAVES = 2
+N_SAVES = 1
 GIB = 1 << 30
 
 
@@ -25,7 +25,13 @@ def run(recorder: Recorder) -> None:
         f"{free / GIB:.0f} GiB free, {n_bytes / GIB:.1f} needed; TMPDIR chooses another disk",
     )
     n_steps = 2 if recorder.is_tiny else 5
-    costs = checkpoint_costs.measure(train, str(recorder.work), n_steps, N_SAVES)
+    costs = checkpoint_costs.measure(
+        train,
+        str(recorder.work),
+        n_steps,
+        N_SAVES,
+        on_seconds=lambda name, seconds: recorder.number(f"as it went: {name}", seconds, "s"),
+    )
     step = median(costs.step)
     gib = costs.state_bytes / GIB
     recorder.number("state of a checkpoint", gib, "GiB")

@@ -23,7 +23,7 @@ FP32_LOSS_LIMIT = 1e-4
 FP32_UPDATE_LIMIT = 1e-2
 BF16_LOSS_LIMIT = 5e-3  # against fp32
 BF16_UPDATE_LIMIT = 0.1  # against stage 1 in bf16
-MUON_UPDATE_LIMIT = 5e-2  # it multiplies in bf16 in any case
+MUON_UPDATE_LIMIT = 0.1  # it multiplies in bf16 in any case
 FP32_CASES: dict[str, dict[str, Any]] = {
     "stage 0": {"parallel.zero_stage": 0},
     "stage 1": {"parallel.zero_stage": 1},

@@ -16,7 +16,7 @@ from training.model.olmo import OLMo
 from training.trainer import finish
 
 BAR = 0.02  # of a step
-N_PAIRS = 3
+N_PAIRS = 2
 
 
 def run(recorder: Recorder) -> None:
@@ -29,7 +29,12 @@ def run(recorder: Recorder) -> None:
             finish, "publish", lambda session, _: deepspeed_engine.release(session.engine)
         ),
     ):
-        overhead = train_loop.measure_overhead(bench.train, bench.shape, n_pairs)
+        overhead = train_loop.measure_overhead(
+            bench.train,
+            bench.shape,
+            n_pairs,
+            on_pair=lambda ratio: recorder.number("pair of blocks", ratio - 1, "share"),
+        )
     ratios = [ratio - 1 for ratio in overhead.ratios]
     recorder.goal(
         "the loop's steps over bare steps",
