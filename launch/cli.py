@@ -6,8 +6,9 @@ working directory is not the user's.
 """
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 
 from data_prep.core import storage
@@ -134,40 +135,33 @@ def _decontaminated(experiment: Experiment) -> Experiment:
 
 
 def _with_absolute_paths(experiment: Experiment) -> Experiment:
-    data, settings = experiment.data, experiment.eval
-    probing, held_out = settings.probing, settings.capability.held_out
-    named = (text.partition("=") for text in held_out)
-    return evolve(
-        experiment,
-        {
-            "data.clean": _absolute(data.clean),
-            "data.toxic": _absolute(data.toxic),
-            "data.decontamination.uris": _absolute(data.decontamination.uris),
-            "data.annotation.scorer": _absolute_scorer(data.annotation.scorer),
-            "eval.probing.rows": _absolute_rows(probing.rows),
-            "eval.probing.attributes": _absolute(probing.attributes),
-            "eval.probing.transfer": _absolute(probing.transfer),
-            "eval.generation.prompts": _absolute_rows(settings.generation.prompts),
-            "eval.capability.held_out": tuple(
-                f"{name}={storage.absolute(uri)}" for name, _, uri in named
-            ),
-            "eval.scoring.scorer": _absolute_scorer(settings.scoring.scorer),
-            "eval.scoring.fluency_model": _absolute_model(settings.scoring.fluency_model),
-        },
-    )
+    def absolute(path: str, name: Callable[[str], str]) -> str | tuple[str, ...]:
+        value = attrgetter(path)(experiment)
+        return name(value) if isinstance(value, str) else tuple(map(name, value))
+
+    return evolve(experiment, {path: absolute(path, name) for path, name in LOCATIONS.items()})
 
 
-def _absolute(uris: Iterable[str]) -> tuple[str, ...]:
-    return tuple(map(storage.absolute, uris))
+def _unless(*words: str) -> Callable[[str], str]:
+    """The absolute form of a text that is none of these words, and does not begin with one that
+    ends in a colon.
+    """
+
+    def absolute(text: str) -> str:
+        prefixes = tuple(word for word in words if word.endswith(":"))
+        return text if text in words or text.startswith(prefixes) else storage.absolute(text)
+
+    return absolute
 
 
-def _absolute_rows(uri: str) -> str:
-    return uri if uri == HELD_OUT else storage.absolute(uri)
+def _behind(separator: str) -> Callable[[str], str]:
+    """The absolute form of NAME, separator, URI."""
 
+    def absolute(text: str) -> str:
+        name, found, uri = text.partition(separator)
+        return f"{name}{found}{storage.absolute(uri)}" if uri else text
 
-def _absolute_model(name: str) -> str:
-    is_path = name not in ("", "unsteered") and not name.startswith("run:")
-    return storage.absolute(name) if is_path else name
+    return absolute
 
 
 def _absolute_scorer(name: str) -> str:
@@ -177,3 +171,22 @@ def _absolute_scorer(name: str) -> str:
     if place and (kind == "lexicon" or is_folder):
         return f"{kind}:{storage.absolute(place)}"
     return name
+
+
+# Every setting that can name a local file or folder, and how its text becomes absolute.
+LOCATIONS: dict[str, Callable[[str], str]] = {
+    "data.clean": storage.absolute,
+    "data.toxic": storage.absolute,
+    "data.tokenizer.source": _unless("train"),
+    "data.decontamination.uris": storage.absolute,
+    "data.annotation.scorer": _absolute_scorer,
+    "train.init_from": _unless(""),
+    "eval.probing.rows": _unless(HELD_OUT),
+    "eval.probing.attributes": storage.absolute,
+    "eval.probing.transfer": storage.absolute,
+    "eval.generation.prompts": _unless(HELD_OUT),
+    "eval.capability.benchmarks": _behind(":"),
+    "eval.capability.held_out": _behind("="),
+    "eval.scoring.scorer": _absolute_scorer,
+    "eval.scoring.fluency_model": _unless("", "unsteered", "run:"),
+}

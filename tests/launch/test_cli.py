@@ -1,10 +1,13 @@
 """The command line of the sweep; tests/integration runs the commands."""
 
+import json
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
 
-from launch import cli
+from data_prep.core.settings import describe
+from launch import cli, recipes
 from launch.experiment import Experiment
 
 OTHER_CORPORA = ("--clean", "/a", "--toxic", "/b")
@@ -81,6 +84,45 @@ def test_a_local_scorer_of_annotations_is_made_absolute(working_folder, name, ex
 def test_a_local_fluency_model_is_made_absolute(working_folder, name, expected):
     sweep = experiment_from("--set", f"eval.scoring.fluency_model={name}")
     assert sweep.eval.scoring.fluency_model == expected.format(folder=working_folder)
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "expected"),
+    [
+        ("data.tokenizer.source", "t.json", "{folder}/t.json"),
+        ("data.tokenizer.source", "train", "train"),
+        ("data.tokenizer.source", "s3://b/t.json", "s3://b/t.json"),
+        ("train.init_from", "olmo", "{folder}/olmo"),
+        ("train.init_from", "s3://b/olmo", "s3://b/olmo"),
+        ("eval.probing.rows", "r.csv#label=x", "{folder}/r.csv#label=x"),
+        ("eval.generation.prompts", "p.jsonl", "{folder}/p.jsonl"),
+        ("eval.capability.benchmarks", "cloze:a.jsonl", "cloze:{folder}/a.jsonl"),
+        ("eval.capability.benchmarks", "letter:s3://b/a.jsonl", "letter:s3://b/a.jsonl"),
+    ],
+)
+def test_a_location_means_the_same_in_every_process(working_folder, path, text, expected):
+    is_list = path.endswith("benchmarks")
+    word = f"{path}={json.dumps([text]) if is_list else text}"
+    value = attrgetter(path)(experiment_from("--set", word))
+    assert (value[0] if is_list else value) == expected.format(folder=working_folder)
+
+
+def test_every_text_setting_is_known_as_a_location_or_not():
+    no_locations = {
+        "name",
+        "data.tokenizer.eos",
+        "data.tokenizer.fingerprint",
+        "data.cleaning.languages",
+        "data.cleaning.min_scores",
+        "data.cleaning.max_scores",
+        "data.annotation.template",
+        "eval.probing.group_field",
+        "eval.probing.token",
+        "train.metrics.sinks",
+    }
+    settings = describe(recipes.laptop())
+    texts = {setting.path for setting in settings if "text" in setting.type}
+    assert texts == no_locations | cli.LOCATIONS.keys()
 
 
 def test_repeated_flags_and_lists_add_up():
