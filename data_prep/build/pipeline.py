@@ -142,7 +142,8 @@ def tokenize_inputs(job: StreamBuild) -> list[BuildInput]:
     in_order = [inputs[source.uri] for source in sources]
     stream_manifest.check_inputs(in_order, stream)
     n_annotated = sum(file.tokenized.n_annotated for file in in_order)
-    annotate.check(stream, n_annotated, config.annotation)
+    n_documents = sum(file.tokenized.n_documents for file in in_order)
+    annotate.check(stream, n_annotated, n_documents, config.held_out_ratio, config.annotation)
     return in_order
 
 

@@ -18,6 +18,7 @@ more. Held-out documents stay plain, so that losses, probes and prompts on them 
 the twin's.
 """
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from data_prep.scorers.registry import Scorer
 
 VERSION = 1  # raise it with any change of the output
+SIGMAS = 5  # by which the number of documents chosen may differ from the one expected
 
 
 def prefixes(
@@ -97,13 +99,31 @@ def identity(annotation: AnnotationConfig) -> str:
     return digest(VERSION, annotation, scorer_id)
 
 
-def check(stream: str, n_annotated: int, annotation: AnnotationConfig) -> None:
+def check(
+    stream: str,
+    n_annotated: int,
+    n_documents: int,
+    held_out_ratio: float,
+    annotation: AnnotationConfig,
+) -> None:
     """Raise if no document of a stream was annotated: it would be its plain twin under another
-    name.
+    name. Warn if clearly fewer were than chosen: the others have no score, and stay plain.
     """
     if not annotation.is_on:
         return
     telemetry.logger.info("%s stream: %s documents are annotated", stream, f"{n_annotated:,}")
+    chosen_ratio = annotation.tagged_ratio * (1 - held_out_ratio)  # each document by a random key
+    n_chosen = n_documents * chosen_ratio
+    chance = SIGMAS * math.sqrt(n_chosen * (1 - chosen_ratio))
+    if 0 < n_annotated < n_chosen - chance:
+        telemetry.logger.warning(
+            "%s stream: about %s of the %s documents chosen for annotation have no score from %s, "
+            "and stay plain",
+            stream,
+            f"{n_chosen - n_annotated:,.0f}",
+            f"{n_chosen:,.0f}",
+            annotation.scorer,
+        )
     if n_annotated == 0:
         raise ConfigurationError(
             f"the {stream} corpus: no document was annotated: data.annotation.scorer "

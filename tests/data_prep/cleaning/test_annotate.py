@@ -73,14 +73,29 @@ def test_a_document_without_a_score_stays_plain():
     ]
 
 
+@pytest.mark.parametrize(
+    ("n_annotated", "ratio", "warned"),
+    [
+        (980, 1.0, ""),
+        (700, 1.0, "about 300 of the 1,000"),
+        (495, 0.5, ""),
+        (300, 0.5, "about 200"),
+    ],
+)
+def test_documents_without_a_score_are_counted_in_a_warning(n_annotated, ratio, warned, caplog):
+    annotate.check("toxic", n_annotated, 1250, 0.2, replace(MEDA, tagged_ratio=ratio))
+    lines = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert len(lines) == bool(warned) and all(warned in line for line in lines)
+
+
 def test_a_stream_without_any_annotation_is_refused():
-    annotate.check("toxic", 1, MEDA)
-    annotate.check("toxic", 0, AnnotationConfig())
+    annotate.check("toxic", 1, 1, 0.0, MEDA)
+    annotate.check("toxic", 0, 1, 0.0, AnnotationConfig())
     with pytest.raises(
         ConfigurationError,
         match=r"the toxic corpus: no document was annotated: .*'corpus:threat' gave no score",
     ):
-        annotate.check("toxic", 0, replace(MEDA, scorer="corpus:threat"))
+        annotate.check("toxic", 0, 1, 0.0, replace(MEDA, scorer="corpus:threat"))
 
 
 @pytest.mark.parametrize(
