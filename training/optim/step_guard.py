@@ -168,8 +168,9 @@ class StepGuard:
         if self._accepted is None:
             self._accepted = self._is_accepted(quantities_2)
         # An offloaded AdamW would copy them to the CPU itself, and its kernel would not wait for
-        # the copies.
-        device = optimizer.param_groups[0]["params"][0].device
+        # the copies. Stage 3 steps one group at a time, and empties the others meanwhile.
+        weights = (weight for group in optimizer.param_groups for weight in group["params"])
+        device = next(weights).device
         optimizer.found_inf = (~self._accepted).float().to(device)  # type: ignore[attr-defined]
         if max_norm := self._run.train.optimizer.gradient_clip:
             scale = ((quantities_2[1] + 1e-6) / max_norm).clamp(min=1).float()
