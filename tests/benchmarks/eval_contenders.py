@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from transformers import OlmoConfig, OlmoForCausalLM
 
-from eval.config import ProbingConfig
+from eval.config import EvalComputeConfig, ProbingConfig
 from eval.model import generation
-from eval.model.loaded_model import BatchSize
+from eval.model.batch_size import BatchSize
 from eval.probing import activations
 from eval.steering import intervention
 from eval.steering.intervention import Shift
@@ -161,13 +161,17 @@ def generate_with_hooks(peer: Any, task: DecodingTask) -> list[list[int]]:
     return tokens[:, prompts_BT.shape[1] :].tolist()
 
 
-def read_heads(
-    model: OLMo, rows: Mapping[str, Sequence[int]], batch_size: int = 128
-) -> activations.Activations:
+def read_heads(model: OLMo, rows: Mapping[str, Sequence[int]]) -> activations.Activations:
     """The activations of every head at the last token of each row, by our code."""
-    return activations.collect(
-        model, rows, ProbingConfig(), batch=BatchSize(batch_size), advance=lambda n: None
-    )
+    batch = batch_size_of(model)
+    return activations.collect(model, rows, ProbingConfig(), batch=batch, advance=lambda n: None)
+
+
+def batch_size_of(model: OLMo) -> BatchSize:
+    """The batch size of an evaluation by default."""
+    weight = model.embedding.weight
+    number_format = "bf16" if weight.dtype is torch.bfloat16 else "fp32"
+    return BatchSize.on(weight.device, EvalComputeConfig().batch_size, number_format)
 
 
 @torch.inference_mode()

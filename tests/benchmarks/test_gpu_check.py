@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -105,6 +106,23 @@ def test_the_page_shows_every_part_and_says_how_mfu_is_counted(whole_run: TinyRu
 
 def _fields(part: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in part.items() if name != "n_faults"}
+
+
+@pytest.mark.slow
+def test_a_terminated_run_says_that_it_was_cut_off(tmp_path: Path):
+    command = [*PROGRAM, "--tiny", "--parts", "correctness-engine", "study", "--out", str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    results = tmp_path / "results.json"
+    while not (results.exists() and read(tmp_path)["correctness-engine"]["measurements"]):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.terminate()
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    statuses = {name: part["status"] for name, part in read(tmp_path).items()}
+    assert statuses == {"correctness-engine": "cut off", "study": "not started"}
+    assert f"results: {tmp_path / 'results.md'}" in printed
+    assert _ends_soon(str(tmp_path))
 
 
 @pytest.mark.slow

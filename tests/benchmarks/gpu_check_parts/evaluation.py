@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from eval_contenders import DecodingTask, ModelPair, timed
 
-from eval.model.loaded_model import BatchSize, LoadedModel
+from eval.model.loaded_model import LoadedModel
 from eval.model.session import EvalSession
 from eval.probing import logistic_probes, permutation_null
 from eval.steering import measure_strengths
@@ -103,7 +103,7 @@ def _session(models: ModelPair, length: int) -> EvalSession:
         tokenizer=absent,
         held_out={},
         sequence_length=length,
-        batch_size=BatchSize(128),
+        batch_size=eval_contenders.batch_size_of(models.ours),
         weights_id="random",
     )
     return EvalSession(loaded=loaded, store=absent, seed=0, advance=lambda n: None)

@@ -5,9 +5,11 @@ from functools import partial
 import torch
 import train_contenders
 import train_profile
+from train_peers import Shape
 
 from gpu_check_parts import one_billion
 from gpu_check_parts.recorder import Recorder
+from training.config import ModelConfig
 from training.engine import roofline
 from training.model import compilation
 
@@ -61,7 +63,7 @@ def _record_profile(recorder: Recorder, bench: one_billion.Bench) -> None:
     recorder.number(
         "profiled step", profiled.wall_seconds / profiled.n_steps, "s", "slower: it is recorded"
     )
-    ceilings = _ceilings(bench, n_passes)
+    ceilings = ceilings_ms(bench.train.model, bench.shape, n_passes)
     for kind, seconds in shares.items():
         note = f"per micro-batch; {seconds / profiled.wall_seconds:.1%} of the step"
         if kind in ceilings and not recorder.is_tiny:
@@ -76,10 +78,9 @@ def _record_profile(recorder: Recorder, bench: one_billion.Bench) -> None:
     recorder.text("trace", f"{TRACE}, {size:.1f} MiB, for chrome://tracing or Perfetto")
 
 
-def _ceilings(bench: one_billion.Bench, n_passes: int) -> dict[str, float]:
+def ceilings_ms(model: ModelConfig, shape: Shape, n_passes: int) -> dict[str, float]:
     """Milliseconds of a micro-batch at an H200's ceilings, by kind (engine/roofline.py)."""
-    shape = bench.shape
-    parts = roofline.parts(bench.train.model, shape.micro, shape.length, n_passes)
+    parts = roofline.parts(model, shape.micro, shape.length, n_passes)
     seconds = {part.name: 1e3 * part.seconds for part in parts}
     return {
         kind: sum(seconds[name] for name in names) for kind, names in ROOFLINE_PARTS.items()

@@ -15,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from data_prep.core.settings import evolve
 from gpu_check_parts import one_billion
 from gpu_check_parts.recorder import Recorder
+from training.config import TrainConfig
 from training.model import determinism
 
 SECONDS = 20.0  # of one variant: compiling, and some steps
@@ -39,14 +40,19 @@ def run(recorder: Recorder) -> None:
         if not recorder.has_time(SECONDS, name):
             continue
         with recorder.item(name), _torch_settings(changes):
-            settings = {k: v for k, v in changes.items() if k not in OF_TORCH}
-            if "micro_batch" in settings:
-                settings["micro_batch"] = int(bench.shape.micro * settings["micro_batch"])
-            train = evolve(bench.train, settings)
+            train = variant_of(bench.train, changes)
             shape = train_contenders.shape_of(train, bench.shape.n_steps)
             variant = bench._replace(train=train, shape=shape)
             one_billion.measure(recorder, variant, name, partial(train_contenders.ours, train))
         one_billion.release()
+
+
+def variant_of(train: TrainConfig, changes: dict[str, Any]) -> TrainConfig:
+    """The settings with a variant's changes, but for what is set in this process."""
+    settings = {name: value for name, value in changes.items() if name not in OF_TORCH}
+    if "micro_batch" in settings:
+        settings["micro_batch"] = int(train.passes(1).micro_batch * settings["micro_batch"])
+    return evolve(train, settings)
 
 
 @contextmanager
