@@ -6,7 +6,8 @@ groups and pooled. An interval over items (prompts, rows) and one over seeds are
 the squares of their half-widths on each side (MOVER, Zou and Donner 2008), which keeps a skewed
 interval skewed. A model's effect on single items is counted in both parts, so an interval is a
 little too wide where seeds differ little. Where the spread is not equal, the most variable group's
-interval is too narrow: from 0.5 to 3 over six groups of two, it covers 87 %. Coverage: tests/benchmarks/bench_coverage.py.
+interval is too narrow: from 0.5 to 3 over six groups of two, it covers 87 %. Coverage:
+tests/benchmarks/bench_coverage.py.
 """
 
 import math

@@ -159,8 +159,14 @@ def _at_equal_cost(axes: Axes, wide: bool, curves: SweepCurves) -> None:
     compared = curves.compared
     assert compared is not None
     first = ratios(curves.reports)[0]
-    wide_title = f"at equal cross-entropy: toxicity minus that of {percent(first)}"
-    axes.set_title(wide_title if wide else f"at equal cost, minus {percent(first)}")
+    level = curves.compared_cost
+    wide_title = "at equal cross-entropy" if level is None else f"at a cross-entropy of {level:.2f}"
+    narrow_title = "at equal cost" if level is None else f"at a cost of {level:.2f}"
+    axes.set_title(
+        f"{wide_title}: toxicity minus that of {percent(first)}"
+        if wide
+        else f"{narrow_title}, minus {percent(first)}"
+    )
     axes.axhline(0.0, color=SOFT, lw=1.0)
     axes.plot([100 * first], [0.0], "D", color=PAPER, mec=SOFT, mew=1.2, ms=6)
     for result in compared.matched:
