@@ -198,6 +198,12 @@ class DataConfig:
         for name in ("clean", "toxic"):
             if not getattr(self, name):
                 raise ConfigurationError(f"the {name} corpus names no files; give --{name} URI")
+        # other names of one file are found when the corpora are listed (sources/input_files.py)
+        if twice := sorted(set(self.clean) & set(self.toxic)):
+            raise ConfigurationError(
+                f"{twice[0]} is in both corpora, data.clean and data.toxic, so the toxic ratio "
+                "would mean nothing; name it in one of them"
+            )
         if self.shard_tokens > BLOCK_TOKENS and self.shard_tokens % BLOCK_TOKENS:
             raise ConfigurationError(
                 f"data.shard_tokens is {self.shard_tokens:,}; a large shard must end with a block "

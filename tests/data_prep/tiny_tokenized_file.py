@@ -26,7 +26,7 @@ ROWS = [
 ]
 CONFIG = DataConfig(
     clean=("unused",),
-    toxic=("unused",),
+    toxic=("unused, too",),
     tokenizer=TokenizerConfig(source="train", vocab_size=260),
     cleaning=CleaningConfig(min_chars=5),
 )

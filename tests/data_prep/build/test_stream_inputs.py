@@ -218,6 +218,11 @@ def test_one_file_in_both_corpora_is_refused_under_any_name(
         pipeline.build(replace(config, toxic=(str(copy),)), "toxic", str(tmp_path / "out"))
 
 
+def test_one_corpus_on_both_sides_is_refused_before_it_is_listed() -> None:
+    with pytest.raises(ConfigurationError, match=r"^s3://b/\*\.jsonl is in both corpora, data"):
+        replace(CONFIG, clean=("a", "s3://b/*.jsonl"), toxic=("s3://b/*.jsonl",))
+
+
 def test_one_file_may_hold_clean_and_toxic_text_in_two_fields(tmp_path: Path) -> None:
     path = tmp_path / "pairs.jsonl"
     path.write_text('{"polite": "a kind sentence", "rude": "another sentence"}\n')
