@@ -5,7 +5,8 @@
     make bench-train ARGS="--set compute.compile=on"    compiled by inductor's C++ backend
 
 On one H100 or H200 with the project installed, with OLMo-1B, bf16 and compilation; the first
-command should take less than 10 minutes, the others 3 each. None of this has run on a GPU yet.
+command should take less than 10 minutes, the others 3 each. None of this has run on a GPU yet;
+`make gpu-check` measures the same and more, each part in a process with its own time limit.
 
     make bench-train ARGS="--shape olmo-1b --trace trace.json --only ours loop ours-fp8 \\
         hf-deepspeed hf-fsdp2 parity profile"
