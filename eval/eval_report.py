@@ -16,7 +16,7 @@ Layout below the folder of a run (training/run_record.py) or of a model, models/
 
 from collections.abc import Sequence
 
-from data_prep.core import storage
+from data_prep.core import storage, telemetry
 from data_prep.core.errors import ArtefactCorrupt
 from data_prep.core.records import digest, record
 from eval.config import EvalConfig
@@ -261,7 +261,9 @@ def find(model_uri: str, config: EvalConfig) -> EvalReport | None:
 
 
 def check_comparable(reports: Sequence[EvalReport]) -> None:
-    """Raise ArtefactCorrupt unless all used the same prompts and the same scorer."""
+    """Raise ArtefactCorrupt unless all used the same prompts and the same scorer; warn if they were
+    computed in different number formats.
+    """
     for name, what, setting in (
         ("prompts_digest", "prompts", "eval.generation.prompts"),
         ("scorer_id", "scorers", "eval.scoring.scorer"),
@@ -276,3 +278,11 @@ def check_comparable(reports: Sequence[EvalReport]) -> None:
                 f"cannot be compared, because what {setting} names has changed; delete the "
                 "report.json of the older evaluations and run the same command again"
             )
+    run_of_format = {report.computed_with["precision"]: report.run_id for report in reports}
+    if len(run_of_format) > 1:
+        differing = ", ".join(f"{name} of {run_id}" for name, run_id in run_of_format.items())
+        telemetry.logger.warning(
+            "the runs were evaluated in different number formats: %s; their numbers differ by its "
+            "rounding as well; for one format on all machines set eval.compute.precision=fp32",
+            differing,
+        )

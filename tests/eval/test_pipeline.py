@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from tiny_finished_run import RUN_ID
 from tolerances import FP32_VALUE
 
-from data_prep.core import storage
+from data_prep.core import storage, telemetry
 from data_prep.core.errors import (
     ArtefactCorrupt,
     ArtefactMissing,
@@ -537,6 +537,16 @@ def test_reports_of_other_prompts_or_scorers_are_not_compared(report, changes, m
     check_comparable([report, replace(report, run_id="toxic-b")])
     with pytest.raises(ArtefactCorrupt, match=message):
         check_comparable([report, replace(report, run_id="toxic-b", **changes)])
+
+
+def test_reports_in_other_number_formats_are_compared_with_a_warning(report, caplog, monkeypatch):
+    monkeypatch.setattr(telemetry.logger, "propagate", True)
+    on_gpu = replace(report, run_id="toxic-b", computed_with={"precision": "bf16"})
+    check_comparable([report, replace(report, run_id="toxic-b")])
+    assert not caplog.records
+    check_comparable([report, on_gpu])
+    assert f"fp32 of {RUN_ID}, bf16 of toxic-b" in caplog.text
+    assert "eval.compute.precision=fp32" in caplog.text
 
 
 def test_a_run_that_is_not_finished_cannot_be_evaluated(root):
