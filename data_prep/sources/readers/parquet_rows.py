@@ -6,20 +6,20 @@ every row is computed from the lengths of its values, and rows are converted in 
 SLICE_BYTES. A page is the least that Arrow decompresses, so pages have a limit of their own.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
-from data_prep.core.errors import ArtefactCorrupt
+from data_prep.core.errors import ArtefactCorrupt, HormesisError
 from data_prep.sources.readers import lines, parquet_pages
 from data_prep.sources.readers.file_row import Columns, FileRow, check_doubled
+from data_prep.sources.readers.parquet_pages import Chunk
 from data_prep.sources.readers.plain_values import plain_value
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from pyarrow import parquet
 
 MAX_PAGE_BYTES = 512 << 20  # Arrow's writer ends a page after 1024 rows, so with books it is large
 BATCH_BYTES = 64 << 20  # expected size of a batch
@@ -28,8 +28,6 @@ SLICE_BYTES = 32 << 20
 BUFFER_BYTES = 8 << 20  # of a column that is read piece by piece
 MAX_GROUP_BYTES = 256 << 20  # compressed; a larger row group is not read at once
 OTHER_BYTES = 8  # of a value that is neither text nor list, roughly
-# Values of these may share their beginnings, so a page is larger in memory than its header says.
-SHARING_ENCODING = "DELTA_BYTE_ARRAY"
 
 
 class _Unreadable(NamedTuple):
@@ -52,8 +50,10 @@ def rows(stream: IO[bytes], uri: str, columns: Columns) -> Iterator[FileRow]:
                 for content in contents:
                     yield new(FileRow, (number, number + 1, content))
                     number += 1
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        # A UnicodeDecodeError comes from the name of a column.
+    except HormesisError:
+        raise
+    except (pa.ArrowException, OSError, ValueError) as error:
+        # A ValueError comes from the footer, or from a column whose name is not UTF-8.
         raise ArtefactCorrupt(
             f"{uri} is not a complete Parquet file ({error}); download it again"
         ) from error
@@ -67,17 +67,18 @@ def _batches(stream: IO[bytes], uri: str, columns: Columns) -> Iterator["pa.Reco
     check_doubled(names, columns, uri)
     selected = _selected(names, columns)
     tops = set(selected)
-    leaves = [
-        i for i in range(metadata.num_columns) if _is_below(metadata.schema.column(i).path, tops)
-    ]
+    paths = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
     groups = [
-        [metadata.row_group(group).column(i) for i in leaves]
-        for group in range(metadata.num_row_groups)
+        {path: chunk for path, chunk in zip(paths, chunks, strict=True) if _is_below(path, tops)}
+        for chunks in parquet_pages.chunks_by_row_group(stream)
     ]
+    dictionaries = {
+        path for group in groups for path, chunk in group.items() if chunk.has_dictionary
+    }
     file = parquet.ParquetFile(
         stream,
         metadata=metadata,
-        read_dictionary=sorted({path for group in groups for path in _dictionaries(group)}),
+        read_dictionary=sorted(dictionaries),
         buffer_size=_buffer_size(groups),
     )
     for number, chunks in enumerate(groups):
@@ -106,41 +107,30 @@ def _is_below(path: str, names: set[str]) -> bool:
     return any(".".join(parts[:n]) in names for n in range(1, len(parts) + 1))
 
 
-def _dictionaries(chunks: Sequence["parquet.ColumnChunkMetaData"]) -> list[str]:
-    return [
-        chunk.path_in_schema
-        for chunk in chunks
-        if chunk.has_dictionary_page and chunk.physical_type == "BYTE_ARRAY"
-    ]
-
-
-def _buffer_size(groups: Sequence[Sequence["parquet.ColumnChunkMetaData"]]) -> int:
+def _buffer_size(groups: Sequence[Mapping[str, Chunk]]) -> int:
     """0 to read a column of a row group at once, which is fastest, else the size of a piece."""
-    largest = max(
-        (sum(chunk.total_compressed_size for chunk in chunks) for chunks in groups), default=0
-    )
+    sizes = [sum(chunk.compressed_bytes for chunk in chunks.values()) for chunks in groups]
+    largest = max(sizes, default=0)
     return BUFFER_BYTES if largest > MAX_GROUP_BYTES else 0
 
 
-def _batch_rows(
-    stream: IO[bytes], uri: str, chunks: Sequence["parquet.ColumnChunkMetaData"], n_rows: int
-) -> int:
+def _batch_rows(stream: IO[bytes], uri: str, chunks: Mapping[str, Chunk], n_rows: int) -> int:
     """How many rows of a row group to read at once."""
-    n_bytes = sum(chunk.total_uncompressed_size for chunk in chunks)
+    n_bytes = sum(chunk.uncompressed_bytes for chunk in chunks.values())
     largest = BATCH_BYTES // BATCH_ROWS  # of the values of a row
     largest = max(largest, n_bytes // n_rows)
-    for chunk in chunks:
+    for path, chunk in chunks.items():
         page_bytes = 0
-        if chunk.total_uncompressed_size > MAX_PAGE_BYTES:
+        if chunk.uncompressed_bytes > MAX_PAGE_BYTES:
             page_bytes = parquet_pages.largest_page_bytes(stream, chunk)
             if page_bytes > MAX_PAGE_BYTES:
                 raise ArtefactCorrupt(
-                    f"{uri}: a page of the column {chunk.path_in_schema} takes {page_bytes:,} "
+                    f"{uri}: a page of the column {path} takes {page_bytes:,} "
                     f"bytes, and has to be read at once; the limit is {MAX_PAGE_BYTES:,}; write "
                     "the file with smaller pages, or leave the largest values out"
                 )
-        if SHARING_ENCODING in chunk.encodings:
-            largest = max(largest, page_bytes or chunk.total_uncompressed_size)
+        if chunk.shares_beginnings:
+            largest = max(largest, page_bytes or chunk.uncompressed_bytes)
     return max(1, min(BATCH_ROWS, BATCH_BYTES // largest))
 
 
@@ -174,6 +164,10 @@ def _value_bytes(array: "pa.Array") -> np.ndarray:
     if types.is_dictionary(kind):
         lengths = _value_bytes(array.dictionary)
         indices = array.indices.fill_null(0).to_numpy(zero_copy_only=False)
+        if len(lengths) and not 0 <= indices.min(initial=0) <= indices.max(initial=0) < len(
+            lengths
+        ):
+            raise ValueError("a value lies beyond its dictionary")
         return lengths[indices] if len(lengths) else np.zeros(len(array), int)
     if types.is_string_view(kind) or types.is_binary_view(kind):
         return _value_bytes(array.cast(pa.large_binary()))

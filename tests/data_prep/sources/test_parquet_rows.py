@@ -176,7 +176,7 @@ def test_a_list_of_repeated_values_counts_with_its_full_size(monkeypatch: pytest
 def test_a_page_above_the_limit_is_refused_before_it_is_read(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(parquet_rows, "MAX_PAGE_BYTES", 100_000)
     small = pa.table({"text": [f"{n} " + "word " * 20 for n in range(5000)]})
-    source = parquet_file(small, use_dictionary=False, data_page_size=10_000)
+    source = parquet_file(small, use_dictionary=False, data_page_size=10_000, write_batch_size=64)
     assert sum(1 for _ in read(source)) == 5000
     source = parquet_file(pa.table({"text": ["a", "x" * 300_000]}), compression="zstd")
     message = r"rows\.parquet: a page of the column text takes 300,0.. bytes, .*limit .* 100,000"
@@ -219,3 +219,19 @@ def test_a_file_of_very_many_columns_is_read_in_good_time():
     began = time.perf_counter()
     (document,) = read(source)
     assert len(document.fields) == 3000 and time.perf_counter() - began < 20
+
+
+def test_a_damaged_footer_is_an_error_and_does_not_end_the_process():
+    """pyarrow aborts for some damaged descriptions of columns, which no test could report."""
+    buffer = io.BytesIO()
+    parquet.write_table(pa.table({"text": ["a", "b"], "id": [1, 2]}), buffer)
+    content = buffer.getvalue()
+    begin = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    for at in range(begin, len(content) - 8):
+        for byte in (0, 0x15, 0x2C, 0xFF):
+            damaged = content[:at] + bytes([byte]) + content[at + 1 :]
+            try:
+                for row in formats.rows_of(io.BytesIO(damaged), "x.parquet"):
+                    assert isinstance(row.content, dict | str)
+            except ArtefactCorrupt as error:
+                assert "x.parquet" in str(error)
