@@ -74,7 +74,7 @@ def _status_of(error: BaseException) -> int | None:
     if isinstance(error, BrokenPipeError):
         _discard_output()
         return OUTPUT_CLOSED
-    if isinstance(error, OSError) and (known := environment_error(error)):
+    if isinstance(error, Exception) and (known := environment_error(error)):
         _discard_output()
         return _refuse(str(known))
     return None

@@ -71,7 +71,7 @@ def summary(error: BaseException) -> str:
 
 
 _REMEDIES = {
-    errno.ENOSPC: "free space on that disk",
+    errno.ENOSPC: "free space on that disk, or set TMPDIR if it is the temporary folder",
     errno.EDQUOT: "free space within the quota",
     errno.EFBIG: "raise the limit of file sizes (ulimit -f)",
     errno.EROFS: "choose a folder that can be written",
@@ -86,12 +86,21 @@ _REMEDIES = {
 }
 
 
-def environment_error(error: OSError) -> StorageError | None:
+# Libraries in Rust and C++ raise types of their own, with the number in the text.
+_ERROR_NUMBER = re.compile(r"\(os error (\d+)\)|\[errno (\d+)\]", re.IGNORECASE)
+
+
+def environment_error(error: BaseException) -> StorageError | None:
     """What is wrong with the disk or the machine, in one line; None if that is no cause of it."""
-    if error.errno not in _REMEDIES and error.filename is None:
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None and (match := _ERROR_NUMBER.search(str(error))):
+        number = int(match[1] or match[2])
+    filename = error.filename if isinstance(error, OSError) else None
+    if number not in _REMEDIES and filename is None:
         return None
-    place = f"{error.filename}: " if error.filename is not None else ""
-    remedy = _REMEDIES.get(error.errno or 0, "check that name")
+    text = error.strerror if isinstance(error, OSError) else None
+    place = f"{filename}: " if filename is not None else ""
+    remedy = _REMEDIES.get(number or 0, "check that name")
     return StorageError(
-        f"{place}{error.strerror or error}; {remedy}, then run the same command again"
+        f"{place}{text or summary(error)}; {remedy}, then run the same command again"
     )

@@ -76,7 +76,7 @@ def result(reference: Any, name: str = "unnamed") -> Any:
     except RayTaskError as error:
         if isinstance(error.cause, HormesisError):
             raise error.cause from None
-        known = environment_error(error.cause) if isinstance(error.cause, OSError) else None
+        known = environment_error(error.cause)
         if known:
             raise known from error
         raise

@@ -2,6 +2,7 @@
 
 import os
 import posixpath
+import sys
 from functools import lru_cache
 from pathlib import Path
 
@@ -90,7 +91,10 @@ def check_utf8(name: str) -> None:
         name.encode()
     except UnicodeEncodeError:
         readable = name.encode("utf-8", "backslashreplace").decode()
+        # where the locale is not UTF-8, Python reads no name outside ASCII
+        is_utf8 = sys.getfilesystemencoding().lower() == "utf-8"
+        remedy = "rename it" if is_utf8 else "set PYTHONUTF8=1, or a UTF-8 locale such as C.UTF-8"
         raise ConfigurationError(
-            f"{readable}: the name is not UTF-8; expected a name that records and logs can hold: "
-            "rename it"
+            f"{readable}: the name is not UTF-8{'' if is_utf8 else ' in this locale'}; expected a "
+            f"name that records and logs can hold: {remedy}"
         ) from None

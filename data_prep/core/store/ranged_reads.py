@@ -40,9 +40,18 @@ def download(uri: str, local: Path) -> None:
 
         def fetch(start: int) -> None:
             end = min(start + storage.BLOCK_BYTES, n_bytes)
-            os.pwrite(file.fileno(), read_exactly(uri, start, end), start)
+            _write_all(file.fileno(), read_exactly(uri, start, end), start)
 
         deque(pool.map(fetch, range(0, n_bytes, storage.BLOCK_BYTES)), maxlen=0)
+
+
+def _write_all(descriptor: int, content: bytes, position: int) -> None:
+    """Write at a position; the system may take a part, as when the disk has just become full."""
+    rest = memoryview(content)
+    while rest:
+        n_written = os.pwrite(descriptor, rest, position)
+        rest = rest[n_written:]
+        position += n_written
 
 
 def read_exactly(uri: str, start: int, end: int) -> bytes:

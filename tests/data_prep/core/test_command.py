@@ -46,6 +46,8 @@ def shell(line: str, **more: str) -> subprocess.CompletedProcess[str]:
     [
         (ConfigurationError("two\n lines\x1b[2J of text"), "error: two lines\\x1b[2J of text\n"),
         (OSError(errno.ENOSPC, "No space left on device", "/data/x"), "/data/x: No space left"),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), "set TMPDIR"),
+        (OSError("[errno 28] Error writing bytes. Detail: [errno 28]"), "free space on that disk"),
         (OSError(errno.EMFILE, "Too many open files"), "ulimit -n"),
         (FileNotFoundError(errno.ENOENT, "No such file or directory", "a.json"), "a.json: No"),
     ],
@@ -108,6 +110,19 @@ def test_a_terminal_that_is_not_utf8_shows_replacements(line: str, variables: di
     done = shell(f"python {line}", **variables)
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr[-1000:]
     assert len(done.stdout) > 300 and done.stdout.isascii()
+
+
+def test_a_locale_that_cannot_read_a_name_is_told_with_a_remedy_that_helps(tmp_path: Path) -> None:
+    (tmp_path / "café.jsonl").write_text('{"text": "a"}\n', encoding="utf-8")
+    line = (
+        "python -c 'from data_prep.core import storage, command; import sys; "
+        "sys.exit(command.entry_command(lambda: print(len(storage.glob(sys.argv[1]))) or 0)())' "
+        f"'{tmp_path}/*.jsonl'"
+    )
+    done = shell(line, **NOT_UTF8)
+    assert done.returncode == 2 and "set PYTHONUTF8=1" in done.stderr
+    done = shell(line, **NOT_UTF8 | {"PYTHONUTF8": "1"})
+    assert (done.returncode, done.stdout) == (0, "1\n")
 
 
 @pytest.mark.parametrize("line", [*LAUNCHED, "launch/sweep.py --help"])

@@ -1,4 +1,5 @@
 import io
+import os
 from pathlib import Path
 
 import pytest
@@ -109,3 +110,14 @@ def test_a_download_has_every_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "down").write_bytes(b"an older and longer file" * 20)
     ranged_reads.download("memory://ranged/down", tmp_path / "down")
     assert (tmp_path / "down").read_bytes() == CONTENT[:n_bytes]
+
+
+def test_a_write_that_takes_a_part_only_is_continued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = bytes(range(256)) * 10
+    storage.write(str(tmp_path / "whole"), content)
+    write = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda file, part, at: write(file, part[:100], at))
+    ranged_reads.download(str(tmp_path / "whole"), tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == content
