@@ -45,6 +45,7 @@ os.environ.update(HF_HUB_OFFLINE="1", RAY_USAGE_STATS_ENABLED="0")
 
 import fp8_parity
 import psutil
+import random_run
 import torch
 import train_contenders
 import train_loop
@@ -191,7 +192,7 @@ def _measure_separately(python: str | None, name: str, shape: Shape) -> StepCost
 
 def _print_parity(train: TrainConfig, shape: Shape) -> None:
     batches = fp8_parity.cyclic_batches(
-        fp8_parity.N_STEPS, shape.micro, shape.length, train_loop.N_IDS
+        fp8_parity.N_STEPS, shape.micro, shape.length, random_run.N_IDS
     )
     train = evolve(train, {"optimizer.learning_rate": fp8_parity.LEARNING_RATE})
     parity = fp8_parity.fp8_parity(train, batches, torch.device(shape.device))

@@ -14,36 +14,26 @@ import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from statistics import median
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
-import numpy as np
+import random_run
 import torch
 from train_peers import Shape, clock, synchronize
 
-from data_prep.config import TokenizerConfig
-from data_prep.core import storage
 from data_prep.core.settings import evolve
-from data_prep.token_stream import parquet_files, tokenizer
-from data_prep.token_stream.manifest import FORMAT_VERSION, Manifest
-from data_prep.token_stream.megatron_shards import write_shard
-from data_prep.token_stream.mixture import Mixture
-from training.config import RunConfig, TrainConfig
+from training.config import TrainConfig
 from training.engine import deepspeed_engine
 from training.metrics.metrics_log import MetricsLog
 from training.metrics.model_stats import ModelStats
 from training.optim.step_guard import StepGuard
 from training.run.batches import BatchReader
-from training.run_record import run_uri
 from training.trainer import loop
 from training.trainer.preemption import StopVote
 from training.trainer.step_metrics import StepMetrics
 from training.trainer.watchdog import Watchdog
 
-N_IDS = 257  # of the byte-level tokenizer whose streams the loop reads
 BLOCK_STEPS = 5  # every second block ends with a logged step, as by default
 CONFIDENCE = 0.95
 GOAL = 0.02
@@ -239,7 +229,7 @@ def measure_overhead(
                 is_generator = name == "prefetch"
                 wrap = timer.parts.wrap_generator if is_generator else timer.parts.wrap
                 patched.enter_context(patch.object(owner, name, wrap(part, getattr(owner, name))))
-        run = plan_run(root, train, (1 + (1 + n_pairs) * BLOCK_STEPS) * shape.rows)
+        run = random_run.plan_run(root, train, (1 + (1 + n_pairs) * BLOCK_STEPS) * shape.rows)
         start = clock(shape)
         loop.train(root, run)
     n_steps = len(timer.loop_seconds) * BLOCK_STEPS
@@ -292,60 +282,3 @@ def _bare_block_seconds(context: Any, engine: Any, batch: Any, shape: Shape) -> 
     optimizer._optimizer_step_pre_hooks = hooks
     optimizer.__dict__.update(verdict)
     return seconds
-
-
-def plan_run(root: str, train: TrainConfig, n_sequences: int) -> RunConfig:
-    """A run on streams of random tokens, a tenth of them toxic."""
-    engine = tokenizer.train(
-        iter(["clean words"]), TokenizerConfig(source="train", vocab_size=N_IDS)
-    )
-    tokenizer.save(engine, str(Path(root, "tokenizer.json")))
-    for stream in ("clean", "toxic"):
-        _write_stream(root, stream, engine, n_sequences, train.sequence_length)
-    n_toxic = n_sequences // 10
-    mixture = Mixture(
-        n_clean=n_sequences - n_toxic, n_toxic=n_toxic, batch_size=train.global_batch, seed=0
-    )
-    run = RunConfig(
-        run_id="bench",
-        clean="streams/clean",
-        toxic="streams/toxic",
-        tokenizer="tokenizer.json",
-        toxic_ratio=0.1,
-        seed=0,
-        mixture=mixture,
-        train=train,
-    )
-    storage.save(run, storage.join(run_uri(root, run.run_id), "run.json"))
-    return run
-
-
-def _write_stream(root: str, stream: Any, engine: Any, n_sequences: int, length: int) -> None:
-    uri = storage.join(root, "streams", stream)
-    shards = []
-    for name, n in (("train-00000", n_sequences), ("held_out-00000", 2)):
-        tokens = np.random.default_rng(n).integers(1, N_IDS, (n, length)).astype(np.uint16)
-        tokens[:, -1] = engine.eos_id
-        lengths = np.full(n, length, dtype=np.int64)
-        # nobody reads where random tokens come from, and pyarrow need not be installed
-        with patch.object(parquet_files, "encode", lambda documents: b""):
-            documents: Any = SimpleNamespace(num_rows=n)
-            shards.append(write_shard(uri, name, tokens.ravel(), lengths, documents))
-    manifest = Manifest(
-        format_version=FORMAT_VERSION,
-        stream=stream,
-        settings_digest="0" * 16,
-        tokenizer_fingerprint=engine.fingerprint,
-        vocab_size=engine.n_ids,
-        eos_id=engine.eos_id,
-        dtype="uint16",
-        cleaning_version=1,
-        n_documents=n_sequences + 2,
-        n_tokens=(n_sequences + 2) * length,
-        n_text_bytes=0,
-        drops={},
-        train=(shards[0],),
-        held_out=(shards[1],),
-        inputs=(),
-    )
-    storage.save(manifest, storage.join(uri, "manifest.json"))

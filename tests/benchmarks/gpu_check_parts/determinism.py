@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import random_run
 import torch
-import train_loop
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -79,7 +79,7 @@ def _check_training(recorder: Recorder, mode: str, train: TrainConfig, n_steps: 
     """Train twice, and once with a crash; a deterministic training must have the same bits."""
     with tempfile.TemporaryDirectory(dir=recorder.work) as folder:
         plans = [
-            train_loop.plan_run(f"{folder}/{i}", train, n_steps * train.global_batch)
+            random_run.plan_run(f"{folder}/{i}", train, n_steps * train.global_batch)
             for i in range(3)
         ]
         one = continue_run(f"{folder}/0", plans[0])

@@ -3,8 +3,8 @@
 from importlib.util import find_spec
 
 import fp8_parity
+import random_run
 import train_contenders
-import train_loop
 
 from data_prep.core.settings import evolve
 from gpu_check_parts import one_billion
@@ -40,7 +40,7 @@ def _check_gate(recorder: Recorder) -> None:
         train = evolve(train, {"model": one_billion.TINY, "sequence_length": 32})
         rows, n_steps = 4, 12
     train = evolve(train, {"optimizer.learning_rate": fp8_parity.LEARNING_RATE})
-    batches = fp8_parity.cyclic_batches(n_steps, rows, train.sequence_length, train_loop.N_IDS)
+    batches = fp8_parity.cyclic_batches(n_steps, rows, train.sequence_length, random_run.N_IDS)
     parity = fp8_parity.fp8_parity(train, batches, recorder.device)
     recorder.at_most(
         "gap of the mean loss, FP8 against bf16",

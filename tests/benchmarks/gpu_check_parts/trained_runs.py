@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
+import random_run
 import torch
-import train_loop
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -80,7 +80,7 @@ def initial_weights(train: TrainConfig) -> dict[str, Tensor]:
 def train_run(work: Path, train: TrainConfig, n_steps: int) -> TrainedRun:
     """Train by `loop.train` in a new folder."""
     with tempfile.TemporaryDirectory(dir=work) as root:
-        run = train_loop.plan_run(root, train, n_steps * train.global_batch)
+        run = random_run.plan_run(root, train, n_steps * train.global_batch)
         return continue_run(root, run)
 
 
