@@ -80,9 +80,7 @@ def clean_corpus(flags: list[str], clean: str) -> list[str]:
 @pytest.mark.parametrize(
     ("setting", "row", "words"),
     [
-        ("eval.probing.rows=ROWS", {"label": "rude"}, ["rows.jsonl row 0", "'rude'"]),
         ("eval.probing.rows=ROWS", {"label": -1}, ["40 of 40 rows left out (negative label 40)"]),
-        ('eval.probing.transfer=["ROWS"]', {"label": 1}, ["40 of its 40 rows are toxic"]),
         (
             'eval.capability.benchmarks=["cloze:ROWS"]',
             {"choices": ["a", ""], "answer": 0},
