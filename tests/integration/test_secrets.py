@@ -35,6 +35,32 @@ def test_ray_keeps_no_secret_in_logs_or_runtime_environments(planted_sweep: Plan
     assert leaks_below(planted_sweep.ray_folder) == {}
 
 
+def test_ray_is_given_no_secret_in_runtime_environments() -> None:
+    program = (
+        "from data_prep.core import ray_session, ray_tasks\n"
+        "def given():\n"
+        "    import ray\n"
+        "    return str(ray.get_runtime_context().runtime_env)\n"
+        "with ray_session.session(1):\n"
+        "    import ray\n"
+        "    from ray._private.state import state\n"
+        "    task = ray_tasks.RayTask('given', given, (), 1)\n"
+        "    print('of a task:', *ray_tasks.run([task], 'given', 'task'))\n"
+        "    print('of the job:', state.job_table())\n"
+        "    print('of the driver:', ray.get_runtime_context().runtime_env)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env=environment(**PLANTED_SECRETS),
+        capture_output=True,
+        timeout=180,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count(b"PYTHONPATH") >= 2  # it is what the environments hold
+    assert leaks(done.stdout + done.stderr) == []
+
+
 def test_an_error_of_the_store_shows_no_secret(tmp_path: Path) -> None:
     secrets: Any = PLANTED_SECRETS
     endpoint = "http://me:planted-password@127.0.0.1:9"
