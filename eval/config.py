@@ -135,7 +135,7 @@ class ScoringConfig:
     """Which model scores toxicity, and which judges fluency."""
 
     scorer: str = "profanity"
-    """Toxicity scorer (data_prep/scorers/registry.py): "profanity" (offline lexical proxy),
+    """Toxicity scorer (data_prep/scorers/load_scorer.py): "profanity" (offline lexical proxy),
     "lexicon:URI" (a table of words with weights), "classifier:NAME" (from the hub, or a folder),
     "openai"."""
 

@@ -20,7 +20,7 @@ from data_prep.core import storage, telemetry
 from data_prep.core.errors import ArtefactCorrupt
 from data_prep.core.records import digest, record
 from eval.config import EvalConfig
-from eval.stats.estimate import Estimate
+from eval.stats.estimate_with_interval import Estimate
 
 FORMAT_VERSION = 7
 TOXIC_SCORE = 0.5  # RealToxicityPrompts: a text scored at least this is toxic

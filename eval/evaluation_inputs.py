@@ -12,7 +12,7 @@ from data_prep.config import StreamName
 from data_prep.core import telemetry
 from data_prep.core.errors import ConfigurationError
 from data_prep.core.records import digest
-from data_prep.scorers import registry
+from data_prep.scorers import load_scorer
 from eval.config import EvalConfig
 from eval.inputs import benchmarks, held_out_text, labelled_sets, prompts, text_rows
 from eval.inputs.benchmarks import Question
@@ -71,7 +71,7 @@ def check(root: str, config: EvalConfig) -> None:
     them is found by the evaluation only. Raises a HormesisError for what the evaluation would
     refuse.
     """
-    scorer = registry.load(config.scoring.scorer)
+    scorer = load_scorer.load(config.scoring.scorer)
     if scorer.score([SAMPLE_TEXT]) == [None]:
         raise ConfigurationError(
             f"eval.scoring.scorer {config.scoring.scorer} gives no score to an ordinary sentence; "

@@ -16,8 +16,8 @@ from functools import cache
 
 from data_prep.core import storage, telemetry
 from data_prep.core.records import digest
-from data_prep.scorers import registry
-from data_prep.scorers.registry import Scorer
+from data_prep.scorers import load_scorer
+from data_prep.scorers.load_scorer import Scorer
 from eval import evaluation_inputs, report_assembly
 from eval.config import EvalConfig
 from eval.eval_report import EvalReport, eval_uri, find
@@ -25,11 +25,11 @@ from eval.evaluation_inputs import EvaluationInputs
 from eval.inputs.labelled_rows import LabelledRow
 from eval.inputs.prompts import HeldOutSource
 from eval.model import model_source
+from eval.model.eval_session import EvalSession
 from eval.model.loaded_model import LoadedModel
 from eval.model.measurement_store import MeasurementStore
 from eval.model.model_source import ModelSource
-from eval.model.session import EvalSession
-from eval.probing import entanglement, logit_lens, probe_heads, transfer
+from eval.probing import attribute_entanglement, logit_lens, probe_heads, transfer
 from eval.probing.probe_heads import ProbedHeads
 from eval.report_assembly import ProbingResults, SteeringResults
 from eval.steering import (
@@ -69,7 +69,7 @@ def evaluate_model(
     folder = eval_uri(source.home, config)
 
     # the texts, the model under evaluation, and the models that judge it
-    scorer = score_cache.cached_if_costly(registry.load(config.scoring.scorer), source.home)
+    scorer = score_cache.cached_if_costly(load_scorer.load(config.scoring.scorer), source.home)
     load = cache(lambda: _load(source, config))
     inputs = evaluation_inputs.read(
         config,
@@ -139,7 +139,9 @@ def _probe(
         session, inputs.texts.probe_rows, inputs.split, config.probing, config.steering.top_heads
     )
     sets = inputs.labelled_sets
-    entangled = entanglement.measure_entanglement(session, heads, sets.attributes, config.probing)
+    entangled = attribute_entanglement.measure_entanglement(
+        session, heads, sets.attributes, config.probing
+    )
     transfers = transfer.measure_transfer(session, heads, sets.transfer, config.probing)
     lens = ()
     if config.probing.site == "heads":  # at other sites the shift does not pass through W_O

@@ -3,7 +3,7 @@
 from rich.box import SIMPLE
 from rich.table import Table
 
-from eval.stats.estimate import Estimate
+from eval.stats.estimate_with_interval import Estimate
 from launch.experiment import Experiment, ratio_text
 from launch.run_states import RunState, has_streams
 

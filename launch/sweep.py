@@ -20,8 +20,8 @@ from data_prep.core.records import digest
 from data_prep.token_stream.mixture import check_supply
 from launch import cli, cost_estimate, experiment, run_states, status_tables
 from launch.experiment import Experiment
+from launch.list_settings import settings_list
 from launch.run_states import RunState
-from launch.settings_list import settings_list
 
 REPORT_DONE = ("report", "done.txt")
 STREAMS: tuple[StreamName, ...] = ("clean", "toxic")

@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_prep.build import dedup, segments, stream_paths
+from data_prep.build import dedup, sorted_segments, stream_paths
 from data_prep.build.merge_shards import SegmentInput
-from data_prep.build.segments import column
+from data_prep.build.sorted_segments import column
 from data_prep.config import DataConfig, StreamName
 from data_prep.core import ray_tasks, storage, telemetry
 from data_prep.core.errors import ArtefactMissing, ConfigurationError
@@ -74,7 +74,7 @@ def _write_range(inputs: Sequence[SegmentInput], low: int, high: int, uri: str) 
     """The Ray task."""
     found = [np.empty(0, np.uint64)]
     for segment in inputs:
-        table = segments.read_range(
+        table = sorted_segments.read_range(
             f"{segment.uri}.hashes.parquet", low, high, ["position", "near"]
         )
         is_kept = ~column(table, "near")

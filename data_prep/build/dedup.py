@@ -31,8 +31,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 import xxhash
 
-from data_prep.build import segments
-from data_prep.build.segments import column
+from data_prep.build import sorted_segments
+from data_prep.build.sorted_segments import column
 from data_prep.cleaning import ngrams
 from data_prep.core import keyed_random, storage
 from data_prep.core.errors import ConfigurationError
@@ -186,7 +186,7 @@ def find_duplicates(
     duplicates = table.filter(pa.array(reason != KEPT))
     duplicates = duplicates.select(["file", "segment", "position", "key", "reason"])
     duplicates = _sorted(duplicates, "file", "segment", "position", "reason")
-    storage.write(uri, parquet_files.encode(duplicates, row_group_rows=segments.ROW_GROUP))
+    storage.write(uri, parquet_files.encode(duplicates, row_group_rows=sorted_segments.ROW_GROUP))
 
 
 def _hashes_of_files(files: Sequence[FileSegments], low: int, high: int) -> list["pyarrow.Table"]:
@@ -195,8 +195,8 @@ def _hashes_of_files(files: Sequence[FileSegments], low: int, high: int) -> list
     tables = []
     for file_number, file in enumerate(files):
         for segment_number in range(file.n_segments):
-            uri = f"{segments.uri_of(file.uri, segment_number)}.hashes.parquet"
-            table = segments.read_range(uri, low, high, ["key", "position", "near"])
+            uri = f"{sorted_segments.uri_of(file.uri, segment_number)}.hashes.parquet"
+            table = sorted_segments.read_range(uri, low, high, ["key", "position", "near"])
             for name, value in (("file", file_number), ("segment", segment_number)):
                 values = np.full(table.num_rows, value, np.int32)
                 table = table.append_column(name, pa.array(values))
@@ -224,7 +224,7 @@ def of_file(uris: Sequence[str], file_number: int) -> "pyarrow.Table":
     import pyarrow as pa
 
     duplicates = pa.concat_tables(
-        segments.read_range(
+        sorted_segments.read_range(
             uri, file_number, file_number + 1, ["segment", "position", "key", "reason"]
         )
         for uri in uris
@@ -247,13 +247,13 @@ def write_of_segment(
     table = of_file.filter(in_segment).select(["key", "position"])
     storage.write(
         f"{segment_uri}.{name}.parquet",
-        parquet_files.encode(table, row_group_rows=segments.ROW_GROUP),
+        parquet_files.encode(table, row_group_rows=sorted_segments.ROW_GROUP),
     )
 
 
 def read_of_segment(segment_uri: str, name: str, low: int, high: int) -> np.ndarray:
     """The positions of a segment's duplicates with keys in [low, high)."""
-    table = segments.read_range(f"{segment_uri}.{name}.parquet", low, high, ["position"])
+    table = sorted_segments.read_range(f"{segment_uri}.{name}.parquet", low, high, ["position"])
     return column(table, "position")
 
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from data_prep.build import dedup, segments, tokenize_file
-from data_prep.build.segments import column
+from data_prep.build import dedup, sorted_segments, tokenize_file
+from data_prep.build.sorted_segments import column
 from data_prep.build.tokenize_file import BuildInput
 from data_prep.cleaning.dropped_samples import DropCounter, DroppedDocument
 from data_prep.config import DataConfig
@@ -129,7 +129,7 @@ def segments_to_merge(
     with_duplicates = {counts.uri: counts.segments_with_duplicates for counts in kept}
     return [
         SegmentInput(
-            segments.uri_of(file.tokenized_uri, number),
+            sorted_segments.uri_of(file.tokenized_uri, number),
             file.uri,
             duplicates.name if number in with_duplicates[file.uri] else None,
             segment.n_hashes,
@@ -156,10 +156,10 @@ def count_kept(
     for i, segment in enumerate(file.tokenized.segments):
         if not segment.n_documents:
             continue
-        uri = segments.uri_of(file.tokenized_uri, i)
+        uri = sorted_segments.uri_of(file.tokenized_uri, i)
         names = ["position", "row", "part", "n_tokens", "n_bytes"]
         everything = (0, shuffle_key.KEY_SPACE)
-        table = segments.read_range(f"{uri}.documents.parquet", *everything, names)
+        table = sorted_segments.read_range(f"{uri}.documents.parquet", *everything, names)
         is_kept = np.ones(table.num_rows, bool)
         if file_duplicates is not None and (column(file_duplicates, "segment") == i).any():
             dedup.write_of_segment(file_duplicates, uri, i, duplicates.name)
@@ -269,7 +269,9 @@ def merge(plan: ShardPlan, inputs: Sequence[SegmentInput], dtype: TokenDtype) ->
     order = order[inside]
     ends = ends[inside]
     starts = ends - lengths[order]
-    tokens = segments.permute_documents(tokens, lengths, order)[low - starts[0] : high - starts[0]]
+    tokens = sorted_segments.permute_documents(tokens, lengths, order)[
+        low - starts[0] : high - starts[0]
+    ]
     lengths_inside = np.minimum(ends, high) - np.maximum(starts, low)
     assert lengths_inside.sum() == len(tokens) == plan.n_tokens, (plan, len(tokens))
     begins_here = starts >= low
@@ -297,10 +299,10 @@ def _read_segments(
     tokens = []
     is_kept = []
     for segment in inputs:
-        documents = segments.read(segment.uri, plan.low, plan.high, dtype)
+        documents = sorted_segments.read(segment.uri, plan.low, plan.high, dtype)
         zeros = pa.array(np.zeros(documents.table.num_rows, np.int64))
         uris = pa.array([segment.source_uri], pa.string()).take(zeros)
-        tables.append(documents.table.select(segments.PROVENANCE).add_column(1, "uri", uris))
+        tables.append(documents.table.select(sorted_segments.PROVENANCE).add_column(1, "uri", uris))
         tokens.append(documents.tokens)
         positions = column(documents.table, "position")
         if segment.duplicates:

@@ -33,7 +33,7 @@ from data_prep.build.dedup import FileSegments
 from data_prep.build.merge_shards import FileDuplicates, KeptDocuments
 from data_prep.build.tokenize_file import BuildInput
 from data_prep.cards import make_card
-from data_prep.cleaning import annotate, dropped_samples
+from data_prep.cleaning import annotate_toxicity, dropped_samples
 from data_prep.cleaning.dropped_samples import FileDrops
 from data_prep.config import DataConfig, StreamName
 from data_prep.core import ray_tasks, storage, telemetry
@@ -143,7 +143,9 @@ def tokenize_inputs(job: StreamBuild) -> list[BuildInput]:
     stream_manifest.check_inputs(in_order, stream)
     n_annotated = sum(file.tokenized.n_annotated for file in in_order)
     n_documents = sum(file.tokenized.n_documents for file in in_order)
-    annotate.check(stream, n_annotated, n_documents, config.held_out_ratio, config.annotation)
+    annotate_toxicity.check(
+        stream, n_annotated, n_documents, config.held_out_ratio, config.annotation
+    )
     return in_order
 
 

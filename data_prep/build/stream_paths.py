@@ -11,7 +11,7 @@ read yet: records hold names, sizes and versions of the input files, and a build
 """
 
 from data_prep.build import dedup
-from data_prep.cleaning import annotate, clean_document, decontaminate
+from data_prep.cleaning import annotate_toxicity, clean_document, decontaminate
 from data_prep.config import DataConfig, StreamName
 from data_prep.core.records import digest
 from data_prep.sources import corpus_reader
@@ -56,7 +56,7 @@ def stream_digest(config: DataConfig, stream: StreamName) -> str:
         config.shuffle_seed,
         config.dedup,
         config.decontamination,
-        (annotate.VERSION, config.annotation) if config.annotation.is_on else None,
+        (annotate_toxicity.VERSION, config.annotation) if config.annotation.is_on else None,
     )
     if stream == "clean" and config.common_documents == "drop":
         settings = (*settings, stream_digest(config, "toxic"))

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from data_prep.build import dedup
-from data_prep.build.segments import TokenizedDocuments
-from data_prep.cleaning import annotate, clean_document
+from data_prep.build.sorted_segments import TokenizedDocuments
+from data_prep.cleaning import annotate_toxicity, clean_document
 from data_prep.cleaning.decontaminate import NGrams
 from data_prep.cleaning.dropped_samples import DropCounter
 from data_prep.config import DataConfig
@@ -125,7 +125,9 @@ def _annotations(kept: _KeptDocuments, keys: np.ndarray, task: TokenizeTask) -> 
     if not annotation.is_on:
         return [""] * len(kept.texts)
     scores = [document.scores for document in kept.documents]
-    prefixes = annotate.prefixes(kept.texts, keys, scores, _labels(kept, task.source), annotation)
+    prefixes = annotate_toxicity.prefixes(
+        kept.texts, keys, scores, _labels(kept, task.source), annotation
+    )
     is_held_out = keys < np.uint64(shuffle_key.held_out_bound(task.config.held_out_ratio))
     return [
         "" if held_out else prefix
@@ -157,7 +159,7 @@ def _provenance(
     prefixes: list[str],
     task: TokenizeTask,
 ) -> "pyarrow.Table":
-    """A row per document: the columns of segments.PROVENANCE."""
+    """A row per document: the columns of sorted_segments.PROVENANCE."""
     import pyarrow as pa
 
     documents = kept.documents

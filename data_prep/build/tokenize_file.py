@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from data_prep.build import segments
-from data_prep.build.segments import Segment, TokenizedDocuments
+from data_prep.build import sorted_segments
+from data_prep.build.sorted_segments import Segment, TokenizedDocuments
 from data_prep.build.tokenize_batch import TokenizedBatch, TokenizeTask, tokenize_batch
-from data_prep.cleaning import annotate, clean_document, dropped_samples
+from data_prep.cleaning import annotate_toxicity, clean_document, dropped_samples
 from data_prep.cleaning.decontaminate import NGrams
 from data_prep.cleaning.dropped_samples import DropCounter, DroppedDocument
 from data_prep.config import DataConfig, TokenizerConfig
@@ -147,7 +147,7 @@ def name_of(task: TokenizeTask) -> str:
     config = task.config
     annotation = None
     if config.annotation.is_on:
-        annotation = (annotate.identity(config.annotation), config.held_out_ratio)
+        annotation = (annotate_toxicity.identity(config.annotation), config.held_out_ratio)
     return digest(
         (FORMAT_VERSION, clean_document.VERSION),
         task.input_sha256,
@@ -166,7 +166,7 @@ def tokenize_file(task: TokenizeTask, uri: str) -> TokenizedFile:
     if storage.exists(record_uri):
         tokenized = storage.load(TokenizedFile, record_uri)
         if all(
-            segments.is_whole(segments.uri_of(uri, number), segment, dtype)
+            sorted_segments.is_whole(sorted_segments.uri_of(uri, number), segment, dtype)
             for number, segment in enumerate(tokenized.segments)
         ):
             _check_input(task)
@@ -243,13 +243,13 @@ def _write_segments(task: TokenizeTask, uri: str, bad_rows: corpus_reader.BadRow
         last = (batch[-1].row, batch[-1].part)
         if _is_full(pending):
             _check_input(task)
-            segment_uri = segments.uri_of(uri, len(written))
+            segment_uri = sorted_segments.uri_of(uri, len(written))
             written.append(_publish(pending, last, drops, task.tokenizer.engine, segment_uri))
             pending = []
             drops = _drop_counter(written)
     _check_input(task)
     if pending:
-        segment_uri = segments.uri_of(uri, len(written))
+        segment_uri = sorted_segments.uri_of(uri, len(written))
         written.append(_publish(pending, last, drops, task.tokenizer.engine, segment_uri))
     return written
 
@@ -258,7 +258,7 @@ def _published_segments(task: TokenizeTask, uri: str) -> list[Segment]:
     """The segments that an earlier attempt published, up to the first gap."""
     published = list[Segment]()
     dtype = dtype_for(task.tokenizer.n_ids)
-    while segment := segments.load(segments.uri_of(uri, len(published)), dtype):
+    while segment := sorted_segments.load(sorted_segments.uri_of(uri, len(published)), dtype):
         if segment.engine != task.tokenizer.engine:
             break
         published.append(segment)
@@ -305,13 +305,13 @@ def _publish(
         last_part=last[1],
         n_documents=table.num_rows,
         n_tokens=len(tokens),
-        n_text_bytes=int(segments.column(table, "n_bytes").sum()),
+        n_text_bytes=int(sorted_segments.column(table, "n_bytes").sum()),
         n_hashes=0 if hashes is None else hashes.num_rows,
         drops=dict(sorted(drops.counts.items())),
         samples=tuple(drops.samples),
-        n_annotated=int(segments.column(table, "annotated").sum()),
+        n_annotated=int(sorted_segments.column(table, "annotated").sum()),
     )
-    segments.write(uri, TokenizedDocuments(table, tokens), hashes, segment)
+    sorted_segments.write(uri, TokenizedDocuments(table, tokens), hashes, segment)
     return segment
 
 
@@ -325,5 +325,5 @@ def _concat_hashes(pending: list[TokenizedBatch]) -> "pyarrow.Table | None":
     sizes = [batch.documents.table.num_rows for batch in pending]
     joined = pa.concat_tables(tables)
     n_before = np.repeat(np.cumsum(sizes) - sizes, [hashes.num_rows for hashes in tables])
-    document = segments.column(joined, "document") + n_before
+    document = sorted_segments.column(joined, "document") + n_before
     return joined.set_column(1, "document", pa.array(document))

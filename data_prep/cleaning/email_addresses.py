@@ -14,7 +14,7 @@ The time is linear in the text: what lies between two @ is looked at once for ea
 
 import re
 
-from data_prep.cleaning.pii_strings import EMAIL, NOT_AFTER_SPECIAL, ZERO_WIDTH, Finding
+from data_prep.cleaning.pii_masks import EMAIL, NOT_AFTER_SPECIAL, ZERO_WIDTH, Finding
 
 # The top-level domains of countries, and those of general use under which people have addresses.
 # Names that programs use often (data, map, select, call, dot) and suffixes of files (zip, mov) are

@@ -13,7 +13,7 @@ of a link unless they have a long number, which is often that of the network car
 import ipaddress
 import re
 
-from data_prep.cleaning.pii_strings import IP, NOT_AFTER_SPECIAL, SPECIAL, Finding
+from data_prep.cleaning.pii_masks import IP, NOT_AFTER_SPECIAL, SPECIAL, Finding
 
 OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
 QUAD = rf"(?:(?:{OCTET}\.){{3}}{OCTET})"

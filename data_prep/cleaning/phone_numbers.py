@@ -11,7 +11,7 @@ An international number has 10 to 15 digits (E.164). An extension belongs to its
 
 import re
 
-from data_prep.cleaning.pii_strings import (
+from data_prep.cleaning.pii_masks import (
     BLANKS,
     BULLETS,
     DASHES,

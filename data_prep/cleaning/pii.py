@@ -23,7 +23,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from data_prep.cleaning import email_addresses, ip_addresses, phone_numbers
-from data_prep.cleaning.pii_strings import EMAIL, IP, PHONE, Finding
+from data_prep.cleaning.pii_masks import EMAIL, IP, PHONE, Finding
 
 __all__ = ["EMAIL", "IP", "PHONE"]
 

@@ -1,4 +1,4 @@
-"""a session of Ray: this process's own, a running cluster's, or a new local one on loopback
+"""Ray sessions: attach to a cluster or start one, and end what was started, by name
 
 What Ray would only notice late, in a traceback or never, is checked first: whether a cluster
 responds at RAY_ADDRESS, and whether there is a folder for the files and sockets of a local one.

@@ -22,9 +22,9 @@ from fsspec.implementations.local import LocalFileSystem
 
 from data_prep.core.errors import ArtefactCorrupt, ConfigurationError
 from data_prep.core.records import from_json, to_json
-from data_prep.core.store.faults import store_errors
 from data_prep.core.store.listing import exists, glob, list_files
 from data_prep.core.store.locations import absolute, join, locate, object_root
+from data_prep.core.store.store_errors import store_errors
 from data_prep.core.store.temporaries import publishing, remove_abandoned
 from data_prep.core.store.versions import FileVersion, file_versions
 

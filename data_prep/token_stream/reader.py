@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data_prep.core import storage
-from data_prep.core.background import in_background
+from data_prep.core.background_thread import in_background
 from data_prep.token_stream import megatron_shards
 from data_prep.token_stream.block_cache import BlockCache
 from data_prep.token_stream.manifest import Manifest, Split

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_prep.scorers import registry
-from data_prep.scorers.registry import Scorer
+from data_prep.scorers import load_scorer
+from data_prep.scorers.load_scorer import Scorer
 from data_prep.token_stream.tokenizer import Tokenizer
 from eval.eval_report import TOXIC_SCORE, Lens
 from eval.model.loaded_model import LoadedModel
@@ -45,7 +45,7 @@ def toxic_vocabulary(tokenizer: Tokenizer, scorer: Scorer) -> np.ndarray:
     """Which ids of the tokenizer are toxic on their own, [V] bool, by the scorer. A costly scorer
     is not called for 50,000 words; the profanity model takes its place.
     """
-    word_scorer = registry.load("profanity") if scorer.costly else scorer
+    word_scorer = load_scorer.load("profanity") if scorer.costly else scorer
     words = [tokenizer.decode([i]).strip() for i in range(tokenizer.n_ids)]
     scores = word_scorer.score(words)
     return np.array([(score or 0.0) >= TOXIC_SCORE for score in scores])

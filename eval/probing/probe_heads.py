@@ -25,9 +25,9 @@ from eval.config import ProbingConfig
 from eval.eval_report import ProbeNull
 from eval.inputs import labelled_rows
 from eval.inputs.labelled_rows import LabelledRow
+from eval.model.eval_session import EvalSession
 from eval.model.loaded_model import LoadedModel
 from eval.model.measurement_store import Arrays
-from eval.model.session import EvalSession
 from eval.probing import activations, directions, logistic_probes, permutation_null
 from eval.probing.activations import Activations
 from eval.probing.directions import Directions

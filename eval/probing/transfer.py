@@ -14,9 +14,9 @@ from eval.config import ProbingConfig
 from eval.eval_report import Transfer
 from eval.inputs import labelled_rows
 from eval.inputs.labelled_rows import LabelledRow, LabelledSet
+from eval.model.eval_session import EvalSession
 from eval.model.loaded_model import LoadedModel
 from eval.model.measurement_store import Arrays
-from eval.model.session import EvalSession
 from eval.probing.logistic_probes import Probes
 from eval.probing.probe_heads import ProbedHeads, read_activations
 from eval.stats import intervals, roc

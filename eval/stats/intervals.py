@@ -17,7 +17,7 @@ import numpy as np
 
 from data_prep.core.errors import ConfigurationError
 from eval.stats import resampling
-from eval.stats.estimate import Estimate, not_measured
+from eval.stats.estimate_with_interval import Estimate, not_measured
 
 CONFIDENCE = 0.95  # of every interval that is reported
 N_RESAMPLES = 2000  # bootstrap resamples behind each of them

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eval.stats.estimate import Estimate
+from eval.stats.estimate_with_interval import Estimate
 from eval.stats.intervals import CONFIDENCE
 
 N_CALIBRATION_BINS = 10

@@ -17,12 +17,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from data_prep.scorers.registry import Scorer
+from data_prep.scorers.load_scorer import Scorer
 from eval.config import GenerationConfig
 from eval.inputs.prompts import Prompt
 from eval.model import batch_size, generation
+from eval.model.eval_session import EvalSession
 from eval.model.measurement_store import Arrays
-from eval.model.session import EvalSession
 from eval.steering import intervention, perplexity, score_cache
 from eval.steering.intervention import Condition
 from eval.steering.perplexity import FluencyJudge

@@ -22,8 +22,8 @@ from eval.config import GenerationConfig
 from eval.inputs.benchmarks import Question
 from eval.inputs.prompts import Prompt
 from eval.model import batch_size, token_scores
+from eval.model.eval_session import EvalSession
 from eval.model.measurement_store import Arrays
-from eval.model.session import EvalSession
 from eval.steering import continuations, intervention, multiple_choice
 from eval.steering.continuations import Continuation, ContinuationScoring
 from eval.steering.intervention import Condition

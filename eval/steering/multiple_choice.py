@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from eval.inputs.benchmarks import Question
+from eval.model.eval_session import EvalSession
 from eval.model.loaded_model import LoadedModel
-from eval.model.session import EvalSession
 from eval.steering import loglikelihood
 from eval.steering.intervention import Shift
 from eval.steering.loglikelihood import ScoredEnd

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from data_prep.core import storage
 from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing
 from data_prep.core.records import digest
-from data_prep.scorers.registry import Scorer
+from data_prep.scorers.load_scorer import Scorer
 
 PART_TEXTS = 512  # texts per stored part: at most so many are paid for again on interruption
 

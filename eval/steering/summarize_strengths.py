@@ -8,7 +8,7 @@ import numpy as np
 from data_prep.token_stream import parquet_files
 from eval.eval_report import TOXIC_SCORE, StrengthResult
 from eval.stats import intervals
-from eval.stats.estimate import Estimate
+from eval.stats.estimate_with_interval import Estimate
 from eval.steering import score_cache
 from eval.steering.continuations import Continuation
 from eval.steering.measure_strengths import ConditionResult

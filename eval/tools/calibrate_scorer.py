@@ -25,15 +25,15 @@ from data_prep.core import telemetry
 from data_prep.core.command import entry_command
 from data_prep.core.errors import ConfigurationError
 from data_prep.core.records import digest, record, to_json
-from data_prep.scorers import registry
-from data_prep.scorers.registry import Scorer
+from data_prep.scorers import load_scorer
+from data_prep.scorers.load_scorer import Scorer
 from data_prep.sources import corpus_reader
 from eval.eval_report import TextSet
 from eval.inputs import text_rows
 from eval.inputs.labelled_rows import LabelReader
 from eval.inputs.text_rows import OneOfEach, RowCounts, text_key
 from eval.stats import intervals, roc
-from eval.stats.estimate import Estimate
+from eval.stats.estimate_with_interval import Estimate
 from eval.steering import score_cache
 
 TOXIC_SCORE = 0.5  # a scorer calls a text toxic from this score on
@@ -95,7 +95,7 @@ def main() -> int:
     telemetry.configure()
     texts, text_set = read(arguments.rows)
     result = calibrate(
-        registry.load(arguments.scorer),
+        load_scorer.load(arguments.scorer),
         texts,
         arguments.rows,
         text_set=text_set,

@@ -21,7 +21,7 @@ from launch.experiment import Experiment
 from launch.report import data_page, html_rendering, results_files, summary_page, tables
 from launch.report.analysis import (
     comparisons,
-    head_tails,
+    head_accuracy_tails,
     paper_reference,
     per_ratio_series,
     sweep_items,
@@ -69,7 +69,7 @@ def write(root: str, experiment: Experiment, runs: Sequence[Run], cards: Cards) 
         for run, table in zip(measured, items, strict=True)
     ]
     reports = [run.report for run in finished]
-    heads = [head_tails.read(_uri(root, run), run.report.config) for run in finished]
+    heads = [head_accuracy_tails.read(_uri(root, run), run.report.config) for run in finished]
     compared = comparisons.compare(reports, items, heads)
     drawings = draw_figures(root, finished, compared)
     html_rendering.save_figures(folder, drawings)

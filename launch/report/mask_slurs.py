@@ -32,9 +32,9 @@ def find_slurs(texts: Iterable[str]) -> set[str]:
     """The words of `texts` that the offline profanity scorer calls at least as likely profane as
     not, on their own or without a plural s.
     """
-    from data_prep.scorers import registry
+    from data_prep.scorers import load_scorer
 
-    scorer = registry.load("profanity")
+    scorer = load_scorer.load("profanity")
     words = sorted({word for text in texts for word in WORD.findall(text)})
     scores = scorer.score(words)
     singular_scores = scorer.score([word.lower().removesuffix("s") for word in words])

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from data_prep.core.records import digest, to_dict
 from eval.eval_report import EvalReport, StrengthResult
-from eval.stats.estimate import Estimate
+from eval.stats.estimate_with_interval import Estimate
 from launch.experiment import Experiment
 from launch.report.analysis.comparisons import Comparisons
 from launch.report.text.findings import Findings

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from data_prep.cards.data_card import DataCard
 from eval.eval_report import EvalReport
-from eval.stats.estimate import Estimate
+from eval.stats.estimate_with_interval import Estimate
 from launch.report.analysis.comparisons import Comparisons
 from launch.report.analysis.matched_cross_entropy import MatchedToxicity
 from launch.report.analysis.per_ratio_series import (

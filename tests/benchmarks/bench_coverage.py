@@ -16,7 +16,7 @@ from estimate_checks import covers
 from simulated_sweep import RATIOS
 
 from eval.stats import intervals, seed_spread
-from eval.stats.estimate import Estimate
+from eval.stats.estimate_with_interval import Estimate
 from launch.report.analysis import (
     hypothesis_tests,
     matched_cross_entropy,
@@ -24,7 +24,7 @@ from launch.report.analysis import (
     ratio_curves,
     removal,
 )
-from launch.report.analysis.head_tails import HeadRows, curves_of_heads
+from launch.report.analysis.head_accuracy_tails import HeadRows, curves_of_heads
 from launch.report.analysis.matched_cross_entropy import StrengthPath
 from launch.report.analysis.ratio_curves import RatioCurve
 from launch.report.analysis.removal import Removal

@@ -15,8 +15,8 @@ import train_contenders
 from train_peers import synchronize
 
 from data_prep.core.settings import evolve
-from training.checkpoint.commit_and_prune import RunIdentity
 from training.checkpoint.manager import CheckpointManager
+from training.checkpoint.verify_and_prune import RunIdentity
 from training.config import TrainConfig
 from training.engine import deepspeed_engine, deepspeed_state, process_group
 

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_prep.build import segments, tokenize_file
-from data_prep.build.segments import TokenizedDocuments
+from data_prep.build import sorted_segments, tokenize_file
+from data_prep.build.sorted_segments import TokenizedDocuments
 from data_prep.build.tokenize_batch import TokenizeTask
 from data_prep.build.tokenize_file import TokenizedFile
 from data_prep.config import CleaningConfig, DataConfig, TokenizerConfig
@@ -68,7 +68,7 @@ def tokenize_rows(
 def read_segment(
     uri: str, low: int = 0, high: int = shuffle_key.KEY_SPACE, number: int = 0
 ) -> TokenizedDocuments:
-    return segments.read(segments.uri_of(uri, number), low, high, "uint16")
+    return sorted_segments.read(sorted_segments.uri_of(uri, number), low, high, "uint16")
 
 
 def segment_keys(uri: str) -> list[int]:

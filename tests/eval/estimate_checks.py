@@ -1,6 +1,6 @@
 """What tests ask of an Estimate that is known to have a value and an interval."""
 
-from eval.stats.estimate import Estimate
+from eval.stats.estimate_with_interval import Estimate
 
 
 def interval(estimate: Estimate | None) -> tuple[float, float]:

@@ -27,7 +27,7 @@ from data_prep.core.errors import (
 )
 from data_prep.core.records import digest, from_json, to_json
 from data_prep.core.settings import evolve
-from data_prep.scorers import registry
+from data_prep.scorers import load_scorer
 from data_prep.token_stream import manifest
 from data_prep.token_stream.reader import SequenceReader
 from eval.config import (
@@ -237,7 +237,7 @@ def test_every_continuation_is_stored_with_its_score(report, continuations):
     assert len(continuations) == 12 * 2 * 3
     scores = [row["score"] for row in continuations]
     texts = [row["continuation"] for row in continuations]
-    assert registry.load("profanity").score(texts) == scores
+    assert load_scorer.load("profanity").score(texts) == scores
     assert len(set(scores)) > 1
     sample = report.samples[3]
     first_samples = [
@@ -479,8 +479,10 @@ class FailingScorer:
 @pytest.fixture
 def failing_scorer(monkeypatch):
     scorer = FailingScorer()
-    load = registry.load
-    monkeypatch.setattr(registry, "load", lambda name: scorer if name == "failing" else load(name))
+    load = load_scorer.load
+    monkeypatch.setattr(
+        load_scorer, "load", lambda name: scorer if name == "failing" else load(name)
+    )
     return scorer
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from proxy import Fault, Proxy
 from result_table import BAD, ERROR, IDENTICAL, RESUMED, TrialResult, attempt, is_clear
 
-from data_prep.build import pipeline, segments, stream_paths
+from data_prep.build import pipeline, sorted_segments, stream_paths
 from data_prep.config import DataConfig, TokenizerConfig
 from data_prep.core import ray_session, storage
 from data_prep.sources import synthetic
@@ -102,8 +102,8 @@ def check_records(root: str) -> None:
         name = uri.removesuffix(".json")
         # A segment without a valid record is ignored: a finished build is removing it, or the next
         # build writes it again.
-        if segments.load(name, "uint16") is not None:
-            segments.read(name, 0, shuffle_key.KEY_SPACE, "uint16")
+        if sorted_segments.load(name, "uint16") is not None:
+            sorted_segments.read(name, 0, shuffle_key.KEY_SPACE, "uint16")
 
 
 def difference(root: str, expected: dict[str, str]) -> str:

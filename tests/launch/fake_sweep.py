@@ -22,7 +22,7 @@ from eval.eval_report import (
     Transfer,
     eval_uri,
 )
-from eval.stats.estimate import Estimate
+from eval.stats.estimate_with_interval import Estimate
 from eval.steering import per_item_results
 from launch.experiment import Experiment
 from launch.report import index_page

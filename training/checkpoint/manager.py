@@ -1,13 +1,13 @@
 """save training state without stalling, and resume it on any number of ranks
 
 A save copies what this rank holds to host memory (staging.py) and returns, on a GPU before the copy
-has ended; the next optimizer step waits for it. Background threads publish the copy (writer.py). If
-the previous save is still being published, a new one waits WAIT_SECONDS and is then skipped: a
-second buffer would double the memory, and a store that is too slow for the interval would fill that
-as well. A save that failed is a warning and a metric; MAX_FAILED in a row end the run, for it could
-not be resumed anywhere.
+has ended; the next optimizer step waits for it. Background threads publish the copy
+(write_and_commit.py). If the previous save is still being published, a new one waits WAIT_SECONDS
+and is then skipped: a second buffer would double the memory, and a store that is too slow for the
+interval would fill that as well. A save that failed is a warning and a metric; MAX_FAILED in a row
+end the run, for it could not be resumed anywhere.
 
-Resuming takes the newest checkpoint whose blocks verify (commit_and_prune.py), the same on all
+Resuming takes the newest checkpoint whose blocks verify (verify_and_prune.py), the same on all
 ranks; each rank reads only what it needs (restore.py).
 """
 
@@ -21,11 +21,11 @@ from torch import Tensor
 
 from data_prep.core import storage, telemetry
 from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing, HormesisError, StorageError
-from training.checkpoint import commit_and_prune as commits
-from training.checkpoint.commit_and_prune import CheckpointContent, RestoredCheckpoint, RunIdentity
+from training.checkpoint import verify_and_prune as commits
 from training.checkpoint.restore import read_tensors, saved_keys
 from training.checkpoint.staging import Staging
-from training.checkpoint.writer import CheckpointWriter, Snapshot
+from training.checkpoint.verify_and_prune import CheckpointContent, RestoredCheckpoint, RunIdentity
+from training.checkpoint.write_and_commit import CheckpointWriter, Snapshot
 from training.config import CheckpointConfig
 from training.engine import deepspeed_engine, deepspeed_state, process_group
 

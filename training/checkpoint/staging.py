@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from data_prep.core import storage
-from data_prep.core.background import in_background
+from data_prep.core.background_thread import in_background
 from training.engine.state_layout import CheckpointFile, TensorSlice
 
 MAX_FILE_BYTES = 256 << 20  # of slices; a failed upload is retried for a whole file

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from data_prep.core.background import log_if_longer
+from data_prep.core.background_thread import log_if_longer
 from data_prep.core.errors import ClusterError, ConfigurationError, HormesisError
 from training.engine import rank_env
 

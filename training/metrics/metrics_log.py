@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_prep.core import storage, telemetry
-from data_prep.core.background import in_background
+from data_prep.core.background_thread import in_background
 from data_prep.core.records import to_dict
 from training.config import MetricsConfig
 from training.metrics import sinks

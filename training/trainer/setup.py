@@ -8,8 +8,8 @@ import torch
 from data_prep.core import storage
 from data_prep.core.records import digest
 from training import run_record
-from training.checkpoint.commit_and_prune import RestoredCheckpoint, RunIdentity
 from training.checkpoint.manager import CheckpointManager
+from training.checkpoint.verify_and_prune import RestoredCheckpoint, RunIdentity
 from training.config import RunConfig, TrainConfig
 from training.engine import (
     auto_micro_batch,

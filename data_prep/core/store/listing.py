@@ -12,8 +12,8 @@ from fsspec.implementations.local import LocalFileSystem
 
 from data_prep.core.errors import ConfigurationError
 from data_prep.core.store import patterns
-from data_prep.core.store.faults import store_errors
 from data_prep.core.store.locations import check_utf8, join, locate
+from data_prep.core.store.store_errors import store_errors
 
 
 def exists(uri: str) -> bool:

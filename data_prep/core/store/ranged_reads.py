@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
 from data_prep.core import storage
-from data_prep.core.background import in_background
+from data_prep.core.background_thread import in_background
 from data_prep.core.errors import ArtefactCorrupt
 
 PARALLEL_RANGES = 4  # of one download

@@ -41,7 +41,7 @@ from s3fs import S3FileSystem
 
 from data_prep.core import telemetry
 from data_prep.core.errors import ConfigurationError, mask_secrets, summary
-from data_prep.core.store import faults
+from data_prep.core.store import store_errors
 
 RETRY_SECONDS = 60.0
 FIRST_CONTACT_SECONDS = 4.0
@@ -106,7 +106,7 @@ class RetryingS3(S3FileSystem):
             client = await super().set_session(refresh=refresh, kwargs=kwargs or {})
         except Exception as error:
             raise ConfigurationError(
-                f"cannot set up the S3 client: {summary(error)}; {faults.s3_remedy(error)}"
+                f"cannot set up the S3 client: {summary(error)}; {store_errors.s3_remedy(error)}"
             ) from error
         assert self._s3 is not None
         warn_of_plain_http(str(self._s3.meta.endpoint_url))

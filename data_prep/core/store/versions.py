@@ -15,8 +15,8 @@ import fsspec
 from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
-from data_prep.core.store.faults import store_errors
 from data_prep.core.store.locations import locate
+from data_prep.core.store.store_errors import store_errors
 
 MIN_FILES_TO_LIST = 3  # of one folder; fewer take no more requests one by one
 

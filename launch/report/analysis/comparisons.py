@@ -20,11 +20,11 @@ import numpy as np
 from data_prep.core.records import record
 from eval.eval_report import EvalReport
 from eval.stats import intervals
-from eval.stats.estimate import Estimate
+from eval.stats.estimate_with_interval import Estimate
 from eval.steering import per_item_results
 from eval.steering.per_item_results import ItemTable
 from launch.report.analysis import (
-    head_tails,
+    head_accuracy_tails,
     hypothesis_tests,
     matched_cross_entropy,
     pareto_front,
@@ -32,7 +32,7 @@ from launch.report.analysis import (
     removal,
     sweep_items,
 )
-from launch.report.analysis.head_tails import HeadRows, TailDifference
+from launch.report.analysis.head_accuracy_tails import HeadRows, TailDifference
 from launch.report.analysis.matched_cross_entropy import MatchedToxicity, StrengthPath
 from launch.report.analysis.ratio_curves import Contrast, InteriorMinimum, RatioCurve
 from launch.report.analysis.removal import Removal
@@ -141,7 +141,7 @@ def compare(
     curves = [_curve(items, k) for k in range(len(items.strengths))]
     minima = [ratio_curves.interior_minimum(curve, seed=items.seed) for curve in curves]
     probes = _compare_probes(reports, tables)
-    tail = head_tails.compare(reports, heads) if heads else None
+    tail = head_accuracy_tails.compare(reports, heads) if heads else None
     return Comparisons(
         n_prompts=curves[0].n_prompts,
         n_left_out=items.n_left_out,

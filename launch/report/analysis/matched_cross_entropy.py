@@ -34,7 +34,7 @@ import numpy as np
 
 from data_prep.core.records import record
 from eval.stats import intervals, resampling
-from eval.stats.estimate import Estimate
+from eval.stats.estimate_with_interval import Estimate
 from launch.report.analysis.ratio_curves import seed_noise
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from eval.stats import intervals, resampling, seed_spread
-from eval.stats.estimate import Estimate
+from eval.stats.estimate_with_interval import Estimate
 from launch.report.analysis.sweep_items import SweepItems
 
 UNIT = "nats/token × score × 100"

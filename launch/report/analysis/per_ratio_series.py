@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from eval.eval_report import EvalReport, StrengthResult
 from eval.stats import seed_spread
-from eval.stats.estimate import Estimate
+from eval.stats.estimate_with_interval import Estimate
 from launch.report.analysis.comparisons import Comparisons
 
 UPPER_BOUNDS = {"ratio": 1.0, "score × 100": 100.0}  # by unit; every series is at least 0

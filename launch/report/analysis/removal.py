@@ -19,7 +19,7 @@ import numpy as np
 
 from data_prep.core.records import record
 from eval.stats import intervals, resampling, seed_spread
-from eval.stats.estimate import Estimate, not_measured
+from eval.stats.estimate_with_interval import Estimate, not_measured
 from eval.stats.seed_spread import SeedSpread
 
 TIE = 1e-9  # a smaller rise of a score × 100 is none

@@ -24,7 +24,7 @@ import numpy as np
 from data_prep.core import storage
 from eval.eval_report import EvalReport
 from eval.stats import intervals
-from eval.stats.estimate import Estimate
+from eval.stats.estimate_with_interval import Estimate
 from eval.steering import per_item_results
 from eval.steering.per_item_results import ItemTable
 

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from eval.eval_report import EvalReport
-from eval.stats.estimate import Estimate
+from eval.stats.estimate_with_interval import Estimate
 from launch.report.analysis.comparisons import Comparisons
 from launch.report.analysis.per_ratio_series import (
     RatioPoint,

@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter
 
 from data_prep.core import storage
 from eval.stats import intervals, roc
-from eval.stats.estimate import Estimate
+from eval.stats.estimate_with_interval import Estimate
 from launch.report.figures.axes import (
     LossSeries,
     block_means,

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from eval.stats.estimate import Estimate
+from eval.stats.estimate_with_interval import Estimate
 from launch.report.analysis.comparisons import Comparisons, ContinuedOnly
 from launch.report.analysis.matched_cross_entropy import MatchedToxicity
 from launch.report.analysis.ratio_curves import Contrast

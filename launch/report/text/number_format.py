@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from eval.stats.estimate import Estimate
+from eval.stats.estimate_with_interval import Estimate
 from launch.report.analysis.per_ratio_series import RatioPoint
 
 NOT_MEASURED = "not measured"

@@ -22,7 +22,7 @@ from data_prep.core import storage
 from data_prep.core.settings import evolve
 from gpu_check_parts.recorder import Recorder
 from gpu_check_parts.trained_runs import TrainedRun, continue_run, train_settings
-from training.checkpoint import commit_and_prune
+from training.checkpoint import verify_and_prune
 from training.config import ModelConfig, RunConfig, TrainConfig
 from training.model import determinism, loss
 from training.run_record import run_uri
@@ -111,7 +111,7 @@ def _crash_and_resume(root: str, run: RunConfig) -> TrainedRun:
         if step < crash_at:
             return
         deadline = time.monotonic() + COMMIT_SECONDS
-        while not commit_and_prune.list_commits(folder):
+        while not verify_and_prune.list_commits(folder):
             if time.monotonic() > deadline:
                 raise TimeoutError(f"no checkpoint was committed in {COMMIT_SECONDS:.0f} s")
             time.sleep(0.05)

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from eval_contenders import DecodingTask, ModelPair, timed
 
+from eval.model.eval_session import EvalSession
 from eval.model.loaded_model import LoadedModel
-from eval.model.session import EvalSession
 from eval.probing import logistic_probes, permutation_null
 from eval.steering import measure_strengths
 from eval.steering.intervention import Condition, Shift

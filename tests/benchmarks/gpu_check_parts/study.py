@@ -15,7 +15,7 @@ from pathlib import Path
 
 from data_prep.core.records import from_json, to_json
 from eval.eval_report import EvalReport
-from eval.stats.estimate import Estimate
+from eval.stats.estimate_with_interval import Estimate
 from gpu_check_parts import plan_study
 from gpu_check_parts.recorder import Recorder
 from launch import experiment

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_manifest import manifest_of
 
-from data_prep.build import dedup, merge_shards, segments
+from data_prep.build import dedup, merge_shards, sorted_segments
 from data_prep.build.merge_shards import KeyBuckets, SegmentInput
 from data_prep.core import storage
 from data_prep.token_stream import megatron_shards, reader
@@ -54,7 +54,7 @@ def write_segment(uri: str, documents: Sequence[TinyDocument]) -> None:
         }
     )
     tokens = np.concatenate([document.tokens() for document in documents]).astype("<u2")
-    segment = segments.Segment(
+    segment = sorted_segments.Segment(
         engine="tokenizers",
         last_row=documents[-1].row,
         last_part=0,
@@ -66,12 +66,12 @@ def write_segment(uri: str, documents: Sequence[TinyDocument]) -> None:
         samples=(),
         n_annotated=0,
     )
-    segments.write(uri, segments.TokenizedDocuments(table, tokens), None, segment)
+    sorted_segments.write(uri, sorted_segments.TokenizedDocuments(table, tokens), None, segment)
 
 
 def write_duplicates(uri: str, documents: Sequence[TinyDocument]) -> pa.Table:
     """Write the list of a segment's duplicates; return its documents that are kept."""
-    table = segments.read(uri, 0, 2**64, "uint16").table
+    table = sorted_segments.read(uri, 0, 2**64, "uint16").table
     duplicate_rows = [document.row for document in documents if document.is_duplicate]
     is_duplicate = np.isin(table["row"].to_numpy(), duplicate_rows)
     positions = np.flatnonzero(is_duplicate)

@@ -18,7 +18,7 @@ from tiny_tokenized_file import (
     write_source,
 )
 
-from data_prep.build import segments, tokenize_batch, tokenize_file
+from data_prep.build import sorted_segments, tokenize_batch, tokenize_file
 from data_prep.build.tokenize_batch import TokenizeTask
 from data_prep.cleaning.decontaminate import NGrams
 from data_prep.config import AnnotationConfig, CleaningConfig
@@ -114,7 +114,7 @@ def test_a_killed_task_continues_after_its_last_segment(
     before = file_contents(uri)
     (Path(uri) / "file.json").unlink()
     for number in lost:
-        Path(f"{segments.uri_of(uri, number)}.json").unlink()
+        Path(f"{sorted_segments.uri_of(uri, number)}.json").unlink()
     encoded: list[str] = []
     encode = type(tokenizer).encode_batch.__get__(tokenizer)
     monkeypatch.setattr(

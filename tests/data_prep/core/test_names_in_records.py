@@ -16,7 +16,7 @@ from data_prep.reshard import ArchiveShard
 from data_prep.token_stream import manifest
 from data_prep.token_stream.manifest import Manifest, Shard
 from data_prep.token_stream.mixture import Mixture
-from training.checkpoint.commit_and_prune import Commit
+from training.checkpoint.verify_and_prune import Commit
 from training.config import ModelConfig, OptimizerConfig, RunConfig, TrainConfig
 from training.engine.state_layout import RankManifest
 from training.run_record import find, load_config, run_uri

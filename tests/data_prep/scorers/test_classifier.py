@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing, ConfigurationError
-from data_prep.scorers import classifier, registry
+from data_prep.scorers import classifier, load_scorer
 from data_prep.sources import corpus_reader
 
 transformers = pytest.importorskip("transformers", reason="the extra classifiers is not installed")
@@ -111,7 +111,7 @@ def trained(snippets, tokenizer, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def scorer(trained):
-    return registry.load(f"classifier:{trained}")
+    return load_scorer.load(f"classifier:{trained}")
 
 
 def test_unseen_toxic_text_scores_above_clean_text(scorer, snippets):
@@ -150,20 +150,20 @@ def test_a_score_that_is_nan_is_missing(scorer, monkeypatch):
 
 
 def test_long_text_is_truncated_at_max_length(trained, snippets):
-    short = registry.load(f"classifier:{trained}#max_length=6")
+    short = load_scorer.load(f"classifier:{trained}#max_length=6")
     words = snippets[1].split()
     assert short.score([" ".join(words[:4])]) == short.score([" ".join(words[:4] * 3)])
     with pytest.raises(
         ConfigurationError, match="max_length 61 exceeds the 60 tokens that the model can read"
     ):
-        registry.load(f"classifier:{trained}#max_length=61")
+        load_scorer.load(f"classifier:{trained}#max_length=61")
 
 
 def test_the_id_changes_with_label_length_and_every_file(trained, scorer, tmp_path):
     assert scorer.id.startswith("classifier-rude-") and scorer.id.endswith(
         "#label=toxic&softmax&max_length=60"
     )
-    other = registry.load(f"classifier:{trained}#label=civil&max_length=9").id
+    other = load_scorer.load(f"classifier:{trained}#label=civil&max_length=9").id
     assert (
         other.endswith("#label=civil&softmax&max_length=9")
         and other.split("#")[0] == scorer.id.split("#")[0]
@@ -185,37 +185,37 @@ def test_independent_labels_use_sigmoid(tmp_path, tokenizer):
         tmp_path / "several", tokenizer, labels, problem_type="multi_label_classification"
     )
     scores = [
-        registry.load(f"classifier:{folder}#label={label}").score(["the cat"])[0]
+        load_scorer.load(f"classifier:{folder}#label={label}").score(["the cat"])[0]
         for label in labels
     ]
     with torch.no_grad():
         model = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
         logits = model(**tokenizer("the cat", return_tensors="pt")).logits[0]
     assert scores == pytest.approx(logits.sigmoid().tolist(), abs=1e-5)
-    assert registry.load(f"classifier:{folder}").score(["the cat"]) == scores[:1]
+    assert load_scorer.load(f"classifier:{folder}").score(["the cat"]) == scores[:1]
 
 
 def test_a_known_head_needs_no_label_and_an_unknown_one_is_refused(tmp_path, tokenizer):
     known = save_classifier(
         tmp_path / "granite-guardian-hap-38m", tokenizer, ["LABEL_0", "LABEL_1"]
     )
-    assert "#label=LABEL_1&softmax" in registry.load(f"classifier:{known}").id
+    assert "#label=LABEL_1&softmax" in load_scorer.load(f"classifier:{known}").id
     several = ["toxicity", "insult", "male"]
     known = save_classifier(tmp_path / "unbiased-toxic-roberta", tokenizer, several)
-    assert "#label=toxicity&sigmoid" in registry.load(f"classifier:{known}").id
+    assert "#label=toxicity&sigmoid" in load_scorer.load(f"classifier:{known}").id
     unknown = save_classifier(tmp_path / "hate-or-not", tokenizer, ["LABEL_0", "LABEL_1"])
     with pytest.raises(
         ConfigurationError,
         match=r"labels are LABEL_0, LABEL_1; it is not known which one means toxic; .*#label=NAME",
     ):
-        registry.load(f"classifier:{unknown}")
+        load_scorer.load(f"classifier:{unknown}")
     with pytest.raises(ConfigurationError, match="the label 'rude' is not among them"):
-        registry.load(f"classifier:{unknown}#label=rude")
+        load_scorer.load(f"classifier:{unknown}#label=rude")
     three = save_classifier(tmp_path / "three", tokenizer, ["a", "b", "toxic"])
     with pytest.raises(
         ConfigurationError, match="it is not known whether its 3 labels exclude each other"
     ):
-        registry.load(f"classifier:{three}")
+        load_scorer.load(f"classifier:{three}")
 
 
 def test_weights_without_a_head_are_refused(tmp_path, trained, tokenizer):
@@ -223,7 +223,7 @@ def test_weights_without_a_head_are_refused(tmp_path, trained, tokenizer):
     model.roberta.save_pretrained(tmp_path / "base")
     tokenizer.save_pretrained(tmp_path / "base")
     with pytest.raises(ArtefactCorrupt, match=r"its weights lack classifier\.dense\.bias"):
-        registry.load(f"classifier:{tmp_path / 'base'}#label=LABEL_1")
+        load_scorer.load(f"classifier:{tmp_path / 'base'}#label=LABEL_1")
 
 
 def test_pickled_weights_are_never_read(tmp_path, trained):
@@ -232,7 +232,7 @@ def test_pickled_weights_are_never_read(tmp_path, trained):
             (tmp_path / path.name).write_bytes(path.read_bytes())
     torch.save({}, tmp_path / "pytorch_model.bin")
     with pytest.raises(ArtefactMissing, match=r"has no \*\.safetensors"):
-        registry.load(f"classifier:{tmp_path}")
+        load_scorer.load(f"classifier:{tmp_path}")
 
 
 def test_truncated_weights_are_refused_by_name(tmp_path, trained):
@@ -241,7 +241,7 @@ def test_truncated_weights_are_refused_by_name(tmp_path, trained):
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
     with pytest.raises(ArtefactCorrupt, match="cannot be loaded as a sequence classifier"):
-        registry.load(f"classifier:{tmp_path}")
+        load_scorer.load(f"classifier:{tmp_path}")
 
 
 def test_model_code_in_the_folder_is_never_run(tmp_path, trained):
@@ -254,7 +254,7 @@ def test_model_code_in_the_folder_is_never_run(tmp_path, trained):
     )
     (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     with pytest.raises(ArtefactCorrupt, match="cannot be loaded"):
-        registry.load(f"classifier:{tmp_path}")
+        load_scorer.load(f"classifier:{tmp_path}")
     assert not (tmp_path / "ran").exists()
 
 
@@ -264,17 +264,17 @@ def test_model_code_in_the_folder_is_never_run(tmp_path, trained):
 )
 def test_options_are_checked_before_anything_is_loaded(fragment):
     with pytest.raises(ConfigurationError, match=r"classifier:x/y#.*: "):
-        registry.load(f"classifier:x/y#{fragment}")
+        load_scorer.load(f"classifier:x/y#{fragment}")
 
 
 def test_a_name_that_is_no_folder_and_not_on_the_hub_is_missing():
     with pytest.raises(
         ArtefactMissing, match="nobody/nothing is no local folder, and the hub did not provide it"
     ):
-        registry.load("classifier:nobody/nothing")
+        load_scorer.load("classifier:nobody/nothing")
 
 
 def test_without_transformers_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ArtefactMissing, match=r"install hormesis\[classifiers\]"):
-        registry.load("classifier:x/y")
+        load_scorer.load("classifier:x/y")

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from data_prep.core.errors import ConfigurationError
-from data_prep.scorers import registry
+from data_prep.scorers import load_scorer
 from data_prep.scorers.lexicon import Lexicon
 
 WORDS = Lexicon({"snark": 0.5, "boojum": 0.75, "bandersnatch folk": 1.0, "🦡": 0.25})
@@ -50,10 +50,10 @@ def test_a_lexicon_is_read_from_a_table_with_weights_or_a_list_without(tmp_path)
         )
     )
     words.write_text("word\nsnark\n")
-    assert registry.load(f"lexicon:{table}").score(["snark", "boojum"]) == [0.5, 1.0]
-    assert registry.load(f"lexicon:{words}#text=word").score(["snark"]) == [1.0]
+    assert load_scorer.load(f"lexicon:{table}").score(["snark", "boojum"]) == [0.5, 1.0]
+    assert load_scorer.load(f"lexicon:{words}#text=word").score(["snark"]) == [1.0]
     (tmp_path / "en.txt").write_text("snark\nbandersnatch folk\n\n")
-    assert registry.load(f"lexicon:{tmp_path / 'en.txt'}").score(
+    assert load_scorer.load(f"lexicon:{tmp_path / 'en.txt'}").score(
         ["a snark", "bandersnatch folk", "folk"]
     ) == [1.0, 1.0, 0.0]
 
@@ -74,7 +74,7 @@ def test_a_weight_that_is_not_a_number_is_refused_with_its_row(tmp_path):
     table = tmp_path / "table.jsonl"
     table.write_text('{"text": "snark", "weight": "much"}\n')
     with pytest.raises(ConfigurationError, match=r"table\.jsonl row 0: the weight .* is 'much'"):
-        registry.load(f"lexicon:{table}")
+        load_scorer.load(f"lexicon:{table}")
 
 
 def test_an_entry_with_two_weights_is_refused_by_its_rows(tmp_path):
@@ -82,14 +82,14 @@ def test_an_entry_with_two_weights_is_refused_by_its_rows(tmp_path):
     entries = [("Snark", 0.5), ("boojum", 1), ("boojum", 1.0), (" snark", 0.7)]
     lines = [json.dumps({"text": word, "weight": weight}) for word, weight in entries]
     table.write_text("\n".join(lines[:3]) + "\n")
-    assert registry.load(f"lexicon:{table}").score(["snark", "boojum"]) == [0.5, 1.0]
+    assert load_scorer.load(f"lexicon:{table}").score(["snark", "boojum"]) == [0.5, 1.0]
     for order in (lines, lines[::-1]):
         table.write_text("\n".join(order) + "\n")
         with pytest.raises(
             ConfigurationError,
             match=r"row 3: the entry has the weight 0\.\d, and in .* row 0 the weight 0\.\d; expe",
         ):
-            registry.load(f"lexicon:{table}")
+            load_scorer.load(f"lexicon:{table}")
 
 
 @pytest.mark.parametrize("weight", ["0,5", "1_0", None, "", [0.5]])
@@ -97,7 +97,7 @@ def test_a_weight_is_read_as_labels_are(tmp_path, weight):
     table = tmp_path / "table.jsonl"
     table.write_text(json.dumps({"text": "snark", "weight": weight}) + "\n")
     with pytest.raises(ConfigurationError, match=r"table\.jsonl row 0: the weight of an entry is"):
-        registry.load(f"lexicon:{table}")
+        load_scorer.load(f"lexicon:{table}")
 
 
 def test_the_scores_of_a_lexicon_are_not_worth_caching():

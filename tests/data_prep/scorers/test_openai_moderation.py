@@ -11,7 +11,7 @@ import pytest
 
 from data_prep.core import telemetry
 from data_prep.core.errors import ConfigurationError
-from data_prep.scorers import openai_moderation, registry
+from data_prep.scorers import load_scorer, openai_moderation
 
 KEY = "sesame-0123456789"
 
@@ -97,7 +97,7 @@ def server(running_server, monkeypatch):
 
 @pytest.fixture
 def scorer(server):
-    return registry.load("openai#per_second=100000")
+    return load_scorer.load("openai#per_second=100000")
 
 
 def test_each_distinct_text_is_sent_once(scorer, server):
@@ -122,7 +122,7 @@ def test_the_score_is_the_highest_of_harassment_and_hate(scorer, server):
 
 
 def test_the_model_is_an_option_and_part_of_the_id(server):
-    scorer = registry.load("openai#per_second=100000&model=some-model")
+    scorer = load_scorer.load("openai#per_second=100000&model=some-model")
     assert scorer.score(["four"]) == [0.04]
     assert server.requests[0][2]["model"] == "some-model"
     assert scorer.id == "openai-some-model"
@@ -193,11 +193,11 @@ def test_without_a_key_or_over_plain_http_nothing_is_sent(server, monkeypatch):
     with pytest.raises(
         ConfigurationError, match=r"OPENAI_BASE_URL is 'http://example.org'; expected https://"
     ):
-        registry.load("openai")
+        load_scorer.load("openai")
     monkeypatch.delenv("OPENAI_BASE_URL")
     monkeypatch.delenv("OPENAI_API_KEY")
     with pytest.raises(ConfigurationError, match="OPENAI_API_KEY is empty; set it, or choose"):
-        registry.load("openai")
+        load_scorer.load("openai")
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_without_a_key_or_over_plain_http_nothing_is_sent(server, monkeypatch):
 )
 def test_options_are_checked(server, fragment, message):
     with pytest.raises(ConfigurationError, match=f"openai#{fragment}: {message}"):
-        registry.load(f"openai#{fragment}")
+        load_scorer.load(f"openai#{fragment}")
 
 
 def test_waits_grow_differ_and_honour_retry_after():

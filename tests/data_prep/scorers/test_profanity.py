@@ -4,13 +4,13 @@ import random
 import pytest
 
 from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing
+from data_prep.scorers import load_scorer
 from data_prep.scorers import profanity as profanity_module
-from data_prep.scorers import registry
 
 
 @pytest.fixture(scope="module")
 def profanity():
-    return registry.load("profanity")
+    return load_scorer.load("profanity")
 
 
 def test_profanity_equals_the_package_it_comes_from(profanity):
@@ -43,7 +43,7 @@ def test_a_data_file_that_is_not_the_pinned_one_is_refused(monkeypatch):
         ArtefactCorrupt,
         match=r"model\.joblib has sha256 aeafc04849d4d93d…; expected 0000000000000000…",
     ):
-        registry.load("profanity")
+        load_scorer.load("profanity")
 
 
 def test_a_pickle_that_names_other_code_runs_none_of_it(tmp_path, monkeypatch):
@@ -59,4 +59,4 @@ def test_a_pickle_that_names_other_code_runs_none_of_it(tmp_path, monkeypatch):
 def test_without_the_package_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setattr(profanity_module, "find_spec", lambda name: None)
     with pytest.raises(ArtefactMissing, match=r"install it, or choose the scorer lexicon:URI"):
-        registry.load("profanity")
+        load_scorer.load("profanity")

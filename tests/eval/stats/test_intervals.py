@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from data_prep.core.errors import ConfigurationError
 from eval.stats import intervals, resampling
-from eval.stats.estimate import Estimate, not_measured
+from eval.stats.estimate_with_interval import Estimate, not_measured
 
 
 def bootstrap_mean(values, n_resamples=2000, seed=0, bounds=None):

@@ -9,7 +9,7 @@ from scipy import stats
 from simulated_sweep import scores
 
 from eval.stats import intervals, seed_spread
-from eval.stats.estimate import Estimate
+from eval.stats.estimate_with_interval import Estimate
 
 OVER_ITEMS = Estimate(value=10.0, low=7.0, high=14.0, n=150, unit="score × 100")
 

@@ -15,9 +15,9 @@ from data_prep.core.settings import evolve
 from eval.eval_report import eval_uri
 from eval.inputs import benchmarks
 from eval.inputs.benchmarks import Question
+from eval.model.eval_session import EvalSession
 from eval.model.loaded_model import load_run
 from eval.model.measurement_store import MeasurementStore
-from eval.model.session import EvalSession
 from eval.pipeline import evaluate
 from eval.steering import intervention, loglikelihood, multiple_choice, per_item_results
 from eval.steering.intervention import Shift

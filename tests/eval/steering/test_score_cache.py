@@ -2,7 +2,7 @@ import pytest
 
 from data_prep.core import storage
 from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing
-from data_prep.scorers import registry
+from data_prep.scorers import load_scorer
 from eval.steering import score_cache
 from eval.steering.score_cache import CachedScorer, ScoreCoverage
 
@@ -90,7 +90,7 @@ def test_scorers_do_not_share_a_cache(home):
 
 
 def test_only_costly_scorers_are_cached(home):
-    cheap, costly = registry.load("lexicon:synthetic:lexicon"), CountingScorer()
+    cheap, costly = load_scorer.load("lexicon:synthetic:lexicon"), CountingScorer()
     assert score_cache.cached_if_costly(cheap, home) is cheap
     assert isinstance(score_cache.cached_if_costly(costly, home), CachedScorer)
 

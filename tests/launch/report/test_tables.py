@@ -12,7 +12,7 @@ from fake_sweep import RATIOS, estimate, items_of, run, value_of, with_toxicity
 from eval.eval_report import ControlResult
 from launch.report import tables
 from launch.report.analysis import comparisons
-from launch.report.analysis.head_tails import HeadRows
+from launch.report.analysis.head_accuracy_tails import HeadRows
 
 
 def plain(cells) -> tuple[str, ...]:

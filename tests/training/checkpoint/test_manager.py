@@ -17,9 +17,9 @@ import torch
 from data_prep.core import storage, telemetry
 from data_prep.core.errors import ArtefactCorrupt, ConfigurationError, StorageError
 from data_prep.core.settings import evolve
-from training.checkpoint import manager, writer
-from training.checkpoint.commit_and_prune import RunIdentity
+from training.checkpoint import manager, write_and_commit
 from training.checkpoint.manager import CheckpointManager
+from training.checkpoint.verify_and_prune import RunIdentity
 from training.config import RunConfig
 from training.engine import deepspeed_engine, deepspeed_state, process_group
 from training.model.loss import next_token_loss
@@ -208,7 +208,7 @@ def test_a_manifest_that_never_appears_fails_the_save_not_the_run(
         return [] if pattern.endswith("-*.json") else list_files(folder, pattern)
 
     monkeypatch.setattr(storage, "list_files", hide_manifests)
-    monkeypatch.setattr(writer, "VISIBLE_SECONDS", 0.1)
+    monkeypatch.setattr(write_and_commit, "VISIBLE_SECONDS", 0.1)
     run = plan("run", {"checkpoint.every_steps": 3})
     loop.train(str(tmp_path), run)
     assert "0 of 1 rank manifests are visible" in log.text

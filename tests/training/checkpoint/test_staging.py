@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from data_prep.core import telemetry
-from training.checkpoint import staging, writer
+from training.checkpoint import staging, write_and_commit
 from training.checkpoint.staging import Staging
 from training.config import RunConfig
 from training.engine import throughput
@@ -130,7 +130,7 @@ def test_the_optimizer_waits_for_a_copy_and_nothing_before_it_does(
 
     stalls: list[bool] = []
     monkeypatch.setattr(loop, "train_step", recorded_step)
-    monkeypatch.setattr(writer.telemetry, "emit", recorded_emit)
+    monkeypatch.setattr(write_and_commit.telemetry, "emit", recorded_emit)
     loop.train(str(tmp_path), plan("run", {"checkpoint.every_steps": 3}))
     assert [len(each) for each in waits] == [0, 0, 0, 1, 1, 1]
     assert stalls == [True]

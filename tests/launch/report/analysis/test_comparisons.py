@@ -8,7 +8,7 @@ from estimate_checks import covers, interval, value, width
 from fake_sweep import RATIOS, STRENGTHS, items_of
 
 from launch.report.analysis import comparisons
-from launch.report.analysis.head_tails import HeadRows
+from launch.report.analysis.head_accuracy_tails import HeadRows
 from launch.report.analysis.hypothesis_tests import holm
 
 

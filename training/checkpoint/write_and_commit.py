@@ -12,13 +12,13 @@ from time import perf_counter
 from typing import NamedTuple
 
 from data_prep.core import storage, telemetry
-from data_prep.core.background import in_background
+from data_prep.core.background_thread import in_background
 from data_prep.core.errors import HormesisError, StorageError
 from data_prep.core.records import from_json
-from training.checkpoint import commit_and_prune as commits
-from training.checkpoint.commit_and_prune import COMMIT_FILE, FORMAT_VERSION, Commit, RunIdentity
+from training.checkpoint import verify_and_prune as commits
 from training.checkpoint.restore import saved_slices
 from training.checkpoint.staging import StagedFile, Staging, describe_file
+from training.checkpoint.verify_and_prune import COMMIT_FILE, FORMAT_VERSION, Commit, RunIdentity
 from training.config import CheckpointConfig
 from training.engine import process_group
 from training.engine.process_group import World

@@ -2,7 +2,7 @@ import threading
 
 import pytest
 
-from data_prep.core.background import in_background
+from data_prep.core.background_thread import in_background
 
 
 def test_the_result_of_a_background_thread_is_in_its_future():

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.cleaning import annotate
+from data_prep.cleaning import annotate_toxicity
 from data_prep.config import AnnotationConfig
 from data_prep.core.errors import ConfigurationError
 
@@ -24,7 +24,7 @@ def annotate_texts(
     keys: Any = None,
 ) -> list[str]:
     n = len(texts)
-    before = annotate.prefixes(
+    before = annotate_toxicity.prefixes(
         texts, keys or range(n), scores or [None] * n, labels or [None] * n, annotation
     )
     return [prefix + text for prefix, text in zip(before, texts, strict=True)]
@@ -43,8 +43,8 @@ def test_meda_puts_the_score_and_inst_a_sentence_before_the_text():
 
 
 def test_a_template_takes_the_value_in_its_slot_only():
-    assert annotate.prefix(0.25, replace(MEDA, template="{x} <{score}> ")) == "{x} <0.2> "
-    assert annotate.prefix(0.7, replace(INST, template="[{verdict}] ")) == "[toxic] "
+    assert annotate_toxicity.prefix(0.25, replace(MEDA, template="{x} <{score}> ")) == "{x} <0.2> "
+    assert annotate_toxicity.prefix(0.7, replace(INST, template="[{verdict}] ")) == "[toxic] "
     with pytest.raises(
         ConfigurationError,
         match=r"annotation.template is 'plain'; expected a text that contains \{score\} once",
@@ -58,7 +58,9 @@ def test_a_template_takes_the_value_in_its_slot_only():
 def test_the_control_text_is_the_prefix_of_a_text_without_toxicity(
     annotation: AnnotationConfig,
 ):
-    assert annotate_texts(annotation, ["fog"], ["0"]) == [annotate.control_text(annotation) + "fog"]
+    assert annotate_texts(annotation, ["fog"], ["0"]) == [
+        annotate_toxicity.control_text(annotation) + "fog"
+    ]
 
 
 def test_a_document_without_a_score_stays_plain():
@@ -83,19 +85,19 @@ def test_a_document_without_a_score_stays_plain():
     ],
 )
 def test_documents_without_a_score_are_counted_in_a_warning(n_annotated, ratio, warned, caplog):
-    annotate.check("toxic", n_annotated, 1250, 0.2, replace(MEDA, tagged_ratio=ratio))
+    annotate_toxicity.check("toxic", n_annotated, 1250, 0.2, replace(MEDA, tagged_ratio=ratio))
     lines = [record.message for record in caplog.records if record.levelname == "WARNING"]
     assert len(lines) == bool(warned) and all(warned in line for line in lines)
 
 
 def test_a_stream_without_any_annotation_is_refused():
-    annotate.check("toxic", 1, 1, 0.0, MEDA)
-    annotate.check("toxic", 0, 1, 0.0, AnnotationConfig())
+    annotate_toxicity.check("toxic", 1, 1, 0.0, MEDA)
+    annotate_toxicity.check("toxic", 0, 1, 0.0, AnnotationConfig())
     with pytest.raises(
         ConfigurationError,
         match=r"the toxic corpus: no document was annotated: .*'corpus:threat' gave no score",
     ):
-        annotate.check("toxic", 0, 1, 0.0, replace(MEDA, scorer="corpus:threat"))
+        annotate_toxicity.check("toxic", 0, 1, 0.0, replace(MEDA, scorer="corpus:threat"))
 
 
 @pytest.mark.parametrize(
@@ -136,16 +138,16 @@ def test_a_higher_share_tags_the_same_documents_and_more(
     keys: list[int], first: float, second: float
 ):
     few, many = (
-        annotate.is_tagged(keys, replace(MEDA, tagged_ratio=share))
+        annotate_toxicity.is_tagged(keys, replace(MEDA, tagged_ratio=share))
         for share in sorted((first, second))
     )
     assert not (few & ~many).any()
-    assert annotate.is_tagged(keys, MEDA).all()
+    assert annotate_toxicity.is_tagged(keys, MEDA).all()
 
 
 def test_tagged_documents_are_spread_over_the_whole_stream():
     keys = np.sort(np.random.default_rng(0).integers(0, 2**64, 20_000, dtype=np.uint64)).tolist()
-    chosen = annotate.is_tagged(keys, replace(MEDA, tagged_ratio=0.3))
+    chosen = annotate_toxicity.is_tagged(keys, replace(MEDA, tagged_ratio=0.3))
     assert [part.mean() for part in np.split(chosen, 4)] == pytest.approx(
         [0.3] * 4, abs=0.03
     )  # σ = 0.0065
@@ -154,9 +156,9 @@ def test_tagged_documents_are_spread_over_the_whole_stream():
 def test_the_identity_covers_settings_and_the_data_of_the_scorer(tmp_path):
     table = tmp_path / "words.csv"
     local = replace(MEDA, scorer=f"lexicon:{table}")
-    names = [annotate.identity(MEDA), annotate.identity(INST)]
+    names = [annotate_toxicity.identity(MEDA), annotate_toxicity.identity(INST)]
     for weight in (0.8, 0.9):
         table.write_text(f"text,weight\nsnark,{weight}\n")
-        annotate._load_scorer.cache_clear()
-        names.append(annotate.identity(local))
+        annotate_toxicity._load_scorer.cache_clear()
+        names.append(annotate_toxicity.identity(local))
     assert len(set(names)) == 4

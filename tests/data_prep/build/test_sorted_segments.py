@@ -15,7 +15,7 @@ from tiny_tokenized_file import (
     write_source,
 )
 
-from data_prep.build import segments, tokenize_file
+from data_prep.build import sorted_segments, tokenize_file
 from data_prep.core import storage
 from data_prep.core.errors import ArtefactCorrupt
 from data_prep.token_stream import megatron_shards, shuffle_key
@@ -31,7 +31,7 @@ def tokenizer() -> Tokenizer:
 def test_ranges_of_keys_cut_a_segment_without_loss_or_overlap(
     tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, row_group: int
 ) -> None:
-    monkeypatch.setattr(segments, "ROW_GROUP", row_group)
+    monkeypatch.setattr(sorted_segments, "ROW_GROUP", row_group)
     uri, _ = tokenize_rows(tmp_path, tokenizer, numbered_rows(40))
     whole = read_segment(uri)
     keys = segment_keys(uri)
@@ -45,7 +45,7 @@ def test_ranges_of_keys_cut_a_segment_without_loss_or_overlap(
 def test_a_range_fetches_only_its_tokens_and_row_groups(
     tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(segments, "ROW_GROUP", 400)
+    monkeypatch.setattr(sorted_segments, "ROW_GROUP", 400)
     uri, record = tokenize_rows(tmp_path, tokenizer, numbered_rows(4000))
     keys = segment_keys(uri)
     lengths = read_segment(uri).table["n_tokens"].to_pylist()

@@ -26,7 +26,7 @@ from data_prep.core.records import record
 from eval.config import EvalConfig
 from eval.eval_report import EvalReport, eval_uri
 from eval.stats import intervals, resampling
-from eval.stats.estimate import Estimate
+from eval.stats.estimate_with_interval import Estimate
 from launch.report.analysis import ratio_curves
 from launch.report.analysis.ratio_curves import Contrast, RatioCurve
 

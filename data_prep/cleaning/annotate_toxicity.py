@@ -32,7 +32,7 @@ from data_prep.core.records import digest
 from data_prep.sources import label_values
 
 if TYPE_CHECKING:
-    from data_prep.scorers.registry import Scorer
+    from data_prep.scorers.load_scorer import Scorer
 
 VERSION = 1  # raise it with any change of the output
 SIGMAS = 5  # by which the number of documents chosen may differ from the one expected
@@ -136,9 +136,9 @@ def check(
 @lru_cache(maxsize=1)
 def _load_scorer(name: str) -> "Scorer":
     # Imported only when needed, because stream_paths.py computes paths without a scorer.
-    from data_prep.scorers import registry
+    from data_prep.scorers import load_scorer
 
-    return registry.load(name)
+    return load_scorer.load(name)
 
 
 def _score_of_label(label: str | None) -> float | None:

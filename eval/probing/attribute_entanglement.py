@@ -20,9 +20,9 @@ from eval.config import ProbingConfig
 from eval.eval_report import Entanglement
 from eval.inputs import labelled_rows
 from eval.inputs.labelled_rows import LabelledRow, LabelledSet
+from eval.model.eval_session import EvalSession
 from eval.model.loaded_model import LoadedModel
 from eval.model.measurement_store import Arrays
-from eval.model.session import EvalSession
 from eval.probing import directions
 from eval.probing.probe_heads import ProbedHeads, read_activations
 from eval.stats import resampling

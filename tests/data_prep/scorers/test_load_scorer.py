@@ -4,13 +4,13 @@ import sys
 import pytest
 
 from data_prep.core.errors import ConfigurationError
-from data_prep.scorers import registry
+from data_prep.scorers import load_scorer
 
 
 @pytest.mark.parametrize("name", ["perspective", "lexicon", "lexicon:", "classifier:", "open", ""])
 def test_an_unknown_scorer_is_refused_with_the_known_ones(name: str):
     with pytest.raises(ConfigurationError, match=r"expected profanity, lexicon:URI .* or openai"):
-        registry.load(name)
+        load_scorer.load(name)
 
 
 def test_loading_a_lexicon_imports_no_other_scorer():

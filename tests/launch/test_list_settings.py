@@ -5,7 +5,7 @@ import pytest
 from data_prep.core.errors import ConfigurationError
 from data_prep.core.settings import describe, parse_overrides
 from launch import recipes
-from launch.settings_list import settings_list
+from launch.list_settings import settings_list
 
 LAPTOP = recipes.laptop()
 
