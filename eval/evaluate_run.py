@@ -19,12 +19,14 @@ from data_prep.core.command import entry_command
 from data_prep.core.records import from_json, to_json
 from data_prep.core.settings import parse_overrides
 from eval.config import EvalConfig
-from eval.model import model_source
-from eval.pipeline import evaluate_model
 
 
 @entry_command
 def main() -> int:
+    # imported here, since they import torch: Ctrl-C is one line from the first second on
+    from eval.model import model_source
+    from eval.pipeline import evaluate_model
+
     arguments = _parse_arguments()
     telemetry.configure()
     config = EvalConfig()
@@ -40,6 +42,8 @@ def main() -> int:
 
 
 def _parse_arguments() -> argparse.Namespace:
+    from eval.model import model_source
+
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     model_source.add_arguments(parser)
     parser.add_argument(
