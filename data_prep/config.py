@@ -118,7 +118,7 @@ class DecontaminationConfig:
 
 @settings("data.annotation")
 class AnnotationConfig:
-    """MEDA or INST: training documents start with their toxicity (cleaning/annotate_toxicity.py)."""
+    """MEDA or INST: training documents start with their toxicity."""
 
     kind: Literal["none", "meda", "inst"] = "none"
     """none: plain documents; meda: the score as metadata; inst: a sentence that says whether the

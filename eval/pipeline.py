@@ -10,7 +10,6 @@ random draw is keyed by its purpose.
 """
 
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from functools import cache
 
@@ -30,19 +29,15 @@ from eval.model.loaded_model import LoadedModel
 from eval.model.measurement_store import MeasurementStore
 from eval.model.model_source import ModelSource
 from eval.probing import attribute_entanglement, logit_lens, probe_heads, transfer
-from eval.probing.probe_heads import ProbedHeads
 from eval.report_assembly import ProbingResults, SteeringResults
 from eval.steering import (
-    intervention,
+    conditions,
     measure_strengths,
     perplexity,
     score_cache,
 )
 from eval.steering.continuations import ContinuationScoring
-from eval.steering.intervention import Condition, Shift
 from eval.steering.measure_strengths import MeasuredTexts
-
-STEERED = "steered"
 
 
 def evaluate(root: str, run_id: str, config: EvalConfig) -> EvalReport:
@@ -94,12 +89,12 @@ def evaluate_model(
         )
         probing = _probe(session, inputs, scorer, config)
         results = {}
-        for condition in _conditions(probing.heads, config):
+        for condition in conditions.of_evaluation(probing.heads, config):
             bar.set_description(f"evaluate {source.name}: {condition.name}")
             results[condition.name] = measure_strengths.measure(
                 session, texts, condition, config.generation, scoring
             )
-    steering = SteeringResults(results.pop(STEERED), results)
+    steering = SteeringResults(results.pop(conditions.STEERED), results)
 
     # the report is written last: it says that the evaluation is done
     report_assembly.write_measurements(folder, probing.heads, steering.steered)
@@ -148,16 +143,3 @@ def _probe(
         is_toxic_V = logit_lens.toxic_vocabulary(session.loaded.tokenizer, scorer)
         lens = logit_lens.read_lenses(session.loaded, heads, is_toxic_V, config.seed)
     return ProbingResults(heads, transfers, entangled, lens)
-
-
-def _conditions(heads: ProbedHeads, config: EvalConfig) -> Iterator[Condition]:
-    """Steering at all strengths, then each control at all strengths but 0."""
-    site, positions = config.probing.site, config.steering.positions
-    strengths = config.steering.strengths
-    yield Condition(STEERED, Shift(heads.shift_LD, site), strengths, positions)
-    nonzero = tuple(strength for strength in strengths if strength)
-    for control in config.steering.controls:
-        shift_LD = intervention.control_shift(
-            control, heads.directions, heads.selected, config.seed
-        )
-        yield Condition(control, Shift(shift_LD, site), nonzero, positions)

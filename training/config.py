@@ -181,7 +181,7 @@ class TrainComputeConfig:
     """torch.compile for blocks and loss. auto: on CUDA, where it pays."""
     activation_checkpointing: Literal["none", "selective", "block"] = operational(default="none")
     """Activations that the backward pass recomputes instead of keeping
-    (training/model/compilation.py)."""
+    (training/model/activation_checkpointing.py)."""
     deterministic: bool = operational(default=False)
     """On CUDA: the same bits in every run on the same GPUs, without cuDNN's attention and slower
     (training/engine/determinism.py). A CPU is always deterministic."""

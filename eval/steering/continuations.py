@@ -24,7 +24,7 @@ from eval.model import batch_size, generation
 from eval.model.eval_session import EvalSession
 from eval.model.measurement_store import Arrays
 from eval.steering import intervention, perplexity, score_cache
-from eval.steering.intervention import Condition
+from eval.steering.conditions import Condition
 from eval.steering.perplexity import FluencyJudge
 
 PART_ROWS = 1024  # continuations per stored part: at most so many are lost on interruption

@@ -53,17 +53,6 @@ class Shift(NamedTuple):
     site: Site = "heads"
 
 
-class Condition(NamedTuple):
-    """A shift, the strengths it is measured at, and the positions it changes while generating.
-    name: "steered", or that of a control.
-    """
-
-    name: str
-    shift: Shift
-    strengths: tuple[float, ...]
-    positions: Positions
-
-
 def no_shift(config: ModelConfig) -> Shift:
     """The shift that changes nothing: the unsteered model."""
     return Shift(torch.zeros(config.n_layers, config.d_model))

@@ -25,8 +25,8 @@ from eval.model import batch_size, token_scores
 from eval.model.eval_session import EvalSession
 from eval.model.measurement_store import Arrays
 from eval.steering import continuations, intervention, multiple_choice
+from eval.steering.conditions import Condition
 from eval.steering.continuations import Continuation, ContinuationScoring
-from eval.steering.intervention import Condition
 from eval.steering.multiple_choice import Answers
 
 

@@ -17,7 +17,8 @@ from eval.model.generation import Sampling
 from eval.model.loaded_model import LoadedModel
 from eval.probing import activations
 from eval.steering import intervention, loglikelihood, measure_strengths
-from eval.steering.intervention import Condition, Shift
+from eval.steering.conditions import Condition
+from eval.steering.intervention import Shift
 from eval.steering.loglikelihood import ScoredEnd
 
 N_ROWS = 12

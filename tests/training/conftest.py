@@ -10,7 +10,7 @@ import pytest
 import tiny_run
 
 from training.engine import throughput
-from training.model import compilation
+from training.trainer import gc_pauses
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -24,7 +24,7 @@ def short_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     run of six steps.
     """
     monkeypatch.setattr(throughput, "_measure_matmul", MEASURED)
-    monkeypatch.setattr(compilation, "WARM_UP_STEPS", 1 << 30)
+    monkeypatch.setattr(gc_pauses, "WARM_UP_STEPS", 1 << 30)
 
 
 @pytest.fixture(scope="session")

@@ -23,14 +23,13 @@ from training import run_record
 from training.config import RunConfig
 from training.engine import deepspeed_engine
 from training.metrics.model_stats import ModelStats
-from training.model import compilation
 from training.optim.lr_schedule import learning_rate
 from training.optim.step_guard import Rollback, StepGuard
 from training.run import initial_weights
 from training.run.batches import BatchReader, TrainBatch
 from training.run.run_context import RunContext
 from training.run_record import HeldOutLoss, RunRecord
-from training.trainer import finish, preemption, setup, validation
+from training.trainer import finish, gc_pauses, preemption, setup, validation
 from training.trainer.finish import LoopResult
 from training.trainer.preemption import StopVote
 from training.trainer.setup import TrainSession
@@ -93,7 +92,7 @@ def run_steps(session: TrainSession) -> LoopResult:
     session.watchdog.begin("batch")
     preemption.stepping.set()
     prefetched = batches.prefetch(session.first_step, n_steps)
-    for batch, wait_seconds in compilation.gc_between_steps(prefetched):
+    for batch, wait_seconds in gc_pauses.gc_between_steps(prefetched):
         session.watchdog.begin("step")
         done = batch.step + 1
         rate = learning_rate(train.optimizer.learning_rate, train.schedule, batch.step, n_steps)

@@ -16,7 +16,8 @@ from eval.model.eval_session import EvalSession
 from eval.model.loaded_model import LoadedModel
 from eval.probing import logistic_probes, permutation_null
 from eval.steering import measure_strengths
-from eval.steering.intervention import Condition, Shift
+from eval.steering.conditions import Condition
+from eval.steering.intervention import Shift
 from gpu_check_parts import one_billion
 from gpu_check_parts.recorder import Recorder
 from launch import recipes

@@ -1,6 +1,5 @@
 """However a model is run, it computes the same; with several ranks see test_pretrain.py."""
 
-import gc
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +19,6 @@ from training.trainer import loop
 
 Plan = Callable[..., RunConfig]
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
-WARM_UP_STEPS = compilation.WARM_UP_STEPS  # conftest.py changes it for the runs of the tests
 MODEL = ModelConfig(d_model=16, n_layers=2, n_heads=2, d_mlp=24, vocab_size=32)
 FP32 = TrainComputeConfig(precision="fp32")
 
@@ -107,41 +105,3 @@ def test_auto_compiles_on_cuda_without_tensor_parallelism_only(monkeypatch: pyte
     assert compiled(FP32, CUDA) == "each block, the loss"
     assert compiled(FP32, CUDA, tensor_parallel=2) == "nothing"
     assert compiled(evolve(FP32, {"compile": "off"}), CUDA) == "nothing"
-
-
-@pytest.fixture
-def default_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compilation, "WARM_UP_STEPS", WARM_UP_STEPS)
-
-
-@pytest.mark.slow
-def test_garbage_is_collected_at_fixed_steps_after_the_warm_up(
-    default_warm_up: None, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(compilation, "COLLECT_EVERY_STEPS", 4)
-    collector_states: list[tuple[bool, bool]] = []
-    collected_at: list[int] = []
-
-    def record_collection(phase: str, info: dict[str, int]) -> None:
-        if phase == "start" and info["generation"] == 2:
-            collected_at.append(len(collector_states))
-
-    gc.callbacks.append(record_collection)
-    try:
-        for _ in compilation.gc_between_steps(range(10)):
-            collector_states.append((gc.isenabled(), gc.get_freeze_count() > 0))
-    finally:
-        gc.callbacks.remove(record_collection)
-    assert collector_states == [(True, False)] * 2 + [(False, True)] * 8
-    assert collected_at == [2, 4, 8]
-    assert gc.isenabled() and gc.get_freeze_count() == 0
-
-
-@pytest.mark.slow
-def test_an_error_in_a_step_enables_the_collector_again(default_warm_up: None):
-    with pytest.raises(ValueError, match="failed"):
-        for n in compilation.gc_between_steps(range(9)):
-            if n == 3:
-                raise ValueError("failed")
-    gc.collect()
-    assert gc.isenabled()
