@@ -111,12 +111,17 @@ def test_steering_asks_once_which_layers_are_steered(model, shift):
 
 
 class _LargestTensor(TorchDispatchMode):
-    """Remembers the number of elements of the largest tensor that an operator returns."""
+    """Remembers the number of elements of the largest tensor of logits that an operator computes.
+
+    A view of its argument is not computed: some libraries make torch show the transposed matrix.
+    """
 
     n_elements = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **kwargs or {})
+        if func is torch.ops.aten.t.default:
+            return result
         for value in result if isinstance(result, tuple | list) else (result,):
             if isinstance(value, torch.Tensor) and value.shape[-1:] == (64,):
                 self.n_elements = max(self.n_elements, value.numel())

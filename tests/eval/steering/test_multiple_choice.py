@@ -91,13 +91,12 @@ def real_or_invented_rows(name: str, n: int) -> list[dict]:
     if path.exists():
         with gzip.open(path, "rt") as lines:
             return [json.loads(line) for line, _ in zip(lines, range(n), strict=False)]
-    words = np.random.default_rng(0).permutation(
-        ["tree", "iron", "a pear", "the sea", "salt", "rain"] * n
-    )
+    words = ["tree", "iron", "a pear", "the sea", "salt", "rain"]
+    random = np.random.default_rng(0)
     return [
         {
-            "question": f"What is {words[i]} number {i}?",
-            "choices": list(words[i : i + 4]),
+            "question": f"What is {words[i % len(words)]} number {i}?",
+            "choices": random.permutation(words)[:4].tolist(),
             "answer": i % 4,
         }
         for i in range(n)
