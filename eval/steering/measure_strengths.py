@@ -75,7 +75,7 @@ def measure(
     for name, tokens_RT in texts.sequences.items():
         arrays = session.get_or_measure(
             f"{condition.name}-cost-{name}",
-            partial(_cross_entropy, session, tokens_RT, condition),
+            partial(measure_cross_entropy, session, tokens_RT, condition),
             n_rows=len(tokens_RT) * n_strengths,
         )
         cross_entropy[name] = arrays["losses"]
@@ -92,7 +92,9 @@ def measure(
 
 
 @torch.inference_mode()
-def _cross_entropy(session: EvalSession, tokens_RT: np.ndarray, condition: Condition) -> Arrays:
+def measure_cross_entropy(
+    session: EvalSession, tokens_RT: np.ndarray, condition: Condition
+) -> Arrays:
     """Mean next-token cross-entropy of each sequence at each strength, in nats per token: losses
     [R, strengths].
     """

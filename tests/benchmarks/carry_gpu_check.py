@@ -39,7 +39,7 @@ WHEELS = (
     "rich", "markdown-it-py", "mdurl", "Pygments", "tqdm",
     "torchao",  # FP8
 )  # fmt: skip
-SOURCES = ("data_prep", "training", "eval", "launch", "tests/benchmarks")
+SOURCES = ("data_prep", "training", "eval", "launch", "tests/benchmarks", "tests/training/model")
 # pip matches the number exactly, so each one that a wheel may name has to be given
 PLATFORMS = [f"manylinux_2_{minor}_{{machine}}" for minor in (12, 17, 24, 27, 28, 34)]
 PLATFORMS += ["manylinux2014_{machine}", "manylinux2010_{machine}", "linux_{machine}"]

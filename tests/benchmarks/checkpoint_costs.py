@@ -119,8 +119,7 @@ def _new_engine(train: TrainConfig, device: torch.device) -> Any:
 
 def _prepare(checkpoints: CheckpointManager, engine: Any) -> None:
     """Prepare the first save as the training loop does, and wait until that is done."""
-    checkpoints.prepare(engine)
-    if (preparing := checkpoints._staging._preparing) is not None:
+    if preparing := checkpoints.prepare(engine):
         preparing.result()
 
 

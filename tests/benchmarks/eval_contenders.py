@@ -14,16 +14,17 @@ from transformers import OlmoConfig, OlmoForCausalLM
 
 from eval.config import EvalComputeConfig, ProbingConfig
 from eval.model import generation
-from eval.model.batch_size import BatchSize
+from eval.model.batch_size import BatchSize, decoding_bytes
 from eval.probing import activations
 from eval.steering import intervention
-from eval.steering.intervention import Shift
+from eval.steering.intervention import Shift, SteeredBatch
 from training.config import ModelConfig
 from training.model.hf_export import hugging_face_config, to_hugging_face
 from training.model.olmo import OLMo
 
 T = TypeVar("T")
 STRENGTH = 0.5
+ROWS_PER_PROMPT = 4  # an evaluation continues a prompt at four strengths by default
 
 
 class TimedResult(NamedTuple, Generic[T]):
@@ -103,30 +104,70 @@ class DecodingTask(NamedTuple):
 
 
 def decoding(config: ModelConfig, n_prompts: int, n_tokens: int, n_new_tokens: int) -> DecodingTask:
-    """Random prompts and a random shift of all heads."""
+    """Random prompts of ROWS_PER_PROMPT rows each, and a random shift of all heads."""
     generator = torch.Generator().manual_seed(0)
-    prompts_BT = torch.randint(1, config.vocab_size, (n_prompts, n_tokens), generator=generator)
+    prompts_PT = torch.randint(1, config.vocab_size, (n_prompts, n_tokens), generator=generator)
     generator = torch.Generator().manual_seed(1)
     shift_LD = torch.randn(config.n_layers, config.d_model, generator=generator)
+    prompts_BT = prompts_PT.repeat_interleave(ROWS_PER_PROMPT, dim=0)
     return DecodingTask(prompts_BT, n_new_tokens, shift_LD)
 
 
 def generate(model: OLMo, task: DecodingTask) -> list[list[int]]:
-    """Our tokens, without steering."""
-    vocab_size = model.config.vocab_size
-    sampling = generation.Sampling(task.n_new_tokens, "greedy", 1.0, vocab_size + 1, vocab_size)
-    n_prompts = len(task.prompts_BT)
-    return generation.sample(model, task.prompts_BT.tolist(), list(range(n_prompts)), sampling)
+    """Our tokens, without steering; every row reads its whole prompt."""
+    return _in_batches(model, task, lambda rows: _sample(model, task, rows))
+
+
+def generate_unsteered(model: OLMo, task: DecodingTask) -> list[list[int]]:
+    """Our tokens as `generate_steered` returns them, but with a shift that changes nothing."""
+    no_shift = intervention.no_shift(model.config)
+    return generate_steered(model, task._replace(shift_LD=no_shift.values_LD))
 
 
 def generate_steered(
     model: OLMo, task: DecodingTask, strength_B: Tensor | None = None
 ) -> list[list[int]]:
-    """Our tokens, each row steered by its strength at the last position; STRENGTH for None."""
+    """Our tokens, each row steered by its strength at the last position; STRENGTH for None.
+
+    As in an evaluation, rows of one prompt share the pass over all but its last token.
+    """
     if strength_B is None:
         strength_B = torch.full((len(task.prompts_BT),), STRENGTH)
-    with intervention.steered(model, Shift(task.shift_LD), strength_B, "last"):
-        return generate(model, task)
+
+    def sample(rows: Sequence[int]) -> list[list[int]]:
+        own_B = strength_B[list(rows)]
+        with intervention.steered(model, Shift(task.shift_LD), own_B, "last") as steering:
+            return _sample(model, task, rows, steering)
+
+    return _in_batches(model, task, sample)
+
+
+def _in_batches(
+    model: OLMo, task: DecodingTask, sample: Callable[[Sequence[int]], list[list[int]]]
+) -> list[list[int]]:
+    """The tokens of all rows, in batches of the size that an evaluation has by default."""
+    tokens: list[list[int]] = []
+    n_rows, n_prompt_tokens = task.prompts_BT.shape
+    batch_size_of(model).for_each_batch(
+        range(n_rows),
+        lambda rows: tokens.extend(sample(rows)),
+        bytes_per_item=decoding_bytes(
+            model.config, n_prompt_tokens, task.n_new_tokens, model.embedding.weight.dtype
+        ),
+    )
+    return tokens
+
+
+def _sample(
+    model: OLMo,
+    task: DecodingTask,
+    rows: Sequence[int],
+    steering: SteeredBatch | None = None,
+) -> list[list[int]]:
+    vocab_size = model.config.vocab_size
+    sampling = generation.Sampling(task.n_new_tokens, "greedy", 1.0, vocab_size + 1, vocab_size)
+    prompts = task.prompts_BT[list(rows)].tolist()
+    return generation.sample(model, prompts, rows, sampling, steering)
 
 
 @torch.inference_mode()

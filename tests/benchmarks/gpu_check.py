@@ -161,7 +161,12 @@ class GpuCheck:
             )
 
     def _environment(self) -> dict[str, str]:
-        paths = [ROOT, HERE, ROOT / "tests" / "faults", os.environ.get("PYTHONPATH", "")]
+        paths = [
+            ROOT,
+            HERE,
+            ROOT / "tests" / "training" / "model",
+            os.environ.get("PYTHONPATH", ""),
+        ]
         caches = {  # shared by all parts, so that a shape is compiled once
             "TORCHINDUCTOR_CACHE_DIR": str(self._work / "inductor"),
             "TRITON_CACHE_DIR": str(self._work / "triton"),

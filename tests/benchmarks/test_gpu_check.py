@@ -231,6 +231,7 @@ def test_the_carried_source_is_complete_and_names_its_commit(tmp_path: Path):
     files = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.py")}
     assert {"training/pretrain.py", "eval/evaluate_run.py", "launch/experiment.py"} <= files
     assert "tests/benchmarks/gpu_check_parts/study.py" in files
+    assert "tests/training/model/sm90_compiler.py" in files
     assert (tmp_path / "COMMIT").read_text().strip()
     help_text = subprocess.run(
         [sys.executable, str(tmp_path / "tests/benchmarks/gpu_check.py"), "--help"],

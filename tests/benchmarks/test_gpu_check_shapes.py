@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import sm90_report
 import train_contenders
 import train_profile
 from gpu_check_parts import (
@@ -12,6 +13,7 @@ from gpu_check_parts import (
     engine_numbers,
     environment,
     evaluation,
+    kernels,
     model_numbers,
     speed,
     trained_runs,
@@ -64,6 +66,49 @@ def test_the_settings_of_the_correctness_parts_are_valid():
     assert (config.d_head, tuple(tokens_BT.shape)) == (128, (4, 512))
     assert 0 < (tokens_BT == model_numbers.EOS_ID).sum() < 100
     assert evaluation.FULL.model.d_head == 128
+
+
+def _graph(n_triton: int, n_others: int = 0, n_matmuls: int = 0) -> dict[str, Any]:
+    calls = [f"triton_{i}" for i in range(n_triton)] + ["extern_kernels.mm"] * n_matmuls
+    calls += ["torch.ops.attention"] * n_others
+    figures = {"registers": 64, "spilled_bytes": 0, "n_warps": 4}
+    return {"calls": calls, "kernels": {f"triton_{i}": [dict(figures)] for i in range(n_triton)}}
+
+
+def _kernel_faults(report: dict[str, Any], folder: Any) -> list[str]:
+    """The checks of a report of compiled kernels that do not hold."""
+    file = folder / "lines"
+    file.unlink(missing_ok=True)
+    kernels.record_report(Recorder("part", file, FULL, 10.0, folder), report)
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    return [line["name"] for line in lines if not line["holds"]]
+
+
+def test_a_break_a_copy_and_a_spill_of_compiled_kernels_are_faults(tmp_path: Any):
+    report: dict[str, Any] = {
+        "counts": {kind: {"n_graphs": 1, "n_graph_breaks": 0} for kind in ("block", "documents")},
+        "graphs": {graph: _graph(1) for graph in sm90_report.CHUNKS}
+        | {
+            graph: _graph(limits.n_triton, 1, limits.n_matmuls)
+            for graph, limits in sm90_report.BLOCKS.items()
+        },
+    }
+    assert _kernel_faults(report, tmp_path) == []
+    report["counts"]["block"]["n_graph_breaks"] = 1
+    report["graphs"]["block backward"]["calls"].append("aten.clone")
+    report["graphs"]["loss forward"]["kernels"]["triton_0"][0]["spilled_bytes"] = 8
+    assert _kernel_faults(report, tmp_path) == [
+        "sm_90: all layers are one graph, block",
+        "sm_90: calls of block backward",
+        "sm_90: registers of loss forward",
+    ]
+
+
+def test_kernels_are_skipped_with_a_reason(tmp_path: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sm90_report, "missing", lambda: "triton is not installed")
+    kernels.record(Recorder("part", tmp_path / "lines", FULL, 10.0, tmp_path))
+    line = json.loads((tmp_path / "lines").read_text())
+    assert (line["kind"], line["note"]) == ("skipped", "triton is not installed")
 
 
 def test_a_number_that_is_not_finite_is_written_as_json(tmp_path: Any):

@@ -46,7 +46,7 @@ def loaded(model, batch_rows: int) -> LoadedModel:
 def cross_entropy(model, rows, shift: Shift, batch_rows: int) -> np.ndarray:
     session: Any = SimpleNamespace(loaded=loaded(model, batch_rows), advance=lambda n: None)
     condition = Condition("steered", shift, STRENGTHS, "last")
-    return measure_strengths._cross_entropy(session, np.array(rows), condition)["losses"]
+    return measure_strengths.measure_cross_entropy(session, np.array(rows), condition)["losses"]
 
 
 def scored_ends(rows) -> list[ScoredEnd]:

@@ -59,10 +59,14 @@ class CheckpointManager:
         self._engine: Any = None  # whose optimizer waits for copies
         self._writer = CheckpointWriter(folder, identity, world, run_id, config)
 
-    def prepare(self, engine: Any) -> None:
-        """Prepare memory for the first save in the background; once the optimizer has its state."""
-        if self._config.every_steps:
-            self._staging.prepare(deepspeed_state.local_slices(engine))
+    def prepare(self, engine: Any) -> Future[Tensor] | None:
+        """Prepare memory for the first save in the background; once the optimizer has its state.
+
+        The future ends when it is prepared; None: there is nothing to prepare.
+        """
+        if not self._config.every_steps:
+            return None
+        return self._staging.prepare(deepspeed_state.local_slices(engine))
 
     def save(
         self,

@@ -52,11 +52,15 @@ class Staging:
         self._stream: Any = None
         self._copied: Any = None  # on CUDA: the event after the last copy
 
-    def prepare(self, state: list[tuple[TensorSlice, Tensor]]) -> None:
-        """Begin to page-lock memory for the copies of such a state, if a GPU holds it."""
+    def prepare(self, state: list[tuple[TensorSlice, Tensor]]) -> Future[Tensor] | None:
+        """Begin to page-lock memory for the copies of such a state, if a GPU holds it.
+
+        The future ends with the memory; `copy` waits for it, so callers need not.
+        """
         if device := _cuda_device(state):
             n_bytes = _lay_out(state, "").files[-1].end
             self._preparing = in_background(lambda: _page_locked(n_bytes, device), "page-lock")
+        return self._preparing
 
     def copy(self, state: list[tuple[TensorSlice, Tensor]], prefix: str) -> list[StagedFile]:
         """Copy the slices' values into files named `prefix-NNN.safetensors`.

@@ -24,8 +24,8 @@ PARTS = (
     PartSpec(
         "environment",
         "gpu_check_parts.environment",
-        20,
-        "the machine: versions, memory and GEMM speed",
+        30,
+        "the machine: versions, memory and GEMM speed, compiled kernels",
     ),
     PartSpec(
         "correctness-model",
@@ -48,7 +48,7 @@ PARTS = (
     PartSpec(
         "speed", "gpu_check_parts.speed", 80, "OLMo-1B: tokens per second, MFU, profile by category"
     ),
-    PartSpec("loop", "gpu_check_parts.loop_overhead", 55, "what the training loop adds to a step"),
+    PartSpec("loop", "gpu_check_parts.loop_overhead", 50, "what the training loop adds to a step"),
     PartSpec(
         "variants", "gpu_check_parts.variants", 60, "micro-batches, ZeRO stages, attention kernels"
     ),
@@ -72,7 +72,7 @@ PARTS = (
         "evaluation of a 1B: probes, steering, cross-entropy",
     ),
     PartSpec(
-        "study", "gpu_check_parts.study", 50, "a real small sweep: train and evaluate some ratios"
+        "study", "gpu_check_parts.study", 45, "a real small sweep: train and evaluate some ratios"
     ),
 )
 

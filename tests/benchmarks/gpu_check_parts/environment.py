@@ -1,4 +1,4 @@
-"""the machine: versions, memory bandwidth, and FLOP/s of the matrix products that we need
+"""the machine: versions, memory bandwidth, FLOP/s of the products that we need, kernels
 
 The rates are the ceilings that all other numbers are to be compared with. Products are of random
 numbers: with zeros a GPU draws less power and runs faster.
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from gpu_check_parts import kernels
 from gpu_check_parts.recorder import Recorder
 from gpu_check_parts.timing import median_seconds
 from training.config import SIZES, ModelConfig
@@ -48,6 +49,8 @@ def run(recorder: Recorder) -> None:
         _record_gemms(recorder)
     with recorder.item("attention"):
         _record_attention(recorder)
+    with recorder.item(kernels.NAME):
+        kernels.record(recorder)
 
 
 def _record_versions(recorder: Recorder) -> None:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import eval_contenders
 import numpy as np
 import torch
-from eval_contenders import DecodingTask, ModelPair, timed
+from eval_contenders import ROWS_PER_PROMPT, DecodingTask, ModelPair, timed
 
 from eval.model.eval_session import EvalSession
 from eval.model.loaded_model import LoadedModel
@@ -32,7 +32,7 @@ class Work(NamedTuple):
 
     model: ModelConfig
     n_windows: int
-    n_prompts: int
+    n_prompts: int  # of ROWS_PER_PROMPT rows each
     n_new_tokens: int
     n_texts: int
     n_probe_rows: int
@@ -54,7 +54,11 @@ def run(recorder: Recorder) -> None:
         _record_probes(recorder, work)
     if recorder.has_time(20, "fp32"):
         with recorder.item("fp32"):
-            less = work._replace(n_windows=max(2, work.n_windows // 8), n_texts=work.n_texts // 4)
+            less = work._replace(
+                n_windows=max(2, work.n_windows // 8),
+                n_prompts=max(2, work.n_prompts // 4),
+                n_texts=work.n_texts // 4,
+            )
             _record_model(recorder, less, torch.float32)
     if recorder.device.type == "cuda":
         gib = torch.cuda.max_memory_allocated() / 2**30
@@ -85,7 +89,7 @@ def _record_cross_entropy(recorder: Recorder, name: str, models: ModelPair, work
     session = _session(models, T)
 
     def measure() -> Any:
-        return measure_strengths._cross_entropy(session, tokens_RT, condition)
+        return measure_strengths.measure_cross_entropy(session, tokens_RT, condition)
 
     measure()
     seconds = timed(measure).seconds
@@ -113,8 +117,10 @@ def _session(models: ModelPair, length: int) -> EvalSession:
 def _record_generation(
     recorder: Recorder, name: str, models: ModelPair, task: DecodingTask, n_rounds: int
 ) -> None:
+    """Rates of generation; `steered` and `unsteered` share prompt passes as an evaluation does."""
     contenders = {
-        "plain": lambda: eval_contenders.generate(models.ours, task),
+        "every row reads its prompt": lambda: eval_contenders.generate(models.ours, task),
+        "unsteered": lambda: eval_contenders.generate_unsteered(models.ours, task),
         "steered": lambda: eval_contenders.generate_steered(models.ours, task),
         "transformers with hooks": lambda: eval_contenders.generate_with_hooks(models.peer, task),
     }
@@ -124,13 +130,13 @@ def _record_generation(
             elapsed = timed(generate).seconds
             if round_:  # the first one warms up
                 seconds[contender].append(elapsed)
-    n_tokens = task.prompts_BT.shape[0] * task.n_new_tokens
+    n_rows = len(task.prompts_BT)
+    n_tokens = n_rows * task.n_new_tokens
+    note = f"{n_rows // ROWS_PER_PROMPT} prompts × {ROWS_PER_PROMPT} strengths"
     for contender, own in seconds.items():
-        recorder.number(
-            f"{name}: generation, {contender}", n_tokens / median(own), "tokens/s",
-            f"{len(task.prompts_BT)} prompts together",
-        )  # fmt: skip
-    ratios = [b / a - 1 for a, b in zip(seconds["plain"], seconds["steered"], strict=True)]
+        rate = n_tokens / median(own)
+        recorder.number(f"{name}: generation, {contender}", rate, "tokens/s", note)
+    ratios = [b / a - 1 for a, b in zip(seconds["unsteered"], seconds["steered"], strict=True)]
     recorder.goal(f"{name}: overhead of steering", median(ratios), "share", bar=STEERING_BAR)
 
 

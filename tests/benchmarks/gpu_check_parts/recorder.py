@@ -73,11 +73,14 @@ class Recorder:
     def text(self, name: str, value: str) -> None:
         self._write("text", name, note=value)
 
+    def skipped(self, name: str, reason: str) -> None:
+        self._write("skipped", name, note=reason)
+
     def has_time(self, seconds: float, name: str) -> bool:
         """Whether an item that is only nice to have fits; if not, it is recorded as skipped."""
         if self.is_tiny or time.monotonic() + seconds < self._ends_at:
             return True
-        self._write("skipped", name, note=f"needs about {seconds:.0f} s, the part's time is over")
+        self.skipped(name, f"needs about {seconds:.0f} s, the part's time is over")
         return False
 
     @contextmanager

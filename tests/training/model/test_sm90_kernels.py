@@ -4,24 +4,16 @@ Skipped where torch is built for CPUs. With a CUDA build of torch it needs no GP
 `pip install torch` (from PyPI), then `pytest tests/training/model/test_sm90_kernels.py`.
 """
 
-import json
-import os
-import subprocess
-import sys
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-
-COMPILER = Path(__file__).with_name("sm90_compiler.py")
-ROOT = Path(__file__).parents[3]
+import sm90_report
+from sm90_report import BLOCKS, CHUNKS, MAX_REGISTERS, triton_kernels
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
-        find_spec("triton") is None or torch.version.cuda is None,
+        bool(sm90_report.missing()),
         reason="compiling for sm_90 needs triton and a CUDA build of torch (a GPU is not needed)",
     ),
 ]
@@ -29,20 +21,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    environment = os.environ | {
-        "CUDA_VISIBLE_DEVICES": "",
-        "PYTHONPATH": str(ROOT),
-        "TORCHINDUCTOR_CACHE_DIR": str(tmp_path_factory.mktemp("sm90")),
-    }
-    result = subprocess.run(
-        [sys.executable, str(COMPILER)], env=environment, capture_output=True, text=True
-    )
-    assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout)
-
-
-def triton_kernels(compiled: dict[str, Any], graph: str) -> list[str]:
-    return [call for call in compiled["graphs"][graph]["calls"] if call.startswith("triton_")]
+    return sm90_report.compile_model(tmp_path_factory.mktemp("sm90"))
 
 
 @pytest.mark.parametrize("kind", ["block", "documents"])
@@ -50,7 +29,7 @@ def test_all_layers_share_one_graph_without_breaks(compiled: dict[str, Any], kin
     assert compiled["counts"][kind] == {"n_graphs": 1, "n_graph_breaks": 0}
 
 
-@pytest.mark.parametrize("graph", ["loss forward", "deterministic loss forward"])
+@pytest.mark.parametrize("graph", CHUNKS)
 def test_a_chunk_of_the_loss_is_one_kernel(compiled: dict[str, Any], graph: str):
     assert len(compiled["graphs"][graph]["calls"]) == 1
     assert len(triton_kernels(compiled, graph)) == 1
@@ -62,23 +41,15 @@ def test_a_block_keeps_the_activations_that_the_memory_estimate_counts(compiled:
     assert compiled["graphs"]["block forward"]["kept_bytes"] == pytest.approx(n_bytes, rel=0.002)
 
 
-@pytest.mark.parametrize(
-    ("graph", "n_triton", "n_matmuls"),
-    [
-        ("block forward", 5, 4),
-        ("block backward", 4, 8),
-        ("documents forward", 5, 4),
-        ("documents backward", 4, 8),
-    ],
-)
-def test_a_block_is_matmuls_attention_and_few_other_kernels(
-    compiled: dict[str, Any], graph: str, n_triton: int, n_matmuls: int
-):
+@pytest.mark.parametrize("graph", BLOCKS)
+def test_a_block_is_matmuls_attention_and_few_other_kernels(compiled: dict[str, Any], graph: str):
     calls = compiled["graphs"][graph]["calls"]
-    assert len(triton_kernels(compiled, graph)) <= n_triton
-    assert calls.count("extern_kernels.mm") == n_matmuls
+    limits = BLOCKS[graph]
+    assert len(triton_kernels(compiled, graph)) <= limits.n_triton
+    assert calls.count("extern_kernels.mm") == limits.n_matmuls
     assert sum("attention" in call or "attn" in call for call in calls) == 1
-    assert len(calls) == len(triton_kernels(compiled, graph)) + n_matmuls + 1  # no copies
+    # no copies
+    assert len(calls) == len(triton_kernels(compiled, graph)) + limits.n_matmuls + 1
 
 
 def test_no_kernel_spills_registers(compiled: dict[str, Any]):
@@ -87,4 +58,4 @@ def test_no_kernel_spills_registers(compiled: dict[str, Any]):
             assert configurations, name
             for each in configurations:
                 assert each["spilled_bytes"] == 0, (name, each)
-                assert each["registers"] <= 128, (name, each)
+                assert each["registers"] <= MAX_REGISTERS, (name, each)

@@ -1,0 +1,60 @@
+"""The measured generation is that of an evaluation: shared prompt passes, batches of its size."""
+
+import eval_contenders
+import pytest
+import torch
+from eval_contenders import ROWS_PER_PROMPT, DecodingTask
+
+from eval.model import batch_size
+from training.config import ModelConfig
+from training.model.olmo import OLMo
+
+CONFIG = ModelConfig(d_model=32, n_layers=2, n_heads=2, d_mlp=64, vocab_size=128)
+N_PROMPTS, N_TOKENS, N_NEW_TOKENS = 3, 6, 4
+
+
+@pytest.fixture(scope="module")
+def model() -> OLMo:
+    return eval_contenders.models(CONFIG).ours
+
+
+@pytest.fixture
+def task() -> DecodingTask:
+    return eval_contenders.decoding(CONFIG, N_PROMPTS, N_TOKENS, N_NEW_TOKENS)
+
+
+@pytest.fixture
+def passes(model: OLMo, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The shapes of the tokens that go through the model, in order."""
+    shapes: list[tuple[int, ...]] = []
+    hidden = model.hidden
+
+    def counted(tokens_BT, **options):
+        shapes.append(tuple(tokens_BT.shape))
+        return hidden(tokens_BT, **options)
+
+    monkeypatch.setattr(model, "hidden", counted)
+    return shapes
+
+
+def test_steered_rows_of_a_prompt_share_its_pass(model, task, passes):
+    eval_contenders.generate_steered(model, task)
+    assert passes[0] == (N_PROMPTS, N_TOKENS - 1)
+    assert set(passes[1:]) == {(N_PROMPTS * ROWS_PER_PROMPT, 1)}
+
+
+def test_steering_by_zero_generates_as_no_shift_does(model, task):
+    zeros_B = torch.zeros(len(task.prompts_BT))
+    unsteered = eval_contenders.generate_unsteered(model, task)
+    assert eval_contenders.generate_steered(model, task, zeros_B) == unsteered
+    assert eval_contenders.generate_steered(model, task) != unsteered
+
+
+@pytest.mark.parametrize("name", ["generate", "generate_steered"])
+def test_batches_have_the_size_of_the_evaluation(model, task, passes, monkeypatch, name):
+    generate = getattr(eval_contenders, name)
+    together = generate(model, task)
+    monkeypatch.setitem(batch_size.MOST_ROWS, "cpu", 5)
+    passes.clear()
+    assert generate(model, task) == together
+    assert max(n_rows for n_rows, _ in passes) == 5
