@@ -23,13 +23,12 @@ from training.config import (
     ValidationConfig,
 )
 from training.engine import throughput
-from training.model import compilation
 from training.model.hf_export import from_hugging_face
 from training.model.loss import OLMoForTraining
 from training.optim import muon
 from training.optim.lr_schedule import learning_rate
 from training.run_record import run_uri
-from training.trainer import loop
+from training.trainer import gc_pauses, loop
 
 
 class TrainedRun(NamedTuple):
@@ -103,7 +102,7 @@ def continue_run(
     with (
         patch.object(loop, "train_step", observed),
         patch.object(throughput, "_measure_matmul", lambda device, dtype: 1.0),
-        patch.object(compilation, "WARM_UP_STEPS", 1 << 30),
+        patch.object(gc_pauses, "WARM_UP_STEPS", 1 << 30),
     ):
         loop.train(root, run)
     return TrainedRun(batches, [float(loss) for loss in losses], exported_weights(root, run))
