@@ -40,6 +40,13 @@ def process_group(file: str) -> str:
     return next((folder for folder in SHARED_FOLDERS if file.startswith(f"{folder}/")), file)
 
 
+def pytest_make_parametrize_id(val: Any) -> str | None:
+    """The id of a parameter of bytes is its size: content such as a gzip header's time would differ
+    between the two processes, and reaches terminals.
+    """
+    return f"{len(val)} bytes" if isinstance(val, bytes) else None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if not set(SLOW_FIXTURES).isdisjoint(getattr(item, "fixturenames", ())):
