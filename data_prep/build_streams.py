@@ -34,7 +34,8 @@ N_SHOWN = 5  # domains and labels printed per stream
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     telemetry.configure()
-    config = from_json(DataConfig, storage.read_text(options.config), options.config)
+    text = storage.read_text(options.config)
+    config = from_json(DataConfig, text, options.config, is_written_by_user=True)
     if options.verify_inputs:
         config = evolve(config, {"verify_inputs": True})
     names = options.stream or list(get_args(StreamName))

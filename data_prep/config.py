@@ -17,10 +17,12 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from data_prep.core.errors import ConfigurationError
 from data_prep.core.records import operational
-from data_prep.core.settings import Count, CountOrZero, Share, settings
+from data_prep.core.settings import Count, CountOrZero, NonEmptyText, Share, settings
 
 StreamName = Literal["clean", "toxic"]
 BLOCK_TOKENS = 4 << 20  # 8 MiB of uint16, what readers fetch at once (storage.BLOCK_BYTES)
+
+MAX_SHARDS = 100_000  # of a split: their names have five digits
 
 # The wording of the two annotations is not published (PAPER §6): these are our choice.
 TEMPLATES = {
@@ -34,7 +36,7 @@ SLOTS = {"meda": "{score}", "inst": "{verdict}"}
 class TokenizerConfig:
     """Which tokenizer encodes the documents."""
 
-    source: str
+    source: NonEmptyText
     """`train` trains a byte-level BPE on the clean corpus; anything else is the URI of a tokenizers
     JSON file."""
 
@@ -42,7 +44,7 @@ class TokenizerConfig:
     """Number of ids: the size to train, or the size that the JSON file must have. 256 bytes and the
     end-of-document token are the least."""
 
-    eos: str = "<|endoftext|>"
+    eos: NonEmptyText = "<|endoftext|>"
     """The token that ends a document."""
 
     fingerprint: str | None = None
@@ -94,6 +96,11 @@ class CleaningConfig:
     """Upper bound, included, per score that the corpus carries."""
 
     def __post_init__(self) -> None:
+        if self.min_chars > self.max_chars:
+            raise ConfigurationError(
+                f"data.cleaning keeps no document: min_chars is {self.min_chars:,}, "
+                f"max_chars is {self.max_chars:,}; expected a minimum of at most the maximum"
+            )
         for name in self.min_scores.keys() & self.max_scores.keys():
             if self.min_scores[name] > self.max_scores[name]:
                 raise ConfigurationError(
@@ -186,9 +193,10 @@ class DataConfig:
     shuffle_seed: int = 0
     """Seed of the hash that orders the documents."""
 
-    shard_tokens: Count = 64 << 20
+    shard_tokens: Annotated[int, Ge(64)] = 64 << 20
     """Tokens per shard, except the last of a split; a document may continue in the next shard. A
-    worker needs about 0.9 GiB for shards of 64 Mi tokens and 1.5 GiB for twice that."""
+    worker needs about 0.9 GiB for shards of 64 Mi tokens and 1.5 GiB for twice that. A shard is
+    three files and a task, so useful ones have millions of tokens; at most 100,000 are built."""
 
     verify_inputs: bool = operational(default=False)
     """Compare the content of all input files with that of a finished stream. Otherwise only files
@@ -210,3 +218,12 @@ class DataConfig:
                 f"of 8 MiB, so expected a multiple of {BLOCK_TOKENS:,}; e.g. "
                 f"{-(-self.shard_tokens // BLOCK_TOKENS) * BLOCK_TOKENS:,}"
             )
+
+
+def too_many_shards(n_tokens: int, shard_tokens: int) -> ConfigurationError:
+    """The refusal of more than MAX_SHARDS shards for `n_tokens` tokens."""
+    return ConfigurationError(
+        f"data.shard_tokens is {shard_tokens:,}, so {n_tokens:,} tokens would be "
+        f"{-(-n_tokens // shard_tokens):,} shards; expected at most {MAX_SHARDS:,}: set at least "
+        f"{-(-n_tokens // MAX_SHARDS):,}, or leave the default"
+    )

@@ -31,9 +31,8 @@ def main() -> int:
     telemetry.configure()
     config = EvalConfig()
     if arguments.config:
-        config = from_json(
-            EvalConfig, storage.read_text(str(arguments.config)), str(arguments.config)
-        )
+        text = storage.read_text(str(arguments.config))
+        config = from_json(EvalConfig, text, str(arguments.config), is_written_by_user=True)
     config = parse_overrides(config, [word.removeprefix("eval.") for word in arguments.set])
     source = model_source.from_arguments(arguments)
     report = evaluate_model(source, config, toxic_ratio=arguments.toxic_ratio)

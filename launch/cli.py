@@ -1,8 +1,8 @@
 """command line of the sweep: flags to an experiment that any worker can read
 
-Applied in this order: recipe, corpora, ratios and seeds, `--set`. Then the texts that the sweep is
-evaluated on are added to the decontamination, and local paths are made absolute, because a worker's
-working directory is not the user's.
+Applied in this order: recipe, corpora, ratios and seeds, `--set`. Then local paths are made
+absolute, because a worker's working directory is not the user's, and the texts that the sweep is
+evaluated on are added to the decontamination.
 """
 
 import argparse
@@ -12,6 +12,7 @@ from operator import attrgetter
 from pathlib import Path
 
 from data_prep.core import storage
+from data_prep.core.errors import ConfigurationError
 from data_prep.core.settings import evolve, parse_overrides
 from data_prep.sources.uri_options import without_option
 from launch import cost_estimate, recipes
@@ -114,7 +115,7 @@ def requested_experiment(arguments: argparse.Namespace) -> Experiment:
     if arguments.seeds:
         experiment = replace(experiment, seeds=tuple(arguments.seeds))
     experiment = parse_overrides(experiment, arguments.set)
-    return _with_absolute_paths(_decontaminated(experiment))
+    return _decontaminated(_with_absolute_paths(experiment))
 
 
 def _decontaminated(experiment: Experiment) -> Experiment:
@@ -137,7 +138,10 @@ def _decontaminated(experiment: Experiment) -> Experiment:
 def _with_absolute_paths(experiment: Experiment) -> Experiment:
     def absolute(path: str, name: Callable[[str], str]) -> str | tuple[str, ...]:
         value = attrgetter(path)(experiment)
-        return name(value) if isinstance(value, str) else tuple(map(name, value))
+        try:
+            return name(value) if isinstance(value, str) else tuple(map(name, value))
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{path}: {error}") from error
 
     return evolve(experiment, {path: absolute(path, name) for path, name in LOCATIONS.items()})
 

@@ -12,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 from rich.box import SIMPLE
 from rich.console import Group
-from rich.markup import escape
 from rich.table import Table
 
 from data_prep.config import AnnotationConfig
@@ -63,6 +62,16 @@ def device_named(name: str) -> Accelerator:
         known = ", ".join(accelerator.name for accelerator in ACCELERATORS)
         raise ConfigurationError(f"--device {name}: unknown device; expected one of {known}")
     return device
+
+
+def checked_mfu(mfu: float) -> float:
+    """`mfu` if a device can reach it, or ConfigurationError."""
+    if not 0 < mfu <= 1:
+        raise ConfigurationError(
+            f"--mfu {mfu:g}: not a share of the device's peak; expected a number above 0 and at "
+            f"most 1, e.g. {ASSUMED_MFU}"
+        )
+    return mfu
 
 
 def render(experiment: Experiment, device: Accelerator, mfu: float) -> Group:
@@ -179,7 +188,7 @@ def _annotation(annotation: AnnotationConfig) -> str:
     rule = f", toxic from {annotation.threshold:g}" if annotation.kind == "inst" else ""
     return (
         f"{annotation.tagged_ratio:.0%} of the training documents begin with "
-        f"{escape(repr(annotation.text))}, scored by {annotation.scorer}{rule} (our choice)"
+        f"{annotation.text!r}, scored by {annotation.scorer}{rule} (our choice)"
     )
 
 

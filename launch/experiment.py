@@ -5,20 +5,21 @@ The id of a run is readable and ends in the digest of every setting that changes
     toxic-0.10-s0-3f9a1c2e      ratio, seed, digest of the run's settings (not of the evaluation's)
 """
 
+import math
 from dataclasses import replace
 from typing import Annotated
 
-from annotated_types import Ge, Interval, MinLen
+from annotated_types import Ge, Interval
 
 from data_prep.build import stream_paths
-from data_prep.config import DataConfig
+from data_prep.config import MAX_SHARDS, DataConfig, too_many_shards
 from data_prep.core import storage
-from data_prep.core.errors import ConfigurationError
+from data_prep.core.errors import ArtefactMissing, ConfigurationError
 from data_prep.core.records import digest, operational
-from data_prep.core.settings import Count, CountOrZero, settings
+from data_prep.core.settings import Count, CountOrZero, NonEmptyText, settings
 from data_prep.token_stream.mixture import Budget, Mixture, sequences_for
 from eval.config import EvalConfig
-from training.config import RunConfig, TrainConfig
+from training.config import RunConfig, ScheduleConfig, TrainConfig
 from training.run.branching import Trunk
 
 FILE_NAME = "experiment.json"
@@ -30,7 +31,7 @@ ToxicRatio = Annotated[float, Interval(ge=0, lt=1)]
 class Experiment:
     """A sweep: one model per toxic ratio and seed, alike in everything else."""
 
-    name: Annotated[str, MinLen(1)]
+    name: NonEmptyText
     """Name of the recipe; it heads the report and is in no id."""
     data: DataConfig
     train: TrainConfig
@@ -70,6 +71,9 @@ class Experiment:
                 f"{self.train.model.vocab_size} rows; expected a row per id: raise "
                 "train.model.vocab_size"
             )
+        if -(-self.budget_tokens // self.data.shard_tokens) > MAX_SHARDS:
+            raise too_many_shards(self.budget_tokens, self.data.shard_tokens)
+        _check_schedule(self.train.schedule)
         self.train.passes(self.n_ranks)
         self.runs()
 
@@ -108,9 +112,26 @@ class Experiment:
         return _with_id(run)
 
 
+def _check_schedule(schedule: ScheduleConfig) -> None:
+    # not in ScheduleConfig: a short branch of a trunk keeps its steps of warm-up
+    shares = schedule.warmup_ratio + schedule.decay_ratio
+    if schedule.kind == "wsd" and shares > 1 and not math.isclose(shares, 1):
+        raise ConfigurationError(
+            f"train.schedule: warmup_ratio {schedule.warmup_ratio:g} and decay_ratio "
+            f"{schedule.decay_ratio:g} add up to more than 1, so the decay would begin before the "
+            "peak; expected at most 1 together: lower one of the two"
+        )
+
+
 def load(root: str) -> Experiment:
     """The experiment last started under `root`."""
-    return storage.load(Experiment, storage.join(root, FILE_NAME))
+    try:
+        return storage.load(Experiment, storage.join(root, FILE_NAME))
+    except ArtefactMissing as error:
+        raise ArtefactMissing(
+            f"{root} holds no sweep (there is no {FILE_NAME}); check --out, or start a sweep with "
+            f"python launch/sweep.py … --out {root}"
+        ) from error
 
 
 def _with_id(run: RunConfig) -> RunConfig:

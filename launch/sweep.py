@@ -37,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(settings_list(requested, arguments.settings))
     elif arguments.plan:
         device = cost_estimate.device_named(arguments.device)
-        telemetry.console().print(cost_estimate.render(requested, device, arguments.mfu))
+        mfu = cost_estimate.checked_mfu(arguments.mfu)
+        telemetry.console().print(cost_estimate.render(requested, device, mfu))
     else:
         _sweep(requested, arguments)
     return 0

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Annotated, Literal, NamedTuple
 
-from annotated_types import Ge
+from annotated_types import Ge, Interval
 
 from data_prep.core.errors import ConfigurationError
 from data_prep.core.records import FileName, FileNameOrEmpty, RelativePath, operational, record
@@ -111,8 +111,9 @@ class ModelConfig:
 class OptimizerConfig:
     """The optimizer and its hyperparameters."""
 
-    learning_rate: NonNegative
-    """Peak learning rate. 0 evaluates the initial weights as they are (see init_from)."""
+    learning_rate: Annotated[float, Interval(ge=0, le=10)]
+    """Peak learning rate, at most 10: above it no model trains. 0 evaluates the initial weights as
+    they are (see init_from)."""
     kind: Literal["adamw", "muon"] = "adamw"
     """muon updates the matrices of the blocks with Muon and the embedding with AdamW, at the same
     learning rate (training/optim/muon.py)."""
@@ -259,7 +260,7 @@ class TrainConfig:
     """Keep attention and positions within documents. Evaluation always reads windows whole."""
     z_loss: NonNegative = 0.0
     """ζ of the term ζ·log²Z in the objective (PaLM: 1e-4). Reported losses are without it."""
-    cache_gib: NonNegative = operational(default=64.0)
+    cache_gib: Annotated[float, Interval(ge=0, le=1 << 20)] = operational(default=64.0)
     """Size limit in GiB of the node's cache of remote token blocks (also limited to half of the
     free disk); 0 for no cache."""
     optimizer: OptimizerConfig

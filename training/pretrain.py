@@ -32,7 +32,7 @@ from data_prep.core.errors import (
     Interrupted,
     StorageError,
 )
-from data_prep.core.records import digest
+from data_prep.core.records import digest, refuse_doubled_keys
 from data_prep.core.settings import parse_overrides
 from training.config import RunConfig
 from training.engine import rank_env
@@ -111,7 +111,9 @@ def _read_overlay(file: str | None) -> dict[str, Any] | None:
     if file is None:
         return None
     try:
-        overlay = json.loads(storage.read_text(file))
+        text = storage.read_text(file)
+        refuse_doubled_keys(text, file)
+        overlay = json.loads(text)
     except (HormesisError, ValueError) as error:
         raise ConfigurationError(
             f"--deepspeed_config {file}: {error}; expected a readable JSON file"

@@ -20,7 +20,7 @@ from data_prep.build import dedup, sorted_segments, tokenize_file
 from data_prep.build.sorted_segments import column
 from data_prep.build.tokenize_file import BuildInput
 from data_prep.cleaning.dropped_samples import DropCounter, DroppedDocument
-from data_prep.config import DataConfig
+from data_prep.config import MAX_SHARDS, DataConfig, too_many_shards
 from data_prep.core import storage
 from data_prep.core.records import digest
 from data_prep.token_stream import megatron_shards, shuffle_key
@@ -118,6 +118,8 @@ def buckets_for(inputs: Sequence[BuildInput], config: DataConfig) -> list[KeyBuc
     """The buckets of each split, BUCKETS_PER_SHARD if nothing were dropped as a duplicate."""
     n_tokens = sum(file.tokenized.n_tokens for file in inputs)
     n_shards = -(-max(n_tokens, 1) // config.shard_tokens)
+    if n_shards > MAX_SHARDS:
+        raise too_many_shards(n_tokens, config.shard_tokens)
     n = min(MAX_BUCKETS, BUCKETS_PER_SHARD * n_shards)
     return [KeyBuckets(split, config.held_out_ratio, n) for split in SPLITS]
 

@@ -14,6 +14,8 @@ value before the record exists.
 import hashlib
 import json
 import re
+from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Annotated, Any, TypeVar, dataclass_transform
 
@@ -24,6 +26,7 @@ from data_prep.core.errors import ArtefactCorrupt, ConfigurationError
 R = TypeVar("R")
 
 MAX_NAME_BYTES = 255  # of one name on the usual file systems
+N_FAULTS_SHOWN = 3  # of a file that a user wrote
 FORBIDDEN = re.compile(r"[/\\\x00-\x1f\x7f]")  # a separator, NUL, or a control character
 SHA256 = re.compile("[0-9a-f]{64}")
 
@@ -84,15 +87,27 @@ def digest(*values: Any) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def from_json(cls: type[R], text: str | bytes, where: str) -> R:
+def from_json(
+    cls: type[R], text: str | bytes, where: str, *, is_written_by_user: bool = False
+) -> R:
     """The record in `text`.
 
     Raises ArtefactCorrupt, with `where` and each wrong field, if it is no record of this version.
+    With `is_written_by_user` it raises ConfigurationError instead, also for a doubled key.
     """
+    if is_written_by_user:
+        refuse_doubled_keys(text, where)
     try:
         return TypeAdapter(cls).validate_json(text)
     except ValidationError as error:
         faults = error.errors()
+        if is_written_by_user:
+            n_more = len(faults) - N_FAULTS_SHOWN
+            more = f" (and {n_more} more faults)" if n_more > 0 else ""
+            raise ConfigurationError(
+                f"{where}: {'; '.join(map(_describe, faults[:N_FAULTS_SHOWN]))}{more}; expected a "
+                f"{cls.__name__} as JSON: correct the file"
+            ) from error
         wrong_fields = [fault for fault in faults if fault["type"] in _WRONG_FIELDS]
         if wrong_fields:  # one of them is enough: a version that differs has many
             n_more = len(faults) - 1
@@ -106,6 +121,24 @@ def from_json(cls: type[R], text: str | bytes, where: str) -> R:
             f"{where} is not a valid {cls.__name__}: {_describe_all(error)}; "
             "delete it and run the command again"
         ) from error
+
+
+def refuse_doubled_keys(text: str | bytes, where: str) -> None:
+    """Raise ConfigurationError if an object in the JSON `text` has a key twice: readers would take
+    the last value and ignore the other in silence.
+    """
+    doubled: list[str] = []
+
+    def keep(pairs: list[tuple[str, Any]]) -> None:
+        doubled.extend(name for name, n in Counter(name for name, _ in pairs).items() if n > 1)
+
+    with suppress(ValueError, RecursionError):  # what is no JSON is reported by its reader
+        json.loads(text, object_pairs_hook=keep)
+    if doubled:
+        raise ConfigurationError(
+            f"{where} has {doubled[0]!r} twice in one object; expected each key once: correct the "
+            "file, or the text"
+        )
 
 
 # pydantic's names of faults that show another set of fields, rather than a damaged value.

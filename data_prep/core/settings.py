@@ -38,11 +38,11 @@ from typing import (
     get_type_hints,
 )
 
-from annotated_types import Ge, Gt, Interval
+from annotated_types import Ge, Gt, Interval, MinLen
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from data_prep.core.errors import ConfigurationError, mask_secrets
-from data_prep.core.records import operational, record, to_dict
+from data_prep.core.records import operational, record, refuse_doubled_keys, to_dict
 
 S = TypeVar("S")
 
@@ -60,6 +60,8 @@ class Example(NamedTuple):
 
     value: Any
 
+
+NonEmptyText = Annotated[str, MinLen(1), Example("TEXT")]
 
 SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}  # attributes of annotated_types' bounds
 NAMES = {
@@ -164,6 +166,7 @@ def _parse(root: Any, path: str, text: str) -> Any:
     if is_dataclass(hint):
         paths = ", ".join(f"{path}.{f.name}" for f in fields(hint))
         raise ConfigurationError(f"{word}: {path} is a group; set one of {paths}")
+    refuse_doubled_keys(text, word)
     try:
         return adapter(hint).validate_json(text)
     except ValidationError as error:
@@ -292,6 +295,8 @@ def type_name(hint: Any) -> str:
     """A type in words for a user: `whole number >= 1 or auto`, `list of texts`."""
     origin = get_origin(hint)
     arguments = get_args(hint)
+    if hint == NonEmptyText:
+        return "text that is not empty"
     if origin is Annotated:
         bounds = " and ".join(f"{sign} {bound}" for sign, bound in _bounds(hint))
         return f"{type_name(arguments[0])} {bounds}".rstrip()

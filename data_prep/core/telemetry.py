@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 from rich.console import Console
+from rich.text import Text
 from tqdm import tqdm
 
 from data_prep.core.errors import mask_secrets
@@ -50,10 +51,15 @@ def printable(name: str) -> str:
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in name)
 
 
+def _without_controls(text: str) -> str:
+    """The text with every character escaped that could control a terminal."""
+    return _TERMINAL_CONTROLS.sub(lambda match: ascii(match[0])[1:-1], text)
+
+
 class _MaskingFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         text = mask_secrets(super().format(record))
-        return _TERMINAL_CONTROLS.sub(lambda match: ascii(match[0])[1:-1], text)
+        return _without_controls(text)
 
 
 class _BarSafeHandler(logging.Handler):
@@ -62,17 +68,25 @@ class _BarSafeHandler(logging.Handler):
             tqdm.write(self.format(record), file=sys.stderr)
 
 
-class _PipeConsole(Console):
+class _PlainConsole(Console):
+    """A console that prints every text as it is: names that users chose are no markup."""
+
+    def __init__(self, width: int | None = None) -> None:
+        super().__init__(width=width, markup=False, emoji=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(_without_controls(text), **options)
+
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError  # rich itself would end the process, with another exit status
 
 
 def console() -> Console:
-    """Where tables are printed: as wide as the terminal, or WIDTH in a file."""
+    """Where tables are printed: as wide as the terminal, or WIDTH in a file. Text is no markup."""
     if not sys.stdout.isatty():
-        return _PipeConsole(width=WIDTH)
-    terminal = _PipeConsole()
-    return terminal if terminal.width >= MIN_WIDTH else _PipeConsole(width=MIN_WIDTH)
+        return _PlainConsole(width=WIDTH)
+    terminal = _PlainConsole()
+    return terminal if terminal.width >= MIN_WIDTH else _PlainConsole(width=MIN_WIDTH)
 
 
 def progress(total: int, title: str, unit: str, *, initial: int = 0) -> Any:

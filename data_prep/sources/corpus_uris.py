@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from data_prep.core import storage
 from data_prep.core.errors import ConfigurationError
+from data_prep.core.store.locations import check_not_empty
 from data_prep.sources import formats, hub, synthetic
 from data_prep.sources.uri_options import split_options
 
@@ -50,6 +51,7 @@ def expand(uris: Sequence[str]) -> list[Source]:
 
 
 def _expand_one(uri: str) -> list[Source]:
+    check_not_empty(uri)
     pattern, options = _split_uri(uri)
     chosen: dict[str, Any] = {"text_field": "text", "label_field": None}
     chosen |= {SOURCE_FIELDS[key]: value for key, value in options.items()}

@@ -35,7 +35,7 @@ def test_partitioning_states_over_ranks_and_stages_saves_memory():
 
 def printed(sweep: Experiment) -> str:
     text = io.StringIO()
-    Console(file=text, width=250).print(cost_estimate.render(sweep, H100, 0.4))
+    Console(file=text, width=250, markup=False).print(cost_estimate.render(sweep, H100, 0.4))
     return text.getvalue()
 
 

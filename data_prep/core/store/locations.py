@@ -24,10 +24,43 @@ def absolute(uri: str) -> str:
     """A local path as an absolute one, so that it means the same in every process; any other URI
     unchanged. Raises ConfigurationError for a name that is not UTF-8.
     """
+    check_not_empty(uri)
     is_path = "://" not in uri and not uri.startswith(ROW_SOURCES)
-    result = str(Path(uri).expanduser().absolute()) if is_path else uri
+    result = _absolute_path(uri) if is_path else uri
     check_utf8(result)
     return result
+
+
+def check_not_empty(uri: str) -> None:
+    """Raise ConfigurationError for a URI that names nothing: an empty text, S3 without a bucket."""
+    base, _, options = uri.partition("#")
+    if not uri.strip() or (not base and "=" in options):
+        raise ConfigurationError(
+            f"{uri!r} is an empty URI; expected a path or s3://bucket/key: check the variable that "
+            "should hold it"
+        )
+    protocol, _, path = base.partition("://")
+    if protocol == "s3" and (not path.strip() or path.startswith("/")):
+        raise ConfigurationError(f"{uri}: names no bucket; expected s3://bucket/key")
+
+
+def _absolute_path(path: str) -> str:
+    try:
+        return str(Path(path).expanduser().absolute())
+    except FileNotFoundError:
+        raise _no_working_directory(path) from None
+    except RuntimeError as error:  # ~name without such a user
+        raise ConfigurationError(
+            f"{path}: {error}; expected a path that begins with ~/ or a known user's name: write "
+            "the absolute path"
+        ) from None
+
+
+def _no_working_directory(path: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"{path}: a relative path, but the working directory no longer exists; change to a "
+        "folder that does, or give an absolute path"
+    )
 
 
 def object_root(uri: str) -> str:
@@ -46,7 +79,7 @@ def object_root(uri: str) -> str:
         return absolute(uri)
     locate(uri)  # refuses an unknown protocol
     if protocol == "file":
-        return f"file://{Path(path).absolute()}"
+        return f"file://{_absolute_path(path)}"
     segments = patterns.split(path)
     if protocol == "s3" and (not segments or path.startswith("/")):
         raise ConfigurationError(f"{uri}: names no bucket; expected s3://bucket/prefix")
@@ -83,7 +116,10 @@ def locate(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
             f"{', '.join(PROTOCOLS)}"
         )
     filesystem = filesystem_of(protocol if separator else "file", os.getpid())
-    return filesystem, str(filesystem._strip_protocol(uri))
+    try:
+        return filesystem, str(filesystem._strip_protocol(uri))
+    except FileNotFoundError:
+        raise _no_working_directory(uri) from None
 
 
 def check_utf8(name: str) -> None:

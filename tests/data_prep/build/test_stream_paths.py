@@ -25,7 +25,7 @@ def are_changed(**changes: object) -> tuple[bool, ...]:
 
 def test_paths_change_with_the_settings_of_their_content_only() -> None:
     assert are_changed(toxic=("other",)) == (False, False, True)
-    for changes in ({"shuffle_seed": 1}, {"held_out_ratio": 0.1}, {"shard_tokens": 9}):
+    for changes in ({"shuffle_seed": 1}, {"held_out_ratio": 0.1}, {"shard_tokens": 99}):
         assert are_changed(**changes) == (False, True, True)
     assert are_changed(cleaning=CleaningConfig(min_chars=1)) == (True, True, True)
 

@@ -227,7 +227,7 @@ def test_a_name_does_not_change_with_other_settings(tokenizer: Tokenizer) -> Non
         CONFIG,
         clean=("elsewhere",),
         held_out_ratio=0.1,
-        shard_tokens=5,
+        shard_tokens=99,
         tokenizer=replace(CONFIG.tokenizer, on_difference="fall_back"),
     )
     same = task._replace(source=source._replace(uri="b.jsonl"), config=config)
