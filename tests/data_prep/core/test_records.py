@@ -123,6 +123,8 @@ def values(hint: Any) -> st.SearchStrategy:
         if arguments[0] is str:  # names and checksums
             names = ["", "a", "b.c", "streams/a", 64 * "0"]
             return st.sampled_from([name for name in names if is_valid(hint, name)])
+        if arguments[0] not in (int, float):  # a list with an example for error messages
+            return values(arguments[0])
         if arguments[0] is int:
             return values(int).filter(lambda n: is_valid(hint, n))
         whole = [n for n in range(6) if is_valid(hint, n)]
