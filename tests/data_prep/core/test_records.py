@@ -78,7 +78,7 @@ EXAMPLES: dict[type, tuple[tuple[str, ...], dict[str, Any]]] = {
     SteeringConfig: (("top_heads", "positions"), {"strengths": (0, 2.5)}),
     GenerationConfig: (("prompts", "n_prompts", "decoding"), {"top_p": 0.5}),
     ScoringConfig: (("scorer", "fluency_model"), {}),
-    CapabilityConfig: (("benchmarks", "n_questions"), {}),
+    CapabilityConfig: (("n_questions",), {"benchmarks": ("cloze:arc.jsonl#text=question",)}),
     EvalConfig: (("probing", "steering", "generation", "scoring", "capability", "seed"), {}),
 }
 

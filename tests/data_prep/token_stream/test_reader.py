@@ -238,8 +238,8 @@ def test_a_forked_child_does_not_wait_for_its_parents_threads(
 
 def test_a_process_with_blocks_being_fetched_exits_at_once(tmp_path: Path) -> None:
     program = (
-        "import threading; from data_prep.core import background; "
-        "background.in_background(lambda: threading.Event().wait(600), 'block'); "
+        "import threading; from data_prep.core import background_thread; "
+        "background_thread.in_background(lambda: threading.Event().wait(600), 'block'); "
         "raise SystemExit(7)"
     )
     start = time.monotonic()
