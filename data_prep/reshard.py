@@ -31,6 +31,7 @@ import re
 import sys
 import tarfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import IO, Any, NoReturn, cast
 
 import zstandard
@@ -100,7 +101,7 @@ def reshard(
 
     members: a pattern of the members of a tar to read.
     """
-    storage.absolute(archive)  # refuses a name that is not UTF-8
+    _check_one_archive(archive)
     if shard_bytes < 1:
         raise ConfigurationError(f"--shard-bytes is {shard_bytes}; expected at least 1")
     inner_name = archive_reader.inner_name(archive)  # refuses a name that is no archive
@@ -108,6 +109,7 @@ def reshard(
         raise ConfigurationError(
             f"{archive}: --members is for a tar, and this is one file; leave --members out"
         )
+    archive_reader.refuse_misnamed(storage.read(archive, 0, archive_reader.HEAD_BYTES), archive)
     existing = _existing_shards(archive, out, shard_bytes)
     finished = _finished(archive, out, existing, members)
     if finished:
@@ -124,6 +126,25 @@ def reshard(
     done = _split(archive, _Splitter(archive, out, shard_bytes, existing), members)
     storage.save(done, storage.join(out, RECORD_NAME))
     return done
+
+
+def _check_one_archive(archive: str) -> None:
+    """Raise ConfigurationError unless --archive may be the URI of one file."""
+    if not archive:
+        raise ConfigurationError(
+            "--archive is empty; expected the URI of one archive, e.g. pol.tar.zst"
+        )
+    storage.absolute(archive)  # refuses a name that is not UTF-8
+    if "*" in archive and not storage.exists(archive):
+        raise ConfigurationError(
+            f"--archive {archive} is a pattern; expected the URI of one archive; "
+            "split each on its own, into its own --out"
+        )
+    if Path(archive.removeprefix("file://")).is_dir():
+        raise ConfigurationError(
+            f"--archive {archive} is a folder; expected the URI of one archive; "
+            "name a folder of files as a corpus"
+        )
 
 
 def _finished(
@@ -224,7 +245,7 @@ class _Splitter:
             raise ConfigurationError(
                 f"{self._archive} contains no JSON lines"
                 + (f", no member among those of --members {members!r}" if members != "*" else "")
-                + "; expected a member that ends in {' or '.join(archive_reader.ENDINGS)}"
+                + f"; expected a member that ends in {' or '.join(archive_reader.ENDINGS)}"
             )
 
     def _existing_shard(self) -> ArchiveShard | None:

@@ -88,6 +88,30 @@ def test_no_two_classes_of_the_product_have_the_same_name():
     assert not recurring, f"rename for what they are: {recurring}"
 
 
+def test_a_message_of_an_error_has_no_unfilled_braces():
+    def raised_texts(path: Path):
+        for statement in ast.walk(syntax_tree(path)):
+            if isinstance(statement, ast.Raise):
+                nodes = list(ast.walk(statement))
+                texts = (node.values for node in nodes if isinstance(node, ast.JoinedStr))
+                parts = {id(part) for values in texts for part in values}
+                yield from (
+                    node
+                    for node in nodes
+                    if isinstance(node, ast.Constant)
+                    and isinstance(node.value, str)
+                    and id(node) not in parts
+                )
+
+    unfilled = [
+        f"{path.relative_to(ROOT)}:{text.lineno} {text.value!r} lacks its f prefix"
+        for path in MODULES
+        for text in raised_texts(path)
+        if re.search(r"\{[a-z_A-Z'][^{}]*\}", text.value)
+    ]
+    assert unfilled == []
+
+
 def test_names_of_tests_are_short():
     too_long = [
         f"{path.relative_to(ROOT)}: {node.name}"

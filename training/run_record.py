@@ -12,20 +12,16 @@ Layout of a run below the object root:
                   eval-<digest>/report.json, …   results of eval/
 """
 
-from contextlib import suppress
-
 from data_prep.core import storage
 from data_prep.core.errors import (
     ArtefactCorrupt,
     ArtefactMissing,
     ConfigurationError,
-    HormesisError,
 )
 from data_prep.core.records import FileName, Sha256, Sha256OrEmpty, digest, name_fault, record
 from training.config import RunConfig
 
 FORMAT_VERSION = 3
-N_LISTED = 12  # runs that an error lists
 STEP_FOLDERS = "step-" + 8 * "[0-9]"  # matches the folders of checkpoints
 FLOPS_CONVENTION = (
     "6N + 12·L·D·T per token: forward and backward, full attention (PaLM); recomputation not "
@@ -121,7 +117,7 @@ def load_config(root: str, run_id: str) -> RunConfig:
     uri = storage.join(run_uri(root, run_id), "run.json")
     if not storage.exists(uri):
         raise ArtefactMissing(
-            f"{uri}: no run with this id is planned{_others(root, 'run.json')}; launch/sweep.py "
+            f"{uri}: no run with this id is planned ({_others(root, 'run.json')}); launch/sweep.py "
             "--only data plans the runs, --plan lists their ids"
         )
     run = storage.load(RunConfig, uri)
@@ -135,22 +131,13 @@ def finished(root: str, run_id: str) -> RunRecord:
     if run is None:
         raise ArtefactMissing(
             f"{run_uri(root, run_id)}/record.json: the run is not finished"
-            f"{_others(root, 'record.json')}; train it first, or name another"
+            f" ({_others(root, 'record.json')}); train it first, or name another"
         )
     return run
 
 
 def _others(root: str, name: str) -> str:
-    """The runs that have a file of this name, for an error that names one without it."""
-    folder = storage.join(root, "runs")
-    with suppress(HormesisError):
-        ids = [
-            uri.removeprefix(f"{folder}/").partition("/")[0]
-            for uri in storage.list_files(folder, f"*/{name}")
-        ]
-        more = f" and {len(ids) - N_LISTED} more" if len(ids) > N_LISTED else ""
-        return f" (others are: {', '.join(ids[:N_LISTED])}{more})" if ids else " (nor is any other)"
-    return ""
+    return storage.other_folders(storage.join(root, "runs"), name)
 
 
 def find(root: str, run_id: str) -> RunRecord | None:

@@ -20,7 +20,7 @@ from typing import IO, Any, TypeVar, cast
 from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
-from data_prep.core.errors import ArtefactCorrupt, ConfigurationError
+from data_prep.core.errors import ArtefactCorrupt, ConfigurationError, HormesisError
 from data_prep.core.records import from_json, to_json
 from data_prep.core.store.listing import exists, glob, list_files
 from data_prep.core.store.locations import absolute, join, locate, object_root
@@ -31,10 +31,12 @@ from data_prep.core.store.versions import FileVersion, file_versions
 __all__ = [
     "FileVersion", "absolute", "block_sha256", "check_writable", "delete", "delete_below", "exists",
     "file_versions", "glob", "is_remote", "join", "list_files", "load", "object_root", "open_local",
-    "read", "read_text", "remove_abandoned", "save", "size", "upload", "verify_block", "write",
+    "other_folders", "read", "read_text", "remove_abandoned", "save", "size", "upload", "verify_block",
+    "write",
 ]  # fmt: skip
 
 BLOCK_BYTES = 8 << 20  # the unit of checksums and ranged reads
+N_LISTED = 12  # folders that an error lists
 MAX_TEXT_BYTES = 64 << 20  # the largest tokenizers have 35 MB
 PART_BYTES = 32 << 20  # one part of a multipart upload from memory
 
@@ -148,6 +150,16 @@ def load(cls: type[R], uri: str) -> R:
 def save(value: Any, uri: str) -> None:
     """Publish a record's canonical JSON at `uri`."""
     write(uri, to_json(value).encode())
+
+
+def other_folders(folder: str, name: str) -> str:
+    """The subfolders with a file of this name, as words for an error about one without it."""
+    with suppress(HormesisError):
+        uris = list_files(folder, f"*/{name}")
+        names = [uri.removeprefix(f"{folder}/").partition("/")[0] for uri in uris]
+        more = f" and {len(names) - N_LISTED} more" if len(names) > N_LISTED else ""
+        return f"others are: {', '.join(names[:N_LISTED])}{more}" if names else "nor is any other"
+    return "the others cannot be listed"
 
 
 def check_writable(uri: str) -> None:

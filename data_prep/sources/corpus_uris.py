@@ -56,6 +56,8 @@ def _expand_one(uri: str) -> list[Source]:
     chosen: dict[str, Any] = {"text_field": "text", "label_field": None}
     chosen |= {SOURCE_FIELDS[key]: value for key, value in options.items()}
     if reader := row_source(pattern):
+        if synthetic.is_synthetic(pattern):
+            _check_synthetic_options(uri, options)
         return [Source(part, **chosen) for part in reader.expand(pattern)]
     names = storage.glob(pattern)
     if not names and "%23" in pattern:
@@ -73,6 +75,18 @@ def _expand_one(uri: str) -> list[Source]:
         formats.check(name)
         formats.check_file(name)
     return [Source(name, **chosen) for name in names]
+
+
+def _check_synthetic_options(uri: str, options: dict[str, str]) -> None:
+    """Raise ConfigurationError for an option that the embedded corpus has no use for."""
+    reasons = {"scores": "it has no scores", "text": "the text is in its field text"}
+    if options.get("unit") == "post":
+        reasons["unit"] = "it has no threads"
+    for key, reason in reasons.items():
+        if options.get(key, "text") != "text":
+            raise ConfigurationError(
+                f"{uri}: cannot use #{key}={options[key]}; {reason}; leave the option out"
+            )
 
 
 def _refuse_unfetched(pattern: str, names: Sequence[str]) -> None:

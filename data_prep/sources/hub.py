@@ -91,8 +91,11 @@ def rows(uri: str) -> Iterator[dict[str, Any]]:
 def _parse(uri: str) -> tuple[str, dict[str, str]]:
     """The name of the data set (or the folder) and its parameters."""
     name, _, query = uri.removeprefix(SCHEME).partition("?")
-    parameters = dict(parse_qsl(query, keep_blank_values=True))
-    for key, value in parameters.items():
+    parameters: dict[str, str] = {}
+    for key, value in parse_qsl(query, keep_blank_values=True):
+        if key in parameters:
+            raise ConfigurationError(f"{uri}: {key} is given twice; give it once")
+        parameters[key] = value
         is_number = key not in NUMBERS or value.isdecimal()
         if key not in PARAMETERS or not value or not is_number:
             raise ConfigurationError(

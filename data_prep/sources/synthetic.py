@@ -128,7 +128,11 @@ def _parse(uri: str) -> tuple[str, dict[str, int]]:
         )
     parameters = dict(_DEFAULTS[kind])
     known = [*parameters, "part"] if parameters else []
+    given = set[str]()
     for name, value in parse_qsl(query, keep_blank_values=True):
+        if name in given:
+            raise ConfigurationError(f"{uri}: {name} is given twice; give it once")
+        given.add(name)
         if name not in known or not value.isdecimal():
             raise ConfigurationError(
                 f"{uri}: cannot use {name}={value}; synthetic:{kind} takes "

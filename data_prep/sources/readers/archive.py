@@ -2,8 +2,9 @@
 
 Members that are JSON lines are read, compressed ones too. Nothing else is left out in silence: a
 member that looks like data and cannot be read is named in a warning, and one that is named as JSON
-lines and holds something else is refused. Names come from whoever made the archive, so they are
-shown with their control characters escaped.
+lines and holds something else is refused. A tar must have its end, a block of zeros: without it the
+file was cut, and members may be missing. Tars one after the other are read as one. Names come from
+whoever made the archive, so they are shown with their control characters escaped.
 """
 
 import posixpath
@@ -25,6 +26,11 @@ CHUNK_BYTES = 64 << 10  # before damage, up to this and the decompressor's buffe
 MAX_WINDOW_BYTES = 2 << 30  # of zstd: one process reads an archive, so it may take the memory
 MAX_HEADER_BYTES = 1 << 20  # of a tar header: long names and attributes
 SHOWN_NAMES = 3
+HEAD_BYTES = foreign_content.MAX_POINTER_BYTES + 1
+STARTS = (
+    (b"\x1f\x8b\x08", ".gz", "compressed with gzip"),
+    (b"\x28\xb5\x2f\xfd", ".zst", "compressed with zstd"),
+)
 APPLE_DOUBLE = b"\x00\x05\x16\x07"
 OTHER_COMPRESSION = re.compile(
     r"\.(ndjson|jsonl|json)\.(zip|bz2|xz|lz4|lzma|7z|br|z|snappy)$", re.IGNORECASE
@@ -63,17 +69,35 @@ OTHER_LINK = _LeftOut(
 )
 
 
-class _BoundedHeader(tarfile.TarInfo):
-    """A tar header that refuses to hold gigabytes: the standard library reads any size whole."""
+class _CheckedHeader(tarfile.TarInfo):
+    """A tar header that must be complete and small, and that knows where the archive ends.
+
+    The standard library takes a damaged or missing header for the end of the archive, and reads a
+    header of any size whole. Make a subclass for each archive: the state is of the class.
+    """
+
+    is_at_end = False  # whether the block before was one of zeros
 
     @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_BoundedHeader":
-        header = super().frombuf(buf, encoding, errors)
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_CheckedHeader":
+        is_padding = not buf.strip(b"\0")
+        if len(buf) < tarfile.BLOCKSIZE and not (is_padding and cls.is_at_end):
+            raise tarfile.ReadError(
+                "it ends without the block of zeros that every tar ends with; if the program that "
+                "wrote it writes none, unpack it and pack it again with tar"
+            )
+        cls.is_at_end = is_padding
+        try:
+            header = super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if is_padding:
+                raise
+            raise tarfile.ReadError(f"no member where one should start: {error}") from None
         if header.type in HEADERS and header.size > MAX_HEADER_BYTES:
             raise tarfile.ReadError(
                 f"a header of {header.size:,} bytes, the limit is {MAX_HEADER_BYTES:,}"
             )
-        return cast("_BoundedHeader", header)
+        return cast("_CheckedHeader", header)
 
 
 def full_name(archive: str) -> str:
@@ -95,6 +119,42 @@ def inner_name(archive: str) -> str:
     return name
 
 
+def refuse_misnamed(head: bytes, archive: str) -> None:
+    """Raise ConfigurationError for an archive that begins as one with another ending does.
+
+    head: its first HEAD_BYTES, or all of a smaller one.
+    """
+    foreign_content.refuse_pointer(head, archive)
+    inner = posixpath.splitext(inner_name(archive))[1]
+    compressed = posixpath.splitext(archive.lower())[1].replace(".tgz", ".gz")
+    compressed = compressed if compressed in compression.COMPRESSIONS else ""
+    stem = full_name(archive)[: -len(inner + compressed)]
+    true_inner = inner
+    true_compression, what = next(
+        ((ending, what) for start, ending, what in STARTS if head.startswith(start)), ("", "")
+    )
+    if not true_compression:
+        if _is_tar(head):
+            true_inner, what = ".tar", "a tar without compression"
+        elif head.removeprefix(BYTE_ORDER_MARK).lstrip().startswith(b"{"):
+            true_inner, what = ".jsonl" if inner == ".tar" else inner, "JSON lines, uncompressed"
+        else:
+            return  # damaged, or no archive at all: reading it says which
+    if (true_inner, true_compression) != (inner, compressed):
+        raise ConfigurationError(
+            f"{archive} is {what}; expected what its ending names; "
+            f"rename it to {stem}{true_inner}{true_compression}"
+        )
+
+
+def _is_tar(head: bytes) -> bool:
+    try:
+        tarfile.TarInfo.frombuf(head[: tarfile.BLOCKSIZE], "utf-8", "surrogateescape")
+    except tarfile.TarError:
+        return False
+    return True
+
+
 def json_lines(stream: IO[bytes], archive: str, members: str = ALL_MEMBERS) -> Iterator[bytes]:
     """The JSON lines of the archive in pieces; a member without a final line end gets one.
 
@@ -107,7 +167,10 @@ def json_lines(stream: IO[bytes], archive: str, members: str = ALL_MEMBERS) -> I
         yield from _checked_pieces(text, archive, "")
         return
     left_out = _LeftOutMembers(archive)
-    with tarfile.open(fileobj=text, mode="r|", bufsize=CHUNK_BYTES, tarinfo=_BoundedHeader) as tar:
+    header = type("_HeaderOfThisArchive", (_CheckedHeader,), {})
+    with tarfile.open(  # ignore_zeros: reads to the end of the file, also its last checksum
+        fileobj=text, mode="r|", bufsize=CHUNK_BYTES, tarinfo=header, ignore_zeros=True
+    ) as tar:
         for member in tar:
             content = tar.extractfile(member) if member.isfile() else None
             why = _reason_to_leave_out(member, content, members)
@@ -119,7 +182,6 @@ def json_lines(stream: IO[bytes], archive: str, members: str = ALL_MEMBERS) -> I
             else:
                 left_out.is_read.add(posixpath.normpath(member.name))
                 yield from _member_lines(content, archive, member.name)
-        _check_padding(cast(Any, tar.fileobj))
     left_out.report()
 
 
@@ -238,13 +300,3 @@ def _check_start(piece: bytes, archive: str, name: str) -> None:
             f"{where} contains no JSON lines, its text starts with {start[:8]!r}; "
             f"expected one object per line; convert it{way_out}"
         )
-
-
-def _check_padding(rest: IO[bytes]) -> None:
-    """Read to the end of a tar archive, where only zeros may follow the last member.
-
-    Reading to the end also verifies the last checksum of a compressed stream.
-    """
-    while padding := rest.read(CHUNK_BYTES):
-        if padding.strip(b"\0"):
-            raise tarfile.ReadError("no member where one should start")
