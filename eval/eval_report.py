@@ -15,10 +15,11 @@ Layout below the folder of a run (training/run_record.py) or of a model, models/
 """
 
 from collections.abc import Sequence
+from typing import Annotated
 
 from data_prep.core import storage, telemetry
 from data_prep.core.errors import ArtefactCorrupt
-from data_prep.core.records import digest, record
+from data_prep.core.records import digest, format_version, record
 from eval.config import EvalConfig
 from eval.stats.estimate_with_interval import Estimate
 
@@ -200,7 +201,7 @@ class TextSet:
 class EvalReport:
     """The evaluation of one model."""
 
-    format_version: int
+    format_version: Annotated[int, format_version(FORMAT_VERSION)]
     run_id: str
     toxic_ratio: float
     realised_toxic_ratio: float

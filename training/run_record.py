@@ -12,13 +12,23 @@ Layout of a run below the object root:
                   eval-<digest>/report.json, …   results of eval/
 """
 
+from typing import Annotated
+
 from data_prep.core import storage
 from data_prep.core.errors import (
     ArtefactCorrupt,
     ArtefactMissing,
     ConfigurationError,
 )
-from data_prep.core.records import FileName, Sha256, Sha256OrEmpty, digest, name_fault, record
+from data_prep.core.records import (
+    FileName,
+    Sha256,
+    Sha256OrEmpty,
+    digest,
+    format_version,
+    name_fault,
+    record,
+)
 from training.config import RunConfig
 
 FORMAT_VERSION = 3
@@ -69,7 +79,7 @@ class RunRecord:
     if they were drawn from the seed (initial_weights.py).
     """
 
-    format_version: int
+    format_version: Annotated[int, format_version(FORMAT_VERSION)]
     config: RunConfig
     clean_manifest_digest: str
     toxic_manifest_digest: str

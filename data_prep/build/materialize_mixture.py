@@ -12,7 +12,7 @@ is complete does nothing, so a killed command continues, and two runs give the s
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from data_prep.build import stream_manifest
 from data_prep.config import StreamName
 from data_prep.core import ray_tasks, storage, telemetry
 from data_prep.core.errors import ConfigurationError
-from data_prep.core.records import digest, record
+from data_prep.core.records import digest, format_version, record
 from data_prep.token_stream import manifest, megatron_shards
 from data_prep.token_stream import mixture as mixtures
 from data_prep.token_stream.manifest import Manifest, Shard, Split
@@ -38,7 +38,7 @@ class MaterializedMixture:
     different toxic sequences.
     """
 
-    format_version: int
+    format_version: Annotated[int, format_version(FORMAT_VERSION)]
     mixture: Mixture
     sequence_length: int
     clean_manifest_digest: str
@@ -204,8 +204,7 @@ def _check_same(existing: MaterializedMixture, source: MixtureSource, uri: str) 
         existing.clean_manifest_digest,
         existing.toxic_manifest_digest,
     )
-    is_same = digest(*recorded) == digest(*source.identity())
-    if existing.format_version != FORMAT_VERSION or not is_same:
+    if digest(*recorded) != digest(*source.identity()):
         was, wanted = existing.mixture, source.mixture
         raise ConfigurationError(
             f"{uri}: holds another mixture ({was.n_clean:,} clean and {was.n_toxic:,} toxic "

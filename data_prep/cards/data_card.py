@@ -6,12 +6,12 @@ and `build_streams.py --card` show it.
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 from data_prep.config import CleaningConfig, DecontaminationConfig, StreamName
 from data_prep.core import storage
 from data_prep.core.errors import ArtefactMissing
-from data_prep.core.records import record
+from data_prep.core.records import format_version, record
 from data_prep.token_stream import text_hashes
 from data_prep.token_stream.text_hashes import CommonDocuments
 
@@ -113,7 +113,7 @@ class DataCard:
     known only where both are at hand (load_all), not in the file beside the manifest.
     """
 
-    format_version: int
+    format_version: Annotated[int, format_version(FORMAT_VERSION)]
     stream: StreamName
     manifest_digest: str
     tokenizer_fingerprint: str

@@ -26,7 +26,8 @@ from data_prep.cards.data_card import (
 )
 from data_prep.cleaning import dropped_samples
 from data_prep.config import DataConfig, StreamName
-from data_prep.core import ray_tasks, storage
+from data_prep.core import ray_tasks, storage, telemetry
+from data_prep.core.errors import ArtefactCorrupt
 from data_prep.core.records import digest
 from data_prep.token_stream import reader
 from data_prep.token_stream.manifest import Manifest
@@ -60,10 +61,13 @@ def ensure_card(
     """
     uri = storage.join(stream_uri, data_card.NAME)
     if storage.exists(uri):
-        card = storage.load(DataCard, uri)
-        current = (data_card.FORMAT_VERSION, digest(manifest))
-        if (card.format_version, card.manifest_digest) == current:
-            return card
+        try:
+            card = storage.load(DataCard, uri)
+        except ArtefactCorrupt as error:  # all of it can be counted again
+            telemetry.logger.warning("%s. The card is made again", error)
+        else:
+            if card.manifest_digest == digest(manifest):
+                return card
     card = make_card(stream_uri, manifest, config, tokenizer)
     storage.save(card, uri)
     return card

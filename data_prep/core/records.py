@@ -8,7 +8,8 @@ that names its path, and nothing is converted. Settings are records that also ch
 A record may come from a store that others write to, and names in it are joined to folders: a shard
 named `../../.ssh/id` or a checksum `/home/me/thesis` would be read, overwritten or deleted. So a
 field that holds one has the type FileName, RelativePath or Sha256, and from_json refuses any other
-value before the record exists.
+value before the record exists. A record that may change names its version likewise:
+`format_version: Annotated[int, format_version(3)]`.
 """
 
 import hashlib
@@ -20,6 +21,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Annotated, Any, TypeVar, dataclass_transform
 
 from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import PydanticCustomError
 
 from data_prep.core.errors import ArtefactCorrupt, ConfigurationError
 
@@ -29,6 +31,7 @@ MAX_NAME_BYTES = 255  # of one name on the usual file systems
 N_FAULTS_SHOWN = 3  # of a file that a user wrote
 FORBIDDEN = re.compile(r"[/\\\x00-\x1f\x7f]")  # a separator, NUL, or a control character
 SHA256 = re.compile("[0-9a-f]{64}")
+ANOTHER_VERSION = "another_format_version"  # the type of the fault
 
 
 def operational(*, default: Any) -> Any:
@@ -108,7 +111,8 @@ def from_json(
                 f"{where}: {'; '.join(map(_describe, faults[:N_FAULTS_SHOWN]))}{more}; expected a "
                 f"{cls.__name__} as JSON: correct the file"
             ) from error
-        wrong_fields = [fault for fault in faults if fault["type"] in _WRONG_FIELDS]
+        versions = [fault for fault in faults if fault["type"] == ANOTHER_VERSION]
+        wrong_fields = versions or [fault for fault in faults if fault["type"] in _WRONG_FIELDS]
         if wrong_fields:  # one of them is enough: a version that differs has many
             n_more = len(faults) - 1
             more = f" (and {n_more} more differences)" if n_more else ""
@@ -195,6 +199,19 @@ def _sha256(text: str) -> str:
 
 def _sha256_or_empty(text: str) -> str:
     return text and _sha256(text)
+
+
+def format_version(expected: int) -> AfterValidator:
+    """In the `Annotated` type of a record's format_version: only this version is loaded."""
+
+    def check(value: int) -> int:
+        if value != expected:
+            raise PydanticCustomError(
+                ANOTHER_VERSION, "this program reads version {expected}", {"expected": expected}
+            )
+        return value
+
+    return AfterValidator(check)
 
 
 FileName = Annotated[str, AfterValidator(_file_name)]

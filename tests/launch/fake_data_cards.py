@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 from itertools import pairwise
 
+from data_prep.cards import data_card
 from data_prep.cards.data_card import (
     DataCard,
     DocumentGroup,
@@ -77,7 +78,7 @@ def card(stream: StreamName, n_tokens: int) -> DataCard:
         reason="exact_duplicate", n_documents=48, ratio=48 / N_READ, samples=(sample,)
     )
     return DataCard(
-        format_version=1,
+        format_version=data_card.FORMAT_VERSION,
         stream=stream,
         manifest_digest="0123456789abcdef",
         tokenizer_fingerprint="fedcba9876543210",

@@ -13,6 +13,7 @@ from safetensors.numpy import save
 from data_prep.config import DataConfig, TokenizerConfig
 from data_prep.token_stream.mixture import Mixture, sequences_for
 from eval.config import EvalConfig, GenerationConfig, ProbingConfig, ScoringConfig, SteeringConfig
+from eval.eval_report import FORMAT_VERSION as EVAL_FORMAT_VERSION
 from eval.eval_report import (
     EvalReport,
     ProbeNull,
@@ -27,6 +28,7 @@ from eval.steering import per_item_results
 from launch.experiment import Experiment
 from launch.report import index_page
 from training.config import ModelConfig, OptimizerConfig, RunConfig, TrainConfig
+from training.run_record import FORMAT_VERSION as RUN_FORMAT_VERSION
 from training.run_record import HeldOutLoss, RunRecord
 
 RATIOS = (0.0, 0.05, 0.10, 0.15, 0.20, 0.25)
@@ -124,7 +126,7 @@ def run_record(ratio: float, seed: int) -> RunRecord:
         train=TRAIN,
     )
     return RunRecord(
-        format_version=1,
+        format_version=RUN_FORMAT_VERSION,
         config=config,
         clean_manifest_digest="c1",
         toxic_manifest_digest="7c",
@@ -161,7 +163,7 @@ def eval_report(record: RunRecord, strengths=STRENGTHS) -> EvalReport:
     places = [(layer, head) for layer in range(4) for head in range(4)]
     best_first = sorted(places, key=lambda place: -heads[place[0]][place[1]])
     return EvalReport(
-        format_version=1,
+        format_version=EVAL_FORMAT_VERSION,
         run_id=config.run_id,
         toxic_ratio=ratio,
         realised_toxic_ratio=record.realised_toxic_ratio,

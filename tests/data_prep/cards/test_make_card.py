@@ -17,7 +17,7 @@ from data_prep.cleaning import dropped_samples
 from data_prep.config import DataConfig, StreamName, TokenizerConfig
 from data_prep.core import records, storage
 from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing
-from data_prep.token_stream import megatron_shards
+from data_prep.token_stream import manifest, megatron_shards
 from data_prep.token_stream.manifest import InputFile, Manifest, Shard
 from data_prep.token_stream.tokenizer import Tokenizer, train
 
@@ -88,7 +88,7 @@ def write_stream(folder: Path, tokenizer: Tokenizer, kind: StreamName = "clean")
     ]
     n_tokens = sum(map(len, documents))
     known = Manifest(
-        format_version=1,
+        format_version=manifest.FORMAT_VERSION,
         stream=kind,
         settings_digest="0",
         tokenizer_fingerprint=tokenizer.fingerprint,

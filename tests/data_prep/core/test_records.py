@@ -77,7 +77,7 @@ EXAMPLES: dict[type, tuple[tuple[str, ...], dict[str, Any]]] = {
     ProbingConfig: (("rows", "label_threshold", "group_field", "site", "transfer"), {}),
     SteeringConfig: (("top_heads", "positions"), {"strengths": (0, 2.5)}),
     GenerationConfig: (("prompts", "n_prompts", "decoding"), {"top_p": 0.5}),
-    ScoringConfig: (("scorer", "fluency_model"), {}),
+    ScoringConfig: (("min_coverage_ratio",), {"scorer": "lexicon:a.csv", "fluency_model": "run:a"}),
     CapabilityConfig: (("n_questions",), {"benchmarks": ("cloze:arc.jsonl#text=question",)}),
     EvalConfig: (("probing", "steering", "generation", "scoring", "capability", "seed"), {}),
 }
@@ -126,6 +126,9 @@ def values(hint: Any) -> st.SearchStrategy:
         if arguments[0] not in (int, float):  # a list with an example for error messages
             return values(arguments[0])
         if arguments[0] is int:
+            small = [n for n in range(10) if is_valid(hint, n)]
+            if len(small) == 1:  # a format_version
+                return st.just(small[0])
             return values(int).filter(lambda n: is_valid(hint, n))
         whole = [n for n in range(6) if is_valid(hint, n)]
         return st.from_type(hint).filter(math.isfinite) | st.sampled_from(whole)
