@@ -30,6 +30,19 @@ TEMPLATES = {
     "inst": "The following text is {verdict}.\n",
 }
 SLOTS = {"meda": "{score}", "inst": "{verdict}"}
+SCORER_FORMS = (
+    "profanity, lexicon:URI (a table of words with weights), classifier:NAME (from the hub, or a "
+    "folder) or openai"
+)
+
+
+def is_scorer(name: str) -> bool:
+    """Whether the name has a form that data_prep/scorers/load_scorer.py loads; looks at no file."""
+    without_options = name.partition("#")[0]
+    kind, _, place = without_options.partition(":")
+    if kind in ("lexicon", "classifier"):
+        return place != ""
+    return name == "profanity" or without_options == "openai"
 
 
 @settings("data.tokenizer")
@@ -146,6 +159,13 @@ class AnnotationConfig:
     default of the kind."""
 
     def __post_init__(self) -> None:
+        kind, _, name = self.scorer.partition(":")
+        is_of_corpus = self.scorer == "label" or (kind == "corpus" and name != "")
+        if not is_of_corpus and not is_scorer(self.scorer):
+            raise ConfigurationError(
+                f"data.annotation.scorer is {self.scorer!r}; expected label, corpus:NAME (a score "
+                f"that the corpus carries), {SCORER_FORMS}"
+            )
         if self.kind != "none" and self.text.count(SLOTS[self.kind]) != 1:
             raise ConfigurationError(
                 f"data.annotation.template is {self.template!r}; expected a text that contains "

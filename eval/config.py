@@ -10,8 +10,9 @@ from typing import Annotated, Literal, get_args
 
 from annotated_types import Ge, Interval
 
+from data_prep.config import SCORER_FORMS, is_scorer
 from data_prep.core.errors import ConfigurationError
-from data_prep.core.records import operational
+from data_prep.core.records import name_fault, operational
 from data_prep.core.settings import Count, CountOrZero, Example, Positive, Share, settings
 
 Site = Literal["heads", "mlp", "residual"]  # eval/model/hook_points.py
@@ -145,6 +146,19 @@ class ScoringConfig:
     fluency_model: str = "unsteered"
     """Model whose perplexity judges fluency: "unsteered", "run:RUN_ID" or the folder of a Hugging
     Face OLMo (eval/steering/perplexity.py); "" skips it."""
+
+    def __post_init__(self) -> None:
+        if not is_scorer(self.scorer):
+            raise ConfigurationError(
+                f"eval.scoring.scorer is {self.scorer!r}; expected {SCORER_FORMS}"
+            )
+        kind, found, run_id = self.fluency_model.partition(":")
+        fault = name_fault(run_id) if found and kind == "run" else ""
+        if fault:
+            raise ConfigurationError(
+                f"eval.scoring.fluency_model is {self.fluency_model!r}, and the id after run: "
+                f"{fault}; expected unsteered, run:RUN_ID, or a folder with a Hugging Face OLMo"
+            )
 
 
 @settings("eval.capability")

@@ -13,6 +13,7 @@ stored with every number that the scorer produced.
 from collections.abc import Sequence
 from typing import Protocol
 
+from data_prep.config import SCORER_FORMS, is_scorer
 from data_prep.core.errors import ConfigurationError
 
 
@@ -39,24 +40,21 @@ def load(name: str) -> Scorer:
 
     Imports the module of that scorer only: classifiers need torch.
     """
+    if not is_scorer(name):
+        raise ConfigurationError(f"there is no scorer {name!r}; expected {SCORER_FORMS}")
     kind, _, argument = name.partition(":")
     if name == "profanity":
         from data_prep.scorers.profanity import Profanity
 
         return Profanity()
-    if kind == "lexicon" and argument:
+    if kind == "lexicon":
         from data_prep.scorers.lexicon import Lexicon, read_lexicon
 
         return Lexicon(read_lexicon(argument))
-    if kind == "classifier" and argument:
+    if kind == "classifier":
         from data_prep.scorers.classifier import Classifier
 
         return Classifier(name)
-    if name.partition("#")[0] == "openai":
-        from data_prep.scorers.openai_moderation import OpenAIModeration
+    from data_prep.scorers.openai_moderation import OpenAIModeration
 
-        return OpenAIModeration(name)
-    raise ConfigurationError(
-        f"there is no scorer {name!r}; expected profanity, lexicon:URI (a table of words with "
-        "weights), classifier:NAME (from the hub, or a folder) or openai"
-    )
+    return OpenAIModeration(name)

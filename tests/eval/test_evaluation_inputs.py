@@ -51,7 +51,6 @@ def test_what_can_be_evaluated_passes(words: list[str], files: dict[str, str], t
     ("word", "message"),
     [
         ("scoring.scorer=lexicon:{missing}", "missing.jsonl"),
-        ("scoring.scorer=profanty", "profanty"),
         ("scoring.fluency_model=run:toxic-0.10-s0-00000000", "toxic-0.10-s0-00000000.*finished"),
         ("scoring.fluency_model={folder}", "config.json"),
         ("probing.rows={missing}", "matches no file"),

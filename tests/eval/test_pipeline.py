@@ -481,17 +481,18 @@ def failing_scorer(monkeypatch):
     scorer = FailingScorer()
     load = load_scorer.load
     monkeypatch.setattr(
-        load_scorer, "load", lambda name: scorer if name == "failing" else load(name)
+        load_scorer, "load", lambda name: scorer if name == "classifier:failing" else load(name)
     )
     return scorer
 
 
-FAILING = evolve(CONFIG, STEERING_ALONE | {"scoring.scorer": "failing"})
+FAILING = evolve(CONFIG, STEERING_ALONE | {"scoring.scorer": "classifier:failing"})
 
 
 def test_missing_scores_stop_the_evaluation_and_are_retried(report, copy, failing_scorer):
     with pytest.raises(
-        ArtefactMissing, match=r"strength 0: \d+ of 24 continuations have no score from failing"
+        ArtefactMissing,
+        match=r"strength 0: \d+ of 24 continuations have no score from failing",
     ):
         evaluate(copy, RUN_ID, FAILING)
     first = set(failing_scorer.texts)

@@ -1,11 +1,13 @@
 """The command line of the sweep; tests/integration runs the commands."""
 
 import json
+import re
 from operator import attrgetter
 from pathlib import Path
 
 import pytest
 
+from data_prep.core.errors import ConfigurationError
 from data_prep.core.settings import describe
 from launch import cli, recipes
 from launch.experiment import Experiment
@@ -154,3 +156,28 @@ def test_decontamination_ignores_the_rule_that_labels_rows(working_folder):
     sweep = experiment_from(*OTHER_CORPORA, "--set", word)
     assert sweep.eval.probing.attributes == (f"{working_folder}/tone.jsonl#label=tone",)
     assert sweep.data.decontamination.uris == (f"{working_folder}/tone.jsonl",)
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "eval.scoring.scorer=lexicon:",
+        "eval.scoring.scorer=lexicon:#text=word",
+        "eval.scoring.scorer=classifier:",
+        "eval.scoring.scorer=classifier",
+        "eval.scoring.scorer=profanty",
+        "eval.scoring.scorer=",
+        "eval.scoring.scorer=label",
+        "eval.scoring.fluency_model=run:",
+        "eval.scoring.fluency_model=run:../x",
+        "eval.scoring.fluency_model=run:..",
+        "data.annotation.scorer=lexicon:",
+        "data.annotation.scorer=corpus:",
+        "data.annotation.scorer=nope",
+    ],
+)
+def test_a_name_of_no_known_form_is_refused_in_the_settings(working_folder, word):
+    path, _, value = word.partition("=")
+    with pytest.raises(ConfigurationError, match=rf"^{re.escape(path)} .*; expected ") as caught:
+        experiment_from("--set", word)
+    assert repr(value) in str(caught.value)

@@ -58,7 +58,7 @@ EXAMPLES: dict[type, tuple[tuple[str, ...], dict[str, Any]]] = {
         {"sequence_length": 8, "global_batch": 4},
     ),
     Mixture: (("n_clean", "n_toxic", "seed", "max_toxic_epochs"), {"batch_size": 4}),
-    AnnotationConfig: (("kind", "scorer"), {"threshold": 0, "tagged_ratio": 0.5}),
+    AnnotationConfig: (("kind",), {"scorer": "label", "threshold": 0, "tagged_ratio": 0.5}),
     DecontaminationConfig: (("uris",), {"ngram": 5}),
     TokenizerConfig: (("source", "eos", "fingerprint"), {"vocab_size": 300}),
     DataConfig: (
