@@ -7,6 +7,8 @@
    141  the reader of the output has left: `sweep.py --settings | head -1`
    143  stopped by SIGTERM
 
+A second Ctrl-C ends the process at once: interrupting a teardown of Ray's has crashed it.
+
 A traceback is left for faults of ours. Characters that the terminal's encoding lacks are replaced:
 a result that took days must not be lost to a locale.
 """
@@ -17,7 +19,8 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any, NoReturn, ParamSpec
 
@@ -47,10 +50,11 @@ def entry_command(main: Callable[P, int]) -> Callable[P, int]:
     def run(*args: P.args, **kwargs: P.kwargs) -> int:
         _prepare_streams()
         try:
-            try:
-                return main(*args, **kwargs)
-            finally:
-                sys.stdout.flush()  # here, where a closed pipe or a full disk can be reported
+            with _interrupted_once():
+                try:
+                    return main(*args, **kwargs)
+                finally:
+                    sys.stdout.flush()  # here, where a closed pipe or a full disk can be reported
         except BaseException as error:
             if _sigterm.is_set() or isinstance(error, Terminated):
                 telemetry.close_bars()
@@ -80,6 +84,34 @@ def _status_of(error: BaseException) -> int | None:
     return None
 
 
+@contextmanager
+def _interrupted_once() -> Iterator[None]:
+    """Within the block, the first Ctrl-C raises KeyboardInterrupt and the second ends the process
+    at once, with its status and its line. What a local Ray started ends with the process.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield  # Ctrl-C is ignored in a background job
+        return
+    is_interrupted = False
+
+    def interrupt(*_: Any) -> NoReturn:
+        nonlocal is_interrupted
+        if is_interrupted:
+            if _is_first_rank():
+                os.write(2, f"{_stopped_line('interrupted')}\n".encode())  # print may hold a lock
+            os._exit(INTERRUPTED)
+        is_interrupted = True
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        if not is_interrupted:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def terminate(*_: Any) -> NoReturn:
     """A handler of SIGTERM that ends the command, and what it started, within END_SECONDS."""
     _sigterm.set()
@@ -99,12 +131,20 @@ def _one_line(text: str) -> str:
 
 
 def _stopped(reason: str, status: int) -> int:
-    if os.environ.get("RANK", "0") == "0":
-        print(f"{reason}; the same command continues from what is done", file=sys.stderr)
+    if _is_first_rank():
+        print(_stopped_line(reason), file=sys.stderr)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, lambda *_: os._exit(status))
     _end_within(END_SECONDS, status)
     return status
+
+
+def _is_first_rank() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _stopped_line(reason: str) -> str:
+    return f"{reason}; the same command continues from what is done"
 
 
 def _end_within(seconds: float, status: int) -> None:

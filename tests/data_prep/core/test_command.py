@@ -86,6 +86,34 @@ def test_control_c_is_one_line_and_status_130() -> None:
     assert done.stderr == "interrupted; the same command continues from what is done\n"
 
 
+def test_a_second_control_c_ends_a_command_without_its_teardown() -> None:
+    body = (
+        "\n    try:\n"
+        "        os.kill(os.getpid(), signal.SIGINT); time.sleep(60)\n"
+        "    finally:\n"  # a teardown, such as Ray's
+        "        try:\n"
+        "            os.kill(os.getpid(), signal.SIGINT); time.sleep(60)\n"
+        "        finally:\n"
+        "            print('torn down')"
+    )
+    done = subprocess.run(
+        command(body),
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=30,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr == "interrupted; the same command continues from what is done\n"
+
+
+def test_a_command_leaves_the_handler_of_control_c_as_it_was() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    assert entry_command(lambda: 0)() == 0
+    assert signal.getsignal(signal.SIGINT) is before
+
+
 def test_a_thread_that_never_ends_does_not_keep_a_stopped_command(tmp_path: Path) -> None:
     body = (
         "import threading; command.END_SECONDS = 0.5; "
