@@ -82,13 +82,16 @@ def _run_stages(root: str, sweep: Experiment, only: str | None, *, materialize: 
 
 
 def _check_before_building(root: str, sweep: Experiment, *, evaluate: bool) -> None:
-    """Refuse what the cluster can never run, and an evaluation that could not start."""
+    """Refuse what the cluster can never run, and what a training or an evaluation cannot read."""
     from launch.cluster import cluster_fit, run_on_ray
 
     states = run_states.read(root, sweep)
     is_trained = all(state.record for state in states)
     if not is_trained:
         cluster_fit.n_concurrent_runs(sweep)
+    # a run that has a checkpoint starts from that
+    if sweep.train.init_from and any(not state.checkpoint_step for state in states):
+        run_on_ray.check_initial_weights(sweep.train)
     if evaluate and not all(state.report for state in states):
         cluster_fit.evaluation_cpus(sweep)
         if not is_trained:  # otherwise an evaluation is next, which begins like this check

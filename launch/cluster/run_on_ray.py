@@ -14,7 +14,7 @@ from data_prep.core.errors import ConfigurationError
 from data_prep.core.ray_tasks import RayTask
 from eval.config import EvalConfig
 from launch.cluster.retry_policy import MAX_FAILURES, RetryPolicy, cause_of_failure
-from training.config import RunConfig
+from training.config import RunConfig, TrainConfig
 from training.run_record import checkpoint_steps
 
 
@@ -43,6 +43,12 @@ def check_evaluation(root: str, config: EvalConfig) -> None:
     """Check on a worker that all that an evaluation needs is there, before a model is trained."""
     task = RayTask("check evaluation", _check_evaluation, (root, config), 1)
     list(ray_tasks.run([task], "check evaluation", "task"))
+
+
+def check_initial_weights(train: TrainConfig) -> None:
+    """Check on a worker that train.init_from holds a model of the run's shape."""
+    task = RayTask("check train.init_from", _check_initial_weights, (train,), 1)
+    list(ray_tasks.run([task], "check train.init_from", "task"))
 
 
 def _train_with_retries(root: str, run: RunConfig, n_ranks: int, use_gpu: bool) -> None:
@@ -150,6 +156,13 @@ def _train_rank(config: dict[str, str]) -> str | None:
     finally:
         preemption.end()
     return None
+
+
+def _check_initial_weights(train: TrainConfig) -> None:
+    from training.run import initial_weights
+
+    telemetry.configure()
+    initial_weights.check_folder(train.init_from, train.model)
 
 
 def _check_evaluation(root: str, config: EvalConfig) -> None:

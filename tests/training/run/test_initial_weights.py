@@ -7,11 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import tiny_run
 import torch
 from safetensors.torch import load_file
 
-from data_prep.core.errors import ArtefactMissing, ConfigurationError
+from data_prep.core.errors import ConfigurationError, HormesisError
 from training.config import RunConfig
+from training.model.hf_export import hugging_face_config
+from training.run import initial_weights
 from training.trainer import loop
 
 Plan = Callable[..., RunConfig]
@@ -64,7 +67,7 @@ def test_a_folder_that_does_not_fit_is_refused(plan: Plan, tmp_path: Path):
     first = plan("first")
     loop.train(str(tmp_path), first)
     folder = export_folder(tmp_path, first)
-    with pytest.raises(ArtefactMissing, match="holds no file of a Hugging Face folder"):
+    with pytest.raises(ConfigurationError, match="holds no file of a Hugging Face folder"):
         loop.train(str(tmp_path), plan("missing", {"init_from": str(tmp_path / "nowhere")}))
     wide = replace(first.train.model, d_model=64)
     with pytest.raises(
@@ -82,3 +85,35 @@ def test_a_folder_that_does_not_fit_is_refused(plan: Plan, tmp_path: Path):
         match="of which 2 have another id there or none; build the streams with the model's",
     ):
         loop.train(str(tmp_path), plan("vocabulary", {"init_from": str(folder)}))
+
+
+def remove(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (shutil.rmtree, "holds no file of a Hugging Face folder"),
+        (remove("config.json"), r"has no config\.json"),
+        (remove("tokenizer.json"), r"has no tokenizer\.json"),
+        (remove("model.safetensors"), r"has no \*\.safetensors"),
+        (lambda folder: (folder / "config.json").write_text("{"), "is not JSON"),
+    ],
+    ids=["no folder", "no config", "no tokenizer", "no weights", "damaged config"],
+)
+def test_a_folder_without_a_model_is_refused_before_training(
+    damage: Callable[[Path], None], message: str, tmp_path: Path
+):
+    model = tiny_run.TRAIN.model
+    folder = tmp_path / "olmo"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(hugging_face_config(model, 0, "float32")))
+    for name in ("tokenizer.json", "model.safetensors"):
+        (folder / name).touch()
+    initial_weights.check_folder(str(folder), model)
+    with pytest.raises(ConfigurationError, match="set train.model to the folder's"):
+        initial_weights.check_folder(str(folder), replace(model, d_model=64))
+    damage(folder)
+    with pytest.raises(HormesisError, match=message):
+        initial_weights.check_folder(str(folder), model)
