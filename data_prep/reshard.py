@@ -180,11 +180,15 @@ def _split(archive: str, splitter: "_Splitter", members: str) -> Resharded:
                 splitter.add(chunk)
             splitter.finish(members)
         except (*compression.DAMAGE, tarfile.TarError) as error:
+            kept = "no shard was written; download the archive again"
+            if splitter.shards:
+                kept = (
+                    f"the {len(splitter.shards)} shards up to line {splitter.published_lines:,} "
+                    "are complete and stay; download the archive again and repeat the command"
+                )
             raise ArtefactCorrupt(
                 f"{archive} is damaged or truncated at about byte {source.n_bytes:,} of "
-                f"{n_bytes:,}, after {splitter.end_bytes:,} bytes of text ({error}); the "
-                f"{len(splitter.shards)} shards up to line {splitter.published_lines:,} are "
-                "complete and stay; download the archive again and repeat the command"
+                f"{n_bytes:,}, after {splitter.end_bytes:,} bytes of text ({error}); {kept}"
             ) from error
         finally:
             bar.close()

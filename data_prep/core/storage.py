@@ -31,8 +31,8 @@ from data_prep.core.store.versions import FileVersion, file_versions
 __all__ = [
     "FileVersion", "absolute", "block_sha256", "check_writable", "delete", "delete_below", "exists",
     "file_versions", "glob", "is_remote", "join", "list_files", "load", "object_root", "open_local",
-    "other_folders", "read", "read_text", "remove_abandoned", "save", "size", "upload", "verify_block",
-    "write",
+    "other_folders", "read", "read_text", "remove_abandoned", "save", "size", "upload",
+    "verify_block", "write",
 ]  # fmt: skip
 
 BLOCK_BYTES = 8 << 20  # the unit of checksums and ranged reads

@@ -31,6 +31,7 @@ from data_prep.core.errors import ConfigurationError
 from data_prep.core.records import operational, record
 
 PADDING = -1
+BUDGET_SETTING = "budget_tokens (materialize.py: --tokens)"
 MAX_INDEX = np.iinfo(np.int64).max
 
 Budget = Literal["clean_fixed", "total_fixed"]
@@ -86,7 +87,7 @@ class Mixture:
             raise ConfigurationError(
                 f"mixture of {self.n_clean:,} clean and {self.n_toxic:,} toxic sequences in "
                 f"batches of {self.batch_size:,}: more than the 2^63 that an index can count; "
-                "lower budget_tokens"
+                f"lower {BUDGET_SETTING}"
             )
         if self.line and not self._is_start_of_line():
             raise ConfigurationError(
@@ -205,13 +206,16 @@ def check_supply(mixture: Mixture, n_clean: int, n_toxic: int, sequence_length: 
     """Raise unless streams of n_clean and n_toxic sequences suffice; the error states how many
     tokens are missing.
     """
-    remedy = "lower budget_tokens, add clean documents"
+    remedy = f"lower {BUDGET_SETTING}, add clean documents"
     _check_stream("clean", mixture.n_clean, n_clean, 1.0, sequence_length, remedy)
     remedy = "lower the toxic ratio, add toxic documents"
     max_epochs = mixture.max_toxic_epochs
     if n_toxic:
         epochs = math.ceil(10 * Fraction(mixture.n_toxic, n_toxic)) / 10
-        remedy += f", allow repetition (--set max_toxic_epochs={epochs:g}, now {max_epochs:g})"
+        remedy += (
+            f", allow repetition (materialize.py: --max-toxic-epochs {epochs:g}; "
+            f"sweep.py: --set max_toxic_epochs={epochs:g}, now {max_epochs:g})"
+        )
     _check_stream("toxic", mixture.n_toxic, n_toxic, max_epochs, sequence_length, remedy)
 
 

@@ -7,6 +7,8 @@ import pytest
 
 from data_prep import materialize
 from data_prep.core import storage
+from data_prep.core.errors import ConfigurationError
+from data_prep.token_stream.mixture import Mixture, check_supply
 
 FLAGS = {
     "--clean": "streams/clean-1",
@@ -100,3 +102,13 @@ def test_an_unknown_run_lists_those_that_are_planned(
 
 def test_an_empty_run_id_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert "--run is ''" in refusal(capsys, "--out", str(tmp_path), "--run", "")
+
+
+def test_a_stream_that_is_too_short_is_told_in_flags():
+    mixture = Mixture(n_clean=1, n_toxic=3, batch_size=1, seed=0)
+    with pytest.raises(ConfigurationError, match=r"materialize\.py: --max-toxic-epochs 1\.5"):
+        check_supply(mixture, 1, 2, 8)
+    with pytest.raises(ConfigurationError, match=r"budget_tokens \(materialize\.py: --tokens\)"):
+        check_supply(mixture, 0, 3, 8)
+    with pytest.raises(ConfigurationError, match=r"lower budget_tokens .*--tokens"):
+        Mixture(n_clean=1 << 62, n_toxic=1 << 62, batch_size=1, seed=0)
