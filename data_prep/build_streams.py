@@ -19,6 +19,7 @@ from data_prep.build import pipeline, stream_paths
 from data_prep.cards import data_card
 from data_prep.cards.data_card import DataCard
 from data_prep.cards.stream_table import stream_table
+from data_prep.cleaning import language
 from data_prep.config import DataConfig, StreamName
 from data_prep.core import ray_session, storage, telemetry
 from data_prep.core.command import entry_command
@@ -53,9 +54,10 @@ def _build(
 ) -> dict[StreamName, str]:
     """The folder of each stream."""
     storage.check_writable(root)
-    if len(names) > 1:
-        clean, toxic = (corpus_reader.expand(uris) for uris in (config.clean, config.toxic))
-        input_files.check_distinct(clean, toxic)
+    language.check_codes(config.cleaning.languages)
+    corpora = [corpus_reader.expand(getattr(config, name)) for name in dict.fromkeys(names)]
+    if len(corpora) > 1:
+        input_files.check_distinct(*corpora)
     streams: dict[StreamName, str] = {}
     with ray_session.session(n_cpus=1):
         for name in names:

@@ -59,11 +59,13 @@ def _sweep(sweep: Experiment, arguments: argparse.Namespace) -> None:
 
 
 def _run_stages(root: str, sweep: Experiment, only: str | None, *, materialize: bool) -> None:
+    from data_prep.cleaning import language
     from data_prep.core import ray_session
     from data_prep.sources import corpus_reader, input_files
 
     storage.check_writable(root)
-    # refuse a missing corpus, and one file in both, before a cluster starts
+    # refuse a missing corpus, one file in both, and an unknown language before a cluster starts
+    language.check_codes(sweep.data.cleaning.languages)
     clean, toxic = map(corpus_reader.expand, (sweep.data.clean, sweep.data.toxic))
     input_files.check_distinct(clean, toxic)
     with ray_session.session(sweep.n_ranks):

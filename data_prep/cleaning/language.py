@@ -14,6 +14,7 @@ A document that these bounds keep is counted, because nobody knows its language.
 """
 
 from functools import lru_cache
+from importlib.util import find_spec
 from typing import Any, Literal
 
 from data_prep.config import CleaningConfig
@@ -53,6 +54,15 @@ def load_model() -> Any:
             "empty"
         ) from error
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+
+
+def check_codes(languages: tuple[str, ...]) -> None:
+    """Raise ConfigurationError for a code that the detector does not know, before a build.
+
+    Without py3langid it checks nothing: finished streams do not need it, and a build says so.
+    """
+    if languages and find_spec("py3langid"):
+        _check(languages)
 
 
 @lru_cache

@@ -23,7 +23,7 @@ from fsspec.implementations.local import LocalFileSystem
 from data_prep.core.errors import ArtefactCorrupt, ConfigurationError, HormesisError
 from data_prep.core.records import from_json, to_json
 from data_prep.core.store.listing import exists, glob, list_files
-from data_prep.core.store.locations import absolute, join, locate, object_root
+from data_prep.core.store.locations import absolute, check_not_empty, join, locate, object_root
 from data_prep.core.store.store_errors import store_errors
 from data_prep.core.store.temporaries import publishing, remove_abandoned
 from data_prep.core.store.versions import FileVersion, file_versions
@@ -62,6 +62,7 @@ def read_text(uri: str) -> str:
 
     Raises ConfigurationError for one that is no UTF-8 text or has more than MAX_TEXT_BYTES.
     """
+    check_not_empty(uri)
     content = read(uri, 0, MAX_TEXT_BYTES + 1)
     if len(content) > MAX_TEXT_BYTES:
         raise ConfigurationError(

@@ -1,12 +1,13 @@
 """A user's mistakes on the command line and in settings files: one line, with its remedy."""
 
+import json
 import sys
 from pathlib import Path
 
 import pytest
 
 from data_prep import build_streams
-from data_prep.core import storage
+from data_prep.core import ray_session, storage
 from eval import evaluate_run
 from launch import cli, status, sweep
 
@@ -124,3 +125,39 @@ def test_an_empty_data_settings_file_names_the_missing_fields(capsys, tmp_path: 
 def test_a_doubled_key_in_a_setting_is_refused(capsys):
     word = 'data.cleaning.min_scores={"a": 0.1, "a": 0.2}'
     assert "'a' twice" in refusal(capsys, sweep.main(["--plan", "--set", word]))
+
+
+@pytest.mark.parametrize("uri", ["", "s3://"])
+def test_a_settings_file_without_a_name_is_refused(uri: str, capsys, tmp_path: Path):
+    line = refusal(capsys, build_streams.main(["--config", uri, "--out", str(tmp_path)]))
+    assert ("names no bucket" if uri else "empty") in line
+
+
+@pytest.mark.parametrize("names", [("clean",), ("clean", "toxic")])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"cleaning": {"languages": ["xx"]}}, "'xx' is not a language code"),
+        ({"clean": ["s3://"]}, "names no bucket"),
+    ],
+)
+def test_wrong_corpora_and_languages_are_refused_before_ray_starts(
+    changes: dict, message: str, names: tuple[str, ...], capsys, tmp_path: Path, monkeypatch
+):
+    if "cleaning" in changes:
+        pytest.importorskip("py3langid")
+    monkeypatch.setattr(ray_session, "session", lambda **_: pytest.fail("Ray was started"))
+    settings = {"clean": ["synthetic:clean"], "toxic": ["synthetic:toxic"]} | changes
+    settings["tokenizer"] = {"source": "train", "vocab_size": 300}
+    (tmp_path / "data.json").write_text(json.dumps(settings))
+    flags = ["--config", str(tmp_path / "data.json"), "--out", str(tmp_path / "out")]
+    streams = [word for name in names for word in ("--stream", name)]
+    assert message in refusal(capsys, build_streams.main([*flags, *streams]))
+
+
+def test_a_sweep_refuses_unknown_languages_before_ray_starts(capsys, tmp_path: Path, monkeypatch):
+    pytest.importorskip("py3langid")
+    monkeypatch.setattr(ray_session, "session", lambda *_: pytest.fail("Ray was started"))
+    words = ["--set", 'data.cleaning.languages=["xx"]', "--out", str(tmp_path)]
+    assert sweep.main(words) == 2
+    assert "'xx' is not a language code" in capsys.readouterr().err

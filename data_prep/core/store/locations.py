@@ -8,7 +8,7 @@ from pathlib import Path
 
 import fsspec
 
-from data_prep.core.errors import ConfigurationError, mask_secrets
+from data_prep.core.errors import ConfigurationError, mask_secrets, summary
 from data_prep.core.store import patterns
 
 PROTOCOLS = ("file", "s3", "memory")
@@ -51,7 +51,7 @@ def _absolute_path(path: str) -> str:
         raise _no_working_directory(path) from None
     except RuntimeError as error:  # ~name without such a user
         raise ConfigurationError(
-            f"{path}: {error}; expected a path that begins with ~/ or a known user's name: write "
+            f"{path}: {summary(error)}; expected ~/ or the name of a user of this machine: write "
             "the absolute path"
         ) from None
 

@@ -19,7 +19,7 @@ from data_prep.core.errors import (
     StorageError,
 )
 from data_prep.core.records import digest, from_json, operational, record, to_json
-from data_prep.core.settings import is_valid
+from data_prep.core.settings import Example, is_valid
 from data_prep.token_stream import manifest, mixture
 from data_prep.token_stream.mixture import Mixture
 from eval import config as eval_config
@@ -123,8 +123,8 @@ def values(hint: Any) -> st.SearchStrategy:
         if arguments[0] is str:  # names and checksums
             names = ["", "a", "b.c", "streams/a", 64 * "0"]
             return st.sampled_from([name for name in names if is_valid(hint, name)])
-        if arguments[0] not in (int, float):  # a list with an example for error messages
-            return values(arguments[0])
+        if examples := [mark.value for mark in hint.__metadata__ if isinstance(mark, Example)]:
+            return st.sampled_from(examples)  # a list that the group checks further
         if arguments[0] is int:
             small = [n for n in range(10) if is_valid(hint, n)]
             if len(small) == 1:  # a format_version
