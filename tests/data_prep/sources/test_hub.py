@@ -69,6 +69,7 @@ def test_a_checksum_depends_on_the_shard_and_the_folders_content(folder):
         ("shard=3", "has 3 shards"),
         ("shards=all", "cannot use shards=all"),
         ("shard=", "cannot use shard="),
+        ("split=a&split=b", "split is given twice"),
         ("name=en", "cannot use name=en"),
         ("split=test", "check config= and split="),
         ("config=en", "check config="),
