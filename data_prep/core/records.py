@@ -21,7 +21,6 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Annotated, Any, TypeVar, dataclass_transform
 
 from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
-from pydantic_core import PydanticCustomError
 
 from data_prep.core.errors import ArtefactCorrupt, ConfigurationError
 
@@ -31,7 +30,7 @@ MAX_NAME_BYTES = 255  # of one name on the usual file systems
 N_FAULTS_SHOWN = 3  # of a file that a user wrote
 FORBIDDEN = re.compile(r"[/\\\x00-\x1f\x7f]")  # a separator, NUL, or a control character
 SHA256 = re.compile("[0-9a-f]{64}")
-ANOTHER_VERSION = "another_format_version"  # the type of the fault
+ANOTHER_VERSION = {"loc": ("format_version",), "type": "value_error"}  # a fault of pydantic's
 
 
 def operational(*, default: Any) -> Any:
@@ -111,7 +110,7 @@ def from_json(
                 f"{where}: {'; '.join(map(_describe, faults[:N_FAULTS_SHOWN]))}{more}; expected a "
                 f"{cls.__name__} as JSON: correct the file"
             ) from error
-        versions = [fault for fault in faults if fault["type"] == ANOTHER_VERSION]
+        versions = [fault for fault in faults if fault.items() >= ANOTHER_VERSION.items()]
         wrong_fields = versions or [fault for fault in faults if fault["type"] in _WRONG_FIELDS]
         if wrong_fields:  # one of them is enough: a version that differs has many
             n_more = len(faults) - 1
@@ -206,9 +205,7 @@ def format_version(expected: int) -> AfterValidator:
 
     def check(value: int) -> int:
         if value != expected:
-            raise PydanticCustomError(
-                ANOTHER_VERSION, "this program reads version {expected}", {"expected": expected}
-            )
+            raise ValueError(f"this program reads version {expected}")
         return value
 
     return AfterValidator(check)
