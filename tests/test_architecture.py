@@ -111,7 +111,7 @@ def test_a_message_of_an_error_has_no_unfilled_braces():
         f"{path.relative_to(ROOT)}:{text.lineno} {text.value!r} lacks its f prefix"
         for path in MODULES
         for text in raised_texts(path)
-        if re.search(r"\{[a-z_A-Z'][^{}]*\}", text.value)
+        if re.search(r"\{[a-z_A-Z'][^{}]*\}", str(text.value))
     ]
     assert unfilled == []
 

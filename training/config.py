@@ -111,9 +111,8 @@ class ModelConfig:
 class OptimizerConfig:
     """The optimizer and its hyperparameters."""
 
-    learning_rate: Annotated[float, Interval(ge=0, le=10)]
-    """Peak learning rate, at most 10: above it no model trains. 0 evaluates the initial weights as
-    they are (see init_from)."""
+    learning_rate: Annotated[float, Ge(0)]
+    """Peak learning rate; 0 evaluates the initial weights as they are (see init_from)."""
     kind: Literal["adamw", "muon"] = "adamw"
     """muon updates the matrices of the blocks with Muon and the embedding with AdamW, at the same
     learning rate (training/optim/muon.py)."""

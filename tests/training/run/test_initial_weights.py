@@ -112,7 +112,7 @@ def test_a_folder_without_a_model_is_refused_before_training(
     for name in ("tokenizer.json", "model.safetensors"):
         (folder / name).touch()
     initial_weights.check_folder(str(folder), model)
-    with pytest.raises(ConfigurationError, match="set train.model to the folder's"):
+    with pytest.raises(ConfigurationError, match=r"set train\.model to the folder's"):
         initial_weights.check_folder(str(folder), replace(model, d_model=64))
     damage(folder)
     with pytest.raises(HormesisError, match=message):
