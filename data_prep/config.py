@@ -95,7 +95,7 @@ class CleaningConfig:
     min_language_confidence: Share = 0.99
     """A document is dropped for its language only if the detector is that sure that it is in none
     of `languages`; an uncertain one is kept, and counted on the data card. With this default 0.3 %
-    of the posts in English are dropped, and 13 % if the most probable language decides."""
+    of the posts in English are dropped, and 7.4 % if the most probable language decides."""
 
     min_language_chars: CountOrZero = 40
     """Shorter documents are kept whatever their language, and counted likewise: of a few words the
