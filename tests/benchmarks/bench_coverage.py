@@ -79,19 +79,26 @@ def rate(seed: int) -> bool:
     return covers(intervals.wilson(n, N_PROMPTS, "u", confidence=CONFIDENCE), 0.08)
 
 
+def noisy_scores(
+    seed: int, n_seeds: int, seed_deviation: float | Sequence[float]
+) -> list[np.ndarray]:
+    """Per ratio the scores of all seeds' models around SMILE, [S, P]."""
+    return simulated_sweep.scores(
+        np.random.default_rng(seed),
+        SMILE,
+        n_seeds=n_seeds,
+        seed_deviation=seed_deviation,
+        noise=6.0,
+    )
+
+
 def mean_over_seeds(
     n_seeds: int, seed_deviation: float | Sequence[float], position: int = 2
 ) -> Callable[[int], bool]:
     """The bar of one ratio, prompts resampled once for all of its models."""
 
     def is_covered(seed: int) -> bool:
-        values = simulated_sweep.scores(
-            np.random.default_rng(seed),
-            SMILE,
-            n_seeds=n_seeds,
-            seed_deviation=seed_deviation,
-            noise=6.0,
-        )
+        values = noisy_scores(seed, n_seeds, seed_deviation)
         means = removal.over_seeds(values, "u", (-np.inf, np.inf), seed, N_RESAMPLES)
         return covers(means[position], SMILE[position])
 
@@ -102,13 +109,7 @@ def mean_of_seeds_own_intervals(n_seeds: int, seed_deviation: float) -> Callable
     """The bar of a quantity without items: its part over items is the mean of the seeds' own."""
 
     def is_covered(seed: int) -> bool:
-        values = simulated_sweep.scores(
-            np.random.default_rng(seed),
-            SMILE,
-            n_seeds=n_seeds,
-            seed_deviation=seed_deviation,
-            noise=6.0,
-        )
+        values = noisy_scores(seed, n_seeds, seed_deviation)
         spread = seed_spread.pooled([values_SP.mean(axis=1) for values_SP in values])
         own = [
             intervals.bootstrap_mean(values_P, "u", seed=seed, n_resamples=N_RESAMPLES)

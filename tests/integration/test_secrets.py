@@ -25,6 +25,19 @@ def leaks_below(folder: str) -> dict[str, list[str]]:
     return {path: names for path, names in leaks_by_file.items() if names}
 
 
+def run_with_secrets(program: str) -> subprocess.CompletedProcess[bytes]:
+    """A Python program that ends well, with PLANTED_SECRETS in its environment."""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env=environment(**PLANTED_SECRETS),
+        capture_output=True,
+        timeout=180,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done
+
+
 def test_a_whole_sweep_keeps_no_secret_of_its_environment(planted_sweep: PlantedSweep) -> None:
     assert leaks_below(planted_sweep.root) == {}
     assert leaks(planted_sweep.printed.encode()) == []
@@ -49,14 +62,7 @@ def test_ray_is_given_no_secret_in_runtime_environments() -> None:
         "    print('of the job:', state.job_table())\n"
         "    print('of the driver:', ray.get_runtime_context().runtime_env)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=ROOT,
-        env=environment(**PLANTED_SECRETS),
-        capture_output=True,
-        timeout=180,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    done = run_with_secrets(program)
     assert done.stdout.count(b"PYTHONPATH") >= 2  # it is what the environments hold
     assert leaks(done.stdout + done.stderr) == []
 
@@ -78,12 +84,5 @@ def test_weights_and_biases_keeps_no_key(tmp_path: Path) -> None:
         "sink.write(1, 1.0, {'loss': 1.0})\n"
         "sink.close()\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=ROOT,
-        env=environment(**PLANTED_SECRETS),
-        capture_output=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    done = run_with_secrets(program)
     assert leaks(done.stdout + done.stderr) == [] and leaks_below(str(tmp_path)) == {}
