@@ -27,15 +27,16 @@ from launch.report.analysis import (
     sweep_items,
 )
 from launch.report.analysis.comparisons import Comparisons
+from launch.report.analysis.sweep_curves import SweepCurves
 from launch.report.figures import (
     axes,
     probe_heads,
     side_effects,
-    toxicity_by_ratio_and_cost,
+    toxicity_by_cost,
+    toxicity_by_ratio,
     training_curves,
 )
 from launch.report.figures.svg_rendering import Drawing, render
-from launch.report.figures.toxicity_by_ratio_and_cost import SweepCurves
 from launch.report.mask_slurs import masking
 from launch.report.results_files import FinishedRun
 from launch.report.text import choices_vs_paper, display_names, text_sets
@@ -108,8 +109,10 @@ def draw_figures(
 ) -> list[Drawing]:
     """All figures, in the page's order."""
     reports = [run.report for run in runs]
+    curves = SweepCurves(reports, compared)
     plans = [
-        *toxicity_by_ratio_and_cost.figures(SweepCurves(reports, compared)),
+        *toxicity_by_ratio.figures(curves),
+        *toxicity_by_cost.figures(curves),
         *side_effects.figures(reports, compared),
         *probe_heads.figures(reports),
         *training_curves.figures(

@@ -9,9 +9,9 @@ from fake_sweep import items_of, run
 from matplotlib.figure import Figure
 
 from launch.report.analysis import comparisons
-from launch.report.figures import probe_heads, toxicity_by_ratio_and_cost
+from launch.report.analysis.sweep_curves import SweepCurves
+from launch.report.figures import probe_heads, toxicity_by_cost
 from launch.report.figures.svg_rendering import FigureNumbers, ratio_colours, strength_colours
-from launch.report.figures.toxicity_by_ratio_and_cost import SweepCurves
 
 TEXT_CONTRAST, MARK_CONTRAST = 4.5, 3.0  # WCAG AA
 TEXT_COLOURS = ("ink", "soft", "link")
@@ -89,6 +89,6 @@ def test_paths_are_zoomed_where_the_compared_cost_is_near_the_least():
         curves.is_zoomed for curves in (at_cost(cost), at_cost(2.5), SweepCurves(reports, None))
     )
     figure = Figure(layout="constrained")
-    toxicity_by_ratio_and_cost.toxicity_by_cost(figure, True, near)
+    toxicity_by_cost.toxicity_by_cost(figure, True, near)
     whole, part = (np.diff(axes.get_xlim())[0] for axes in figure.axes)
     assert 0 < part < whole / 2
