@@ -128,8 +128,9 @@ class DecontaminationConfig:
     """Documents that overlap with evaluation texts are dropped."""
 
     uris: tuple[str, ...] = ()
-    """Evaluation texts. A sweep adds the prompts, probe rows and held-out texts of its `eval`
-    settings."""
+    """Texts that must not be trained on: public evaluation sets, whether this experiment is
+    evaluated on them or not. Nothing of `eval` is added, so another evaluation trains nothing
+    again; the report states the overlap of evaluation texts that are not among these."""
 
     ngram: CountOrZero = 13
     """Words in a row that a document must share with an evaluation text to be dropped (13 as for

@@ -1,8 +1,7 @@
 """command line of the sweep: flags to an experiment that any worker can read
 
 Applied in this order: recipe, corpora, ratios and seeds, `--set`. Then local paths are made
-absolute, because a worker's working directory is not the user's, and the texts that the sweep is
-evaluated on are added to the decontamination.
+absolute, because a worker's working directory is not the user's.
 """
 
 import argparse
@@ -14,7 +13,6 @@ from pathlib import Path
 from data_prep.core import storage
 from data_prep.core.errors import ConfigurationError
 from data_prep.core.settings import evolve, parse_overrides
-from data_prep.sources.uri_options import without_option
 from launch import cost_estimate, recipes
 from launch.experiment import Experiment
 from launch.run_states import STAGES
@@ -115,24 +113,7 @@ def requested_experiment(arguments: argparse.Namespace) -> Experiment:
     if arguments.seeds:
         experiment = replace(experiment, seeds=tuple(arguments.seeds))
     experiment = parse_overrides(experiment, arguments.set)
-    return _decontaminated(_with_absolute_paths(experiment))
-
-
-def _decontaminated(experiment: Experiment) -> Experiment:
-    """The experiment whose streams share no n-gram with the texts it is evaluated on.
-
-    Held-out documents come from the streams themselves; all other texts are added. So naming other
-    evaluation texts builds other streams.
-    """
-    probing = experiment.eval.probing
-    labelled = (probing.rows, experiment.eval.generation.prompts)
-    labelled += (*probing.attributes, *probing.transfer)
-    plain = (text.partition("=")[2] for text in experiment.eval.capability.held_out)
-    # a rule behind `label=` is no field of the file
-    rows = (without_option(uri, "label") for uri in labelled)
-    texts = [uri for uri in (*rows, *plain) if uri != HELD_OUT]
-    uris = [*experiment.data.decontamination.uris, *texts]
-    return evolve(experiment, {"data.decontamination.uris": tuple(dict.fromkeys(uris))})
+    return _with_absolute_paths(experiment)
 
 
 def _with_absolute_paths(experiment: Experiment) -> Experiment:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
-from data_prep.config import DataConfig, TokenizerConfig
+from data_prep.config import DataConfig, DecontaminationConfig, TokenizerConfig
 from data_prep.core.errors import ConfigurationError
 from data_prep.core.settings import evolve
 from eval.config import (
@@ -36,6 +36,8 @@ OLMO_TOKENIZER = TokenizerConfig(
     fingerprint="c617c8fc4ad73eba",
 )
 OLMO_VOCABULARY = 50_304  # rows of the embedding, padded from 50,280 ids
+EMBEDDED_PROBES = "synthetic:probes?documents=1000&seed=1"
+EMBEDDED_PROMPTS = "synthetic:prompts?documents=150&seed=1"
 
 
 def laptop() -> Experiment:
@@ -48,6 +50,7 @@ def laptop() -> Experiment:
             clean=("synthetic:clean?documents=5000&seed=0&parts=2",),
             toxic=("synthetic:toxic?documents=2000&seed=0&parts=2",),
             tokenizer=TokenizerConfig(source="train", vocab_size=2048),
+            decontamination=DecontaminationConfig(uris=(EMBEDDED_PROBES, EMBEDDED_PROMPTS)),
         ),
         train=TrainConfig(
             model=ModelConfig(
@@ -60,12 +63,8 @@ def laptop() -> Experiment:
             validation=ValidationConfig(probe_every_steps=20),
         ),
         eval=EvalConfig(
-            probing=ProbingConfig(
-                rows="synthetic:probes?documents=1000&seed=1", group_field="pair"
-            ),
-            generation=GenerationConfig(
-                prompts="synthetic:prompts?documents=150&seed=1", n_prompts=150, max_new_tokens=24
-            ),
+            probing=ProbingConfig(rows=EMBEDDED_PROBES, group_field="pair"),
+            generation=GenerationConfig(prompts=EMBEDDED_PROMPTS, n_prompts=150, max_new_tokens=24),
             scoring=ScoringConfig(scorer="lexicon:synthetic:lexicon"),
             steering=SteeringConfig(strengths=(0.0, 2.0, 4.0, 8.0), top_heads=4),
         ),
@@ -162,7 +161,7 @@ def on_corpora(experiment: Experiment, clean: Sequence[str], toxic: Sequence[str
 
     The embedded corpus has probes and a scorer of its own, which do not fit other text. There the
     evaluation uses the corpora's held-out documents, of which more are held out, and the offline
-    profanity scorer.
+    profanity scorer; nothing is looked for in the text.
     """
     data = replace(
         experiment.data,
@@ -177,6 +176,7 @@ def on_corpora(experiment: Experiment, clean: Sequence[str], toxic: Sequence[str
         experiment,
         {
             "data.held_out_ratio": 0.1,
+            "data.decontamination.uris": (),
             "eval.probing.rows": "held_out",
             "eval.probing.n_rows": 400,
             "eval.probing.group_field": "",

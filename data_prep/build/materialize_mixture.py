@@ -19,7 +19,7 @@ import numpy as np
 from data_prep.build import stream_manifest
 from data_prep.config import StreamName
 from data_prep.core import ray_tasks, storage, telemetry
-from data_prep.core.errors import ConfigurationError
+from data_prep.core.errors import ArtefactCorrupt, ConfigurationError
 from data_prep.core.records import digest, format_version, record
 from data_prep.token_stream import manifest, megatron_shards
 from data_prep.token_stream import mixture as mixtures
@@ -89,7 +89,7 @@ def materialize(
     _check_streams(source)
     record_uri = storage.join(to, manifest.NAME)
     if storage.exists(record_uri):
-        existing = storage.load(MaterializedMixture, record_uri)
+        existing = _existing(record_uri)
         _check_same(existing, source, record_uri)
         _clean_up(to, existing.train)
         return existing
@@ -195,6 +195,18 @@ def _check_streams(source: MixtureSource) -> None:
     length = source.sequence_length
     n_clean, n_toxic = (stream.split_tokens("train") // length for stream in (clean, toxic))
     mixtures.check_supply(source.mixture, n_clean, n_toxic, length)
+
+
+def _existing(uri: str) -> MaterializedMixture:
+    """The record at `uri`; ArtefactCorrupt, with the flag that helps here, if it is none."""
+    try:
+        return storage.load(MaterializedMixture, uri)
+    except ArtefactCorrupt as error:
+        reason = str(error).partition("; it was written by")[0].partition("; delete it")[0]
+        raise ArtefactCorrupt(
+            f"{reason}; another version of Hormesis wrote it, or it is damaged: delete the folder, "
+            "or choose another --to"
+        ) from error
 
 
 def _check_same(existing: MaterializedMixture, source: MixtureSource, uri: str) -> None:

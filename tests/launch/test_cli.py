@@ -12,8 +12,6 @@ from data_prep.core.settings import describe
 from launch import cli, recipes
 from launch.experiment import Experiment
 
-OTHER_CORPORA = ("--clean", "/a", "--toxic", "/b")
-
 
 def experiment_from(*flags: str) -> Experiment:
     return cli.requested_experiment(cli.parser().parse_args(flags))
@@ -38,17 +36,14 @@ def test_local_corpora_are_made_absolute_and_nothing_else(working_folder):
 def test_local_evaluation_texts_are_made_absolute(working_folder):
     sweep = experiment_from("--set", 'eval.capability.held_out=["owt=d.jsonl"]')
     assert sweep.eval.capability.held_out == (f"owt={working_folder}/d.jsonl",)
-    assert sweep.data.decontamination.uris[-1] == f"{working_folder}/d.jsonl"
     transfer = '["t.csv#text=t&label=toxigen", "s3://b/u.csv#label=x>1"]'
     sweep = experiment_from("--set", f"eval.probing.transfer={transfer}")
     assert sweep.eval.probing.transfer == (
         f"{working_folder}/t.csv#text=t&label=toxigen",
         "s3://b/u.csv#label=x>1",
     )
-    assert sweep.data.decontamination.uris[-2:] == (
-        f"{working_folder}/t.csv#text=t",
-        "s3://b/u.csv",
-    )
+    sweep = experiment_from("--set", 'data.decontamination.uris=["t.csv#text=t", "s3://b/u.csv"]')
+    assert sweep.data.decontamination.uris == (f"{working_folder}/t.csv#text=t", "s3://b/u.csv")
 
 
 @pytest.mark.parametrize(
@@ -132,30 +127,6 @@ def test_repeated_flags_and_lists_add_up():
     sweep = experiment_from(*flags.split())
     assert sweep.data.clean == ("/a", "/b", "/c")
     assert (sweep.ratios, sweep.seeds, sweep.budget_tokens) == ((0.0, 0.5), (3,), 9000)
-
-
-def test_evaluation_texts_are_decontaminated(working_folder):
-    sweep = experiment_from()
-    texts = (sweep.eval.probing.rows, sweep.eval.generation.prompts)
-    assert sweep.data.decontamination.uris == texts
-    named = experiment_from(
-        *OTHER_CORPORA,
-        "--set",
-        "eval.generation.prompts=p.jsonl",
-        'data.decontamination.uris=["/mmlu.jsonl", "/p"]',
-    )
-    assert named.data.decontamination.uris == ("/mmlu.jsonl", "/p", f"{working_folder}/p.jsonl")
-
-
-def test_held_out_documents_need_no_decontamination():
-    assert experiment_from(*OTHER_CORPORA).data.decontamination.uris == ()
-
-
-def test_decontamination_ignores_the_rule_that_labels_rows(working_folder):
-    word = 'eval.probing.attributes=["tone.jsonl#label=tone"]'
-    sweep = experiment_from(*OTHER_CORPORA, "--set", word)
-    assert sweep.eval.probing.attributes == (f"{working_folder}/tone.jsonl#label=tone",)
-    assert sweep.data.decontamination.uris == (f"{working_folder}/tone.jsonl",)
 
 
 @pytest.mark.parametrize(

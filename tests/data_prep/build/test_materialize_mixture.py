@@ -21,7 +21,7 @@ from data_prep.build.materialize_mixture import (
 )
 from data_prep.config import StreamName
 from data_prep.core import storage
-from data_prep.core.errors import ConfigurationError
+from data_prep.core.errors import ArtefactCorrupt, ConfigurationError
 from data_prep.core.records import digest
 from data_prep.token_stream import manifest, megatron_shards
 from data_prep.token_stream.manifest import Manifest
@@ -192,6 +192,19 @@ def test_another_mixture_in_the_same_folder_is_refused(materialized: Path, strea
         ConfigurationError, match=r"manifest\.json: holds another mixture \(21 clean and 9 toxic"
     ):
         materialize(replace(MIXTURE, n_toxic=8), T, streams, str(materialized))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [('"format_version": 2', '"format_version": 1'), ('"n_tokens"', '"tokens"')]
+)
+def test_a_manifest_that_cannot_be_read_names_the_flag_that_helps(
+    materialized: Path, streams: Streams, tmp_path: Path, old: str, new: str
+):
+    text = (materialized / manifest.NAME).read_text()
+    (tmp_path / manifest.NAME).write_text(text.replace(old, new))
+    with pytest.raises(ArtefactCorrupt, match=r"manifest\.json .*choose another --to$") as refusal:
+        materialize(MIXTURE, T, streams, str(tmp_path))
+    assert "--out" not in str(refusal.value)
 
 
 def test_too_little_text_is_refused_before_anything_is_written(streams: Streams, tmp_path: Path):
