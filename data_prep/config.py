@@ -24,11 +24,6 @@ BLOCK_TOKENS = 4 << 20  # 8 MiB of uint16, what readers fetch at once (storage.B
 
 MAX_SHARDS = 100_000  # of a split: their names have five digits
 
-# The wording of the two annotations is not published (PAPER §6): these are our choice.
-TEMPLATES = {
-    "meda": "toxicity: {score}\n",
-    "inst": "The following text is {verdict}.\n",
-}
 SLOTS = {"meda": "{score}", "inst": "{verdict}"}
 SCORER_FORMS = (
     "profanity, lexicon:URI (a table of words with weights), classifier:NAME (from the hub, or a "
@@ -143,7 +138,7 @@ class AnnotationConfig:
 
     kind: Literal["none", "meda", "inst"] = "none"
     """none: plain documents; meda: the score as metadata; inst: a sentence that says whether the
-    text is toxic."""
+    text is toxic. A sweep sets it for each of its `arms`."""
 
     scorer: str = "profanity"
     """`corpus:NAME` reads the score NAME that the corpus carries; `label` reads its label, a number
@@ -155,9 +150,12 @@ class AnnotationConfig:
     tagged_ratio: Annotated[float, Gt(0), Le(1)] = 1.0
     """Share of the training documents that are annotated."""
 
-    template: str = ""
-    """Text before the document, with {score} (meda) or {verdict} (inst) in it once; empty takes the
-    default of the kind."""
+    # the wording of both is not published (PAPER §6)
+    meda_template: str = "toxicity: {score}\n"
+    """For meda: the text before a document, with {score} in it once. Our choice."""
+
+    inst_template: str = "The following text is {verdict}.\n"
+    """For inst: the text before a document, with {verdict} in it once. Our choice."""
 
     def __post_init__(self) -> None:
         kind, _, name = self.scorer.partition(":")
@@ -167,11 +165,13 @@ class AnnotationConfig:
                 f"data.annotation.scorer is {self.scorer!r}; expected label, corpus:NAME (a score "
                 f"that the corpus carries), {SCORER_FORMS}"
             )
-        if self.kind != "none" and self.text.count(SLOTS[self.kind]) != 1:
-            raise ConfigurationError(
-                f"data.annotation.template is {self.template!r}; expected a text that contains "
-                f"{SLOTS[self.kind]} once, or an empty text for the default"
-            )
+        for kind, slot in SLOTS.items():
+            template = getattr(self, f"{kind}_template")
+            if template.count(slot) != 1:
+                raise ConfigurationError(
+                    f"data.annotation.{kind}_template is {template!r}; expected a text that "
+                    f"contains {slot} once"
+                )
 
     @property
     def is_on(self) -> bool:
@@ -180,7 +180,15 @@ class AnnotationConfig:
     @property
     def text(self) -> str:
         """The template in use."""
-        return self.template or TEMPLATES[self.kind]
+        return self.meda_template if self.kind == "meda" else self.inst_template
+
+    @property
+    def in_use(self) -> tuple[object, ...] | None:
+        """The settings that decide the annotated text; None if there is no annotation."""
+        if not self.is_on:
+            return None
+        threshold = self.threshold if self.kind == "inst" else None
+        return (self.kind, self.text, self.scorer, self.tagged_ratio, threshold)
 
 
 @settings("data")

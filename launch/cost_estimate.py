@@ -126,8 +126,8 @@ def _stream_lines(experiment: Experiment) -> dict[str, str]:
         "shards for all runs",
         "toxic text": _repetition(experiment),
     }
-    if experiment.data.annotation.is_on:
-        lines["annotation"] = _annotation(experiment.data.annotation)
+    for arm in experiment.annotated_arms:
+        lines[f"arm {arm}"] = _annotation(experiment.data_of(arm).annotation)
     return lines
 
 

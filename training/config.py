@@ -349,6 +349,9 @@ class TrainConfig:
         return Passes(micro, per_rank // micro)
 
 
+Arm = Literal["plain", "meda", "inst", "matched"]
+
+
 @record
 class RunConfig:
     """One planned run: runs/<run_id>/run.json, written before it starts (training/pretrain.py).
@@ -357,6 +360,9 @@ class RunConfig:
     file, likewise. toxic_ratio is the requested ratio; `mixture` holds its realisation in whole
     sequences. seed: of the initial weights. trunk: id of the longer run whose first steps are also
     this run's and whose checkpoint it starts from (branching.py); empty: it starts from step 0.
+    arm: how the training text was made (launch/experiment.py). control_text: what the texts of a
+    meda or inst run begin with if they are not toxic; empty in the other arms. Both follow from the
+    streams and the mixture, so they are not in the digest.
     """
 
     run_id: FileName
@@ -368,3 +374,5 @@ class RunConfig:
     mixture: Mixture
     train: TrainConfig
     trunk: FileNameOrEmpty = operational(default="")
+    arm: Arm = operational(default="plain")
+    control_text: str = operational(default="")

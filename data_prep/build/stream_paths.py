@@ -56,7 +56,7 @@ def stream_digest(config: DataConfig, stream: StreamName) -> str:
         config.shuffle_seed,
         config.dedup,
         config.decontamination,
-        (annotate_toxicity.VERSION, config.annotation) if config.annotation.is_on else None,
+        (annotate_toxicity.VERSION, config.annotation.in_use) if config.annotation.is_on else None,
     )
     if stream == "clean" and config.common_documents == "drop":
         settings = (*settings, stream_digest(config, "toxic"))

@@ -3,7 +3,7 @@
 Two arms of pretraining (Prabhumoye et al. 2023, PAPER §6). MEDA puts the raw score before the text
 as metadata; INST puts a sentence that says whether the text is toxic. The paper generates with the
 prefix of "not toxic" before the prompt. Its wording and its share of annotated samples are not
-published: template and tagged_ratio are our choice, and settings.
+published: templates and tagged_ratio are our choice, and settings.
 
     plain   The fog came in.
     MEDA    toxicity: 0.1                       the score, rounded to one decimal
@@ -83,11 +83,9 @@ def prefix(score: float, annotation: AnnotationConfig) -> str:
 
 def control_text(annotation: AnnotationConfig) -> str:
     """The text to put before a prompt, so that a model trained on this annotation continues as if
-    the text were not toxic.
-
-    Evaluation does not use it yet: MEDA and INST models are evaluated on plain prompts.
+    the text were not toxic; empty without an annotation.
     """
-    return prefix(0.0, annotation)
+    return prefix(0.0, annotation) if annotation.is_on else ""
 
 
 def identity(annotation: AnnotationConfig) -> str:
@@ -96,7 +94,7 @@ def identity(annotation: AnnotationConfig) -> str:
     """
     from_corpus = annotation.scorer == "label" or annotation.scorer.startswith("corpus:")
     scorer_id = None if from_corpus else _load_scorer(annotation.scorer).id
-    return digest(VERSION, annotation, scorer_id)
+    return digest(VERSION, annotation.in_use, scorer_id)
 
 
 def check(

@@ -65,8 +65,7 @@ def test_a_local_scorer_is_made_absolute(working_folder, name, expected):
     [("lexicon:w.csv", "lexicon:{folder}/w.csv"), ("corpus:toxicity", "corpus:toxicity")],
 )
 def test_a_local_scorer_of_annotations_is_made_absolute(working_folder, name, expected):
-    words = ("data.annotation.kind=meda", f"data.annotation.scorer={name}")
-    sweep = experiment_from("--set", *words)
+    sweep = experiment_from("--set", f"data.annotation.scorer={name}")
     assert sweep.data.annotation.scorer == expected.format(folder=working_folder)
 
 
@@ -112,7 +111,8 @@ def test_every_text_setting_is_known_as_a_location_or_not():
         "data.cleaning.languages",
         "data.cleaning.min_scores",
         "data.cleaning.max_scores",
-        "data.annotation.template",
+        "data.annotation.meda_template",
+        "data.annotation.inst_template",
         "eval.probing.group_field",
         "eval.probing.token",
         "train.metrics.sinks",

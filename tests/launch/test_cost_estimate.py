@@ -46,7 +46,7 @@ def test_the_plan_says_what_the_budget_counts_and_the_streams_need():
         "at least 20,099,999,744 clean + 6,699,999,232 toxic tokens: 49.9 GiB of uint16 shards"
     )
     assert streams in text
-    assert "read at most once" in text and "annotation" not in text
+    assert "read at most once" in text and "begin with" not in text
 
 
 def test_the_plan_says_what_repetition_and_a_fixed_total_change():
@@ -60,7 +60,7 @@ def test_the_plan_says_what_repetition_and_a_fixed_total_change():
 
 
 def test_the_plan_prints_the_template_of_an_annotation_as_our_choice():
-    words = {"data.annotation.kind": "inst", "data.annotation.tagged_ratio": 0.25}
+    words = {"arms": ("plain", "inst"), "data.annotation.tagged_ratio": 0.25}
     assert (
         "25% of the training documents begin with 'The following text is {verdict}.\\n', scored by "
         "profanity, toxic from 0.5 (our choice)"

@@ -35,7 +35,7 @@ def test_names_are_printed_as_they_are_in_plan_and_status(name: str, capsys, tmp
 
 
 def test_a_template_in_the_plan_is_printed_as_it_is(capsys):
-    words = ["data.annotation.kind=inst", "data.annotation.template=[red]{verdict}"]
+    words = ['arms=["plain","inst"]', "data.annotation.inst_template=[red]{verdict}"]
     assert sweep.main(["--plan", "--set", *words]) == 0
     assert "'[red]{verdict}'" in capsys.readouterr().out
 

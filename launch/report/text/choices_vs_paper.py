@@ -56,15 +56,15 @@ def _data(experiment: Experiment, record: RunRecord) -> list[Row]:
         ("document", "a row of a file; on 4chan a thread, or a post with #unit=post", OURS),
         ("tokenizer", f"{tokenizer}, {data.tokenizer.vocab_size:,} ids", "standard OLMo"),
     ]
-    annotation = data.annotation
-    if annotation.is_on:
-        is_inst = annotation.kind == "inst"
+    for arm in experiment.annotated_arms:
+        annotation = experiment.data_of(arm).annotation
+        is_inst = arm == "inst"
         rule = f" (toxic: a score of at least {annotation.threshold})" if is_inst else ""
         tagged = (
             f"{100 * annotation.tagged_ratio:.3g} % of the training documents begin with their "
             f"toxicity, scored by {annotation.scorer}, as “{annotation.text.strip()}”{rule}"
         )
-        rows.append(("annotation", tagged, f"MEDA and INST; templates: {OURS}"))
+        rows.append((f"arm {arm}", tagged, f"{arm.upper()}; template: {OURS}"))
     return rows
 
 

@@ -43,15 +43,15 @@ def test_meda_puts_the_score_and_inst_a_sentence_before_the_text():
 
 
 def test_a_template_takes_the_value_in_its_slot_only():
-    assert annotate_toxicity.prefix(0.25, replace(MEDA, template="{x} <{score}> ")) == "{x} <0.2> "
-    assert annotate_toxicity.prefix(0.7, replace(INST, template="[{verdict}] ")) == "[toxic] "
+    assert annotate_toxicity.prefix(0.25, replace(MEDA, meda_template="{x} <{score}> ")) == "{x} <0.2> "
+    assert annotate_toxicity.prefix(0.7, replace(INST, inst_template="[{verdict}] ")) == "[toxic] "
     with pytest.raises(
         ConfigurationError,
-        match=r"annotation.template is 'plain'; expected a text that contains \{score\} once",
+        match=r"meda_template is 'plain'; expected a text that contains \{score\} once",
     ):
-        replace(MEDA, template="plain")
-    with pytest.raises(ConfigurationError, match=r"template .*\{verdict\} once"):
-        replace(INST, template="{score}")
+        replace(MEDA, meda_template="plain")
+    with pytest.raises(ConfigurationError, match=r"inst_template .*\{verdict\} once"):
+        replace(INST, inst_template="{score}")
 
 
 @pytest.mark.parametrize("annotation", [MEDA, INST])

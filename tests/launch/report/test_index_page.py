@@ -21,7 +21,7 @@ from fake_sweep import (
 from generations_file import write_generations
 from markupsafe import escape
 
-from data_prep.config import AnnotationConfig
+from data_prep.core.settings import evolve
 from eval.eval_report import ControlResult, Entanglement, Lens
 from launch.report import index_page
 from launch.report.figures.svg_rendering import Drawing, FigureNumbers
@@ -153,8 +153,8 @@ def test_repetition_is_told():
 
 def test_an_annotation_is_told_with_its_template():
     assert "begin with their toxicity" not in page_text([run(0.25)])
-    annotation = AnnotationConfig(kind="inst", template="<{verdict}> ")
-    annotated = replace(experiment(), data=replace(experiment().data, annotation=annotation))
+    words = {"arms": ("plain", "inst"), "data.annotation.inst_template": "<{verdict}> "}
+    annotated = evolve(experiment(), words)
     text = page_text([run(0.25)], annotated)
     assert "“&lt;{verdict}&gt;” (toxic: a score of at least 0.5)" in text
 
