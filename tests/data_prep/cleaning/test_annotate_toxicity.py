@@ -43,7 +43,10 @@ def test_meda_puts_the_score_and_inst_a_sentence_before_the_text():
 
 
 def test_a_template_takes_the_value_in_its_slot_only():
-    assert annotate_toxicity.prefix(0.25, replace(MEDA, meda_template="{x} <{score}> ")) == "{x} <0.2> "
+    assert (
+        annotate_toxicity.prefix(0.25, replace(MEDA, meda_template="{x} <{score}> "))
+        == "{x} <0.2> "
+    )
     assert annotate_toxicity.prefix(0.7, replace(INST, inst_template="[{verdict}] ")) == "[toxic] "
     with pytest.raises(
         ConfigurationError,
