@@ -7,7 +7,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from data_prep.core import storage
-from launch.report.figures import axes
+from launch.report.figures import axes, palette
 from launch.report.figures.svg_rendering import Drawing
 from launch.report.text import display_names
 from launch.report.text.number_format import percent, signed, with_interval
@@ -41,7 +41,7 @@ def template(name: str) -> Template:
         lstrip_blocks=True,
     )
     environment.filters |= FILTERS
-    environment.globals["responsible_use"] = RESPONSIBLE_USE
+    environment.globals |= {"responsible_use": RESPONSIBLE_USE, "neutral": palette.NEUTRAL}
     return environment.get_template(name)
 
 

@@ -9,14 +9,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from eval.eval_report import EvalReport
 from launch.report.analysis.per_ratio_series import RatioPoint, measured_strengths
-from launch.report.figures.svg_rendering import (
-    PAPER,
-    SOFT,
-    Colour,
-    note_if_empty,
-    ratio_colours,
-    strength_colours,
-)
+from launch.report.figures.palette import PAPER, SOFT, Colour, ratio_colours, strength_colours
+from launch.report.figures.svg_rendering import note_if_empty
 from launch.report.text.number_format import NOT_MEASURED, percent
 
 MARKERS = "osD^vPX*"
@@ -37,13 +31,6 @@ def palette(reports: Sequence[EvalReport]) -> dict[str, Colour]:
 
 def ratios(reports: Iterable[EvalReport]) -> list[float]:
     return sorted({report.toxic_ratio for report in reports})
-
-
-def colour_by_ratio(values: Iterable[float]) -> dict[float, str]:
-    """Each ratio's colour in the light theme, ascending."""
-    steps = sorted(set(values))
-    colours = ratio_colours(len(steps))
-    return {ratio: colour.light for ratio, colour in zip(steps, colours, strict=True)}
 
 
 def strength_name(strength: float) -> str:

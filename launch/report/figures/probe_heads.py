@@ -12,21 +12,14 @@ from matplotlib.figure import Figure
 from eval.eval_report import EvalReport
 from launch.report.analysis.per_ratio_series import by_ratio
 from launch.report.figures.axes import (
-    colour_by_ratio,
     line_with_intervals,
     ratio_axis,
     ratio_legend,
     ratios,
     values_by_ratio,
 )
-from launch.report.figures.svg_rendering import (
-    INK,
-    SOFT,
-    FigureNumbers,
-    FigurePlan,
-    LineLabel,
-    label_lines,
-)
+from launch.report.figures.palette import INK, SOFT, colour_by_ratio
+from launch.report.figures.svg_rendering import FigureNumbers, FigurePlan, LineLabel, label_lines
 from launch.report.text.number_format import percent
 
 MAPS_WIDE, MAPS_NARROW = 6, 3  # heat maps per row

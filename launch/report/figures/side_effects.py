@@ -16,7 +16,8 @@ from launch.report.analysis.per_ratio_series import (
     measured_strengths,
     steered_at,
 )
-from launch.report.figures.axes import colour_by_ratio, ratio_legend, ratios
+from launch.report.figures.axes import ratio_legend, ratios
+from launch.report.figures.palette import colour_by_ratio
 from launch.report.figures.svg_rendering import FigureNumbers, FigurePlan
 from launch.report.text.display_names import benchmark
 from launch.report.text.number_format import NOT_MEASURED, percent

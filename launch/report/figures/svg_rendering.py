@@ -9,16 +9,16 @@ same records give the same bytes.
 import csv
 import io
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-INK, SOFT, GRID, PAPER = "#1b2026", "#5a646e", "#e2e5e9", "#ffffff"
+from launch.report.figures.palette import GRID, INK, NEUTRAL, PAPER, SOFT, Colour
+
 WIDE, NARROW = 7.5, 3.7  # inches; 96 CSS pixels each
 LINE_INCHES = 0.17  # height of a line of text, letters and space
 STYLE: dict[Any, Any] = {
@@ -54,11 +54,6 @@ STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "hormesis",
 }
-
-
-class Colour(NamedTuple):
-    light: str
-    dark: str
 
 
 class FigureNumbers(NamedTuple):
@@ -132,27 +127,6 @@ def render(plan: FigurePlan, colours: dict[str, Colour]) -> Drawing:
     )
 
 
-def strength_colours(strengths: Sequence[float]) -> list[Colour]:
-    """Grey for unsteered, then a perceptual ramp away from the background, readable without
-    red-green vision. Line labels have the line's colour, so each has the contrast of text (WCAG AA,
-    4.5).
-    """
-    ramp = _ramp(
-        "plasma", sum(strength > 0 for strength in strengths), light=(0.48, 0.02), dark=(0.56, 0.94)
-    )
-    return [Colour("#6b757f", "#98a2ac") if strength == 0 else next(ramp) for strength in strengths]
-
-
-def ratio_colours(n: int) -> list[Colour]:
-    """Orange for the first ratio, with which the others are compared; then a perceptual ramp. Each
-    has the contrast of a graphical object (WCAG AA, 3).
-    """
-    return [
-        Colour("#c2570c", "#ff9162"),
-        *_ramp("viridis", n - 1, light=(0.58, 0.02), dark=(0.42, 0.88)),
-    ][:n]
-
-
 def label_lines(axes: Axes, labels: Sequence[LineLabel]) -> None:
     """Write the names of lines at their right ends; labels that would overlap are moved apart."""
     ordered = sorted(labels)
@@ -192,17 +166,6 @@ def note_if_empty(axes: Axes, note: str) -> None:
         axes.text(0.5, 0.5, note, transform=axes.transAxes, ha="center", va="center", color=SOFT)
 
 
-def _ramp(
-    name: str, n: int, *, light: tuple[float, float], dark: tuple[float, float]
-) -> Iterator[Colour]:
-    colour_map = matplotlib.colormaps[name]
-    steps = [i / (n - 1) if n > 1 else 0.7 for i in range(n)]
-    return (
-        Colour(*(to_hex(colour_map(a + (b - a) * step)) for a, b in (light, dark)))
-        for step in steps
-    )
-
-
 def _svg(figure: Figure) -> str:
     text = io.StringIO()
     figure.savefig(
@@ -217,7 +180,6 @@ def _inline(prefix: str, text: str, colours: dict[str, Colour]) -> str:
     # a style element would apply to the whole page
     svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}-", svg)
-    literals = {"ink": INK, "soft": SOFT, "grid": GRID, "paper": PAPER}
-    for name, literal in (literals | {n: colour.light for n, colour in colours.items()}).items():
-        svg = svg.replace(literal, f"var(--{name})")
+    for name, colour in (NEUTRAL | colours).items():
+        svg = svg.replace(colour.light, f"var(--{name})")
     return svg

@@ -11,7 +11,8 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 
 from data_prep.cards.data_card import DataCard, DropSummary, LengthBin, LengthSummary
 from launch.report.figures.axes import with_si_prefix
-from launch.report.figures.svg_rendering import SOFT, Colour, FigureNumbers, FigurePlan
+from launch.report.figures.palette import SOFT, Colour
+from launch.report.figures.svg_rendering import FigureNumbers, FigurePlan
 from launch.report.text.display_names import plain
 from launch.report.text.number_format import percent
 

@@ -13,21 +13,9 @@ from launch.report.analysis.per_ratio_series import (
     toxicity_series,
 )
 from launch.report.analysis.sweep_curves import SweepCurves
-from launch.report.figures.axes import (
-    MARKERS,
-    colour_by_ratio,
-    ratio_legend,
-    ratios,
-    strength_name,
-)
-from launch.report.figures.svg_rendering import (
-    INK,
-    PAPER,
-    SOFT,
-    FigureNumbers,
-    FigurePlan,
-    note_if_empty,
-)
+from launch.report.figures.axes import MARKERS, ratio_legend, ratios, strength_name
+from launch.report.figures.palette import INK, PAPER, SOFT, colour_by_ratio
+from launch.report.figures.svg_rendering import FigureNumbers, FigurePlan, note_if_empty
 from launch.report.text.number_format import NOT_MEASURED, percent
 
 TOXICITY = "toxicity of the continuations, mean score × 100"

@@ -24,16 +24,8 @@ from launch.report.figures.axes import (
     strength_name,
     values_by_ratio,
 )
-from launch.report.figures.svg_rendering import (
-    INK,
-    PAPER,
-    SOFT,
-    FigureNumbers,
-    FigurePlan,
-    LineLabel,
-    label_lines,
-    strength_colours,
-)
+from launch.report.figures.palette import INK, PAPER, SOFT, strength_colours
+from launch.report.figures.svg_rendering import FigureNumbers, FigurePlan, LineLabel, label_lines
 from launch.report.text.number_format import percent
 
 DODGE = 0.07  # between two lines at one ratio, as a share of the grid's step

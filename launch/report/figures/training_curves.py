@@ -16,19 +16,12 @@ from eval.stats.estimate_with_interval import Estimate
 from launch.report.figures.axes import (
     LossSeries,
     block_means,
-    colour_by_ratio,
     lines_over_tokens,
     ratio_legend,
     token_axis,
 )
-from launch.report.figures.svg_rendering import (
-    GRID,
-    PAPER,
-    SOFT,
-    FigureNumbers,
-    FigurePlan,
-    note_if_empty,
-)
+from launch.report.figures.palette import GRID, PAPER, SOFT, colour_by_ratio
+from launch.report.figures.svg_rendering import FigureNumbers, FigurePlan, note_if_empty
 from launch.report.text.number_format import NOT_MEASURED, percent
 from training.run_record import RunRecord, run_uri
 
