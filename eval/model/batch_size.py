@@ -14,7 +14,7 @@ import torch
 from data_prep.core import telemetry
 from eval.model import numerics
 from eval.model.numerics import Format
-from training.config import ModelConfig
+from eval.model.subject.subject_model import ModelShape
 
 T = TypeVar("T")
 
@@ -25,28 +25,28 @@ GPU_SHARE = 0.8  # of what is free: the allocator loses some to fragmentation
 SAMPLING_BYTES = 48  # per token of the vocabulary and row
 
 
-def pass_bytes(config: ModelConfig, n_positions: int, dtype: torch.dtype) -> int:
+def pass_bytes(shape: ModelShape, n_positions: int, dtype: torch.dtype) -> int:
     """Bytes that one row of a forward pass needs at its peak, without logits.
 
     Attention holds the residual stream, its norm, queries, keys and values beside fp32 copies for
     their rotation; an MLP holds gate, up, SiLU and product, and its norm in fp32. A padded row has
     a mask of positions × positions as well.
     """
-    attention = (8 * dtype.itemsize + 5 * 4) * config.d_model
-    mlp = 4 * dtype.itemsize * (config.d_model + config.d_mlp) + 4 * config.d_model
+    attention = (8 * dtype.itemsize + 5 * 4) * max(shape.d_model, shape.n_heads * shape.d_head)
+    mlp = 4 * dtype.itemsize * (shape.d_model + shape.d_mlp) + 4 * shape.d_model
     return n_positions * max(attention, mlp) + (4 + dtype.itemsize) * n_positions**2
 
 
 def decoding_bytes(
-    config: ModelConfig, n_prompt: int, max_new_tokens: int, dtype: torch.dtype
+    shape: ModelShape, n_prompt: int, max_new_tokens: int, dtype: torch.dtype
 ) -> int:
     """Bytes that one row of a decoding needs at its peak: the pass over its prompt, keys and values
     of all positions, those of the prompt twice, and the sampling of one token.
     """
     n_positions = 2 * n_prompt + max_new_tokens
-    cached = 2 * config.n_layers * config.d_model * dtype.itemsize * n_positions
-    sampling = SAMPLING_BYTES * config.vocab_size
-    return cached + max(pass_bytes(config, n_prompt, dtype), sampling)
+    cached = 2 * shape.n_layers * shape.n_kv_heads * shape.d_head * dtype.itemsize * n_positions
+    sampling = SAMPLING_BYTES * shape.vocab_size
+    return cached + max(pass_bytes(shape, n_prompt, dtype), sampling)
 
 
 def rows_that_fit(bytes_per_row: int, available_bytes: int, most: int) -> int:

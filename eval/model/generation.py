@@ -22,8 +22,7 @@ from torch import Tensor
 from data_prep.core import keyed_random
 from data_prep.core.errors import ConfigurationError
 from eval.model import numerics
-from training.model.kv_cache import KVCache
-from training.model.olmo import OLMo
+from eval.model.subject.subject_model import DecodingCache, SubjectModel
 
 TOKENS_PER_LOOK = 8  # decoded between looks at which rows have ended: a look waits for the device
 CPU_LOGITS = 1 << 19  # sampled from at once: twice as fast as rows that leave a CPU's cache
@@ -68,13 +67,13 @@ class _Decoding(NamedTuple):
     """Rows under way: the tokens that the model reads next, what it has read, and its padding."""
 
     tokens_BT: Tensor
-    cache: KVCache
+    cache: DecodingCache
     padding_B: Tensor | None
 
 
 @torch.inference_mode()
 def sample(
-    model: OLMo,
+    model: SubjectModel,
     prompts: Sequence[Sequence[int]],
     keys: Sequence[int],
     sampling: Sampling,
@@ -86,7 +85,7 @@ def sample(
     With `steering`, rows with the same prompt and prefix strength share the pass over all but its
     last token, and rows that have ended leave the batch.
     """
-    device = model.embedding.weight.device
+    device = model.device
     rows = [_fit(prompt, model, sampling) for prompt in prompts]
     # random numbers of all steps at once: a copy to a GPU waits for it
     u_SB = torch.from_numpy(
@@ -105,19 +104,21 @@ def sample(
     return [row[: row.index(eos)] if eos in row else row for row in continuations]
 
 
-def _whole_prompts(model: OLMo, rows: Sequence[Sequence[int]], sampling: Sampling) -> _Decoding:
+def _whole_prompts(
+    model: SubjectModel, rows: Sequence[Sequence[int]], sampling: Sampling
+) -> _Decoding:
     """The prompts, of which nothing is read yet."""
-    device = model.embedding.weight.device
+    device = model.device
     tokens_BT, padding_B = left_padded(rows, sampling.eos_id)
-    cache = _empty_cache(model, len(rows), tokens_BT.shape[1] + sampling.max_new_tokens)
+    cache = model.empty_cache(len(rows), tokens_BT.shape[1] + sampling.max_new_tokens)
     return _Decoding(tokens_BT.to(device), cache, padding_B.to(device) if padding_B.any() else None)
 
 
 def _read_shared_prefixes(
-    model: OLMo, rows: Sequence[Sequence[int]], sampling: Sampling, steering: RowSteering
+    model: SubjectModel, rows: Sequence[Sequence[int]], sampling: Sampling, steering: RowSteering
 ) -> _Decoding:
     """Read the prompts without their last tokens, each once, and give every row its copy."""
-    device = model.embedding.weight.device
+    device = model.device
     groups: dict[tuple[float, tuple[int, ...]], list[int]] = {}
     for row, (strength, tokens) in enumerate(zip(steering.prefix_strengths, rows, strict=True)):
         groups.setdefault((strength, tuple(tokens[:-1])), []).append(row)
@@ -127,24 +128,26 @@ def _read_shared_prefixes(
         group_of_row[members] = group
     prefix_GT, padding_G = left_padded([prefix for _, prefix in groups], sampling.eos_id)
     n_read = prefix_GT.shape[1]
-    cache = _empty_cache(model, len(rows), n_read + 1 + sampling.max_new_tokens)
+    n_positions = n_read + 1 + sampling.max_new_tokens
     last_B1 = torch.tensor([[row[-1]] for row in rows]).to(device)
     padding_B = padding_G[group_of_row].to(device) if padding_G.any() else None
     if n_read:
-        of_groups = _empty_cache(model, len(groups), n_read)
+        of_groups = model.empty_cache(len(groups), n_read)
         steering.select_prefixes(first_rows.to(device))
         model.hidden(
             prefix_GT.to(device),
             cache=of_groups,
             padding_B=padding_G.to(device) if padding_G.any() else None,
         )
-        _copy_rows(of_groups, cache, group_of_row.to(device))
+        cache = of_groups.select(group_of_row.to(device), n_positions)
+    else:
+        cache = model.empty_cache(len(rows), n_positions)
     steering.select(torch.arange(len(rows), device=device))
     return _Decoding(last_B1, cache, padding_B)
 
 
 def _decode(
-    model: OLMo,
+    model: SubjectModel,
     decoding: _Decoding,
     u_SB: Tensor,
     sampling: Sampling,
@@ -156,6 +159,7 @@ def _decode(
     rows_K = torch.arange(n_rows, device=u_SB.device)  # those in the batch
     has_ended_K = torch.zeros(n_rows, dtype=torch.bool, device=u_SB.device)
     tokens_KT, cache, padding_K = decoding
+    n_positions = cache.length + tokens_KT.shape[1] + n_steps
     for step, u_B in enumerate(u_SB):
         hidden_KTD = model.hidden(tokens_KT, cache=cache, padding_B=padding_K)
         logits_KV = model.unembed(hidden_KTD[:, -1]).float()[:, : sampling.n_ids]
@@ -173,30 +177,9 @@ def _decode(
             rows_K, tokens_KT = rows_K[going_on], tokens_KT[going_on]
             has_ended_K = has_ended_K[going_on]
             padding_K = None if padding_K is None else padding_K[going_on]
-            cache = _rows_of(model, cache, going_on)
+            cache = cache.select(going_on, n_positions)
             steering.select(rows_K)
     return ids_BS
-
-
-def _empty_cache(model: OLMo, n_rows: int, n_positions: int) -> KVCache:
-    weight = model.embedding.weight
-    return KVCache(model.config, n_rows, n_positions, dtype=weight.dtype, device=weight.device)
-
-
-def _rows_of(model: OLMo, cache: KVCache, rows_K: Tensor) -> KVCache:
-    kept = _empty_cache(model, len(rows_K), cache.max_length)
-    _copy_rows(cache, kept, rows_K)
-    return kept
-
-
-def _copy_rows(source: KVCache, target: KVCache, rows_K: Tensor) -> None:
-    """Fill an empty cache with these rows of another one, which loses its content."""
-    length = source.length
-    for of_source, of_target in ((source.keys, target.keys), (source.values, target.values)):
-        for layer in range(len(of_source)):
-            of_target[layer][:, :length] = of_source[layer][rows_K, :length]
-            of_source[layer] = of_source[layer][:0]
-    target.length = length
 
 
 def left_padded(rows: Sequence[Sequence[int]], fill: int) -> tuple[Tensor, Tensor]:
@@ -241,9 +224,9 @@ def _next_ids(logits_BV: Tensor, u_B: Tensor, sampling: Sampling) -> Tensor:
     return torch.cat([nucleus(logits, sampling.top_p, u) for logits, u in parts])
 
 
-def _fit(prompt: Sequence[int], model: OLMo, sampling: Sampling) -> Sequence[int]:
+def _fit(prompt: Sequence[int], model: SubjectModel, sampling: Sampling) -> Sequence[int]:
     """The end of the prompt that leaves room for the new tokens."""
-    n_positions = model.config.max_sequence_length
+    n_positions = model.shape.max_sequence_length
     room = n_positions - sampling.max_new_tokens
     if room < 1 or not prompt:
         raise ConfigurationError(

@@ -5,8 +5,8 @@
     mlp        what a block's MLP adds to the residual stream
     residual   the residual stream as it leaves a block
 
-Each is [B, T, D] per layer. Heads divide D into N·H; the other two are one unit of size D, so code
-for heads works on them with N = 1.
+Each is [B, T, D] per layer. Heads divide D into N·H, which need not be the model's width; the other
+two are one unit of the model's width, so code for heads works on them with N = 1.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -17,42 +17,41 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from eval.config import Site
-from training.config import ModelConfig
-from training.model.olmo import Block, OLMo
+from eval.model.subject.subject_model import HookPoint, ModelShape, SubjectModel
 
 Hook = Callable[[Tensor], Tensor | None]  # sees x_BTD, and may return a tensor in its place
 
 
-def unit_shape(site: Site, config: ModelConfig) -> tuple[int, int]:
+def unit_shape(site: Site, shape: ModelShape) -> tuple[int, int]:
     """(N, H): the number of units in a layer, and the size of each."""
-    return (config.n_heads, config.d_head) if site == "heads" else (1, config.d_model)
+    return (shape.n_heads, shape.d_head) if site == "heads" else (1, shape.d_model)
 
 
 @contextmanager
-def hooked(model: OLMo, site: Site, hooks: Mapping[int, Hook]) -> Iterator[None]:
+def hooked(model: SubjectModel, site: Site, hooks: Mapping[int, Hook]) -> Iterator[None]:
     """Let each layer's hook see, or change, the activations of every forward pass within. The hooks
     are removed in any case.
     """
     handles = []
     try:
         for layer, hook in hooks.items():
-            handles.append(_register(model.blocks[layer], site, hook))
+            handles.append(_register(model.hook_point(site, layer), hook))
         yield
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _register(block: Block, site: Site, hook: Hook) -> RemovableHandle:
-    if site == "heads":
+def _register(point: HookPoint, hook: Hook) -> RemovableHandle:
+    if point.is_input:
 
         def before(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor] | None:
             changed = hook(inputs[0])
             return None if changed is None else (changed,)
 
-        return block.attention.out.register_forward_pre_hook(before)
+        return point.module.register_forward_pre_hook(before)
 
     def after(_: nn.Module, inputs: Any, output: Any) -> Tensor | None:
         return hook(output)
 
-    return (block.mlp if site == "mlp" else block).register_forward_hook(after)
+    return point.module.register_forward_hook(after)

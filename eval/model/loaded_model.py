@@ -25,8 +25,8 @@ from eval.inputs.held_out_text import HeldOutFiles, HeldOutStream, HeldOutText
 from eval.model import model_files, numerics
 from eval.model.batch_size import BatchSize
 from eval.model.numerics import Format
-from training.model.hf_export import load_export
-from training.model.olmo import OLMo
+from eval.model.subject.olmo_subject import load_olmo
+from eval.model.subject.subject_model import SubjectModel
 from training.run_record import RunRecord
 
 
@@ -38,7 +38,7 @@ class LoadedModel(NamedTuple):
     device: measurements of an interrupted evaluation are not mixed with those of another format.
     """
 
-    model: OLMo
+    model: SubjectModel
     tokenizer: Tokenizer
     held_out: dict[str, HeldOutText]
     sequence_length: int
@@ -48,11 +48,11 @@ class LoadedModel(NamedTuple):
 
     @property
     def device(self) -> torch.device:
-        return self.model.embedding.weight.device
+        return self.model.device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.model.embedding.weight.dtype
+        return self.model.dtype
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text, without an end-of-document id; of a text longer than the model's
@@ -60,7 +60,7 @@ class LoadedModel(NamedTuple):
         """
         batch = self.tokenizer.encode_batch(texts)
         rows = np.split(batch.ids, np.cumsum(batch.lengths)[:-1])
-        return [row[-self.model.config.max_sequence_length :].tolist() for row in rows]
+        return [row[-self.model.shape.max_sequence_length :].tolist() for row in rows]
 
     def with_held_out_files(self, named_uris: Sequence[str], seed: int) -> "LoadedModel":
         """The model with more held-out text, each "NAME=URI"; a name that is there is replaced."""
@@ -125,7 +125,7 @@ def load_folder(folder: Path, compute: EvalComputeConfig) -> LoadedModel:
         model=model,
         tokenizer=tokenizer,
         held_out={},
-        sequence_length=model.config.max_sequence_length,
+        sequence_length=model.shape.max_sequence_length,
         batch_size=_batch_size(model, compute, number_format),
         weights_id=_weights_id(model_files.folder_digest(folder), number_format),
         number_format=number_format,
@@ -139,15 +139,16 @@ def _tokenizer(file: Path, eos: str, where: str) -> Tokenizer:
     return Tokenizer(tokenizer_json.read(str(file)), eos, where, on_difference="fall_back")
 
 
-def _load_weights(folder: Path, number_format: Format) -> OLMo:
+def _load_weights(folder: Path, number_format: Format) -> SubjectModel:
     device = numerics.best_device()
     numerics.set_exact_statistics(device)
-    model, _ = load_export(folder, numerics.weight_dtype(number_format))
-    return model.to(device)
+    return load_olmo(folder, numerics.weight_dtype(number_format)).to(device)
 
 
-def _batch_size(model: OLMo, compute: EvalComputeConfig, number_format: Format) -> BatchSize:
-    return BatchSize.on(model.embedding.weight.device, compute.batch_size, number_format)
+def _batch_size(
+    model: SubjectModel, compute: EvalComputeConfig, number_format: Format
+) -> BatchSize:
+    return BatchSize.on(model.device, compute.batch_size, number_format)
 
 
 def _weights_id(files_digest: str, number_format: Format) -> str:

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from eval.model.subject.subject_model import SubjectModel
 from training.model.loss import chunk_rows
-from training.model.olmo import OLMo
 
 # of a chunk's fp32 logits; its log-probabilities take as many again
 LOGIT_BYTES = {"cpu": 256 << 20, "cuda": 1 << 30}
@@ -28,10 +28,10 @@ class TokenScores(NamedTuple):
 
 
 @torch.inference_mode()
-def score_tokens(model: OLMo, hidden_ND: Tensor, targets_N: Tensor) -> TokenScores:
-    """The scores of each position's target. hidden_ND: normed hidden states, of OLMo.hidden."""
+def score_tokens(model: SubjectModel, hidden_ND: Tensor, targets_N: Tensor) -> TokenScores:
+    """The scores of each position's target. hidden_ND: of SubjectModel.hidden."""
     n_logits = LOGIT_BYTES["cuda" if hidden_ND.is_cuda else "cpu"] // 4
-    step = chunk_rows(len(hidden_ND), model.config.vocab_size, n_logits)
+    step = chunk_rows(len(hidden_ND), model.shape.vocab_size, n_logits)
     logprobs = []
     are_greedy = []
     for start in range(0, len(hidden_ND), step):

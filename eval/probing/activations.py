@@ -28,7 +28,7 @@ from data_prep.core.errors import ArtefactCorrupt, ConfigurationError, StorageEr
 from eval.config import ProbingConfig
 from eval.model import batch_size, hook_points, numerics
 from eval.model.batch_size import BatchSize
-from training.model.olmo import OLMo
+from eval.model.subject.subject_model import SubjectModel
 
 MEMORY_BYTES = 4 << 30  # in fp32, at most; fp16 on disk keeps 11 significant bits
 
@@ -55,7 +55,7 @@ class Activations(NamedTuple):
 
 @torch.inference_mode()
 def collect(
-    model: OLMo,
+    model: SubjectModel,
     rows: Mapping[str, Sequence[int]],
     probing: ProbingConfig,
     *,
@@ -69,11 +69,11 @@ def collect(
     rows: the token ids of each row, by row id. advance(n) is called after every n finished rows.
     Raises ArtefactCorrupt if a value is not finite.
     """
-    config = model.config
-    device = model.embedding.weight.device
-    units_NH = hook_points.unit_shape(probing.site, config)
+    device = model.device
+    units_NH = hook_points.unit_shape(probing.site, model.shape)
     token_rows = list(rows.values())
-    shape = (config.n_layers, len(rows), *units_NH)
+    n_layers = model.shape.n_layers
+    shape = (n_layers, len(rows), *units_NH)
     if 4 * math.prod(shape) <= memory_bytes:
         values_LRNH = torch.empty(shape, device=device)
     else:
@@ -85,7 +85,7 @@ def collect(
         position = _position(probing.token, len(token_rows[members[0]]))
         visit = partial(_append_reading, layers_BD, position)
         with (
-            hook_points.hooked(model, probing.site, dict.fromkeys(range(config.n_layers), visit)),
+            hook_points.hooked(model, probing.site, dict.fromkeys(range(n_layers), visit)),
             numerics.short_pass_attention(device),
         ):
             model.hidden(torch.tensor([token_rows[r] for r in members], device=device))
@@ -94,11 +94,9 @@ def collect(
         values_LRNH[:, members] = values_LBNH
         advance(len(members))
 
-    of_readings = 2 * 4 * math.prod((config.n_layers, *units_NH))
+    of_readings = 2 * 4 * math.prod((n_layers, *units_NH))
     for members in group_by_length(token_rows):
-        of_pass = batch_size.pass_bytes(
-            config, len(token_rows[members[0]]), model.embedding.weight.dtype
-        )
+        of_pass = batch_size.pass_bytes(model.shape, len(token_rows[members[0]]), model.dtype)
         batch.for_each_batch(members, read_batch, bytes_per_item=of_pass + of_readings)
     _check_finite(int(is_bad_R.sum()), len(rows), values_LRNH.dtype)
     return Activations({row_id: r for r, row_id in enumerate(rows)}, values_LRNH, device)

@@ -1,10 +1,10 @@
 """logit lens: which tokens the directions of the steered heads write
 
-Heads' θ go through the output projection into the residual stream, lose their mean as the final
-norm would remove it, and meet the unembedding. Whether a share of listed words among the top tokens
-is high shows only beside random directions through the same heads.
+Heads' θ go through the output projection into the residual stream, through the linear part of the
+final norm (a LayerNorm removes their mean), and meet the unembedding. Whether a share of listed
+words among the top tokens is high shows only beside random directions through the same heads.
 
-Shapes: L layers, N heads, H head dim, D = N·H, K heads of a group, B draws, V vocab.
+Shapes: L layers, N heads, H head dim, D model, K heads of a group, B draws, V vocab.
 """
 
 from collections.abc import Sequence
@@ -19,10 +19,10 @@ from data_prep.scorers.load_scorer import Scorer
 from data_prep.token_stream.tokenizer import Tokenizer
 from eval.eval_report import TOXIC_SCORE, Lens
 from eval.model.loaded_model import LoadedModel
+from eval.model.subject.subject_model import SubjectModel
 from eval.probing.directions import Directions
 from eval.probing.probe_heads import ProbedHeads
 from eval.stats import resampling
-from training.model.olmo import OLMo
 
 TOP_TOKENS = 50
 N_RANDOM = 200  # random directions beside the measured one
@@ -80,7 +80,7 @@ def read_lenses(
 
 @torch.no_grad()
 def written_tokens(
-    model: OLMo,
+    model: SubjectModel,
     directions: Directions,
     heads: Sequence[tuple[int, int]],
     listed_V: np.ndarray,
@@ -92,18 +92,17 @@ def written_tokens(
     benign: +θ writes benign tokens, −θ toxic ones. listed_V: which ids of the tokenizer are listed
     words; ids beyond it do not count.
     """
-    device = model.embedding.weight.device
+    device = model.device
     listed = torch.from_numpy(listed_V)
     n_ids = len(listed_V)
-    n_heads, size = directions.theta_LNH.shape[1:]
+    size = directions.theta_LNH.shape[-1]
     theta_BKH = _with_random_directions(directions, heads, seed).to(device)
-    out_BD = torch.zeros(len(theta_BKH), n_heads * size, device=device)
+    residual_BD = torch.zeros(len(theta_BKH), model.shape.d_model, device=device)
     for k, (layer, head) in enumerate(heads):
-        out_weight_DD = model.blocks[layer].attention.out.weight
-        own_DH = out_weight_DD[:, head * size : (head + 1) * size].float()
-        out_BD += float(directions.sigma_LN[layer, head]) * theta_BKH[:, k] @ own_DH.T
-    unembedding_VD = model.embedding.weight[:n_ids].float()
-    logits_BV = (out_BD - out_BD.mean(-1, keepdim=True)) @ unembedding_VD.T
+        own_DH = model.output_weight(layer)[:, head * size : (head + 1) * size]
+        output_BD = float(directions.sigma_LN[layer, head]) * theta_BKH[:, k] @ own_DH.T
+        residual_BD += model.to_residual(layer, output_BD)
+    logits_BV = model.lens(residual_BD, n_ids)
     toxic_BK = (-logits_BV).topk(min(top, n_ids)).indices.cpu()
     benign_BK = logits_BV.topk(min(top, n_ids)).indices.cpu()
     shares_B = listed[toxic_BK].double().mean(-1).numpy()

@@ -152,7 +152,7 @@ def _sample_all(
             part,
             sample_batch,
             bytes_per_item=batch_size.decoding_bytes(
-                session.loaded.model.config, longest, config.max_new_tokens, session.loaded.dtype
+                session.loaded.model.shape, longest, config.max_new_tokens, session.loaded.dtype
             ),
         )
         return {

@@ -21,7 +21,8 @@ and as many heads:
     random_directions   the same heads, along random unit vectors
     flipped             the same shift with its sign changed: toxicity should rise
 
-Shapes: B batch, T position, L layer, N head, H head dim, D = N·H.
+Shapes: B batch, T position, L layer, N head, H head dim, D = N·H, or the model's width at other
+sites.
 """
 
 from collections.abc import Iterator, Sequence
@@ -36,10 +37,9 @@ from data_prep.core import keyed_random
 from data_prep.core.errors import ConfigurationError
 from eval.config import Control, Positions, Site
 from eval.model import hook_points
+from eval.model.subject.subject_model import ModelShape, SubjectModel
 from eval.probing.directions import Directions, unit_shift
 from eval.stats import resampling
-from training.config import ModelConfig
-from training.model.olmo import OLMo
 
 Head = tuple[int, int]  # (layer, head)
 
@@ -53,9 +53,9 @@ class Shift(NamedTuple):
     site: Site = "heads"
 
 
-def no_shift(config: ModelConfig) -> Shift:
+def no_shift(shape: ModelShape) -> Shift:
     """The shift that changes nothing: the unsteered model."""
-    return Shift(torch.zeros(config.n_layers, config.d_model))
+    return Shift(torch.zeros(shape.n_layers, shape.n_heads * shape.d_head))
 
 
 def control_shift(
@@ -130,22 +130,20 @@ class SteeredBatch:
 
 @contextmanager
 def steered(
-    model: OLMo, shift: Shift, strength_B: Tensor, positions: Positions
+    model: SubjectModel, shift: Shift, strength_B: Tensor, positions: Positions
 ) -> Iterator[SteeredBatch]:
     """Steer every forward pass within: row b of the batch by strength_B[b] · shift. The hooks are
     removed in any case.
     """
-    assert shift.values_LD.shape == (model.config.n_layers, model.config.d_model), (
-        shift.values_LD.shape,
-        model.config,
-    )
-    weight = model.embedding.weight
+    n_units, size = hook_points.unit_shape(shift.site, model.shape)
+    expected = (model.shape.n_layers, n_units * size)
+    assert shift.values_LD.shape == expected, (shift.values_LD.shape, expected)
     # one question for all layers, before the shift is on a GPU: there each answer would wait for it
     is_steered_L = shift.values_LD.any(dim=1).tolist()
-    values_LD = shift.values_LD.to(weight.device)
-    offset_LBD = strength_B.to(weight.device)[None, :, None] * values_LD[:, None]
+    values_LD = shift.values_LD.to(model.device)
+    offset_LBD = strength_B.to(model.device)[None, :, None] * values_LD[:, None]
     offsets = {
-        layer: _keeping_zeros(offset_LBD[layer].to(weight.dtype))[:, None]
+        layer: _keeping_zeros(offset_LBD[layer].to(model.dtype))[:, None]
         for layer, is_steered in enumerate(is_steered_L)
         if is_steered
     }
@@ -154,13 +152,11 @@ def steered(
         yield batch
 
 
-def output_bias(model: OLMo, shift_LD: Tensor, strength: float) -> Tensor:
-    """b = W_O·(ασθ) of each layer, [L, D] fp32: as the output projection's bias it equals steering
-    at all positions.
+def output_bias(model: SubjectModel, shift_LD: Tensor, strength: float) -> Tensor:
+    """b = W_O·(ασθ) of each layer, [L, D model] fp32: added to the output projection's bias it
+    equals steering at all positions.
     """
-    weights_LDD = torch.stack(
-        [block.attention.out.weight.detach().float() for block in model.blocks]
-    )
+    weights_LDD = torch.stack([model.output_weight(layer) for layer in range(len(shift_LD))])
     return torch.einsum("lod,ld->lo", weights_LDD, strength * shift_LD.to(weights_LDD))
 
 

@@ -13,10 +13,10 @@ import torch
 
 from eval.model import batch_size, numerics, token_scores
 from eval.model.loaded_model import LoadedModel
+from eval.model.subject.subject_model import SubjectModel
 from eval.probing.activations import group_by_length
 from eval.steering import intervention
 from eval.steering.intervention import Shift
-from training.model.olmo import OLMo
 
 
 class ScoredEnd(NamedTuple):
@@ -39,12 +39,12 @@ class LogLikelihood(NamedTuple):
 
 
 def end_after_context(
-    context: Sequence[int], end: Sequence[int], model: OLMo, strength: float = 0.0
+    context: Sequence[int], end: Sequence[int], model: SubjectModel, strength: float = 0.0
 ) -> ScoredEnd:
     """The end after its context, which loses its beginning if both do not fit into the model's
     positions.
     """
-    max_length = model.config.max_sequence_length
+    max_length = model.shape.max_sequence_length
     return ScoredEnd([*context, *end][-max_length - 1 :], min(len(end), max_length), strength)
 
 
@@ -72,16 +72,16 @@ def loglikelihoods(
             members,
             score_batch,
             bytes_per_item=batch_size.pass_bytes(
-                loaded.model.config, len(ends[members[0]].tokens), loaded.dtype
+                loaded.model.shape, len(ends[members[0]].tokens), loaded.dtype
             ),
         )
     return [results[i] for i in range(len(ends))]
 
 
 @torch.inference_mode()
-def _score(model: OLMo, ends: list[ScoredEnd]) -> list[LogLikelihood]:
+def _score(model: SubjectModel, ends: list[ScoredEnd]) -> list[LogLikelihood]:
     """Texts of one length."""
-    device = model.embedding.weight.device
+    device = model.device
     tokens_BT = torch.tensor([end.tokens for end in ends]).to(device)
     n_end_B = torch.tensor([end.n_end for end in ends])
     longest = max(end.n_end for end in ends)

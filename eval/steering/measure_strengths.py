@@ -118,7 +118,7 @@ def measure_cross_entropy(
     loaded.batch_size.for_each_batch(
         range(len(rows)),
         measure_batch,
-        bytes_per_item=batch_size.pass_bytes(loaded.model.config, n_tokens, loaded.dtype),
+        bytes_per_item=batch_size.pass_bytes(loaded.model.shape, n_tokens, loaded.dtype),
     )
     return {"losses": losses.numpy().reshape(n_sequences, len(condition.strengths))}
 

@@ -90,7 +90,7 @@ def nats_per_token(
         loglikelihood.end_after_context(context, end, loaded.model)
         for context, end in zip(contexts, tokens, strict=True)
     ]
-    unsteered = intervention.no_shift(loaded.model.config)
+    unsteered = intervention.no_shift(loaded.model.shape)
     results = loglikelihood.loglikelihoods(loaded, ends, unsteered, lambda n: None)
     for i, end, result in zip(members, ends, results, strict=True):
         nats[i] = -result.nats / end.n_end

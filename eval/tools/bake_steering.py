@@ -27,9 +27,10 @@ from data_prep.core import telemetry
 from data_prep.core.command import entry_command
 from data_prep.core.errors import ConfigurationError
 from eval.model import model_source
+from eval.model.subject.olmo_subject import load_olmo
 from eval.steering import intervention
 from eval.tools.saved_direction import load_saved_direction
-from training.model.hf_export import load_export, load_weights
+from training.model.hf_export import load_weights
 from training.model.model_card import RESPONSIBLE_USE, model_card
 
 COPIED_IF_PRESENT = (
@@ -70,7 +71,8 @@ def bake(export: Path, shift_LD: Tensor, strength: float, folder: Path) -> None:
             f"{folder} is the model itself, which must not change; name another folder for the "
             "steered model"
         )
-    model, config = load_export(export, torch.float32)
+    model = load_olmo(export, torch.float32)
+    config = model.config
     if shift_LD.shape != (config.n_layers, config.d_model):
         raise ConfigurationError(
             f"the shift is {list(shift_LD.shape)}, but the model in {export} has {config.n_layers} "

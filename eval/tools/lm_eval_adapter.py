@@ -59,7 +59,7 @@ class SteeredLM(TemplateLM):
         """The log-likelihood of whole texts, as the sum over windows as long as the model's
         positions.
         """
-        max_length = self._loaded.model.config.max_sequence_length
+        max_length = self._loaded.model.shape.max_sequence_length
         rows: list[ScoredEnd] = []
         request_of_row: list[int] = []
         for number, request in enumerate(requests):
@@ -115,7 +115,7 @@ class SteeredLM(TemplateLM):
             sorted(range(len(rows)), key=lambda i: len(rows[i])),
             continue_batch,
             bytes_per_item=batch_size.decoding_bytes(
-                loaded.model.config, longest, n_new, loaded.dtype
+                loaded.model.shape, longest, n_new, loaded.dtype
             ),
         )
         return [texts[i] for i in range(len(rows))]

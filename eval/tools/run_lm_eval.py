@@ -14,13 +14,12 @@ import argparse
 import json
 import sys
 
-import torch
-
 from data_prep.core import storage, telemetry
 from data_prep.core.command import entry_command
 from data_prep.core.errors import ConfigurationError
 from eval.config import EvalConfig
 from eval.model import model_source
+from eval.steering import intervention
 from eval.steering.intervention import Shift
 from eval.tools.saved_direction import load_saved_direction
 
@@ -60,9 +59,9 @@ def _measure(arguments: argparse.Namespace) -> list[str]:
         folder = saved.uri
         shift_LD = saved.shift_LD
     loaded = model.load(config.compute)
-    if shift_LD is None:
-        shift_LD = torch.zeros(loaded.model.config.n_layers, loaded.model.config.d_model)
-    shift = Shift(shift_LD.to(loaded.device), config.probing.site)
+    shift = intervention.no_shift(loaded.model.shape)
+    if shift_LD is not None:
+        shift = Shift(shift_LD.to(loaded.device), config.probing.site)
     written = []
     for strength in arguments.strengths:
         results = lm_eval_adapter.run(

@@ -15,12 +15,12 @@ from transformers import OlmoConfig, OlmoForCausalLM
 from eval.config import EvalComputeConfig, ProbingConfig
 from eval.model import generation
 from eval.model.batch_size import BatchSize, decoding_bytes
+from eval.model.subject.olmo_subject import OLMoSubject
 from eval.probing import activations
 from eval.steering import intervention
 from eval.steering.intervention import Shift, SteeredBatch
 from training.config import ModelConfig
 from training.model.hf_export import hugging_face_config, to_hugging_face
-from training.model.olmo import OLMo
 
 T = TypeVar("T")
 STRENGTH = 0.5
@@ -49,12 +49,12 @@ def _synchronize() -> None:
 class ModelPair(NamedTuple):
     """Our model and transformers', with the same weights."""
 
-    ours: OLMo
+    ours: OLMoSubject
     peer: Any
 
     @property
     def device(self) -> torch.device:
-        return self.ours.embedding.weight.device
+        return self.ours.device
 
 
 def models(
@@ -68,7 +68,7 @@ def models(
     those that torch draws on the device.
     """
     with torch.device(device):
-        ours = OLMo(config).eval()
+        ours = OLMoSubject(config).eval()
         options = OlmoConfig(**hugging_face_config(config, 0, "float32"))
         peer: Any = OlmoForCausalLM(options).eval()
     if initialise:
@@ -113,19 +113,19 @@ def decoding(config: ModelConfig, n_prompts: int, n_tokens: int, n_new_tokens: i
     return DecodingTask(prompts_BT, n_new_tokens, shift_LD)
 
 
-def generate(model: OLMo, task: DecodingTask) -> list[list[int]]:
+def generate(model: OLMoSubject, task: DecodingTask) -> list[list[int]]:
     """Our tokens, without steering; every row reads its whole prompt."""
     return _in_batches(model, task, lambda rows: _sample(model, task, rows))
 
 
-def generate_unsteered(model: OLMo, task: DecodingTask) -> list[list[int]]:
+def generate_unsteered(model: OLMoSubject, task: DecodingTask) -> list[list[int]]:
     """Our tokens as `generate_steered` returns them, but with a shift that changes nothing."""
-    no_shift = intervention.no_shift(model.config)
+    no_shift = intervention.no_shift(model.shape)
     return generate_steered(model, task._replace(shift_LD=no_shift.values_LD))
 
 
 def generate_steered(
-    model: OLMo, task: DecodingTask, strength_B: Tensor | None = None
+    model: OLMoSubject, task: DecodingTask, strength_B: Tensor | None = None
 ) -> list[list[int]]:
     """Our tokens, each row steered by its strength at the last position; STRENGTH for None.
 
@@ -143,7 +143,7 @@ def generate_steered(
 
 
 def _in_batches(
-    model: OLMo, task: DecodingTask, sample: Callable[[Sequence[int]], list[list[int]]]
+    model: OLMoSubject, task: DecodingTask, sample: Callable[[Sequence[int]], list[list[int]]]
 ) -> list[list[int]]:
     """The tokens of all rows, in batches of the size that an evaluation has by default."""
     tokens: list[list[int]] = []
@@ -151,15 +151,13 @@ def _in_batches(
     batch_size_of(model).for_each_batch(
         range(n_rows),
         lambda rows: tokens.extend(sample(rows)),
-        bytes_per_item=decoding_bytes(
-            model.config, n_prompt_tokens, task.n_new_tokens, model.embedding.weight.dtype
-        ),
+        bytes_per_item=decoding_bytes(model.shape, n_prompt_tokens, task.n_new_tokens, model.dtype),
     )
     return tokens
 
 
 def _sample(
-    model: OLMo,
+    model: OLMoSubject,
     task: DecodingTask,
     rows: Sequence[int],
     steering: SteeredBatch | None = None,
@@ -202,13 +200,13 @@ def generate_with_hooks(peer: Any, task: DecodingTask) -> list[list[int]]:
     return tokens[:, prompts_BT.shape[1] :].tolist()
 
 
-def read_heads(model: OLMo, rows: Mapping[str, Sequence[int]]) -> activations.Activations:
+def read_heads(model: OLMoSubject, rows: Mapping[str, Sequence[int]]) -> activations.Activations:
     """The activations of every head at the last token of each row, by our code."""
     batch = batch_size_of(model)
     return activations.collect(model, rows, ProbingConfig(), batch=batch, advance=lambda n: None)
 
 
-def batch_size_of(model: OLMo) -> BatchSize:
+def batch_size_of(model: OLMoSubject) -> BatchSize:
     """The batch size of an evaluation by default."""
     weight = model.embedding.weight
     number_format = "bf16" if weight.dtype is torch.bfloat16 else "fp32"

@@ -6,15 +6,15 @@ import torch
 from eval_contenders import ROWS_PER_PROMPT, DecodingTask
 
 from eval.model import batch_size
+from eval.model.subject.olmo_subject import OLMoSubject
 from training.config import ModelConfig
-from training.model.olmo import OLMo
 
 CONFIG = ModelConfig(d_model=32, n_layers=2, n_heads=2, d_mlp=64, vocab_size=128)
 N_PROMPTS, N_TOKENS, N_NEW_TOKENS = 3, 6, 4
 
 
 @pytest.fixture(scope="module")
-def model() -> OLMo:
+def model() -> OLMoSubject:
     return eval_contenders.models(CONFIG).ours
 
 
@@ -24,7 +24,7 @@ def task() -> DecodingTask:
 
 
 @pytest.fixture
-def passes(model: OLMo, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+def passes(model: OLMoSubject, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """The shapes of the tokens that go through the model, in order."""
     shapes: list[tuple[int, ...]] = []
     hidden = model.hidden

@@ -11,8 +11,8 @@ import tiny_finished_run
 import torch
 
 from data_prep.core import telemetry
+from eval.model.subject.olmo_subject import OLMoSubject
 from training.config import ModelConfig
-from training.model.olmo import OLMo
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -34,11 +34,11 @@ def tiny() -> ModelConfig:
 
 
 @pytest.fixture
-def model(tiny: ModelConfig) -> OLMo:
+def model(tiny: ModelConfig) -> OLMoSubject:
     """Random weights, larger than at initialization, so that the model neither predicts all tokens
     alike nor repeats the last one.
     """
-    model = OLMo(tiny).eval()
+    model = OLMoSubject(tiny).eval()
     model.initialise(0)
     with torch.no_grad():
         model.embedding.weight.mul_(2)

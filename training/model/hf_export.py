@@ -11,7 +11,7 @@ in code and has no field for another.
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -24,6 +24,8 @@ from data_prep.core.records import name_fault
 from training.config import ModelConfig
 from training.model.model_card import model_card
 from training.model.olmo import OLMo
+
+AnyOLMo = TypeVar("AnyOLMo", bound=OLMo)
 
 ARCHITECTURE = "OlmoForCausalLM"
 NORM_EPS = 1e-5
@@ -139,17 +141,19 @@ def write_export(
     (folder / "README.md").write_text(model_card(facts), encoding="utf-8")
 
 
-def load_export(folder: Path, dtype: torch.dtype) -> tuple[OLMo, ModelConfig]:
-    """Load any Hugging Face OLMo folder, in evaluation mode, on the CPU.
+def load_export(
+    folder: Path, dtype: torch.dtype, model_class: type[AnyOLMo] = OLMo
+) -> tuple[AnyOLMo, ModelConfig]:
+    """Load a Hugging Face OLMo that `read_model_config` accepts, in evaluation mode, on the CPU.
 
-    Weights are in safetensors, in one file or sharded.
+    Weights are in safetensors, in one file or sharded. model_class: OLMo, or a class of its kind.
     """
     config = read_model_config(folder)
     state = load_weights(folder)
     state.pop("lm_head.weight", None)  # tied: the embedding again
     _check_tensors(state, config, str(folder))
     with torch.device("meta"):
-        model = OLMo(config)
+        model = model_class(config)
     ours = {name: tensor.to(dtype) for name, tensor in from_hugging_face(state).items()}
     model.load_state_dict(ours, assign=True)
     return model.eval(), config

@@ -8,11 +8,11 @@ import torch
 from eval_contenders import DecodingTask, ModelPair
 from torch import Tensor
 
+from eval.model.subject.olmo_subject import OLMoSubject
 from eval.steering import intervention
 from eval.steering.intervention import Shift
 from gpu_check_parts.recorder import Recorder
 from training.config import ModelConfig
-from training.model.olmo import OLMo
 
 MIN_SAME = 0.9  # greedy ties break either way where kernels round differently
 LOGITS_LIMIT = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
@@ -53,7 +53,9 @@ def _check_generation(recorder: Recorder, models: ModelPair, task: DecodingTask)
     recorder.check("float32: steering changes continuations", plain != ours)
 
 
-def _check_zero_strength(recorder: Recorder, name: str, model: OLMo, task: DecodingTask) -> None:
+def _check_zero_strength(
+    recorder: Recorder, name: str, model: OLMoSubject, task: DecodingTask
+) -> None:
     plain = _logits(model, task)
     zero = _steered_logits(model, task, 0.0)
     recorder.check(f"{name}: α = 0 has the unsteered logits, bit for bit", _same_bits(plain, zero))
@@ -69,11 +71,11 @@ def _check_zero_strength(recorder: Recorder, name: str, model: OLMo, task: Decod
 
 
 @torch.inference_mode()
-def _logits(model: OLMo, task: DecodingTask) -> Tensor:
-    return model(task.prompts_BT.to(model.embedding.weight.device))
+def _logits(model: OLMoSubject, task: DecodingTask) -> Tensor:
+    return model(task.prompts_BT.to(model.device))
 
 
-def _steered_logits(model: OLMo, task: DecodingTask, strength: float | Tensor) -> Tensor:
+def _steered_logits(model: OLMoSubject, task: DecodingTask, strength: float | Tensor) -> Tensor:
     """Logits with every position steered."""
     strength_B = torch.as_tensor(strength).expand(len(task.prompts_BT))
     with intervention.steered(model, Shift(task.shift_LD), strength_B, "all"):

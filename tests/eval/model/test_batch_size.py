@@ -12,11 +12,11 @@ from eval.config import EvalComputeConfig
 from eval.model import batch_size, generation
 from eval.model.batch_size import BatchSize
 from eval.model.generation import Sampling
+from eval.model.subject.olmo_subject import OLMoSubject, shape_of
 from eval.steering import intervention
 from eval.steering.intervention import Shift
 from training.config import SIZES, ModelConfig
 from training.model import olmo
-from training.model.olmo import OLMo
 
 CPU = torch.device("cpu")
 SHAPES = [
@@ -60,8 +60,8 @@ def peak_bytes(run: Callable[[], object]) -> int:
     return peak.n_bytes
 
 
-def random_model(config: ModelConfig) -> OLMo:
-    model = OLMo(config).eval()
+def random_model(config: ModelConfig) -> OLMoSubject:
+    model = OLMoSubject(config).eval()
     model.initialise(0)
     return model.requires_grad_(False)
 
@@ -81,7 +81,7 @@ def test_the_estimate_of_a_pass_holds_what_it_needs(config, dtype, n_positions, 
             model.hidden(tokens_BT, padding_B=torch.arange(6))
 
     measured = peak_bytes(steered_pass)
-    estimate = 6 * batch_size.pass_bytes(config, n_positions, dtype)
+    estimate = 6 * batch_size.pass_bytes(model.shape, n_positions, dtype)
     assert measured <= estimate <= 2 * measured
 
 
@@ -100,15 +100,15 @@ def test_the_estimate_of_a_decoding_holds_what_it_needs(config, n_prompt):
             sample(model, prompts, range(6), sampling, steering)
 
     measured = peak_bytes(decode)
-    estimate = 6 * batch_size.decoding_bytes(config, n_prompt, 20, torch.float32)
+    estimate = 6 * batch_size.decoding_bytes(model.shape, n_prompt, 20, torch.float32)
     assert measured <= estimate <= 2.5 * measured
 
 
 def test_an_h200_holds_full_batches_of_olmo_1b():
-    config = ModelConfig(**SIZES["olmo-1b"]._asdict(), vocab_size=50_304)
+    shape = shape_of(ModelConfig(**SIZES["olmo-1b"]._asdict(), vocab_size=50_304))
     free = int(0.8 * (139 << 30))
-    of_window = batch_size.pass_bytes(config, 2048, torch.bfloat16)
-    of_decoding = batch_size.decoding_bytes(config, 128, 20, torch.bfloat16)
+    of_window = batch_size.pass_bytes(shape, 2048, torch.bfloat16)
+    of_decoding = batch_size.decoding_bytes(shape, 128, 20, torch.bfloat16)
     assert batch_size.rows_that_fit(of_window, free, 1024) > 128
     assert batch_size.rows_that_fit(of_decoding, free, 1024) == 1024
 

@@ -124,7 +124,7 @@ def test_out_of_memory_halves_the_batch_with_the_same_results(root, undisturbed,
                 raise torch.OutOfMemoryError("CUDA out of memory")
 
         model = load_weights(*arguments)
-        model.blocks[1].mlp.register_forward_pre_hook(check)
+        model.hook_point("mlp", 1).module.register_forward_pre_hook(check)
         return model
 
     monkeypatch.setattr(loaded_model, "_load_weights", load_on_small_device)

@@ -9,8 +9,9 @@ from tolerances import assert_fp32_close
 from data_prep.core.errors import ArtefactCorrupt, ConfigurationError, StorageError
 from eval.config import ProbingConfig
 from eval.model.loaded_model import BatchSize
+from eval.model.subject.olmo_subject import load_olmo
 from eval.probing import activations
-from training.model.hf_export import hugging_face_config, load_export, to_hugging_face
+from training.model.hf_export import hugging_face_config, to_hugging_face
 
 IDS = tuple("abcdefghi")
 
@@ -43,7 +44,7 @@ def test_activations_equal_those_of_hooks_on_transformers(model, tiny, token_row
     ).eval()
     peer.load_state_dict(to_hugging_face(model.state_dict()), strict=False)
     peer.save_pretrained(tmp_path, max_shard_size="20KB")
-    read = collect(load_export(tmp_path, torch.float32)[0], token_rows, token=token)
+    read = collect(load_olmo(tmp_path, torch.float32), token_rows, token=token)
     hooked: list[torch.Tensor] = []
     for layer in peer.model.layers:
         layer.self_attn.o_proj.register_forward_pre_hook(

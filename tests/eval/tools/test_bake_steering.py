@@ -12,6 +12,7 @@ from tolerances import assert_fp32_close
 from torch import nn
 
 from data_prep.core.errors import ArtefactMissing, ConfigurationError
+from eval.model.subject.olmo_subject import load_olmo
 from eval.probing.directions import Directions, unit_shift
 from eval.steering import intervention
 from eval.steering.intervention import Shift
@@ -45,7 +46,7 @@ def test_transformers_computes_the_steered_logits_from_a_baked_folder(
         tmp_path, output_loading_info=True
     )
     assert not any(loading.values()), loading
-    model, _ = load_export(export, torch.float32)
+    model = load_olmo(export, torch.float32)
     tokens = torch.randint(0, 400, (3, 40), generator=torch.Generator().manual_seed(2))
     unsteered = model(tokens)
     with intervention.steered(model, Shift(shift), torch.full((3,), strength), "all"):

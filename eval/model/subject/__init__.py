@@ -1,0 +1,1 @@
+"""the model as an evaluation sees it: hidden states, logits, hook points, KV cache"""
