@@ -37,14 +37,18 @@ def pass_bytes(shape: ModelShape, n_positions: int, dtype: torch.dtype) -> int:
     return n_positions * max(attention, mlp) + (4 + dtype.itemsize) * n_positions**2
 
 
+def cache_bytes(shape: ModelShape, n_positions: int, dtype: torch.dtype) -> int:
+    """Bytes of the keys and values of one row."""
+    return 2 * shape.n_layers * shape.n_kv_heads * shape.d_head * dtype.itemsize * n_positions
+
+
 def decoding_bytes(
     shape: ModelShape, n_prompt: int, max_new_tokens: int, dtype: torch.dtype
 ) -> int:
     """Bytes that one row of a decoding needs at its peak: the pass over its prompt, keys and values
     of all positions, those of the prompt twice, and the sampling of one token.
     """
-    n_positions = 2 * n_prompt + max_new_tokens
-    cached = 2 * shape.n_layers * shape.n_kv_heads * shape.d_head * dtype.itemsize * n_positions
+    cached = cache_bytes(shape, 2 * n_prompt + max_new_tokens, dtype)
     sampling = SAMPLING_BYTES * shape.vocab_size
     return cached + max(pass_bytes(shape, n_prompt, dtype), sampling)
 

@@ -36,16 +36,12 @@ def answer(
 ) -> Answers:
     """Answer every question at every strength; the progress bar counts choices × strengths."""
     n_choices = np.array([len(question.choices) for question in questions])
-    ends = [
-        end._replace(strength=strength)
-        for end in _choices_as_ends(session.loaded, questions)
-        for strength in strengths
-    ]
-    results = loglikelihood.loglikelihoods(session.loaded, ends, shift, session.advance)
+    ends = list(_choices_as_ends(session.loaded, questions))
+    result = loglikelihood.loglikelihoods(session.loaded, ends, shift, strengths, session.advance)
     # questions with fewer choices than the longest are filled with −inf, which never is the largest
     is_choice = np.arange(n_choices.max()) < n_choices[:, None]
     nats = np.full((*is_choice.shape, len(strengths)), -np.inf)
-    nats[is_choice] = np.reshape([result.nats for result in results], (-1, len(strengths)))
+    nats[is_choice] = result.nats_ES
     n_chars = np.ones(is_choice.shape)
     n_chars[is_choice] = [len(choice) for question in questions for choice in question.choices]
     right = np.array([[question.answer] for question in questions])
@@ -68,6 +64,4 @@ def _choices_as_ends(loaded: LoadedModel, questions: Sequence[Question]) -> Iter
     for question, n_context in zip(questions, n_contexts.tolist(), strict=True):
         for _ in question.choices:
             tokens = next(texts).tolist()
-            yield loglikelihood.end_after_context(
-                tokens[:n_context], tokens[n_context:], loaded.model
-            )
+            yield ScoredEnd(tokens[:n_context], tokens[n_context:])

@@ -20,6 +20,7 @@ from eval.config import EvalComputeConfig
 from eval.model import model_files
 from eval.model.loaded_model import LoadedModel, load_folder
 from eval.steering import intervention, loglikelihood
+from eval.steering.loglikelihood import ScoredEnd
 from training import run_record
 from training.model.hf_export import read_model_config
 from training.run_record import RunRecord
@@ -86,12 +87,10 @@ def nats_per_token(
         return nats
     contexts = loaded.encode([prompts[i] for i in members])
     tokens = loaded.encode([continuations[i] for i in members])
-    ends = [
-        loglikelihood.end_after_context(context, end, loaded.model)
-        for context, end in zip(contexts, tokens, strict=True)
-    ]
+    ends = [ScoredEnd(*pair) for pair in zip(contexts, tokens, strict=True)]
     unsteered = intervention.no_shift(loaded.model.shape)
-    results = loglikelihood.loglikelihoods(loaded, ends, unsteered, lambda n: None)
-    for i, end, result in zip(members, ends, results, strict=True):
-        nats[i] = -result.nats / end.n_end
+    result = loglikelihood.loglikelihoods(loaded, ends, unsteered, (0.0,), lambda n: None)
+    per_token = -result.nats_ES[:, 0] / result.n_tokens_E
+    for i, value in zip(members, per_token.tolist(), strict=True):
+        nats[i] = value
     return nats

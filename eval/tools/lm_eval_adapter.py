@@ -24,7 +24,7 @@ from eval.model.loaded_model import LoadedModel
 from eval.stats import intervals
 from eval.steering import intervention, loglikelihood
 from eval.steering.intervention import Shift
-from eval.steering.loglikelihood import LogLikelihood, ScoredEnd
+from eval.steering.loglikelihood import LogLikelihoods, ScoredEnd
 
 MAX_NEW_TOKENS = 256  # of tasks that do not set a limit
 
@@ -52,8 +52,10 @@ class SteeredLM(TemplateLM):
         return self._loaded.tokenizer.encode_batch([string]).ids.tolist()
 
     def _loglikelihood_tokens(self, requests: list[Any], **kwargs: Any) -> list[tuple[float, bool]]:
-        rows = [self._end(context, end) for _, context, end in requests]
-        return [(result.nats, result.is_greedy) for result in self._loglikelihoods(rows)]
+        result = self._loglikelihoods([ScoredEnd(context, end) for _, context, end in requests])
+        return list(
+            zip(result.nats_ES[:, 0].tolist(), result.is_greedy_ES[:, 0].tolist(), strict=True)
+        )
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
         """The log-likelihood of whole texts, as the sum over windows as long as the model's
@@ -65,11 +67,12 @@ class SteeredLM(TemplateLM):
         for number, request in enumerate(requests):
             tokens = self.tok_encode(request.args[0])
             for window in get_rolling_token_windows(tokens, self.eot_token_id, max_length, 1):
-                rows.append(self._end(*make_disjoint_window(window)))
+                rows.append(ScoredEnd(*make_disjoint_window(window)))
                 request_of_row.append(number)
         sums = [0.0] * len(requests)
-        for number, result in zip(request_of_row, self._loglikelihoods(rows), strict=True):
-            sums[number] += result.nats
+        nats = self._loglikelihoods(rows).nats_ES[:, 0].tolist()
+        for number, of_row in zip(request_of_row, nats, strict=True):
+            sums[number] += of_row
         return sums
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
@@ -120,12 +123,11 @@ class SteeredLM(TemplateLM):
         )
         return [texts[i] for i in range(len(rows))]
 
-    def _end(self, context: Sequence[int], end: Sequence[int]) -> ScoredEnd:
-        return loglikelihood.end_after_context(context, end, self._loaded.model, self._strength)
-
-    def _loglikelihoods(self, ends: list[ScoredEnd]) -> list[LogLikelihood]:
+    def _loglikelihoods(self, ends: list[ScoredEnd]) -> LogLikelihoods:
         with telemetry.progress(len(ends), f"α = {self._strength:g}", "rows") as bar:
-            return loglikelihood.loglikelihoods(self._loaded, ends, self._shift, bar.update)
+            return loglikelihood.loglikelihoods(
+                self._loaded, ends, self._shift, (self._strength,), bar.update
+            )
 
 
 def run(

@@ -19,7 +19,7 @@ from eval.probing import activations
 from eval.steering import intervention, loglikelihood, measure_strengths
 from eval.steering.conditions import Condition
 from eval.steering.intervention import Shift
-from eval.steering.loglikelihood import ScoredEnd
+from eval.steering.loglikelihood import LogLikelihoods, ScoredEnd
 
 N_ROWS = 12
 LENGTH = 24
@@ -51,7 +51,7 @@ def cross_entropy(model, rows, shift: Shift, batch_rows: int) -> np.ndarray:
 
 def scored_ends(rows) -> list[ScoredEnd]:
     """Ends of different lengths."""
-    return [ScoredEnd(row, 1 + i % 5, float(i % 2)) for i, row in enumerate(rows)]
+    return [ScoredEnd(row[: -1 - i % 5], row[-1 - i % 5 :]) for i, row in enumerate(rows)]
 
 
 def n_reads(run: Callable[[], object]) -> int:
@@ -73,8 +73,9 @@ def test_decoding_waits_for_the_device_once_in_many_tokens(model, rows, shift, d
 
 def test_log_likelihoods_are_read_once_per_batch(model, rows, shift):
     def score(batch_rows: int) -> None:
-        ends = scored_ends(rows)
-        loglikelihood.loglikelihoods(loaded(model, batch_rows), ends, shift, lambda n: None)
+        loglikelihood.loglikelihoods(
+            loaded(model, batch_rows), scored_ends(rows), shift, (1.0,), lambda n: None
+        )
 
     of_one_batch, of_three = (n_reads(lambda n=n: score(n)) for n in (N_ROWS, N_ROWS // 3))
     assert of_one_batch <= 2  # the result, and which layers are steered
@@ -129,11 +130,11 @@ class _LargestTensor(TorchDispatchMode):
 
 
 def test_logits_are_held_in_chunks_that_give_the_same_numbers(model, rows, shift, monkeypatch):
-    def measure() -> tuple[list[Any], np.ndarray]:
-        ends = [ScoredEnd(row, LENGTH - 1, 2.0) for row in rows]
-        model_of_one_batch = loaded(model, N_ROWS)
+    def measure() -> tuple[LogLikelihoods, np.ndarray]:
+        ends = [ScoredEnd(row[:1], row[1:]) for row in rows]
+        one_batch = loaded(model, N_ROWS)
         return (
-            loglikelihood.loglikelihoods(model_of_one_batch, ends, shift, lambda n: None),
+            loglikelihood.loglikelihoods(one_batch, ends, shift, (2.0,), lambda n: None),
             cross_entropy(model, rows, shift, 2 * N_ROWS),
         )
 
@@ -144,7 +145,6 @@ def test_logits_are_held_in_chunks_that_give_the_same_numbers(model, rows, shift
     with _LargestTensor() as largest:
         in_chunks = measure()
     assert largest.n_elements == 64 * n_positions
-    assert [result.is_greedy for result in in_chunks[0]] == [r.is_greedy for r in whole[0]]
-    nats = [[result.nats for result in part] for part in (in_chunks[0], whole[0])]
-    np.testing.assert_allclose(nats[0], nats[1], rtol=2e-6)
+    assert (in_chunks[0].is_greedy_ES == whole[0].is_greedy_ES).all()
+    np.testing.assert_allclose(in_chunks[0].nats_ES, whole[0].nats_ES, rtol=2e-6)
     np.testing.assert_allclose(in_chunks[1], whole[1], rtol=2e-6)

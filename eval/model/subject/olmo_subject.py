@@ -63,7 +63,7 @@ class OLMoCache(KVCache):
         super().__init__(config, batch_size, max_length, dtype=dtype, device=device)
         self._config = config
 
-    def select(self, rows_K: Tensor, n_positions: int) -> "OLMoCache":
+    def select(self, rows_K: Tensor, n_positions: int, *, is_kept: bool = False) -> "OLMoCache":
         keys = self.keys[0]
         chosen = OLMoCache(
             self._config, len(rows_K), n_positions, dtype=keys.dtype, device=keys.device
@@ -72,7 +72,8 @@ class OLMoCache(KVCache):
         for source, target in ((self.keys, chosen.keys), (self.values, chosen.values)):
             for layer in range(len(source)):
                 target[layer][:, : self.length] = source[layer][rows_K, : self.length]
-                source[layer] = source[layer][:0]
+                if not is_kept:
+                    source[layer] = source[layer][:0]
         chosen.length = self.length
         return chosen
 

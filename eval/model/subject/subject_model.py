@@ -48,9 +48,9 @@ class DecodingCache(Protocol):
         """Number of positions, padding included."""
         ...
 
-    def select(self: Cache, rows_K: Tensor, n_positions: int) -> Cache:
+    def select(self: Cache, rows_K: Tensor, n_positions: int, *, is_kept: bool = False) -> Cache:
         """A cache of these rows in this order, with room for n_positions; a row may be named more
-        than once. This cache loses its content.
+        than once. This cache loses its content unless it is kept.
         """
         ...
 

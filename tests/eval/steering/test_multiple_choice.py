@@ -9,7 +9,6 @@ import pytest
 import torch
 from test_pipeline import CONFIG
 from tiny_finished_run import MODEL, RUN_ID
-from tolerances import FP32_VALUE
 
 from data_prep.core.settings import evolve
 from eval.eval_report import eval_uri
@@ -19,7 +18,7 @@ from eval.model.eval_session import EvalSession
 from eval.model.loaded_model import load_run
 from eval.model.measurement_store import MeasurementStore
 from eval.pipeline import evaluate
-from eval.steering import intervention, loglikelihood, multiple_choice, per_item_results
+from eval.steering import multiple_choice, per_item_results
 from eval.steering.intervention import Shift
 from training import run_record
 from training.run_record import run_uri
@@ -57,32 +56,6 @@ def write_rows(folder: Path, *rows: dict) -> str:
 
 def read(name: str) -> list[Question]:
     return benchmarks.read_questions(name, 500, seed=0).questions
-
-
-@pytest.mark.numeric
-def test_a_loglikelihood_is_the_plain_sum_in_any_batch(loaded, shift):
-    """Texts of several lengths, one with a context that is too long and loses its beginning."""
-    random = np.random.default_rng(0)
-    max_length = MODEL.max_sequence_length
-    texts = [random.integers(1, 300, n).tolist() for n in (9, 9, 20, 9, max_length + 30)]
-    ends = [
-        loglikelihood.end_after_context(text[:-4], text[-4:], loaded.model, strength)
-        for text in texts
-        for strength in (0.0, 3.0)
-    ]
-    results = loglikelihood.loglikelihoods(loaded, ends, shift, lambda n: None)
-    for end, result in zip(ends, results, strict=True):
-        assert len(end.tokens) <= max_length + 1
-        with (
-            torch.no_grad(),
-            intervention.steered(loaded.model, shift, torch.tensor([end.strength]), "all"),
-        ):
-            logprobs = loaded.model(torch.tensor([end.tokens[:-1]]))[0, -4:].log_softmax(-1)
-        targets = torch.tensor(end.tokens[-4:])
-        expected = float(logprobs.gather(1, targets[:, None]).sum())
-        assert result.nats == pytest.approx(expected, rel=FP32_VALUE)
-        assert result.is_greedy == bool((logprobs.argmax(-1) == targets).all())
-    assert results[0].nats != results[1].nats
 
 
 def real_or_invented_rows(name: str, n: int) -> list[dict]:
