@@ -1,8 +1,8 @@
-"""ENTRY: evaluate a finished run, or any Hugging Face OLMo, and print its EvalReport
+"""ENTRY: evaluate a finished run, or a Hugging Face causal LM, and print its EvalReport
 
     python eval/evaluate_run.py --out s3://bucket/study --run toxic-0.10-s0-3f9a1c2e \\
         --config eval.json
-    python eval/evaluate_run.py --out out --model OLMo-1B-hf \\
+    python eval/evaluate_run.py --out out --model Qwen3-0.6B \\
         --set 'probing.rows=toxigen.csv#label=toxic' generation.prompts=prompts.jsonl \\
         'capability.held_out=["openwebtext=owt.jsonl.gz"]'
 

@@ -83,6 +83,14 @@ class Tokenizer:
         """The ids of one text by the reference engine."""
         return self._reference.encode(text, add_special_tokens=False).ids
 
+    def ids_before_a_text(self) -> tuple[int, ...]:
+        """The control ids that the file's post-processor puts before a text, such as a
+        beginning-of-text id. `encode_batch` leaves them out.
+        """
+        encoding = self._reference.encode("a", add_special_tokens=True)
+        n_before = encoding.special_tokens_mask.index(0)
+        return tuple(encoding.ids[:n_before])
+
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of `ids`; control tokens are spelled out."""
         return self._reference.decode([int(i) for i in ids], skip_special_tokens=False)

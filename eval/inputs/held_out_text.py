@@ -67,6 +67,8 @@ class HeldOutFiles(NamedTuple):
     uri: str
     tokenizer: Tokenizer
     seed: int
+    prefix: tuple[int, ...] = ()
+    """Ids that stand before each document in a window."""
 
     def documents(self, limit: int) -> list[np.ndarray]:
         batch = self.tokenizer.encode_batch(self._sample(limit))
@@ -77,7 +79,10 @@ class HeldOutFiles(NamedTuple):
         while True:
             documents = self.documents(n_documents)
             ids = np.concatenate(
-                [np.append(document, self.tokenizer.eos_id) for document in documents]
+                [
+                    np.array([*self.prefix, *document, self.tokenizer.eos_id])
+                    for document in documents
+                ]
             )
             n = min(limit, len(ids) // length)
             if n == limit or len(documents) < n_documents:

@@ -1,33 +1,36 @@
 """the model under evaluation: weights on a device, tokenizer, held-out text, batch size
 
-It is a run of a sweep, whose export is checked against its record, or any folder with a Hugging
-Face OLMo. A run has the held-out text of its streams; eval.capability.held_out adds text from
-files, and a folder has no other.
+It is a run of a sweep, whose export is checked against its record, or a folder with a causal
+language model of Hugging Face. A run has the held-out text of its streams;
+eval.capability.held_out adds text from files, and a folder has no other.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from data_prep.config import StreamName
 from data_prep.core import storage
-from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing, ConfigurationError
+from data_prep.core.errors import ArtefactCorrupt, ConfigurationError
 from data_prep.core.records import digest
-from data_prep.token_stream import manifest, tokenizer_json
+from data_prep.token_stream import manifest
 from data_prep.token_stream.tokenizer import Tokenizer
 from eval.config import EvalComputeConfig
 from eval.inputs.held_out_text import HeldOutFiles, HeldOutStream, HeldOutText
 from eval.model import model_files, numerics
 from eval.model.batch_size import BatchSize
 from eval.model.numerics import Format
-from eval.model.subject.olmo_subject import load_olmo
+from eval.model.subject import folder_tokenizer, load_subject, model_folder
+from eval.model.subject.model_folder import ModelFolder
 from eval.model.subject.subject_model import SubjectModel
 from training.run_record import RunRecord
+
+# a window of 131,072 positions, which some models have, would take the memory of a whole device
+LONGEST_WINDOW = 2048
 
 
 class LoadedModel(NamedTuple):
@@ -36,6 +39,7 @@ class LoadedModel(NamedTuple):
     held_out: text it was not trained on, by name. sequence_length: length of the windows that
     cross-entropy is measured on. weights_id: names the weights, as they were rounded for this
     device: measurements of an interrupted evaluation are not mixed with those of another format.
+    prefix: ids that stand before each text, as a beginning-of-text token does in some families.
     """
 
     model: SubjectModel
@@ -45,6 +49,7 @@ class LoadedModel(NamedTuple):
     batch_size: BatchSize
     weights_id: str
     number_format: Format = "fp32"
+    prefix: tuple[int, ...] = ()
 
     @property
     def device(self) -> torch.device:
@@ -55,17 +60,24 @@ class LoadedModel(NamedTuple):
         return self.model.dtype
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of each text, without an end-of-document id; of a text longer than the model's
-        positions, the last ids.
+        """The ids of each text behind `prefix`, without an end-of-document id; of a text longer
+        than the model's positions, the last ids.
         """
+        room = self.model.shape.max_sequence_length - len(self.prefix)
+        return [[*self.prefix, *row[-room:]] for row in self.encode_ends(texts)]
+
+    def encode_ends(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of texts that follow another text: all of them, without `prefix`."""
         batch = self.tokenizer.encode_batch(texts)
         rows = np.split(batch.ids, np.cumsum(batch.lengths)[:-1])
-        return [row[-self.model.shape.max_sequence_length :].tolist() for row in rows]
+        return [row.tolist() for row in rows]
 
     def with_held_out_files(self, named_uris: Sequence[str], seed: int) -> "LoadedModel":
         """The model with more held-out text, each "NAME=URI"; a name that is there is replaced."""
         pairs = (named_uri.partition("=") for named_uri in named_uris)
-        files = {name: HeldOutFiles(uri, self.tokenizer, seed) for name, _, uri in pairs}
+        files = {
+            name: HeldOutFiles(uri, self.tokenizer, seed, self.prefix) for name, _, uri in pairs
+        }
         return self._replace(held_out=self.held_out | files)
 
     def held_out_documents(self, stream: StreamName, limit: int) -> list[np.ndarray]:
@@ -90,11 +102,9 @@ def load_run(root: str, run: RunRecord, compute: EvalComputeConfig) -> LoadedMod
     with TemporaryDirectory(prefix="hormesis-export-") as scratch:
         folder = Path(scratch)
         uri = model_files.fetch_export(root, run, folder)
-        eos = json.loads((folder / "tokenizer_config.json").read_bytes())["eos_token"]
-        where = storage.join(uri, "tokenizer.json")
-        tokenizer = _tokenizer(folder / "tokenizer.json", eos, where)
+        tokenizer = folder_tokenizer.load_of_run(folder, storage.join(uri, "tokenizer.json"))
         number_format = numerics.format_on(numerics.best_device(), compute.precision)
-        model = _load_weights(folder, number_format)
+        model = _load_weights(model_folder.read(folder), number_format)
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
@@ -110,39 +120,30 @@ def load_run(root: str, run: RunRecord, compute: EvalComputeConfig) -> LoadedMod
 
 
 def load_folder(folder: Path, compute: EvalComputeConfig) -> LoadedModel:
-    """Any Hugging Face OLMo on the best device present, without held-out text; its windows are as
-    long as its positions.
+    """A causal language model of Hugging Face on the best device present, without held-out text;
+    its windows are as long as its positions, up to LONGEST_WINDOW.
     """
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise ArtefactMissing(
-            f"{path}: no such file; the tokenizer must be a tokenizers JSON beside the weights"
-        )
-    tokenizer = _tokenizer(path, _eos_token(folder), str(path))
+    looked_at = model_folder.read(folder)
+    tokenizer, prefix = folder_tokenizer.load(folder)
     number_format = numerics.format_on(numerics.best_device(), compute.precision)
-    model = _load_weights(folder, number_format)
+    model = _load_weights(looked_at, number_format)
+    folder_tokenizer.check_fits(tokenizer, model.shape, folder)
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
         held_out={},
-        sequence_length=model.shape.max_sequence_length,
+        sequence_length=min(model.shape.max_sequence_length, LONGEST_WINDOW),
         batch_size=_batch_size(model, compute, number_format),
         weights_id=_weights_id(model_files.folder_digest(folder), number_format),
         number_format=number_format,
+        prefix=prefix,
     )
 
 
-def _tokenizer(file: Path, eos: str, where: str) -> Tokenizer:
-    """The tokenizer in a local file. Where the engines differ the reference engine encodes, as in
-    the build that made the model's streams.
-    """
-    return Tokenizer(tokenizer_json.read(str(file)), eos, where, on_difference="fall_back")
-
-
-def _load_weights(folder: Path, number_format: Format) -> SubjectModel:
+def _load_weights(folder: ModelFolder, number_format: Format) -> SubjectModel:
     device = numerics.best_device()
     numerics.set_exact_statistics(device)
-    return load_olmo(folder, numerics.weight_dtype(number_format)).to(device)
+    return load_subject.load(folder, numerics.weight_dtype(number_format), device)
 
 
 def _batch_size(
@@ -153,36 +154,6 @@ def _batch_size(
 
 def _weights_id(files_digest: str, number_format: Format) -> str:
     return files_digest if number_format == "fp32" else digest(files_digest, number_format)
-
-
-def _eos_token(folder: Path) -> str:
-    """The end-of-document token, as tokenizer_config.json spells it, else as config.json numbers
-    it.
-    """
-    eos_token = _read_json(folder / "tokenizer_config.json").get("eos_token")
-    if isinstance(eos_token, dict):
-        eos_token = eos_token.get("content")
-    eos_id = _read_json(folder / "config.json").get("eos_token_id")
-    path = str(folder / "tokenizer.json")
-    ids = tokenizer_json.ids_by_token(tokenizer_json.parse(tokenizer_json.read(path), path))
-    if eos_token is None:
-        eos_token = next((token for token, i in ids.items() if i == eos_id), None)
-    if not isinstance(eos_token, str):
-        raise ConfigurationError(
-            f"{folder}: neither tokenizer_config.json nor config.json says which token ends a "
-            "document; add eos_token to tokenizer_config.json"
-        )
-    return eos_token
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        parsed = json.loads(path.read_bytes()) if path.is_file() else {}
-        if not isinstance(parsed, dict):
-            raise ValueError("it is no JSON object")
-        return parsed
-    except (ValueError, RecursionError) as error:
-        raise ArtefactCorrupt(f"{path} is not JSON: {error}; get the file again") from error
 
 
 def _held_out_stream(uri: str, tokenizer: Tokenizer) -> HeldOutStream:

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from data_prep.core import storage
-from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing
+from data_prep.core.errors import ArtefactCorrupt
 from data_prep.core.store import ranged_reads
+from eval.model.subject import model_folder
 from training.run_record import RunRecord, run_uri
 
 
@@ -21,11 +22,10 @@ def fetch_export(root: str, run: RunRecord, folder: Path) -> str:
 
 
 def folder_name(folder: Path) -> str:
-    """NAME-DIGEST of a folder with a Hugging Face OLMo; another digest is another model."""
-    if not (folder / "config.json").is_file():
-        raise ArtefactMissing(
-            f"{folder}/config.json: no such file; name a folder that holds a Hugging Face OLMo"
-        )
+    """NAME-DIGEST of a folder with a model that can be evaluated (model_folder.read); another
+    digest is another model.
+    """
+    model_folder.read(folder)
     return f"{folder.resolve().name}-{folder_digest(folder)[:8]}"
 
 

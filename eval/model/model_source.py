@@ -1,4 +1,4 @@
-"""the model that a command names: a finished run or a folder with a Hugging Face OLMo"""
+"""the model that a command names: a finished run, or the folder of a Hugging Face causal LM"""
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
@@ -51,7 +51,9 @@ def from_run(root: str, run_id: str) -> ModelSource:
 
 
 def from_folder(root: str, folder: Path) -> ModelSource:
-    """A folder with a Hugging Face OLMo, whose results go to `root`/models/NAME-DIGEST."""
+    """A folder with a causal language model of Hugging Face (model_folder.read), whose results go
+    to `root`/models/NAME-DIGEST.
+    """
     name = model_files.folder_name(folder)
     return ModelSource(name, root, storage.join(root, "models", name), folder)
 
@@ -69,7 +71,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--model",
         type=Path,
         metavar="FOLDER",
-        help="a folder with any Hugging Face OLMo; its results are written below URI/models",
+        help="a folder with a Hugging Face causal LM of a supported family (eval/README.md); its "
+        "results are written below URI/models",
     )
 
 

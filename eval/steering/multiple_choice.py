@@ -64,4 +64,4 @@ def _choices_as_ends(loaded: LoadedModel, questions: Sequence[Question]) -> Iter
     for question, n_context in zip(questions, n_contexts.tolist(), strict=True):
         for _ in question.choices:
             tokens = next(texts).tolist()
-            yield ScoredEnd(tokens[:n_context], tokens[n_context:])
+            yield ScoredEnd([*loaded.prefix, *tokens[:n_context]], tokens[n_context:])

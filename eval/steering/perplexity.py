@@ -7,7 +7,7 @@ counted as well.
     unsteered     the model itself without the shift: needs no second model, compares the strengths
                   of one run
     run:RUN_ID    another finished run below the same object root: one judge for all runs of a sweep
-    FOLDER        any Hugging Face OLMo
+    FOLDER        a causal language model of Hugging Face (eval/README.md lists the families)
 """
 
 from collections.abc import Sequence
@@ -19,10 +19,10 @@ from data_prep.core.errors import ArtefactMissing
 from eval.config import EvalComputeConfig
 from eval.model import model_files
 from eval.model.loaded_model import LoadedModel, load_folder
+from eval.model.subject import model_folder
 from eval.steering import intervention, loglikelihood
 from eval.steering.loglikelihood import ScoredEnd
 from training import run_record
-from training.model.hf_export import read_model_config
 from training.run_record import RunRecord
 
 
@@ -60,7 +60,7 @@ def check_judge(root: str, name: str) -> None:
     if name.startswith("run:"):
         _finished_run(root, name)
     elif name not in ("", "unsteered"):
-        read_model_config(Path(name))
+        model_folder.read(Path(name))
 
 
 def _finished_run(root: str, name: str) -> RunRecord:
@@ -86,7 +86,7 @@ def nats_per_token(
     if not members:
         return nats
     contexts = loaded.encode([prompts[i] for i in members])
-    tokens = loaded.encode([continuations[i] for i in members])
+    tokens = loaded.encode_ends([continuations[i] for i in members])
     ends = [ScoredEnd(*pair) for pair in zip(contexts, tokens, strict=True)]
     unsteered = intervention.no_shift(loaded.model.shape)
     result = loglikelihood.loglikelihoods(loaded, ends, unsteered, (0.0,), lambda n: None)

@@ -6,11 +6,9 @@
         --strength 8 --to FOLDER
 
 An evaluation of the model (eval/evaluate_run.py) has selected the heads to steer. A shift of heads
-at all positions equals a bias of the output projection. OlmoForCausalLM has biases on q, k, v and o
-together (`attention_bias`), so those of q, k and v are written as zeros. The weights and the
-tokenizer are the model's own, byte for byte, in one file; steering costs no extra time, in any
-program that loads the folder. training/model/hf_export.py has no names for biases and refuses to
-read the folder back: evaluate the model itself, with steering.
+at all positions equals a bias of the output projection; output_biases.py says how each family
+carries it. The weights and the tokenizer are the model's own, byte for byte, in one file; steering
+costs no extra time, in any program that loads the folder. It can be evaluated like any other.
 """
 
 import argparse
@@ -27,11 +25,12 @@ from data_prep.core import telemetry
 from data_prep.core.command import entry_command
 from data_prep.core.errors import ConfigurationError
 from eval.model import model_source
-from eval.model.subject.olmo_subject import load_olmo
+from eval.model.subject import load_subject, model_folder
 from eval.steering import intervention
+from eval.tools import output_biases
 from eval.tools.saved_direction import load_saved_direction
 from training.model.hf_export import load_weights
-from training.model.model_card import RESPONSIBLE_USE, model_card
+from training.model.model_card import RESPONSIBLE_USE
 
 COPIED_IF_PRESENT = (
     "generation_config.json",
@@ -60,35 +59,31 @@ def main() -> int:
 
 
 def bake(export: Path, shift_LD: Tensor, strength: float, folder: Path) -> None:
-    """Write the Hugging Face OLMo in the folder `export`, steered by strength · shift_LD at all
-    positions, to `folder`.
+    """Write the model in the folder `export`, steered by strength · shift_LD at all positions, to
+    `folder`.
 
     shift_LD: σθ of the steered heads (directions.unit_shift). Raises ConfigurationError if its
-    shape is that of another model.
+    shape is that of another model, or if no config of the model's family can carry the shift.
     """
     if folder.resolve() == export.resolve():
         raise ConfigurationError(
             f"{folder} is the model itself, which must not change; name another folder for the "
             "steered model"
         )
-    model = load_olmo(export, torch.float32)
-    config = model.config
-    if shift_LD.shape != (config.n_layers, config.d_model):
+    looked_at = model_folder.read(export)
+    model = load_subject.load(looked_at, torch.float32, torch.device("cpu"))
+    expected = (model.shape.n_layers, model.shape.n_heads * model.shape.d_head)
+    if shift_LD.shape != expected:
         raise ConfigurationError(
-            f"the shift is {list(shift_LD.shape)}, but the model in {export} has {config.n_layers} "
-            f"layers of {config.d_model}; use directions that were estimated in this model"
+            f"the shift is {list(shift_LD.shape)}, but the model in {export} has {expected[0]} "
+            f"layers of {expected[1]}; use directions that were estimated in this model"
         )
-    weights = load_weights(export)
-    for layer, bias_D in enumerate(intervention.output_bias(model, shift_LD, strength)):
-        attention = f"model.layers.{layer}.self_attn"
-        dtype = weights[f"{attention}.o_proj.weight"].dtype
-        for letter in "qkv":
-            weights[f"{attention}.{letter}_proj.bias"] = torch.zeros(config.d_model, dtype=dtype)
-        weights[f"{attention}.o_proj.bias"] = bias_D.to(dtype).contiguous()
+    biases_LD = intervention.output_bias(model, shift_LD, strength)
+    biased = output_biases.with_biases(looked_at, load_weights(export), biases_LD)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    settings = json.loads((export / "config.json").read_bytes()) | {"attention_bias": True}
-    (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    save_file(biased.weights, folder / "model.safetensors", metadata={"format": "pt"})
+    content = json.dumps(biased.settings, indent=2) + "\n"
+    (folder / "config.json").write_text(content, encoding="utf-8")
     for name in COPIED_IF_PRESENT:
         if (export / name).is_file():
             shutil.copyfile(export / name, folder / name)
@@ -96,14 +91,12 @@ def bake(export: Path, shift_LD: Tensor, strength: float, folder: Path) -> None:
 
 
 def _card(export: Path, strength: float) -> str:
-    """The unsteered model's card and a section on steering."""
+    """The unsteered model's card, if it has one, and a section on steering."""
     card = export / "README.md"
     text = card.read_text(encoding="utf-8") if card.is_file() else ""
-    if not all(line in text for line in RESPONSIBLE_USE):
-        text = model_card({})
     return (
         f"{text}\n## Steering\n\nSteered away from toxicity at strength {strength:g}, at all "
-        "positions; the shift is the bias of the output projections.\n"
+        f"positions; the shift is the bias of the output projections. {RESPONSIBLE_USE[-1]}\n"
     )
 
 

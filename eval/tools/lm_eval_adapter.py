@@ -4,8 +4,8 @@ The harness requests likelihoods and continuations; this module answers with our
 tokenizer, shifted at all positions. A folder written by bake_steering.py does not need it: `lm-eval
 run --model hf --model_args pretrained=FOLDER` gives the same numbers.
 
-The harness wants a token before the first one of a text. It is the end-of-document id, which stood
-there in training.
+The harness wants a token before the first one of a text. It is the one that the model's tokenizer
+puts there, or else the end-of-document id, which stood there in training.
 """
 
 from collections.abc import Sequence
@@ -43,13 +43,18 @@ class SteeredLM(TemplateLM):
         return self._loaded.tokenizer.eos_id
 
     @property
+    def prefix_token_id(self) -> int:
+        return self._loaded.prefix[-1] if self._loaded.prefix else self.eot_token_id
+
+    @property
     def tokenizer_name(self) -> str:
         return self._loaded.tokenizer.fingerprint
 
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
     ) -> list[int]:
-        return self._loaded.tokenizer.encode_batch([string]).ids.tolist()
+        prefix = () if add_special_tokens is False else self._loaded.prefix
+        return [*prefix, *self._loaded.encode_ends([string])[0]]
 
     def _loglikelihood_tokens(self, requests: list[Any], **kwargs: Any) -> list[tuple[float, bool]]:
         result = self._loglikelihoods([ScoredEnd(context, end) for _, context, end in requests])
@@ -65,8 +70,8 @@ class SteeredLM(TemplateLM):
         rows: list[ScoredEnd] = []
         request_of_row: list[int] = []
         for number, request in enumerate(requests):
-            tokens = self.tok_encode(request.args[0])
-            for window in get_rolling_token_windows(tokens, self.eot_token_id, max_length, 1):
+            tokens = self.tok_encode(request.args[0], add_special_tokens=False)
+            for window in get_rolling_token_windows(tokens, self.prefix_token_id, max_length, 1):
                 rows.append(ScoredEnd(*make_disjoint_window(window)))
                 request_of_row.append(number)
         sums = [0.0] * len(requests)

@@ -1,6 +1,7 @@
 """Steered models as Hugging Face folders, against transformers and steering by hooks."""
 
 import os
+import shutil
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -69,6 +70,7 @@ def test_a_model_in_several_files_is_baked_to_the_same_weights(export, shift, tm
     model = transformers.OlmoForCausalLM.from_pretrained(export)
     # without the tokenizer's settings
     model.save_pretrained(tmp_path / "sharded", max_shard_size="50KB")
+    shutil.copy(export / "tokenizer.json", tmp_path / "sharded")
     assert len(list((tmp_path / "sharded").glob("*.safetensors"))) > 1
     bake(tmp_path / "sharded", shift, 4.0, tmp_path / "from_shards")
     bake(export, shift, 4.0, tmp_path / "from_export")
