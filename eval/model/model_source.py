@@ -1,4 +1,4 @@
-"""the model that a command names: a finished run, or the folder of a Hugging Face causal LM"""
+"""the model that a command names: a finished run, or a folder with a Hugging Face model"""
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator

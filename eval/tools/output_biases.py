@@ -1,4 +1,4 @@
-"""a shift of heads as biases of the output projections: which tensors and settings carry it
+"""a shift of heads as biases of the output projections: what carries it in a folder
 
 OLMo, OLMo-2, OLMo-3, Llama, Qwen3, GPT-NeoX   config.json gives the projections biases; the
                                                other projections' are zeros

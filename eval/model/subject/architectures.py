@@ -1,4 +1,4 @@
-"""architectures of transformers that can be evaluated: where each keeps what is read and steered
+"""architectures that can be evaluated: where each keeps what is read and steered
 
 A new family is one entry here, and one line in the table of tests/eval/model/subject/families.py,
 which checks every law of the others on it.

@@ -1,4 +1,4 @@
-"""what a Hugging Face folder holds: its config and architecture, or why it cannot be evaluated
+"""what a Hugging Face folder holds: config and architecture, or why it is refused
 
 Looked at before anything is loaded. Only safetensors are read, and only model code of transformers
 is run: pickled weights and code in a folder may do anything.
