@@ -1,5 +1,7 @@
 """a shift of heads as biases of the output projections: what carries it in a folder
 
+How each family does it:
+
 OLMo, OLMo-2, OLMo-3, Llama, Qwen3, GPT-NeoX   config.json gives the projections biases; the
                                                other projections' are zeros
 GPT-2                                          has the biases; the shift is added to them

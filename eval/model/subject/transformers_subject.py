@@ -4,6 +4,7 @@ transformers' own modules compute everything; hooks read and steer them at the p
 architectures.py names. This is the only module of eval/ that imports transformers.
 """
 
+import copy
 from operator import attrgetter
 from typing import Any
 
@@ -132,9 +133,15 @@ class TransformersCache:
     def length(self) -> int:
         return self.past.get_seq_length()
 
-    def select(self, rows_K: Tensor, n_positions: int) -> "TransformersCache":
-        self.past.batch_select_indices(rows_K)
-        return TransformersCache(self.past)
+    def select(
+        self, rows_K: Tensor, n_positions: int, *, is_kept: bool = False
+    ) -> "TransformersCache":
+        chosen = self.past
+        if is_kept:
+            chosen = copy.copy(self.past)
+            chosen.layers = [copy.copy(layer) for layer in self.past.layers]
+        chosen.batch_select_indices(rows_K)  # gives the layers new tensors
+        return TransformersCache(chosen)
 
 
 def load_with_transformers(folder: ModelFolder, dtype: torch.dtype) -> TransformersSubject:
