@@ -227,6 +227,11 @@ class DataConfig:
     worker needs about 0.9 GiB for shards of 64 Mi tokens and 1.5 GiB for twice that. A shard is
     three files and a task, so useful ones have millions of tokens; at most 100,000 are built."""
 
+    overlap_search_ratio: Share = operational(default=1.0)
+    """Share of the training shards that are searched for evaluation texts which are not among
+    `decontamination.uris`, to state their overlap in the report; 0 searches none. It is one pass
+    over the stream for all new texts, which is not repeated."""
+
     verify_inputs: bool = operational(default=False)
     """Compare the content of all input files with that of a finished stream. Otherwise only files
     whose size, or whose modification time or ETag, changed are compared."""

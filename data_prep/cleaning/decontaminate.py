@@ -13,7 +13,7 @@ filled templates: an instruction that all prompts share is an n-gram too.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -93,14 +93,32 @@ class NGrams(NamedTuple):
             first_hit[part] = self._first_hits_of_batch(texts[part])
         return first_hit
 
+    def mark_found(self, texts: Sequence[str], is_found: np.ndarray) -> None:
+        """Set is_found[i], for each evaluation text i of which a text contains an n-gram.
+
+        is_found: [evaluation texts] bool; what is True already is not looked for again.
+        """
+        for part in ngrams.batches(texts):
+            for document in self._candidates(texts[part]):
+                for start, low, high in document.candidates:
+                    for text in self.table.texts[low:high].tolist():
+                        if not is_found[text] and self._is_at(document.words, start, text):
+                            is_found[text] = True
+
     def _first_hits_of_batch(self, texts: Sequence[str]) -> np.ndarray:
         first_hit = np.full(len(texts), -1, np.int64)
+        for document in self._candidates(texts):
+            first_hit[document.number] = self._confirm(document)
+        return first_hit
+
+    def _candidates(self, texts: Sequence[str]) -> Iterator["_Candidates"]:
+        """The documents of a batch that contain the first words of a run, by their hash."""
         hashes, ends = ngrams.hash_words(texts)
         windows = ngrams.rolling(ngrams.prefix_sums(hashes), min(MIN_WORDS, self.n))
         matches = self.table.find(windows)
         # A window across the end of a text belongs to no text; comparing its words refuses it.
         text_of_match = np.searchsorted(ends, matches.position, "right")
-        for i in {int(i) for i in text_of_match}:
+        for i in sorted({int(i) for i in text_of_match}):
             here = np.flatnonzero(text_of_match == i)
             first_word = int(ends[i - 1]) if i else 0
             candidates = zip(
@@ -109,22 +127,33 @@ class NGrams(NamedTuple):
                 matches.high[here].tolist(),
                 strict=True,
             )
-            first_hit[i] = self._confirm(ngrams.words(texts[i]), candidates)
-        return first_hit
+            yield _Candidates(i, ngrams.words(texts[i]), candidates)
 
-    def _confirm(self, words: list[bytes], candidates: Iterable[tuple[int, int, int]]) -> int:
-        """The evaluation text of the first candidate whose words are equal, or −1.
-
-        candidates: (start in `words`, range [low, high) in the table).
-        """
-        for start, low, high in candidates:
+    def _confirm(self, document: "_Candidates") -> int:
+        """The evaluation text of the first candidate whose words are equal, or −1."""
+        for start, low, high in document.candidates:
             for text in self.table.texts[low:high].tolist():
-                content = self.texts[text]
-                length = min(self.n, content.count(b" ") - 1)
-                gram = words[start : start + length]
-                if len(gram) == length and b" ".join([b"", *gram, b""]) in content:
+                if self._is_at(document.words, start, text):
                     return text
         return -1
+
+    def _is_at(self, words: list[bytes], start: int, text: int) -> bool:
+        """Whether the words from `start` on are a run of the evaluation text."""
+        content = self.texts[text]
+        length = min(self.n, content.count(b" ") - 1)
+        gram = words[start : start + length]
+        return len(gram) == length and b" ".join([b"", *gram, b""]) in content
+
+
+class _Candidates(NamedTuple):
+    """A document of a batch by its number, its words, and where a run may begin in them.
+
+    candidates: (start in `words`, range [low, high) in the table).
+    """
+
+    number: int
+    words: list[bytes]
+    candidates: Iterable[tuple[int, int, int]]
 
 
 def _build_table(searched: list[int], texts: Sequence[str], n: int) -> _HashTable:

@@ -1,9 +1,14 @@
 """options behind `#` in a URI or a scorer's name: `rows.csv#text=body&label=class`"""
 
+import re
 from collections.abc import Mapping
 from urllib.parse import unquote
 
 from data_prep.core.errors import ConfigurationError
+
+OPTION = re.compile(r"[a-z_]+=")
+TEXT_OPTIONS = ("text", "unit")  # of all options of a corpus, those that decide its texts
+TEXT_DEFAULTS = ("text=text", "unit=thread")
 
 
 def split_options(
@@ -31,11 +36,18 @@ def split_options(
     return base, options
 
 
-def without_option(name: str, key: str) -> str:
-    """The URI without the option `key`; the others stay as they were written."""
-    base, _, fragment = name.partition("#")
-    kept = "&".join(item for item in _items(fragment) if item.partition("=")[0] != key)
-    return f"{base}#{kept}" if kept else base
+def texts_of(name: str) -> str:
+    """The URI with those options alone that decide which texts it gives, in one form.
+
+    What behind `#` has not the form of options belongs to the name.
+    """
+    base, _, fragment = name.rpartition("#")
+    items = _items(fragment)
+    if not base or not all(OPTION.match(item) for item in items):
+        return name
+    kept = sorted(item for item in items if item.partition("=")[0] in TEXT_OPTIONS)
+    kept = [item for item in kept if item not in TEXT_DEFAULTS]
+    return f"{base}#{'&'.join(kept)}" if kept else base
 
 
 def _items(fragment: str) -> list[str]:

@@ -18,6 +18,7 @@ memory-mapped: a map of a file that shrinks kills the process, and verified byte
 """
 
 import os
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
 from itertools import islice
@@ -29,7 +30,7 @@ from data_prep.core import storage
 from data_prep.core.background_thread import in_background
 from data_prep.token_stream import megatron_shards
 from data_prep.token_stream.block_cache import BlockCache
-from data_prep.token_stream.manifest import Manifest, Split
+from data_prep.token_stream.manifest import Manifest, Shard, Split
 
 AHEAD_BLOCKS = 4
 # Blocks kept behind the current one: windows cross into the next block, and the rows of a batch are
@@ -104,6 +105,38 @@ def read_documents(
         documents.append(ids[:-1])
         start += length
     return documents
+
+
+def documents_of_shard(
+    stream_uri: str, manifest: Manifest, split: Split, number: int
+) -> Iterator[np.ndarray]:
+    """The ids (without eos) of each document that begins in shard `number`, in stream order; the
+    last one is whole, even if it ends in another shard.
+    """
+    shards = manifest.shards(split)
+    shard = shards[number]
+    lengths = megatron_shards.read_index(stream_uri, shard, manifest).lengths.tolist()
+    if shard.n_continued_tokens:
+        del lengths[0]
+    if lengths:
+        lengths[-1] += _n_continued(shards[number + 1 :])
+    blocks = _Blocks(stream_uri, manifest, split, ahead=1, cache=None)
+    start = sum(before.n_tokens for before in shards[:number]) + shard.n_continued_tokens
+    for length in lengths:
+        ids = np.empty(length, dtype=blocks.dtype)
+        blocks.copy(start, ids)
+        yield ids[:-1]
+        start += length
+
+
+def _n_continued(following: Sequence[Shard]) -> int:
+    """Tokens of the last document of a shard that lie in the shards behind it."""
+    n = 0
+    for shard in following:
+        n += shard.n_continued_tokens
+        if shard.n_continued_tokens < shard.n_tokens:
+            break
+    return n
 
 
 class _Located(NamedTuple):

@@ -56,6 +56,10 @@ def test_hits_are_those_of_the_plain_definition(texts, documents, n, data):
     for document, hit in zip(documents, first_hits.tolist(), strict=True):
         expected = hits_by_definition(document, texts, n)
         assert hit in expected if expected else hit == -1
+    is_found = np.zeros(len(texts), bool)
+    NGrams.of(texts, n).mark_found(documents, is_found)
+    every = set().union(*(hits_by_definition(document, texts, n) for document in documents))
+    assert set(np.flatnonzero(is_found).tolist()) == every
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep.core.errors import ConfigurationError
-from data_prep.sources.uri_options import split_options, without_option
+from data_prep.sources.uri_options import split_options, texts_of
 
 ALLOWED = {"text": "FIELD", "unit": ("thread", "post")}
 
@@ -49,8 +49,13 @@ def test_any_value_survives_percent_encoding(value: str):
     [
         ("a.csv", "a.csv"),
         ("a.csv#label=x", "a.csv"),
-        ("a.csv#text=a%26b&label=x=y&labels=z", "a.csv#text=a%26b&labels=z"),
+        ("a.csv#label=x>=2.5&text=a%26b&group=g", "a.csv#text=a%26b"),
+        ("a.csv#text=text&unit=thread", "a.csv"),
+        ("a.jsonl#unit=post&text=posts", "a.jsonl#text=posts&unit=post"),
+        ("number #1.csv", "number #1.csv"),
+        ("number #1.csv#label=x", "number #1.csv"),
+        ("hub:a/b?split=test&revision=0#text=t", "hub:a/b?split=test&revision=0#text=t"),
     ],
 )
-def test_one_option_can_be_removed(name: str, expected: str):
-    assert without_option(name, "label") == expected
+def test_two_names_of_the_same_texts_have_one_form(name: str, expected: str):
+    assert texts_of(name) == expected

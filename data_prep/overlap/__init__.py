@@ -1,0 +1,1 @@
+"""overlap of evaluation texts with the training text of a finished stream"""
