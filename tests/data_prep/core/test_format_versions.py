@@ -6,12 +6,15 @@ from data_prep.build.materialize_mixture import MaterializedMixture
 from data_prep.cards.data_card import DataCard
 from data_prep.core.errors import ArtefactCorrupt
 from data_prep.core.records import from_json
+from data_prep.overlap.overlap_record import SetOverlap
 from data_prep.token_stream.manifest import Manifest
 from eval.eval_report import EvalReport
 from training.run_record import RunRecord
 
 
-@pytest.mark.parametrize("cls", [DataCard, EvalReport, Manifest, MaterializedMixture, RunRecord])
+@pytest.mark.parametrize(
+    "cls", [DataCard, EvalReport, Manifest, MaterializedMixture, RunRecord, SetOverlap]
+)
 def test_a_record_of_another_format_version_is_refused(cls: type):
     message = (
         r"^record\.json is not a valid \w+: format_version: .*this program reads version \d+ "
