@@ -42,8 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = options.stream or list(get_args(StreamName))
     streams = _build(config, names, storage.object_root(options.out), options.check)
     console = telemetry.console()
-    cards = list(data_card.load_all(streams).values())
-    console.print(_card_table(cards) if options.card else stream_table(cards))
+    cards = {str(name): card for name, card in data_card.load_all(streams).items()}
+    console.print(_card_table(list(cards.values())) if options.card else stream_table(cards))
     for name, uri in streams.items():
         console.print(f"{name} stream: {uri}", soft_wrap=True)
     return 0

@@ -117,18 +117,23 @@ def _setup_lines(experiment: Experiment) -> dict[str, str]:
 def _stream_lines(experiment: Experiment) -> dict[str, str]:
     length = experiment.train.sequence_length
     dtype = dtype_for(experiment.data.tokenizer.vocab_size)
-    sequences = [needed_sequences(run) for run in experiment.runs()]
-    n_clean = max(clean for clean, _ in sequences) * length
-    n_toxic = max(toxic for _, toxic in sequences) * length
-    size = _size(np.dtype(dtype).itemsize * (n_clean + n_toxic))
-    lines = {
-        "streams": f"at least {n_clean:,} clean + {n_toxic:,} toxic tokens: {size} of {dtype} "
-        "shards for all runs",
-        "toxic text": _repetition(experiment),
-    }
+    needed: dict[str, list[tuple[int, int]]] = {}  # by arm; matched reads the plain streams
+    for run in experiment.runs():
+        arm = run.arm if run.arm in experiment.annotated_arms else "plain"
+        needed.setdefault(arm, []).append(needed_sequences(run))
+    lines = {}
+    for arm, sequences in needed.items():
+        n_clean = max(clean for clean, _ in sequences) * length
+        n_toxic = max(toxic for _, toxic in sequences) * length
+        size = _size(np.dtype(dtype).itemsize * (n_clean + n_toxic))
+        name = "streams" if arm == "plain" else f"streams of {arm}"
+        lines[name] = (
+            f"at least {n_clean:,} clean + {n_toxic:,} toxic tokens: {size} of {dtype} shards for "
+            "all runs"
+        )
     for arm in experiment.annotated_arms:
         lines[f"arm {arm}"] = _annotation(experiment.data_of(arm).annotation)
-    return lines
+    return lines | {"toxic text": _repetition(experiment)}
 
 
 def _resource_lines(

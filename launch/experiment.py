@@ -142,6 +142,10 @@ class Experiment:
         """The arms of this sweep that have token streams of their own."""
         return tuple(arm for arm in ANNOTATED_ARMS if arm in self.arms)
 
+    def stream_settings(self) -> dict[Arm, DataConfig]:
+        """The settings of all token streams of the sweep: a clean and a toxic one for each."""
+        return {arm: self.data_of(arm) for arm in ("plain", *self.annotated_arms)}
+
     def data_of(self, arm: Arm) -> DataConfig:
         """The settings of an arm's token streams."""
         if arm not in ANNOTATED_ARMS:

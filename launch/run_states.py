@@ -24,11 +24,12 @@ class RunState(NamedTuple):
     checkpoint_step: int
 
 
-def has_streams(root: str, experiment: Experiment) -> bool:
-    """Whether both token streams of the experiment are built."""
-    run = experiment.runs()[0]
-    manifests = [storage.join(root, stream, manifest.NAME) for stream in (run.clean, run.toxic)]
-    return all(storage.exists(uri) for uri in manifests)
+def built_streams(root: str, experiment: Experiment) -> set[str]:
+    """The folders of those token streams of the experiment that are built."""
+    streams = {stream for run in experiment.runs() for stream in (run.clean, run.toxic)}
+    return {
+        stream for stream in streams if storage.exists(storage.join(root, stream, manifest.NAME))
+    }
 
 
 def read(root: str, experiment: Experiment) -> list[RunState]:

@@ -5,7 +5,7 @@ from rich.table import Table
 
 from eval.stats.estimate_with_interval import Estimate
 from launch.experiment import Experiment, ratio_text
-from launch.run_states import RunState, has_streams
+from launch.run_states import RunState, built_streams
 
 DONE, NOT_STARTED = "done", "–"
 
@@ -13,13 +13,15 @@ DONE, NOT_STARTED = "done", "–"
 def progress_table(root: str, experiment: Experiment, states: list[RunState]) -> Table:
     """A row per run: which stages are done, and the newest checkpoint of a run in training."""
     table = Table(title=experiment.name, title_justify="left", box=SIMPLE)
-    for column in ("ratio", "seed", "run", "data", "train", "eval"):
+    for column in ("ratio", "arm", "seed", "run", "data", "train", "eval"):
         table.add_column(column, no_wrap=True)
-    data = DONE if has_streams(root, experiment) else NOT_STARTED
+    built = built_streams(root, experiment)
     for state in states:
         run = state.run
+        data = DONE if {run.clean, run.toxic} <= built else NOT_STARTED
         table.add_row(
             ratio_text(run.toxic_ratio),
+            run.arm,
             str(run.seed),
             run.run_id,
             data,
@@ -38,14 +40,16 @@ def _training_progress(state: RunState) -> str:
 
 
 def result_table(experiment: Experiment, states: list[RunState]) -> Table:
-    """A row per finished run: ratio, losses, probe accuracy, toxicity by steering strength."""
+    """A row per finished run: ratio, arm, losses, probe accuracy, toxicity by steering strength."""
     strengths = experiment.eval.steering.strengths
     table = Table(
         title="toxicity: mean score × 100 with its interval; losses: nats per token, held out",
         title_justify="left",
         box=SIMPLE,
     )
-    for column in ("ratio", "realised", "train loss", "clean loss", "toxic loss", "probe accuracy"):
+    table.add_column("ratio", justify="right")
+    table.add_column("arm")
+    for column in ("realised", "train loss", "clean loss", "toxic loss", "probe accuracy"):
         table.add_column(column, justify="right")
     for strength in strengths:
         table.add_column("unsteered" if strength == 0 else f"α = {strength:g}", justify="right")
@@ -57,6 +61,7 @@ def result_table(experiment: Experiment, states: list[RunState]) -> Table:
         toxicity = {row.strength: _with_interval(row.toxicity, ".1f") for row in report.steered}
         table.add_row(
             ratio_text(state.run.toxic_ratio),
+            state.run.arm,
             f"{record.realised_toxic_ratio:.4g}",
             f"{record.final_train_loss:.3f}",
             *(losses.get(stream, "–") for stream in ("clean", "toxic")),

@@ -1,29 +1,27 @@
 """ENTRY: `launch/sweep.py --recipe …`: build, train, evaluate and report what is missing
 
-One pass over ratios × seeds. The sweep computes nothing itself and keeps no state: what is done is
-what has a record in the object root. So the same command after any interruption does only what is
-missing, and does nothing if nothing is. On a cluster it is a Ray job: `ray job submit … -- python
-launch/sweep.py …`.
+One pass over arms × ratios × seeds. The sweep computes nothing itself and keeps no state: what is
+done is what has a record in the object root. So the same command after any interruption does only
+what is missing, and does nothing if nothing is. On a cluster it is a Ray job: `ray job submit … --
+python launch/sweep.py …`.
 """
 
 import argparse
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
 
+from data_prep.build import stream_paths
 from data_prep.config import StreamName
 from data_prep.core import storage, telemetry
 from data_prep.core.command import entry_command
-from data_prep.core.errors import HormesisError
-from data_prep.core.records import digest
+from data_prep.core.errors import ConfigurationError, HormesisError
 from data_prep.token_stream.mixture import check_supply
 from launch import cli, cost_estimate, experiment, run_states, status_tables
 from launch.experiment import Experiment
 from launch.list_settings import settings_list
-from launch.run_states import RunState
+from training.config import RunConfig
 
-REPORT_DONE = ("report", "done.txt")
 STREAMS: tuple[StreamName, ...] = ("clean", "toxic")
 
 
@@ -46,9 +44,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _sweep(sweep: Experiment, arguments: argparse.Namespace) -> None:
     """Complete the sweep, or the stages up to `--only`, and print where it stands."""
+    from launch.report import report_stage
+
     started = time.monotonic()
     root = storage.object_root(arguments.out)
-    if _is_done(root, sweep) and not arguments.materialize and not _inputs_differ(root, sweep):
+    is_done = report_stage.is_written(root, sweep)
+    if is_done and not arguments.materialize and not _inputs_differ(root, sweep):
         telemetry.logger.info(
             "nothing to do: every run of this sweep is trained, evaluated and reported"
         )
@@ -62,6 +63,7 @@ def _run_stages(root: str, sweep: Experiment, only: str | None, *, materialize: 
     from data_prep.cleaning import language
     from data_prep.core import ray_session
     from data_prep.sources import corpus_reader, input_files
+    from launch.report import report_stage
 
     storage.check_writable(root)
     # refuse a missing corpus, one file in both, and an unknown language before a cluster starts
@@ -78,9 +80,9 @@ def _run_stages(root: str, sweep: Experiment, only: str | None, *, materialize: 
         if only != "data":
             _train_and_evaluate(root, sweep, only)
     if only == "data":
-        _write_data_page(root, sweep)
+        report_stage.write_data_page(root, sweep)
     if only in (None, "report"):
-        _write_report(root, sweep)
+        report_stage.write(root, sweep)
 
 
 def _check_before_building(root: str, sweep: Experiment, *, evaluate: bool) -> None:
@@ -101,24 +103,39 @@ def _check_before_building(root: str, sweep: Experiment, *, evaluate: bool) -> N
 
 
 def _build_streams(root: str, sweep: Experiment) -> None:
-    """Build both token streams and save the settings of every run.
+    """Build the token streams of all arms and save the settings of every run.
 
     Too little text stops here, before any training.
     """
     from data_prep.build import pipeline
 
     length = sweep.train.sequence_length
-    manifests = {name: pipeline.build(sweep.data, name, root) for name in STREAMS}
-    n_clean, n_toxic = (manifests[name].split_tokens("train") // length for name in STREAMS)
+    supply: dict[str, int] = {}  # sequences to train on, by the stream's folder
+    for data in sweep.stream_settings().values():
+        for name in STREAMS:
+            built = pipeline.build(data, name, root)
+            supply[stream_paths.stream_uri(data, name)] = built.split_tokens("train") // length
     for run in sweep.runs():
-        check_supply(run.mixture, n_clean, n_toxic, length)
-        if run.mixture.n_toxic > n_toxic:
-            telemetry.logger.warning(
-                "run %s: toxic text is repeated %.3g times (allowed by max_toxic_epochs)",
-                run.run_id,
-                run.mixture.n_toxic / n_toxic,
-            )
+        _check_supply(run, supply[run.clean], supply[run.toxic])
         storage.save(run, storage.join(root, "runs", run.run_id, "run.json"))
+
+
+def _check_supply(run: RunConfig, n_clean: int, n_toxic: int) -> None:
+    """Refuse a run whose streams are too short; tell of toxic text that is repeated."""
+    try:
+        check_supply(run.mixture, n_clean, n_toxic, run.train.sequence_length)
+    except ConfigurationError as error:
+        if run.arm != "matched":
+            raise
+        raise ConfigurationError(
+            f"run {run.run_id}: {error}; or leave matched out of arms"
+        ) from error
+    if run.mixture.n_toxic > n_toxic:
+        telemetry.logger.warning(
+            "run %s: toxic text is repeated %.3g times (allowed by max_toxic_epochs)",
+            run.run_id,
+            run.mixture.n_toxic / n_toxic,
+        )
 
 
 def _materialize(root: str, sweep: Experiment) -> None:
@@ -138,12 +155,16 @@ def _materialize(root: str, sweep: Experiment) -> None:
 def _train_and_evaluate(root: str, sweep: Experiment, only: str | None) -> None:
     """Complete all runs; if some fail, complete and report the others, then raise HormesisError."""
     from launch.cluster.train_and_evaluate import train_and_evaluate
+    from launch.report import report_stage
 
-    failures = train_and_evaluate(root, sweep, evaluate=only != "train")
+    has_report = only in (None, "report")
+    with report_stage.InterimReports(root, sweep) as interim:
+        request = interim.request if has_report else None
+        failures = train_and_evaluate(root, sweep, evaluate=only != "train", after_one=request)
     if not failures:
         return
-    if only in (None, "report") and any(state.report for state in run_states.read(root, sweep)):
-        _write_report(root, sweep)
+    if has_report and report_stage.can_be_written(root, sweep):
+        report_stage.write(root, sweep)
     raise HormesisError(
         f"{len(failures)} of this sweep's trainings and evaluations failed: "
         f"{'; '.join(map(str, failures))}. The others are done; mend the causes, then run the same "
@@ -151,54 +172,14 @@ def _train_and_evaluate(root: str, sweep: Experiment, only: str | None) -> None:
     )
 
 
-def _data_cards(root: str, sweep: Experiment) -> dict[str, Any]:
-    """The data card of each stream; the streams have been built."""
-    from data_prep.cards import data_card
-
-    run = sweep.runs()[0]
-    uris: dict[StreamName, str] = {"clean": storage.join(root, run.clean)}
-    uris["toxic"] = storage.join(root, run.toxic)
-    return {str(name): card for name, card in data_card.load_all(uris).items()}
-
-
-def _write_data_page(root: str, sweep: Experiment) -> None:
-    from data_prep.cards.stream_table import stream_table
-    from launch.report import data_page
-
-    has_report = storage.exists(storage.join(root, "report", "index.html"))
-    cards = _data_cards(root, sweep)
-    telemetry.console().print(stream_table(list(cards.values())))
-    uri = data_page.write(root, sweep, cards, with_comparison=has_report)
-    telemetry.console().print(f"data card: {uri}", soft_wrap=True)
-
-
-def _write_report(root: str, sweep: Experiment) -> None:
-    from launch.report import index_page
-
-    states = run_states.read(root, sweep)
-    done = [(state.record, state.report) for state in states if state.record and state.report]
-    index_page.write(root, sweep, done, _data_cards(root, sweep))
-    storage.write(storage.join(root, *REPORT_DONE), _digest_of_records(states).encode())
-
-
-def _is_done(root: str, sweep: Experiment) -> bool:
-    """Whether every run is evaluated and the report was made from these records."""
-    states = run_states.read(root, sweep)
-    if not all(state.report for state in states):
-        return False
-    uri = storage.join(root, *REPORT_DONE)
-    return storage.exists(uri) and storage.read(uri).decode() == _digest_of_records(states)
-
-
 def _inputs_differ(root: str, sweep: Experiment) -> bool:
     """Whether a finished sweep must be compared with its input files."""
     from data_prep.build import stream_inputs
 
-    return sweep.data.verify_inputs or stream_inputs.may_have_changed(sweep.data, root)
-
-
-def _digest_of_records(states: list[RunState]) -> str:
-    return digest([state.record for state in states], [state.report for state in states])
+    return any(
+        data.verify_inputs or stream_inputs.may_have_changed(data, root)
+        for data in sweep.stream_settings().values()
+    )
 
 
 def _print_state(root: str, sweep: Experiment, only: str | None) -> None:

@@ -1,6 +1,6 @@
 """table of the streams for the terminal: what they hold, and everything that was left out"""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from rich.box import SIMPLE
 from rich.table import Table
@@ -15,10 +15,10 @@ IF_ANY = ("kept and annotated with their toxicity", "kept, language uncertain")
 SIZES = ("tokens", "tokens held out", "text, MB")
 
 
-def stream_table(cards: Sequence[DataCard]) -> Table:
-    """A column per stream."""
-    facts = [{fact.name: fact.value for fact in data_card.facts(card)} for card in cards]
-    table = Table("", *(card.stream for card in cards), box=SIMPLE)
+def stream_table(cards: Mapping[str, DataCard]) -> Table:
+    """A column per stream, by its name."""
+    facts = [{fact.name: fact.value for fact in data_card.facts(card)} for card in cards.values()]
+    table = Table("", *cards, box=SIMPLE)
     for column in table.columns[1:]:
         column.justify = "right"
 
@@ -27,7 +27,7 @@ def stream_table(cards: Sequence[DataCard]) -> Table:
             table.add_row(name, *(of_card[name] for of_card in facts))
 
     add(*BEFORE_DROPS)
-    drops = [{drop.reason: drop.n_documents for drop in card.drops} for card in cards]
+    drops = [{drop.reason: drop.n_documents for drop in card.drops} for card in cards.values()]
     for reason in sorted({reason for of_card in drops for reason in of_card}):
         table.add_row(f"dropped: {reason}", *(f"{of_card.get(reason, 0):,}" for of_card in drops))
     add(*KEPT)

@@ -1,6 +1,7 @@
 """train and evaluate the runs of a sweep on Ray; a failed run does not stop the others"""
 
 from collections import deque
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -24,11 +25,14 @@ class FailedStage(NamedTuple):
         return f"{self.stage} of {self.run_id} failed: {reason}"
 
 
-def train_and_evaluate(root: str, sweep: Experiment, *, evaluate: bool) -> list[FailedStage]:
+def train_and_evaluate(
+    root: str, sweep: Experiment, *, evaluate: bool, after_one: Callable[[], None] | None = None
+) -> list[FailedStage]:
     """Train every run without a record, as many at a time as the cluster holds, and evaluate each
     run as soon as it is trained. Returns what failed; the other runs are complete.
 
-    Raises ClusterError if the cluster cannot go on.
+    after_one: called after each evaluation but the last. Raises ClusterError if the cluster cannot
+    go on.
     """
     states = run_states.read(root, sweep)
     to_train = deque(state.run for state in states if not state.record)
@@ -62,6 +66,9 @@ def train_and_evaluate(root: str, sweep: Experiment, *, evaluate: bool) -> list[
             telemetry.logger.info("%s of %s is done", stage, run.run_id)
         if stage == "training" and evaluate and not failure:
             to_evaluate = [run]
+        is_last = not (to_train or training or evaluating)
+        if stage == "evaluation" and after_one and not failure and not is_last:
+            after_one()
     progress.close()
     return failures
 

@@ -30,7 +30,8 @@ def write(root: str, experiment: Experiment, cards: Cards, *, with_comparison: b
     if not cards:
         return None
     folder = storage.join(root, "report")
-    drawings = [render(plan, token_streams.COLOURS) for plan in token_streams.figures(cards)]
+    plain = _plain(cards)
+    drawings = [render(plan, token_streams.COLOURS) for plan in token_streams.figures(plain)]
     html_rendering.save_figures(folder, drawings)
     for name, card in cards.items():
         storage.save(card, storage.join(folder, f"{name}.card.json"))
@@ -43,12 +44,15 @@ def write(root: str, experiment: Experiment, cards: Cards, *, with_comparison: b
 def page(
     experiment: Experiment, cards: Cards, drawings: Sequence[Drawing], *, with_comparison: bool
 ) -> str:
-    """The HTML text."""
+    """The HTML text; of the streams of annotated arms it lists what differs."""
+    annotated = {name: card for name, card in cards.items() if name not in token_streams.COLOURS}
+    cards = _plain(cards)
     quoted = [excerpt.text for card in cards.values() for excerpt in _excerpts(card)]
     facts_of_cards = [data_card.facts(card) for card in cards.values()]
     return html_rendering.template("data.html.j2").render(
         experiment=experiment,
         cards=cards,
+        annotated=annotated,
         with_comparison=with_comparison,
         colours=token_streams.COLOURS,
         drawings={drawing.name: drawing for drawing in drawings},
@@ -61,6 +65,11 @@ def page(
         n_inputs=N_INPUTS,
         n_domains=N_DOMAINS,
     )
+
+
+def _plain(cards: Cards) -> Cards:
+    """The cards of the clean and the toxic stream without annotation."""
+    return {name: card for name, card in cards.items() if name in token_streams.COLOURS}
 
 
 def _unused_samples(card: DataCard) -> list[tuple[str, tuple[Excerpt, ...]]]:

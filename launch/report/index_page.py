@@ -7,8 +7,8 @@ every number, its n, interval and unit; results.csv with a row per run and stren
 no date and no random id, so the same records give the same bytes.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, get_args
 
 from data_prep.cards.data_card import DataCard
 from data_prep.core import storage
@@ -41,7 +41,8 @@ from launch.report.mask_slurs import masking
 from launch.report.results_files import FinishedRun
 from launch.report.text import choices_vs_paper, display_names, text_sets
 from launch.report.text.findings import findings, prompts_needed
-from launch.report.text.number_format import value_range
+from launch.report.text.number_format import percent, value_range
+from training.config import Arm
 from training.run_record import RunRecord, run_uri
 
 N_SAMPLES = 3  # prompts shown per ratio
@@ -53,22 +54,20 @@ Cards = dict[str, DataCard]
 def write(root: str, experiment: Experiment, runs: Sequence[Run], cards: Cards) -> str:
     """Write the report of `runs` below `root`/report and return the URI of its page.
 
-    Raises ArtefactMissing if there is no run to report, ArtefactCorrupt if the runs were evaluated
-    with different prompts or scorers.
+    The plain arm is compared; runs of the other arms are listed. Raises ArtefactMissing if there is
+    no run to report, ArtefactCorrupt if the runs were evaluated with different prompts or scorers.
     """
-    if not runs:
+    measured, others = map(_in_order, _by_arm(runs))
+    if not measured:
         raise ArtefactMissing(
             f"{root}: no run of {experiment.name!r} is trained and evaluated; run launch/sweep.py "
             "without --only"
         )
-    measured = _in_order(runs)
     check_comparable([run.report for run in measured])
     folder = storage.join(root, "report")
     items = _read_items(root, measured)
-    finished = [
-        FinishedRun(run.record, sweep_items.with_early_ends(run.report, table))
-        for run, table in zip(measured, items, strict=True)
-    ]
+    finished = _with_early_ends(measured, items)
+    beside = _with_early_ends(others, _read_items(root, others))
     reports = [run.report for run in finished]
     heads = [head_accuracy_tails.read(_uri(root, run), run.report.config) for run in finished]
     compared = comparisons.compare(reports, items, heads)
@@ -76,24 +75,44 @@ def write(root: str, experiment: Experiment, runs: Sequence[Run], cards: Cards) 
     html_rendering.save_figures(folder, drawings)
     data_page.write(root, experiment, cards, with_comparison=True)
     sentences = findings(reports, compared)
-    results = results_files.results(experiment, finished, compared, sentences)
+    results = results_files.results(experiment, [*finished, *beside], compared, sentences)
     storage.save(results, storage.join(folder, "results.json"))
-    storage.write(
-        storage.join(folder, "results.csv"), results_files.results_csv(finished, compared).encode()
-    )
+    rows = results_files.results_csv([*finished, *beside], compared)
+    storage.write(storage.join(folder, "results.csv"), rows.encode())
     main_table = tables.main_table(reports, compared, tables.doses(finished, cards))
     summary = summary_page.summarize(experiment, finished, sentences, main_table)
     main_figure = next(drawing for drawing in drawings if drawing.name == summary_page.FIGURE)
     summary_page.write(folder, summary, finished, main_figure)
     uri = storage.join(folder, "index.html")
-    html = page(experiment, finished, cards, drawings, compared)
+    html = page(experiment, [*finished, *beside], cards, drawings, compared)
     storage.write(uri, html.encode())
     return uri
 
 
-def _in_order(runs: Sequence[Run]) -> list[FinishedRun]:
+def _by_arm(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
+    """The runs of the plain arm, which the report compares, and those of all other arms."""
+    is_plain = [record.config.arm == "plain" for record, _ in runs]
+    plain = [run for run, is_one in zip(runs, is_plain, strict=True) if is_one]
+    return plain, [run for run, is_one in zip(runs, is_plain, strict=True) if not is_one]
+
+
+def _in_order(runs: Iterable[Run]) -> list[FinishedRun]:
     finished = [FinishedRun(*run) for run in runs]
-    return sorted(finished, key=lambda run: (run.report.toxic_ratio, run.report.seed))
+    return sorted(
+        finished,
+        key=lambda run: (
+            get_args(Arm).index(run.record.config.arm),
+            run.report.toxic_ratio,
+            run.report.seed,
+        ),
+    )
+
+
+def _with_early_ends(runs: Sequence[FinishedRun], items: Sequence[ItemTable]) -> list[FinishedRun]:
+    return [
+        FinishedRun(run.record, sweep_items.with_early_ends(run.report, table))
+        for run, table in zip(runs, items, strict=True)
+    ]
 
 
 def _read_items(root: str, runs: Sequence[FinishedRun]) -> list[ItemTable]:
@@ -131,17 +150,20 @@ def page(
     compared: Comparisons | None,
 ) -> str:
     """The HTML text. Every string from a record is escaped; only the drawings are trusted."""
-    finished = _in_order(runs)
+    plain, others = _by_arm(runs)
+    finished = _in_order(plain)
     reports = [run.report for run in finished]
     return html_rendering.template("report.html.j2").render(
         experiment=experiment,
         runs=finished,
+        other_arms=_in_order(others),
         cards=cards,
         drawings={drawing.name: drawing for drawing in drawings},
         colours=axes.palette(reports),
         findings=findings(reports, compared),
         compared=compared,
         **_tables(finished, cards, compared),
+        missing=_missing(experiment, runs),
         **_notes(experiment, finished, compared),
         **_details(reports),
     )
@@ -175,13 +197,21 @@ def _cost_of(report: EvalReport, strength: float) -> float | None:
     return next(iter(per_ratio_series.cross_entropy_rises([report], strength)), None)
 
 
+def _missing(experiment: Experiment, runs: Sequence[Run]) -> list[str]:
+    """The planned runs that are not trained and evaluated, as the page names them."""
+    done = {(r.config.arm, r.config.toxic_ratio, r.config.seed) for r, _ in runs}
+    return [
+        f"{'' if run.arm == 'plain' else f'{run.arm} '}{percent(run.toxic_ratio)} (seed {run.seed})"
+        for run in experiment.runs()
+        if (run.arm, run.toxic_ratio, run.seed) not in done
+    ]
+
+
 def _notes(
     experiment: Experiment, runs: Sequence[FinishedRun], compared: Comparisons | None
 ) -> dict[str, Any]:
     """Single values that the page's text and captions name."""
     reports = [run.report for run in runs]
-    seen = {(report.toxic_ratio, report.seed) for report in reports}
-    grid = [(ratio, seed) for ratio in experiment.ratios for seed in experiment.seeds]
     held_out = {part.stream for run in runs for part in run.record.held_out}
     config = reports[0].config
     return {
@@ -189,7 +219,6 @@ def _notes(
         "experiment_digest": digest(experiment),
         "settings": to_json(experiment),
         "has_several_seeds": len(reports) > len(axes.ratios(reports)),
-        "missing": [run for run in grid if run not in seen],
         "most_repeated": max(run.record.toxic_epochs for run in runs),
         "largest_ratio_error": max(abs(r.realised_toxic_ratio - r.toxic_ratio) for r in reports),
         "compared_cost": SweepCurves(reports, compared).compared_cost,

@@ -13,7 +13,7 @@ from launch.report.analysis.comparisons import Comparisons
 from launch.report.text.findings import Findings
 from training.run_record import RunRecord
 
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 OF_CONTINUATIONS = (
     "toxicity",
     "expected_maximum",
@@ -51,7 +51,7 @@ def results(
 
 
 def results_csv(runs: Sequence[FinishedRun], compared: Comparisons | None = None) -> str:
-    """A row per run and strength; an empty cell is a number that was not measured.
+    """A row per run of any arm and strength; an empty cell is a number that was not measured.
 
     toxicity counts an empty continuation as 0; toxicity_continued leaves it out.
     """
@@ -61,7 +61,7 @@ def results_csv(runs: Sequence[FinishedRun], compared: Comparisons | None = None
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     for i, (run, steered) in enumerate(rows):
-        cells = _run_cells(run.report, steered)
+        cells = _run_cells(run, steered)
         estimates = {name: getattr(steered, name) for name in OF_CONTINUATIONS}
         estimates |= _against_unsteered(run.report, steered, compared)
         estimates |= {f"cross_entropy_{name}": steered.cross_entropy.get(name) for name in streams}
@@ -81,7 +81,8 @@ def _against_unsteered(
     removal = next((row for row in of_run if row.strength == steered.strength), None)
     continued = steered.toxicity
     if compared and compared.continued:
-        continued = compared.continued.toxicity[report.run_id][f"{steered.strength:g}"]
+        of_model = compared.continued.toxicity.get(report.run_id, {})  # {}: of an arm not compared
+        continued = of_model.get(f"{steered.strength:g}")
     return {
         "toxicity_continued": continued,
         "change_from_unsteered": removal and removal.difference,
@@ -90,9 +91,11 @@ def _against_unsteered(
     }
 
 
-def _run_cells(report: EvalReport, steered: StrengthResult) -> dict[str, Any]:
+def _run_cells(run: FinishedRun, steered: StrengthResult) -> dict[str, Any]:
+    report = run.report
     return {
         "run_id": report.run_id,
+        "arm": run.record.config.arm,
         "toxic_ratio": report.toxic_ratio,
         "realised_toxic_ratio": report.realised_toxic_ratio,
         "seed": report.seed,
@@ -125,6 +128,7 @@ def _numbers(record: RunRecord, report: EvalReport) -> dict[str, Any]:
 
     return {
         "run_id": report.run_id,
+        "arm": record.config.arm,
         "toxic_ratio": report.toxic_ratio,
         "realised_toxic_ratio": plain(report.realised_toxic_ratio, record.n_tokens, "ratio"),
         "toxic_epochs": plain(record.toxic_epochs, record.config.mixture.n_toxic, "1"),
