@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
-from data_prep.config import DataConfig, DecontaminationConfig, TokenizerConfig
+from data_prep.config import AnnotationConfig, DataConfig, DecontaminationConfig, TokenizerConfig
 from data_prep.core.errors import ConfigurationError
 from data_prep.core.settings import evolve
 from eval.config import (
@@ -51,6 +51,7 @@ def laptop() -> Experiment:
             toxic=("synthetic:toxic?documents=2000&seed=0&parts=2",),
             tokenizer=TokenizerConfig(source="train", vocab_size=2048),
             decontamination=DecontaminationConfig(uris=(EMBEDDED_PROBES, EMBEDDED_PROMPTS)),
+            annotation=AnnotationConfig(scorer="lexicon:synthetic:lexicon"),
         ),
         train=TrainConfig(
             model=ModelConfig(
@@ -161,7 +162,7 @@ def on_corpora(experiment: Experiment, clean: Sequence[str], toxic: Sequence[str
 
     The embedded corpus has probes and a scorer of its own, which do not fit other text. There the
     evaluation uses the corpora's held-out documents, of which more are held out, and the offline
-    profanity scorer; nothing is looked for in the text.
+    profanity scorer, as annotated arms do; nothing is looked for in the text.
     """
     data = replace(
         experiment.data,
@@ -177,6 +178,7 @@ def on_corpora(experiment: Experiment, clean: Sequence[str], toxic: Sequence[str
         {
             "data.held_out_ratio": 0.1,
             "data.decontamination.uris": (),
+            "data.annotation.scorer": "profanity",
             "eval.probing.rows": "held_out",
             "eval.probing.n_rows": 400,
             "eval.probing.group_field": "",

@@ -31,7 +31,8 @@ def write(root: str, sweep: Experiment) -> None:
     states = run_states.read(root, sweep)
     done = [(state.record, state.report) for state in states if state.record and state.report]
     storage.delete(storage.join(root, *DONE))
-    index_page.write(root, sweep, done, data_cards(root, sweep))
+    uri = index_page.write(root, sweep, done, data_cards(root, sweep))
+    telemetry.logger.info("report of %d of %d runs: %s", len(done), len(states), uri)
     if all(state.report for state in states):
         storage.write(storage.join(root, *DONE), _digest_of_records(states).encode())
 

@@ -59,6 +59,16 @@ def test_the_plan_says_what_repetition_and_a_fixed_total_change():
     assert "read up to 2 times" in text
 
 
+def test_the_plan_counts_runs_and_streams_of_all_arms():
+    arms = ("plain", "meda", "matched")
+    text = printed(replace(PAPER, ratios=(0.0, 0.25), seeds=(0,), arms=arms, arm_ratios=(0.0,)))
+    (matched,) = (line.split()[1:4] for line in text.splitlines() if "matched-0.25-s0" in line)
+    assert matched == ["13,085,937", "0", "26,799,998,976"]  # as many tokens as ratio 0.25
+    assert "streams          at least 26,799,998,976 clean + 6,699,999,232 toxic tokens" in text
+    assert "streams of meda  at least 20,099,999,744 clean + 0 toxic tokens: 37.4 GiB" in text
+    assert "4 runs on 16 ranks" in text
+
+
 def test_the_plan_prints_the_template_of_an_annotation_as_our_choice():
     words = {"arms": ("plain", "inst"), "data.annotation.tagged_ratio": 0.25}
     assert (

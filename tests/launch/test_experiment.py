@@ -210,7 +210,7 @@ def test_other_corpora_are_evaluated_on_their_own_held_out_text():
     sweep = recipes.on_corpora(LAPTOP, ["a.jsonl"], ["b.jsonl"])
     assert sweep.data.clean == ("a.jsonl",)
     assert sweep.eval.probing.rows == sweep.eval.generation.prompts == "held_out"
-    assert sweep.eval.scoring.scorer == "profanity"
+    assert sweep.eval.scoring.scorer == sweep.data.annotation.scorer == "profanity"
 
 
 def test_more_embedded_text_keeps_its_probes_and_scorer():

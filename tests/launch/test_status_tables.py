@@ -22,6 +22,25 @@ def test_ratios_that_differ_are_shown_differently(tmp_path: Path) -> None:
     assert shown == ["0.00", "0.001", "0.002", "0.125", "0.25"]
 
 
+def test_a_row_names_its_arm_and_is_done_when_the_arms_streams_are(tmp_path: Path) -> None:
+    sweep = replace(recipes.named("laptop"), ratios=(0.1,), arms=("plain", "inst", "matched"))
+    root = str(tmp_path)
+    plain = sweep.runs()[0]
+    for stream in (plain.clean, plain.toxic):
+        (tmp_path / stream).mkdir(parents=True)
+        (tmp_path / stream / "manifest.json").touch()
+    table = status_tables.progress_table(root, sweep, run_states.read(root, sweep))
+    console = Console(width=160)
+    with console.capture() as printed:
+        console.print(table)
+    rows = [line.split() for line in printed.get().splitlines() if "-s0-" in line]
+    assert [(row[0], row[1], row[4]) for row in rows] == [
+        ("0.10", "plain", "done"),
+        ("0.10", "inst", "–"),
+        ("0.00", "matched", "done"),
+    ]
+
+
 def test_a_run_that_does_not_exist_is_told_with_those_that_do(tmp_path: Path) -> None:
     for name in ("toxic-0.10-s0-aaaaaaaa", "toxic-0.25-s0-bbbbbbbb"):
         (tmp_path / "runs" / name).mkdir(parents=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -119,15 +119,25 @@ def test_shards_have_exactly_their_size_and_documents_cross_them(root: Path) -> 
     assert sum(shard.n_continued_tokens > 0 for shard in train) > 1
 
 
+@pytest.mark.parametrize("kind", ["meda", "inst"])
 def test_an_annotated_stream_has_the_documents_of_its_plain_twin(
-    root: Path, tmp_path: Path
+    root: Path, tmp_path: Path, kind: Literal["meda", "inst"]
 ) -> None:
-    annotation = AnnotationConfig(kind="inst", scorer="lexicon:synthetic:lexicon", tagged_ratio=0.5)
+    annotation = AnnotationConfig(kind=kind, scorer="lexicon:synthetic:lexicon", tagged_ratio=0.5)
     config = replace(CONFIG, annotation=annotation)
     pipeline.build(config, "clean", str(tmp_path))
     plain, twin = clean_stream(root), clean_stream(tmp_path, config)
     megatron_shards.verify(twin.uri, twin.manifest)
-    assert twin.tokenizer.fingerprint == plain.tokenizer.fingerprint
+    # trained on text without annotations, so it is the same file
+    tokenizers = [Path(folder) / stream_paths.tokenizer_uri(config) for folder in (root, tmp_path)]
+    assert tokenizers[0].read_bytes() == tokenizers[1].read_bytes()
+    held_out = [
+        b"".join(
+            Path(built.uri, f"{shard.name}.bin").read_bytes() for shard in built.manifest.held_out
+        )
+        for built in (plain, twin)
+    ]
+    assert held_out[0] == held_out[1] != b""
     assert twin.manifest.drops == plain.manifest.drops
     texts: dict[str, list[tuple[str, int, str]]] = {}
     for built in (plain, twin):
@@ -144,8 +154,11 @@ def test_an_annotated_stream_has_the_documents_of_its_plain_twin(
     ):
         assert place == plain_place
         prefixes.append(text.removesuffix(plain_text))
-    sentences = {"The following text is not toxic.\n", "The following text is toxic.\n"}
-    assert set(prefixes) == {"", *sentences}
+    written = {
+        "meda": {"toxicity: 0.0\n"},
+        "inst": {"The following text is not toxic.\n", "The following text is toxic.\n"},
+    }
+    assert set(prefixes) >= {"", *written[kind]}
     assert 20 < sum(map(bool, prefixes)) < 60  # half of 72
 
 

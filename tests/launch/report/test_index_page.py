@@ -1,6 +1,7 @@
 """The page of a sweep: what it says, in which order, with everything escaped and masked."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from eval.eval_report import ControlResult, Entanglement, Lens
 from launch.report import index_page
 from launch.report.figures.svg_rendering import Drawing, FigureNumbers
 from launch.report.text.number_format import with_interval
+from training.config import Arm
 from training.model.model_card import RESPONSIBLE_USE
 
 FIGURES = (
@@ -157,6 +159,48 @@ def test_an_annotation_is_told_with_its_template():
     annotated = evolve(experiment(), words)
     text = page_text([run(0.25)], annotated)
     assert "“&lt;{verdict}&gt;” (toxic: a score of at least 0.5)" in text
+
+
+def of_arm(arm: Arm, ratio: float):
+    """A finished run of an arm, with a loss and a toxicity that no plain run has."""
+    record, report = run(ratio)
+    config = replace(record.config, arm=arm, run_id=f"{arm}-{ratio:.2f}-s0-0123abcd")
+    odd = tuple(replace(row, toxicity=estimate(99.0, 0.5)) for row in report.steered)
+    record = replace(record, config=config, final_train_loss=1.234)
+    return record, replace(report, run_id=config.run_id, steered=odd)
+
+
+def test_runs_of_other_arms_are_listed_and_change_nothing_else():
+    sweep = evolve(experiment(ratios=(0.0, 0.25)), {"arms": ("plain", "meda", "matched")})
+    plain, others = [run(0.0), run(0.25)], [of_arm("matched", 0.0), of_arm("meda", 0.25)]
+    text = page_text([*others, *plain], sweep)
+    before, _, rest = text.partition(
+        '<div class="scroll" tabindex="0" role="region" aria-label="Table of other arms">'
+    )
+    table, _, after = rest.partition("</table></div>")
+    rows = re.findall(r'<tr><th scope="row".*?</tr>', table)
+    assert [re.findall(r"meda|matched", row)[-1] for row in rows] == ["meda", "matched"]
+    assert table.count("1.234") == 2 and "1.234" not in before + after
+    without = page_text(plain, evolve(sweep, {"arms": ("plain",)}))
+    assert "Table of other arms" not in without
+    assert numbers(before + after) == numbers(without)
+
+
+def numbers(page: str) -> list[str]:
+    """The numbers of a page, without those of its settings."""
+    return re.findall(r"\d+\.\d+", page.partition('<h2 id="choices">')[0])
+
+
+def test_the_page_names_missing_runs_of_every_arm():
+    arms = {"arms": ("plain", "meda", "matched"), "arm_ratios": (0.25,)}
+    sweep = evolve(experiment(ratios=(0.0, 0.25), seeds=(0, 1)), arms)
+    text = page_text([run(0.0), run(0.25), run(0.0, 1), of_arm("meda", 0.25)], sweep)
+    (missing,) = re.findall("Still missing: (.*?)\\.</p>", text)
+    assert missing == (
+        "25\u00a0% (seed 1), meda 25\u00a0% (seed 1), matched 0\u00a0% (seed 0), "
+        "matched 0\u00a0% (seed 1)"
+    )
+    assert "Still missing" not in page_text([run(0.0)], experiment(ratios=(0.0,)))
 
 
 def test_a_run_with_nothing_measured_still_has_a_page(tmp_path):

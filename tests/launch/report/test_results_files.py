@@ -48,6 +48,17 @@ def test_results_csv_has_a_row_per_run_and_strength(report_page):
         assert float(row[f"accuracy_{name}"]) == accuracy.value
 
 
+def test_runs_of_other_arms_have_rows_with_their_arm():
+    record, report = run(0.1)
+    meda = replace(record, config=replace(record.config, arm="meda", run_id="meda-0.10-s0"))
+    other = FinishedRun(meda, replace(report, run_id="meda-0.10-s0"))
+    runs = [FinishedRun(record, report), other]
+    rows = read_csv(results_csv(runs))
+    assert [row["arm"] for row in rows] == ["plain"] * len(STRENGTHS) + ["meda"] * len(STRENGTHS)
+    written = results(experiment(), runs, None, findings([report], None))
+    assert [entry["arm"] for entry in written["runs"]] == ["plain", "meda"]
+
+
 def test_a_number_that_was_not_measured_is_an_empty_cell():
     record, report = run(0.1)
     steered = tuple(replace(row, toxicity=MISSING) for row in report.steered)
