@@ -117,9 +117,22 @@ def test_requests_during_a_write_are_served_by_one_more(monkeypatch: pytest.Monk
             interim.request()
         writer.release.release()
         assert writer.begun.acquire(timeout=10)
-        interim.request()  # is not begun, for the sweep ends before the write does
+        writer.release.release()
+        interim._writer.submit(lambda: None).result(timeout=10)
+        assert writer.n_begun == 2
+
+
+def test_the_end_of_a_sweep_waits_for_the_write_and_begins_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    writer = SlowWriter()
+    monkeypatch.setattr(report_stage, "write", writer)
+    with report_stage.InterimReports("root", SWEEP) as interim:
+        interim.request()
+        assert writer.begun.acquire(timeout=10)
+        interim.request()
         threading.Timer(1, writer.release.release).start()
-    assert writer.n_begun == 2
+    assert writer.n_begun == 1
 
 
 def test_an_error_of_an_interim_report_is_logged(
