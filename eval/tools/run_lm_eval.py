@@ -4,7 +4,7 @@
         --tasks arc_easy piqa --strengths 0 4 8
     python eval/tools/run_lm_eval.py --out out --model OLMo-1B-hf --tasks arc_easy piqa
 
-The model is a run or a Hugging Face causal LM. The extra `harness` must be installed; tasks come from
+The model is a run or a Hugging Face model. The extra `harness` must be installed; tasks come from
 the harness, and their data from the hub, unless --include_path names others. The heads to steer and
 all settings come from an evaluation of the model (eval/evaluate_run.py). Results are JSON files,
 one per strength.

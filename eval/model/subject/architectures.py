@@ -1,6 +1,6 @@
 """architectures that can be evaluated: where each keeps what is read and steered
 
-A new family is one entry here, and one line in the table of tests/eval/model/subject/families.py,
+A new family is one entry here, and one line in the table of tests/eval/model_families.py,
 which checks every law of the others on it.
 """
 

@@ -21,19 +21,14 @@ def load_of_run(folder: Path, where: str) -> Tokenizer:
 
 
 def load(folder: Path) -> tuple[Tokenizer, tuple[int, ...]]:
-    """The tokenizer in a folder, and the ids that it puts before each text by default, such as a
-    beginning-of-text token.
+    """The tokenizer in a folder, and the ids that it puts before each text, such as a
+    beginning-of-text token: those of tokenizer.json, whatever tokenizer_config.json says, as in
+    transformers.
     """
     where = str(folder / "tokenizer.json")
     ids = tokenizer_json.ids_by_token(tokenizer_json.parse(tokenizer_json.read(where), where))
     tokenizer = _tokenizer(folder, _eos_token(folder, ids), where)
-    settings = read_json(folder / "tokenizer_config.json")
-    prefix = tokenizer.ids_before_a_text()
-    # as transformers reads it: a setting goes before what tokenizer.json does
-    if "add_bos_token" in settings:
-        bos_id = ids.get(_text(settings.get("bos_token")) or "")
-        prefix = (bos_id,) if settings["add_bos_token"] and bos_id is not None else ()
-    return tokenizer, prefix
+    return tokenizer, tokenizer.ids_before_a_text()
 
 
 def check_fits(tokenizer: Tokenizer, shape: ModelShape, folder: Path) -> None:
