@@ -27,17 +27,32 @@ MAX_SHARDS = 100_000  # of a split: their names have five digits
 SLOTS = {"meda": "{score}", "inst": "{verdict}"}
 SCORER_FORMS = (
     "profanity, lexicon:URI (a table of words with weights), classifier:NAME (from the hub, or a "
-    "folder) or openai"
+    "folder), trained:FOLDER (by eval/tools/train_scorer.py) or openai"
 )
+# Scorers that stand in for toxicity and are no headline: what they miss.
+PROXIES = {
+    "profanity": "a model of single words, blind to implicit hate and to who is meant",
+    "lexicon": "a list of words, blind to implicit hate and to who is meant",
+}
 
 
 def is_scorer(name: str) -> bool:
     """Whether the name has a form that data_prep/scorers/load_scorer.py loads; looks at no file."""
     without_options = name.partition("#")[0]
     kind, _, place = without_options.partition(":")
-    if kind in ("lexicon", "classifier"):
+    if kind in ("lexicon", "classifier", "trained"):
         return place != ""
     return name == "profanity" or without_options == "openai"
+
+
+def proxy_reason(scorer: str) -> str:
+    """Why a scorer is a proxy for toxicity, in words for reports; "" if it is none.
+
+    The embedded corpus's own lexicon is none: it defines that corpus's invented attribute.
+    """
+    if scorer == "lexicon:synthetic:lexicon":
+        return ""
+    return PROXIES.get(scorer.partition(":")[0], "")
 
 
 @settings("data.tokenizer")
@@ -142,7 +157,8 @@ class AnnotationConfig:
 
     scorer: str = "profanity"
     """`corpus:NAME` reads the score NAME that the corpus carries; `label` reads its label, a number
-    in [0, 1]; otherwise a local scorer: `profanity`, `lexicon:URI` or `classifier:NAME`."""
+    in [0, 1]; otherwise a local scorer: `profanity`, `lexicon:URI`, `classifier:NAME` or
+    `trained:FOLDER`."""
 
     threshold: Share = 0.5
     """For inst: a document is called toxic from this score on."""

@@ -150,8 +150,14 @@ def _behind(separator: str) -> Callable[[str], str]:
 
 
 def _absolute_scorer(name: str) -> str:
-    """`lexicon:` always names a file; `classifier:` a local folder or a name on the hub."""
+    """`lexicon:` always names a file, `trained:` one or two folders; `classifier:` a folder or a name
+    on the hub.
+    """
     kind, _, place = name.partition(":")
+    if kind == "trained" and place:
+        folder, option, encoder = place.partition("#encoder=")
+        absolute_encoder = storage.absolute(encoder) if encoder else ""
+        return f"trained:{storage.absolute(folder)}{option}{absolute_encoder}"
     is_folder = kind == "classifier" and Path(place.partition("#")[0]).is_dir()
     if place and (kind == "lexicon" or is_folder):
         return f"{kind}:{storage.absolute(place)}"

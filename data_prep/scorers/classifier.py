@@ -1,42 +1,40 @@
 """score texts with a sequence classifier from the Hugging Face hub or a local folder
 
-    classifier:ibm-granite/granite-guardian-hap-125m#revision=COMMIT
+    classifier:ibm-granite/granite-guardian-hap-38m@COMMIT
     classifier:/models/my-classifier#label=abusive&max_length=256&activation=sigmoid
+
+COMMIT pins a revision of the hub: 40 hex digits, because a branch or a tag can move. An unpinned
+name is allowed, with a warning that names the commit it stands for now. The id holds the commit
+and a digest of every file that influences a score, so two models never share an id.
 
 The score is the probability of one label of the classification head. Which label means toxic is
 listed in KNOWN_HEADS for a few classifiers, or evident from its name (`toxic`, `hate`, …). Any
 other head is refused until the setting names the label, because the score of a wrong label looks
 like any other number. Two labels exclude each other (softmax); several labels are independent
 (sigmoid) where the model's configuration says so. Texts are truncated to max_length tokens.
-
-Only safetensors weights and the model code of transformers are used: pickled weights and code in
-the folder could run anything. Needs the extra `classifiers`. Every file that influences a score is
-in the digest of the id.
 """
 
-import hashlib
 import math
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from data_prep.core import telemetry
 from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing, ConfigurationError
-from data_prep.core.records import digest
+from data_prep.scorers import transformer_folder
 from data_prep.sources.uri_options import split_options
 
 TOXIC_LABELS = {"toxic", "toxicity", "hate", "hateful"}
 # The files a classifier consists of; other suffixes are never opened.
 FILE_PATTERNS: tuple[str, ...] = ("*.json", "*.txt", "*.model", "*.safetensors")
-# Model types whose position ids start after the padding id, so that they have fewer positions.
-OFFSET_POSITION_TYPES = {"roberta", "xlm-roberta", "camembert", "longformer"}
-DEFAULT_MAX_LENGTH = 512  # tokens, or fewer if the model has fewer positions
-BATCH_TOKENS = 1 << 14  # padding included
+COMMIT = re.compile("[0-9a-f]{40}")
+SHOWN_DIGITS = 12  # of a commit in an id
 SCORE_DECIMALS = 6  # beyond them a score depends on which texts share its batch
 OPTIONS = {
     "label": "NAME",
     "max_length": "TOKENS",
     "activation": ("softmax", "sigmoid"),
-    "revision": "COMMIT",
 }
 
 
@@ -70,12 +68,13 @@ class Classifier:
 
     def __init__(self, name: str) -> None:
         base, options = split_options(name, OPTIONS)
-        location = base.removeprefix("classifier:")
+        place = _split_revision(base.removeprefix("classifier:"))
         requested_length = _requested_length(name, options)
-        transformers = _import_transformers()
+        transformers = transformer_folder.import_transformers("classifier")
         import torch
 
-        folder = _local_folder(location, options.get("revision"))
+        location = place.name
+        folder, revision = _local_folder(place)
         self._torch = torch
         self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
@@ -86,9 +85,13 @@ class Classifier:
         head = _choose_head(location, options, config)
         self._column = _labels(config).index(head.label)
         self._activation = head.activation
-        self._max_length = _max_length(location, requested_length, self._tokenizer, config)
+        self._max_length = transformer_folder.max_length(
+            f"classifier:{location}", requested_length, self._tokenizer, config
+        )
+        pin = f"@{revision[:SHOWN_DIGITS]}" if revision else ""
+        files_digest = transformer_folder.content_digest(folder, FILE_PATTERNS)
         self.id = (
-            f"classifier-{Path(location).name}-{_content_digest(folder)}"
+            f"classifier-{Path(location).name}{pin}-{files_digest}"
             f"#label={head.label}&{head.activation}&max_length={self._max_length}"
         )
 
@@ -101,7 +104,7 @@ class Classifier:
             encodable, truncation=True, max_length=self._max_length, return_attention_mask=False
         )["input_ids"]
         scores: dict[str, float | None] = {}
-        for batch in batches(rows):
+        for batch in transformer_folder.batches(rows):
             probabilities = self._score([rows[i] for i in batch])
             for i, p in zip(batch, probabilities, strict=True):
                 scores[distinct[i]] = round(p, SCORE_DECIMALS) if math.isfinite(p) else None
@@ -117,20 +120,6 @@ class Classifier:
         return p_BC[:, self._column].tolist()
 
 
-def batches(rows: list[list[int]]) -> Iterator[list[int]]:
-    """Row numbers in batches of at most BATCH_TOKENS with padding, or of one longer row.
-
-    The longest rows come first, so that a batch that does not fit in memory fails at once.
-    """
-    order = sorted(range(len(rows)), key=lambda i: (-len(rows[i]), i))
-    start = 0
-    while start < len(order):
-        longest = len(rows[order[start]])
-        size = max(1, BATCH_TOKENS // max(1, longest))
-        yield order[start : start + size]
-        start += size
-
-
 def _requested_length(name: str, options: dict[str, str]) -> int | None:
     text = options.get("max_length")
     if text is None:
@@ -142,71 +131,89 @@ def _requested_length(name: str, options: dict[str, str]) -> int | None:
     return int(text)
 
 
-def _import_transformers() -> Any:
-    try:
-        import transformers
-    except ModuleNotFoundError as error:
-        raise ArtefactMissing(
-            f"a scorer classifier:… needs the package {error.name}, which is not installed; "
-            "install hormesis[classifiers], or choose the scorer profanity or lexicon:URI"
-        ) from error
-    return transformers
+class _Place(NamedTuple):
+    """A folder, or a name on the hub with the commit that pins it; "" where none does."""
+
+    name: str
+    revision: str
 
 
-def _local_folder(location: str, revision: str | None) -> Path:
-    """A local folder with the classifier: the one named, or a cached download from the hub."""
-    folder = Path(location)
-    if not folder.is_dir():
-        folder = _download(location, revision)
-    if not list(folder.glob("[!.]*.safetensors")):
-        raise ArtefactMissing(
-            f"classifier:{location}: {folder} has no *.safetensors, and other weights are not "
-            "read because they may run code; choose a revision that has them "
-            "(#revision=refs/pr/N), or save the model again with save_pretrained"
+def _split_revision(location: str) -> _Place:
+    """Raises ConfigurationError for a revision that is no commit, and for one of a local folder."""
+    name, at, revision = location.rpartition("@")
+    if not at or Path(location).is_dir():
+        return _Place(location, "")
+    if not COMMIT.fullmatch(revision):
+        raise ConfigurationError(
+            f"classifier:{location}: the revision behind @ is {revision!r}; expected a commit of "
+            "the hub, 40 hex digits, which the model's page lists under 'Files and versions': a "
+            "branch or a tag can move"
         )
-    return folder
+    if Path(name).is_dir():
+        raise ConfigurationError(
+            f"classifier:{location}: {name} is a local folder, which has no revision; leave out "
+            f"@{revision[:SHOWN_DIGITS]}…: the digest of its files is in the scorer's id"
+        )
+    return _Place(name, revision)
 
 
-def _download(location: str, revision: str | None) -> Path:
+def _local_folder(place: _Place) -> tuple[Path, str]:
+    """A local folder with the classifier, and its commit: the folder named (no commit), or a
+    cached download from the hub.
+    """
+    folder, revision = Path(place.name), ""
+    if not folder.is_dir():
+        folder = _download(place)
+        # the cache of the hub names a snapshot's folder by its commit
+        revision = place.revision or (folder.name if COMMIT.fullmatch(folder.name) else "")
+        if not place.revision:
+            pinned = f"classifier:{place.name}@{revision or 'COMMIT'}"
+            telemetry.logger.warning(
+                "classifier:%s names no commit, so another download may be another model; "
+                "pin it: %s",
+                place.name,
+                pinned,
+            )
+    transformer_folder.check_safetensors(
+        folder,
+        f"classifier:{place.name}",
+        "name a commit that has them (the hub's converter offers one as a pull request), or save "
+        "the model again with save_pretrained",
+    )
+    return folder, revision
+
+
+def _download(place: _Place) -> Path:
     from huggingface_hub import snapshot_download
 
     patterns = list(FILE_PATTERNS)
     try:
         return Path(
             snapshot_download(
-                location, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"]
+                place.name,
+                revision=place.revision or None,
+                allow_patterns=patterns,
+                ignore_patterns=["*/*"],
             )
         )
     except (OSError, ValueError) as error:
         raise ArtefactMissing(
-            f"classifier:{location} is no local folder, and the hub did not provide it: "
-            f"{str(error).splitlines()[0]}; check the name, or download it where there is a "
-            "network and name the folder"
+            f"classifier:{place.name} is no local folder, and the hub did not provide it: "
+            f"{str(error).splitlines()[0]}; check the name and the commit, or download it where "
+            "there is a network and name the folder"
         ) from error
 
 
 def _load_model(transformers: Any, folder: Path) -> Any:
-    try:
-        model, loading_info = transformers.AutoModelForSequenceClassification.from_pretrained(
-            folder,
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-            dtype="float32",
-            output_loading_info=True,
-        )
-    except Exception as error:  # a broken folder raises OSError, ValueError, KeyError, safetensors'
+    model, missing = transformer_folder.load_model(
+        transformers.AutoModelForSequenceClassification, folder, "a sequence classifier"
+    )
+    if missing:
         raise ArtefactCorrupt(
-            f"{folder} cannot be loaded as a sequence classifier: {str(error).splitlines()[0]}; "
-            "download its files again"
-        ) from error
-    if loading_info["missing_keys"]:
-        missing = ", ".join(sorted(loading_info["missing_keys"])[:5])
-        raise ArtefactCorrupt(
-            f"{folder}: its weights lack {missing}, which would be initialized at random; "
-            "name a model that was trained to classify"
+            f"{folder}: its weights lack {', '.join(missing[:5])}, which would be initialized at "
+            "random; name a model that was trained to classify"
         )
-    return model.eval()
+    return model
 
 
 def _labels(config: Any) -> list[str]:
@@ -241,26 +248,3 @@ def _choose_head(location: str, options: dict[str, str], config: Any) -> Head:
             "each other; add &activation=softmax if they do, &activation=sigmoid if they do not"
         )
     return Head(label, activation)
-
-
-def _max_length(location: str, requested: int | None, tokenizer: Any, config: Any) -> int:
-    positions = getattr(config, "max_position_embeddings", None) or DEFAULT_MAX_LENGTH
-    if config.model_type in OFFSET_POSITION_TYPES:
-        positions -= config.pad_token_id + 1
-    limit = min(positions, tokenizer.model_max_length)
-    length = requested or min(limit, DEFAULT_MAX_LENGTH)
-    if length > limit:
-        raise ConfigurationError(
-            f"classifier:{location}: max_length {length} exceeds the {limit} tokens that the "
-            f"model can read; lower it to {limit}"
-        )
-    return length
-
-
-def _content_digest(folder: Path) -> str:
-    """The digest of the weights, the configuration and the tokenizer."""
-    checksums: dict[str, str] = {}
-    for path in sorted({path for pattern in FILE_PATTERNS for path in folder.glob(pattern)}):
-        with path.open("rb") as file:
-            checksums[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return digest(checksums)

@@ -7,6 +7,7 @@ stored with every number that the scorer produced.
     profanity        the linear model of alt-profanity-check (profanity.py): offline, a proxy
     lexicon:URI      a table of words and phrases with weights (lexicon.py): offline
     classifier:NAME  a sequence classifier from the Hugging Face hub or a folder (classifier.py)
+    trained:FOLDER   a head on a text encoder, trained by eval/tools/train_scorer.py (trained.py)
     openai           OpenAI's moderation service, over the network (openai_moderation.py)
 """
 
@@ -36,9 +37,9 @@ class Scorer(Protocol):
 
 
 def load(name: str) -> Scorer:
-    """The scorer that a setting names: `profanity`, `lexicon:URI`, `classifier:NAME`, `openai`.
+    """The scorer that a setting names (SCORER_FORMS of data_prep/config.py).
 
-    Imports the module of that scorer only: classifiers need torch.
+    Imports the module of that scorer only: classifiers and encoders need torch.
     """
     if not is_scorer(name):
         raise ConfigurationError(f"there is no scorer {name!r}; expected {SCORER_FORMS}")
@@ -55,6 +56,10 @@ def load(name: str) -> Scorer:
         from data_prep.scorers.classifier import Classifier
 
         return Classifier(name)
+    if kind == "trained":
+        from data_prep.scorers.trained import TrainedScorer
+
+        return TrainedScorer(name)
     from data_prep.scorers.openai_moderation import OpenAIModeration
 
     return OpenAIModeration(name)
