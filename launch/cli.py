@@ -150,8 +150,8 @@ def _behind(separator: str) -> Callable[[str], str]:
 
 
 def _absolute_scorer(name: str) -> str:
-    """`lexicon:` always names a file, `trained:` one or two folders; `classifier:` a folder or a name
-    on the hub.
+    """`lexicon:` always names a file, `trained:` a folder; `classifier:` a folder or a name on the
+    hub.
     """
     kind, _, place = name.partition(":")
     if kind == "trained" and place:

@@ -33,6 +33,7 @@ FILE_PATTERNS: tuple[str, ...] = (
     "*.safetensors.index.json",
 )
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
+DEFAULT_MAX_LENGTH = 256  # tokens, or fewer if the encoder reads fewer
 POOLER = "pooler."  # its weights may be missing: the mean needs none of them
 REMEDY = "name a folder with a text encoder of transformers, as save_pretrained writes it"
 
@@ -71,7 +72,7 @@ class TextEncoder:
         self._model.to("cuda" if torch.cuda.is_available() else "cpu")
         config = self._model.config
         self.max_length = transformer_folder.max_length(
-            str(folder), requested_length, self._tokenizer, config
+            str(folder), requested_length, self._tokenizer, config, DEFAULT_MAX_LENGTH
         )
         _check_bidirectional(self._model, folder)
         self.digest = transformer_folder.content_digest(folder, FILE_PATTERNS)

@@ -61,15 +61,21 @@ def load_model(auto_class: Any, folder: Path, kind: str) -> tuple[Any, list[str]
     return model.eval(), sorted(loading_info["missing_keys"])
 
 
-def max_length(name: str, requested: int | None, tokenizer: Any, config: Any) -> int:
+def max_length(
+    name: str,
+    requested: int | None,
+    tokenizer: Any,
+    config: Any,
+    default: int = DEFAULT_MAX_LENGTH,
+) -> int:
     """Tokens of a text that are read: those requested, or as many as the model can read, at most
-    DEFAULT_MAX_LENGTH. Raises ConfigurationError if more are requested than it can read.
+    `default`. Raises ConfigurationError if more are requested than it can read.
     """
     positions = getattr(config, "max_position_embeddings", None) or DEFAULT_MAX_LENGTH
     if config.model_type in OFFSET_POSITION_TYPES:
         positions -= config.pad_token_id + 1
     limit = min(positions, tokenizer.model_max_length)
-    length = requested or min(limit, DEFAULT_MAX_LENGTH)
+    length = requested or min(limit, default)
     if length > limit:
         raise ConfigurationError(
             f"{name}: max_length {length} exceeds the {limit} tokens that the model can read; "

@@ -1,4 +1,4 @@
-"""AUROC with its confidence interval, and calibration error, of scores for two classes
+"""AUROC with its interval, average precision, recall and calibration of scores for two classes
 
 AUROC is the probability that a positive row scores above a negative one, ties counting one half
 (Mann and Whitney 1947). Where the rows are at hand, its standard error is DeLong's (DeLong et al.
@@ -112,6 +112,38 @@ def hanley_mcneil(value: float, n: int, *, confidence: float = CONFIDENCE) -> Es
     variance = (a * (1 - a) + (n_class - 1) * (q1 - a * a + q2 - a * a)) / n_class**2
     low, high = _logit_interval(a, math.sqrt(variance), confidence)
     return Estimate(value=value, low=min(low, value), high=max(high, value), n=n, unit="AUROC")
+
+
+def average_precision(score_R: np.ndarray, positive_R: np.ndarray) -> float:
+    """The precision at each positive row, averaged; rows of one score share the precision at it.
+
+    Σ (recall − previous recall) · precision over the distinct scores, from the highest: not
+    interpolated. A random order has the share of positive rows.
+    """
+    caught_K, flagged_K = _counts_above(score_R, positive_R)
+    recall_gain_K = np.diff(caught_K, prepend=0) / positive_R.sum()
+    return float((recall_gain_K * caught_K / flagged_K).sum())
+
+
+def recall_at_false_positive_rate(
+    score_R: np.ndarray, positive_R: np.ndarray, max_rate: float
+) -> float | None:
+    """The share of positive rows above the lowest threshold at which at most `max_rate` of the
+    others are. None with so few others that a single one exceeds the rate.
+    """
+    n_others = int((~positive_R).sum())
+    if n_others * max_rate < 1:
+        return None
+    caught_K, flagged_K = _counts_above(score_R, positive_R)
+    is_allowed_K = flagged_K - caught_K <= max_rate * n_others
+    return float(caught_K[is_allowed_K].max(initial=0) / positive_R.sum())
+
+
+def _counts_above(score_R: np.ndarray, positive_R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Positive rows, and all rows, that score at least each of K distinct scores, highest first."""
+    order = np.argsort(-score_R, kind="stable")
+    is_last_of_score = np.append(np.diff(score_R[order]) != 0, True)
+    return np.cumsum(positive_R[order])[is_last_of_score], np.flatnonzero(is_last_of_score) + 1
 
 
 def calibration_error(probability_RP: np.ndarray, positive_R: np.ndarray) -> np.ndarray:

@@ -305,9 +305,8 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--max-length",
         type=_positive,
-        default=256,
         metavar="TOKENS",
-        help="of a text that are read (default 256)",
+        help="of a text that are read (default: 256, or as many as the encoder reads)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the choice and split of rows")
     return parser.parse_args()

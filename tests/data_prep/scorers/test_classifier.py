@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing, ConfigurationError
-from data_prep.scorers import classifier, load_scorer
+from data_prep.scorers import classifier, load_scorer, transformer_folder
 from data_prep.sources import corpus_reader
 
 transformers = pytest.importorskip("transformers", reason="the extra classifiers is not installed")
@@ -135,7 +135,7 @@ def test_order_repetition_and_batch_do_not_change_a_score(scorer, snippets, monk
     texts = [" ".join(text.split()[: 3 + i % 20]) for i, text in enumerate(snippets[:60])]
     scores = scorer.score(texts)
     assert scorer.score(texts[::-1])[::-1] == scores and scorer.score(texts + texts)[60:] == scores
-    monkeypatch.setattr(classifier, "BATCH_TOKENS", 40)
+    monkeypatch.setattr(transformer_folder, "BATCH_TOKENS", 40)
     assert scorer.score(texts) == pytest.approx(scores, abs=2e-6)
 
 
@@ -174,9 +174,11 @@ def test_the_id_changes_with_label_length_and_every_file(trained, scorer, tmp_pa
         for path in classifier.Path(trained).iterdir():
             (folder / path.name).write_bytes(path.read_bytes())
         (folder / name).write_bytes((folder / name).read_bytes() + b" ")
-        assert classifier._content_digest(folder) != classifier._content_digest(
-            classifier.Path(trained)
-        )
+        digests = [
+            transformer_folder.content_digest(classifier.Path(path), classifier.FILE_PATTERNS)
+            for path in (folder, trained)
+        ]
+        assert digests[0] != digests[1]
 
 
 def test_independent_labels_use_sigmoid(tmp_path, tokenizer):

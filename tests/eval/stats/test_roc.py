@@ -107,3 +107,37 @@ def test_calibration_error_is_small_for_true_and_large_for_wrong_odds():
     errors = roc.calibration_error(probability, positive)
     assert errors[0] < 0.015 and errors[1] > 0.12
     assert errors[2] == pytest.approx(abs(positive.mean() - 0.5))
+
+
+def tied_scores(n, share=0.3):
+    rng = np.random.default_rng(n)
+    positive = rng.uniform(size=n) < share
+    return np.clip(rng.normal(0.4 + 0.2 * positive, 0.2), 0, 1).round(2), positive
+
+
+@pytest.mark.parametrize("n", [100, 1000])
+def test_average_precision_equals_that_of_scikit_learn(n):
+    from sklearn.metrics import average_precision_score
+
+    score, positive = tied_scores(n)
+    expected = average_precision_score(positive, score)
+    assert roc.average_precision(score, positive) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.05, 0.2])
+def test_recall_at_a_rate_is_the_highest_of_the_roc_curve(rate):
+    from sklearn.metrics import roc_curve
+
+    score, positive = tied_scores(1000)
+    false_positive_rate, recall, _ = roc_curve(positive, score, drop_intermediate=False)
+    expected = recall[false_positive_rate <= rate].max()
+    assert roc.recall_at_false_positive_rate(score, positive, rate) == pytest.approx(expected)
+
+
+def test_recall_at_a_rate_needs_enough_rows_of_the_other_class():
+    score, positive = np.linspace(0, 1, 120), np.arange(120) >= 99
+    assert roc.recall_at_false_positive_rate(score, positive, 0.01) is None
+    assert roc.recall_at_false_positive_rate(score, np.arange(120) >= 100, 0.01) == 1.0
+    assert roc.recall_at_false_positive_rate(score, np.arange(120) < 10, 0.01) == 0.0
+    one_above = (np.arange(120) >= 99) & (np.arange(120) < 119)  # of the 100 others
+    assert roc.recall_at_false_positive_rate(score, one_above, 0.01) == 1.0

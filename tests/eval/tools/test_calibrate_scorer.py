@@ -7,8 +7,10 @@ from data_prep.core.errors import ConfigurationError
 from data_prep.core.records import from_json
 from eval.config import ProbingConfig
 from eval.inputs.labelled_rows import read_labelled_rows
-from eval.tools import calibrate_scorer
-from eval.tools.calibrate_scorer import ReferenceText, ScorerCalibration
+from eval.inputs.text_rows import RowCounts
+from eval.tools import scorer_calibration
+from eval.tools.calibrate_scorer import ScorerComparison
+from eval.tools.scorer_calibration import ReferenceSet, ReferenceText
 
 
 class TextIsScore:
@@ -23,7 +25,15 @@ class TextIsScore:
 def calibrate(pairs):
     """The calibration of a scorer that gives these (score, reference)."""
     texts = [ReferenceText(str(score), reference) for score, reference in pairs]
-    return calibrate_scorer.calibrate(TextIsScore(), texts, ["rows.jsonl"])
+    summary = RowCounts(len(texts)).text_set("--rows", "rows.jsonl", len(texts))
+    reference_set = ReferenceSet("rows.jsonl", texts, summary)
+    return scorer_calibration.calibrate("text-is-score", TextIsScore(), reference_set)
+
+
+def only_calibration(printed):
+    """The single calibration of a printed comparison."""
+    (result,) = from_json(ScorerComparison, printed, "the output").calibrations
+    return result
 
 
 def test_a_perfect_scorer_ranks_and_classifies_all_texts_correctly():
@@ -79,17 +89,16 @@ def test_references_are_read_from_nested_fields_and_unusable_rows_counted(table)
         {"continuation": {"text": "no score", "toxicity": None}},
         {"continuation": {"text": " ", "toxicity": 0.5}},
     ]
-    texts, counts = calibrate_scorer.read(
-        [f"{table(rows)}#text=continuation.text&label=continuation.toxicity"]
+    _, texts, counts = scorer_calibration.read(
+        f"{table(rows)}#text=continuation.text&label=continuation.toxicity"
     )
-    assert len(texts) == 30 and texts[3] == ReferenceText("text 3", 3 / 40)
+    assert len(texts) == 30 and ReferenceText("text 3", 3 / 40) in texts
     assert counts.left_out == {"empty text": 1, "no label": 1, "repeated text": 30}
 
 
 def test_labels_may_be_words_truth_values_or_numbers_and_nothing_else(table):
     def references(uri):
-        texts, _ = calibrate_scorer.read([uri])
-        return [text.reference for text in texts]
+        return [text.reference for text in scorer_calibration.read(uri).texts]
 
     words = table([{"text": "a", "kind": "Toxic"}, {"text": "b", "kind": "Not Toxic"}])
     assert references(f"{words}#label=kind=toxic ") == [1.0, 0.0]
@@ -109,7 +118,7 @@ def test_probes_and_calibration_agree_on_every_label(table, rule):
     labels = [1, 0, -1, "1", "0.0", None, "", "n/a", "-1", True, False]
     rows = [{"text": f"text {i}", "label": label} for i, label in enumerate(labels)]
     uri = table(rows + rows[:2]) + rule
-    texts, counts = calibrate_scorer.read([uri])
+    _, texts, counts = scorer_calibration.read(uri)
     probes = read_labelled_rows(uri, ProbingConfig(), 0, setting="eval.probing.rows")
     assert {text.text: text.reference for text in texts} == {
         row.text: row.label for row in probes.rows
@@ -122,9 +131,9 @@ def test_the_words_that_a_rule_makes_benign_are_in_the_record(table, entry):
     rows = [{"text": f"a fine day {i}", "kind": ("Toxic", "Not Toxic")[i % 2]} for i in range(8)]
     arguments = ["--scorer", "profanity", "--rows", f"{table(rows)}#label=kind=toxic"]
     _, printed, _ = entry("tools/calibrate_scorer.py", *arguments, "--json")
-    assert from_json(ScorerCalibration, printed, "the output").other_words == {"not toxic": 4}
+    assert only_calibration(printed).other_words == {"not toxic": 4}
     _, printed, _ = entry("tools/calibrate_scorer.py", *arguments)
-    assert "\n0 of 8 rows left out; benign by the rule: 'not toxic' 4\n" in printed
+    assert "\n  0 of 8 rows left out; benign by the rule: 'not toxic' 4; toxic" in printed
 
 
 def test_a_calibration_does_not_depend_on_the_order_of_the_file(table, entry):
@@ -138,7 +147,7 @@ def test_a_calibration_does_not_depend_on_the_order_of_the_file(table, entry):
 
 def test_texts_with_two_references_are_left_out_and_counted(table):
     rows = [{"text": f"text {i}", "label": i / 40} for i in range(40)]
-    texts, counts = calibrate_scorer.read([table([*rows, {"text": "text 7", "label": 0.9}])])
+    _, texts, counts = scorer_calibration.read(table([*rows, {"text": "text 7", "label": 0.9}]))
     assert len(texts) == 39 and counts.left_out == {"same text with another label": 2}
 
 
@@ -149,10 +158,41 @@ def test_the_command_prints_a_table_or_the_record(table, entry):
     ]
     arguments = ["--scorer", "lexicon:synthetic:lexicon", "--rows", table(rows)]
     code, printed, _ = entry("tools/calibrate_scorer.py", *arguments, "--json")
-    result = from_json(ScorerCalibration, printed, "the output")
+    result = only_calibration(printed)
     assert (code, result.n, result.n_toxic, result.auroc.value, result.rho) == (0, 40, 20, 1, None)
-    code, printed, _ = entry("tools/calibrate_scorer.py", *arguments)
-    assert code == 0 and "AUROC               1.000" in printed
-    assert "\n0.0 to 0.1      20  0.000  0.000 [0.000, 0.161]" in printed
+    assert (result.average_precision, result.accuracy.value, result.recall_at_low_fpr) == (
+        1,
+        1,
+        None,
+    )
+    code, printed, _ = entry("tools/calibrate_scorer.py", *arguments, "--details")
+    assert code == 0 and "[1]        40     20  1.000 " in printed
+    assert "\n       0.0 to 0.1      20  0.000  0.000 [0.000, 0.161]" in printed
     code, _, message = entry("tools/calibrate_scorer.py", *arguments, "--threshold", "-1")
     assert code == 2 and message.startswith("error: ") and "some of both classes" in message
+
+
+def test_scorers_and_sets_are_compared_all_by_all(table, entry, tmp_path):
+    rows = [{"text": f"{'the rotten grubbets' if i % 2 else 'fine'} {i}"} for i in range(40)]
+    uri = table([row | {"label": i % 2, "wrong": i % 4 // 2} for i, row in enumerate(rows)])
+    arguments = ["--scorer", "profanity", "lexicon:synthetic:lexicon"]
+    arguments += ["--rows", uri, f"{uri}#label=wrong"]
+    code, printed, _ = entry("tools/calibrate_scorer.py", *arguments, "--json")
+    result = from_json(ScorerComparison, printed, "the output").calibrations
+    expected = [
+        (scorer, rows)
+        for rows in (uri, f"{uri}#label=wrong")
+        for scorer in ("profanity", "lexicon:synthetic:lexicon")
+    ]
+    assert code == 0 and [(one.scorer, one.rows) for one in result] == expected
+    assert (result[1].auroc.value, result[3].auroc.value) == (1, 0.5)
+    _, printed, _ = entry("tools/calibrate_scorer.py", *arguments)
+    assert printed.startswith("[1] profanity-1.9.1-") and "; a proxy: a model of single" in printed
+    assert "\n[2] lexicon-" in printed and printed.count("   [2]    ") == 2
+
+
+def test_a_scorer_or_set_that_is_named_twice_is_refused(table, entry):
+    uri = table([{"text": "a", "label": 1}, {"text": "b", "label": 0}])
+    for words in (["profanity", "profanity", "--rows", uri], ["profanity", "--rows", uri, uri]):
+        code, _, message = entry("tools/calibrate_scorer.py", "--scorer", *words)
+        assert code == 2 and "is named twice" in message
