@@ -31,8 +31,8 @@ SCORER_FORMS = (
 )
 # Scorers that stand in for toxicity and are no headline: what they miss.
 PROXIES = {
-    "profanity": "a model of single words, blind to implicit hate and to who is meant",
-    "lexicon": "a list of words, blind to implicit hate and to who is meant",
+    "profanity": "it knows words, not meaning: blind to implicit hate and to who is meant",
+    "lexicon": "it knows words, not meaning: blind to implicit hate and to who is meant",
 }
 
 

@@ -1,4 +1,4 @@
-"""embed texts with any bidirectional encoder of transformers: the mean of its last hidden states
+"""embed texts with any bidirectional encoder: the mean of its last hidden states
 
 The mean over the tokens of a text, special tokens included and padding left out, as sentence
 encoders are trained (Reimers and Gurevych 2019, §3, MEAN). It is not normalised.

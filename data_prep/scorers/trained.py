@@ -1,4 +1,4 @@
-"""score texts with a head that was trained on labelled rows, over the embeddings of any encoder
+"""score texts with a head trained on labelled rows, over the embeddings of an encoder
 
     trained:FOLDER#encoder=ENCODER_FOLDER
 

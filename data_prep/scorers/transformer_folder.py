@@ -1,4 +1,4 @@
-"""local folder of a transformers model: safetensors check, content digest, batches by length
+"""folder of a transformers model: safetensors check, content digest, batches by length
 
 Only safetensors weights and the model code of transformers are used: pickled weights and code in
 the folder could run anything. Needs the extra `classifiers`.

@@ -1,4 +1,4 @@
-"""AUROC with its interval, average precision, recall and calibration of scores for two classes
+"""AUROC with its interval, average precision, calibration error of two-class scores
 
 AUROC is the probability that a positive row scores above a negative one, ties counting one half
 (Mann and Whitney 1947). Where the rows are at hand, its standard error is DeLong's (DeLong et al.

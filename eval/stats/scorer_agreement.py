@@ -1,4 +1,4 @@
-"""agreement of two scorers on the same texts: rank correlation, decisions alike, Cohen's kappa
+"""agreement of two scorers on the same texts: rank correlation, decisions, kappa
 
 A second scorer beside the first shows how far a result hangs on the choice of scorer. A missing
 score is missing: a text without a score from either is in no number, and is counted.

@@ -52,6 +52,9 @@ def test_local_evaluation_texts_are_made_absolute(working_folder):
         ("lexicon:w.csv", "lexicon:{folder}/w.csv"),
         ("classifier:rude#label=x", "classifier:{folder}/rude#label=x"),  # a folder
         ("classifier:a/b", "classifier:a/b"),  # a name on the hub
+        ("trained:t", "trained:{folder}/t"),
+        ("trained:t#encoder=e", "trained:{folder}/t#encoder={folder}/e"),
+        ("trained:s3://b/t#encoder=/e", "trained:s3://b/t#encoder=/e"),
     ],
 )
 def test_a_local_scorer_is_made_absolute(working_folder, name, expected):

@@ -1,5 +1,7 @@
 """readable names for settings, scorers, sources and benchmarks"""
 
+from data_prep.config import proxy_reason
+
 DIRECTIONS = {
     "class_means": "difference of class means",
     "probe": "weights of the probe",
@@ -13,8 +15,8 @@ CONTROLS = {
     "random_directions": "random directions",
 }
 SCORERS = {
-    "lexicon": "a list of words: it knows words, not meaning",
-    "profanity": "an offline lexical classifier, a proxy: it knows words, not meaning",
+    "lexicon": "a list of words",
+    "profanity": "an offline lexical classifier",
     "openai": "OpenAI's moderation, a service on the network",
 }
 TOKENS = {"last": "at the last token", "mean": "the mean of all tokens"}
@@ -26,11 +28,19 @@ def plain(name: str) -> str:
 
 
 def scorer(setting: str) -> str:
-    """The kind of scorer that `eval.scoring.scorer` names; an unknown one stands for itself."""
+    """The kind of scorer that a setting names, and if it is a proxy, what it misses; an unknown one
+    stands for itself.
+    """
     if setting == "lexicon:synthetic:lexicon":
         return "the embedded corpus's own list of words, the ground truth of an invented attribute"
     kind, _, name = setting.partition(":")
-    return f"the classifier {name}" if kind == "classifier" else SCORERS.get(kind, setting)
+    if kind == "classifier":
+        return f"the classifier {name}"
+    if kind == "trained":
+        folder = name.partition("#")[0].rstrip("/").rsplit("/", 1)[-1]
+        return f"{folder}, a head trained on labelled rows over a text encoder"
+    reason = proxy_reason(setting)
+    return SCORERS.get(kind, setting) + (f", a proxy: {reason}" if reason else "")
 
 
 def setting(name: str, value: object) -> str:

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from estimate_checks import covers
 from scipy.stats import spearmanr
 from sklearn.metrics import cohen_kappa_score
 
@@ -20,7 +21,7 @@ def test_rho_and_kappa_equal_those_of_scipy_and_scikit_learn():
     assert result.rho.value == pytest.approx(spearmanr(first, second).statistic)  # pyright: ignore[reportAttributeAccessIssue]
     toxic = [[score >= 0.5 for score in one] for one in (first, second)]
     assert result.kappa.value == pytest.approx(cohen_kappa_score(*toxic))
-    assert result.agreement.value == np.mean(np.equal(*toxic))
+    assert result.agreement.value == np.mean(np.equal(toxic[0], toxic[1]))
     assert (result.n, result.n_missing) == (400, 0)
 
 
@@ -65,9 +66,9 @@ def test_the_interval_of_kappa_covers_it_as_often_as_it_says():
     row, column = shares.sum(1), shares.sum(0)
     by_chance = float(row @ column)
     truth = (0.85 - by_chance) / (1 - by_chance)
-    covered = 0
+    covered = 0.0
     for _ in range(1000):
         cell = rng.choice(4, size=200, p=shares.ravel())
         kappa = cohen_kappa(cell >= 2, cell % 2 == 1)
-        covered += kappa.low <= truth <= kappa.high
+        covered += covers(kappa, truth)
     assert 0.93 <= covered / 1000 <= 0.97

@@ -187,7 +187,7 @@ def test_scorers_and_sets_are_compared_all_by_all(table, entry, tmp_path):
     assert code == 0 and [(one.scorer, one.rows) for one in result] == expected
     assert (result[1].auroc.value, result[3].auroc.value) == (1, 0.5)
     _, printed, _ = entry("tools/calibrate_scorer.py", *arguments)
-    assert printed.startswith("[1] profanity-1.9.1-") and "; a proxy: a model of single" in printed
+    assert printed.startswith("[1] profanity-1.9.1-") and "; a proxy: it knows words" in printed
     assert "\n[2] lexicon-" in printed and printed.count("   [2]    ") == 2
 
 

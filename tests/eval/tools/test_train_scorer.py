@@ -68,7 +68,7 @@ def test_the_recorded_auroc_is_of_rows_that_the_head_was_not_trained_on(
     """Labels without a meaning: the head learns its own rows by heart and no other."""
     rows = [row | {"label": i // 2 % 2} for i, row in enumerate(labelled_rows(400))]
     record = record_of(train(write_rows(tmp_path / "noise.jsonl", rows)))
-    assert record.held_out.low < 0.5 < record.held_out.high
+    assert (record.held_out.low or 1) < 0.5 < (record.held_out.high or 0)
 
 
 def test_the_head_is_scikit_learns_optimum(encoder_folder):
@@ -184,9 +184,7 @@ def test_labels_that_cannot_be_read_are_refused_by_their_place(entry, encoder_fo
     )
 
 
-def test_a_folder_without_an_encoder_is_refused_before_anything_is_embedded(
-    entry, tmp_path, rows_uri
-):
+def test_a_folder_without_an_encoder_is_refused(entry, tmp_path, rows_uri):
     assert "nowhere is no local folder" in refused(entry, tmp_path / "nowhere", rows_uri)
 
 

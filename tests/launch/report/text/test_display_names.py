@@ -15,5 +15,13 @@ def test_settings_are_shown_as_words():
 
 def test_scorers_are_named_by_their_kind():
     assert display_names.scorer("classifier:org/name") == "the classifier org/name"
-    assert display_names.scorer("lexicon:mine.csv").startswith("a list of words")
+    assert display_names.scorer("trained:/a/posts#encoder=/b/mini").startswith("posts, a head")
     assert display_names.scorer("unknown") == "unknown"
+
+
+def test_a_scorer_that_knows_only_words_is_called_a_proxy():
+    blind = ", a proxy: it knows words, not meaning: blind to implicit hate and to who is meant"
+    assert display_names.scorer("lexicon:mine.csv") == f"a list of words{blind}"
+    assert display_names.scorer("profanity") == f"an offline lexical classifier{blind}"
+    for other in ("classifier:a/b", "trained:a", "openai", "lexicon:synthetic:lexicon"):
+        assert "proxy" not in display_names.scorer(other)
