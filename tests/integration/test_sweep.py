@@ -47,6 +47,39 @@ def test_repeating_a_finished_sweep_does_nothing_and_says_so(finished_sweep):
     assert bytes_below(finished_sweep, "**/*.json") == before
 
 
+def test_an_arm_added_to_a_finished_sweep_leaves_what_is_there(
+    finished_sweep, ray_address, tmp_path
+):
+    root = str(tmp_path / "out")
+    shutil.copytree(finished_sweep, root)
+    plain = experiment.load(root).runs()
+    flags = ["--set", 'arms=["plain","meda"]', "arm_ratios=[0.25]"]
+    done = sweep(root, *TINY, *flags, **ray_address)
+    assert done.returncode == 0, done.stderr[-4000:]
+    for pattern in ("runs/toxic-*/**/*.json", "tokenizer/*/*", f"{plain[0].clean}/*.bin"):
+        assert bytes_below(root, pattern) == bytes_below(finished_sweep, pattern) != {}
+    state = run_states.read(root, experiment.load(root))[-1]
+    assert state.record and state.report
+    assert (state.record.config.arm, state.record.config.control_text) == (
+        "meda",
+        "toxicity: 0.0\n",
+    )
+    for name in ("clean", "toxic"):
+        ours, theirs = (getattr(run, name) for run in (state.run, plain[0]))
+        held_out, of_plain = (bytes_below(root, f"{uri}/held_out-*.bin") for uri in (ours, theirs))
+        assert list(held_out.values()) == list(of_plain.values()) != []
+        trained_on = [bytes_below(root, f"{uri}/train-*.bin").values() for uri in (ours, theirs)]
+        assert list(trained_on[0]) != list(trained_on[1])
+    before, after = (bytes_below(folder, "report/summary.md") for folder in (finished_sweep, root))
+    assert before == after  # the arm changes no curve
+    assert "meda" in (tmp_path / "out" / "report" / "index.html").read_text()
+
+
+def test_the_report_is_written_after_every_evaluation(planted_sweep):
+    assert "report of 1 of 2 runs" in planted_sweep.printed
+    assert planted_sweep.printed.count("report of 2 of 2 runs") == 1
+
+
 def test_an_evaluation_that_cannot_start_is_refused_before_the_build(ray_address, tmp_path):
     flags = ["--set", f"eval.scoring.scorer=lexicon:{tmp_path}/words.jsonl"]
     refused = sweep(str(tmp_path / "out"), *TINY, *flags, **ray_address)

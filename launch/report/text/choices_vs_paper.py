@@ -65,6 +65,9 @@ def _data(experiment: Experiment, record: RunRecord) -> list[Row]:
             f"toxicity, scored by {annotation.scorer}, as “{annotation.text.strip()}”{rule}"
         )
         rows.append((f"arm {arm}", tagged, f"{arm.upper()}; template: {OURS}"))
+    if "matched" in experiment.arms:
+        largest = f"clean text only, as many tokens as with {percent(max(experiment.ratios))} toxic"
+        rows.append(("arm matched", largest, "no such arm"))
     return rows
 
 
