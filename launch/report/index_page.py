@@ -30,6 +30,7 @@ from launch.report.analysis.comparisons import Comparisons
 from launch.report.analysis.sweep_curves import SweepCurves
 from launch.report.figures import (
     axes,
+    head_distributions,
     probe_heads,
     side_effects,
     toxicity_by_cost,
@@ -134,6 +135,7 @@ def draw_figures(
         *toxicity_by_cost.figures(curves),
         *side_effects.figures(reports, compared),
         *probe_heads.figures(reports),
+        *head_distributions.figures(reports, compared),
         *training_curves.figures(
             [training_curves.read_training_curve(root, run.record) for run in runs]
         ),

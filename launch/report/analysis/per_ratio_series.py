@@ -132,6 +132,11 @@ def toxicity_at(strength: float) -> Callable[[EvalReport], Estimate | None]:
     return lambda report: steered.toxicity if (steered := steered_at(report, strength)) else None
 
 
+def cost_text(reports: Sequence[EvalReport]) -> str:
+    """The text on which the cost of steering is measured, in words."""
+    return "clean held-out text"
+
+
 def cross_entropy_at(
     strength: float, stream: str = "clean"
 ) -> Callable[[EvalReport], Estimate | None]:

@@ -1,22 +1,26 @@
 """shared parts of a sweep's figures: lines with intervals, ratio axis, token axis, legends"""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from eval.eval_report import EvalReport
-from launch.report.analysis.per_ratio_series import RatioPoint, measured_strengths
-from launch.report.figures.palette import PAPER, SOFT, Colour, ratio_colours, strength_colours
+from launch.report.analysis.per_ratio_series import RatioPoint, cost_text, measured_strengths
+from launch.report.figures.palette import (
+    FAINT,
+    PAPER,
+    Colour,
+    ratio_colours,
+    strength_colours,
+)
 from launch.report.figures.svg_rendering import note_if_empty
 from launch.report.text.number_format import NOT_MEASURED, percent
 
 MARKERS = "osD^vPX*"
 SKIPPED_SHARE = 0.1  # of a run, from its start: steep losses there may leave the axes
-FEW_POINTS = 12  # up to here a line over tokens carries a marker per point
-MAX_POINTS = 160  # of a line over tokens; more are averaged in blocks
+MAX_POINTS = 80  # of a line over tokens; more are averaged in blocks
 
 LossSeries = list[tuple[int, float]]
 
@@ -31,6 +35,11 @@ def palette(reports: Sequence[EvalReport]) -> dict[str, Colour]:
 
 def ratios(reports: Iterable[EvalReport]) -> list[float]:
     return sorted({report.toxic_ratio for report in reports})
+
+
+def cost_label(reports: Sequence[EvalReport]) -> str:
+    """The axis of costs, with the text that they are measured on."""
+    return f"cross-entropy on {cost_text(reports)}, nats per token"
 
 
 def strength_name(strength: float) -> str:
@@ -84,48 +93,30 @@ def ratio_axis(axes: Axes, reports: Sequence[EvalReport]) -> None:
     note_if_empty(axes, NOT_MEASURED)
 
 
-def lines_over_tokens(axes: Axes, lines: Sequence[tuple[str, LossSeries]]) -> None:
-    """Losses against tokens seen; the steep beginning, where all runs are alike, may leave the axes
-    at the top.
-    """
-    longest = max((len(points) for _, points in lines), default=0)
-    form = "-o" if longest <= FEW_POINTS else "-"
-    for colour, points in lines:
-        tokens = [seen for seen, _ in points]
-        losses = [loss for _, loss in points]
-        axes.plot(tokens, losses, form, color=colour, lw=1.3, ms=3.5)
-    every = [point for _, points in lines for point in points]
+def lines_over_tokens(axes: Axes, lines: Sequence[LossSeries], colour: str) -> None:
+    """Losses against tokens seen; a single one as a point, and those in the back thinner."""
+    width, order = (0.8, 1) if colour == FAINT else (1.4, 2)
+    for points in lines:
+        x = [tokens for tokens, _ in points]
+        y = [loss for _, loss in points]
+        form = "o" if len(points) == 1 else "-"
+        axes.plot(x, y, form, color=colour, lw=width, ms=4, zorder=order)
+
+
+def limit_losses(axes: Axes, lines: Sequence[LossSeries]) -> None:
+    """Limit the vertical axis; the steep beginning, where all runs are alike, may leave it."""
+    every = [point for points in lines for point in points]
     end = max((tokens for tokens, _ in every), default=0)
     late = [loss for tokens, loss in every if tokens >= SKIPPED_SHARE * end]
     if end and len(late) > 1 and max(late) > min(late):
         margin = 0.06 * (max(late) - min(late))
         axes.set_ylim(min(late) - margin, max(late) + margin)
-    token_axis(axes)
-    note_if_empty(axes, NOT_MEASURED)
 
 
-def token_axis(axes: Axes) -> None:
+def token_axis(axes: Axes, n_ticks: int) -> None:
     axes.set_xlim(left=0)
-    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.xaxis.set_major_locator(MaxNLocator(n_ticks))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda tokens, _: with_si_prefix(tokens)))
-    axes.set_xlabel("tokens seen")
-
-
-def ratio_legend(figure: Figure, axes: Axes, colours: Mapping[float, str], wide: bool) -> None:
-    """The colours of the ratios, above the figure."""
-    for ratio, colour in colours.items():
-        axes.plot([], [], "-", color=colour, lw=3, label=percent(ratio))
-    handles, labels = axes.get_legend_handles_labels()
-    legend = figure.legend(
-        handles,
-        labels,
-        loc="outside upper left",
-        ncols=8 if wide else 3,
-        borderaxespad=0.2,
-        title="share of toxic text",
-        alignment="left",
-    )
-    legend.get_title().set(color=SOFT)
 
 
 def block_means(points: LossSeries, at_most: int = MAX_POINTS) -> LossSeries:

@@ -1,29 +1,32 @@
-"""figures of the head probes: accuracy by ratio, spread over heads, place in the model"""
+"""figures of the head probes: accuracy by ratio, and place in the model"""
 
 import math
 from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
-import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from eval.eval_report import EvalReport
 from launch.report.analysis.per_ratio_series import by_ratio
+from launch.report.figures import head_distributions
 from launch.report.figures.axes import (
     line_with_intervals,
     ratio_axis,
-    ratio_legend,
     ratios,
     values_by_ratio,
 )
-from launch.report.figures.palette import INK, SOFT, colour_by_ratio
-from launch.report.figures.svg_rendering import FigureNumbers, FigurePlan, LineLabel, label_lines
+from launch.report.figures.palette import INK, SOFT
+from launch.report.figures.svg_rendering import (
+    Area,
+    FigureNumbers,
+    FigurePlan,
+    LineLabel,
+    label_lines,
+)
 from launch.report.text.number_format import percent
 
 MAPS_WIDE, MAPS_NARROW = 6, 3  # heat maps per row
-N_BEST = 30  # of the sorted heads: as many as the paper steers
 DOTTED = (0, (2, 3))
 
 
@@ -31,7 +34,6 @@ def figures(reports: Sequence[EvalReport]) -> list[FigurePlan]:
     """The figures of this module, in the page's order."""
     n = len(ratios(reports))
     rows_wide, rows_narrow = -(-n // MAPS_WIDE), -(-n // MAPS_NARROW)
-    every_head = head_numbers(reports)
     return [
         FigurePlan(
             name="probe-accuracy",
@@ -40,21 +42,15 @@ def figures(reports: Sequence[EvalReport]) -> list[FigurePlan]:
             heights=(3.4, 3.2),
         ),
         FigurePlan(
-            name="head-spread",
-            draw=partial(head_spread, reports=reports),
-            numbers=every_head,
-            heights=(3.1, 7.4),
-        ),
-        FigurePlan(
             name="head-maps",
             draw=partial(head_maps, reports=reports),
-            numbers=every_head,
+            numbers=head_distributions.spread_numbers(reports),
             heights=(1.0 + 1.3 * rows_wide, 1.1 + 1.35 * rows_narrow),
         ),
     ]
 
 
-def probe_accuracy(figure: Figure, wide: bool, reports: Sequence[EvalReport]) -> None:
+def probe_accuracy(figure: Area, wide: bool, reports: Sequence[EvalReport]) -> None:
     """Accuracy on test rows of the mean of all heads and of the best head, and of the majority
     class.
     """
@@ -90,37 +86,7 @@ def accuracy_numbers(reports: Sequence[EvalReport]) -> FigureNumbers:
     return FigureNumbers(("line", "toxic_ratio", "accuracy", "low", "high"), rows, alt)
 
 
-def head_spread(figure: Figure, wide: bool, reports: Sequence[EvalReport]) -> None:
-    """Distribution of all heads' accuracies, the best heads in order, and the mean of each layer.
-
-    One line per ratio. Dotted: the accuracy that the best head reaches in 1 of 20 permutations of
-    the labels.
-    """
-    above, ordered, layers = figure.subplots(1 if wide else 3, 3 if wide else 1).flat
-    colours = colour_by_ratio(ratios(reports))
-    for ratio, colour in colours.items():
-        by_seed_SH = sorted_accuracies(reports, ratio)
-        heads = np.sort(by_seed_SH.ravel())
-        above.step(heads, 1 - np.arange(len(heads)) / len(heads), where="pre", color=colour, lw=1.5)
-        best = by_seed_SH.mean(axis=0)[::-1][:N_BEST]
-        ordered.plot(range(1, len(best) + 1), best, "-o", color=colour, lw=1.3, ms=3)
-        by_layer = np.array(mean_accuracy(reports, ratio)).mean(axis=1)
-        layers.plot(range(1, len(by_layer) + 1), by_layer, "-o", color=colour, lw=1.3, ms=3)
-    above.set(title="heads at least this accurate", xlabel="accuracy on test rows", ylim=(0, 1.02))
-    above.yaxis.set_major_formatter(lambda share, _: percent(share))
-    ordered.set(title="the most accurate heads", xlabel="rank of the head")
-    layers.set(title="mean of a layer's heads", xlabel="layer")
-    for axes in (ordered, layers):
-        axes.xaxis.get_major_locator().set_params(integer=True)
-    nulls = [report.probe_null.best_accuracy for report in reports if report.probe_null]
-    if nulls:
-        by_chance = sum(nulls) / len(nulls)
-        above.axvline(by_chance, color=SOFT, lw=1.0, ls=DOTTED)
-        ordered.axhline(by_chance, color=SOFT, lw=1.0, ls=DOTTED)
-    ratio_legend(figure, above, colours, wide)
-
-
-def head_maps(figure: Figure, wide: bool, reports: Sequence[EvalReport]) -> None:
+def head_maps(figure: Area, wide: bool, reports: Sequence[EvalReport]) -> None:
     """Probe accuracy of every head, layers upward, a map per ratio, on one colour scale; steered
     heads carry a dot.
     """
@@ -146,36 +112,6 @@ def head_maps(figure: Figure, wide: bool, reports: Sequence[EvalReport]) -> None
     )
     bar.set_label("probe accuracy on test rows")
     bar.outline.set_visible(False)  # type: ignore[operator]
-
-
-def head_numbers(reports: Sequence[EvalReport]) -> FigureNumbers:
-    """Every head of every run; the text alternative gives quantiles over heads."""
-    columns = ("toxic_ratio", "seed", "layer", "head", "accuracy", "auroc", "steered")
-    rows = []
-    for report in reports:
-        for (layer, head), accuracy in np.ndenumerate(np.array(report.head_accuracy)):
-            auroc = report.head_auroc[layer][head]
-            is_steered = (layer, head) in report.chosen_heads
-            place = (report.toxic_ratio, report.seed, layer + 1, head + 1)
-            rows.append((*place, float(accuracy), auroc, is_steered))
-    parts = []
-    for ratio in ratios(reports):
-        quantiles = np.quantile(sorted_accuracies(reports, ratio), (0.0, 0.5, 0.9, 1.0))
-        parts.append(f"{percent(ratio)} {', '.join(f'{value:.3f}' for value in quantiles)}")
-    alt = (
-        "Accuracy of all heads, as lowest, median, 90th percentile and highest: "
-        f"{'; '.join(parts)}."
-    )
-    return FigureNumbers(columns, rows, alt)
-
-
-def sorted_accuracies(reports: Sequence[EvalReport], ratio: float) -> np.ndarray:
-    """Accuracies of the heads of each model of a ratio, ascending, [S, H].
-
-    A head's place means nothing in another model: a mean over places would thin the tails.
-    """
-    models = [report.head_accuracy for report in reports if report.toxic_ratio == ratio]
-    return np.sort([np.ravel(accuracy_LN) for accuracy_LN in models], axis=1)
 
 
 def mean_accuracy(reports: Sequence[EvalReport], ratio: float) -> list[list[float]]:

@@ -1,11 +1,11 @@
 """figure of what steering removes and what else it changes, against its strength"""
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from eval.eval_report import EvalReport
 from eval.stats.estimate_with_interval import Estimate
@@ -16,9 +16,10 @@ from launch.report.analysis.per_ratio_series import (
     measured_strengths,
     steered_at,
 )
-from launch.report.figures.axes import ratio_legend, ratios
-from launch.report.figures.palette import colour_by_ratio
-from launch.report.figures.svg_rendering import FigureNumbers, FigurePlan
+from launch.report.figures.axes import ratios
+from launch.report.figures.palette import SOFT
+from launch.report.figures.panels import SMALL, draw_strips
+from launch.report.figures.svg_rendering import Area, FigureNumbers, FigurePlan
 from launch.report.text.display_names import benchmark
 from launch.report.text.number_format import NOT_MEASURED, percent
 
@@ -32,7 +33,6 @@ AGAINST_UNSTEERED = {
     "more_toxic": "prompts made more toxic",
 }
 LOG_FROM = 20  # a panel is logarithmic where its largest value is this many times the least
-DODGE = 0.03  # between two ratios at one strength, as a share of the axis's step
 
 Reader = Callable[[EvalReport, float], Estimate | None]
 
@@ -41,7 +41,7 @@ class SideEffect(NamedTuple):
     """One panel: its title and the points of each ratio, [ratio][strength]."""
 
     title: str
-    points: dict[float, list[RatioPoint]]
+    points: dict[float, Sequence[RatioPoint]]
 
 
 def side_effects(
@@ -77,7 +77,7 @@ def _accuracy(name: str, report: EvalReport, strength: float) -> Estimate | None
     return steered.accuracy.get(name) if steered else None
 
 
-def _points(reports: Sequence[EvalReport], read: Reader) -> dict[float, list[RatioPoint]]:
+def _points(reports: Sequence[EvalReport], read: Reader) -> dict[float, Sequence[RatioPoint]]:
     by_strength = [
         by_ratio(reports, lambda report, strength=strength: read(report, strength))
         for strength in measured_strengths(reports)
@@ -87,7 +87,7 @@ def _points(reports: Sequence[EvalReport], read: Reader) -> dict[float, list[Rat
 
 def _points_of_removal(
     reports: Sequence[EvalReport], compared: Comparisons, name: str
-) -> dict[float, list[RatioPoint]]:
+) -> dict[float, Sequence[RatioPoint]]:
     estimates = {(row.ratio, row.strength): getattr(row, name) for row in compared.removal}
     points = {}
     for ratio in ratios(reports):
@@ -109,58 +109,35 @@ def figures(reports: Sequence[EvalReport], compared: Comparisons | None = None) 
     n = len(effects)
     if not n:
         return []
-    heights = (0.7 + 2.2 * -(-n // _columns(n)), 0.7 + 2.0 * n)
-    draw = partial(side_effects_by_strength, reports=reports, effects=effects)
+    heights = (0.3 + 1.75 * math.ceil(n / 2), 0.3 + 1.7 * n)
+    draw = partial(side_effects_by_strength, effects=effects)
     return [FigurePlan("guards", draw, side_effects_numbers(reports, effects), heights)]
 
 
-def _columns(n: int) -> int:
-    """Panels per row of a wide page: three, or two where three would leave one alone."""
-    return 2 if n in (2, 4) else min(n, 3)
-
-
-def side_effects_by_strength(
-    figure: Figure, wide: bool, reports: Sequence[EvalReport], effects: Sequence[SideEffect]
-) -> None:
-    """A panel per quantity, against strength, one line per ratio."""
-    colours = colour_by_ratio(ratios(reports))
-    n_columns = _columns(len(effects)) if wide else 1
-    panels = figure.subplots(-(-len(effects) // n_columns), n_columns, squeeze=False).flat
-    for axes, effect in zip(panels, effects, strict=False):
+def side_effects_by_strength(figure: Area, wide: bool, effects: Sequence[SideEffect]) -> None:
+    """A panel per quantity with a strip per ratio: from left to right, the strengths."""
+    n_columns = 2 if wide and len(effects) > 1 else 1
+    grid = figure.subplots(math.ceil(len(effects) / n_columns), n_columns, squeeze=False).flat
+    for axes, effect in zip(grid, effects, strict=False):
         axes.set_title(effect.title)
-        for i, (ratio, points) in enumerate(effect.points.items()):
-            shift = DODGE * (i - (len(colours) - 1) / 2)
-            _line_over_strengths(axes, points, shift, colours[ratio])
+        draw_strips(axes, effect.points)
         values = [
             point.value
             for points in effect.points.values()
             for point in points
             if point.value is not None
         ]
-        if values and max(values) > LOG_FROM * min(values) > 0:
+        if max(values) > LOG_FROM * min(values) > 0:
             axes.set_yscale("log")
-        strengths = measured_strengths(reports)
-        axes.set_xticks(range(len(strengths)), [f"{strength:g}" for strength in strengths])
-        axes.set_xlabel("strength")
-    for axes in panels[len(effects) :]:
+        else:
+            axes.yaxis.set_major_locator(MaxNLocator(4))
+    for axes in grid[len(effects) :]:
         axes.set_axis_off()
-    ratio_legend(figure, panels[0], colours, wide)
-
-
-def _line_over_strengths(
-    axes: Axes, points: Sequence[RatioPoint], shift: float, colour: str
-) -> None:
-    measured = [(k + shift, point) for k, point in enumerate(points) if point.value is not None]
-    x = [position for position, _ in measured]
-    y = [point.value or 0.0 for _, point in measured]
-    axes.plot(x, y, "-o", color=colour, lw=1.4, ms=4)
-    bars = [
-        (position, point.low, point.high)
-        for position, point in measured
-        if point.low is not None and point.high is not None
-    ]
-    if bars:
-        axes.vlines(*zip(*bars, strict=True), color=colour, lw=1.0, alpha=0.6)
+    figure.supxlabel(
+        "toxic tokens / all training tokens; in each, α from left to right",
+        fontsize=9.5 if wide else SMALL,
+        color=SOFT,
+    )
 
 
 def side_effects_numbers(

@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 
 from launch.report.figures.palette import GRID, INK, NEUTRAL, PAPER, SOFT, Colour
 
 WIDE, NARROW = 7.5, 3.7  # inches; 96 CSS pixels each
+Area = Figure | SubFigure  # what a figure is drawn on
 LINE_INCHES = 0.17  # height of a line of text, letters and space
 STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
@@ -78,7 +79,7 @@ class FigurePlan(NamedTuple):
     """
 
     name: str
-    draw: Callable[[Figure, bool], None]
+    draw: Callable[[Area, bool], None]
     numbers: FigureNumbers
     heights: tuple[float, float]
 
@@ -92,6 +93,13 @@ class Drawing(NamedTuple):
     png: bytes
     wide: str
     narrow: str
+
+
+def split_bottom(figure: Area, inches: float) -> tuple[Area, Area]:
+    """Divide a figure into its body and a foot of this height."""
+    height = figure.bbox.height / figure.dpi
+    parts = figure.subfigures(2, 1, squeeze=False, height_ratios=(height - inches, inches))
+    return parts[0, 0], parts[1, 0]
 
 
 class LineLabel(NamedTuple):

@@ -5,14 +5,13 @@ from functools import partial
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from data_prep.cards.data_card import DataCard, DropSummary, LengthBin, LengthSummary
 from launch.report.figures.axes import with_si_prefix
 from launch.report.figures.palette import SOFT, Colour
-from launch.report.figures.svg_rendering import FigureNumbers, FigurePlan
+from launch.report.figures.svg_rendering import Area, FigureNumbers, FigurePlan
 from launch.report.text.display_names import plain
 from launch.report.text.number_format import percent
 
@@ -42,7 +41,7 @@ def drop_reasons(cards: Cards) -> list[str]:
     return sorted(largest, key=lambda reason: (-largest[reason], reason))
 
 
-def document_lengths(figure: Figure, wide: bool, cards: Cards) -> None:
+def document_lengths(figure: Area, wide: bool, cards: Cards) -> None:
     """Shares of the documents, and of the tokens in them, per doubling of the length."""
     panels = list(figure.subplots(1 if wide else 2, 2 if wide else 1, squeeze=False).flat)
     documents, tokens = panels
@@ -98,7 +97,7 @@ def lengths_numbers(cards: Cards) -> FigureNumbers:
     return FigureNumbers(columns, rows, alt)
 
 
-def dropped_documents(figure: Figure, wide: bool, cards: Cards) -> None:
+def dropped_documents(figure: Area, wide: bool, cards: Cards) -> None:
     """Documents dropped, by reason, as shares of those read."""
     axes = figure.add_subplot()
     reasons = drop_reasons(cards)

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from functools import partial
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from eval.eval_report import EvalReport
 from launch.report.analysis.per_ratio_series import (
@@ -25,7 +24,13 @@ from launch.report.figures.axes import (
     values_by_ratio,
 )
 from launch.report.figures.palette import INK, PAPER, SOFT, strength_colours
-from launch.report.figures.svg_rendering import FigureNumbers, FigurePlan, LineLabel, label_lines
+from launch.report.figures.svg_rendering import (
+    Area,
+    FigureNumbers,
+    FigurePlan,
+    LineLabel,
+    label_lines,
+)
 from launch.report.text.number_format import percent
 
 DODGE = 0.07  # between two lines at one ratio, as a share of the grid's step
@@ -44,7 +49,7 @@ def figures(curves: SweepCurves) -> list[FigurePlan]:
     ]
 
 
-def toxicity_by_ratio(figure: Figure, wide: bool, curves: SweepCurves) -> None:
+def toxicity_by_ratio(figure: Area, wide: bool, curves: SweepCurves) -> None:
     """Above, at equal cost: toxicity minus that of the first ratio. Below, at equal strength: one
     line per strength.
     """

@@ -1,27 +1,27 @@
 """figures of training: losses over tokens, and when a probe can read the attribute"""
 
 import json
-import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from data_prep.core import storage
 from eval.stats import intervals, roc
 from eval.stats.estimate_with_interval import Estimate
+from launch.report.figures import panels
 from launch.report.figures.axes import (
     LossSeries,
     block_means,
+    limit_losses,
     lines_over_tokens,
-    ratio_legend,
     token_axis,
 )
-from launch.report.figures.palette import GRID, PAPER, SOFT, colour_by_ratio
-from launch.report.figures.svg_rendering import FigureNumbers, FigurePlan, note_if_empty
+from launch.report.figures.palette import FAINT, PAPER, SOFT, colour_by_ratio
+from launch.report.figures.panels import RatioPanels
+from launch.report.figures.svg_rendering import Area, FigureNumbers, FigurePlan, note_if_empty
 from launch.report.text.number_format import NOT_MEASURED, percent
 from training.run_record import RunRecord, run_uri
 
@@ -76,43 +76,70 @@ def _metrics(uri: str) -> list[dict[str, Any]]:
 
 def figures(curves: Sequence[TrainingCurve]) -> list[FigurePlan]:
     """Losses, and the emergence of the attribute if it was measured."""
-    plans = [
-        FigurePlan("losses", partial(losses, curves=curves), losses_numbers(curves), (3.2, 7.0))
-    ]
+    n = len({curve.ratio for curve in curves})
+    draw = partial(losses, curves=curves)
+    n_blocks = 1 + len(_streams(curves))
+    wide, narrow = (
+        n_blocks * panels.panels_height(n, at_most, 1.05)
+        for at_most in (panels.ROW_WIDE, panels.ROW_NARROW)
+    )
+    plans = [FigurePlan("losses", draw, losses_numbers(curves), (wide, narrow))]
     if any(curve.probe for curve in curves):
-        n = len({curve.ratio for curve in curves})
-        heights = (0.5 + 1.6 * -(-n // EMERGENCE_WIDE), 0.5 + 1.5 * -(-n // EMERGENCE_NARROW))
+        heights = (
+            panels.panels_height(n, EMERGENCE_WIDE, 1.45),
+            panels.panels_height(n, EMERGENCE_NARROW, 1.3),
+        )
         draw = partial(emergence, curves=curves)
         plans.append(FigurePlan("emergence", draw, emergence_numbers(curves), heights))
     return plans
 
 
-def losses(figure: Figure, wide: bool, curves: Sequence[TrainingCurve]) -> None:
-    """Training loss and held-out loss of each stream against tokens seen, one line per run,
-    coloured by ratio.
-    """
-    streams = sorted({stream for curve in curves for stream in curve.held_out})
-    colours = colour_by_ratio(curve.ratio for curve in curves)
-    n_panels = 1 + len(streams)
-    shape = (1, n_panels) if wide else (n_panels, 1)
-    train, *held_out = figure.subplots(*shape, squeeze=False).flat
-    train.set_title("training text, nats per token")
-    lines_over_tokens(train, [(colours[curve.ratio], block_means(curve.train)) for curve in curves])
-    for axes, stream in zip(held_out, streams, strict=True):
-        axes.set_title(f"held-out {stream} text")
-        lines = [(curve, curve.held_out.get(stream, [])) for curve in curves]
+def _streams(curves: Sequence[TrainingCurve]) -> list[str]:
+    return sorted({stream for curve in curves for stream in curve.held_out})
+
+
+def losses(figure: Area, wide: bool, curves: Sequence[TrainingCurve]) -> None:
+    """Training loss and held-out loss of each stream against tokens seen, a panel per ratio."""
+    streams = _streams(curves)
+    parts = list(figure.subfigures(1 + len(streams), 1, squeeze=False).flat)
+    training = [(curve.ratio, block_means(curve.train)) for curve in curves]
+    _loss_block(parts[0], "training text, nats per token", training, wide)
+    for part, stream in zip(parts[1:], streams, strict=True):
+        title = f"held-out {stream} text, nats per token"
+        lines = [(curve.ratio, curve.held_out.get(stream, [])) for curve in curves]
         if any(len(points) > 1 for _, points in lines):
-            lines_over_tokens(axes, [(colours[curve.ratio], points) for curve, points in lines])
+            _loss_block(part, title, lines, wide)
         else:
-            _final_losses(axes, [(curve, points, colours[curve.ratio]) for curve, points in lines])
-    ratio_legend(figure, train, colours, wide)
+            _final_losses(part, title, curves, stream)
 
 
-def _final_losses(axes: Axes, lines: Sequence[tuple[TrainingCurve, LossSeries, str]]) -> None:
+def _loss_block(
+    figure: Area, title: str, lines: Sequence[tuple[float, LossSeries]], wide: bool
+) -> None:
+    def draw(axes: Axes, ratio: float, colour: str) -> None:
+        own = [points for line_ratio, points in lines if line_ratio == ratio]
+        lines_over_tokens(axes, own, colour)
+
+    def finish(axes: Axes) -> None:
+        limit_losses(axes, [points for _, points in lines])
+        token_axis(axes, 2)
+
+    block = RatioPanels(title, "tokens seen", draw, finish)
+    at_most = panels.ROW_WIDE if wide else panels.ROW_NARROW
+    drawn = panels.draw_panels(figure, [ratio for ratio, _ in lines], block, at_most)
+    for axes in drawn:
+        note_if_empty(axes, NOT_MEASURED)
+
+
+def _final_losses(figure: Area, title: str, curves: Sequence[TrainingCurve], stream: str) -> None:
     """Held-out losses against the ratio, where they were measured only at the end of training."""
-    for curve, points, colour in lines:
+    axes = figure.add_subplot(title=title)
+    colours = colour_by_ratio(curve.ratio for curve in curves)
+    for curve in curves:
+        points = curve.held_out.get(stream, [])
         x = [100 * curve.realised] * len(points)
-        axes.plot(x, [loss for _, loss in points], "o", color=colour, mec=PAPER, ms=7)
+        y = [loss for _, loss in points]
+        axes.plot(x, y, "o", color=colours[curve.ratio], mec=PAPER, ms=7)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda share, _: percent(share / 100)))
     axes.set_xlabel("share of toxic text")
     note_if_empty(axes, NOT_MEASURED)
@@ -132,37 +159,32 @@ def losses_numbers(curves: Sequence[TrainingCurve]) -> FigureNumbers:
     return FigureNumbers(("toxic_ratio", "text", "tokens", "nats_per_token"), rows, alt)
 
 
-def emergence(figure: Figure, wide: bool, curves: Sequence[TrainingCurve]) -> None:
-    """AUROC of the best head's probe, clean against toxic held-out text, over tokens seen: a panel
-    per ratio, its runs with their intervals in front of all others in grey.
+def emergence(figure: Area, wide: bool, curves: Sequence[TrainingCurve]) -> None:
+    """AUROC of the best head's probe, clean against toxic held-out text, over tokens seen, with
+    chance as a dotted line: a panel per ratio.
     """
-    colours = colour_by_ratio(curve.ratio for curve in curves)
-    n_columns = min(len(colours), EMERGENCE_WIDE if wide else EMERGENCE_NARROW)
-    n_rows = math.ceil(len(colours) / n_columns)
-    panels = figure.subplots(n_rows, n_columns, squeeze=False, sharex=True, sharey=True).flat
-    for i, (axes, (ratio, colour)) in enumerate(zip(panels, colours.items(), strict=False)):
-        axes.set_title(f"{percent(ratio)} toxic text" if wide else percent(ratio))
+
+    def draw(axes: Axes, ratio: float, colour: str) -> None:
+        for curve in curves:
+            if curve.ratio == ratio:
+                _auroc_line(axes, curve, colour)
+
+    def finish(axes: Axes) -> None:
+        token_axis(axes, 3)
+
+    title = "AUROC of the best head, toxic against clean text"
+    block = RatioPanels(title, "tokens seen", draw, finish)
+    at_most = EMERGENCE_WIDE if wide else EMERGENCE_NARROW
+    for axes in panels.draw_panels(figure, [curve.ratio for curve in curves], block, at_most):
         axes.axhline(0.5, color=SOFT, lw=1.0, ls=(0, (2, 3)))
-        for curve in sorted(curves, key=lambda curve: curve.ratio == ratio):
-            _auroc_line(axes, curve, colour if curve.ratio == ratio else None)
-        token_axis(axes)
-        axes.label_outer()
-        is_lowest = i + n_columns >= len(colours)  # of its column; its row need not be the last
-        if is_lowest:
-            axes.tick_params(labelbottom=True)
-            axes.set_xlabel("tokens seen")
-        if i % n_columns == 0:
-            axes.set_ylabel("AUROC")
-    for axes in panels[len(colours) :]:
-        axes.set_axis_off()
 
 
-def _auroc_line(axes: Axes, curve: TrainingCurve, colour: str | None) -> None:
-    """One run's AUROC, with its interval in `colour`; grey and without one if colour is None."""
+def _auroc_line(axes: Axes, curve: TrainingCurve, colour: str) -> None:
+    """One run's AUROC, with its interval unless it is in the back."""
     tokens = [seen for seen, _ in curve.probe]
     values = [estimate.value or 0.0 for _, estimate in curve.probe]
-    if colour is None:
-        axes.plot(tokens, values, "-", color=GRID, lw=1.2, zorder=1)
+    if colour == FAINT:
+        axes.plot(tokens, values, "-", color=FAINT, lw=1.0, zorder=1)
         return
     low = [estimate.low or 0.0 for _, estimate in curve.probe]
     high = [estimate.high or 0.0 for _, estimate in curve.probe]

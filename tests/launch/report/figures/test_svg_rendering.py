@@ -2,13 +2,13 @@
 
 from dataclasses import replace
 
-import numpy as np
-from fake_sweep import items_of, run
+from fake_sweep import items_of, run, value_of
 from matplotlib.figure import Figure
 
 from launch.report.analysis import comparisons
+from launch.report.analysis.per_ratio_series import cross_entropy_at
 from launch.report.analysis.sweep_curves import SweepCurves
-from launch.report.figures import probe_heads, toxicity_by_cost
+from launch.report.figures import head_distributions, probe_heads, toxicity_by_cost
 from launch.report.figures.svg_rendering import FigureNumbers
 
 
@@ -23,7 +23,7 @@ def test_heads_are_pooled_over_seeds_and_not_averaged_over_places():
         replace(run(0.1, seed)[1], head_accuracy=heads) for seed, heads in enumerate(accuracies)
     ]
     # both models have a head of 0.9
-    assert probe_heads.sorted_accuracies(reports, 0.1).tolist() == [[0.5, 0.9]] * 2
+    assert head_distributions.sorted_accuracies(reports, 0.1).tolist() == [[0.5, 0.9]] * 2
     assert probe_heads.mean_accuracy(reports, 0.1) == [[0.7, 0.7]]
 
 
@@ -45,5 +45,8 @@ def test_paths_are_zoomed_where_the_compared_cost_is_near_the_least():
     )
     figure = Figure(layout="constrained")
     toxicity_by_cost.toxicity_by_cost(figure, True, near)
-    whole, part = (np.diff(axes.get_xlim())[0] for axes in figure.axes)
-    assert 0 < part < whole / 2
+    strongest = cross_entropy_at(12.0)(reports[0])
+    assert figure.axes[0].get_xlim()[1] < value_of(strongest)
+    # what leaves the axes is named
+    (note,) = figure.axes[0].texts
+    assert f"α 12 at {value_of(strongest):.2f} →" in note.get_text()
