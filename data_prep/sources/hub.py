@@ -1,15 +1,16 @@
 """stream data sets of the Hugging Face hub, or a folder laid out like one, by shard
 
-    hub:allenai/c4?config=en&revision=1588ec454efa1a09f29cd18ddd04fe05fc8653a2&shards=115
+    hub:allenai/c4@1588ec454efa1a09f29cd18ddd04fe05fc8653a2?config=en&shards=115
 
 `config` and `split` (default train) are the data set's own; shards=N takes the first N shards. The
-revision is a commit: a branch moves, and the bytes of a shard are never at hand to notice. A shard
-is therefore identified by its full name, with revision and number. The revision of a local folder
-is the sha256 of its files, which takes reading all of them once. (A folder is for trying things
-out: naming its files directly is faster and checks more.)
+revision, behind @ or as revision=, is a commit: a branch moves, and the bytes of a shard are never
+at hand to notice. A shard is therefore identified by its full name, with revision and number. The
+revision of a local folder is the sha256 of its files, which takes reading all of them once. (A
+folder is for trying things out: naming its files directly is faster and checks more.)
 
-The library `datasets` streams the rows and retries failed requests. It is an optional dependency,
-the extra `hub`.
+Some data sets are gated: the hub gives them only to a token whose owner has filled in the form on
+their page. The library `datasets` streams the rows and retries failed requests. It is an optional
+dependency, the extra `hub`.
 """
 
 import hashlib
@@ -40,6 +41,8 @@ PARAMETERS = ("config", "split", "revision", "shards", "shard")
 NUMBERS = ("shards", "shard")
 COMMIT = re.compile("[0-9a-f]{40}")
 SHARD_BYTES = 320 << 20  # nominal, a shard of C4: sizes are not known before the shards are read
+ACCESS_SECONDS = 30  # that the hub may take to say who may read a data set
+TOKEN = "HF_TOKEN in the environment of this command and of every node"
 
 
 def is_hub(uri: str) -> bool:
@@ -54,12 +57,8 @@ def expand(uri: str) -> list[str]:
         name = str(Path(name).absolute())
         if "revision" not in parameters:
             parameters["revision"] = _folder_revision(uri, name, parameters)
-    elif not COMMIT.fullmatch(parameters.get("revision", "")):
-        raise ConfigurationError(
-            f"{uri} is no local folder, and names no commit of a data set of the hub; expected "
-            "revision= and the 40 hex digits of a commit, which the data set's page lists under "
-            "'Files and versions'"
-        )
+    else:
+        _check_commit(uri, parameters)
     n_shards = _stream(uri, name, parameters).num_shards
     n_requested = parameters.pop("shards", None)
     numbers = range(n_shards if n_requested is None else int(n_requested))
@@ -72,6 +71,80 @@ def expand(uri: str) -> list[str]:
             f"or shard= in 0 to {n_shards - 1}"
         )
     return [_full_name(name, {**parameters, "shard": str(number)}) for number in numbers]
+
+
+def check_access(uri: str) -> None:
+    """Raise a HormesisError unless the data set can be read from here: one request to the hub, or,
+    in its offline mode, whether the data set is in the local cache.
+    """
+    from huggingface_hub import constants
+
+    name, parameters = _parse(uri)
+    if Path(name).is_dir():
+        return
+    _check_commit(uri, parameters)
+    if constants.is_offline_mode():
+        expand(uri)
+    else:
+        _ask_for_access(uri, name)
+
+
+def _ask_for_access(uri: str, name: str) -> None:
+    from huggingface_hub import constants, errors
+    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+
+    url = f"{constants.ENDPOINT}/api/datasets/{name}/auth-check"
+    try:
+        response = get_session().get(url, headers=build_hf_headers(), timeout=ACCESS_SECONDS)
+        hf_raise_for_status(response)
+    except errors.GatedRepoError as error:
+        status = error.response.status_code
+        reason = "no token was sent" if status == 401 else "the token has no access"
+        raise ConfigurationError(
+            f"{uri}: the data set is gated, and {reason} (HTTP {status}); {_gate(name)}"
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise ConfigurationError(
+            f"{uri}: the hub has no data set {name!r} that is public or open to the token sent; "
+            f"expected OWNER/NAME as on its page; check the name, and {TOKEN}"
+        ) from error
+    except errors.HfHubHTTPError as error:
+        status = error.response.status_code
+        if status == 404:  # a mirror that cannot be asked: reading will show it
+            return
+        cause = f"the token is refused: check {TOKEN}" if status == 401 else "try again later"
+        raise StorageError(f"{uri}: the hub answers with HTTP {status}; {cause}") from error
+    except Exception as error:  # of the HTTP client: no connection, no answer in time, no TLS
+        reason = f"{type(error).__name__}: {_first_line(error)}"
+        raise StorageError(f"{uri}: {reason}; {_unreachable()}") from error
+
+
+def _gate(name: str) -> str:
+    """How to get into a gated data set."""
+    from huggingface_hub import constants
+
+    return (
+        f"fill in the form on {constants.ENDPOINT}/datasets/{name}, then set {TOKEN}; or name a "
+        "local copy of its files"
+    )
+
+
+def _unreachable() -> str:
+    """What to do if the hub cannot be reached."""
+    from huggingface_hub import constants
+
+    if constants.is_offline_mode():
+        return "HF_HUB_OFFLINE is set: unset it, or name a local copy of its files"
+    return f"check the network, and HF_ENDPOINT ({constants.ENDPOINT}); or name a local copy"
+
+
+def _check_commit(uri: str, parameters: dict[str, str]) -> None:
+    if not COMMIT.fullmatch(parameters.get("revision", "")):
+        raise ConfigurationError(
+            f"{uri} is no local folder, and names no commit of a data set of the hub; expected "
+            "hub:OWNER/NAME@ and the 40 hex digits of a commit, which the data set's page lists "
+            "under 'Files and versions'"
+        )
 
 
 def n_bytes(uri: str) -> int:
@@ -91,8 +164,12 @@ def rows(uri: str) -> Iterator[dict[str, Any]]:
 def _parse(uri: str) -> tuple[str, dict[str, str]]:
     """The name of the data set (or the folder) and its parameters."""
     name, _, query = uri.removeprefix(SCHEME).partition("?")
+    pairs = parse_qsl(query, keep_blank_values=True)
+    if "@" in name and not Path(name).is_dir():
+        name, _, revision = name.partition("@")
+        pairs.append(("revision", revision))
     parameters: dict[str, str] = {}
-    for key, value in parse_qsl(query, keep_blank_values=True):
+    for key, value in pairs:
         if key in parameters:
             raise ConfigurationError(f"{uri}: {key} is given twice; give it once")
         parameters[key] = value
@@ -104,7 +181,7 @@ def _parse(uri: str) -> tuple[str, dict[str, str]]:
             )
     if not name:
         raise ConfigurationError(
-            f"{uri} names no data set; expected hub:OWNER/NAME?config=…&split=…&revision=…"
+            f"{uri} names no data set; expected hub:OWNER/NAME@COMMIT?config=…&split=…"
         )
     return name, {"split": "train", **parameters}
 
@@ -168,18 +245,16 @@ def _errors(uri: str, value_error_type: type[HormesisError], remedy: str) -> Ite
     except HormesisError:
         raise
     except FileNotFoundError as error:  # also for a data set that does not exist or has no files
-        raise ArtefactMissing(
-            f"{uri}: {_first_line(error)}; check the name, and HF_TOKEN if access is restricted"
-        ) from error
+        reason = _first_line(error)
+        remedy = _gate(_parse(uri)[0]) if "gated" in reason else f"check the name, and {TOKEN}"
+        raise ArtefactMissing(f"{uri}: {reason}; {remedy}") from error
     except (pyarrow.ArrowException, *compression.DAMAGE) as error:
         raise ArtefactCorrupt(
             f"{uri} cannot be read: {_first_line(error)}; "
             "download it again, or name another revision"
         ) from error
     except OSError as error:
-        raise StorageError(
-            f"{uri}: {_first_line(error)}; check the network, HF_ENDPOINT and HF_TOKEN"
-        ) from error
+        raise StorageError(f"{uri}: {_first_line(error)}; {_unreachable()}") from error
     except (LookupError, TypeError, ArithmeticError, RuntimeError) as error:
         raise ArtefactCorrupt(
             f"{uri} cannot be read: {type(error).__name__}: {_first_line(error)}; download its "

@@ -1,0 +1,56 @@
+"""texts that an experiment names: access to data sets of the hub, before anything starts"""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from data_prep.core.errors import HormesisError
+from data_prep.core.records import to_dict
+from data_prep.sources import hub
+from launch.experiment import Experiment
+
+# behind the form of a benchmark (`cloze:`) or the name of a text (`openwebtext=`), if there is one
+HUB_URI = re.compile(r"(?:[a-z]+:|[A-Za-z_]\w*=)?(hub:.+)", re.DOTALL)
+
+
+def check_hub_access(experiment: Experiment, *, evaluate: bool) -> None:
+    """Raise a HormesisError, with the setting, for the first data set of the hub that cannot be
+    read: a gated one without access, one that does not exist, any without a network.
+
+    evaluate: whether the texts of the evaluation are needed, too.
+    """
+    groups: dict[str, Any] = {"data": experiment.data}
+    if evaluate:
+        groups["eval"] = experiment.eval
+    asked = set[str]()
+    for path, text in _texts(to_dict(groups), ""):
+        found = HUB_URI.fullmatch(text)
+        name = found[1].partition("?")[0] if found else ""
+        if not found or name in asked:
+            continue
+        asked.add(name)
+        base, _, options = found[1].partition("#")
+        try:
+            hub.check_access(base)
+        except HormesisError as error:
+            local = text.replace(found[1], f"FILE#{options}" if options else "FILE")
+            raise type(error)(f"{path}: {error}: --set '{_assignment(path, local)}'") from error
+
+
+def _texts(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    """Every text in plain JSON data, with its dotted path; items of a list have that of the list,
+    followed by [].
+    """
+    if isinstance(value, str):
+        yield path, value
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _texts(inner, f"{path}.{key}" if path else key)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _texts(inner, path if path.endswith("[]") else f"{path}[]")
+
+
+def _assignment(path: str, text: str) -> str:
+    """The word of `--set` that names a local file there."""
+    return f'{path.removesuffix("[]")}=["{text}", …]' if path.endswith("[]") else f"{path}={text}"
