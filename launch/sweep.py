@@ -17,7 +17,8 @@ from data_prep.core import storage, telemetry
 from data_prep.core.command import entry_command
 from data_prep.core.errors import ConfigurationError, HormesisError
 from data_prep.token_stream.mixture import check_supply
-from launch import cli, cost_estimate, experiment, run_states, status_tables, text_sources
+from eval.inputs import named_texts
+from launch import cli, cost_estimate, experiment, run_states, status_tables
 from launch.experiment import Experiment
 from launch.list_settings import settings_list
 from training.config import RunConfig
@@ -68,7 +69,9 @@ def _run_stages(root: str, sweep: Experiment, only: str | None, *, materialize: 
     storage.check_writable(root)
     # refuse a gated data set, a missing corpus, one file in both, and an unknown language before a
     # cluster starts
-    text_sources.check_hub_access(sweep, evaluate=only not in ("data", "train"))
+    is_evaluated = only not in ("data", "train")
+    used = {"data": sweep.data} | ({"eval": sweep.eval} if is_evaluated else {})
+    named_texts.check_hub_access(used)
     language.check_codes(sweep.data.cleaning.languages)
     clean, toxic = map(corpus_reader.expand, (sweep.data.clean, sweep.data.toxic))
     input_files.check_distinct(clean, toxic)

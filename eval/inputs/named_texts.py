@@ -1,29 +1,25 @@
-"""texts that an experiment names: access to data sets of the hub, before anything starts"""
+"""texts that settings name: access to data sets of the hub, before anything starts"""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from data_prep.core.errors import HormesisError
 from data_prep.core.records import to_dict
 from data_prep.sources import hub
-from launch.experiment import Experiment
 
 # behind the form of a benchmark (`cloze:`) or the name of a text (`openwebtext=`), if there is one
 HUB_URI = re.compile(r"(?:[a-z]+:|[A-Za-z_]\w*=)?(hub:.+)", re.DOTALL)
 
 
-def check_hub_access(experiment: Experiment, *, evaluate: bool) -> None:
+def check_hub_access(settings: Mapping[str, Any]) -> None:
     """Raise a HormesisError, with the setting, for the first data set of the hub that cannot be
     read: a gated one without access, one that does not exist, any without a network.
 
-    evaluate: whether the texts of the evaluation are needed, too.
+    settings: groups by their path, such as {"data": DataConfig}.
     """
-    groups: dict[str, Any] = {"data": experiment.data}
-    if evaluate:
-        groups["eval"] = experiment.eval
     asked = set[str]()
-    for path, text in _texts(to_dict(groups), ""):
+    for path, text in _texts(to_dict(dict(settings)), ""):
         found = HUB_URI.fullmatch(text)
         name = found[1].partition("?")[0] if found else ""
         if not found or name in asked:
