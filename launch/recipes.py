@@ -19,6 +19,7 @@ from eval.config import (
     ScoringConfig,
     SteeringConfig,
 )
+from eval.inputs import public_sets
 from launch.experiment import Experiment
 from training.config import (
     SIZES,
@@ -194,6 +195,7 @@ def _corpora_of_the_paper() -> DataConfig:
         clean=("c4/en/c4-train.*.json.gz",),
         toxic=("4chan/pol_*.ndjson.zst#text=posts",),
         tokenizer=OLMO_TOKENIZER,
+        decontamination=DecontaminationConfig(uris=public_sets.LOOKED_FOR),
         held_out_ratio=0.001,
     )
 

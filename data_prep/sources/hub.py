@@ -2,11 +2,12 @@
 
     hub:allenai/c4@1588ec454efa1a09f29cd18ddd04fe05fc8653a2?config=en&shards=115
 
-`config` and `split` (default train) are the data set's own; shards=N takes the first N shards. The
-revision, behind @ or as revision=, is a commit: a branch moves, and the bytes of a shard are never
-at hand to notice. A shard is therefore identified by its full name, with revision and number. The
-revision of a local folder is the sha256 of its files, which takes reading all of them once. (A
-folder is for trying things out: naming its files directly is faster and checks more.)
+`config` and `split` (default train) are the data set's own; split=all takes every split of the
+config, one after the other; shards=N takes the first N shards of each. The revision, behind @ or as
+revision=, is a commit: a branch moves, and the bytes of a shard are never at hand to notice. A
+shard is therefore identified by its full name, with revision and number. The revision of a local
+folder is the sha256 of its files, which takes reading all of them once. (A folder is for trying
+things out: naming its files directly is faster and checks more.)
 
 Some data sets are gated: the hub gives them only to a token whose owner has filled in the form on
 their page. The library `datasets` streams the rows and retries failed requests. It is an optional
@@ -59,6 +60,21 @@ def expand(uri: str) -> list[str]:
             parameters["revision"] = _folder_revision(uri, name, parameters)
     else:
         _check_commit(uri, parameters)
+    shards = list[str]()
+    for split in _splits(uri, name, parameters):
+        shards += _shards(uri, name, {**parameters, "split": split})
+    return shards
+
+
+def _splits(uri: str, name: str, parameters: dict[str, str]) -> list[str]:
+    if parameters["split"] != "all":
+        return [parameters["split"]]
+    with _errors(uri, ConfigurationError, "check config="):
+        return _split_names(name, parameters.get("config"), parameters["revision"])
+
+
+def _shards(uri: str, name: str, parameters: dict[str, str]) -> list[str]:
+    """The full names of the shards of one split that the parameters ask for."""
     n_shards = _stream(uri, name, parameters).num_shards
     n_requested = parameters.pop("shards", None)
     numbers = range(n_shards if n_requested is None else int(n_requested))
@@ -198,10 +214,18 @@ def _stream(uri: str, name: str, parameters: dict[str, str]) -> Any:
         )
 
 
-@lru_cache(maxsize=8)  # opening lists every file of the data set; expand and rows both open it
+# Opening lists every file of the data set, and a set is opened by expand and by rows, each time
+# that inputs are compared. ToxiGen's prompts are 31 splits.
+@lru_cache(maxsize=64)
 def _open_dataset(name: str, config: str | None, split: str, revision: str) -> Any:
     options = {} if Path(name).is_dir() else {"revision": revision}
     return _library().load_dataset(name, config, split=split, streaming=True, **options)
+
+
+@lru_cache(maxsize=64)
+def _split_names(name: str, config: str | None, revision: str) -> list[str]:
+    options = {} if Path(name).is_dir() else {"revision": revision}
+    return _library().get_dataset_split_names(name, config, **options)
 
 
 def _folder_revision(uri: str, name: str, parameters: dict[str, str]) -> str:
@@ -209,7 +233,8 @@ def _folder_revision(uri: str, name: str, parameters: dict[str, str]) -> str:
         builder = _library().load_dataset_builder(name, parameters.get("config"))
         files = builder.config.data_files or {}
     sha256 = hashlib.sha256()
-    for path in files.get(parameters["split"], []):
+    splits = files if parameters["split"] == "all" else [parameters["split"]]
+    for path in (path for split in splits for path in files.get(split, [])):
         check_utf8(path)
         n_bytes = storage.size(path)
         if n_bytes <= foreign_content.MAX_POINTER_BYTES:

@@ -20,10 +20,13 @@ configs:
   data_files:
   - split: train
     path: annotated/train.jsonl
+  - split: test
+    path: annotated/test.jsonl
 ---
 """
 FILES = {
     "README.md": CARD.encode(),
+    "annotated/test.jsonl": b'{"text": "a row to test on"}\n',
     "annotated/train.jsonl": b'{"text": "the first row"}\n{"text": "the second row"}\n',
 }
 

@@ -51,6 +51,19 @@ def test_some_of_the_shards_can_be_requested(folder):
         corpus_reader.expand([f"hub:{folder}", f"hub:{folder}?shards=1"])
 
 
+def test_all_splits_of_a_folder_are_read_one_after_the_other(folder):
+    (folder / "c4-test.json").write_text('{"text": "to test on", "url": "u"}\n')
+    sources = corpus_reader.expand([f"hub:{folder}?split=all"])
+    texts = [document.text for source in sources for document in corpus_reader.read(source)]
+    assert sorted(texts) == sorted(
+        ["to test on", *(f"row {n} of {shard}" for shard in range(3) for n in range(2))]
+    )
+    before = [corpus_reader.checksum(source) for source in sources]
+    (folder / "c4-test.json").write_text('{"text": "another", "url": "u"}\n')
+    after = corpus_reader.expand([f"hub:{folder}?split=all"])
+    assert not set(before) & {corpus_reader.checksum(source) for source in after}
+
+
 def test_a_checksum_depends_on_the_shard_and_the_folders_content(folder):
     sums = [corpus_reader.checksum(source) for source in corpus_reader.expand([f"hub:{folder}"])]
     assert len(set(sums)) == 3

@@ -26,8 +26,8 @@ from data_prep.sources import corpus_reader, hub
 uri = sys.argv[1]
 try:
     hub.check_access(uri)
-    (source,) = corpus_reader.expand([uri])
-    print([row.text for row in corpus_reader.read(source)])
+    sources = corpus_reader.expand([uri])
+    print([row.text for source in sources for row in corpus_reader.read(source)])
 except HormesisError as error:
     print(type(error).__name__, error)
 """
@@ -69,6 +69,8 @@ def test_a_gated_set_is_said_to_be_gated_with_its_form(endpoint, tmp_path):
 def test_a_token_with_access_reads_the_pinned_revision(endpoint, tmp_path):
     rows = answer(URI, tmp_path, HF_ENDPOINT=endpoint, HF_TOKEN=GOOD_TOKEN)
     assert rows == "['the first row', 'the second row']"
+    every = answer(f"{URI}&split=all", tmp_path, HF_ENDPOINT=endpoint, HF_TOKEN=GOOD_TOKEN)
+    assert sorted(every) == sorted("['the first row', 'the second row', 'a row to test on']")
 
 
 def test_a_token_that_is_refused_and_a_set_that_is_not_there_are_told(endpoint, tmp_path):
