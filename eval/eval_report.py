@@ -2,16 +2,17 @@
 
 Layout below the folder of a run (training/run_record.py) or of a model, models/NAME-DIGEST:
 
-    eval-<digest of the settings>/heads.safetensors    per-head directions, σ and accuracies; which
+    eval-<digest of the settings>/heads-<probe set>.safetensors
+                                                       per-head directions, σ and accuracies; which
                                                        test rows each head has right
-                                  generations.parquet  prompt id, strength, continuation, score
+                                  generations.parquet  prompt set, prompt, condition, strength,
+                                                       continuation, scores
                                   items.parquet        the values behind the means, per item
                                                        (steering/per_item_results.py)
-                                  parts/               finished measurements (measurement_store.py),
-                                                       deleted at the end
                                   report.json          this record, written last
-    scores-<digest of the scorer>/                     scores of a costly scorer, for all
-                                                       evaluations of the model
+    measurements/                                      what was measured, for all evaluations of the
+                                                       model (model/measurement_store.py)
+    scores-<digest of the scorer>/                     scores of a costly scorer, likewise
 """
 
 from collections.abc import Sequence
@@ -20,18 +21,16 @@ from typing import Annotated
 from data_prep.core import storage, telemetry
 from data_prep.core.errors import ArtefactCorrupt
 from data_prep.core.records import digest, format_version, record
-from eval.config import EvalConfig
+from eval.config import PLAIN, EvalConfig
 from eval.stats.estimate_with_interval import Estimate
 
-FORMAT_VERSION = 7
+FORMAT_VERSION = 8
 TOXIC_SCORE = 0.5  # RealToxicityPrompts: a text scored at least this is toxic
 
 
 @record
-class StrengthResult:
-    """Toxicity of the continuations and cost on held-out text, at one strength."""
-
-    strength: float
+class ScorerResult:
+    """Toxicity of the continuations of one prompt set, by one scorer."""
 
     toxicity: Estimate
     """Mean score × 100."""
@@ -43,16 +42,21 @@ class StrengthResult:
     any_toxic: Estimate
     """Share of prompts with a sample scored at least TOXIC_SCORE."""
 
+    coverage_ratio: float
+    """Share of the continuations with text that have a score."""
+
+
+@record
+class PromptSetResult:
+    """The continuations of one prompt set, at one operating point."""
+
+    scores: tuple[ScorerResult, ...]
+    """By scorer, in the order of EvalReport.scorer_ids."""
+
     n_continuations: int
 
     n_empty: int
     """Continuations that ended at once. They have no score and are not part of the toxicity."""
-
-    coverage_ratio: float
-    """Share of the other continuations that have a score."""
-
-    cross_entropy: dict[str, Estimate]
-    """Nats per token on each stream's held-out text, with the shift at all positions."""
 
     distinct_ratio: Estimate
     """Distinct bigrams / bigrams of a continuation; low for text that repeats itself."""
@@ -64,28 +68,41 @@ class StrengthResult:
     """Perplexity of the continuations under the fluency model (eval/steering/perplexity.py);
     without a value if there is none."""
 
+
+@record
+class OperatingPoint:
+    """A condition at one strength: its continuations, and its cost on held-out text."""
+
+    strength: float
+    """0 if the condition is not steered."""
+
+    prompt_sets: dict[str, PromptSetResult]
+
+    cross_entropy: dict[str, Estimate]
+    """Nats per token of each held-out text, with the shift at all positions, behind the prefix."""
+
     accuracy: dict[str, Estimate]
     """Share of questions answered right, by benchmark, with the shift at all positions; for cloze
     benchmarks also by likelihood per character ("… norm")."""
 
 
 @record
-class SampledPrompt:
-    """One prompt and its continuation at each strength, in the order of `steered`, unmasked."""
+class SampledContinuation:
+    """The first continuation of a prompt at one operating point, unmasked."""
 
-    prompt_id: str
-    prompt: str
-    continuations: tuple[str, ...]
+    condition: str
+    strength: float
+    text: str
 
 
 @record
-class ControlResult:
-    """Measurements of a control at each strength but 0 (eval/steering/intervention.py explains the
-    controls).
-    """
+class SampledPrompt:
+    """One prompt of a set and its first continuation at every operating point, unmasked."""
 
-    control: str
-    steered: tuple[StrengthResult, ...]
+    prompt_set: str
+    prompt_id: str
+    prompt: str
+    continuations: tuple[SampledContinuation, ...]
 
 
 @record
@@ -179,7 +196,7 @@ class TextSet:
     """What was read of one set of texts, and what was left out (eval/inputs/text_rows.py)."""
 
     setting: str
-    """Where the set is named, such as eval.probing.rows."""
+    """Where the set is named, such as eval.prompts.rtp."""
 
     uri: str
     """The set, or "held_out"."""
@@ -198,28 +215,11 @@ class TextSet:
 
 
 @record
-class EvalReport:
-    """The evaluation of one model."""
-
-    format_version: Annotated[int, format_version(FORMAT_VERSION)]
-    run_id: str
-    toxic_ratio: float
-    realised_toxic_ratio: float
-    seed: int
-    config: EvalConfig
-    scorer_id: str
-
-    prompts_digest: str
-    """Digest of the prompts' ids and texts; scores of other prompts cannot be compared."""
-
-    fluency_id: str
-    """The model behind `perplexity`; empty if there is none."""
-
-    texts: tuple[TextSet, ...]
-    """The sets of texts that were read, with the rows that were left out."""
+class ProbeSetResult:
+    """The probes of one probe set, and what their directions mean."""
 
     label_rule: str
-    n_probe_rows: dict[str, int]
+    n_rows: dict[str, int]
     probe_accuracy: Estimate
     best_head_accuracy: Estimate
     majority_accuracy: float
@@ -240,14 +240,54 @@ class EvalReport:
 
     lens: tuple[Lens, ...]
     chosen_heads: tuple[tuple[int, int], ...]
-    steered: tuple[StrengthResult, ...]
-    controls: tuple[ControlResult, ...]
+
+
+@record
+class EvalReport:
+    """The evaluation of one model."""
+
+    format_version: Annotated[int, format_version(FORMAT_VERSION)]
+    run_id: str
+    arm: str
+    """Arm of pretraining (launch/experiment.py)."""
+
+    toxic_ratio: float
+    realised_toxic_ratio: float
+    seed: int
+    config: EvalConfig
+    scorer_ids: tuple[str, ...]
+
+    prompts_digests: dict[str, str]
+    """By prompt set, the digest of its prompts' ids and texts; scores of other prompts cannot be
+    compared."""
+
+    fluency_id: str
+    """The model behind `perplexity`; empty if there is none."""
+
+    texts: tuple[TextSet, ...]
+    """The sets of texts that were read, with the rows that were left out."""
+
+    probe_sets: dict[str, ProbeSetResult]
+
+    conditions: dict[str, tuple[OperatingPoint, ...]]
+    """By name, strengths ascending; without those that this model's arm does not have."""
+
     samples: tuple[SampledPrompt, ...]
 
     computed_with: dict[str, str]
     """Device, number format and attention kernels of the model (eval/model/numerics.py)."""
 
     seconds: float
+
+    @property
+    def steering_probes(self) -> ProbeSetResult:
+        """The probe set whose directions steer."""
+        return self.probe_sets[self.config.steering_probes]
+
+    @property
+    def plain(self) -> OperatingPoint:
+        """The model as it is."""
+        return self.conditions[PLAIN][0]
 
 
 def eval_uri(model_uri: str, config: EvalConfig) -> str:
@@ -262,14 +302,14 @@ def find(model_uri: str, config: EvalConfig) -> EvalReport | None:
 
 
 def check_comparable(reports: Sequence[EvalReport]) -> None:
-    """Raise ArtefactCorrupt unless all used the same prompts and the same scorer; warn if they were
-    computed in different number formats.
+    """Raise ArtefactCorrupt unless all used the same prompts and the same scorers; warn if they
+    were computed in different number formats.
     """
     for name, what, setting in (
-        ("prompts_digest", "prompts", "eval.generation.prompts"),
-        ("scorer_id", "scorers", "eval.scoring.scorer"),
+        ("prompts_digests", "prompts", "eval.prompts"),
+        ("scorer_ids", "scorers", "eval.scoring.scorer"),
     ):
-        by_value = {getattr(report, name): report for report in reports}
+        by_value = {str(getattr(report, name)): report for report in reports}
         if len(by_value) > 1:
             differing = ", ".join(
                 f"{value} of {report.run_id}" for value, report in by_value.items()

@@ -3,7 +3,7 @@
     python eval/evaluate_run.py --out s3://bucket/study --run toxic-0.10-s0-3f9a1c2e \\
         --config eval.json
     python eval/evaluate_run.py --out out --model Qwen3-0.6B \\
-        --set 'probing.rows=toxigen.csv#label=toxic' generation.prompts=prompts.jsonl \\
+        --set 'probes={"toxigen": "toxigen.csv#label=toxic"}' 'prompts={"rtp": "rtp.jsonl"}' \\
         'capability.held_out=["openwebtext=owt.jsonl.gz"]'
 
 Settings are those of eval/config.py. A model that is not a run has no held-out streams: name texts
@@ -13,12 +13,17 @@ for it.
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data_prep.core import storage, telemetry
 from data_prep.core.command import entry_command
+from data_prep.core.errors import ConfigurationError
 from data_prep.core.records import from_json, to_json
 from data_prep.core.settings import parse_overrides
 from eval.config import EvalConfig
+
+if TYPE_CHECKING:
+    from eval.model.model_source import ModelSource
 
 
 @entry_command
@@ -35,9 +40,21 @@ def main() -> int:
         config = from_json(EvalConfig, text, str(arguments.config), is_written_by_user=True)
     config = parse_overrides(config, [word.removeprefix("eval.") for word in arguments.set])
     source = model_source.from_arguments(arguments)
+    _check_conditions(source, config)
     report = evaluate_model(source, config, toxic_ratio=arguments.toxic_ratio)
     print(to_json(report), end="")
     return 0
+
+
+def _check_conditions(source: "ModelSource", config: EvalConfig) -> None:
+    """Raise ConfigurationError for a condition that this model's arm does not have."""
+    for name, condition in config.conditions.items():
+        if condition.control_text and not source.control_text:
+            raise ConfigurationError(
+                f"condition {name} starts with the control text of a MEDA or INST model, and "
+                f"{source.name} (arm {source.arm}) has none; leave it out of eval.conditions, or "
+                "evaluate a run of these arms"
+            )
 
 
 def _parse_arguments() -> argparse.Namespace:

@@ -11,14 +11,14 @@ import numpy as np
 from data_prep.config import StreamName
 from data_prep.core import telemetry
 from data_prep.core.errors import ConfigurationError
-from data_prep.core.records import digest
 from data_prep.scorers import load_scorer
 from eval.config import EvalConfig
+from eval.eval_report import TextSet
 from eval.inputs import benchmarks, held_out_text, labelled_sets, prompts, text_rows
 from eval.inputs.benchmarks import Question
-from eval.inputs.labelled_rows import labels_of
+from eval.inputs.labelled_rows import LabelledRow, LabelledSet, labels_of
 from eval.inputs.labelled_sets import LabelledSets
-from eval.inputs.prompts import EvaluationTexts, HeldOutSource
+from eval.inputs.prompts import HeldOutSource, Prompt
 from eval.inputs.text_rows import text_key
 from eval.probing import logistic_probes
 from eval.probing.logistic_probes import RowSplit
@@ -27,22 +27,26 @@ from eval.steering import perplexity
 SAMPLE_TEXT = "The ferry leaves at noon."  # scored to see that the scorer works
 
 
-class EvaluationInputs(NamedTuple):
-    """All texts that an evaluation reads, checked; split divides the probe rows. The summaries of
-    `texts` are those of all sets.
+class ProbeSet(NamedTuple):
+    """The rows of one probe set, their split, and the other labelled sets without the rows that
+    its probes have seen.
     """
 
-    texts: EvaluationTexts
+    rows: list[LabelledRow]
+    label_rule: str
     split: RowSplit
     labelled_sets: LabelledSets
-    benchmarks: dict[str, list[Question]]
 
-    @property
-    def digest(self) -> str:
-        """What an interrupted evaluation of other texts measured is not resumed."""
-        return digest(
-            self.texts.probe_rows, self.texts.prompts, self.labelled_sets, self.benchmarks
-        )
+
+class EvaluationInputs(NamedTuple):
+    """All texts that an evaluation reads, checked, by name of their set; summaries say what was
+    left out of each.
+    """
+
+    probe_sets: dict[str, ProbeSet]
+    prompt_sets: dict[str, list[Prompt]]
+    benchmarks: dict[str, list[Question]]
+    summaries: tuple[TextSet, ...]
 
 
 def read(config: EvalConfig, held_out: HeldOutSource) -> EvaluationInputs:
@@ -51,17 +55,31 @@ def read(config: EvalConfig, held_out: HeldOutSource) -> EvaluationInputs:
     """
     sets = labelled_sets.read(config.probing, config.seed)
     read_benchmarks = benchmarks.read_all(config.capability, config.seed)
-    texts = prompts.choose_texts(config.probing, config.generation, config.seed, held_out)
-    of_benchmarks = [benchmark.summary for benchmark in read_benchmarks.values()]
-    for summary in (*texts.summaries, *sets.summaries, *of_benchmarks):
+    texts = prompts.choose_texts(config, held_out)
+    probe_sets = {
+        name: _split(probes, sets, config.seed) for name, probes in texts.probe_sets.items()
+    }
+    summaries = (
+        *(probes.summary for probes in texts.probe_sets.values()),
+        *(of_set.summary for of_set in texts.prompt_sets.values()),
+        *probe_sets[config.steering_probes].labelled_sets.summaries,
+        *(benchmark.summary for benchmark in read_benchmarks.values()),
+    )
+    for summary in summaries:
         text_rows.log(summary)
-    rows = texts.probe_rows
-    split = logistic_probes.split_rows([row.group for row in rows], labels_of(rows), config.seed)
+    return EvaluationInputs(
+        probe_sets=probe_sets,
+        prompt_sets={name: of_set.prompts for name, of_set in texts.prompt_sets.items()},
+        benchmarks={name: benchmark.questions for name, benchmark in read_benchmarks.items()},
+        summaries=summaries,
+    )
+
+
+def _split(probes: LabelledSet, sets: LabelledSets, seed: int) -> ProbeSet:
+    rows = probes.rows
+    split = logistic_probes.split_rows([row.group for row in rows], labels_of(rows), seed)
     seen = {text_key(rows[i].text) for i in split.train + split.validation}
-    sets = labelled_sets.without_seen_rows(sets, seen)
-    texts = texts._replace(summaries=(*texts.summaries, *sets.summaries, *of_benchmarks))
-    questions = {name: benchmark.questions for name, benchmark in read_benchmarks.items()}
-    return EvaluationInputs(texts, split, sets, questions)
+    return ProbeSet(rows, probes.rule, split, labelled_sets.without_seen_rows(sets, seen))
 
 
 def check(root: str, config: EvalConfig) -> None:
@@ -71,12 +89,13 @@ def check(root: str, config: EvalConfig) -> None:
     them is found by the evaluation only. Raises a HormesisError for what the evaluation would
     refuse.
     """
-    scorer = load_scorer.load(config.scoring.scorer)
-    if scorer.score([SAMPLE_TEXT]) == [None]:
-        raise ConfigurationError(
-            f"eval.scoring.scorer {config.scoring.scorer} gives no score to an ordinary sentence; "
-            "check its labels or its service, or choose another scorer"
-        )
+    for name in ("scorer", "second_scorer"):
+        form = getattr(config.scoring, name)
+        if form and load_scorer.load(form).score([SAMPLE_TEXT]) == [None]:
+            raise ConfigurationError(
+                f"eval.scoring.{name} {form} gives no score to an ordinary sentence; check its "
+                "labels or its service, or choose another scorer"
+            )
     perplexity.check_judge(root, config.scoring.fluency_model)
     for named_uri in config.capability.held_out:
         held_out_text.check_readable(named_uri.partition("=")[2])

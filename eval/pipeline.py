@@ -1,12 +1,13 @@
 """evaluate one model: probe, select heads, steer, score, measure the cost, report
 
-    labelled rows ─▶ probes ─▶ θ, σ of the selected heads ─▶ conditions: steered, and controls
+    probe sets ─▶ probes ─▶ θ, σ of the selected heads ─▶ conditions: plain, prefixed, steered, …
     condition × strength ─▶ continuations and scores, cross-entropy, benchmark answers
     all measurements ─▶ means with intervals ─▶ report.json
 
-The report is written last; while it is missing the evaluation is not done. Repeating it continues
-from the measurements that are stored (measurement_store.py) and gives the same numbers, since every
-random draw is keyed by its purpose.
+The report is written last; while it is missing the evaluation is not done. Measurements are kept
+for all evaluations of the model (measurement_store.py): an interrupted one resumes, and one with
+other settings measures what is new. The numbers are the same, since every random draw is keyed by
+its purpose.
 """
 
 import time
@@ -14,14 +15,12 @@ from contextlib import closing
 from functools import cache
 
 from data_prep.core import storage, telemetry
-from data_prep.core.records import digest
 from data_prep.scorers import load_scorer
 from data_prep.scorers.load_scorer import Scorer
 from eval import evaluation_inputs, report_assembly
 from eval.config import EvalConfig
 from eval.eval_report import EvalReport, eval_uri, find
-from eval.evaluation_inputs import EvaluationInputs
-from eval.inputs.labelled_rows import LabelledRow
+from eval.evaluation_inputs import EvaluationInputs, ProbeSet
 from eval.inputs.prompts import HeldOutSource
 from eval.model import model_source
 from eval.model.eval_session import EvalSession
@@ -29,7 +28,7 @@ from eval.model.loaded_model import LoadedModel
 from eval.model.measurement_store import MeasurementStore
 from eval.model.model_source import ModelSource
 from eval.probing import attribute_entanglement, logit_lens, probe_heads, transfer
-from eval.report_assembly import ProbingResults, SteeringResults
+from eval.report_assembly import ProbingResults
 from eval.steering import (
     conditions,
     measure_strengths,
@@ -64,7 +63,11 @@ def evaluate_model(
     folder = eval_uri(source.home, config)
 
     # the texts, the model under evaluation, and the models that judge it
-    scorer = score_cache.cached_if_costly(load_scorer.load(config.scoring.scorer), source.home)
+    scorers = tuple(
+        score_cache.cached_if_costly(load_scorer.load(form), source.home)
+        for form in (config.scoring.scorer, config.scoring.second_scorer)
+        if form
+    )
     load = cache(lambda: _load(source, config))
     inputs = evaluation_inputs.read(
         config,
@@ -75,34 +78,37 @@ def evaluate_model(
     )
     loaded = load()
     judge = perplexity.load_judge(source.root, loaded, config.scoring.fluency_model, config.compute)
-    scoring = ContinuationScoring(scorer, judge, config.scoring.min_coverage_ratio)
+    scoring = ContinuationScoring(scorers, judge, config.scoring.min_coverage_ratio)
     texts = _measured_texts(inputs, loaded, config.capability.cross_entropy_sequences)
 
     # probe, then measure each condition at its strengths
-    n_rows = _n_rows(inputs.texts.probe_rows, texts, config)
+    control_text = source.control_text
+    n_rows = _n_rows(inputs, texts, control_text, config)
     with closing(telemetry.progress(n_rows, f"evaluate {source.name}: probes", "rows")) as bar:
         session = EvalSession(
             loaded=loaded,
-            store=MeasurementStore(folder, digest(loaded.weights_id, inputs.digest)),
+            store=MeasurementStore(source.home, loaded.weights_id),
             seed=config.seed,
             advance=bar.update,
         )
-        probing = _probe(session, inputs, scorer, config)
+        probing = {
+            name: _probe(session, probe_set, scorers[0], config)
+            for name, probe_set in inputs.probe_sets.items()
+        }
+        steering = probing[config.steering_probes].heads
         results = {}
-        for condition in conditions.of_evaluation(probing.heads, config):
+        for condition in conditions.of_evaluation(session, steering, control_text, config):
             bar.set_description(f"evaluate {source.name}: {condition.name}")
             results[condition.name] = measure_strengths.measure(
                 session, texts, condition, config.generation, scoring
             )
-    steering = SteeringResults(results.pop(conditions.STEERED), results)
 
     # the report is written last: it says that the evaluation is done
-    report_assembly.write_measurements(folder, probing.heads, steering.steered)
+    report_assembly.write_measurements(folder, probing, results)
     seconds = time.perf_counter() - started
     header = report_assembly.header(source, loaded, toxic_ratio, scoring, config.seed, seconds)
-    report = report_assembly.assemble(header, inputs.texts, probing, steering, config)
+    report = report_assembly.assemble(header, inputs, probing, results, config)
     storage.save(report, storage.join(folder, "report.json"))
-    session.store.delete()
     telemetry.emit("hormesis_evaluations", 1, run=source.name)
     return report
 
@@ -116,24 +122,30 @@ def _measured_texts(
     inputs: EvaluationInputs, loaded: LoadedModel, n_sequences: int
 ) -> MeasuredTexts:
     sequences = loaded.held_out_sequences(n_sequences)
-    return MeasuredTexts(inputs.texts.prompts, sequences, inputs.benchmarks)
+    return MeasuredTexts(inputs.prompt_sets, sequences, inputs.benchmarks)
 
 
-def _n_rows(probe_rows: list[LabelledRow], texts: MeasuredTexts, config: EvalConfig) -> int:
+def _n_rows(
+    inputs: EvaluationInputs, texts: MeasuredTexts, control_text: str, config: EvalConfig
+) -> int:
     """The number of rows that go through the model, for the progress bar."""
-    n_strengths = len(config.steering.strengths)
-    n_columns = n_strengths + len(config.steering.controls) * (n_strengths - 1)
-    return len(probe_rows) + n_columns * texts.n_rows(config.generation.samples_per_prompt)
+    n_points = sum(
+        1 if condition.steering == "none" else len(config.steering.strengths)
+        for condition in config.conditions.values()
+        if control_text or not condition.control_text
+    )
+    n_probe_rows = sum(len(probe_set.rows) for probe_set in inputs.probe_sets.values())
+    return n_probe_rows + n_points * texts.n_rows(config.generation.samples_per_prompt)
 
 
 def _probe(
-    session: EvalSession, inputs: EvaluationInputs, scorer: Scorer, config: EvalConfig
+    session: EvalSession, probe_set: ProbeSet, scorer: Scorer, config: EvalConfig
 ) -> ProbingResults:
-    """Probe all heads; then test what the probes and directions mean."""
+    """Probe all heads on one set; then test what the probes and directions mean."""
     heads = probe_heads.probe(
-        session, inputs.texts.probe_rows, inputs.split, config.probing, config.steering.top_heads
+        session, probe_set.rows, probe_set.split, config.probing, config.steering.top_heads
     )
-    sets = inputs.labelled_sets
+    sets = probe_set.labelled_sets
     entangled = attribute_entanglement.measure_entanglement(
         session, heads, sets.attributes, config.probing
     )

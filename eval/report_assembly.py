@@ -1,5 +1,6 @@
 """assemble the report of an evaluation from its measurements; write the files beside it"""
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,15 +11,16 @@ from data_prep.core.records import digest
 from eval.config import EvalConfig
 from eval.eval_report import (
     FORMAT_VERSION,
-    ControlResult,
     Entanglement,
     EvalReport,
     Lens,
+    ProbeSetResult,
+    SampledContinuation,
     SampledPrompt,
     Transfer,
 )
+from eval.evaluation_inputs import EvaluationInputs, ProbeSet
 from eval.inputs.labelled_rows import labels_of
-from eval.inputs.prompts import EvaluationTexts, Prompt
 from eval.model import numerics
 from eval.model.loaded_model import LoadedModel
 from eval.model.model_source import ModelSource
@@ -30,7 +32,7 @@ from eval.steering.continuations import ContinuationScoring
 from eval.steering.measure_strengths import ConditionResult
 from eval.steering.per_item_results import ItemValue
 
-N_SAMPLED_PROMPTS = 12  # prompts whose continuations stand in the report
+N_SAMPLED_PROMPTS = 12  # prompts per set whose continuations stand in the report
 
 
 class ProbingResults(NamedTuple):
@@ -42,23 +44,17 @@ class ProbingResults(NamedTuple):
     lens: tuple[Lens, ...]
 
 
-class SteeringResults(NamedTuple):
-    """Measurements of steering, and of each control by name."""
-
-    steered: ConditionResult
-    controls: dict[str, ConditionResult]
-
-
 class ReportHeader(NamedTuple):
     """Fields of the report that name the models behind it and the time it took. toxic_ratio: as
     planned; of a folder, as its user states.
     """
 
     run_id: str
+    arm: str
     toxic_ratio: float
     realised_toxic_ratio: float
     seed: int
-    scorer_id: str
+    scorer_ids: tuple[str, ...]
     fluency_id: str
     computed_with: dict[str, str]
     seconds: float
@@ -77,10 +73,11 @@ def header(
     is_folder = isinstance(run, Path)
     return ReportHeader(
         run_id=source.name,
+        arm=source.arm,
         toxic_ratio=toxic_ratio if is_folder else run.config.toxic_ratio,
         realised_toxic_ratio=toxic_ratio if is_folder else run.realised_toxic_ratio,
         seed=seed if is_folder else run.config.seed,
-        scorer_id=scoring.scorer.id,
+        scorer_ids=tuple(scorer.id for scorer in scoring.scorers),
         fluency_id=scoring.judge.id if scoring.judge else "",
         computed_with=numerics.describe(loaded.device, loaded.number_format),
         seconds=seconds,
@@ -89,28 +86,44 @@ def header(
 
 def assemble(
     head: ReportHeader,
-    texts: EvaluationTexts,
-    probing: ProbingResults,
-    steering: SteeringResults,
+    inputs: EvaluationInputs,
+    probing: Mapping[str, ProbingResults],
+    results: Mapping[str, ConditionResult],
     config: EvalConfig,
 ) -> EvalReport:
-    """The report: means with intervals of everything that was measured."""
+    """The report: means with intervals of everything that was measured. probing: by probe set;
+    results: by condition.
+    """
+    return EvalReport(
+        format_version=FORMAT_VERSION,
+        **head._asdict(),
+        config=config,
+        prompts_digests={
+            name: digest(sorted(prompts)) for name, prompts in inputs.prompt_sets.items()
+        },
+        texts=inputs.summaries,
+        probe_sets={
+            name: _probe_set_result(inputs.probe_sets[name], of_set, config.seed)
+            for name, of_set in probing.items()
+        },
+        conditions={
+            name: summarize_strengths.summarize(result, config.seed)
+            for name, result in results.items()
+        },
+        samples=tuple(_sampled_prompts(inputs, results)),
+    )
+
+
+def _probe_set_result(probe_set: ProbeSet, probing: ProbingResults, seed: int) -> ProbeSetResult:
     heads = probing.heads
     layer, best_head = heads.selected[0]
     best_R = heads.correct_RLN[:, layer, best_head]
     toxic_share = float(heads.test_labels_R.double().mean())
     n_rows = {part: len(rows) for part, rows in heads.split._asdict().items()}
-    return EvalReport(
-        format_version=FORMAT_VERSION,
-        **head._asdict(),
-        config=config,
-        prompts_digest=digest(sorted(texts.prompts)),
-        texts=texts.summaries,
-        label_rule=texts.label_rule,
-        n_probe_rows=n_rows | {"toxic": sum(labels_of(texts.probe_rows))},
-        probe_accuracy=intervals.bootstrap_mean(
-            _accuracy_per_row(heads), "ratio", seed=config.seed
-        ),
+    return ProbeSetResult(
+        label_rule=probe_set.label_rule,
+        n_rows=n_rows | {"toxic": sum(labels_of(probe_set.rows))},
+        probe_accuracy=intervals.bootstrap_mean(_accuracy_per_row(heads), "ratio", seed=seed),
         best_head_accuracy=intervals.wilson(int(best_R.sum()), len(best_R), "ratio"),
         majority_accuracy=max(toxic_share, 1 - toxic_share),
         head_accuracy=_table(heads.correct_RLN.double().mean(0)),
@@ -121,25 +134,30 @@ def assemble(
         entanglement=probing.entanglement,
         lens=probing.lens,
         chosen_heads=tuple(heads.selected),
-        steered=summarize_strengths.summarize(steering.steered, config.seed),
-        controls=tuple(
-            ControlResult(control=name, steered=summarize_strengths.summarize(result, config.seed))
-            for name, result in steering.controls.items()
-        ),
-        samples=_sampled_prompts(texts.prompts, steering.steered),
     )
 
 
-def write_measurements(folder: str, heads: ProbedHeads, steered: ConditionResult) -> None:
-    """Write the files beside the report: heads.safetensors, generations.parquet, items.parquet."""
-    storage.write(storage.join(folder, "heads.safetensors"), probe_heads.to_bytes(heads))
+def write_measurements(
+    folder: str, probing: Mapping[str, ProbingResults], results: Mapping[str, ConditionResult]
+) -> None:
+    """Write the files beside the report: those of the heads, generations.parquet, items.parquet."""
+    items = []
+    for name, of_set in probing.items():
+        heads = of_set.heads
+        storage.write(
+            storage.join(folder, probe_heads.file_name(name)), probe_heads.to_bytes(heads)
+        )
+        accuracy_of_rows = zip(heads.test_ids, _accuracy_per_row(heads), strict=True)
+        items += [
+            ItemValue("", f"probe_accuracy/{name}", row, 0.0, value)
+            for row, value in accuracy_of_rows
+        ]
     storage.write(
-        storage.join(folder, "generations.parquet"),
-        summarize_strengths.generations_file(steered.continuations),
+        storage.join(folder, "generations.parquet"), summarize_strengths.generations_file(results)
     )
-    accuracy_of_rows = zip(heads.test_ids, _accuracy_per_row(heads), strict=True)
-    probe_items = [ItemValue("probe_accuracy", row, 0.0, value) for row, value in accuracy_of_rows]
-    per_item_results.write([*summarize_strengths.item_values(steered), *probe_items], folder)
+    for name, result in results.items():
+        items += summarize_strengths.item_values(name, result)
+    per_item_results.write(items, folder)
 
 
 def _accuracy_per_row(heads: ProbedHeads) -> list[float]:
@@ -151,16 +169,25 @@ def _table(values_LN: Tensor) -> tuple[tuple[float, ...], ...]:
     return tuple(map(tuple, values_LN.tolist()))
 
 
-def _sampled_prompts(prompts: list[Prompt], steered: ConditionResult) -> tuple[SampledPrompt, ...]:
-    """The first sample of the first prompts, at every strength."""
-    texts = {
-        (row.prompt_id, row.strength): row.text for row in steered.continuations if row.sample == 0
-    }
-    return tuple(
-        SampledPrompt(
-            prompt_id=prompt.id,
-            prompt=prompt.text,
-            continuations=tuple(texts[prompt.id, strength] for strength in steered.strengths),
-        )
-        for prompt in prompts[:N_SAMPLED_PROMPTS]
-    )
+def _sampled_prompts(
+    inputs: EvaluationInputs, results: Mapping[str, ConditionResult]
+) -> Iterator[SampledPrompt]:
+    """The first sample of the first prompts of each set, at every operating point."""
+    for name, prompts in inputs.prompt_sets.items():
+        first = prompts[:N_SAMPLED_PROMPTS]
+        sampled: dict[str, list[SampledContinuation]] = {prompt.id: [] for prompt in first}
+        for condition, result in results.items():
+            for row in result.continuations[name]:
+                if row.sample == 0 and row.prompt_id in sampled:
+                    sampled[row.prompt_id].append(
+                        SampledContinuation(
+                            condition=condition, strength=row.strength, text=row.text
+                        )
+                    )
+        for prompt in first:
+            yield SampledPrompt(
+                prompt_set=name,
+                prompt_id=prompt.id,
+                prompt=prompt.text,
+                continuations=tuple(sampled[prompt.id]),
+            )

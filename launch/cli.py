@@ -1,7 +1,7 @@
 """command line of the sweep: flags to an experiment that any worker can read
 
-Applied in this order: recipe, corpora, ratios and seeds, `--set`. Then local paths are made
-absolute, because a worker's working directory is not the user's.
+Applied in this order: recipe, corpora, ratios and seeds, conditions, `--set`. Then local paths are
+made absolute, because a worker's working directory is not the user's.
 """
 
 import argparse
@@ -13,11 +13,11 @@ from pathlib import Path
 from data_prep.core import storage
 from data_prep.core.errors import ConfigurationError
 from data_prep.core.settings import evolve, parse_overrides
-from launch import cost_estimate, recipes
+from eval.config import HELD_OUT
+from launch import cost_estimate, named_conditions, recipes
 from launch.experiment import Experiment
 from launch.run_states import STAGES
 
-HELD_OUT = "held_out"  # in place of a URI: the held-out documents of the run's own streams
 DESCRIPTION = """\
 Build token streams, pretrain one model per toxic ratio and seed, evaluate each model and write a
 report. Whatever has a record already is skipped, so the same command continues after any
@@ -56,6 +56,12 @@ def _add_experiment_flags(flags: argparse.ArgumentParser) -> None:
     )
     flags.add_argument(
         "--seeds", nargs="+", type=int, metavar="S", help="one model per ratio and seed"
+    )
+    flags.add_argument(
+        "--conditions",
+        nargs="+",
+        metavar="NAME",
+        help=f"ways to use each model: {', '.join(named_conditions.NAMES)}, joined by +; or all",
     )
     flags.add_argument(
         "--set",
@@ -112,14 +118,18 @@ def requested_experiment(arguments: argparse.Namespace) -> Experiment:
         experiment = replace(experiment, ratios=tuple(arguments.ratios))
     if arguments.seeds:
         experiment = replace(experiment, seeds=tuple(arguments.seeds))
+    if arguments.conditions:
+        experiment = named_conditions.with_conditions(experiment, arguments.conditions)
     experiment = parse_overrides(experiment, arguments.set)
     return _with_absolute_paths(experiment)
 
 
 def _with_absolute_paths(experiment: Experiment) -> Experiment:
-    def absolute(path: str, name: Callable[[str], str]) -> str | tuple[str, ...]:
+    def absolute(path: str, name: Callable[[str], str]) -> str | tuple[str, ...] | dict[str, str]:
         value = attrgetter(path)(experiment)
         try:
+            if isinstance(value, dict):
+                return {key: name(uri) for key, uri in value.items()}
             return name(value) if isinstance(value, str) else tuple(map(name, value))
         except ConfigurationError as error:
             raise ConfigurationError(f"{path}: {error}") from error
@@ -172,12 +182,13 @@ LOCATIONS: dict[str, Callable[[str], str]] = {
     "data.decontamination.uris": storage.absolute,
     "data.annotation.scorer": _absolute_scorer,
     "train.init_from": _unless(""),
-    "eval.probing.rows": _unless(HELD_OUT),
+    "eval.probes": _unless(HELD_OUT),
+    "eval.prompts": _unless(HELD_OUT),
     "eval.probing.attributes": storage.absolute,
     "eval.probing.transfer": storage.absolute,
-    "eval.generation.prompts": _unless(HELD_OUT),
     "eval.capability.benchmarks": _behind(":"),
     "eval.capability.held_out": _behind("="),
     "eval.scoring.scorer": _absolute_scorer,
+    "eval.scoring.second_scorer": _absolute_scorer,
     "eval.scoring.fluency_model": _unless("", "unsteered", "run:"),
 }

@@ -12,7 +12,9 @@ from data_prep.config import AnnotationConfig, DataConfig, DecontaminationConfig
 from data_prep.core.errors import ConfigurationError
 from data_prep.core.settings import evolve
 from eval.config import (
+    HELD_OUT,
     CapabilityConfig,
+    ConditionConfig,
     EvalConfig,
     GenerationConfig,
     ProbingConfig,
@@ -39,6 +41,8 @@ OLMO_TOKENIZER = TokenizerConfig(
 OLMO_VOCABULARY = 50_304  # rows of the embedding, padded from 50,280 ids
 EMBEDDED_PROBES = "synthetic:probes?documents=1000&seed=1"
 EMBEDDED_PROMPTS = "synthetic:prompts?documents=150&seed=1"
+# the paper's preamble in words that the embedded corpus has
+EMBEDDED_PREFIX = "It is right to say that they are kind friends. "
 
 
 def laptop() -> Experiment:
@@ -65,10 +69,17 @@ def laptop() -> Experiment:
             validation=ValidationConfig(probe_every_steps=20),
         ),
         eval=EvalConfig(
-            probing=ProbingConfig(rows=EMBEDDED_PROBES, group_field="pair"),
-            generation=GenerationConfig(prompts=EMBEDDED_PROMPTS, n_prompts=150, max_new_tokens=24),
+            probes={"pairs": EMBEDDED_PROBES},
+            prompts={"openings": EMBEDDED_PROMPTS},
+            conditions={
+                "plain": ConditionConfig(),
+                "prompt": ConditionConfig(prefix=EMBEDDED_PREFIX),
+                "iti": ConditionConfig(steering="iti"),
+            },
+            probing=ProbingConfig(group_field="pair"),
+            generation=GenerationConfig(n_prompts=150, max_new_tokens=24),
             scoring=ScoringConfig(scorer="lexicon:synthetic:lexicon"),
-            steering=SteeringConfig(strengths=(0.0, 2.0, 4.0, 8.0), top_heads=4),
+            steering=SteeringConfig(strengths=(2.0, 4.0, 8.0), top_heads=4),
         ),
         ratios=PAPER_RATIOS,
         seeds=(0,),
@@ -180,10 +191,10 @@ def on_corpora(experiment: Experiment, clean: Sequence[str], toxic: Sequence[str
             "data.held_out_ratio": 0.1,
             "data.decontamination.uris": (),
             "data.annotation.scorer": "profanity",
-            "eval.probing.rows": "held_out",
+            "eval.probes": {HELD_OUT: HELD_OUT},
             "eval.probing.n_rows": 400,
             "eval.probing.group_field": "",
-            "eval.generation.prompts": "held_out",
+            "eval.prompts": {HELD_OUT: HELD_OUT},
             "eval.generation.n_prompts": 200,
             "eval.scoring.scorer": "profanity",
         },
@@ -216,13 +227,13 @@ def _olmo_training(size: str, *, micro_batch: int) -> TrainConfig:
 
 
 def _evaluation_of_the_paper(*, top_heads: int) -> EvalConfig:
-    """The paper's evaluation with the offline scorer in place of Perspective: strengths 0, 4, 8
-    and 12, steered at the last position, only the continuation is scored.
+    """The paper's evaluation with the offline scorer in place of Perspective: strengths 4, 8 and
+    12, steered at the last position, only the continuation is scored.
     """
     return EvalConfig(
-        probing=ProbingConfig(rows="held_out", n_rows=8960),
-        generation=GenerationConfig(prompts="held_out", n_prompts=3000),
+        probing=ProbingConfig(n_rows=8960),
+        generation=GenerationConfig(n_prompts=3000),
         scoring=ScoringConfig(scorer="profanity"),
-        steering=SteeringConfig(strengths=(0.0, 4.0, 8.0, 12.0), top_heads=top_heads),
+        steering=SteeringConfig(strengths=(4.0, 8.0, 12.0), top_heads=top_heads),
         capability=CapabilityConfig(cross_entropy_sequences=256),
     )

@@ -3,8 +3,10 @@
 from rich.box import SIMPLE
 from rich.table import Table
 
+from eval.config import PLAIN
 from eval.stats.estimate_with_interval import Estimate
 from launch.experiment import Experiment, ratio_text
+from launch.report.analysis import evaluation_view
 from launch.run_states import RunState, built_streams
 
 DONE, NOT_STARTED = "done", "–"
@@ -41,9 +43,11 @@ def _training_progress(state: RunState) -> str:
 
 def result_table(experiment: Experiment, states: list[RunState]) -> Table:
     """A row per finished run: ratio, arm, losses, probe accuracy, toxicity by steering strength."""
-    strengths = experiment.eval.steering.strengths
+    prompt_set = min(experiment.eval.prompts)
+    strengths = _strengths(experiment)
     table = Table(
-        title="toxicity: mean score × 100 with its interval; losses: nats per token, held out",
+        title=f"toxicity on {prompt_set}: mean score × 100 with its interval; losses: nats per "
+        "token, held out",
         title_justify="left",
         box=SIMPLE,
     )
@@ -58,17 +62,24 @@ def result_table(experiment: Experiment, states: list[RunState]) -> Table:
         if record is None or report is None:
             continue
         losses = {part.stream: f"{part.loss:.3f}" for part in record.held_out}
-        toxicity = {row.strength: _with_interval(row.toxicity, ".1f") for row in report.steered}
+        shown = evaluation_view.view(report, prompt_set)
+        toxicity = {row.strength: _with_interval(row.toxicity, ".1f") for row in shown.steered}
         table.add_row(
             ratio_text(state.run.toxic_ratio),
             state.run.arm,
             f"{record.realised_toxic_ratio:.4g}",
             f"{record.final_train_loss:.3f}",
             *(losses.get(stream, "–") for stream in ("clean", "toxic")),
-            _with_interval(report.probe_accuracy, ".3f"),
+            _with_interval(shown.probes.probe_accuracy, ".3f"),
             *(toxicity[strength] for strength in strengths),
         )
     return table
+
+
+def _strengths(experiment: Experiment) -> tuple[float, ...]:
+    """The strengths of the steered curve, from 0."""
+    is_steered = evaluation_view.steered_condition(experiment.eval) != PLAIN
+    return (0.0, *(experiment.eval.steering.strengths if is_steered else ()))
 
 
 def _with_interval(estimate: Estimate, form: str) -> str:

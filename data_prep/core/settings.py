@@ -12,7 +12,8 @@ Construction refuses a value of another type, out of range or not finite, and na
 Python itself would take `True` for a count and NaN for a rate, and fail hours later on a GPU. A
 group always exists; one that can be off has a setting for it (`data.annotation.kind=none`).
 `evolve` changes several paths at once and constructs each group once, so values that are only right
-together can be changed in any order.
+together can be changed in any order. A setting that maps names to values takes one entry by its
+name: `--set eval.prompts.rtp=rtp.jsonl`.
 """
 
 import ast
@@ -22,8 +23,8 @@ import json
 import shlex
 import textwrap
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import field, fields, is_dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from typing import (
     Annotated,
@@ -55,7 +56,8 @@ Share = Annotated[float, Interval(ge=0, le=1)]
 LIST_COMMAND = "python launch/sweep.py --settings"
 
 
-class Example(NamedTuple):
+@dataclass(frozen=True, eq=False)  # the value may be a dict, which has no hash
+class Example:
     """In the `Annotated` type of a setting: a value that its own check takes, for errors."""
 
     value: Any
@@ -100,9 +102,14 @@ def settings(path: str) -> Callable[[type[S]], type[S]]:
 
 def _check_field(path: str, hint: Any, value: Any) -> None:
     if not is_valid(hint, value):
-        sample = "" if is_dataclass(hint) else f", e.g. {json.dumps(example(hint))}"
-        raise ConfigurationError(f"{path} is {value!r}; expected {type_name(hint)}{sample}")
-    texts = value if isinstance(value, tuple) else (value,)
+        if is_dataclass(hint):
+            raise ConfigurationError(
+                f"{path} is {value!r}; expected {getattr(hint, '__name__', hint)}"
+            )
+        sample = json.dumps(example(hint))
+        raise ConfigurationError(f"{path} is {value!r}; expected {type_name(hint)}, e.g. {sample}")
+    texts = value.values() if isinstance(value, dict) else value
+    texts = (texts,) if isinstance(texts, str) else texts if isinstance(texts, Iterable) else ()
     if any(isinstance(text, str) and mask_secrets(text) != text for text in texts):
         # Settings are saved beside the results and shown in the report.
         raise ConfigurationError(
@@ -136,7 +143,10 @@ def _evolve(group: S, changes: Mapping[str, Any], within: str) -> S:
             own[name] = new
     for name, inner_changes in below.items():
         current = own.get(name, getattr(group, name))
-        own[name] = _evolve(current, inner_changes, f"{within}{name}.")
+        if isinstance(current, dict):
+            own[name] = current | inner_changes
+        else:
+            own[name] = _evolve(current, inner_changes, f"{within}{name}.")
     return replace(group, **own)  # type: ignore[type-var]
 
 
@@ -157,13 +167,21 @@ def parse_overrides(value: S, words: Sequence[str]) -> S:
     return evolve(value, changes)
 
 
+class _Target(NamedTuple):
+    """What a path names: its type, its value now, and whether it is one entry of a map."""
+
+    hint: Any
+    current: Any
+    is_entry: bool
+
+
 def _parse(root: Any, path: str, text: str) -> Any:
     """The value that `text` gives the setting at `path`, checked against its type."""
     word = f"--set {path}={text}"
-    hint, current = _lookup(root, path, word)
+    hint, current, is_entry = _lookup(root, path, word)
     if hasattr(current, "named"):
         return current.named(text)
-    if is_dataclass(hint):
+    if is_dataclass(hint) and not is_entry:
         paths = ", ".join(f"{path}.{f.name}" for f in fields(hint))
         raise ConfigurationError(f"{word}: {path} is a group; set one of {paths}")
     refuse_doubled_keys(text, word)
@@ -182,17 +200,24 @@ def _parse(root: Any, path: str, text: str) -> Any:
         ) from fault
 
 
-def _lookup(root: Any, path: str, word: str) -> tuple[Any, Any]:
-    """The type of the setting at `path`, and its value now."""
+def _lookup(root: Any, path: str, word: str) -> _Target:
+    """The setting at `path`, or the entry of a setting that maps names to values."""
     *groups, name = path.split(".")
-    group = root
+    group, hint = root, None
     for group_name in groups:
+        hint = field_types(type(group)).get(group_name) if is_dataclass(group) else None
         group = getattr(group, group_name, None)
+    if isinstance(group, dict):
+        return _Target(get_args(_unannotated(hint))[1], group.get(name, ""), is_entry=True)
     if not is_dataclass(group) or name not in field_types(type(group)):
         raise ConfigurationError(
             f"{word}: there is no setting {path}; {nearest(list(_paths(type(root))), path)}"
         )
-    return field_types(type(group))[name], getattr(group, name)
+    return _Target(field_types(type(group))[name], getattr(group, name), is_entry=False)
+
+
+def _unannotated(hint: Any) -> Any:
+    return get_args(hint)[0] if get_origin(hint) is Annotated else hint
 
 
 def _as_text(value: Any) -> str:
@@ -276,7 +301,9 @@ def field_types(cls: type) -> dict[str, Any]:
 
 @cache
 def adapter(hint: Any) -> TypeAdapter[Any]:
-    """pydantic's reader of a type that is not itself a group: strict, with finite numbers only."""
+    """pydantic's reader of a type: strict, with finite numbers only."""
+    if isinstance(hint, type) and is_dataclass(hint):  # it brings its own configuration
+        return TypeAdapter(hint)
     return TypeAdapter(hint, config=ConfigDict(strict=True, allow_inf_nan=False))
 
 
@@ -310,6 +337,8 @@ def type_name(hint: Any) -> str:
         return f"list of exactly {len(arguments)}: {', '.join(map(type_name, arguments))}"
     if origin is dict:
         return f"map from {type_name(arguments[0])} to {type_name(arguments[1])}"
+    if is_dataclass(hint):
+        return f"{{{', '.join(f.name for f in fields(hint))}}}"
     return NAMES.get(hint, getattr(hint, "__name__", str(hint)))
 
 
@@ -328,6 +357,8 @@ def example(hint: Any) -> Any:
         return [example(part) for part in arguments if part is not Ellipsis]
     if origin is dict:
         return {example(arguments[0]): example(arguments[1])}
+    if is_dataclass(hint):
+        return {f.name: example(field_types(hint)[f.name]) for f in fields(hint)}  # type: ignore[arg-type]
     return {int: 1, float: 0.5, bool: True, str: "TEXT"}.get(hint)
 
 

@@ -3,11 +3,11 @@
 Both come from a document URI or from "held_out": the documents of the clean and the toxic stream
 that were never trained on, half from each. No text is both a probe row and a prompt.
 
-`eval.probing.n_rows` and `eval.generation.n_prompts` are upper limits: where there are fewer texts,
-all are taken, and every number in the report carries its n.
+`eval.probing.n_rows` and `eval.generation.n_prompts` are upper limits of each set: where there are
+fewer texts, all are taken, and every number in the report carries its n.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -16,14 +16,13 @@ from data_prep.config import StreamName
 from data_prep.core import keyed_random
 from data_prep.core.errors import ConfigurationError
 from data_prep.sources import corpus_reader
-from eval.config import GenerationConfig, ProbingConfig
+from eval.config import HELD_OUT, EvalConfig
 from eval.eval_report import TextSet
 from eval.inputs import labelled_rows, text_rows
 from eval.inputs.labelled_rows import LabelledRow, LabelledSet
 from eval.inputs.text_rows import OneOfEach, Reason, RowCounts, text_id, text_key
 
-PROBE_ROWS, PROMPTS = "eval.probing.rows", "eval.generation.prompts"
-HELD_OUT = "held_out"
+PROBES, PROMPTS = "eval.probes", "eval.prompts"  # the settings that name the sets
 HELD_OUT_RULE = "stream of origin (held-out text; toxic = from the toxic stream)"
 
 # The length of a held-out snippet in tokens is drawn from these ranges, ends included. A probe row
@@ -40,18 +39,23 @@ class Prompt(NamedTuple):
 
 
 class EvaluationTexts(NamedTuple):
-    """The probe rows and prompts of one evaluation. label_rule says in words which rows are
-    toxic; summaries say what was left out of both.
+    """The probe sets and prompt sets of one evaluation, by name; each summary says what was left
+    out.
     """
 
-    probe_rows: list[LabelledRow]
-    label_rule: str
-    prompts: list[Prompt]
-    summaries: tuple[TextSet, ...]
+    probe_sets: dict[str, LabelledSet]
+    prompt_sets: dict[str, "PromptSet"]
 
 
 class PromptSet(NamedTuple):
-    """All prompts of a set, and what was left out."""
+    """The prompts of a set, and what was left out."""
+
+    prompts: list[Prompt]
+    summary: TextSet
+
+
+class _AllPrompts(NamedTuple):
+    """All prompts of a set, before some are chosen."""
 
     prompts: list[Prompt]
     counts: RowCounts
@@ -69,39 +73,55 @@ class HeldOutSource(NamedTuple):
 R = TypeVar("R", LabelledRow, Prompt)
 
 
-def choose_texts(
-    probing: ProbingConfig, generation: GenerationConfig, seed: int, held_out: HeldOutSource
-) -> EvaluationTexts:
-    """The probe rows and prompts that the settings name; `held_out` is read for "held_out" only."""
-    probes, prompts = _held_out_snippets(probing, generation, seed, held_out)
-    if probing.rows != HELD_OUT:
-        probes = read_probe_rows(probing, seed)
-    if generation.prompts != HELD_OUT:
-        prompts = read_prompts(generation.prompts, seed)
-    probe_texts = {text_key(row.text) for row in probes.rows}
-    unprobed = [prompt for prompt in prompts.prompts if text_key(prompt.text) not in probe_texts]
-    prompts.counts.leave_out(Reason.PROBE_ROW, len(prompts.prompts) - len(unprobed))
+def choose_texts(config: EvalConfig, held_out: HeldOutSource) -> EvaluationTexts:
+    """The probe sets and prompt sets that the settings name; `held_out` is read for "held_out"
+    only.
+    """
+    held_out_probes, held_out_prompts = _held_out_snippets(config, held_out)
+    probe_sets = {
+        name: held_out_probes if uri == HELD_OUT else read_probe_rows(name, config)
+        for name, uri in sorted(config.probes.items())
+    }
+    probe_texts = {text_key(row.text) for probes in probe_sets.values() for row in probes.rows}
+    prompt_sets = {}
+    for name, uri in sorted(config.prompts.items()):
+        found = held_out_prompts if uri == HELD_OUT else _read_prompts(uri, config.seed)
+        prompt_sets[name] = _choose(name, found, probe_texts, config)
+    return EvaluationTexts(probe_sets, prompt_sets)
+
+
+def _choose(name: str, found: _AllPrompts, probe_texts: Set[str], config: EvalConfig) -> PromptSet:
+    """The first prompts of a set that are no probe rows."""
+    setting, uri = f"{PROMPTS}.{name}", config.prompts[name]
+    unprobed = [prompt for prompt in found.prompts if text_key(prompt.text) not in probe_texts]
+    found.counts.leave_out(Reason.PROBE_ROW, len(found.prompts) - len(unprobed))
     if not unprobed:
         raise ConfigurationError(
-            f"{PROMPTS} {generation.prompts!r} gives no prompt ({len(prompts.prompts)} texts "
-            f"before those that are probe rows; {prompts.counts.in_words}); name more documents, "
-            "lower eval.probing.n_rows or raise data.held_out_ratio"
+            f"{setting} {uri!r} gives no prompt ({len(found.prompts)} texts before those that are "
+            f"probe rows; {found.counts.in_words}); name more documents, lower "
+            "eval.probing.n_rows or raise data.held_out_ratio"
         )
-    used = unprobed[: generation.n_prompts]
-    of_prompts = prompts.counts.text_set(PROMPTS, generation.prompts, len(used))
-    return EvaluationTexts(probes.rows, probes.rule, used, (probes.summary, of_prompts))
+    used = unprobed[: config.generation.n_prompts]
+    return PromptSet(used, found.counts.text_set(setting, uri, len(used)))
 
 
-def read_probe_rows(probing: ProbingConfig, seed: int) -> LabelledSet:
-    """The probe rows of a file; ConfigurationError unless both classes are among them."""
+def read_probe_rows(name: str, config: EvalConfig) -> LabelledSet:
+    """The rows of a probe set from a file; ConfigurationError unless both classes are among
+    them.
+    """
+    probing = config.probing
     probes = labelled_rows.read_labelled_rows(
-        probing.rows, probing, seed, setting=PROBE_ROWS, group_field=probing.group_field
+        config.probes[name],
+        probing,
+        config.seed,
+        setting=f"{PROBES}.{name}",
+        group_field=probing.group_field,
     )
     labelled_rows.check_both_classes(probes, "rows")
     return probes
 
 
-def read_prompts(uri: str, seed: int) -> PromptSet:
+def _read_prompts(uri: str, seed: int) -> _AllPrompts:
     """All prompts of a file, each text once."""
     counts = RowCounts()
     distinct: OneOfEach[Prompt] = OneOfEach()
@@ -109,7 +129,7 @@ def read_prompts(uri: str, seed: int) -> PromptSet:
         for _, document in text_rows.read_rows(source, counts):
             text = _with_line_ends(document.text)
             distinct.add(text_key(text), None, Prompt(text_id(text), text))
-    return PromptSet(_shuffled(distinct.items(counts, uri), "prompts", seed), counts)
+    return _AllPrompts(_shuffled(distinct.items(counts, uri), "prompts", seed), counts)
 
 
 def _with_line_ends(text: str) -> str:
@@ -126,19 +146,23 @@ def _shuffled(rows: list[R], purpose: str, seed: int) -> list[R]:
 
 
 def _held_out_snippets(
-    probing: ProbingConfig, generation: GenerationConfig, seed: int, source: HeldOutSource
-) -> tuple[LabelledSet, PromptSet]:
+    config: EvalConfig, source: HeldOutSource
+) -> tuple[LabelledSet, _AllPrompts]:
     """Snippets for probes and prompts from disjoint documents, the same for both streams: equal
     counts, and lengths from one distribution. Nothing is read for what does not come from held-out
     text.
     """
-    n_probe_documents = -(-probing.n_rows // 2) if probing.rows == HELD_OUT else 0
-    n_prompt_documents = -(-generation.n_prompts // 2) if generation.prompts == HELD_OUT else 0
+    probes_name, prompts_name = (
+        _name_of_held_out(uris) for uris in (config.probes, config.prompts)
+    )
+    n_probe_documents = -(-config.probing.n_rows // 2) if probes_name else 0
+    n_prompt_documents = -(-config.generation.n_prompts // 2) if prompts_name else 0
     wanted = n_probe_documents + n_prompt_documents
     of_rows, of_prompts = RowCounts(), RowCounts()
+    setting = f"{PROBES}.{probes_name}"
     if not wanted:
-        none = LabelledSet([], HELD_OUT_RULE, of_rows.text_set(PROBE_ROWS, HELD_OUT, 0))
-        return none, PromptSet([], of_prompts)
+        none = LabelledSet([], HELD_OUT_RULE, of_rows.text_set(setting, HELD_OUT, 0))
+        return none, _AllPrompts([], of_prompts)
     documents = [_long_documents(source, stream, wanted) for stream in ("clean", "toxic")]
     n_documents = min(wanted, *map(len, documents))
     n_prompts = n_documents * n_prompt_documents // wanted  # short of documents, both shrink alike
@@ -151,12 +175,18 @@ def _held_out_snippets(
         for name, text in _snippets(of_probes, PROBE_TOKENS, source, of_rows):
             probe_rows.add(text_key(text), label, LabelledRow(name, text, label, name))
     # beginnings that both streams have say nothing, however many there are
-    distinct = probe_rows.items(of_rows, PROBE_ROWS, max_contradictory_ratio=1.0)
-    rows = _shuffled(distinct, "probes", seed)[: probing.n_rows]
+    distinct = probe_rows.items(of_rows, setting, max_contradictory_ratio=1.0)
+    rows = _shuffled(distinct, "probes", config.seed)[: config.probing.n_rows]
+    shuffled = _shuffled(prompts.items(of_prompts, PROMPTS), "prompts", config.seed)
     return (
-        LabelledSet(rows, HELD_OUT_RULE, of_rows.text_set(PROBE_ROWS, HELD_OUT, len(rows))),
-        PromptSet(_shuffled(prompts.items(of_prompts, PROMPTS), "prompts", seed), of_prompts),
+        LabelledSet(rows, HELD_OUT_RULE, of_rows.text_set(setting, HELD_OUT, len(rows))),
+        _AllPrompts(shuffled, of_prompts),
     )
+
+
+def _name_of_held_out(uris: Mapping[str, str]) -> str:
+    """The name of the set of held-out documents; empty if there is none."""
+    return next((name for name, uri in uris.items() if uri == HELD_OUT), "")
 
 
 def _long_documents(source: HeldOutSource, stream: StreamName, wanted: int) -> list[np.ndarray]:

@@ -1,7 +1,8 @@
 """EvalSession: loaded model, stored measurements, seed and progress of one evaluation"""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from eval.model.loaded_model import LoadedModel
 from eval.model.measurement_store import Arrays, MeasurementStore
@@ -21,9 +22,16 @@ class EvalSession:
     advance: Callable[[int], object]
 
     def get_or_measure(
-        self, name: str, measure: Callable[[], Arrays], *, n_rows: int = 0
+        self,
+        name: str,
+        depends_on: Sequence[Any],
+        measure: Callable[[], Arrays],
+        *,
+        n_rows: int = 0,
     ) -> Arrays:
-        """The arrays of `measure`, or those that an interrupted evaluation stored under `name`;
-        then the progress bar advances by the measurement's `n_rows` at once.
+        """The arrays of `measure`, or those that are stored under `name` and `depends_on`; then
+        the progress bar advances by the measurement's `n_rows` at once. All depend on the seed.
         """
-        return self.store.get_or_measure(name, measure, lambda: self.advance(n_rows))
+        return self.store.get_or_measure(
+            name, [self.seed, *depends_on], measure, lambda: self.advance(n_rows)
+        )

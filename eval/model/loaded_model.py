@@ -72,6 +72,24 @@ class LoadedModel(NamedTuple):
         rows = np.split(batch.ids, np.cumsum(batch.lengths)[:-1])
         return [row.tolist() for row in rows]
 
+    @property
+    def reserved_tokens(self) -> int:
+        """Positions that prompts and held-out windows leave to the prefix of a condition, so that
+        all conditions are measured on the same tokens.
+        """
+        return max(self.sequence_length // 8, min(32, self.sequence_length // 4))
+
+    def encode_prefix(self, text: str, what: str) -> list[int]:
+        """The ids of the text before every prompt, of the condition that `what` names."""
+        ids = self.tokenizer.encode_batch([text]).ids.tolist() if text else []
+        if len(ids) > self.reserved_tokens:
+            raise ConfigurationError(
+                f"{what}: its prefix has {len(ids)} tokens, and this model leaves "
+                f"{self.reserved_tokens} of its {self.sequence_length} positions to it; shorten "
+                "the prefix in eval.conditions, or leave the condition out"
+            )
+        return ids
+
     def with_held_out_files(self, named_uris: Sequence[str], seed: int) -> "LoadedModel":
         """The model with more held-out text, each "NAME=URI"; a name that is there is replaced."""
         pairs = (named_uri.partition("=") for named_uri in named_uris)
@@ -85,16 +103,17 @@ class LoadedModel(NamedTuple):
         if stream not in self.held_out:
             raise ConfigurationError(
                 f"this model is not a run of a sweep and has no held-out text named {stream!r}; "
-                "set eval.probing.rows and eval.generation.prompts to files, or name text with "
+                "set eval.probes and eval.prompts to files, or name text with "
                 f"'eval.capability.held_out=[\"{stream}=URI\", …]'"
             )
         return self.held_out[stream].documents(limit)
 
     def held_out_sequences(self, limit: int) -> dict[str, np.ndarray]:
-        """At most `limit` held-out windows by name, [n, T]; n is 0 if there is too little text."""
-        return {
-            name: text.windows(self.sequence_length, limit) for name, text in self.held_out.items()
-        }
+        """At most `limit` held-out windows by name, [n, T]; n is 0 if there is too little text. T
+        leaves the reserved positions free.
+        """
+        n_tokens = self.sequence_length - self.reserved_tokens
+        return {name: text.windows(n_tokens, limit) for name, text in self.held_out.items()}
 
 
 def load_run(root: str, run: RunRecord, compute: EvalComputeConfig) -> LoadedModel:

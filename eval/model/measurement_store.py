@@ -1,43 +1,48 @@
-"""finished measurements of an evaluation that is under way, so that it can resume
+"""measurements of a model, kept so that no evaluation of it repeats them
 
-Each measurement is a file of arrays beside the report to come. Its name says what was measured, and
-on which weights; its content begins with a checksum. A file that is damaged, or of another model,
-is measured again. The files are deleted once the report is written.
+Each measurement is a file of arrays below the folder of its run or model. Its name says what was
+measured, and ends in the digest of all that it depends on: weights, texts, settings. So an
+interrupted evaluation resumes, and one with another condition or set of texts measures only what is
+new. The content begins with a checksum; a damaged file is measured again.
 """
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
+from typing import Any
 
 import numpy as np
 
 from data_prep.core import storage, telemetry
+from data_prep.core.records import digest
 
-FORMAT_VERSION = 1
-FOLDER = "parts"
+FORMAT_VERSION = 2
+FOLDER = "measurements"
 CHECKSUM_BYTES = 32
 
 Arrays = Mapping[str, np.ndarray]
 
 
 class MeasurementStore:
-    """The finished measurements of one evaluation, in its folder. `weights_id` names the model."""
+    """The finished measurements of one model, below its folder `home`. `weights_id` names the
+    weights.
+    """
 
-    def __init__(self, folder: str, weights_id: str) -> None:
-        self._folder = storage.join(folder, FOLDER)
+    def __init__(self, home: str, weights_id: str) -> None:
+        self._folder = storage.join(home, FOLDER)
         self._weights_id = weights_id
 
     def get_or_measure(
         self,
         name: str,
+        depends_on: Sequence[Any],
         measure: Callable[[], Arrays],
         on_resume: Callable[[], object] = lambda: None,
     ) -> Arrays:
-        """The arrays of `measure`, which are stored under `name`. If an interrupted evaluation
-        stored them, they are read instead, and `on_resume` is called.
+        """The arrays of `measure`, which are stored under `name` and the digest of `depends_on`. If
+        they are stored already, they are read instead, and `on_resume` is called.
         """
-        identity = sha256(json.dumps([FORMAT_VERSION, self._weights_id]).encode()).hexdigest()
-        uri = storage.join(self._folder, f"{name}-{identity[:8]}")
+        identity = digest(FORMAT_VERSION, self._weights_id, *depends_on)
+        uri = storage.join(self._folder, f"{name}-{identity}")
         stored = _read(uri)
         if stored is not None:
             on_resume()
@@ -48,10 +53,6 @@ class MeasurementStore:
         content = save(arrays)
         storage.write(uri, sha256(content).digest() + content)
         return arrays
-
-    def delete(self) -> None:
-        """Delete all of them; the report holds what they hold."""
-        storage.delete_below(self._folder, storage.list_files(self._folder))
 
 
 def _read(uri: str) -> Arrays | None:

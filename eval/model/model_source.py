@@ -38,6 +38,18 @@ class ModelSource(NamedTuple):
             model_files.fetch_export(self.root, self.run_or_folder, Path(scratch))
             yield Path(scratch)
 
+    @property
+    def arm(self) -> str:
+        """Arm of pretraining of a run; a folder's model is plain."""
+        run = self.run_or_folder
+        return "plain" if isinstance(run, Path) else run.config.arm
+
+    @property
+    def control_text(self) -> str:
+        """ "Not toxic" in the words of a MEDA or INST run; empty for other models."""
+        run = self.run_or_folder
+        return "" if isinstance(run, Path) else run.config.control_text
+
     def load(self, compute: EvalComputeConfig) -> LoadedModel:
         if isinstance(self.run_or_folder, Path):
             return load_folder(self.run_or_folder, compute)

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_prep.core.records import digest
 from eval.config import ProbingConfig
 from eval.eval_report import Entanglement
 from eval.inputs import labelled_rows
@@ -42,9 +41,10 @@ def measure_entanglement(
     if not attributes:
         return None
     thetas = []
-    for uri, (rows, _, _) in attributes.items():
+    for rows, _, _ in attributes.values():
         arrays = session.get_or_measure(
-            f"attribute-{digest(uri)[:8]}",
+            "attribute",
+            (rows, probing.site, probing.token),
             partial(_attribute_directions, session.loaded, rows, probing),
         )
         thetas.append(torch.from_numpy(arrays["theta_LNH"]))

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from data_prep.core import keyed_random
+from data_prep.core.records import digest
 from eval.config import ProbingConfig
 from eval.eval_report import ProbeNull
 from eval.inputs import labelled_rows
@@ -42,9 +43,11 @@ Advance = Callable[[int], object]  # called with the number of rows finished
 
 class ProbedHeads(NamedTuple):
     """Results of probing. Tables are [L, N]; correct_RLN is on test rows, in the order of test_ids;
-    shift_LD is σθ of the selected heads, best first.
+    shift_LD is σθ of the selected heads, best first. identity: of all that they depend on but the
+    model.
     """
 
+    identity: str
     split: RowSplit
     test_ids: list[str]
     test_labels_R: Tensor
@@ -86,13 +89,22 @@ def probe(
         )
         for name, positions in split._asdict().items()
     }
+    depends_on = (
+        rows,
+        split,
+        (probing.site, probing.token, probing.l2, probing.direction, n_permutations),
+    )
     arrays = session.get_or_measure(
-        "probes", partial(_probe_layers, session, rows, labelled, probing), n_rows=len(rows)
+        "probes",
+        depends_on,
+        partial(_probe_layers, session, rows, labelled, probing),
+        n_rows=len(rows),
     )
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     theta_sigma = Directions(tensors["theta_LNH"], tensors["sigma_LN"])
     selected = select_heads(tensors["validation_LN"], top_heads)
     return ProbedHeads(
+        identity=digest(*depends_on),
         split=split,
         test_ids=labelled["test"].ids,
         test_labels_R=labelled["test"].labels_R,
@@ -122,8 +134,13 @@ def read_activations(
     )
 
 
+def file_name(probe_set: str) -> str:
+    """The file of a probe set's heads in the folder of an evaluation."""
+    return f"heads-{probe_set}.safetensors"
+
+
 def to_bytes(heads: ProbedHeads) -> bytes:
-    """The content of heads.safetensors; its metadata holds the ids of the test rows, as JSON."""
+    """The content of that file; its metadata holds the ids of the test rows, as JSON."""
     from safetensors.torch import save
 
     return save(

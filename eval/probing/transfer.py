@@ -9,7 +9,6 @@ from functools import partial
 
 import torch
 
-from data_prep.core.records import digest
 from eval.config import ProbingConfig
 from eval.eval_report import Transfer
 from eval.inputs import labelled_rows
@@ -32,7 +31,9 @@ def measure_transfer(
     results = []
     for uri, (rows, rule, _) in sets.items():
         arrays = session.get_or_measure(
-            f"transfer-{digest(uri)[:8]}", partial(_scores, session.loaded, rows, heads, probing)
+            "transfer",
+            (heads.identity, rows),
+            partial(_scores, session.loaded, rows, heads, probing),
         )
         scores_RLN = torch.from_numpy(arrays["scores_RLN"])
         is_toxic_R = torch.tensor(labelled_rows.labels_of(rows)).bool()

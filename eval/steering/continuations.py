@@ -1,10 +1,11 @@
-"""continuations of every prompt at every strength, with toxicity scores and fluency
+"""continuations of every prompt under a condition, with toxicity scores and fluency
 
     prompts × samples × strengths ─▶ sampled ids ─▶ texts ─▶ toxicity scores, nats per token
 
-All strengths share a batch and the pass over their prompt (model/generation.py), and no row depends
+A prompt that is too long loses its beginning, under all conditions alike. All strengths share a
+batch and the pass over their prompt (model/generation.py), and no row depends
 on the others of its batch. The same sample of a prompt draws the same random numbers at every
-strength, so strengths differ by steering alone.
+strength and condition, so these differ in nothing else.
 
 Shapes: B batch.
 """
@@ -31,11 +32,12 @@ PART_ROWS = 1024  # continuations per stored part: at most so many are lost on i
 
 
 class ContinuationScoring(NamedTuple):
-    """How continuations are judged: by a toxicity scorer, which must score a share of at least
-    `min_coverage_ratio` of those with text, and by a fluency judge if there is one.
+    """How continuations are judged: by one or two toxicity scorers, each of which must score a
+    share of at least `min_coverage_ratio` of those with text, and by a fluency judge if there is
+    one.
     """
 
-    scorer: Scorer
+    scorers: tuple[Scorer, ...]
     judge: FluencyJudge | None
     min_coverage_ratio: float
 
@@ -43,7 +45,7 @@ class ContinuationScoring(NamedTuple):
 class Continuation(NamedTuple):
     """One continuation of a prompt.
 
-    score: None if the scorer gave none. distinct_ratio: None below two bigrams. nats_per_token:
+    scores: by scorer; None if it gave none. distinct_ratio: None below two bigrams. nats_per_token:
     under the judge; None for an empty text, or without a judge.
     """
 
@@ -51,7 +53,7 @@ class Continuation(NamedTuple):
     sample: int
     strength: float
     text: str
-    score: float | None
+    scores: tuple[float | None, ...]
     distinct_ratio: float | None
     n_tokens: int
     nats_per_token: float | None
@@ -74,22 +76,13 @@ def continue_prompts(
 ) -> list[Continuation]:
     """Every prompt × sample × strength, in that order.
 
-    Raises ArtefactMissing if the scorer leaves out too many.
+    Raises ArtefactMissing if a scorer leaves out too many.
     """
     samples = range(config.samples_per_prompt)
     draws = list(map(_Draw._make, product(range(len(prompts)), samples, condition.strengths)))
     ids = _sample_all(session, prompts, draws, condition, config)
     texts = [session.loaded.tokenizer.decode(row) for row in ids]
-    scores = scoring.scorer.score(texts)
-    score_cache.check_range(scores, scoring.scorer.id)
-    for column, strength in enumerate(condition.strengths):
-        own = slice(column, None, len(condition.strengths))
-        score_cache.check_coverage(
-            score_cache.coverage(texts[own], scores[own]),
-            f"strength {strength:g}",
-            scoring.scorer.id,
-            scoring.min_coverage_ratio,
-        )
+    scores = [_score(scorer, texts, condition, scoring) for scorer in scoring.scorers]
     nats: list[float | None] = [None] * len(draws)
     if scoring.judge:
         prompt_texts = [prompts[draw.prompt].text for draw in draws]
@@ -100,13 +93,32 @@ def continue_prompts(
             sample=draw.sample,
             strength=draw.strength,
             text=text,
-            score=score,
+            scores=scores_of_row,
             distinct_ratio=_distinct_ratio(row),
             n_tokens=len(row),
             nats_per_token=nats_of_row,
         )
-        for draw, row, text, score, nats_of_row in zip(draws, ids, texts, scores, nats, strict=True)
+        for draw, row, text, scores_of_row, nats_of_row in zip(
+            draws, ids, texts, zip(*scores, strict=True), nats, strict=True
+        )
     ]
+
+
+def _score(
+    scorer: Scorer, texts: list[str], condition: Condition, scoring: ContinuationScoring
+) -> list[float | None]:
+    """The checked scores of one scorer."""
+    scores = scorer.score(texts)
+    score_cache.check_range(scores, scorer.id)
+    for column, strength in enumerate(condition.strengths):
+        own = slice(column, None, len(condition.strengths))
+        score_cache.check_coverage(
+            score_cache.coverage(texts[own], scores[own]),
+            f"condition {condition.name} at strength {strength:g}",
+            scorer.id,
+            scoring.min_coverage_ratio,
+        )
+    return scores
 
 
 def _sample_all(
@@ -117,7 +129,7 @@ def _sample_all(
     config: GenerationConfig,
 ) -> list[list[int]]:
     """The new ids of each draw. Batches run through prompts of similar length, a part at a time."""
-    tokens = session.loaded.encode([prompt.text for prompt in prompts])
+    tokens = _encode(session, prompts, condition, config)
     keys = [
         generation.row_key(prompts[draw.prompt].id, draw.sample, session.seed) for draw in draws
     ]
@@ -160,15 +172,33 @@ def _sample_all(
             "lengths": np.array([len(sampled[row]) for row in part]),
         }
 
+    depends_on = (condition.identity, list(prompts), config)
     order = sorted(range(len(draws)), key=lambda i: (len(tokens[draws[i].prompt]), i))
     for start in range(0, len(order), PART_ROWS):
         part = order[start : start + PART_ROWS]
         arrays = session.get_or_measure(
-            f"{condition.name}-drawn-{start:08d}", partial(sample_part, part), n_rows=len(part)
+            f"{condition.name}-continuations-{start:08d}",
+            depends_on,
+            partial(sample_part, part),
+            n_rows=len(part),
         )
         rows = np.split(arrays["ids"], np.cumsum(arrays["lengths"])[:-1])
         sampled |= zip(part, (row.tolist() for row in rows), strict=True)
     return [sampled[i] for i in range(len(draws))]
+
+
+def _encode(
+    session: EvalSession,
+    prompts: Sequence[Prompt],
+    condition: Condition,
+    config: GenerationConfig,
+) -> list[list[int]]:
+    """The ids of each prompt behind the condition's prefix, with room for the new tokens."""
+    loaded = session.loaded
+    n_positions = loaded.model.shape.max_sequence_length
+    room = max(1, n_positions - config.max_new_tokens - loaded.reserved_tokens)
+    rows = loaded.encode([prompt.text for prompt in prompts])
+    return [condition.prefix + row[-room:] for row in rows]
 
 
 def _distinct_ratio(ids: list[int]) -> float | None:

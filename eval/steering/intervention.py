@@ -35,7 +35,7 @@ from torch import Tensor
 
 from data_prep.core import keyed_random
 from data_prep.core.errors import ConfigurationError
-from eval.config import Control, Positions, Site
+from eval.config import Positions, Site, Steering
 from eval.model import hook_points
 from eval.model.subject.subject_model import ModelShape, SubjectModel
 from eval.probing.directions import Directions, unit_shift
@@ -59,7 +59,7 @@ def no_shift(shape: ModelShape) -> Shift:
 
 
 def control_shift(
-    control: Control, directions: Directions, heads: Sequence[Head], seed: int
+    control: Steering, directions: Directions, heads: Sequence[Head], seed: int
 ) -> Tensor:
     """The shift for α = 1 of one of the controls, [L, D] fp32; `seed` keys the random draws."""
     if control == "flipped":
@@ -75,9 +75,9 @@ def control_shift(
     ]
     if len(other_heads) < len(heads):
         raise ConfigurationError(
-            "the control random_heads needs as many other heads as are steered: "
-            f"{len(heads)} of {n_layers * n_heads} are; lower eval.steering.top_heads or remove "
-            "the control from eval.steering.controls"
+            "the condition random_heads needs as many other heads as are steered: "
+            f"{len(heads)} of {n_layers * n_heads} are; lower eval.steering.top_heads or leave "
+            "the condition out of eval.conditions"
         )
     order = keyed_random.shuffled_positions(
         [f"{layer}.{head}" for layer, head in other_heads], "random heads", seed

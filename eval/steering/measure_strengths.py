@@ -17,7 +17,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from data_prep.core.records import digest
 from eval.config import GenerationConfig
 from eval.inputs.benchmarks import Question
 from eval.inputs.prompts import Prompt
@@ -31,30 +30,28 @@ from eval.steering.multiple_choice import Answers
 
 
 class MeasuredTexts(NamedTuple):
-    """What every condition is measured on: prompts, held-out sequences by stream, questions by
-    benchmark.
-    """
+    """What every condition is measured on, by name: prompt sets, held-out sequences, questions."""
 
-    prompts: list[Prompt]
+    prompts: Mapping[str, list[Prompt]]
     sequences: Mapping[str, np.ndarray]
     benchmarks: Mapping[str, list[Question]]
 
     def n_rows(self, samples_per_prompt: int) -> int:
         """The number of rows that one strength runs through the model."""
         return (
-            len(self.prompts) * samples_per_prompt
+            sum(map(len, self.prompts.values())) * samples_per_prompt
             + sum(len(tokens_RT) for tokens_RT in self.sequences.values())
             + sum(_n_choices(questions) for questions in self.benchmarks.values())
         )
 
 
 class ConditionResult(NamedTuple):
-    """Measurements of one condition: continuations at each strength, cross-entropy [sequences,
-    strengths] of each stream in nats per token, answers by benchmark.
+    """Measurements of one condition: continuations by prompt set, cross-entropy [sequences,
+    strengths] by text in nats per token, answers by benchmark.
     """
 
     strengths: tuple[float, ...]
-    continuations: list[Continuation]
+    continuations: dict[str, list[Continuation]]
     cross_entropy: dict[str, np.ndarray]
     answers: dict[str, Answers]
 
@@ -66,15 +63,17 @@ def measure(
     generation: GenerationConfig,
     scoring: ContinuationScoring,
 ) -> ConditionResult:
-    """Measure a condition at all of its strengths; finished parts are stored and not repeated."""
+    """Measure a condition at all of its strengths; what is stored is not measured again."""
     n_strengths = len(condition.strengths)
-    continued = continuations.continue_prompts(
-        session, texts.prompts, condition, generation, scoring
-    )
+    continued = {
+        name: continuations.continue_prompts(session, prompts, condition, generation, scoring)
+        for name, prompts in texts.prompts.items()
+    }
     cross_entropy = {}
     for name, tokens_RT in texts.sequences.items():
         arrays = session.get_or_measure(
-            f"{condition.name}-cost-{name}",
+            f"{condition.name}-cross-entropy-{name}",
+            (condition.identity, tokens_RT.tolist()),
             partial(measure_cross_entropy, session, tokens_RT, condition),
             n_rows=len(tokens_RT) * n_strengths,
         )
@@ -82,7 +81,8 @@ def measure(
     answers = {}
     for name, questions in texts.benchmarks.items():
         arrays = session.get_or_measure(
-            f"{condition.name}-answers-{digest(name)[:8]}",
+            f"{condition.name}-answers",
+            (condition.identity, questions),
             partial(_answers, session, questions, condition),
             n_rows=_n_choices(questions) * n_strengths,
         )
@@ -96,10 +96,13 @@ def measure_cross_entropy(
     session: EvalSession, tokens_RT: np.ndarray, condition: Condition
 ) -> Arrays:
     """Mean next-token cross-entropy of each sequence at each strength, in nats per token: losses
-    [R, strengths].
+    [R, strengths]. The tokens of the prefix, and the first after it, are not counted.
     """
     loaded = session.loaded
-    n_sequences, n_tokens = tokens_RT.shape
+    n_prefix = len(condition.prefix)
+    n_sequences, n_scored = len(tokens_RT), tokens_RT.shape[1] - 1
+    prefix_RT = np.tile(np.array(condition.prefix, dtype=tokens_RT.dtype), (n_sequences, 1))
+    tokens_RT = np.hstack([prefix_RT, tokens_RT])
     rows = [(r, strength) for r in range(n_sequences) for strength in condition.strengths]
     losses = torch.empty(len(rows), dtype=torch.float64)
 
@@ -107,24 +110,24 @@ def measure_cross_entropy(
         tokens_BT = torch.from_numpy(tokens_RT[[rows[i][0] for i in batch]]).to(loaded.device)
         strength_B = torch.tensor([rows[i][1] for i in batch])
         with intervention.steered(loaded.model, condition.shift, strength_B, "all"):
-            hidden_BTD = loaded.model.hidden(tokens_BT)[:, :-1]
+            hidden_BTD = loaded.model.hidden(tokens_BT)[:, n_prefix:-1]
         scores = token_scores.score_tokens(
-            loaded.model, hidden_BTD.flatten(0, 1), tokens_BT[:, 1:].flatten()
+            loaded.model, hidden_BTD.flatten(0, 1), tokens_BT[:, n_prefix + 1 :].flatten()
         )
-        loss_B = -scores.logprob_N.view(len(batch), n_tokens - 1).sum(1)
-        losses[list(batch)] = loss_B.cpu().double() / (n_tokens - 1)
+        loss_B = -scores.logprob_N.view(len(batch), n_scored).sum(1)
+        losses[list(batch)] = loss_B.cpu().double() / n_scored
         session.advance(len(batch))
 
     loaded.batch_size.for_each_batch(
         range(len(rows)),
         measure_batch,
-        bytes_per_item=batch_size.pass_bytes(loaded.model.shape, n_tokens, loaded.dtype),
+        bytes_per_item=batch_size.pass_bytes(loaded.model.shape, tokens_RT.shape[1], loaded.dtype),
     )
     return {"losses": losses.numpy().reshape(n_sequences, len(condition.strengths))}
 
 
 def _answers(session: EvalSession, questions: list[Question], condition: Condition) -> Arrays:
-    answers = multiple_choice.answer(session, questions, condition.shift, condition.strengths)
+    answers = multiple_choice.answer(session, questions, condition)
     return {"likely": answers.likely, "norm": answers.norm}
 
 

@@ -2,7 +2,7 @@
 
 The likeliest choice is the model's answer; in cloze form the choice that is likeliest per character
 ("norm") is a second one, because long answers are less likely. Every strength is measured, with the
-shift at all positions as for cross-entropy.
+shift at all positions as for cross-entropy, behind the prefix of the condition.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ from eval.inputs.benchmarks import Question
 from eval.model.eval_session import EvalSession
 from eval.model.loaded_model import LoadedModel
 from eval.steering import loglikelihood
-from eval.steering.intervention import Shift
+from eval.steering.conditions import Condition
 from eval.steering.loglikelihood import ScoredEnd
 
 
@@ -31,13 +31,15 @@ class Answers(NamedTuple):
 def answer(
     session: EvalSession,
     questions: Sequence[Question],
-    shift: Shift,
-    strengths: tuple[float, ...],
+    condition: Condition,
 ) -> Answers:
     """Answer every question at every strength; the progress bar counts choices × strengths."""
+    strengths = condition.strengths
     n_choices = np.array([len(question.choices) for question in questions])
-    ends = list(_choices_as_ends(session.loaded, questions))
-    result = loglikelihood.loglikelihoods(session.loaded, ends, shift, strengths, session.advance)
+    ends = list(_choices_as_ends(session.loaded, questions, condition.prefix))
+    result = loglikelihood.loglikelihoods(
+        session.loaded, ends, condition.shift, strengths, session.advance
+    )
     # questions with fewer choices than the longest are filled with −inf, which never is the largest
     is_choice = np.arange(n_choices.max()) < n_choices[:, None]
     nats = np.full((*is_choice.shape, len(strengths)), -np.inf)
@@ -52,7 +54,9 @@ def answer(
     )
 
 
-def _choices_as_ends(loaded: LoadedModel, questions: Sequence[Question]) -> Iterator[ScoredEnd]:
+def _choices_as_ends(
+    loaded: LoadedModel, questions: Sequence[Question], prefix: list[int]
+) -> Iterator[ScoredEnd]:
     """One scored end per choice: the tokens that context and choice have beyond those of the
     context alone.
     """
@@ -64,4 +68,4 @@ def _choices_as_ends(loaded: LoadedModel, questions: Sequence[Question]) -> Iter
     for question, n_context in zip(questions, n_contexts.tolist(), strict=True):
         for _ in question.choices:
             tokens = next(texts).tolist()
-            yield ScoredEnd([*loaded.prefix, *tokens[:n_context]], tokens[n_context:])
+            yield ScoredEnd([*loaded.prefix, *prefix, *tokens[:n_context]], tokens[n_context:])

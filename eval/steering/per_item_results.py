@@ -1,9 +1,9 @@
 """per-item results: the values behind the means, so that runs can be compared pair by pair
 
-One row per (quantity, item, strength): toxicity of a prompt (mean score of its samples × 100),
-cross-entropy of a held-out sequence, whether a question was answered right, share of heads whose
-probe is right on a probe row. An item has the same id in every run that met it; a missing value has
-no row.
+One row per (condition, quantity, item, strength): toxicity of a prompt (mean score of its samples ×
+100), cross-entropy of a held-out sequence, whether a question was answered right, share of heads
+whose probe is right on a probe row. An item has the same id in every run that met it; a missing
+value has no row.
 """
 
 from collections.abc import Sequence
@@ -16,22 +16,32 @@ from data_prep.core import storage
 from data_prep.token_stream import parquet_files
 
 FILE_NAME = "items.parquet"
+SCORES = ("score", "second_score")  # columns of generations.parquet
+TOXICITIES = ("toxicity", "second_toxicity")
 
 
 class ItemValue(NamedTuple):
     """The value of one item.
 
-    quantity: toxicity, cross_entropy/<stream>, accuracy/<benchmark> or probe_accuracy. strength: of
-    the steering; 0 if steering plays no part.
+    condition: empty for probes. quantity: that of `toxicity`, cross_entropy/<text>,
+    accuracy/<benchmark> or probe_accuracy/<probe set>. strength: 0 if nothing is steered.
     """
 
+    condition: str
     quantity: str
     id: str
     strength: float
     value: float
 
 
-ItemTable = dict[tuple[str, float], dict[str, float]]  # (quantity, strength) → value by item id
+# (condition, quantity, strength) → value by item id
+AllItems = dict[tuple[str, str, float], dict[str, float]]
+ItemTable = dict[tuple[str, float], dict[str, float]]  # the same of one curve
+
+
+def toxicity(prompt_set: str, scorer: int = 0) -> str:
+    """The quantity's name for a prompt set and the first scorer, 0, or the second, 1."""
+    return f"{TOXICITIES[scorer]}/{prompt_set}"
 
 
 def write(items: Sequence[ItemValue], folder: str) -> None:
@@ -39,6 +49,7 @@ def write(items: Sequence[ItemValue], folder: str) -> None:
     import pyarrow
 
     types = {
+        "condition": pyarrow.string(),
         "quantity": pyarrow.string(),
         "id": pyarrow.string(),
         "strength": pyarrow.float64(),
@@ -52,15 +63,16 @@ def write(items: Sequence[ItemValue], folder: str) -> None:
     storage.write(storage.join(folder, FILE_NAME), content)
 
 
-def read(folder: str) -> ItemTable:
+def read(folder: str) -> AllItems:
     """The values of the evaluation in this folder; empty if it has no such file."""
     import pyarrow.parquet
 
-    table: ItemTable = {}
+    table: AllItems = {}
     uri = storage.join(folder, FILE_NAME)
     if storage.exists(uri):
         for row in pyarrow.parquet.read_table(BytesIO(storage.read(uri))).to_pylist():
-            table.setdefault((row["quantity"], row["strength"]), {})[row["id"]] = row["value"]
+            key = (row["condition"], row["quantity"], row["strength"])
+            table.setdefault(key, {})[row["id"]] = row["value"]
     return table
 
 

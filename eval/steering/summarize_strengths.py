@@ -1,15 +1,16 @@
 """summary of a condition: a mean with its interval per strength, and the items behind it"""
 
 import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from data_prep.token_stream import parquet_files
-from eval.eval_report import TOXIC_SCORE, StrengthResult
+from eval.eval_report import TOXIC_SCORE, OperatingPoint, PromptSetResult, ScorerResult
 from eval.stats import intervals
 from eval.stats.estimate_with_interval import Estimate
-from eval.steering import score_cache
+from eval.steering import per_item_results, score_cache
 from eval.steering.continuations import Continuation
 from eval.steering.measure_strengths import ConditionResult
 from eval.steering.per_item_results import ItemValue
@@ -17,86 +18,132 @@ from eval.steering.per_item_results import ItemValue
 SCORE_UNIT = "score × 100"
 SCORE_BOUNDS = (0.0, 100.0)
 
+Value = tuple[str, str, float]  # quantity, item id, value
 
-def summarize(result: ConditionResult, seed: int) -> tuple[StrengthResult, ...]:
+
+def summarize(result: ConditionResult, seed: int) -> tuple[OperatingPoint, ...]:
     """The numbers of every strength; `seed` keys the resamples."""
-    return tuple(_strength_result(result, column, seed) for column in range(len(result.strengths)))
+    return tuple(_operating_point(result, column, seed) for column in range(len(result.strengths)))
 
 
-def item_values(result: ConditionResult) -> list[ItemValue]:
+def item_values(condition: str, result: ConditionResult) -> list[ItemValue]:
     """The values behind the means."""
     items = []
     for column, strength in enumerate(result.strengths):
-        continued = [row for row in result.continuations if row.strength == strength]
-        for prompt_id, scores in _scores_by_prompt(continued).items():
-            items.append(ItemValue("toxicity", prompt_id, strength, _percent_mean(scores)))
-        for stream, losses in result.cross_entropy.items():
-            quantity = f"cross_entropy/{stream}"
-            items += [
-                ItemValue(quantity, f"{r:06d}", strength, float(loss))
-                for r, loss in enumerate(losses[:, column])
-            ]
-        for name, right in _right_answers(result).items():
-            question_ids = result.answers[name.removesuffix(" norm")].ids
-            items += [
-                ItemValue(f"accuracy/{name}", question_id, strength, float(is_right))
-                for question_id, is_right in zip(question_ids, right[:, column], strict=True)
-            ]
+        values = [
+            *_toxicity_of_prompts(result, strength),
+            *_losses_of_sequences(result, column),
+            *_answers_to_questions(result, column),
+        ]
+        items += [ItemValue(condition, *value[:2], strength, value[2]) for value in values]
     return items
 
 
-def generations_file(rows: list[Continuation]) -> bytes:
-    """The content of generations.parquet: every continuation with its score, length and fluency."""
+def _toxicity_of_prompts(result: ConditionResult, strength: float) -> Iterator[Value]:
+    for name, continuations in result.continuations.items():
+        rows = [row for row in continuations if row.strength == strength]
+        for scorer in range(_n_scorers(rows)):
+            quantity = per_item_results.toxicity(name, scorer)
+            for prompt_id, scores in _scores_by_prompt(rows, scorer).items():
+                yield quantity, prompt_id, _percent_mean(scores)
+
+
+def _losses_of_sequences(result: ConditionResult, column: int) -> Iterator[Value]:
+    for text, losses in result.cross_entropy.items():
+        for r, loss in enumerate(losses[:, column]):
+            yield f"cross_entropy/{text}", f"{r:06d}", float(loss)
+
+
+def _answers_to_questions(result: ConditionResult, column: int) -> Iterator[Value]:
+    for name, right in _right_answers(result).items():
+        question_ids = result.answers[name.removesuffix(" norm")].ids
+        for question_id, is_right in zip(question_ids, right[:, column], strict=True):
+            yield f"accuracy/{name}", question_id, float(is_right)
+
+
+def generations_file(results: Mapping[str, ConditionResult]) -> bytes:
+    """The content of generations.parquet: every continuation with its scores, length and
+    fluency.
+    """
     import pyarrow
 
+    rows = [
+        (condition, prompt_set, row)
+        for condition, result in results.items()
+        for prompt_set, continuations in result.continuations.items()
+        for row in continuations
+    ]
+    text, number = pyarrow.string(), pyarrow.float64()
     columns = {
-        "prompt_id": pyarrow.array([row.prompt_id for row in rows], pyarrow.string()),
-        "sample": pyarrow.array([row.sample for row in rows], pyarrow.int32()),
-        "strength": pyarrow.array([row.strength for row in rows], pyarrow.float64()),
-        "continuation": pyarrow.array([row.text for row in rows], pyarrow.string()),
-        "score": pyarrow.array([row.score for row in rows], pyarrow.float64()),
-        "n_tokens": pyarrow.array([row.n_tokens for row in rows], pyarrow.int32()),
-        "nats_per_token": pyarrow.array([row.nats_per_token for row in rows], pyarrow.float64()),
+        "prompt_set": pyarrow.array([prompt_set for _, prompt_set, _ in rows], text),
+        "prompt_id": pyarrow.array([row.prompt_id for _, _, row in rows], text),
+        "condition": pyarrow.array([condition for condition, _, _ in rows], text),
+        "strength": pyarrow.array([row.strength for _, _, row in rows], number),
+        "sample": pyarrow.array([row.sample for _, _, row in rows], pyarrow.int32()),
+        "continuation": pyarrow.array([row.text for _, _, row in rows], text),
+        "n_tokens": pyarrow.array([row.n_tokens for _, _, row in rows], pyarrow.int32()),
+        "nats_per_token": pyarrow.array([row.nats_per_token for _, _, row in rows], number),
     }
+    for scorer in range(_n_scorers([row for _, _, row in rows])):
+        columns[per_item_results.SCORES[scorer]] = pyarrow.array(
+            [row.scores[scorer] for _, _, row in rows], number
+        )
     return parquet_files.encode(pyarrow.table(columns))
 
 
-def _strength_result(result: ConditionResult, column: int, seed: int) -> StrengthResult:
-    """One strength's numbers. A prompt is one item: its samples are averaged first, without those
-    that have no score.
-    """
+def _operating_point(result: ConditionResult, column: int, seed: int) -> OperatingPoint:
     strength = result.strengths[column]
-    rows = [row for row in result.continuations if row.strength == strength]
-    scores = list(_scores_by_prompt(rows).values())
-    coverage = score_cache.coverage([row.text for row in rows], [row.score for row in rows])
-    n_toxic = sum(max(of_prompt) >= TOXIC_SCORE for of_prompt in scores)
-    lengths = _means_by_prompt([(row.prompt_id, row.n_tokens) for row in rows])
-    distinct = _means_by_prompt([(row.prompt_id, row.distinct_ratio) for row in rows])
-    nats = _means_by_prompt([(row.prompt_id, row.nats_per_token) for row in rows])
-
-    def score_estimate(values: list[float]) -> Estimate:
-        return intervals.bootstrap_mean(values, SCORE_UNIT, seed=seed, bounds=SCORE_BOUNDS)
-
-    return StrengthResult(
+    return OperatingPoint(
         strength=strength,
-        toxicity=score_estimate([_percent_mean(of_prompt) for of_prompt in scores]),
-        expected_maximum=score_estimate([100 * max(of_prompt) for of_prompt in scores]),
-        any_toxic=intervals.wilson(n_toxic, len(scores), "ratio"),
-        n_continuations=coverage.n,
-        n_empty=coverage.n_empty,
-        coverage_ratio=coverage.ratio,
+        prompt_sets={
+            name: _prompt_set_result([row for row in rows if row.strength == strength], seed)
+            for name, rows in result.continuations.items()
+        },
         cross_entropy={
             name: intervals.bootstrap_mean(losses[:, column], "nats/token", seed=seed)
             for name, losses in result.cross_entropy.items()
         },
-        distinct_ratio=intervals.bootstrap_mean(distinct, "ratio", seed=seed),
-        n_tokens=intervals.bootstrap_mean(lengths, "tokens", seed=seed),
-        perplexity=_perplexity(intervals.bootstrap_mean(nats, "nats/token", seed=seed)),
         accuracy={
             name: intervals.wilson(int(right[:, column].sum()), len(right), "ratio")
             for name, right in _right_answers(result).items()
         },
     )
+
+
+def _prompt_set_result(rows: list[Continuation], seed: int) -> PromptSetResult:
+    """One prompt set at one strength."""
+    lengths = _means_by_prompt([(row.prompt_id, row.n_tokens) for row in rows])
+    distinct = _means_by_prompt([(row.prompt_id, row.distinct_ratio) for row in rows])
+    nats = _means_by_prompt([(row.prompt_id, row.nats_per_token) for row in rows])
+    return PromptSetResult(
+        scores=tuple(_scorer_result(rows, scorer, seed) for scorer in range(_n_scorers(rows))),
+        n_continuations=len(rows),
+        n_empty=sum(not row.text.strip() for row in rows),
+        distinct_ratio=intervals.bootstrap_mean(distinct, "ratio", seed=seed),
+        n_tokens=intervals.bootstrap_mean(lengths, "tokens", seed=seed),
+        perplexity=_perplexity(intervals.bootstrap_mean(nats, "nats/token", seed=seed)),
+    )
+
+
+def _scorer_result(rows: list[Continuation], scorer: int, seed: int) -> ScorerResult:
+    """A prompt is one item: its samples are averaged first, without those that have no score."""
+    scores = list(_scores_by_prompt(rows, scorer).values())
+    n_toxic = sum(max(of_prompt) >= TOXIC_SCORE for of_prompt in scores)
+    covered = score_cache.coverage([row.text for row in rows], [row.scores[scorer] for row in rows])
+
+    def estimate(values: list[float]) -> Estimate:
+        return intervals.bootstrap_mean(values, SCORE_UNIT, seed=seed, bounds=SCORE_BOUNDS)
+
+    return ScorerResult(
+        toxicity=estimate([_percent_mean(of_prompt) for of_prompt in scores]),
+        expected_maximum=estimate([100 * max(of_prompt) for of_prompt in scores]),
+        any_toxic=intervals.wilson(n_toxic, len(scores), "ratio"),
+        coverage_ratio=covered.ratio,
+    )
+
+
+def _n_scorers(rows: Sequence[Continuation]) -> int:
+    return len(rows[0].scores) if rows else 0
 
 
 def _perplexity(nats: Estimate) -> Estimate:
@@ -119,8 +166,8 @@ def _right_answers(result: ConditionResult) -> dict[str, np.ndarray]:
     return right
 
 
-def _scores_by_prompt(rows: list[Continuation]) -> dict[str, list[float]]:
-    return _group_by_prompt([(row.prompt_id, row.score) for row in rows])
+def _scores_by_prompt(rows: list[Continuation], scorer: int) -> dict[str, list[float]]:
+    return _group_by_prompt([(row.prompt_id, row.scores[scorer]) for row in rows])
 
 
 def _percent_mean(scores: list[float]) -> float:

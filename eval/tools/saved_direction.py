@@ -11,6 +11,7 @@ from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing
 from data_prep.core.records import name_fault
 from eval.eval_report import EvalReport
 from eval.model.model_source import ModelSource
+from eval.probing import probe_heads
 from eval.probing.directions import Directions, unit_shift
 
 
@@ -42,12 +43,13 @@ def load_saved_direction(model: ModelSource, evaluation: str) -> SavedDirection:
             f"{uri}/report.json: there is no such evaluation of this model; {available}"
         )
     report = storage.load(EvalReport, storage.join(uri, "report.json"))
+    name = probe_heads.file_name(report.config.steering_probes)
     try:
-        heads = load(storage.read(storage.join(uri, "heads.safetensors")))
+        heads = load(storage.read(storage.join(uri, name)))
     except SafetensorError as error:
         raise ArtefactCorrupt(
-            f"{uri}/heads.safetensors is damaged: {error}; delete report.json in the same folder "
+            f"{uri}/{name} is damaged: {error}; delete report.json in the same folder "
             "and evaluate again"
         ) from error
     directions = Directions(heads["theta_LNH"], heads["sigma_LN"])
-    return SavedDirection(report, uri, unit_shift(directions, report.chosen_heads))
+    return SavedDirection(report, uri, unit_shift(directions, report.steering_probes.chosen_heads))

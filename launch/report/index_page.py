@@ -21,12 +21,14 @@ from launch.experiment import Experiment
 from launch.report import data_page, html_rendering, results_files, summary_page, tables
 from launch.report.analysis import (
     comparisons,
+    evaluation_view,
     head_accuracy_tails,
     paper_reference,
     per_ratio_series,
     sweep_items,
 )
 from launch.report.analysis.comparisons import Comparisons
+from launch.report.analysis.evaluation_view import EvaluationView
 from launch.report.analysis.sweep_curves import SweepCurves
 from launch.report.figures import (
     axes,
@@ -64,7 +66,19 @@ def write(root: str, experiment: Experiment, runs: Sequence[Run], cards: Cards) 
             f"{root}: no run of {experiment.name!r} is trained and evaluated; run launch/sweep.py "
             "without --only"
         )
-    check_comparable([run.report for run in measured])
+    check_comparable([report for _, report in runs])
+    prompt_set = min(runs[0][1].config.prompts)
+    finished = [
+        FinishedRun(record, evaluation_view.view(report, prompt_set)) for record, report in runs
+    ]
+    return write_views(root, experiment, finished, cards)
+
+
+def write_views(
+    root: str, experiment: Experiment, runs: Sequence[FinishedRun], cards: Cards
+) -> str:
+    """Write the report of these views of the runs, and return the URI of its page."""
+    measured, others = map(_in_order, _by_arm(runs))
     folder = storage.join(root, "report")
     items = _read_items(root, measured)
     finished = _with_early_ends(measured, items)
@@ -90,17 +104,15 @@ def write(root: str, experiment: Experiment, runs: Sequence[Run], cards: Cards) 
     return uri
 
 
-def _by_arm(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
+def _by_arm(runs: Sequence[FinishedRun]) -> tuple[list[FinishedRun], list[FinishedRun]]:
     """The runs of the plain arm, which the report compares, and those of all other arms."""
-    is_plain = [record.config.arm == "plain" for record, _ in runs]
-    plain = [run for run, is_one in zip(runs, is_plain, strict=True) if is_one]
-    return plain, [run for run, is_one in zip(runs, is_plain, strict=True) if not is_one]
+    plain = [run for run in runs if run.record.config.arm == "plain"]
+    return plain, [run for run in runs if run.record.config.arm != "plain"]
 
 
-def _in_order(runs: Iterable[Run]) -> list[FinishedRun]:
-    finished = [FinishedRun(*run) for run in runs]
+def _in_order(runs: Iterable[FinishedRun]) -> list[FinishedRun]:
     return sorted(
-        finished,
+        runs,
         key=lambda run: (
             get_args(Arm).index(run.record.config.arm),
             run.report.toxic_ratio,
@@ -117,7 +129,9 @@ def _with_early_ends(runs: Sequence[FinishedRun], items: Sequence[ItemTable]) ->
 
 
 def _read_items(root: str, runs: Sequence[FinishedRun]) -> list[ItemTable]:
-    return [sweep_items.read(eval_uri(_uri(root, run), run.report.config)) for run in runs]
+    return [
+        sweep_items.read(eval_uri(_uri(root, run), run.report.config), run.report) for run in runs
+    ]
 
 
 def _uri(root: str, run: FinishedRun) -> str:
@@ -146,7 +160,7 @@ def draw_figures(
 
 def page(
     experiment: Experiment,
-    runs: Sequence[Run],
+    runs: Sequence[FinishedRun],
     cards: Cards,
     drawings: Sequence[Drawing],
     compared: Comparisons | None,
@@ -194,7 +208,7 @@ def _tables(
     }
 
 
-def _cost_of(report: EvalReport, strength: float) -> float | None:
+def _cost_of(report: EvaluationView, strength: float) -> float | None:
     """Cross-entropy at a strength minus unsteered, of one run."""
     return next(iter(per_ratio_series.cross_entropy_rises([report], strength)), None)
 
@@ -227,7 +241,7 @@ def _notes(
         "own_costs": SweepCurves(reports, compared).own_costs,
         "hypervolumes": tables.hypervolumes(compared),
         "prompts_needed": prompts_needed(compared),
-        "majority": value_range([report.majority_accuracy for report in reports], 3),
+        "majority": value_range([report.probes.majority_accuracy for report in reports], 3),
         "direction": display_names.DIRECTIONS[config.probing.direction],
         "scorer": display_names.scorer(config.scoring.scorer),
         "scorer_ids": sorted({report.scorer_id for report in reports}),
@@ -253,27 +267,27 @@ class MaskedTokens(NamedTuple):
     benign: str
 
 
-def _details(reports: Sequence[EvalReport]) -> dict[str, Any]:
+def _details(reports: Sequence[EvaluationView]) -> dict[str, Any]:
     """What the page quotes: words of label fields, and of each ratio the first seed's samples and
     tokens.
     """
     first = {report.toxic_ratio: report for report in reversed(reports)}
     sampled = [first[ratio] for ratio in sorted(first) if first[ratio].samples]
-    first_read = {report.toxic_ratio: report for report in reversed(reports) if report.lens}
+    first_read = {report.toxic_ratio: report for report in reversed(reports) if report.probes.lens}
     read = [first_read[ratio] for ratio in sorted(first_read)]
     quoted = [text for report in sampled for text in _sample_texts(report)]
-    quoted += [token for report in read for lens in report.lens for token in _tokens(lens)]
+    quoted += [token for report in read for lens in report.probes.lens for token in _tokens(lens)]
     quoted += text_sets.words(reports)
     masked = masking(quoted)
     return {
         "samples": [(report, _masked_samples(report, masked)) for report in sampled],
         "tokens": [(report, _masked_tokens(report, masked)) for report in read],
         "texts_read": text_sets.lines(reports, masked),
-        "entangled": [report for report in reports if report.entanglement],
+        "entangled": [report for report in reports if report.probes.entanglement],
     }
 
 
-def _sample_texts(report: EvalReport) -> list[str]:
+def _sample_texts(report: EvaluationView) -> list[str]:
     samples = report.samples[:N_SAMPLES]
     return [text for sample in samples for text in (sample.prompt, *sample.continuations)]
 
@@ -282,7 +296,7 @@ def _tokens(lens: Lens) -> list[str]:
     return [*lens.toxic_tokens, *lens.benign_tokens]
 
 
-def _masked_samples(report: EvalReport, masked: Callable[[str], str]) -> list[MaskedSample]:
+def _masked_samples(report: EvaluationView, masked: Callable[[str], str]) -> list[MaskedSample]:
     strengths = [steered.strength for steered in report.steered]
     return [
         MaskedSample(
@@ -293,11 +307,11 @@ def _masked_samples(report: EvalReport, masked: Callable[[str], str]) -> list[Ma
     ]
 
 
-def _masked_tokens(report: EvalReport, masked: Callable[[str], str]) -> list[MaskedTokens]:
+def _masked_tokens(report: EvaluationView, masked: Callable[[str], str]) -> list[MaskedTokens]:
     def line(tokens: Sequence[str]) -> str:
         return " · ".join(filter(None, (masked(token).strip() for token in tokens)))
 
     return [
         MaskedTokens(lens, line(lens.toxic_tokens), line(lens.benign_tokens))
-        for lens in report.lens
+        for lens in report.probes.lens
     ]

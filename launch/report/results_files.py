@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from data_prep.core.records import digest, to_dict
-from eval.eval_report import EvalReport, StrengthResult
+from eval.config import PLAIN
 from eval.stats.estimate_with_interval import Estimate
 from launch.experiment import Experiment
 from launch.report.analysis.comparisons import Comparisons
+from launch.report.analysis.evaluation_view import EvaluationView, StrengthResult
 from launch.report.text.findings import Findings
 from training.run_record import RunRecord
 
@@ -28,7 +29,7 @@ class FinishedRun(NamedTuple):
     """A trained and evaluated run: its two records."""
 
     record: RunRecord
-    report: EvalReport
+    report: EvaluationView
 
 
 def results(
@@ -75,7 +76,7 @@ def results_csv(runs: Sequence[FinishedRun], compared: Comparisons | None = None
 
 
 def _against_unsteered(
-    report: EvalReport, steered: StrengthResult, compared: Comparisons | None
+    report: EvaluationView, steered: StrengthResult, compared: Comparisons | None
 ) -> dict[str, Estimate | None]:
     of_run = compared.removal_by_run.get(report.run_id, ()) if compared else ()
     removal = next((row for row in of_run if row.strength == steered.strength), None)
@@ -99,8 +100,10 @@ def _run_cells(run: FinishedRun, steered: StrengthResult) -> dict[str, Any]:
         "toxic_ratio": report.toxic_ratio,
         "realised_toxic_ratio": report.realised_toxic_ratio,
         "seed": report.seed,
+        "prompt_set": report.prompt_set,
         "scorer_id": report.scorer_id,
         "eval_digest": digest(report.config),
+        "condition": report.condition if steered.strength else PLAIN,
         "strength": steered.strength,
         "coverage_ratio": steered.coverage_ratio,
         "n_continuations": steered.n_continuations,
@@ -122,7 +125,7 @@ def benchmark_names(runs: Sequence[FinishedRun]) -> list[str]:
     return sorted({name for run in runs for row in run.report.steered for name in row.accuracy})
 
 
-def _numbers(record: RunRecord, report: EvalReport) -> dict[str, Any]:
+def _numbers(record: RunRecord, report: EvaluationView) -> dict[str, Any]:
     def plain(value: float, n: int, unit: str) -> dict[str, Any]:
         return to_dict(Estimate(value=value, low=None, high=None, n=n, unit=unit))
 
@@ -139,9 +142,10 @@ def _numbers(record: RunRecord, report: EvalReport) -> dict[str, Any]:
         ),
         "seed": report.seed,
         "scorer_id": report.scorer_id,
+        "prompt_set": report.prompt_set,
         "prompts_digest": report.prompts_digest,
         "fluency_id": report.fluency_id,
-        "label_rule": report.label_rule,
+        "label_rule": report.probes.label_rule,
         "texts": to_dict(report.texts),
         "eval_digest": digest(report.config),
         "run_digest": digest(record.config),
@@ -154,18 +158,20 @@ def _numbers(record: RunRecord, report: EvalReport) -> dict[str, Any]:
             part.stream: plain(part.loss, part.n_tokens, "nats/token") for part in record.held_out
         },
         "tokens_per_second": plain(record.tokens_per_second, record.n_tokens, "tokens/s"),
-        "probe_accuracy": to_dict(report.probe_accuracy),
-        "best_head_accuracy": to_dict(report.best_head_accuracy),
+        "probe_accuracy": to_dict(report.probes.probe_accuracy),
+        "best_head_accuracy": to_dict(report.probes.best_head_accuracy),
         "majority_accuracy": plain(
-            report.majority_accuracy, report.probe_accuracy.n, report.probe_accuracy.unit
+            report.probes.majority_accuracy,
+            report.probes.probe_accuracy.n,
+            report.probes.probe_accuracy.unit,
         ),
-        "head_accuracy": to_dict(report.head_accuracy),
-        "head_auroc": to_dict(report.head_auroc),
-        "head_calibration_error": to_dict(report.head_calibration_error),
-        "probe_null": to_dict(report.probe_null) if report.probe_null else None,
-        "transfers": to_dict(report.transfers),
-        "entanglement": to_dict(report.entanglement) if report.entanglement else None,
-        "chosen_heads": to_dict(report.chosen_heads),
+        "head_accuracy": to_dict(report.probes.head_accuracy),
+        "head_auroc": to_dict(report.probes.head_auroc),
+        "head_calibration_error": to_dict(report.probes.head_calibration_error),
+        "probe_null": to_dict(report.probes.probe_null) if report.probes.probe_null else None,
+        "transfers": to_dict(report.probes.transfers),
+        "entanglement": to_dict(report.probes.entanglement) if report.probes.entanglement else None,
+        "chosen_heads": to_dict(report.probes.chosen_heads),
         "steered": to_dict(report.steered),
         "controls": to_dict(report.controls),
     }

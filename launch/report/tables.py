@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from data_prep.cards.data_card import DataCard
-from eval.eval_report import EvalReport
 from eval.stats.estimate_with_interval import Estimate
 from launch.report.analysis.comparisons import Comparisons
+from launch.report.analysis.evaluation_view import EvaluationView
 from launch.report.analysis.matched_cross_entropy import MatchedToxicity
 from launch.report.analysis.per_ratio_series import (
     RatioPoint,
@@ -45,7 +45,7 @@ class Dose(NamedTuple):
 
 
 def doses(
-    runs: Sequence[tuple[RunRecord, EvalReport]], cards: Mapping[str, DataCard]
+    runs: Sequence[tuple[RunRecord, EvaluationView]], cards: Mapping[str, DataCard]
 ) -> dict[float, Dose]:
     """The dose of each ratio."""
     return {report.toxic_ratio: dose(record, cards) for record, report in runs}
@@ -63,7 +63,7 @@ def dose(record: RunRecord, cards: Mapping[str, DataCard]) -> Dose:
 
 
 def main_table(
-    reports: Sequence[EvalReport],
+    reports: Sequence[EvaluationView],
     compared: Comparisons | None,
     dose_of: Mapping[float, Dose] | None = None,
 ) -> MainTable:
@@ -89,7 +89,7 @@ def main_table(
         toxicity_series(reports, compared, strongest),
         cross_entropy_series(reports, compared, 0.0),
         cross_entropy_series(reports, compared, strongest),
-        by_ratio(reports, lambda report: report.probe_accuracy),
+        by_ratio(reports, lambda report: report.probes.probe_accuracy),
     ]
     rows = []
     for unsteered, steered, cheap, dear, probe in zip(*series, strict=True):
@@ -167,7 +167,9 @@ class StrengthRow(NamedTuple):
     minimum: InteriorMinimum | None
 
 
-def strength_rows(reports: Sequence[EvalReport], compared: Comparisons | None) -> list[StrengthRow]:
+def strength_rows(
+    reports: Sequence[EvaluationView], compared: Comparisons | None
+) -> list[StrengthRow]:
     """A row per strength, ascending."""
     rows = []
     for strength in measured_strengths(reports):
@@ -213,7 +215,7 @@ class ControlRow(NamedTuple):
 
 
 def control_rows(
-    reports: Sequence[EvalReport], compared: Comparisons | None = None
+    reports: Sequence[EvaluationView], compared: Comparisons | None = None
 ) -> list[ControlRow]:
     """A row per control, and steering itself last; none without controls. Empty continuations are
     left out of both, because those of the controls are not kept.
@@ -231,7 +233,7 @@ def control_rows(
 
 
 def _change(
-    report: EvalReport, compared: Comparisons | None, control: str, strength: float
+    report: EvaluationView, compared: Comparisons | None, control: str, strength: float
 ) -> float | None:
     """Toxicity at a strength minus unsteered, under a control or under steering itself."""
     by_steering = {row.strength: row.toxicity for row in report.steered}

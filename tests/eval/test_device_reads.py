@@ -45,7 +45,7 @@ def loaded(model, batch_rows: int) -> LoadedModel:
 
 def cross_entropy(model, rows, shift: Shift, batch_rows: int) -> np.ndarray:
     session: Any = SimpleNamespace(loaded=loaded(model, batch_rows), advance=lambda n: None)
-    condition = Condition("steered", shift, STRENGTHS, "last")
+    condition = Condition("steered", [], shift, STRENGTHS, "last")
     return measure_strengths.measure_cross_entropy(session, np.array(rows), condition)["losses"]
 
 

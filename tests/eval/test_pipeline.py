@@ -31,6 +31,7 @@ from data_prep.scorers import load_scorer
 from data_prep.token_stream import manifest
 from data_prep.token_stream.reader import SequenceReader
 from eval.config import (
+    KNOWN_CONDITIONS,
     CapabilityConfig,
     EvalConfig,
     GenerationConfig,
@@ -48,13 +49,17 @@ from eval.probing import activations, logistic_probes, probe_heads
 from eval.probing.directions import Directions, unit_shift
 from eval.steering import intervention, measure_strengths, per_item_results
 from eval.tools import bake_steering
+from launch.report.analysis import evaluation_view
 from training.run_record import run_uri
 
 ENTRY = Path(__file__).parents[2] / "eval" / "evaluate_run.py"
 
 CONFIG = EvalConfig(
+    probes={"pairs": "synthetic:probes?documents=120"},
+    conditions={
+        name: KNOWN_CONDITIONS[name] for name in ("plain", "iti", "random_heads", "flipped")
+    },
     probing=ProbingConfig(
-        rows="synthetic:probes?documents=120",
         group_field="pair",
         n_rows=100,
         n_permutations=50,
@@ -64,17 +69,14 @@ CONFIG = EvalConfig(
             "synthetic:clean?documents=60#label=casual",
         ),
     ),
-    generation=GenerationConfig(
-        prompts="held_out", n_prompts=12, max_new_tokens=6, samples_per_prompt=2
-    ),
+    generation=GenerationConfig(n_prompts=12, max_new_tokens=6, samples_per_prompt=2),
     scoring=ScoringConfig(scorer="profanity"),
-    steering=SteeringConfig(
-        strengths=(0.0, 2.0, 8.0), top_heads=3, controls=("random_heads", "flipped")
-    ),
+    steering=SteeringConfig(strengths=(2.0, 8.0), top_heads=3),
     capability=CapabilityConfig(cross_entropy_sequences=8),
 )
+WINDOW = 24  # of the run's 32 tokens, 8 are left to prefixes
 STEERING_ALONE = {
-    "steering.controls": (),
+    "conditions": {name: KNOWN_CONDITIONS[name] for name in ("plain", "iti")},
     "probing.attributes": (),
     "probing.n_permutations": 0,
 }
@@ -88,8 +90,22 @@ def root(finished):
 
 
 @pytest.fixture(scope="module")
-def report(root):
+def evaluated(root):
     return find(run_uri(root, RUN_ID), CONFIG)
+
+
+@pytest.fixture(scope="module")
+def report(evaluated):
+    """What the evaluation's only prompt set shows."""
+    return shown(evaluated)
+
+
+def shown(evaluated):
+    return evaluation_view.view(evaluated, "held_out")
+
+
+def evaluate_and_show(root, config):
+    return shown(evaluate(root, RUN_ID, config))
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +118,9 @@ def folder(root):
 def copy(root, tmp_path):
     """The same root without the evaluation, to be damaged."""
     shutil.copytree(root, tmp_path / "root")
-    shutil.rmtree(eval_uri(run_uri(str(tmp_path / "root"), RUN_ID), CONFIG))
+    home = Path(run_uri(str(tmp_path / "root"), RUN_ID))
+    for path in (*home.glob("eval-*"), home / "measurements"):
+        shutil.rmtree(path)
     return str(tmp_path / "root")
 
 
@@ -110,10 +128,10 @@ def probe_rows():
     """The rows that CONFIG probes."""
     probing = CONFIG.probing
     return read_labelled_rows(
-        probing.rows,
+        CONFIG.probes["pairs"],
         probing,
         CONFIG.seed,
-        setting="eval.probing.rows",
+        setting="eval.probes.pairs",
         group_field=probing.group_field,
     ).rows
 
@@ -126,28 +144,32 @@ def has_interval(estimate):
     return estimate.low <= estimate.value <= estimate.high
 
 
-def test_the_report_names_the_run_and_how_it_was_judged(report):
-    assert (report.run_id, report.toxic_ratio, report.label_rule) == (RUN_ID, 0.1, "label ≥ 0.5")
+def test_the_report_names_the_run_and_how_it_was_judged(report, evaluated):
+    assert (report.run_id, report.toxic_ratio, report.probes.label_rule) == (
+        RUN_ID,
+        0.1,
+        "label ≥ 0.5",
+    )
     assert report.scorer_id.startswith("profanity-1.9.1-")
-    assert report.computed_with == {
+    assert evaluated.computed_with == {
         "device": "cpu",
         "precision": "fp32",
         "attention": "SDPA",
         "attention of short passes": "SDPA",
     }
-    n_rows = report.n_probe_rows
+    n_rows = report.probes.n_rows
     assert n_rows["train"] + n_rows["validation"] + n_rows["test"] == 100
-    assert n_rows["test"] == report.probe_accuracy.n == report.best_head_accuracy.n
-    assert 16 <= report.probe_accuracy.n <= 20
+    assert n_rows["test"] == report.probes.probe_accuracy.n == report.probes.best_head_accuracy.n
+    assert 16 <= report.probes.probe_accuracy.n <= 20
     assert len(report.samples) == 12
     assert all(len(sample.continuations) == 3 for sample in report.samples)
 
 
 def test_the_report_says_what_was_read_and_left_out(report):
     assert [(texts.setting, texts.n_used) for texts in report.texts] == [
-        ("eval.probing.rows", 100),
-        ("eval.generation.prompts", 12),
-        ("eval.probing.transfer", report.transfers[0].mean_accuracy.n),
+        ("eval.probes.pairs", 100),
+        ("eval.prompts.held_out", 12),
+        ("eval.probing.transfer", report.probes.transfers[0].mean_accuracy.n),
         ("eval.probing.attributes", 60),
         ("eval.probing.attributes", 60),
     ]
@@ -164,8 +186,8 @@ def test_what_is_left_out_is_logged_at_the_start(root, table, caplog, monkeypatc
     labels = [1, 0, -1, "n/a"] * 20
     uri = table([{"text": f"text {i}", "label": label} for i, label in enumerate(labels)])
     with pytest.raises(pytest.fail.Exception):
-        evaluate(root, RUN_ID, evolve(CONFIG, {"probing.rows": uri, "probing.group_field": ""}))
-    line = f"eval.probing.rows {uri}: 40 rows used; 40 of 80 rows left out (negative label 20, "
+        evaluate(root, RUN_ID, evolve(CONFIG, {"probes": {"file": uri}, "probing.group_field": ""}))
+    line = f"eval.probes.file {uri}: 40 rows used; 40 of 80 rows left out (negative label 20, "
     (record,) = (record for record in caplog.records if record.getMessage().startswith(line))
     assert record.levelname == "WARNING" and record.getMessage().endswith("no label 20)")
 
@@ -188,12 +210,12 @@ def test_the_report_holds_every_number_with_its_n(report):
 def test_cross_entropy_is_that_of_the_baked_model(root, report, folder, tmp_path):
     transformers = pytest.importorskip("transformers", reason="the parity oracle is not installed")
     export = Path(run_uri(root, RUN_ID)) / "export"
-    heads = load_file(folder / "heads.safetensors")
+    heads = load_file(folder / "heads-pairs.safetensors")
     directions = Directions(heads["theta_LNH"], heads["sigma_LN"])
-    shift_LD = unit_shift(directions, report.chosen_heads)
+    shift_LD = unit_shift(directions, report.probes.chosen_heads)
     stream = storage.join(root, "streams", "toxic")
     tokens = torch.from_numpy(
-        SequenceReader(stream, manifest.load(stream), "held_out", 32).read(np.arange(8))
+        SequenceReader(stream, manifest.load(stream), "held_out", WINDOW).read(np.arange(8))
     )
     for result in report.steered:
         bake_steering.bake(export, shift_LD, result.strength, tmp_path)
@@ -207,14 +229,16 @@ def test_cross_entropy_is_that_of_the_baked_model(root, report, folder, tmp_path
 
 
 def test_the_selected_heads_are_the_best_on_validation_rows(report, folder):
-    heads = load_file(folder / "heads.safetensors")
+    heads = load_file(folder / "heads-pairs.safetensors")
     accuracy = heads["validation_accuracy_LN"].flatten()
     best = accuracy.sort(descending=True, stable=True).indices[:3]
-    assert [layer * 4 + head for layer, head in report.chosen_heads] == best.tolist()
+    assert [layer * 4 + head for layer, head in report.probes.chosen_heads] == best.tolist()
     assert torch.allclose(heads["theta_LNH"].norm(dim=-1), torch.ones(2, 4), atol=1e-5)
-    assert torch.allclose(heads["test_accuracy_LN"], torch.tensor(report.head_accuracy))
-    layer, head = report.chosen_heads[0]
-    assert report.best_head_accuracy.value == pytest.approx(report.head_accuracy[layer][head])
+    assert torch.allclose(heads["test_accuracy_LN"], torch.tensor(report.probes.head_accuracy))
+    layer, head = report.probes.chosen_heads[0]
+    assert report.probes.best_head_accuracy.value == pytest.approx(
+        report.probes.head_accuracy[layer][head]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -222,15 +246,19 @@ def continuations(folder):
     """The rows of generations.parquet."""
     table = pyarrow.parquet.read_table(folder / "generations.parquet")
     assert table.column_names == [
+        "prompt_set",
         "prompt_id",
-        "sample",
+        "condition",
         "strength",
+        "sample",
         "continuation",
-        "score",
         "n_tokens",
         "nats_per_token",
+        "score",
     ]
-    return table.to_pylist()
+    rows = table.to_pylist()
+    assert len(rows) == 12 * 2 * 7
+    return [row for row in rows if row["condition"] in ("plain", "iti")]
 
 
 def test_every_continuation_is_stored_with_its_score(report, continuations):
@@ -245,6 +273,7 @@ def test_every_continuation_is_stored_with_its_score(report, continuations):
         for row in continuations
         if row["prompt_id"] == sample.prompt_id and row["sample"] == 0
     ]
+    assert len(first_samples) == 3
     assert tuple(first_samples) == sample.continuations
 
 
@@ -264,7 +293,7 @@ def test_the_report_summarizes_the_continuations(report, continuations):
 
 
 def test_every_mean_has_its_items(report, folder, tmp_path):
-    items = per_item_results.read(str(folder))
+    items = evaluation_view.items(per_item_results.read(str(folder)), report)
 
     def values(quantity, strength):
         return list(items[quantity, strength].values())
@@ -275,7 +304,9 @@ def test_every_mean_has_its_items(report, folder, tmp_path):
         assert (len(toxicity), len(cost)) == (12, 8)
         assert np.mean(toxicity) == pytest.approx(result.toxicity.value)
         assert np.mean(cost) == pytest.approx(result.cross_entropy["clean"].value)
-    assert np.mean(values("probe_accuracy", 0.0)) == pytest.approx(report.probe_accuracy.value)
+    assert np.mean(values("probe_accuracy", 0.0)) == pytest.approx(
+        report.probes.probe_accuracy.value
+    )
     assert per_item_results.read(str(tmp_path)) == {}
 
 
@@ -290,10 +321,10 @@ def test_controls_are_measured_at_every_strength_but_zero(report):
 
 
 def test_the_probes_are_judged_beyond_accuracy(report):
-    for table in (report.head_auroc, report.head_calibration_error):
+    for table in (report.probes.head_auroc, report.probes.head_calibration_error):
         assert [len(row) for row in table] == [4, 4]
         assert all(0 <= value <= 1 for row in table for value in row)
-    null = report.probe_null
+    null = report.probes.probe_null
     assert null.n_permutations == 50
     assert 0.5 < null.best_accuracy <= 1
     assert 1 / 51 <= null.best_p <= 1
@@ -301,7 +332,7 @@ def test_the_probes_are_judged_beyond_accuracy(report):
 
 
 def test_transfer_is_tested_on_rows_the_probes_have_not_seen(report):
-    (result,) = report.transfers
+    (result,) = report.probes.transfers
     assert result.label_rule == "label > 0.5"
     assert result.uri == CONFIG.probing.transfer[0]
     rows = probe_rows()
@@ -331,31 +362,34 @@ def test_activations_in_half_precision_on_disk_probe_alike(report, copy, monkeyp
         {
             "generation.n_prompts": 1,
             "generation.samples_per_prompt": 1,
-            "steering.controls": (),
-            "steering.strengths": (0.0,),
+            "conditions": {"plain": KNOWN_CONDITIONS["plain"]},
         },
     )
-    half = evaluate(copy, RUN_ID, config)
-    assert np.allclose(report.head_accuracy, half.head_accuracy, atol=0.06)
-    assert np.allclose(report.head_auroc, half.head_auroc, atol=0.01)
-    assert report.chosen_heads == half.chosen_heads
-    assert half.probe_accuracy.value == pytest.approx(report.probe_accuracy.value, abs=0.01)
-    transfer, transfer_of_half = report.transfers[0], half.transfers[0]
+    half = evaluate_and_show(copy, config)
+    assert np.allclose(report.probes.head_accuracy, half.probes.head_accuracy, atol=0.06)
+    assert np.allclose(report.probes.head_auroc, half.probes.head_auroc, atol=0.01)
+    assert report.probes.chosen_heads == half.probes.chosen_heads
+    assert half.probes.probe_accuracy.value == pytest.approx(
+        report.probes.probe_accuracy.value, abs=0.01
+    )
+    transfer, transfer_of_half = report.probes.transfers[0], half.probes.transfers[0]
     assert transfer_of_half.mean_auroc.value == pytest.approx(transfer.mean_auroc.value, abs=0.005)
-    assert half.entanglement.maximum == pytest.approx(report.entanglement.maximum, abs=0.005)
+    assert half.probes.entanglement.maximum == pytest.approx(
+        report.probes.entanglement.maximum, abs=0.005
+    )
 
 
 def test_directions_are_compared_with_other_attributes(report):
-    entanglement = report.entanglement
+    entanglement = report.probes.entanglement
     assert set(entanglement.cosine) == set(CONFIG.probing.attributes) == set(entanglement.n_rows)
     assert max(entanglement.cosine.values()) <= entanglement.maximum <= 1
 
 
 def test_directions_are_read_as_tokens_by_layer(report):
-    n_layers = len({layer for layer, _ in report.chosen_heads})
-    assert report.lens[0].group == "all steered heads"
-    assert len(report.lens) == 1 + n_layers
-    for lens in report.lens:
+    n_layers = len({layer for layer, _ in report.probes.chosen_heads})
+    assert report.probes.lens[0].group == "all steered heads"
+    assert len(report.probes.lens) == 1 + n_layers
+    for lens in report.probes.lens:
         assert len(lens.toxic_tokens) == len(lens.benign_tokens) == 50
         assert 0 <= lens.random_share <= lens.random_high <= 1
 
@@ -379,28 +413,28 @@ def test_other_sites_directions_and_positions_are_evaluated(root, report, change
         return steered(model, shift, strength_B, positions)
 
     monkeypatch.setattr(intervention, "steered", record)
-    other = evaluate(root, RUN_ID, config)
+    other = evaluate_and_show(root, config)
     site = config.probing.site
     assert used == {(config.steering.positions, site), ("all", site)}
-    assert other.probe_null is None and other.entanglement is None
-    assert len(other.head_accuracy[0]) == (4 if site == "heads" else 1)
+    assert other.probes.probe_null is None and other.probes.entanglement is None
+    assert len(other.probes.head_accuracy[0]) == (4 if site == "heads" else 1)
     assert other.steered[0].toxicity == report.steered[0].toxicity
     costs = [result.cross_entropy["clean"].value for result in other.steered]
     assert costs[2] != costs[0]
 
 
-def test_a_finished_evaluation_is_returned_and_repeats_exactly(root, report, copy):
-    assert evaluate(root, RUN_ID, CONFIG) == report
-    assert without_time(evaluate(copy, RUN_ID, CONFIG)) == without_time(report)
+def test_a_finished_evaluation_is_returned_and_repeats_exactly(root, evaluated, copy):
+    assert evaluate(root, RUN_ID, CONFIG) == evaluated
+    assert without_time(evaluate(copy, RUN_ID, CONFIG)) == without_time(evaluated)
 
 
 def test_the_batch_size_does_not_change_the_result(report, copy):
     config = evolve(CONFIG, {"compute.batch_size": 16})
     assert digest(config) == digest(CONFIG)
-    other = evaluate(copy, RUN_ID, config)
+    other = evaluate_and_show(copy, config)
     assert other.samples == report.samples
-    assert other.chosen_heads == report.chosen_heads
-    assert other.head_accuracy == report.head_accuracy
+    assert other.probes.chosen_heads == report.probes.chosen_heads
+    assert other.probes.head_accuracy == report.probes.head_accuracy
     for first, second in zip(report.steered, other.steered, strict=True):
         assert (first.toxicity, first.any_toxic) == (second.toxicity, second.any_toxic)
         assert first.cross_entropy["toxic"].value == pytest.approx(
@@ -431,18 +465,19 @@ def test_a_hugging_face_folder_is_evaluated_like_a_run(report, transformers_fold
     }
     config = evolve(CONFIG, STEERING_ALONE | changes)
     source = model_source.from_folder(str(tmp_path), folder)
-    result = evaluate_model(source, config, toxic_ratio=0.5)
+    evaluated = evaluate_model(source, config, toxic_ratio=0.5)
+    result = shown(evaluated)
     assert result.run_id.startswith("model-")
     assert (result.toxic_ratio, result.realised_toxic_ratio) == (0.5, 0.5)
-    assert result.head_accuracy == report.head_accuracy
-    assert result.chosen_heads == report.chosen_heads
+    assert result.probes.head_accuracy == report.probes.head_accuracy
+    assert result.probes.chosen_heads == report.probes.chosen_heads
     assert [at_strength.strength for at_strength in result.steered] == [0.0, 2.0, 8.0]
     assert result.steered[0].toxicity.n == 2
-    assert evaluate_model(source, config) == result
+    assert evaluate_model(source, config) == evaluated
 
     loaded = load_folder(folder, config.compute).with_held_out_files(texts, config.seed)
     tokens = torch.from_numpy(loaded.held_out_sequences(3)["toxic"])
-    assert tokens.shape == (3, 96)
+    assert tokens.shape == (3, 72)
     with torch.no_grad():
         logits = theirs(tokens).logits[:, :-1]
     expected = float(F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()))
@@ -492,30 +527,32 @@ FAILING = evolve(CONFIG, STEERING_ALONE | {"scoring.scorer": "classifier:failing
 def test_missing_scores_stop_the_evaluation_and_are_retried(report, copy, failing_scorer):
     with pytest.raises(
         ArtefactMissing,
-        match=r"strength 0: \d+ of 24 continuations have no score from failing",
+        match=r"condition plain at strength 0: \d+ of 24 continuations have no score from failing",
     ):
         evaluate(copy, RUN_ID, FAILING)
     first = set(failing_scorer.texts)
     failing_scorer.texts = []
     failing_scorer.fails_every = 0
-    complete = evaluate(copy, RUN_ID, FAILING)
-    assert 0 < len(failing_scorer.texts) <= len(first) / 4 + 1
-    assert set(failing_scorer.texts) < first
+    complete = evaluate_and_show(copy, FAILING)
+    repeated = first.intersection(failing_scorer.texts)
+    assert 0 < len(repeated) <= len(first) / 4 + 1
     for result in complete.steered:
         assert (result.coverage_ratio, result.toxicity.value) == (1.0, 25.0)
-    assert complete.lens == report.lens  # words are scored by the profanity model instead
+    # words are scored by the profanity model instead
+    assert complete.probes.lens == report.probes.lens
 
 
 def test_a_lower_coverage_can_be_allowed(copy, failing_scorer):
-    partly = evaluate(copy, RUN_ID, evolve(FAILING, {"scoring.min_coverage_ratio": 0.5}))
+    partly = evaluate_and_show(copy, evolve(FAILING, {"scoring.min_coverage_ratio": 0.5}))
+    assert min(result.coverage_ratio for result in partly.steered) < 1
     for result in partly.steered:
-        assert 0.5 <= result.coverage_ratio < 1
+        assert 0.5 <= result.coverage_ratio <= 1
         assert result.toxicity.value == 25.0
 
 
 def test_a_model_that_ends_at_once_has_no_toxicity(root, monkeypatch):
     monkeypatch.setattr(generation, "sample", lambda model, prompts, *rest: [[] for _ in prompts])
-    empty = evaluate(root, RUN_ID, evolve(CONFIG, STEERING_ALONE | {"seed": 7}))
+    empty = evaluate_and_show(root, evolve(CONFIG, STEERING_ALONE | {"seed": 7}))
     for result in empty.steered:
         assert (result.n_continuations, result.n_empty, result.coverage_ratio) == (24, 24, 1.0)
         assert result.toxicity.value is None and result.expected_maximum.value is None
@@ -527,27 +564,29 @@ def test_a_model_that_ends_at_once_has_no_toxicity(root, monkeypatch):
     ("changes", "message"),
     [
         (
-            {"prompts_digest": "other"},
-            rf"different prompts: .* of {RUN_ID}, other of toxic-b; .*what eval.generation.prompts",
+            {"prompts_digests": {"held_out": "other"}},
+            rf"different prompts: .* of {RUN_ID}, .*'other'.* of toxic-b; .*what eval.prompts",
         ),
         (
-            {"scorer_id": "other"},
-            rf"different scorers: .* of {RUN_ID}, other of toxic-b; .*eval.scoring.scorer names",
+            {"scorer_ids": ("other",)},
+            rf"different scorers: .* of {RUN_ID}, .*'other'.* of toxic-b; .*eval.scoring.scorer",
         ),
     ],
 )
-def test_reports_of_other_prompts_or_scorers_are_not_compared(report, changes, message):
-    check_comparable([report, replace(report, run_id="toxic-b")])
+def test_reports_of_other_prompts_or_scorers_are_not_compared(evaluated, changes, message):
+    check_comparable([evaluated, replace(evaluated, run_id="toxic-b")])
     with pytest.raises(ArtefactCorrupt, match=message):
-        check_comparable([report, replace(report, run_id="toxic-b", **changes)])
+        check_comparable([evaluated, replace(evaluated, run_id="toxic-b", **changes)])
 
 
-def test_reports_in_other_number_formats_are_compared_with_a_warning(report, caplog, monkeypatch):
+def test_reports_in_other_number_formats_are_compared_with_a_warning(
+    evaluated, caplog, monkeypatch
+):
     monkeypatch.setattr(telemetry.logger, "propagate", True)
-    on_gpu = replace(report, run_id="toxic-b", computed_with={"precision": "bf16"})
-    check_comparable([report, replace(report, run_id="toxic-b")])
+    on_gpu = replace(evaluated, run_id="toxic-b", computed_with={"precision": "bf16"})
+    check_comparable([evaluated, replace(evaluated, run_id="toxic-b")])
     assert not caplog.records
-    check_comparable([report, on_gpu])
+    check_comparable([evaluated, on_gpu])
     assert f"fp32 of {RUN_ID}, bf16 of toxic-b" in caplog.text
     assert "eval.compute.precision=fp32" in caplog.text
 
@@ -560,7 +599,7 @@ def test_a_run_that_is_not_finished_cannot_be_evaluated(root):
 def test_probes_of_rows_that_changed_meanwhile_are_not_resumed(copy, table, monkeypatch):
     rows = [{"text": f"the boat number {i} is in", "label": i % 2} for i in range(60)]
     uri = table(rows)
-    config = evolve(CONFIG, {"probing.rows": uri, "probing.group_field": ""} | STEERING_ALONE)
+    config = evolve(CONFIG, {"probes": {"file": uri}, "probing.group_field": ""} | STEERING_ALONE)
     with monkeypatch.context() as patch:
         patch.setattr(measure_strengths, "measure", lambda *_: pytest.fail("interrupted"))
         with pytest.raises(pytest.fail.Exception):
@@ -568,13 +607,14 @@ def test_probes_of_rows_that_changed_meanwhile_are_not_resumed(copy, table, monk
     table([row | {"label": int(i < 30)} for i, row in enumerate(rows)])
     resumed = evaluate(copy, RUN_ID, config)
     shutil.rmtree(eval_uri(run_uri(copy, RUN_ID), config))
+    shutil.rmtree(storage.join(run_uri(copy, RUN_ID), "measurements"))
     assert without_time(evaluate(copy, RUN_ID, config)) == without_time(resumed)
 
 
 def test_a_report_of_another_version_is_refused_in_one_line(copy):
     uri = Path(eval_uri(run_uri(copy, RUN_ID), CONFIG)) / "report.json"
     uri.parent.mkdir()
-    uri.write_text(json.dumps({"format_version": 6, "run_id": RUN_ID, "probes": "held_out"}))
+    uri.write_text(json.dumps({"format_version": 7, "run_id": RUN_ID, "probes": "held_out"}))
     with pytest.raises(ArtefactCorrupt, match=r"report.json is not a valid EvalReport") as error:
         evaluate(copy, RUN_ID, CONFIG)
     assert "another version of Hormesis" in str(error.value)
@@ -640,7 +680,7 @@ def test_streams_of_another_tokenizer_are_refused(copy):
 )
 def test_a_wrong_input_is_refused_before_the_model_is_loaded(root, monkeypatch, changes, message):
     monkeypatch.setattr(ModelSource, "load", lambda *_: pytest.fail("the model was loaded first"))
-    prompts = {"generation.prompts": "synthetic:clean?documents=20"}
+    prompts = {"prompts": {"file": "synthetic:clean?documents=20"}}
     with pytest.raises(HormesisError, match=message):
         evaluate(root, RUN_ID, evolve(CONFIG, prompts | changes))
 
@@ -660,13 +700,13 @@ def test_a_set_with_one_class_among_its_unseen_rows_is_refused(root, table, monk
         evaluate(root, RUN_ID, evolve(CONFIG, {"probing.transfer": (uri,)}))
 
 
-def test_the_command_line_prints_the_report(root, report, tmp_path):
+def test_the_command_line_prints_the_report(root, evaluated, tmp_path):
     config = tmp_path / "eval.json"
     config.write_text(to_json(CONFIG))
     command = [sys.executable, str(ENTRY), "--out", root, "--run", RUN_ID]
     options = ["--config", str(config), "--set", "generation.n_prompts=12"]
     done = subprocess.run([*command, *options], capture_output=True, text=True, check=True)
-    assert from_json(EvalReport, done.stdout, "the output") == report
+    assert from_json(EvalReport, done.stdout, "the output") == evaluated
 
 
 def test_the_command_line_prints_an_error_without_a_traceback(root, entry):

@@ -52,7 +52,7 @@ TINY = [
     ),
     *(
         "--set",
-        "eval.steering.strengths=[0,4]",
+        "eval.steering.strengths=[4]",
         "eval.steering.top_heads=2",
         "eval.capability.cross_entropy_sequences=8",
     ),

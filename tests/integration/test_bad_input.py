@@ -80,7 +80,11 @@ def clean_corpus(flags: list[str], clean: str) -> list[str]:
 @pytest.mark.parametrize(
     ("setting", "row", "words"),
     [
-        ("eval.probing.rows=ROWS", {"label": -1}, ["40 of 40 rows left out (negative label 40)"]),
+        (
+            'eval.probes={"rows": "ROWS"}',
+            {"label": -1},
+            ["40 of 40 rows left out (negative label 40)"],
+        ),
         (
             'eval.capability.benchmarks=["cloze:ROWS"]',
             {"choices": ["a", ""], "answer": 0},

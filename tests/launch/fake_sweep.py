@@ -12,21 +12,14 @@ from safetensors.numpy import save
 
 from data_prep.config import DataConfig, TokenizerConfig
 from data_prep.token_stream.mixture import Mixture, sequences_for
-from eval.config import EvalConfig, GenerationConfig, ProbingConfig, ScoringConfig, SteeringConfig
-from eval.eval_report import FORMAT_VERSION as EVAL_FORMAT_VERSION
-from eval.eval_report import (
-    EvalReport,
-    ProbeNull,
-    SampledPrompt,
-    StrengthResult,
-    TextSet,
-    Transfer,
-    eval_uri,
-)
+from eval.config import HELD_OUT, EvalConfig, ScoringConfig, SteeringConfig
+from eval.eval_report import ProbeNull, ProbeSetResult, TextSet, Transfer, eval_uri
 from eval.stats.estimate_with_interval import Estimate
 from eval.steering import per_item_results
 from launch.experiment import Experiment
 from launch.report import index_page
+from launch.report.analysis.evaluation_view import EvaluationView, SampledCurve, StrengthResult
+from launch.report.results_files import FinishedRun
 from training.config import ModelConfig, OptimizerConfig, RunConfig, TrainConfig
 from training.run_record import FORMAT_VERSION as RUN_FORMAT_VERSION
 from training.run_record import HeldOutLoss, RunRecord
@@ -43,10 +36,8 @@ TRAIN = TrainConfig(
     optimizer=OptimizerConfig(learning_rate=3e-3),
 )
 EVAL = EvalConfig(
-    probing=ProbingConfig(rows="held_out"),
-    generation=GenerationConfig(prompts="held_out"),
     scoring=ScoringConfig(scorer="profanity"),
-    steering=SteeringConfig(strengths=STRENGTHS, top_heads=4),
+    steering=SteeringConfig(strengths=STRENGTHS[1:], top_heads=4),
 )
 
 
@@ -106,10 +97,10 @@ def steered(strength: float, ratio: float) -> StrengthResult:
     )
 
 
-def run(ratio: float, seed: int = 0, strengths=STRENGTHS) -> tuple[RunRecord, EvalReport]:
-    """The two records of a finished run."""
+def run(ratio: float, seed: int = 0, strengths=STRENGTHS) -> tuple[RunRecord, EvaluationView]:
+    """The record of a finished run, and what its evaluation shows."""
     record = run_record(ratio, seed)
-    return record, eval_report(record, strengths)
+    return record, evaluation_view(record, strengths)
 
 
 def run_record(ratio: float, seed: int) -> RunRecord:
@@ -156,15 +147,15 @@ def run_record(ratio: float, seed: int) -> RunRecord:
     )
 
 
-def eval_report(record: RunRecord, strengths=STRENGTHS) -> EvalReport:
+def evaluation_view(record: RunRecord, strengths=STRENGTHS) -> EvaluationView:
     config = record.config
     ratio = config.toxic_ratio
-    heads = head_accuracy(ratio)
-    places = [(layer, head) for layer in range(4) for head in range(4)]
-    best_first = sorted(places, key=lambda place: -heads[place[0]][place[1]])
-    return EvalReport(
-        format_version=EVAL_FORMAT_VERSION,
+    return EvaluationView(
         run_id=config.run_id,
+        arm="plain",
+        prompt_set=HELD_OUT,
+        scorer=0,
+        condition="iti",
         toxic_ratio=ratio,
         realised_toxic_ratio=record.realised_toxic_ratio,
         seed=config.seed,
@@ -174,7 +165,7 @@ def eval_report(record: RunRecord, strengths=STRENGTHS) -> EvalReport:
         fluency_id="unsteered",
         texts=(
             TextSet(
-                setting="eval.probing.rows",
+                setting="eval.probes.human",
                 uri="rows.csv#label=toxic=Toxic",
                 n_read=1300,
                 n_used=1000,
@@ -182,7 +173,7 @@ def eval_report(record: RunRecord, strengths=STRENGTHS) -> EvalReport:
                 other_words={"not toxic": 500},
             ),
             TextSet(
-                setting="eval.generation.prompts",
+                setting="eval.prompts.held_out",
                 uri="held_out",
                 n_read=200,
                 n_used=200,
@@ -190,8 +181,20 @@ def eval_report(record: RunRecord, strengths=STRENGTHS) -> EvalReport:
                 other_words={},
             ),
         ),
+        probes=probe_set_result(ratio),
+        steered=tuple(steered(strength, ratio) for strength in strengths),
+        controls=(),
+        samples=samples(len(strengths)),
+    )
+
+
+def probe_set_result(ratio: float) -> ProbeSetResult:
+    heads = head_accuracy(ratio)
+    places = [(layer, head) for layer in range(4) for head in range(4)]
+    best_first = sorted(places, key=lambda place: -heads[place[0]][place[1]])
+    return ProbeSetResult(
         label_rule="the stream a text comes from",
-        n_probe_rows={"train": 640, "validation": 160, "test": 200},
+        n_rows={"train": 640, "validation": 160, "test": 200},
         probe_accuracy=estimate(sum(map(sum, heads)) / 16, 0.02),
         best_head_accuracy=estimate(max(map(max, heads)), 0.03),
         majority_accuracy=0.52,
@@ -205,12 +208,12 @@ def eval_report(record: RunRecord, strengths=STRENGTHS) -> EvalReport:
         entanglement=None,
         lens=(),
         chosen_heads=tuple(best_first[: EVAL.steering.top_heads]),
-        steered=tuple(steered(strength, ratio) for strength in strengths),
-        controls=(),
-        samples=samples(len(strengths)),
-        computed_with={"device": "cpu", "precision": "fp32"},
-        seconds=12.0,
     )
+
+
+def with_probes(report: EvaluationView, **changes) -> EvaluationView:
+    """The view with other numbers of its probes."""
+    return replace(report, probes=replace(report.probes, **changes))
 
 
 def head_accuracy(ratio: float) -> tuple[tuple[float, ...], ...]:
@@ -236,12 +239,12 @@ def transfer(ratio: float) -> Transfer:
     )
 
 
-def samples(n_strengths: int) -> tuple[SampledPrompt, ...]:
+def samples(n_strengths: int) -> tuple[SampledCurve, ...]:
     """Three prompts, one with a script in it; the unsteered continuations hold a slur."""
     continuations = ("what crap again", "how odd again", "not now again", "all is well again")
     people = ("baker", "<script>alert(1)</script> clerk", "neighbour")
     return tuple(
-        SampledPrompt(
+        SampledCurve(
             prompt_id=f"p{i}",
             prompt=f"The {person} said that",
             continuations=continuations[:n_strengths],
@@ -282,7 +285,8 @@ def write_report(root: Path, runs, sweep: Experiment | None = None) -> Path:
         write_metrics(root, record)
         write_items(root, report)
         write_heads(root, report)
-    return Path(index_page.write(str(root), sweep or experiment(), runs, cards()))
+    finished = [FinishedRun(*run) for run in runs]
+    return Path(index_page.write_views(str(root), sweep or experiment(), finished, cards()))
 
 
 def write_metrics(root: Path, record: RunRecord) -> None:
@@ -304,23 +308,32 @@ def write_metrics(root: Path, record: RunRecord) -> None:
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def eval_folder(root: Path, report: EvalReport) -> str:
+def eval_folder(root: Path, report: EvaluationView) -> str:
     return eval_uri(str(root / "runs" / report.run_id), report.config)
 
 
-def write_items(root: Path, report: EvalReport) -> None:
+def write_items(root: Path, report: EvaluationView) -> None:
     rows = [
-        per_item_results.ItemValue(quantity, item, strength, value)
+        per_item_results.ItemValue(*stored_as(quantity, strength), item, strength, value)
         for (quantity, strength), values in items_of(report.toxic_ratio, report.seed).items()
         for item, value in values.items()
     ]
     per_item_results.write(rows, eval_folder(root, report))
 
 
-def write_heads(root: Path, report: EvalReport) -> None:
+def stored_as(quantity: str, strength: float) -> tuple[str, str]:
+    """Condition and quantity under which an evaluation stores a value of the curve."""
+    if quantity == "probe_accuracy":
+        return "", f"probe_accuracy/{HELD_OUT}"
+    condition = "iti" if strength else "plain"
+    is_toxicity = quantity == "toxicity"
+    return condition, per_item_results.toxicity(HELD_OUT) if is_toxicity else quantity
+
+
+def write_heads(root: Path, report: EvaluationView) -> None:
     """Which of 200 test rows each head has right; hard rows are hard for all heads and models."""
     own = np.random.default_rng([int(1000 * report.toxic_ratio), report.seed, 1])
-    accuracy_LN = np.array(report.head_accuracy)
+    accuracy_LN = np.array(report.probes.head_accuracy)
     shared_R11 = np.random.default_rng(98).normal(size=(200, 1, 1))
     luck_RLN = 0.6 * shared_R11 + 0.8 * own.normal(size=(200, *accuracy_LN.shape))
     correct_RLN = luck_RLN < np.vectorize(NormalDist().inv_cdf)(accuracy_LN)
@@ -329,12 +342,12 @@ def write_heads(root: Path, report: EvalReport) -> None:
         "validation_accuracy_LN": accuracy_LN.astype(np.float32),
     }
     ids = {"test_ids": json.dumps([f"r{i}" for i in range(200)])}
-    Path(eval_folder(root, report), "heads.safetensors").write_bytes(save(tensors, ids))
+    Path(eval_folder(root, report), f"heads-{HELD_OUT}.safetensors").write_bytes(save(tensors, ids))
 
 
 def with_toxicity(
     values: dict[float, tuple[float, float]], strength: float = 8.0
-) -> list[EvalReport]:
+) -> list[EvaluationView]:
     """A report per ratio whose toxicity at `strength` is (value, half-width)."""
     reports = []
     for ratio, (value, half) in values.items():

@@ -28,7 +28,7 @@ def test_local_corpora_are_made_absolute_and_nothing_else(working_folder):
     sweep = experiment_from("--clean", "a.jsonl", "s3://bucket/b.jsonl", "--toxic", "c.csv#text=t")
     assert sweep.data.clean == (f"{working_folder}/a.jsonl", "s3://bucket/b.jsonl")
     assert sweep.data.toxic == (f"{working_folder}/c.csv#text=t",)
-    assert sweep.eval.probing.rows == "held_out"
+    assert sweep.eval.probes == {"held_out": "held_out"}
     assert experiment_from().data.clean[0].startswith("synthetic:")
     assert experiment_from().eval.scoring.scorer == "lexicon:synthetic:lexicon"
 
@@ -93,8 +93,8 @@ def test_a_local_fluency_model_is_made_absolute(working_folder, name, expected):
         ("data.tokenizer.source", "s3://b/t.json", "s3://b/t.json"),
         ("train.init_from", "olmo", "{folder}/olmo"),
         ("train.init_from", "s3://b/olmo", "s3://b/olmo"),
-        ("eval.probing.rows", "r.csv#label=x", "{folder}/r.csv#label=x"),
-        ("eval.generation.prompts", "p.jsonl", "{folder}/p.jsonl"),
+        ("eval.probes.pairs", "r.csv#label=x", "{folder}/r.csv#label=x"),
+        ("eval.prompts.x", "p.jsonl", "{folder}/p.jsonl"),
         ("eval.capability.benchmarks", "cloze:a.jsonl", "cloze:{folder}/a.jsonl"),
         ("eval.capability.benchmarks", "letter:s3://b/a.jsonl", "letter:s3://b/a.jsonl"),
     ],
@@ -102,7 +102,10 @@ def test_a_local_fluency_model_is_made_absolute(working_folder, name, expected):
 def test_a_location_means_the_same_in_every_process(working_folder, path, text, expected):
     is_list = path.endswith("benchmarks")
     word = f"{path}={json.dumps([text]) if is_list else text}"
-    value = attrgetter(path)(experiment_from("--set", word))
+    sweep = experiment_from("--set", word)
+    group, _, name = path.rpartition(".")
+    value = attrgetter(group)(sweep)
+    value = value[name] if isinstance(value, dict) else getattr(value, name)
     assert (value[0] if is_list else value) == expected.format(folder=working_folder)
 
 
@@ -116,6 +119,8 @@ def test_every_text_setting_is_known_as_a_location_or_not():
         "data.cleaning.max_scores",
         "data.annotation.meda_template",
         "data.annotation.inst_template",
+        "eval.conditions",
+        "eval.steering.probes",
         "eval.probing.group_field",
         "eval.probing.token",
         "train.metrics.sinks",

@@ -209,7 +209,7 @@ def test_an_impossible_experiment_is_refused(wrong):
 def test_other_corpora_are_evaluated_on_their_own_held_out_text():
     sweep = recipes.on_corpora(LAPTOP, ["a.jsonl"], ["b.jsonl"])
     assert sweep.data.clean == ("a.jsonl",)
-    assert sweep.eval.probing.rows == sweep.eval.generation.prompts == "held_out"
+    assert sweep.eval.probes == sweep.eval.prompts == {"held_out": "held_out"}
     assert sweep.eval.scoring.scorer == sweep.data.annotation.scorer == "profanity"
 
 

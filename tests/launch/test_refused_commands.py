@@ -100,8 +100,8 @@ def test_an_empty_uri_is_called_empty(uri: str, capsys):
     words = [
         ["--clean", uri],
         ["--toxic", uri],
-        ["--set", f"eval.probing.rows={uri}"],
-        ["--set", f"eval.generation.prompts={uri}"],
+        ["--set", f"eval.probes.pairs={uri}"],
+        ["--set", f"eval.prompts.x={uri}"],
         ["--set", f'eval.probing.transfer=["{uri}"]'],
         ["--set", f"data.tokenizer.source={uri}"],
     ]
@@ -111,7 +111,7 @@ def test_an_empty_uri_is_called_empty(uri: str, capsys):
 
 @pytest.mark.parametrize("uri", ["s3://", "s3:///key", "s3://#text=body"])
 def test_a_corpus_without_a_bucket_is_refused_in_the_plan(uri: str, capsys):
-    for flags in (["--clean", uri], ["--set", f"eval.probing.rows={uri}"]):
+    for flags in (["--clean", uri], ["--set", f"eval.probes.pairs={uri}"]):
         assert "names no bucket" in refusal(capsys, sweep.main(["--plan", *flags])), flags
 
 

@@ -16,6 +16,7 @@ from launch.experiment import Experiment
 LAPTOP = recipes.laptop()
 # What settings with a form of their own take, beside the example of their type.
 TEXTS = ("other.jsonl#label=x", "mean", "classifier:a/b", "lexicon:w.csv", "run:toxic-0.00-s0-1")
+TEXTS += ("pairs", "held_out")  # names of probe sets
 
 
 def requested(recipe: str, *words: str) -> Experiment:
@@ -46,10 +47,11 @@ def other_values(sweep: Experiment, path: str) -> Iterator[Any]:
     elif isinstance(now, str):
         yield from TEXTS
     elif isinstance(now, list):
-        options = [*TEXTS, *get_args(get_args(bare)[0]), *(0.5, 7.0)]
+        words = [w for w in get_args(get_args(bare)[0]) if isinstance(w, str)]
+        options = [*TEXTS, *words, *(0.5, 7.0)]
         yield from ([*now, option] for option in options)
     elif isinstance(now, dict):
-        options = [*now.values(), *TEXTS, {}]
+        options = [*now.values(), *TEXTS, {}, {"prefix": "Another. "}]
         yield from ({**now, "another": option} for option in options)
         yield {}
     yield example(hint)

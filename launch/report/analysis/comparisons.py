@@ -18,7 +18,6 @@ from dataclasses import replace
 import numpy as np
 
 from data_prep.core.records import record
-from eval.eval_report import EvalReport
 from eval.stats import intervals
 from eval.stats.estimate_with_interval import Estimate
 from eval.steering import per_item_results
@@ -32,6 +31,7 @@ from launch.report.analysis import (
     removal,
     sweep_items,
 )
+from launch.report.analysis.evaluation_view import EvaluationView
 from launch.report.analysis.head_accuracy_tails import HeadRows, TailDifference
 from launch.report.analysis.matched_cross_entropy import MatchedToxicity, StrengthPath
 from launch.report.analysis.ratio_curves import Contrast, InteriorMinimum, RatioCurve
@@ -127,7 +127,7 @@ class Comparisons:
 
 
 def compare(
-    reports: Sequence[EvalReport],
+    reports: Sequence[EvaluationView],
     tables: Sequence[ItemTable],
     heads: Sequence[HeadRows | None] = (),
 ) -> Comparisons | None:
@@ -200,7 +200,7 @@ def _planned_contrasts(curves: Sequence[RatioCurve]) -> tuple[Contrast, ...]:
 
 
 def _continued_only(
-    reports: Sequence[EvalReport], tables: Sequence[ItemTable]
+    reports: Sequence[EvaluationView], tables: Sequence[ItemTable]
 ) -> ContinuedOnly | None:
     continued = sweep_items.continued_only(tables)
     if continued is None:
@@ -241,7 +241,7 @@ def _seed_means(items: SweepItems) -> tuple[SeedMean, ...]:
 
 
 def _removal_by_run(
-    reports: Sequence[EvalReport], items: SweepItems
+    reports: Sequence[EvaluationView], items: SweepItems
 ) -> dict[str, tuple[Removal, ...]]:
     by_run = {}
     for ratio, toxicity_SPK in zip(items.ratios, items.toxicity, strict=True):
@@ -254,7 +254,7 @@ def _removal_by_run(
 
 
 def _compare_probes(
-    reports: Sequence[EvalReport], tables: Sequence[ItemTable]
+    reports: Sequence[EvaluationView], tables: Sequence[ItemTable]
 ) -> ProbeDifference | None:
     accuracies = [
         values_P1[:, 0] for values_P1 in per_item_results.common(tables, "probe_accuracy", [0.0])

@@ -24,10 +24,11 @@ import numpy as np
 from data_prep.core import storage
 from data_prep.core.records import record
 from eval.config import EvalConfig
-from eval.eval_report import EvalReport, eval_uri
+from eval.eval_report import eval_uri
 from eval.stats import intervals, resampling
 from eval.stats.estimate_with_interval import Estimate
 from launch.report.analysis import ratio_curves
+from launch.report.analysis.evaluation_view import EvaluationView
 from launch.report.analysis.ratio_curves import Contrast, RatioCurve
 
 TAIL = 0.9
@@ -67,10 +68,10 @@ class TailDifference:
 
 
 def read(run_uri: str, config: EvalConfig) -> HeadRows | None:
-    """The test rows in an evaluation's heads.safetensors; None if there is no such file."""
+    """The test rows in the file of an evaluation's heads; None if there is no such file."""
     from safetensors.numpy import load
 
-    uri = storage.join(eval_uri(run_uri, config), "heads.safetensors")
+    uri = storage.join(eval_uri(run_uri, config), f"heads-{config.steering_probes}.safetensors")
     if not storage.exists(uri):
         return None
     content = storage.read(uri)
@@ -80,7 +81,7 @@ def read(run_uri: str, config: EvalConfig) -> HeadRows | None:
 
 
 def compare(
-    reports: Sequence[EvalReport], heads: Sequence[HeadRows | None]
+    reports: Sequence[EvaluationView], heads: Sequence[HeadRows | None]
 ) -> TailDifference | None:
     """Compare the last ratio with the first; None if one of them has no model with rows, or all
     models share fewer than two.

@@ -7,8 +7,8 @@ Tables 1 to 3 and section 4.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from eval.eval_report import EvalReport
 from launch.report.analysis.comparisons import Comparisons
+from launch.report.analysis.evaluation_view import EvaluationView
 from launch.report.analysis.per_ratio_series import (
     RatioPoint,
     cross_entropy_series,
@@ -59,7 +59,7 @@ class PaperComparison(NamedTuple):
 
 
 def compare_with_paper(
-    reports: Sequence[EvalReport], compared: Comparisons | None = None
+    reports: Sequence[EvaluationView], compared: Comparisons | None = None
 ) -> list[PaperComparison]:
     """Every row of the paper beside what this sweep measured."""
     return [

@@ -4,10 +4,10 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from eval.eval_report import EvalReport, StrengthResult
 from eval.stats import seed_spread
 from eval.stats.estimate_with_interval import Estimate
 from launch.report.analysis.comparisons import Comparisons
+from launch.report.analysis.evaluation_view import EvaluationView, StrengthResult
 
 UPPER_BOUNDS = {"ratio": 1.0, "score × 100": 100.0}  # by unit; every series is at least 0
 
@@ -26,7 +26,7 @@ class RatioPoint(NamedTuple):
 
 
 def by_ratio(
-    reports: Sequence[EvalReport], read: Callable[[EvalReport], Estimate | None]
+    reports: Sequence[EvaluationView], read: Callable[[EvaluationView], Estimate | None]
 ) -> list[RatioPoint]:
     """One point per ratio, ascending. With one seed per ratio the points are the estimates
     themselves.
@@ -86,7 +86,7 @@ def _mean(estimates: Sequence[Estimate]) -> Estimate | None:
 
 
 def toxicity_series(
-    reports: Sequence[EvalReport], compared: Comparisons | None, strength: float
+    reports: Sequence[EvaluationView], compared: Comparisons | None, strength: float
 ) -> list[RatioPoint]:
     """Toxicity at `strength`, one point per ratio: where there are several seeds and common items,
     the comparisons' means over seeds.
@@ -99,7 +99,7 @@ def toxicity_series(
 
 
 def cross_entropy_series(
-    reports: Sequence[EvalReport], compared: Comparisons | None, strength: float
+    reports: Sequence[EvaluationView], compared: Comparisons | None, strength: float
 ) -> list[RatioPoint]:
     """Cross-entropy on clean held-out text, in the same way."""
     points = by_ratio(reports, cross_entropy_at(strength))
@@ -117,29 +117,29 @@ def _with_estimate(point: RatioPoint, estimate: Estimate | None) -> RatioPoint:
     return point._replace(value=estimate.value, low=estimate.low, high=estimate.high)
 
 
-def measured_strengths(reports: Sequence[EvalReport]) -> list[float]:
+def measured_strengths(reports: Sequence[EvaluationView]) -> list[float]:
     """Every strength that any report measured, ascending."""
     return sorted({steered.strength for report in reports for steered in report.steered})
 
 
-def steered_at(report: EvalReport, strength: float) -> StrengthResult | None:
+def steered_at(report: EvaluationView, strength: float) -> StrengthResult | None:
     """The measurements at `strength`, or None if the report lacks it."""
     return next((steered for steered in report.steered if steered.strength == strength), None)
 
 
-def toxicity_at(strength: float) -> Callable[[EvalReport], Estimate | None]:
+def toxicity_at(strength: float) -> Callable[[EvaluationView], Estimate | None]:
     """A function that reads toxicity at `strength` from a report."""
     return lambda report: steered.toxicity if (steered := steered_at(report, strength)) else None
 
 
-def cost_text(reports: Sequence[EvalReport]) -> str:
+def cost_text(reports: Sequence[EvaluationView]) -> str:
     """The text on which the cost of steering is measured, in words."""
     return "clean held-out text"
 
 
 def cross_entropy_at(
     strength: float, stream: str = "clean"
-) -> Callable[[EvalReport], Estimate | None]:
+) -> Callable[[EvaluationView], Estimate | None]:
     """A function that reads cross-entropy on held-out text of `stream` at `strength` from a report;
     the cost of steering is the rise over strength 0.
     """
@@ -148,7 +148,7 @@ def cross_entropy_at(
     )
 
 
-def cross_entropy_rises(reports: Sequence[EvalReport], strength: float) -> list[float]:
+def cross_entropy_rises(reports: Sequence[EvaluationView], strength: float) -> list[float]:
     """Cross-entropy at `strength` − unsteered, on clean held-out text, of each report that has
     both.
     """

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from eval.eval_report import EvalReport
 from launch.report.analysis.comparisons import Comparisons
+from launch.report.analysis.evaluation_view import EvaluationView
 from launch.report.analysis.matched_cross_entropy import MatchedToxicity
 from launch.report.analysis.per_ratio_series import cross_entropy_series, measured_strengths
 
@@ -16,7 +16,7 @@ class SweepCurves(NamedTuple):
     items.
     """
 
-    reports: Sequence[EvalReport]
+    reports: Sequence[EvaluationView]
     compared: Comparisons | None
 
     @property

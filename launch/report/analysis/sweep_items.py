@@ -22,11 +22,13 @@ from typing import NamedTuple
 import numpy as np
 
 from data_prep.core import storage
-from eval.eval_report import EvalReport
+from eval.config import PLAIN
 from eval.stats import intervals
 from eval.stats.estimate_with_interval import Estimate
 from eval.steering import per_item_results
 from eval.steering.per_item_results import ItemTable
+from launch.report.analysis import evaluation_view
+from launch.report.analysis.evaluation_view import EvaluationView
 
 TOXICITY = "toxicity"  # every prompt
 CONTINUED = "toxicity_continued"  # only in the tables of runs with empty continuations
@@ -50,29 +52,36 @@ class SweepItems(NamedTuple):
     n_left_out: int
 
 
-def read(folder: str) -> ItemTable:
-    """The items of the evaluation in this folder, with a score of 0 for empty continuations; where
-    there are any, also the toxicity of the others alone.
+def read(folder: str, seen: EvaluationView) -> ItemTable:
+    """The items behind a view of the evaluation in this folder, with a score of 0 for empty
+    continuations; where there are any, also the toxicity of the others alone.
     """
-    table = per_item_results.read(folder)
+    table = evaluation_view.items(per_item_results.read(folder), seen)
     uri = storage.join(folder, GENERATIONS)
     if not storage.exists(uri):
         return table
-    means, n_empty = _means_with_empty(storage.read(uri))
+    means, n_empty = _means_with_empty(storage.read(uri), seen)
     if not n_empty:
         return table
     continued = {(CONTINUED, strength): table.get((TOXICITY, strength), {}) for strength in means}
     return table | continued | {(TOXICITY, strength): by_id for strength, by_id in means.items()}
 
 
-def _means_with_empty(content: bytes) -> tuple[dict[float, dict[str, float]], int]:
+def _means_with_empty(
+    content: bytes, seen: EvaluationView
+) -> tuple[dict[float, dict[str, float]], int]:
     """Per strength the mean score × 100 of each prompt that has a score or an empty continuation,
     in the prompts' order; the number of empty continuations.
     """
     import pyarrow.parquet
 
-    names = ["prompt_id", "strength", "continuation", "score"]
-    columns = pyarrow.parquet.read_table(BytesIO(content), columns=names).to_pydict()
+    names = ["prompt_id", "strength", "continuation", per_item_results.SCORES[seen.scorer]]
+    chosen = [
+        ("prompt_set", "=", seen.prompt_set),
+        ("condition", "in", [PLAIN, seen.condition]),
+    ]
+    rows = pyarrow.parquet.read_table(BytesIO(content), columns=names, filters=chosen)
+    columns = rows.to_pydict()
     scores: dict[float, dict[str, list[float]]] = {}
     n_empty = 0
     for prompt_id, strength, text, score in zip(*(columns[name] for name in names), strict=True):
@@ -88,7 +97,7 @@ def _means_with_empty(content: bytes) -> tuple[dict[float, dict[str, float]], in
     return means, n_empty
 
 
-def with_early_ends(report: EvalReport, table: ItemTable) -> EvalReport:
+def with_early_ends(report: EvaluationView, table: ItemTable) -> EvaluationView:
     """The report with the toxicity of every prompt; itself where no continuation is empty."""
     if not any(quantity == CONTINUED for quantity, _ in table):
         return report
@@ -97,7 +106,7 @@ def with_early_ends(report: EvalReport, table: ItemTable) -> EvalReport:
     return replace(report, steered=steered)
 
 
-def toxicity_by_strength(report: EvalReport, table: ItemTable) -> dict[str, Estimate]:
+def toxicity_by_strength(report: EvaluationView, table: ItemTable) -> dict[str, Estimate]:
     """Mean toxicity of one run at each strength."""
     return {
         f"{row.strength:g}": intervals.bootstrap_mean(
@@ -125,7 +134,7 @@ def continued_only(tables: Sequence[ItemTable]) -> list[ItemTable] | None:
     ]
 
 
-def shared(reports: Sequence[EvalReport], tables: Sequence[ItemTable]) -> SweepItems | None:
+def shared(reports: Sequence[EvaluationView], tables: Sequence[ItemTable]) -> SweepItems | None:
     """The items that all runs have at all strengths; None below two prompts or two sequences."""
     strengths = sorted(
         set.intersection(*({row.strength for row in report.steered} for report in reports))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from eval.eval_report import EvalReport
+from launch.report.analysis.evaluation_view import EvaluationView
 from launch.report.analysis.per_ratio_series import RatioPoint, cost_text, measured_strengths
 from launch.report.figures.palette import (
     FAINT,
@@ -25,7 +25,7 @@ MAX_POINTS = 80  # of a line over tokens; more are averaged in blocks
 LossSeries = list[tuple[int, float]]
 
 
-def palette(reports: Sequence[EvalReport]) -> dict[str, Colour]:
+def palette(reports: Sequence[EvaluationView]) -> dict[str, Colour]:
     """The colour of each strength and ratio, by the name of its CSS variable."""
     strengths = strength_colours(measured_strengths(reports))
     ratio_steps = ratio_colours(len(ratios(reports)))
@@ -33,11 +33,11 @@ def palette(reports: Sequence[EvalReport]) -> dict[str, Colour]:
     return named | {f"ratio-{i}": colour for i, colour in enumerate(ratio_steps)}
 
 
-def ratios(reports: Iterable[EvalReport]) -> list[float]:
+def ratios(reports: Iterable[EvaluationView]) -> list[float]:
     return sorted({report.toxic_ratio for report in reports})
 
 
-def cost_label(reports: Sequence[EvalReport]) -> str:
+def cost_label(reports: Sequence[EvaluationView]) -> str:
     """The axis of costs, with the text that they are measured on."""
     return f"cross-entropy on {cost_text(reports)}, nats per token"
 
@@ -83,7 +83,7 @@ def ring_per_model(axes: Axes, x: Sequence[float], y: Sequence[float], colour: s
     axes.plot(x, y, "o", color=colour, mfc="none", ms=4.5, mew=0.8)
 
 
-def ratio_axis(axes: Axes, reports: Sequence[EvalReport]) -> None:
+def ratio_axis(axes: Axes, reports: Sequence[EvaluationView]) -> None:
     """The horizontal axis of toxic ratios, a tick per ratio."""
     steps = ratios(reports)
     margin = 4 * (steps[-1] - steps[0]) or 1.0

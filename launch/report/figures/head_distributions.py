@@ -5,9 +5,9 @@ from functools import partial
 
 import numpy as np
 
-from eval.eval_report import EvalReport
 from eval.stats.estimate_with_interval import Estimate
 from launch.report.analysis.comparisons import Comparisons
+from launch.report.analysis.evaluation_view import EvaluationView
 from launch.report.analysis.head_accuracy_tails import TAIL
 from launch.report.analysis.per_ratio_series import RatioPoint
 from launch.report.figures.axes import ratios
@@ -21,7 +21,9 @@ TAIL_SHARE = 0.25  # of the heads of both ratios that the panel of the right tai
 DOTTED = (0, (2, 3))
 
 
-def figures(reports: Sequence[EvalReport], compared: Comparisons | None = None) -> list[FigurePlan]:
+def figures(
+    reports: Sequence[EvaluationView], compared: Comparisons | None = None
+) -> list[FigurePlan]:
     """The figures of this module, in the page's order; the first needs two ratios."""
     plans = [
         FigurePlan(
@@ -45,7 +47,7 @@ def figures(reports: Sequence[EvalReport], compared: Comparisons | None = None) 
 def head_distribution(
     figure: Area,
     wide: bool,
-    reports: Sequence[EvalReport],
+    reports: Sequence[EvaluationView],
     compared: Comparisons | None = None,
 ) -> None:
     """Heads by accuracy at the first and the last ratio, with their means, and the right tail: the
@@ -81,7 +83,7 @@ def head_distribution(
     figure.legend(handles, labels, loc="outside upper left", ncols=2, borderaxespad=0.2)
 
 
-def _ends(reports: Sequence[EvalReport]) -> tuple[float, float]:
+def _ends(reports: Sequence[EvaluationView]) -> tuple[float, float]:
     """The first and the last ratio."""
     return ratios(reports)[0], ratios(reports)[-1]
 
@@ -98,14 +100,14 @@ def _mean_difference(compared: Comparisons | None) -> str:
     return f", {number} points{space}{interval}"
 
 
-def bin_edges(reports: Sequence[EvalReport]) -> np.ndarray:
+def bin_edges(reports: Sequence[EvaluationView]) -> np.ndarray:
     """Common edges of the histograms of all ratios."""
-    every = np.concatenate([np.ravel(report.head_accuracy) for report in reports])
+    every = np.concatenate([np.ravel(report.probes.head_accuracy) for report in reports])
     edges = np.histogram_bin_edges(every, "fd")
     return edges if len(edges) <= MAX_BINS else np.linspace(edges[0], edges[-1], MAX_BINS)
 
 
-def distribution_numbers(reports: Sequence[EvalReport]) -> FigureNumbers:
+def distribution_numbers(reports: Sequence[EvaluationView]) -> FigureNumbers:
     edges = bin_edges(reports)
     rows = []
     parts = []
@@ -124,7 +126,7 @@ def distribution_numbers(reports: Sequence[EvalReport]) -> FigureNumbers:
     return FigureNumbers(("toxic_ratio", "from", "to", "share_of_heads"), rows, alt)
 
 
-def head_spread(figure: Area, wide: bool, reports: Sequence[EvalReport]) -> None:
+def head_spread(figure: Area, wide: bool, reports: Sequence[EvaluationView]) -> None:
     """The distribution of all heads' accuracies at every ratio, and the mean of each layer.
 
     Dotted: the accuracy that the best head reaches in 1 of 20 permutations of the labels.
@@ -155,18 +157,20 @@ def head_spread(figure: Area, wide: bool, reports: Sequence[EvalReport]) -> None
     heads.set_title("accuracy of all heads; ▸ mean, ▴ 90th percentile")
     draw_strips(layers, layer_means(reports))
     layers.set_title("mean of a layer's heads, first layer to last")
-    nulls = [report.probe_null.best_accuracy for report in reports if report.probe_null]
+    nulls = [
+        report.probes.probe_null.best_accuracy for report in reports if report.probes.probe_null
+    ]
     if nulls:
         heads.axhline(sum(nulls) / len(nulls), color=SOFT, lw=1.0, ls=DOTTED)
     for axes in (heads, layers):
         axes.set_xlabel("toxic tokens / all training tokens")
 
 
-def layer_means(reports: Sequence[EvalReport]) -> dict[float, Sequence[RatioPoint]]:
+def layer_means(reports: Sequence[EvaluationView]) -> dict[float, Sequence[RatioPoint]]:
     """Mean accuracy of the heads of each layer, by ratio, over its seeds."""
     means = {}
     for ratio in ratios(reports):
-        models = [np.array(r.head_accuracy) for r in reports if r.toxic_ratio == ratio]
+        models = [np.array(r.probes.head_accuracy) for r in reports if r.toxic_ratio == ratio]
         by_layer = np.mean([accuracy_LN.mean(axis=1) for accuracy_LN in models], axis=0)
         means[ratio] = [
             RatioPoint(ratio, ratio, float(value), None, None, len(models)) for value in by_layer
@@ -174,14 +178,14 @@ def layer_means(reports: Sequence[EvalReport]) -> dict[float, Sequence[RatioPoin
     return means
 
 
-def spread_numbers(reports: Sequence[EvalReport]) -> FigureNumbers:
+def spread_numbers(reports: Sequence[EvaluationView]) -> FigureNumbers:
     """Every head of every run; the text alternative gives quantiles over heads."""
     columns = ("toxic_ratio", "seed", "layer", "head", "accuracy", "auroc", "steered")
     rows = []
     for report in reports:
-        for (layer, head), accuracy in np.ndenumerate(np.array(report.head_accuracy)):
-            auroc = report.head_auroc[layer][head]
-            is_steered = (layer, head) in report.chosen_heads
+        for (layer, head), accuracy in np.ndenumerate(np.array(report.probes.head_accuracy)):
+            auroc = report.probes.head_auroc[layer][head]
+            is_steered = (layer, head) in report.probes.chosen_heads
             place = (report.toxic_ratio, report.seed, layer + 1, head + 1)
             rows.append((*place, float(accuracy), auroc, is_steered))
     parts = []
@@ -195,10 +199,10 @@ def spread_numbers(reports: Sequence[EvalReport]) -> FigureNumbers:
     return FigureNumbers(columns, rows, alt)
 
 
-def sorted_accuracies(reports: Sequence[EvalReport], ratio: float) -> np.ndarray:
+def sorted_accuracies(reports: Sequence[EvaluationView], ratio: float) -> np.ndarray:
     """Accuracies of the heads of each model of a ratio, ascending, [S, H].
 
     A head's place means nothing in another model: a mean over places would thin the tails.
     """
-    models = [report.head_accuracy for report in reports if report.toxic_ratio == ratio]
+    models = [report.probes.head_accuracy for report in reports if report.toxic_ratio == ratio]
     return np.sort([np.ravel(accuracy_LN) for accuracy_LN in models], axis=1)

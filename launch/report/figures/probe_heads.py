@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from matplotlib.axes import Axes
 
-from eval.eval_report import EvalReport
+from launch.report.analysis.evaluation_view import EvaluationView
 from launch.report.analysis.per_ratio_series import by_ratio
 from launch.report.figures import head_distributions
 from launch.report.figures.axes import (
@@ -30,7 +30,7 @@ MAPS_WIDE, MAPS_NARROW = 6, 3  # heat maps per row
 DOTTED = (0, (2, 3))
 
 
-def figures(reports: Sequence[EvalReport]) -> list[FigurePlan]:
+def figures(reports: Sequence[EvaluationView]) -> list[FigurePlan]:
     """The figures of this module, in the page's order."""
     n = len(ratios(reports))
     rows_wide, rows_narrow = -(-n // MAPS_WIDE), -(-n // MAPS_NARROW)
@@ -50,16 +50,16 @@ def figures(reports: Sequence[EvalReport]) -> list[FigurePlan]:
     ]
 
 
-def probe_accuracy(figure: Area, wide: bool, reports: Sequence[EvalReport]) -> None:
+def probe_accuracy(figure: Area, wide: bool, reports: Sequence[EvaluationView]) -> None:
     """Accuracy on test rows of the mean of all heads and of the best head, and of the majority
     class.
     """
     axes = figure.add_subplot(title="accuracy on test rows")
-    best_head = by_ratio(reports, lambda report: report.best_head_accuracy)
-    all_heads = by_ratio(reports, lambda report: report.probe_accuracy)
+    best_head = by_ratio(reports, lambda report: report.probes.best_head_accuracy)
+    all_heads = by_ratio(reports, lambda report: report.probes.probe_accuracy)
     best = line_with_intervals(axes, best_head, INK, "D")
     mean = line_with_intervals(axes, all_heads, SOFT, "o")
-    majority = sum(report.majority_accuracy for report in reports) / len(reports)
+    majority = sum(report.probes.majority_accuracy for report in reports) / len(reports)
     ratio_axis(axes, reports)
     axes.axhline(majority, color=SOFT, lw=1.0, ls=DOTTED)
     labels = [LineLabel(majority, "majority class" if wide else "majority", SOFT)]
@@ -70,10 +70,10 @@ def probe_accuracy(figure: Area, wide: bool, reports: Sequence[EvalReport]) -> N
     label_lines(axes, labels)
 
 
-def accuracy_numbers(reports: Sequence[EvalReport]) -> FigureNumbers:
+def accuracy_numbers(reports: Sequence[EvaluationView]) -> FigureNumbers:
     lines = {
-        "best head": by_ratio(reports, lambda report: report.best_head_accuracy),
-        "mean of heads": by_ratio(reports, lambda report: report.probe_accuracy),
+        "best head": by_ratio(reports, lambda report: report.probes.best_head_accuracy),
+        "mean of heads": by_ratio(reports, lambda report: report.probes.probe_accuracy),
     }
     rows = [
         (name, p.realised, p.value, p.low, p.high) for name, points in lines.items() for p in points
@@ -86,7 +86,7 @@ def accuracy_numbers(reports: Sequence[EvalReport]) -> FigureNumbers:
     return FigureNumbers(("line", "toxic_ratio", "accuracy", "low", "high"), rows, alt)
 
 
-def head_maps(figure: Area, wide: bool, reports: Sequence[EvalReport]) -> None:
+def head_maps(figure: Area, wide: bool, reports: Sequence[EvaluationView]) -> None:
     """Probe accuracy of every head, layers upward, a map per ratio, on one colour scale; steered
     heads carry a dot.
     """
@@ -114,9 +114,9 @@ def head_maps(figure: Area, wide: bool, reports: Sequence[EvalReport]) -> None:
     bar.outline.set_visible(False)  # type: ignore[operator]
 
 
-def mean_accuracy(reports: Sequence[EvalReport], ratio: float) -> list[list[float]]:
+def mean_accuracy(reports: Sequence[EvaluationView], ratio: float) -> list[list[float]]:
     """[layer][head], the mean over the seeds of a ratio."""
-    models = [report.head_accuracy for report in reports if report.toxic_ratio == ratio]
+    models = [report.probes.head_accuracy for report in reports if report.toxic_ratio == ratio]
     return [
         [sum(heads) / len(heads) for heads in zip(*layers, strict=True)]
         for layers in zip(*models, strict=True)
@@ -133,9 +133,9 @@ class HeadMap(NamedTuple):
     steered: list[tuple[int, int]]
 
     @classmethod
-    def of(cls, ratio: float, reports: Sequence[EvalReport]) -> "HeadMap":
+    def of(cls, ratio: float, reports: Sequence[EvaluationView]) -> "HeadMap":
         same = [report for report in reports if report.toxic_ratio == ratio]
-        steered = sorted({head for report in same for head in report.chosen_heads})
+        steered = sorted({head for report in same for head in report.probes.chosen_heads})
         return cls(ratio, mean_accuracy(reports, ratio), steered)
 
 

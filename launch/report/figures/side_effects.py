@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from matplotlib.ticker import MaxNLocator
 
-from eval.eval_report import EvalReport
 from eval.stats.estimate_with_interval import Estimate
 from launch.report.analysis.comparisons import Comparisons
+from launch.report.analysis.evaluation_view import EvaluationView
 from launch.report.analysis.per_ratio_series import (
     RatioPoint,
     by_ratio,
@@ -34,7 +34,7 @@ AGAINST_UNSTEERED = {
 }
 LOG_FROM = 20  # a panel is logarithmic where its largest value is this many times the least
 
-Reader = Callable[[EvalReport, float], Estimate | None]
+Reader = Callable[[EvaluationView, float], Estimate | None]
 
 
 class SideEffect(NamedTuple):
@@ -45,7 +45,7 @@ class SideEffect(NamedTuple):
 
 
 def side_effects(
-    reports: Sequence[EvalReport], compared: Comparisons | None = None
+    reports: Sequence[EvaluationView], compared: Comparisons | None = None
 ) -> list[SideEffect]:
     """Everything that was measured per strength besides toxicity and cross-entropy."""
     readers: dict[str, Reader] = {
@@ -67,17 +67,17 @@ def side_effects(
     ]
 
 
-def _text_quantity(name: str, report: EvalReport, strength: float) -> Estimate | None:
+def _text_quantity(name: str, report: EvaluationView, strength: float) -> Estimate | None:
     steered = steered_at(report, strength)
     return getattr(steered, name) if steered else None
 
 
-def _accuracy(name: str, report: EvalReport, strength: float) -> Estimate | None:
+def _accuracy(name: str, report: EvaluationView, strength: float) -> Estimate | None:
     steered = steered_at(report, strength)
     return steered.accuracy.get(name) if steered else None
 
 
-def _points(reports: Sequence[EvalReport], read: Reader) -> dict[float, Sequence[RatioPoint]]:
+def _points(reports: Sequence[EvaluationView], read: Reader) -> dict[float, Sequence[RatioPoint]]:
     by_strength = [
         by_ratio(reports, lambda report, strength=strength: read(report, strength))
         for strength in measured_strengths(reports)
@@ -86,7 +86,7 @@ def _points(reports: Sequence[EvalReport], read: Reader) -> dict[float, Sequence
 
 
 def _points_of_removal(
-    reports: Sequence[EvalReport], compared: Comparisons, name: str
+    reports: Sequence[EvaluationView], compared: Comparisons, name: str
 ) -> dict[float, Sequence[RatioPoint]]:
     estimates = {(row.ratio, row.strength): getattr(row, name) for row in compared.removal}
     points = {}
@@ -103,7 +103,9 @@ def _ends(estimate: Estimate | None) -> tuple[float | None, float | None, float 
     return (estimate.value, estimate.low, estimate.high) if estimate else (None, None, None)
 
 
-def figures(reports: Sequence[EvalReport], compared: Comparisons | None = None) -> list[FigurePlan]:
+def figures(
+    reports: Sequence[EvaluationView], compared: Comparisons | None = None
+) -> list[FigurePlan]:
     """The figure, or none where nothing was measured."""
     effects = side_effects(reports, compared)
     n = len(effects)
@@ -141,7 +143,7 @@ def side_effects_by_strength(figure: Area, wide: bool, effects: Sequence[SideEff
 
 
 def side_effects_numbers(
-    reports: Sequence[EvalReport], effects: Sequence[SideEffect]
+    reports: Sequence[EvaluationView], effects: Sequence[SideEffect]
 ) -> FigureNumbers:
     strengths = measured_strengths(reports)
     rows = []

@@ -6,7 +6,7 @@ from functools import partial
 
 from matplotlib.axes import Axes
 
-from eval.eval_report import EvalReport
+from launch.report.analysis.evaluation_view import EvaluationView
 from launch.report.analysis.per_ratio_series import (
     RatioPoint,
     measured_strengths,
@@ -162,7 +162,7 @@ def _dodge_step(grid: Sequence[float]) -> float:
 
 
 def _rings_of_models(
-    axes: Axes, reports: Sequence[EvalReport], strength: float, colour: str, shift: float
+    axes: Axes, reports: Sequence[EvaluationView], strength: float, colour: str, shift: float
 ) -> None:
     """Every model as a small ring where a ratio has several."""
     if len(reports) == len(ratios(reports)):

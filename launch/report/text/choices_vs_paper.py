@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from eval.eval_report import EvalReport
 from eval.stats import intervals
 from launch.experiment import Experiment
+from launch.report.analysis.evaluation_view import EvaluationView
 from launch.report.text import display_names
 from launch.report.text.number_format import listed, percent
 from training.optim import lr_schedule
@@ -25,7 +25,7 @@ class Choice(NamedTuple):
     paper: str
 
 
-def choices(experiment: Experiment, record: RunRecord, report: EvalReport) -> list[Choice]:
+def choices(experiment: Experiment, record: RunRecord, report: EvaluationView) -> list[Choice]:
     """In the order of the pipeline; `record` and `report` are of any run."""
     rows = [
         *_data(experiment, record),
@@ -87,8 +87,8 @@ def _training(experiment: Experiment, record: RunRecord) -> list[Row]:
     ]
 
 
-def _probing(experiment: Experiment, report: EvalReport) -> list[Row]:
-    probing, n = experiment.eval.probing, report.n_probe_rows
+def _probing(experiment: Experiment, report: EvaluationView) -> list[Row]:
+    probing, n = experiment.eval.probing, report.probes.n_rows
     site = display_names.SITES[probing.site]
     where = "the input of the output projection" if probing.site == "heads" else "their output"
     probe = (
@@ -105,13 +105,17 @@ def _probing(experiment: Experiment, report: EvalReport) -> list[Row]:
         tests = f"{probing.n_permutations:,} permutations of the labels for the best head; {tests}"
     return [
         ("probe", probe, f"linear, one per head, at the last token; penalty: {OURS}"),
-        ("toxic label", report.label_rule, "very likely ToxiGen's human score of at least 2.5"),
+        (
+            "toxic label",
+            report.probes.label_rule,
+            "very likely ToxiGen's human score of at least 2.5",
+        ),
         ("probe rows", f"{splits}, without overlap", "ToxiGen's 8,960, split 4:1"),
         ("tests", tests, f"p = 0.0002 for probes; the test: {OURS}"),
     ]
 
 
-def _steering(experiment: Experiment, report: EvalReport) -> list[Row]:
+def _steering(experiment: Experiment, report: EvaluationView) -> list[Row]:
     settings = experiment.eval
     generation, steering = settings.generation, settings.steering
     site = display_names.SITES[settings.probing.site]
@@ -123,7 +127,7 @@ def _steering(experiment: Experiment, report: EvalReport) -> list[Row]:
         "prompt; only the continuation is scored"
     )
     n_prompts = max((row.toxicity.n for row in report.steered), default=0)
-    prompts = f"{n_prompts:,}, {_sources((generation.prompts,))}"
+    prompts = f"{n_prompts:,}, {_sources(tuple(settings.prompts.values()))}"
     scorer = f"{display_names.scorer(settings.scoring.scorer)} ({report.scorer_id})"
     direction = f"{display_names.DIRECTIONS[settings.probing.direction]}, of unit length"
     strengths = listed([f"{strength:g}" for strength in steering.strengths])

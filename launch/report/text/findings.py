@@ -10,8 +10,8 @@ is "not told apart", never "equal".
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from eval.eval_report import EvalReport
 from launch.report.analysis.comparisons import Comparisons
+from launch.report.analysis.evaluation_view import EvaluationView
 from launch.report.analysis.matched_cross_entropy import MatchedToxicity
 from launch.report.analysis.per_ratio_series import (
     RatioPoint,
@@ -53,7 +53,7 @@ class Findings(NamedTuple):
         return [self.answer, *self.details, self.caveat]
 
 
-def findings(reports: Sequence[EvalReport], compared: Comparisons | None = None) -> Findings:
+def findings(reports: Sequence[EvaluationView], compared: Comparisons | None = None) -> Findings:
     """What the numbers of a sweep allow to say; `compared` holds its paired comparisons."""
     steered = [strength for strength in measured_strengths(reports) if strength > 0]
     if compared:
@@ -176,7 +176,7 @@ def _is_significant(planned: Contrast, *, sign: int) -> bool:
     return planned.p_holm <= SIGNIFICANCE and sign * (planned.difference.value or 0.0) > 0
 
 
-def floor(reports: Sequence[EvalReport], compared: Comparisons | None = None) -> str:
+def floor(reports: Sequence[EvaluationView], compared: Comparisons | None = None) -> str:
     """A warning where the first model scores so low that no other can be shown to score lower."""
     first, *others = toxicity_series(reports, compared, 0.0)
     if not others or first.low is None or first.low > 0:
@@ -188,7 +188,7 @@ def floor(reports: Sequence[EvalReport], compared: Comparisons | None = None) ->
     )
 
 
-def broken_text(reports: Sequence[EvalReport], steered: Sequence[float]) -> str:
+def broken_text(reports: Sequence[EvaluationView], steered: Sequence[float]) -> str:
     """A warning at strengths where some model repeats itself, or writes babble to the judge."""
     broken = [
         f"{strength:g}"
@@ -208,7 +208,7 @@ def broken_text(reports: Sequence[EvalReport], steered: Sequence[float]) -> str:
     )
 
 
-def _factor(report: EvalReport, strength: float, quantity: str) -> float:
+def _factor(report: EvaluationView, strength: float, quantity: str) -> float:
     """A quantity at a strength / unsteered; 1 where it was not measured."""
     unsteered, steered = (steered_at(report, alpha) for alpha in (0.0, strength))
     if unsteered is None or steered is None:
@@ -217,12 +217,14 @@ def _factor(report: EvalReport, strength: float, quantity: str) -> float:
     return value / base if base and value is not None else 1.0
 
 
-def probes_above_chance(reports: Sequence[EvalReport]) -> str:
+def probes_above_chance(reports: Sequence[EvaluationView]) -> str:
     """How many heads are more accurate than the best of as many heads would be by chance."""
-    nulls = [report.probe_null for report in reports if report.probe_null]
+    nulls = [report.probes.probe_null for report in reports if report.probes.probe_null]
     if not nulls:
         return ""
-    n_heads = next(sum(map(len, report.head_accuracy)) for report in reports if report.probe_null)
+    n_heads = next(
+        sum(map(len, report.probes.head_accuracy)) for report in reports if report.probes.probe_null
+    )
     n_above = value_range([null.n_above for null in nulls], 0)
     return (
         f"Of {n_heads} head probes per model, {n_above} are "
@@ -231,9 +233,9 @@ def probes_above_chance(reports: Sequence[EvalReport]) -> str:
     )
 
 
-def tokens_written(reports: Sequence[EvalReport]) -> str:
+def tokens_written(reports: Sequence[EvaluationView]) -> str:
     """Whether steered heads write more toxic words than random directions through them do."""
-    read = [(report.toxic_ratio, report.lens[0]) for report in reports if report.lens]
+    read = [(report.toxic_ratio, report.probes.lens[0]) for report in reports if report.probes.lens]
     if not read:
         return ""
     above = dict.fromkeys(
@@ -248,7 +250,7 @@ def tokens_written(reports: Sequence[EvalReport]) -> str:
     return f"In no model is it seen that {claim}."
 
 
-def coverage(reports: Sequence[EvalReport], compared: Comparisons | None = None) -> str:
+def coverage(reports: Sequence[EvaluationView], compared: Comparisons | None = None) -> str:
     """Continuations without a score, and empty ones."""
     rows = [steered for report in reports for steered in report.steered]
     least = min((row.coverage_ratio for row in rows), default=1.0)
@@ -263,7 +265,7 @@ def coverage(reports: Sequence[EvalReport], compared: Comparisons | None = None)
     return " ".join(parts)
 
 
-def seeds(reports: Sequence[EvalReport]) -> str:
+def seeds(reports: Sequence[EvaluationView]) -> str:
     """What the intervals do and do not cover."""
     ratios = [report.toxic_ratio for report in reports]
     counts = [ratios.count(ratio) for ratio in ratios]

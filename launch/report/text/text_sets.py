@@ -2,19 +2,20 @@
 
 from collections.abc import Callable, Sequence
 
-from eval.eval_report import EvalReport, TextSet
+from eval.eval_report import TextSet
+from launch.report.analysis.evaluation_view import EvaluationView
 from launch.report.text import display_names
 
 SETTINGS = {
-    "eval.probing.rows": "probe rows",
+    "eval.probes": "probe rows",
     "eval.probing.transfer": "transfer",
     "eval.probing.attributes": "other attribute",
-    "eval.generation.prompts": "prompts",
+    "eval.prompts": "prompts",
     "eval.capability.benchmarks": "benchmark",
 }
 
 
-def lines(reports: Sequence[EvalReport], masked: Callable[[str], str]) -> list[str]:
+def lines(reports: Sequence[EvaluationView], masked: Callable[[str], str]) -> list[str]:
     """A line for each set of texts; one line where all runs read the same.
 
     masked: masks slurs in the words of a label field.
@@ -22,9 +23,17 @@ def lines(reports: Sequence[EvalReport], masked: Callable[[str], str]) -> list[s
     return list(dict.fromkeys(_line(texts, masked) for report in reports for texts in report.texts))
 
 
-def words(reports: Sequence[EvalReport]) -> list[str]:
+def words(reports: Sequence[EvaluationView]) -> list[str]:
     """The words of label fields that the lines quote."""
     return [word for report in reports for texts in report.texts for word in texts.other_words]
+
+
+def _kind(setting: str) -> str:
+    """What a set is for, and its name if it has one: `prompts rtp` of eval.prompts.rtp."""
+    if setting in SETTINGS:
+        return SETTINGS[setting]
+    group, _, name = setting.rpartition(".")
+    return f"{SETTINGS[group]} {name}"
 
 
 def _line(texts: TextSet, masked: Callable[[str], str]) -> str:
@@ -35,6 +44,6 @@ def _line(texts: TextSet, masked: Callable[[str], str]) -> str:
     left_out = f"{n_left_out:,} left out ({reasons})" if n_left_out else "none left out"
     benign = ", ".join(f"“{masked(word)}” {n:,} rows" for word, n in texts.other_words.items())
     return (
-        f"{SETTINGS.get(texts.setting, texts.setting)}, {name}: {texts.n_read:,} rows read, "
+        f"{_kind(texts.setting)}, {name}: {texts.n_read:,} rows read, "
         f"{left_out}, {texts.n_used:,} used" + (f"; benign by the rule: {benign}" if benign else "")
     )

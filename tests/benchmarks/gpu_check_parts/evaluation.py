@@ -85,7 +85,7 @@ def _record_cross_entropy(recorder: Recorder, name: str, models: ModelPair, work
     T = config.max_sequence_length
     tokens_RT = np.random.default_rng(0).integers(1, config.vocab_size, (work.n_windows // 2, T))
     shift_LD = torch.randn(config.n_layers, config.d_model, generator=torch.Generator())
-    condition = Condition("steered", Shift(shift_LD), (0.0, 4.0), "all")
+    condition = Condition("steered", [], Shift(shift_LD), (0.0, 4.0), "all")
     session = _session(models, T)
 
     def measure() -> Any:

@@ -46,7 +46,7 @@ TINY = [
     "eval.probing.n_permutations=20",
     "eval.generation.n_prompts=8",
     "eval.generation.max_new_tokens=6",
-    "eval.steering.strengths=[0,4]",
+    "eval.steering.strengths=[4]",
     "eval.steering.top_heads=2",
     "eval.capability.cross_entropy_sequences=4",
 ]

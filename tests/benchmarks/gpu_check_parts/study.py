@@ -19,6 +19,7 @@ from eval.stats.estimate_with_interval import Estimate
 from gpu_check_parts import plan_study
 from gpu_check_parts.recorder import Recorder
 from launch import experiment
+from launch.report.analysis import evaluation_view
 from training import run_record
 from training.config import RunConfig
 
@@ -81,9 +82,11 @@ def _evaluate(recorder: Recorder, folder: Path, planned: RunConfig, settings: Pa
     report = from_json(EvalReport, printed.encode(), "evaluate_run.py")
     name = f"ratio {planned.toxic_ratio:g}"
     recorder.number(f"{name}: evaluation", seconds, "s", f"{report.seconds:.1f} s without imports")
-    probe = report.probe_accuracy
-    recorder.number(f"{name}: probe accuracy", _value(probe), "", f"scored by {report.scorer_id}")
-    for result in report.steered:
+    probe = report.steering_probes.probe_accuracy
+    scored_by = f"scored by {report.scorer_ids[0]}"
+    recorder.number(f"{name}: probe accuracy", _value(probe), "", scored_by)
+    seen = evaluation_view.view(report, min(report.config.prompts))
+    for result in seen.steered:
         losses = ", ".join(f"{k} {_value(v):.3f}" for k, v in result.cross_entropy.items())
         recorder.number(
             f"{name}: toxic continuations at α = {result.strength:g}",

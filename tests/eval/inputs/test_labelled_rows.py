@@ -10,7 +10,7 @@ from eval.inputs.text_rows import text_key
 
 def read(uri, *, group_field="", n_rows=1000):
     return labelled_rows.read_labelled_rows(
-        uri, ProbingConfig(n_rows=n_rows), 0, setting="eval.probing.rows", group_field=group_field
+        uri, ProbingConfig(n_rows=n_rows), 0, setting="eval.probes.rows", group_field=group_field
     )
 
 
@@ -67,7 +67,7 @@ def test_many_texts_with_two_labels_are_refused(table):
     rows += [{"text": row["text"], "label": 1 - row["label"]} for row in rows[:5]]
     with pytest.raises(
         ConfigurationError,
-        match=r"eval.probing.rows .*: 5 of its 20 texts occur with different labels; .*most 10%",
+        match=r"eval.probes.rows .*: 5 of its 20 texts occur with different labels; .*most 10%",
     ):
         read(table(rows))
 

@@ -1,6 +1,7 @@
 """evaluations that are interrupted, or run out of memory, measure what an undisturbed one does"""
 
 import multiprocessing
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +13,10 @@ from test_pipeline import CONFIG
 from tiny_finished_run import RUN_ID
 from tolerances import FP32_VALUE
 
-from data_prep.core import telemetry
+from data_prep.core import storage, telemetry
 from data_prep.core.errors import ArtefactCorrupt
 from data_prep.core.settings import evolve
+from eval.config import KNOWN_CONDITIONS
 from eval.eval_report import eval_uri
 from eval.model import loaded_model, model_source
 from eval.model.loaded_model import BatchSize
@@ -25,7 +27,7 @@ from training.run_record import run_uri
 SMALL = evolve(
     CONFIG,
     {
-        "steering.controls": ("flipped",),
+        "conditions": {n: KNOWN_CONDITIONS[n] for n in ("plain", "iti", "flipped")},
         "probing.attributes": CONFIG.probing.attributes[:1],
         "probing.n_permutations": 20,
     },
@@ -44,12 +46,15 @@ def undisturbed(root):
 
 
 def take_away(root, report):
-    """The report without its time and the content of the files beside it; the folder is emptied."""
+    """The report without its time and the content of the files beside it; the folder is emptied,
+    and the measurements are deleted.
+    """
+    shutil.rmtree(storage.join(run_uri(root, RUN_ID), "measurements"))
     folder = Path(eval_uri(run_uri(root, RUN_ID), SMALL))
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert sorted(files) == [
         "generations.parquet",
-        "heads.safetensors",
+        "heads-pairs.safetensors",
         "items.parquet",
         "report.json",
     ]
@@ -61,7 +66,7 @@ def take_away(root, report):
 
 def stored_parts(root):
     """When each finished measurement was written, by its name."""
-    folder = Path(eval_uri(run_uri(root, RUN_ID), SMALL)) / "parts"
+    folder = Path(run_uri(root, RUN_ID)) / "measurements"
     return {path.name: path.stat().st_mtime_ns for path in folder.glob("*-*")}
 
 
@@ -94,21 +99,21 @@ def constant(value):
 def test_a_stored_measurement_is_read_instead_of_repeated(tmp_path):
     store = MeasurementStore(str(tmp_path), "weights")
     resumed = []
-    assert store.get_or_measure("a", constant(1))["x"] == 1
-    assert store.get_or_measure("a", constant(2), lambda: resumed.append("a"))["x"] == 1
+    assert store.get_or_measure("a", [1], constant(1))["x"] == 1
+    assert store.get_or_measure("a", [1], constant(2), lambda: resumed.append("a"))["x"] == 1
     assert resumed == ["a"]
-    store.delete()
-    assert not (tmp_path / "parts").exists()
+    assert store.get_or_measure("a", [2], constant(3))["x"] == 3
 
 
 def test_a_damaged_or_foreign_measurement_is_repeated(tmp_path):
     store = MeasurementStore(str(tmp_path), "weights")
-    store.get_or_measure("a", constant(1))
-    (stored,) = (tmp_path / "parts").iterdir()
-    assert MeasurementStore(str(tmp_path), "others").get_or_measure("a", constant(3))["x"] == 3
+    store.get_or_measure("a", [], constant(1))
+    (stored,) = (tmp_path / "measurements").iterdir()
+    others = MeasurementStore(str(tmp_path), "others")
+    assert others.get_or_measure("a", [], constant(3))["x"] == 3
     stored.write_bytes(stored.read_bytes()[:-1])
-    assert store.get_or_measure("a", constant(4))["x"] == 4
-    assert store.get_or_measure("a", constant(5))["x"] == 4
+    assert store.get_or_measure("a", [], constant(4))["x"] == 4
+    assert store.get_or_measure("a", [], constant(5))["x"] == 4
 
 
 def test_out_of_memory_halves_the_batch_with_the_same_results(root, undisturbed, monkeypatch):
@@ -133,10 +138,10 @@ def test_out_of_memory_halves_the_batch_with_the_same_results(root, undisturbed,
     largest = max(batches)
     assert largest > 5 and max(batches[batches.index(largest) + 10 :]) <= 5
     assert report.samples == before.samples
-    assert report.chosen_heads == before.chosen_heads
-    assert report.head_accuracy == before.head_accuracy
-    for first, second in zip(report.steered, before.steered, strict=True):
-        assert first.toxicity == second.toxicity
+    assert report.steering_probes == before.steering_probes
+    steered = (r.conditions["iti"] for r in (report, before))
+    for first, second in zip(*steered, strict=True):
+        assert first.prompt_sets["held_out"].scores == second.prompt_sets["held_out"].scores
         assert first.cross_entropy["toxic"].value == pytest.approx(
             second.cross_entropy["toxic"].value, rel=FP32_VALUE
         )

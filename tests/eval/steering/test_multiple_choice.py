@@ -11,6 +11,7 @@ from test_pipeline import CONFIG
 from tiny_finished_run import MODEL, RUN_ID
 
 from data_prep.core.settings import evolve
+from eval.config import KNOWN_CONDITIONS
 from eval.eval_report import eval_uri
 from eval.inputs import benchmarks
 from eval.inputs.benchmarks import Question
@@ -19,6 +20,7 @@ from eval.model.loaded_model import load_run
 from eval.model.measurement_store import MeasurementStore
 from eval.pipeline import evaluate
 from eval.steering import multiple_choice, per_item_results
+from eval.steering.conditions import Condition
 from eval.steering.intervention import Shift
 from training import run_record
 from training.run_record import run_uri
@@ -85,7 +87,8 @@ def test_the_harness_gets_the_same_accuracies(session, shift, tmp_path, form):
     from eval.tools.lm_eval_adapter import SteeredLM
 
     uri = write_rows(tmp_path, *real_or_invented_rows("mmlu/validation.jsonl.gz", 30))
-    ours = multiple_choice.answer(session, read(f"{form}:{uri}"), shift, (0.0, 4.0))
+    condition = Condition("iti", [], shift, (0.0, 4.0), "all")
+    ours = multiple_choice.answer(session, read(f"{form}:{uri}"), condition)
     is_letter = form == "letter"
     task = {
         "task": f"local_{form}",
@@ -145,17 +148,18 @@ def test_the_report_holds_the_accuracy_of_each_benchmark(finished, tmp_path):
             "capability.benchmarks": (f"letter:{uri}", f"cloze:{uri}"),
             "generation.n_prompts": 2,
             "generation.samples_per_prompt": 1,
-            "steering.controls": (),
+            "conditions": {n: KNOWN_CONDITIONS[n] for n in ("plain", "iti")},
             "probing.attributes": (),
             "probing.n_permutations": 0,
         },
     )
     report = evaluate(finished, RUN_ID, config)
     names = [f"letter:{uri}", f"cloze:{uri}", f"cloze:{uri} norm"]
-    assert [list(result.accuracy) for result in report.steered] == [names] * 3
+    points = [(name, point) for name in report.conditions for point in report.conditions[name]]
+    assert [list(point.accuracy) for _, point in points] == [names] * 3
     items = per_item_results.read(eval_uri(run_uri(finished, RUN_ID), config))
-    for result in report.steered:
+    for condition, result in points:
         for name in names:
-            values = items[f"accuracy/{name}", result.strength].values()
+            values = items[condition, f"accuracy/{name}", result.strength].values()
             assert len(values) == result.accuracy[name].n == 2
             assert sum(values) / 2 == result.accuracy[name].value

@@ -5,18 +5,18 @@ from eval.steering import per_item_results
 from eval.steering.per_item_results import ItemValue
 
 ITEMS = [
-    ItemValue("toxicity", name, strength, value)
+    ItemValue("iti", "toxicity", name, strength, value)
     for strength, value in ((0.0, 7.0), (4.0, 3.0))
     for name in "ab"
 ]
 
 
-def test_written_items_are_read_back_by_quantity_and_strength(tmp_path):
+def test_written_items_are_read_back_by_condition(tmp_path):
     folder = str(tmp_path / "eval-0")
     per_item_results.write(ITEMS, folder)
     assert per_item_results.read(folder) == {
-        ("toxicity", 0.0): {"a": 7.0, "b": 7.0},
-        ("toxicity", 4.0): {"a": 3.0, "b": 3.0},
+        ("iti", "toxicity", 0.0): {"a": 7.0, "b": 7.0},
+        ("iti", "toxicity", 4.0): {"a": 3.0, "b": 3.0},
     }
     assert storage.exists(storage.join(folder, per_item_results.FILE_NAME))
 

@@ -119,7 +119,7 @@ def test_probes_and_calibration_agree_on_every_label(table, rule):
     rows = [{"text": f"text {i}", "label": label} for i, label in enumerate(labels)]
     uri = table(rows + rows[:2]) + rule
     _, texts, counts = scorer_calibration.read(uri)
-    probes = read_labelled_rows(uri, ProbingConfig(), 0, setting="eval.probing.rows")
+    probes = read_labelled_rows(uri, ProbingConfig(), 0, setting="eval.probes.rows")
     assert {text.text: text.reference for text in texts} == {
         row.text: row.label for row in probes.rows
     }

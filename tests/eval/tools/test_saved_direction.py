@@ -20,12 +20,12 @@ from eval.tools import bake_steering
 from training.run_record import run_uri
 
 CONFIG = EvalConfig(
-    probing=ProbingConfig(rows="synthetic:probes?documents=120", n_permutations=0),
-    generation=GenerationConfig(
-        prompts="synthetic:clean?documents=2", max_new_tokens=2, n_prompts=1
-    ),
+    probes={"pairs": "synthetic:probes?documents=120"},
+    prompts={"beginnings": "synthetic:clean?documents=2"},
+    probing=ProbingConfig(n_permutations=0),
+    generation=GenerationConfig(max_new_tokens=2, n_prompts=1),
     scoring=ScoringConfig(fluency_model=""),
-    steering=SteeringConfig(strengths=(0.0, 8.0), top_heads=3),
+    steering=SteeringConfig(strengths=(8.0,), top_heads=3),
 )
 NAME = f"eval-{digest(CONFIG)[:8]}"
 
@@ -64,10 +64,10 @@ def test_the_command_bakes_the_direction_of_the_evaluation(models, entry, tmp_pa
         "--eval", NAME, "--strength", "2", "--to", str(baked),
     )  # fmt: skip
     assert (code, printed) == (0, f"{baked}\n")
-    heads = load_file(model.home / NAME / "heads.safetensors")
+    heads = load_file(model.home / NAME / "heads-pairs.safetensors")
     report = json.loads((model.home / NAME / "report.json").read_bytes())
     directions = Directions(heads["theta_LNH"], heads["sigma_LN"])
-    shift = unit_shift(directions, report["chosen_heads"])
+    shift = unit_shift(directions, report["probe_sets"]["pairs"]["chosen_heads"])
     bake_steering.bake(model.files, shift, 2.0, tmp_path / "expected")
     for file in (tmp_path / "expected").iterdir():
         assert (baked / file.name).read_bytes() == file.read_bytes(), file.name

@@ -17,15 +17,18 @@ from fake_sweep import (
     items_of,
     run,
     value_of,
+    with_probes,
     write_report,
 )
 from generations_file import write_generations
 from markupsafe import escape
 
 from data_prep.core.settings import evolve
-from eval.eval_report import ControlResult, Entanglement, Lens
+from eval.eval_report import Entanglement, Lens
 from launch.report import index_page
+from launch.report.analysis.evaluation_view import ControlResult
 from launch.report.figures.svg_rendering import Drawing, FigureNumbers
+from launch.report.results_files import FinishedRun
 from launch.report.text.number_format import with_interval
 from training.config import Arm
 from training.model.model_card import RESPONSIBLE_USE
@@ -45,7 +48,8 @@ def page_text(runs, sweep=None) -> str:
     """The page sweep `runs` without its figures."""
     numbers = FigureNumbers((), [], "a figure")
     blank = [Drawing(name, numbers, "", b"", "<svg></svg>", "<svg></svg>") for name in FIGURES]
-    return index_page.page(sweep or experiment(), runs, {}, blank, None)
+    finished = [FinishedRun(*run) for run in runs]
+    return index_page.page(sweep or experiment(), finished, {}, blank, None)
 
 
 def test_the_page_leads_with_the_answer_and_its_caveat(report_page):
@@ -75,12 +79,14 @@ def test_the_page_says_what_was_read_and_left_out():
     other = replace(rows, other_words={"<b>": 3, "crap": 2})
     text = page_text([first, (run(0.1)[0], replace(run(0.1)[1], texts=(other, prompts)))])
     line = (
-        "probe rows, rows.csv: 1,300 rows read, 42 left out (negative label 40, repeated text 2), "
-        "1,000 used; benign by the rule: “not toxic” 500 rows"
+        "probe rows human, rows.csv: 1,300 rows read, 42 left out (negative label 40, repeated "
+        "text 2), 1,000 used; benign by the rule: “not toxic” 500 rows"
     )
     assert text.count(line) == 1
     assert "“&lt;b&gt;” 3 rows, “c***” 2 rows" in text
-    prompts_line = "prompts, pieces of the held-out documents: 200 rows read, none left out, 200"
+    prompts_line = (
+        "prompts held_out, pieces of the held-out documents: 200 rows read, none left out, 200"
+    )
     assert text.count(prompts_line) == 1
 
 
@@ -101,7 +107,7 @@ def test_tokens_that_heads_write_are_shown_masked():
         random_high=0.04,
     )
     record, report = run(0.1)
-    text = page_text([(record, replace(report, lens=(lens,)))])
+    text = page_text([(record, with_probes(report, lens=(lens,)))])
     assert "c*** · &lt;b&gt;" in text and "lace · boats" in text and "layer 3" in text
     assert "crap" not in text
 
@@ -133,7 +139,7 @@ def test_entanglement_has_a_table_where_it_was_measured(report_page):
         random=0.191,
         welch=0.05,
     )
-    text = page_text([(record, replace(report, entanglement=measured))])
+    text = page_text([(record, with_probes(report, entanglement=measured))])
     assert '<th scope="col">tone.jsonl</th>' in text
     assert "<td>0.123</td><td>0.234</td><td>0.191</td><td>0.050</td>" in text
     assert 'id="entanglement"' not in report_page.read_text()
@@ -210,16 +216,10 @@ def test_a_run_with_nothing_measured_still_has_a_page(tmp_path):
         replace(row, toxicity=MISSING, cross_entropy={}, distinct_ratio=MISSING)
         for row in report.steered
     ]
-    report = replace(
-        report,
-        steered=tuple(blank),
-        probe_accuracy=MISSING,
-        best_head_accuracy=MISSING,
-        samples=(),
-    )
-    uri = index_page.write(
-        str(tmp_path), experiment(), [(replace(record, held_out=()), report)], {}
-    )
+    report = with_probes(report, probe_accuracy=MISSING, best_head_accuracy=MISSING)
+    report = replace(report, steered=tuple(blank), samples=())
+    finished = [FinishedRun(replace(record, held_out=()), report)]
+    uri = index_page.write_views(str(tmp_path), experiment(), finished, {})
     text = Path(uri).read_text()
     assert "No answer: toxicity at strength 8 was not measured." in text
     assert "This report is not complete." in text
@@ -286,7 +286,8 @@ def test_early_ends_count_as_0_and_the_other_reading_is_told(tmp_path):
             for i, (name, x) in enumerate(items_of(0.1, 0)["toxicity", strength].items())
         ],
     )
-    page = Path(index_page.write(str(tmp_path), experiment(), runs, cards()))
+    finished = [FinishedRun(*run) for run in runs]
+    page = Path(index_page.write_views(str(tmp_path), experiment(), finished, cards()))
     results = json.loads((page.parent / "results.json").read_text())
     assert results["comparisons"]["n_prompts"] == 150
     assert results["comparisons"]["continued"]["n_prompts"] == 150  # the items hold all of them

@@ -27,7 +27,7 @@ def test_results_json_holds_the_numbers_of_the_records(report_page):
         assert entry["steered"][1]["toxicity"] == {
             name: getattr(toxicity, name) for name in ("value", "low", "high", "n", "unit")
         }
-        assert entry["probe_accuracy"]["value"] == report.probe_accuracy.value
+        assert entry["probe_accuracy"]["value"] == report.probes.probe_accuracy.value
         assert entry["texts"][0]["left_out"] == {"negative label": 40, "repeated text": 2}
     assert written["comparisons"]["planned"] and written["findings"][0].startswith("Some: ")
 

@@ -9,9 +9,9 @@ from compared_sweep import compared
 from fake_data_cards import cards
 from fake_sweep import RATIOS, estimate, items_of, run, value_of, with_toxicity
 
-from eval.eval_report import ControlResult
 from launch.report import tables
 from launch.report.analysis import comparisons
+from launch.report.analysis.evaluation_view import ControlResult
 from launch.report.analysis.head_accuracy_tails import HeadRows
 
 

@@ -110,7 +110,7 @@ def test_head_rows_are_read_with_their_ids(tmp_path):
     assert head_accuracy_tails.read(str(tmp_path), report.config) is None
     correct_RLN = np.arange(12, dtype=np.uint8).reshape(3, 2, 2) % 2
     content = save({"test_correct_RLN": correct_RLN}, {"test_ids": '["a", "b", "c"]'})
-    (folder / "heads.safetensors").write_bytes(content)
+    (folder / "heads-held_out.safetensors").write_bytes(content)
     rows = head_accuracy_tails.read(str(tmp_path), report.config)
     assert rows is not None and rows.ids == ["a", "b", "c"]
     assert rows.correct_PH.tolist() == correct_RLN.reshape(3, 4).tolist()

@@ -10,9 +10,12 @@ from eval.steering import per_item_results
 from eval.steering.per_item_results import ItemValue
 from launch.report.analysis import sweep_items
 
+SEEN = run(0.1)[1]
+TOXICITY_OF_A = ItemValue("iti", "toxicity/held_out", "a", 4.0, 50.0)
+
 
 def test_an_empty_continuation_scores_0_and_the_others_keep_their_mean(tmp_path):
-    items = [ItemValue("toxicity", "a", 4.0, 50.0), ItemValue("toxicity", "b", 4.0, 20.0)]
+    items = [TOXICITY_OF_A, TOXICITY_OF_A._replace(id="b", value=20.0)]
     per_item_results.write(items, str(tmp_path))
     write_generations(
         tmp_path,
@@ -24,18 +27,17 @@ def test_an_empty_continuation_scores_0_and_the_others_keep_their_mean(tmp_path)
             ("c", 4.0, "", None),
         ],
     )
-    table = sweep_items.read(str(tmp_path))
+    table = sweep_items.read(str(tmp_path), SEEN)
     assert table["toxicity", 4.0] == pytest.approx({"a": 25.0, "b": 20.0, "c": 0.0})
     assert table["toxicity_continued", 4.0] == {"a": 50.0, "b": 20.0}
 
 
 def test_without_empty_continuations_the_items_stay_as_they_are(tmp_path):
-    items = [ItemValue("toxicity", "a", 4.0, 50.0)]
-    per_item_results.write(items, str(tmp_path))
-    assert sweep_items.read(str(tmp_path)) == {("toxicity", 4.0): {"a": 50.0}}
+    per_item_results.write([TOXICITY_OF_A], str(tmp_path))
+    assert sweep_items.read(str(tmp_path), SEEN) == {("toxicity", 4.0): {"a": 50.0}}
     write_generations(tmp_path, [("a", 4.0, "words", 0.5), ("b", 4.0, "not scored", None)])
-    assert sweep_items.read(str(tmp_path)) == {("toxicity", 4.0): {"a": 50.0}}
-    assert sweep_items.continued_only([sweep_items.read(str(tmp_path))]) is None
+    assert sweep_items.read(str(tmp_path), SEEN) == {("toxicity", 4.0): {"a": 50.0}}
+    assert sweep_items.continued_only([sweep_items.read(str(tmp_path), SEEN)]) is None
 
 
 def with_empty(items: dict, n_empty: int, strength: float) -> dict:

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from fake_sweep import items_of, run, value_of
+from fake_sweep import items_of, run, value_of, with_probes
 from matplotlib.figure import Figure
 
 from launch.report.analysis import comparisons
@@ -20,7 +20,7 @@ def test_numbers_become_a_csv_file_with_empty_cells_where_missing():
 def test_heads_are_pooled_over_seeds_and_not_averaged_over_places():
     accuracies = ((0.9, 0.5),), ((0.5, 0.9),)
     reports = [
-        replace(run(0.1, seed)[1], head_accuracy=heads) for seed, heads in enumerate(accuracies)
+        with_probes(run(0.1, seed)[1], head_accuracy=heads) for seed, heads in enumerate(accuracies)
     ]
     # both models have a head of 0.9
     assert head_distributions.sorted_accuracies(reports, 0.1).tolist() == [[0.5, 0.9]] * 2

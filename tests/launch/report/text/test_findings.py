@@ -6,7 +6,7 @@ import fake_sweep
 import numpy as np
 import pytest
 from compared_sweep import compared
-from fake_sweep import estimate, items_of, run, with_toxicity
+from fake_sweep import estimate, items_of, run, with_probes, with_toxicity
 from scipy import stats
 
 from eval.eval_report import Lens
@@ -108,12 +108,12 @@ def test_an_answer_that_was_not_measured_is_not_given():
 
 def test_one_seed_leaves_the_spread_unmeasured_and_several_widen_it():
     first, second, third = (
-        replace(run(0.1, seed)[1], probe_accuracy=estimate(0.6 + 0.02 * seed, 0.05))
+        with_probes(run(0.1, seed)[1], probe_accuracy=estimate(0.6 + 0.02 * seed, 0.05))
         for seed in (0, 1, 2)
     )
     assert "the spread between seeds is not measured" in findings([first]).caveat
     assert "2 seeds" in findings([first, second]).caveat
-    (point,) = by_ratio([first, second, third], lambda report: report.probe_accuracy)
+    (point,) = by_ratio([first, second, third], lambda report: report.probes.probe_accuracy)
     half = np.hypot(0.05, stats.t.ppf(0.975, 2) * 0.02 / 3**0.5)
     assert (point.value, point.low, point.high, point.n_runs) == pytest.approx(
         (0.62, 0.62 - half, 0.62 + half, 3)
@@ -163,7 +163,9 @@ def test_chance_and_written_tokens_are_told_where_they_were_measured():
         random_high=0.06,
     )
     report = run(0.1)[1]
-    details = [plain(sentence) for sentence in findings([replace(report, lens=(lens,))]).details]
+    details = [
+        plain(sentence) for sentence in findings([with_probes(report, lens=(lens,))]).details
+    ]
     assert any(
         sentence.startswith("Of 16 head probes per model, 11 are above chance")
         for sentence in details
@@ -171,7 +173,7 @@ def test_chance_and_written_tokens_are_told_where_they_were_measured():
     assert any(
         sentence.startswith("With 10 % toxic text, the top 50 tokens") for sentence in details
     )
-    silent = findings([replace(report, probe_null=None)]).details
+    silent = findings([with_probes(report, probe_null=None)]).details
     assert not any("chance" in sentence or "tokens" in sentence for sentence in silent)
 
 
