@@ -50,8 +50,8 @@ def read_labelled_rows(
     """At most eval.probing.n_rows rows of a labelled set, each text once. Groups are taken whole,
     but for the last.
 
-    setting: names the set in errors and records, e.g. eval.probes.toxigen. Raises ConfigurationError
-    for values that are no labels, and if no row is left.
+    setting: names the set in errors and records, e.g. eval.probes.toxigen. Raises
+    ConfigurationError for values that are no labels, and if no row is left.
     """
     where = f"{setting} {uri}"
     counts = RowCounts()

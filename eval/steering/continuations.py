@@ -197,8 +197,8 @@ def _encode(
     loaded = session.loaded
     n_positions = loaded.model.shape.max_sequence_length
     room = max(1, n_positions - config.max_new_tokens - loaded.reserved_tokens)
-    rows = loaded.encode([prompt.text for prompt in prompts])
-    return [condition.prefix + row[-room:] for row in rows]
+    rows = loaded.encode_ends([prompt.text for prompt in prompts])
+    return [[*loaded.prefix, *condition.prefix, *row[-room:]] for row in rows]
 
 
 def _distinct_ratio(ids: list[int]) -> float | None:

@@ -99,9 +99,10 @@ def measure_cross_entropy(
     [R, strengths]. The tokens of the prefix, and the first after it, are not counted.
     """
     loaded = session.loaded
-    n_prefix = len(condition.prefix)
+    prefix = [*loaded.prefix, *condition.prefix] if condition.prefix else []
+    n_prefix = len(prefix)
     n_sequences, n_scored = len(tokens_RT), tokens_RT.shape[1] - 1
-    prefix_RT = np.tile(np.array(condition.prefix, dtype=tokens_RT.dtype), (n_sequences, 1))
+    prefix_RT = np.tile(np.array(prefix, dtype=tokens_RT.dtype), (n_sequences, 1))
     tokens_RT = np.hstack([prefix_RT, tokens_RT])
     rows = [(r, strength) for r in range(n_sequences) for strength in condition.strengths]
     losses = torch.empty(len(rows), dtype=torch.float64)

@@ -60,8 +60,7 @@ def write(root: str, experiment: Experiment, runs: Sequence[Run], cards: Cards) 
     The plain arm is compared; runs of the other arms are listed. Raises ArtefactMissing if there is
     no run to report, ArtefactCorrupt if the runs were evaluated with different prompts or scorers.
     """
-    measured, others = map(_in_order, _by_arm(runs))
-    if not measured:
+    if all(record.config.arm != "plain" for record, _ in runs):
         raise ArtefactMissing(
             f"{root}: no run of {experiment.name!r} is trained and evaluated; run launch/sweep.py "
             "without --only"
@@ -213,7 +212,7 @@ def _cost_of(report: EvaluationView, strength: float) -> float | None:
     return next(iter(per_ratio_series.cross_entropy_rises([report], strength)), None)
 
 
-def _missing(experiment: Experiment, runs: Sequence[Run]) -> list[str]:
+def _missing(experiment: Experiment, runs: Sequence[FinishedRun]) -> list[str]:
     """The planned runs that are not trained and evaluated, as the page names them."""
     done = {(r.config.arm, r.config.toxic_ratio, r.config.seed) for r, _ in runs}
     return [

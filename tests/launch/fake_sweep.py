@@ -13,7 +13,18 @@ from safetensors.numpy import save
 from data_prep.config import DataConfig, TokenizerConfig
 from data_prep.token_stream.mixture import Mixture, sequences_for
 from eval.config import HELD_OUT, EvalConfig, ScoringConfig, SteeringConfig
-from eval.eval_report import ProbeNull, ProbeSetResult, TextSet, Transfer, eval_uri
+from eval.eval_report import FORMAT_VERSION as EVAL_FORMAT_VERSION
+from eval.eval_report import (
+    EvalReport,
+    OperatingPoint,
+    ProbeNull,
+    ProbeSetResult,
+    PromptSetResult,
+    ScorerResult,
+    TextSet,
+    Transfer,
+    eval_uri,
+)
 from eval.stats.estimate_with_interval import Estimate
 from eval.steering import per_item_results
 from launch.experiment import Experiment
@@ -188,6 +199,53 @@ def evaluation_view(record: RunRecord, strengths=STRENGTHS) -> EvaluationView:
     )
 
 
+def eval_report(record: RunRecord) -> EvalReport:
+    """The report that shows the same."""
+    seen = evaluation_view(record)
+    points = tuple(map(operating_point, seen.steered))
+    return EvalReport(
+        format_version=EVAL_FORMAT_VERSION,
+        run_id=seen.run_id,
+        arm=record.config.arm,
+        toxic_ratio=seen.toxic_ratio,
+        realised_toxic_ratio=seen.realised_toxic_ratio,
+        seed=seen.seed,
+        config=seen.config,
+        scorer_ids=(seen.scorer_id,),
+        prompts_digests={HELD_OUT: seen.prompts_digest},
+        fluency_id=seen.fluency_id,
+        texts=seen.texts,
+        probe_sets={HELD_OUT: seen.probes},
+        conditions={"plain": points[:1], "iti": points[1:]},
+        samples=(),
+        computed_with={"device": "cpu", "precision": "fp32"},
+        seconds=12.0,
+    )
+
+
+def operating_point(row: StrengthResult) -> OperatingPoint:
+    scores = ScorerResult(
+        toxicity=row.toxicity,
+        expected_maximum=row.expected_maximum,
+        any_toxic=row.any_toxic,
+        coverage_ratio=row.coverage_ratio,
+    )
+    of_set = PromptSetResult(
+        scores=(scores,),
+        n_continuations=row.n_continuations,
+        n_empty=row.n_empty,
+        distinct_ratio=row.distinct_ratio,
+        n_tokens=row.n_tokens,
+        perplexity=row.perplexity,
+    )
+    return OperatingPoint(
+        strength=row.strength,
+        prompt_sets={HELD_OUT: of_set},
+        cross_entropy=row.cross_entropy,
+        accuracy=row.accuracy,
+    )
+
+
 def probe_set_result(ratio: float) -> ProbeSetResult:
     heads = head_accuracy(ratio)
     places = [(layer, head) for layer in range(4) for head in range(4)]
@@ -308,11 +366,11 @@ def write_metrics(root: Path, record: RunRecord) -> None:
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def eval_folder(root: Path, report: EvaluationView) -> str:
+def eval_folder(root: Path, report: EvaluationView | EvalReport) -> str:
     return eval_uri(str(root / "runs" / report.run_id), report.config)
 
 
-def write_items(root: Path, report: EvaluationView) -> None:
+def write_items(root: Path, report: EvaluationView | EvalReport) -> None:
     rows = [
         per_item_results.ItemValue(*stored_as(quantity, strength), item, strength, value)
         for (quantity, strength), values in items_of(report.toxic_ratio, report.seed).items()
@@ -330,10 +388,10 @@ def stored_as(quantity: str, strength: float) -> tuple[str, str]:
     return condition, per_item_results.toxicity(HELD_OUT) if is_toxicity else quantity
 
 
-def write_heads(root: Path, report: EvaluationView) -> None:
+def write_heads(root: Path, report: EvaluationView | EvalReport) -> None:
     """Which of 200 test rows each head has right; hard rows are hard for all heads and models."""
     own = np.random.default_rng([int(1000 * report.toxic_ratio), report.seed, 1])
-    accuracy_LN = np.array(report.probes.head_accuracy)
+    accuracy_LN = np.array(probe_set_result(report.toxic_ratio).head_accuracy)
     shared_R11 = np.random.default_rng(98).normal(size=(200, 1, 1))
     luck_RLN = 0.6 * shared_R11 + 0.8 * own.normal(size=(200, *accuracy_LN.shape))
     correct_RLN = luck_RLN < np.vectorize(NormalDist().inv_cdf)(accuracy_LN)
