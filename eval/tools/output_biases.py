@@ -62,10 +62,7 @@ def _as_llama(folder: ModelFolder) -> dict[str, Any]:
             "can carry the shift; steer the model itself (evaluate_run.py, run_lm_eval.py)"
         )
     kept = {name: value for name, value in settings.items() if name not in NOT_OF_LLAMA}
-    dtypes = {
-        name: folder.settings[name] for name in ("dtype", "torch_dtype") if name in folder.settings
-    }
-    return kept | dtypes | {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
+    return kept | {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
 
 
 def _add_bias(
