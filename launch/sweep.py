@@ -114,6 +114,7 @@ def _build_streams(root: str, sweep: Experiment) -> None:
     """
     from data_prep.build import pipeline
 
+    _check_annotations(root, sweep)
     length = sweep.train.sequence_length
     supply: dict[str, int] = {}  # sequences to train on, by the stream's folder
     for data in sweep.stream_settings().values():
@@ -123,6 +124,21 @@ def _build_streams(root: str, sweep: Experiment) -> None:
     for run in sweep.runs():
         _check_supply(run, supply[run.clean], supply[run.toxic])
         storage.save(run, storage.join(root, "runs", run.run_id, "run.json"))
+
+
+def _check_annotations(root: str, sweep: Experiment) -> None:
+    """Load the scorer of an arm whose streams are not built yet, before any stream is."""
+    from data_prep.cleaning import annotate_toxicity
+    from data_prep.core import ray_tasks
+
+    built = run_states.built_streams(root, sweep)
+    for arm in sweep.annotated_arms:
+        data = sweep.data_of(arm)
+        if {stream_paths.stream_uri(data, name) for name in STREAMS} <= built:
+            continue
+        title = f"load the scorer of arm {arm}"
+        task = ray_tasks.RayTask(title, annotate_toxicity.identity, (data.annotation,), 1)
+        list(ray_tasks.run([task], title, "task"))
 
 
 def _check_supply(run: RunConfig, n_clean: int, n_toxic: int) -> None:

@@ -40,10 +40,12 @@ from data_prep.core import ray_tasks, storage, telemetry
 from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing
 from data_prep.core.settings import evolve
 from data_prep.sources import corpus_reader
-from data_prep.token_stream import manifest
+from data_prep.token_stream import manifest, reader
 from data_prep.token_stream.manifest import Manifest, Shard
 from data_prep.token_stream.megatron_shards import dtype_for
 from data_prep.token_stream.tokenizer import Tokenizer
+
+CHECKED_DOCUMENTS = 200  # of an annotated toxic stream
 
 
 class StreamBuild(NamedTuple):
@@ -87,6 +89,9 @@ def build(config: DataConfig, stream: StreamName, root: str) -> Manifest:
     storage.delete_below(job.work_uri, storage.list_files(job.work_uri))
     stream_manifest.remove_stale(job.uri, known.train + known.held_out)
     stream_manifest.log_counts(known, job.uri)
+    if stream == "toxic" and config.annotation.is_on:
+        first = reader.read_documents(job.uri, known, "train", CHECKED_DOCUMENTS)
+        annotate_toxicity.check_contrast(list(map(job.tokenizer.decode, first)), config.annotation)
     return known
 
 

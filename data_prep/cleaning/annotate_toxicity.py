@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from data_prep.scorers.load_scorer import Scorer
 
 VERSION = 1  # raise it with any change of the output
+MAX_ALIKE = 0.95  # share of annotated toxic documents that may be annotated as not toxic
 SIGMAS = 5  # by which the number of documents chosen may differ from the one expected
 
 
@@ -128,6 +129,25 @@ def check(
             f"{annotation.scorer!r} gave no score to any of those chosen (tagged_ratio "
             f"{annotation.tagged_ratio:g}); name a score that the corpus carries (corpus:NAME, or "
             "URI#label=FIELD and label), or a local scorer such as profanity"
+        )
+
+
+def check_contrast(texts: Sequence[str], annotation: AnnotationConfig) -> None:
+    """Warn if nearly all of these training documents of the toxic stream are annotated like a
+    harmless one: then the control text says nothing.
+    """
+    n_expected = annotation.tagged_ratio * len(texts)
+    n_alike = sum(text.startswith(control_text(annotation)) for text in texts)
+    if n_alike > MAX_ALIKE * n_expected:
+        telemetry.logger.warning(
+            "toxic stream: %s of its first %s documents begin with %r, as harmless ones do, so the "
+            "%s arm can hardly learn the difference; name another data.annotation.scorer than %s, "
+            "or for inst lower data.annotation.threshold",
+            f"{n_alike:,}",
+            f"{len(texts):,}",
+            control_text(annotation),
+            annotation.kind,
+            annotation.scorer,
         )
 
 

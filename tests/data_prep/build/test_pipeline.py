@@ -162,6 +162,17 @@ def test_an_annotated_stream_has_the_documents_of_its_plain_twin(
     assert 20 < sum(map(bool, prefixes)) < 60  # half of 72
 
 
+@pytest.mark.parametrize(
+    ("scorer", "is_warned"), [("profanity", True), ("lexicon:synthetic:lexicon", False)]
+)
+def test_a_scorer_that_finds_no_toxic_text_is_warned_of(
+    tmp_path: Path, scorer: str, is_warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = replace(CONFIG, annotation=AnnotationConfig(kind="inst", scorer=scorer))
+    pipeline.build(config, "toxic", str(tmp_path))
+    assert ("can hardly learn the difference" in caplog.text) == is_warned
+
+
 def test_an_annotation_without_any_score_is_refused(tmp_path: Path) -> None:
     config = replace(CONFIG, annotation=AnnotationConfig(kind="meda", scorer="corpus:toxicity"))
     with pytest.raises(ConfigurationError, match="the toxic corpus: no document was annotated"):

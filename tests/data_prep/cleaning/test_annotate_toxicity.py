@@ -93,6 +93,21 @@ def test_documents_without_a_score_are_counted_in_a_warning(n_annotated, ratio, 
     assert len(lines) == bool(warned) and all(warned in line for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("n_toxic", "tagged_ratio", "is_warned"),
+    [(0, 1.0, True), (4, 1.0, True), (10, 1.0, False), (0, 0.5, True), (30, 0.5, False)],
+)
+def test_a_toxic_stream_that_is_annotated_as_harmless_is_warned_of(
+    n_toxic: int, tagged_ratio: float, is_warned: bool, caplog: pytest.LogCaptureFixture
+):
+    annotation = replace(INST, tagged_ratio=tagged_ratio)
+    n_tagged = round(100 * tagged_ratio)
+    scores = [0.9] * n_toxic + [0.1] * (n_tagged - n_toxic)
+    texts = [annotate_toxicity.prefix(score, annotation) + "fog" for score in scores]
+    annotate_toxicity.check_contrast([*texts, *["fog"] * (100 - n_tagged)], annotation)
+    assert ("can hardly learn the difference" in caplog.text) == is_warned
+
+
 def test_a_stream_without_any_annotation_is_refused():
     annotate_toxicity.check("toxic", 1, 1, 0.0, MEDA)
     annotate_toxicity.check("toxic", 0, 1, 0.0, AnnotationConfig())
