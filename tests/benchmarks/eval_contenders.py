@@ -5,7 +5,8 @@ so both return the same tokens, but for ties, and do the same work.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
@@ -14,11 +15,12 @@ from transformers import OlmoConfig, OlmoForCausalLM
 
 from eval.config import EvalComputeConfig, ProbingConfig
 from eval.model import generation
-from eval.model.batch_size import BatchSize, decoding_bytes
+from eval.model.batch_size import MOST_ROWS, BatchSize, decoding_bytes
+from eval.model.generation import Sampling
 from eval.model.subject.olmo_subject import OLMoSubject
 from eval.probing import activations
 from eval.steering import intervention
-from eval.steering.intervention import Shift, SteeredBatch
+from eval.steering.intervention import Shift
 from training.config import ModelConfig
 from training.model.hf_export import hugging_face_config, to_hugging_face
 
@@ -96,26 +98,46 @@ def convert(peer: Any, dtype: torch.dtype) -> None:
 
 
 class DecodingTask(NamedTuple):
-    """What both generate: `n_new_tokens` after each prompt, steered by STRENGTH · shift."""
+    """What both generate: `n_new_tokens` after each prompt, row r steered by strengths[r] · shift."""
 
-    prompts_BT: Tensor
+    prompts: list[list[int]]
     n_new_tokens: int
     shift_LD: Tensor
+    strengths: list[float]
 
 
 def decoding(config: ModelConfig, n_prompts: int, n_tokens: int, n_new_tokens: int) -> DecodingTask:
-    """Random prompts of ROWS_PER_PROMPT rows each, and a random shift of all heads."""
+    """Random prompts of one length, ROWS_PER_PROMPT rows each, and a random shift of all heads."""
+    strengths = (STRENGTH,) * ROWS_PER_PROMPT
+    return decoding_at_strengths(config, n_prompts, (n_tokens, n_tokens), n_new_tokens, strengths)
+
+
+def decoding_at_strengths(
+    config: ModelConfig,
+    n_prompts: int,
+    n_tokens: tuple[int, int],
+    n_new_tokens: int,
+    strengths: Sequence[float],
+) -> DecodingTask:
+    """Random prompts of lengths spread over a range, the shortest first, each at every strength."""
     generator = torch.Generator().manual_seed(0)
-    prompts_PT = torch.randint(1, config.vocab_size, (n_prompts, n_tokens), generator=generator)
+    lengths = torch.linspace(*n_tokens, n_prompts).round().long().tolist()
+    prompts = [
+        torch.randint(1, config.vocab_size, (length,), generator=generator).tolist()
+        for length in lengths
+    ]
     generator = torch.Generator().manual_seed(1)
     shift_LD = torch.randn(config.n_layers, config.d_model, generator=generator)
-    prompts_BT = prompts_PT.repeat_interleave(ROWS_PER_PROMPT, dim=0)
-    return DecodingTask(prompts_BT, n_new_tokens, shift_LD)
+    rows = [(prompt, strength) for prompt in prompts for strength in strengths]
+    return DecodingTask(
+        [prompt for prompt, _ in rows], n_new_tokens, shift_LD, [strength for _, strength in rows]
+    )
 
 
-def generate(model: OLMoSubject, task: DecodingTask) -> list[list[int]]:
-    """Our tokens, without steering; every row reads its whole prompt."""
-    return _in_batches(model, task, lambda rows: _sample(model, task, rows))
+def greedy(model: OLMoSubject, task: DecodingTask) -> Sampling:
+    """Greedy sampling without an early end."""
+    vocab_size = model.config.vocab_size
+    return Sampling(task.n_new_tokens, "greedy", 1.0, vocab_size - 1, vocab_size - 1)
 
 
 def generate_unsteered(model: OLMoSubject, task: DecodingTask) -> list[list[int]]:
@@ -125,60 +147,74 @@ def generate_unsteered(model: OLMoSubject, task: DecodingTask) -> list[list[int]
 
 
 def generate_steered(
-    model: OLMoSubject, task: DecodingTask, strength_B: Tensor | None = None
+    model: OLMoSubject, task: DecodingTask, sampling: Sampling | None = None
 ) -> list[list[int]]:
-    """Our tokens, each row steered by its strength at the last position; STRENGTH for None.
+    """Our tokens, each row steered by its strength at the last position; greedy by default.
 
-    As in an evaluation, rows of one prompt share the pass over all but its last token.
+    As in an evaluation, rows of one prompt share the pass over all but its last token, and batches
+    have the size that an evaluation has by default.
     """
-    if strength_B is None:
-        strength_B = torch.full((len(task.prompts_BT),), STRENGTH)
-
-    def sample(rows: Sequence[int]) -> list[list[int]]:
-        own_B = strength_B[list(rows)]
-        with intervention.steered(model, Shift(task.shift_LD), own_B, "last") as steering:
-            return _sample(model, task, rows, steering)
-
-    return _in_batches(model, task, sample)
-
-
-def _in_batches(
-    model: OLMoSubject, task: DecodingTask, sample: Callable[[Sequence[int]], list[list[int]]]
-) -> list[list[int]]:
-    """The tokens of all rows, in batches of the size that an evaluation has by default."""
     tokens: list[list[int]] = []
-    n_rows, n_prompt_tokens = task.prompts_BT.shape
+
+    def sample(rows: Sequence[int]) -> None:
+        prompts = [task.prompts[row] for row in rows]
+        strength_B = torch.tensor([task.strengths[row] for row in rows])
+        with intervention.steered(model, Shift(task.shift_LD), strength_B, "last") as steering:
+            tokens.extend(
+                generation.sample(model, prompts, rows, sampling or greedy(model, task), steering)
+            )
+
     batch_size_of(model).for_each_batch(
-        range(n_rows),
-        lambda rows: tokens.extend(sample(rows)),
-        bytes_per_item=decoding_bytes(model.shape, n_prompt_tokens, task.n_new_tokens, model.dtype),
+        range(len(task.prompts)),
+        sample,
+        bytes_per_item=decoding_bytes(
+            model.shape, max(map(len, task.prompts)), task.n_new_tokens, model.dtype
+        ),
     )
     return tokens
 
 
-def _sample(
-    model: OLMoSubject,
-    task: DecodingTask,
-    rows: Sequence[int],
-    steering: SteeredBatch | None = None,
-) -> list[list[int]]:
-    vocab_size = model.config.vocab_size
-    sampling = generation.Sampling(task.n_new_tokens, "greedy", 1.0, vocab_size + 1, vocab_size)
-    prompts = task.prompts_BT[list(rows)].tolist()
-    return generation.sample(model, prompts, rows, sampling, steering)
-
-
 @torch.inference_mode()
-def generate_with_hooks(peer: Any, task: DecodingTask) -> list[list[int]]:
-    """Tokens of transformers' generate, steered by hooks, on the device of the model."""
+def generate_with_hooks(
+    peer: Any, task: DecodingTask, sampling: Sampling | None = None
+) -> list[list[int]]:
+    """Tokens of transformers' generate, steered by hooks, on the device of the model, in batches as
+    large as ours; greedy by default.
+    """
     weight = peer.lm_head.weight
-    shift_LD = (STRENGTH * task.shift_LD).to(weight)
-    prompts_BT = task.prompts_BT.to(weight.device)
+    most = MOST_ROWS[weight.device.type]
+    tokens: list[list[int]] = []
+    for start in range(0, len(task.prompts), most):
+        rows = slice(start, start + most)
+        prompts_BT, padding_B = generation.left_padded(task.prompts[rows], 0)
+        strength_B1 = torch.tensor(task.strengths[rows])[:, None]
+        shift_LBD = (strength_B1 * task.shift_LD[:, None]).to(weight)
+        is_token_BT = torch.arange(prompts_BT.shape[1]) >= padding_B[:, None]
+        with _steered_by_hooks(peer, shift_LBD):
+            out_BT = peer.generate(
+                prompts_BT.to(weight.device),
+                attention_mask=is_token_BT.long().to(weight.device),
+                max_new_tokens=task.n_new_tokens,
+                **_options_of_generate(sampling),
+            )
+        tokens.extend(out_BT[:, prompts_BT.shape[1] :].tolist())
+    return tokens
+
+
+def _options_of_generate(sampling: Sampling | None) -> dict[str, Any]:
+    if sampling is None or sampling.decoding == "greedy":
+        return {"do_sample": False}
+    return {"do_sample": True, "top_p": sampling.top_p, "top_k": 0}
+
+
+@contextmanager
+def _steered_by_hooks(peer: Any, shift_LBD: Tensor) -> Iterator[None]:
+    """Add each row's shift to the last position of every pass."""
 
     def add_shift(layer: int) -> Callable[..., tuple[Tensor]]:
         def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
             x = inputs[0].clone()
-            x[:, -1] += shift_LD[layer]
+            x[:, -1] += shift_LBD[layer]
             return (x,)
 
         return hook
@@ -188,16 +224,10 @@ def generate_with_hooks(peer: Any, task: DecodingTask) -> list[list[int]]:
         for i, layer in enumerate(peer.model.layers)
     ]
     try:
-        tokens = peer.generate(
-            prompts_BT,
-            attention_mask=torch.ones_like(prompts_BT),
-            max_new_tokens=task.n_new_tokens,
-            do_sample=False,
-        )
+        yield
     finally:
         for handle in handles:
             handle.remove()
-    return tokens[:, prompts_BT.shape[1] :].tolist()
 
 
 def read_heads(model: OLMoSubject, rows: Mapping[str, Sequence[int]]) -> activations.Activations:
