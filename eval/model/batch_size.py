@@ -45,10 +45,11 @@ def cache_bytes(shape: ModelShape, n_positions: int, dtype: torch.dtype) -> int:
 def decoding_bytes(
     shape: ModelShape, n_prompt: int, max_new_tokens: int, dtype: torch.dtype
 ) -> int:
-    """Bytes that one row of a decoding needs at its peak: the pass over its prompt, keys and values
-    of all positions, those of the prompt twice, and the sampling of one token.
+    """Bytes that one row of a decoding needs at its peak: keys and values of all positions and of
+    the steps before they are moved to the front, those of the prompt twice; the pass over its
+    prompt, and the sampling of one token.
     """
-    cached = cache_bytes(shape, 2 * n_prompt + max_new_tokens, dtype)
+    cached = cache_bytes(shape, 2 * n_prompt + 2 * max_new_tokens, dtype)
     sampling = SAMPLING_BYTES * shape.vocab_size
     return cached + max(pass_bytes(shape, n_prompt, dtype), sampling)
 
@@ -104,34 +105,48 @@ class BatchSize:
         """Call `work` on all items, one batch at a time. A batch that runs out of memory is started
         again, so `work` must store nothing before its last step.
         """
-        fitting = self.rows
-        if self._available_bytes and bytes_per_item:
-            fitting = rows_that_fit(bytes_per_item, self._available_bytes(), self.rows)
+        fitting = self._fitting(bytes_per_item)
         start = 0
         while start < len(items):
             batch = items[start : start + min(self.rows, fitting)]
-            if self._fits(batch, work):
+            if self._try(len(batch), partial(work, batch)):
                 start += len(batch)
-            elif torch.cuda.is_available():
-                torch.cuda.empty_cache()
 
-    def _fits(self, batch: Sequence[T], work: Callable[[Sequence[T]], object]) -> bool:
+    def with_rows(self, most: int, work: Callable[[int], object], *, bytes_per_row: int) -> None:
+        """Call `work` with a number of rows that fit together, `most` at most. If it runs out of
+        memory it is called again with half, so it must store nothing before its last step.
+        """
+        n_rows = min(most, self._fitting(bytes_per_row))
+        while not self._try(n_rows, partial(work, n_rows)):
+            n_rows = self.rows
+
+    def _fitting(self, bytes_per_row: int) -> int:
+        if self._available_bytes and bytes_per_row:
+            return rows_that_fit(bytes_per_row, self._available_bytes(), self.rows)
+        return self.rows
+
+    def _try(self, n_rows: int, work: Callable[[], object]) -> bool:
+        """Whether the work, on so many rows together, had enough memory."""
         try:
             with self._products():
-                work(batch)
+                work()
         except torch.OutOfMemoryError as error:
-            if len(batch) == 1:
+            if n_rows == 1:
                 error.add_note(
                     "a single row does not fit; use another device, eval.compute.precision=bf16, "
                     "or shorter texts"
                 )
                 raise
-            self.rows = len(batch) // 2
+            self.rows = n_rows // 2
             telemetry.logger.warning(
-                "out of memory with %d rows per batch: continuing with %d", len(batch), self.rows
+                "out of memory with %d rows per batch: continuing with %d", n_rows, self.rows
             )
-            return False
-        return True
+        else:
+            return True
+        # not above: the error holds what the work had in memory
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return False
 
 
 def _available_bytes(device: torch.device) -> int:

@@ -2,10 +2,10 @@
 
     prompts × samples × strengths ─▶ sampled ids ─▶ texts ─▶ toxicity scores, nats per token
 
-A prompt that is too long loses its beginning, under all conditions alike. All strengths share a
-batch and the pass over their prompt (model/generation.py), and no row depends
-on the others of its batch. The same sample of a prompt draws the same random numbers at every
-strength and condition, so these differ in nothing else.
+A prompt that is too long loses its beginning, under all conditions alike. All strengths and samples
+share the pass over their prompt and decode together, a row that ends makes room for the next
+(model/generation.py), and no row depends on the others. The same sample of a prompt draws the same
+random numbers at every strength and condition, so these differ in nothing else.
 
 Shapes: B batch.
 """
@@ -28,7 +28,9 @@ from eval.steering import intervention, perplexity, score_cache
 from eval.steering.conditions import Condition
 from eval.steering.perplexity import FluencyJudge
 
-PART_ROWS = 1024  # continuations per stored part: at most so many are lost on interruption
+# continuations per stored part: at most so many are lost on interruption; several times the rows
+# that decode together, so that rows that end are replaced
+PART_ROWS = 4096
 
 
 class ContinuationScoring(NamedTuple):
@@ -128,7 +130,7 @@ def _sample_all(
     condition: Condition,
     config: GenerationConfig,
 ) -> list[list[int]]:
-    """The new ids of each draw. Batches run through prompts of similar length, a part at a time."""
+    """The new ids of each draw, a part at a time, prompts of similar length together."""
     tokens = _encode(session, prompts, condition, config)
     keys = [
         generation.row_key(prompts[draw.prompt].id, draw.sample, session.seed) for draw in draws
@@ -142,34 +144,38 @@ def _sample_all(
     )
     sampled: dict[int, list[int]] = {}
 
-    def sample_batch(batch: Sequence[int]) -> None:
-        model = session.loaded.model
-        strength_B = torch.tensor([draws[i].strength for i in batch])
-        with intervention.steered(
-            model, condition.shift, strength_B, condition.positions
-        ) as steering:
-            rows = generation.sample(
-                model,
-                [tokens[draws[i].prompt] for i in batch],
-                [keys[i] for i in batch],
-                sampling,
-                steering,
-            )
-        sampled.update(zip(batch, rows, strict=True))
-        session.advance(len(batch))
-
     def sample_part(part: Sequence[int]) -> Arrays:
-        longest = max(len(tokens[draws[row].prompt]) for row in part)
-        session.loaded.batch_size.for_each_batch(
-            part,
-            sample_batch,
-            bytes_per_item=batch_size.decoding_bytes(
-                session.loaded.model.shape, longest, config.max_new_tokens, session.loaded.dtype
+        model = session.loaded.model
+        prompt_tokens = [tokens[draws[row].prompt] for row in part]
+        strengths = torch.tensor([draws[row].strength for row in part])
+        rows: list[list[int]] = []
+
+        def sample(n_rows: int) -> None:
+            with intervention.steered(
+                model, condition.shift, strengths, condition.positions
+            ) as steering:
+                rows[:] = generation.sample(
+                    model,
+                    prompt_tokens,
+                    [keys[row] for row in part],
+                    sampling,
+                    steering,
+                    generation.Slots(n_rows, session.advance),
+                )
+
+        session.loaded.batch_size.with_rows(
+            len(part),
+            sample,
+            bytes_per_row=batch_size.decoding_bytes(
+                model.shape,
+                max(map(len, prompt_tokens)),
+                config.max_new_tokens,
+                session.loaded.dtype,
             ),
         )
         return {
-            "ids": np.array([i for row in part for i in sampled[row]], dtype=np.int32),
-            "lengths": np.array([len(sampled[row]) for row in part]),
+            "ids": np.array([i for row in rows for i in row], dtype=np.int32),
+            "lengths": np.array(list(map(len, rows))),
         }
 
     depends_on = (condition.identity, list(prompts), config)

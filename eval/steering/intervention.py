@@ -91,13 +91,20 @@ class SteeredBatch:
     """
 
     def __init__(
-        self, offsets: dict[int, Tensor], strength_B: Tensor, positions: Positions
+        self,
+        values: dict[int, Tensor],
+        strength_B: Tensor,
+        positions: Positions,
+        weights: tuple[torch.dtype, torch.device],
     ) -> None:
-        """offsets: [B, 1, D] of each layer that is steered."""
-        self._offsets = offsets
-        self._selected = offsets
+        """values: [D], fp32, of each layer that is steered. weights: their dtype and device."""
+        self._values = values
         self._strength_B = strength_B
         self._positions: Positions = positions
+        self._dtype, device = weights
+        self._strength_on_device_B = strength_B.to(device)
+        self._offsets: dict[int, Tensor] = {}  # [K, 1, D] of the rows that go through the model
+        self._offset(self._strength_on_device_B)
 
     @property
     def prefix_strengths(self) -> list[float]:
@@ -110,21 +117,27 @@ class SteeredBatch:
 
     def select(self, rows_K: Tensor) -> None:
         """From now on, only these rows of the batch go through the model."""
-        self._selected = {layer: offset[rows_K] for layer, offset in self._offsets.items()}
+        self._offset(self._strength_on_device_B[rows_K])
 
     def select_prefixes(self, rows_K: Tensor) -> None:
         """As `select`, for passes over prompts without their last token."""
         if self._positions == "all":
             self.select(rows_K)
         else:
-            self._selected = {}
+            self._offsets = {}
 
     def hooks(self) -> dict[int, hook_points.Hook]:
         """What shifts each layer's activations."""
-        return {layer: partial(self._shifted, layer) for layer in self._offsets}
+        return {layer: partial(self._shifted, layer) for layer in self._values}
+
+    def _offset(self, strength_K: Tensor) -> None:
+        self._offsets = {
+            layer: _keeping_zeros((strength_K[:, None] * values_D).to(self._dtype))[:, None]
+            for layer, values_D in self._values.items()
+        }
 
     def _shifted(self, layer: int, x_BTD: Tensor) -> Tensor | None:
-        offset_B1D = self._selected.get(layer)
+        offset_B1D = self._offsets.get(layer)
         return None if offset_B1D is None else _shifted(x_BTD, offset_B1D, self._positions)
 
 
@@ -141,13 +154,10 @@ def steered(
     # one question for all layers, before the shift is on a GPU: there each answer would wait for it
     is_steered_L = shift.values_LD.any(dim=1).tolist()
     values_LD = shift.values_LD.to(model.device)
-    offset_LBD = strength_B.to(model.device)[None, :, None] * values_LD[:, None]
-    offsets = {
-        layer: _keeping_zeros(offset_LBD[layer].to(model.dtype))[:, None]
-        for layer, is_steered in enumerate(is_steered_L)
-        if is_steered
+    values = {
+        layer: values_LD[layer] for layer, is_steered in enumerate(is_steered_L) if is_steered
     }
-    batch = SteeredBatch(offsets, strength_B, positions)
+    batch = SteeredBatch(values, strength_B, positions, (model.dtype, model.device))
     with hook_points.hooked(model, shift.site, batch.hooks()):
         yield batch
 

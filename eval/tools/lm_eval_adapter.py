@@ -102,30 +102,36 @@ class SteeredLM(TemplateLM):
         ]
 
     def _continue(self, contexts: list[str], n_new: int) -> list[str]:
-        """In batches of similar length. Padding is at the left, so no row affects another."""
+        """Contexts of similar length decode together; no row affects another."""
         loaded = self._loaded
         sampling = generation.Sampling(
             n_new, "greedy", 1.0, loaded.tokenizer.eos_id, loaded.tokenizer.n_ids
         )
         rows = loaded.encode(contexts)
-        texts: dict[int, str] = {}
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        tokens: list[list[int]] = []
 
-        def continue_batch(batch: Sequence[int]) -> None:
-            strength_B = torch.full((len(batch),), self._strength)
+        def sample(n_rows: int) -> None:
+            strength_B = torch.full((len(rows),), self._strength)
             with intervention.steered(loaded.model, self._shift, strength_B, "all") as steering:
-                tokens = generation.sample(
-                    loaded.model, [rows[i] for i in batch], batch, sampling, steering
+                tokens[:] = generation.sample(
+                    loaded.model,
+                    [rows[i] for i in order],
+                    order,
+                    sampling,
+                    steering,
+                    generation.Slots(n_rows),
                 )
-            texts.update(zip(batch, map(loaded.tokenizer.decode, tokens), strict=True))
 
         longest = max(map(len, rows), default=0)
-        loaded.batch_size.for_each_batch(
-            sorted(range(len(rows)), key=lambda i: len(rows[i])),
-            continue_batch,
-            bytes_per_item=batch_size.decoding_bytes(
+        loaded.batch_size.with_rows(
+            len(rows),
+            sample,
+            bytes_per_row=batch_size.decoding_bytes(
                 loaded.model.shape, longest, n_new, loaded.dtype
             ),
         )
+        texts = dict(zip(order, map(loaded.tokenizer.decode, tokens), strict=True))
         return [texts[i] for i in range(len(rows))]
 
     def _loglikelihoods(self, ends: list[ScoredEnd]) -> LogLikelihoods:

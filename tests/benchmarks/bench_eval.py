@@ -191,9 +191,6 @@ def _compare_generation() -> float:
     ours, peer = eval_contenders.models(MODEL, DEVICE)
     task = eval_contenders.decoding(MODEL, N_PROMPTS, N_PROMPT_TOKENS, N_NEW_TOKENS)
 
-    def whole_prompts() -> list[list[int]]:
-        return eval_contenders.generate(ours, task)
-
     def unsteered() -> list[list[int]]:
         return eval_contenders.generate_unsteered(ours, task)
 
@@ -205,7 +202,6 @@ def _compare_generation() -> float:
 
     n_same = sum(a == b for a, b in zip(steered(), by_hooks(), strict=True))
     contenders = [
-        ("whole prompts", whole_prompts),
         ("unsteered", unsteered),
         ("steered", steered),
         ("hooks", by_hooks),
@@ -231,7 +227,6 @@ def _print_generation(seconds: dict[str, list[float]]) -> float:
         [b / a - 1 for a, b in zip(seconds["unsteered"], seconds["steered"], strict=True)], n=4
     )
     fastest = min(seconds["steered"]) / min(seconds["unsteered"]) - 1
-    print(f"  ours, every row reads its prompt     {rates['whole prompts']:8,.0f} tokens/s")
     print(f"  ours, unsteered, prompts shared      {rates['unsteered']:8,.0f} tokens/s")
     print(
         f"  ours, all heads steered              {rates['steered']:8,.0f} tokens/s   "

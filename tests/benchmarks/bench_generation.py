@@ -1,9 +1,10 @@
-"""steered generation at the protocol's shape against hooks on transformers' generate, per CPU thread
+"""steered generation at the protocol's shape against hooks on transformers' generate
 
-Prompts of 20 to 60 tokens, 20 new tokens, strengths 0, 4, 8, 12, greedy and nucleus, OLMo's vocabulary.
-Both have the same weights, read the same prompts in batches of the same size, sorted by length, and
-take turns. The weights are random, so the nucleus is larger than a trained model's, and no row ends
-early. `work` is what each multiplies, in FLOPs: its ratio is what equal kernels would leave.
+Prompts of 20 to 60 tokens, 20 new tokens, strengths 0, 4, 8 and 12, OLMo's vocabulary. Both have
+the same weights, read the same prompts in batches of the same size, sorted by length, and take
+turns. The weights are random, so the nucleus is larger than a trained model's, and no row ends
+early. `work` is what each multiplies: its ratio is what equal kernels would leave of greedy
+decoding.
 
     python tests/benchmarks/bench_generation.py [--prompts 32] [--rounds 3] [--threads 1 2]
 """
@@ -59,6 +60,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--decodings", nargs="+", default=["greedy", "nucleus"])
     arguments = parser.parse_args()
     for config in SHAPES:
         models = eval_contenders.models(config, DEVICE)
@@ -67,12 +69,12 @@ def main() -> None:
         )
         print(
             f"{config.n_parameters:,} parameters, {config.n_layers} layers, {config.d_model} wide; "
-            f"{arguments.prompts} prompts × {len(STRENGTHS)} strengths × {N_NEW_TOKENS} new tokens; "
-            f"{_describe_work(config, task)}"
+            f"{arguments.prompts} prompts × {len(STRENGTHS)} strengths × {N_NEW_TOKENS} tokens\n"
+            f"  {_describe_work(config, task)}"
         )
         for n_threads in arguments.threads:
             torch.set_num_threads(n_threads)
-            for decoding in ("greedy", "nucleus"):
+            for decoding in arguments.decodings:
                 sampling = Sampling(N_NEW_TOKENS, decoding, TOP_P, VOCAB_SIZE - 1, VOCAB_SIZE - 1)
                 _compare(models, task, sampling, n_rounds=arguments.rounds, n_threads=n_threads)
 
@@ -113,8 +115,8 @@ def _cost(run: Callable[[], object]) -> Cost:
 
 
 def _describe_work(config: ModelConfig, task: DecodingTask) -> str:
-    """The products of ours and of a peer that reads every row's prompt, without padding: 2 FLOPs per
-    weight and token; attention's own are left out.
+    """The products of ours and of a peer that reads every row's prompt, both without padding: 2
+    FLOPs per weight and token; those within attention are left out.
     """
     output = config.vocab_size * config.d_model
     blocks = config.n_parameters - output

@@ -16,7 +16,7 @@ from transformers import OlmoConfig, OlmoForCausalLM
 from eval.config import EvalComputeConfig, ProbingConfig
 from eval.model import generation
 from eval.model.batch_size import MOST_ROWS, BatchSize, decoding_bytes
-from eval.model.generation import Sampling
+from eval.model.generation import Sampling, Slots
 from eval.model.subject.olmo_subject import OLMoSubject
 from eval.probing import activations
 from eval.steering import intervention
@@ -98,7 +98,9 @@ def convert(peer: Any, dtype: torch.dtype) -> None:
 
 
 class DecodingTask(NamedTuple):
-    """What both generate: `n_new_tokens` after each prompt, row r steered by strengths[r] · shift."""
+    """What both generate: `n_new_tokens` after each prompt, each row steered by its strength times
+    the shift.
+    """
 
     prompts: list[list[int]]
     n_new_tokens: int
@@ -154,22 +156,22 @@ def generate_steered(
     As in an evaluation, rows of one prompt share the pass over all but its last token, and batches
     have the size that an evaluation has by default.
     """
+    sampling = sampling or greedy(model, task)
     tokens: list[list[int]] = []
 
-    def sample(rows: Sequence[int]) -> None:
-        prompts = [task.prompts[row] for row in rows]
-        strength_B = torch.tensor([task.strengths[row] for row in rows])
+    def sample(n_rows: int) -> None:
+        strength_B = torch.tensor(task.strengths)
+        keys = range(len(task.prompts))
         with intervention.steered(model, Shift(task.shift_LD), strength_B, "last") as steering:
-            tokens.extend(
-                generation.sample(model, prompts, rows, sampling or greedy(model, task), steering)
+            tokens[:] = generation.sample(
+                model, task.prompts, keys, sampling, steering, Slots(n_rows)
             )
 
-    batch_size_of(model).for_each_batch(
-        range(len(task.prompts)),
+    longest = max(map(len, task.prompts))
+    batch_size_of(model).with_rows(
+        len(task.prompts),
         sample,
-        bytes_per_item=decoding_bytes(
-            model.shape, max(map(len, task.prompts)), task.n_new_tokens, model.dtype
-        ),
+        bytes_per_row=decoding_bytes(model.shape, longest, task.n_new_tokens, model.dtype),
     )
     return tokens
 

@@ -2,7 +2,6 @@
 
 import eval_contenders
 import pytest
-import torch
 from eval_contenders import ROWS_PER_PROMPT, DecodingTask
 
 from eval.model import batch_size
@@ -44,17 +43,15 @@ def test_steered_rows_of_a_prompt_share_its_pass(model, task, passes):
 
 
 def test_steering_by_zero_generates_as_no_shift_does(model, task):
-    zeros_B = torch.zeros(len(task.prompts_BT))
+    zero = task._replace(strengths=[0.0] * len(task.prompts))
     unsteered = eval_contenders.generate_unsteered(model, task)
-    assert eval_contenders.generate_steered(model, task, zeros_B) == unsteered
+    assert eval_contenders.generate_steered(model, zero) == unsteered
     assert eval_contenders.generate_steered(model, task) != unsteered
 
 
-@pytest.mark.parametrize("name", ["generate", "generate_steered"])
-def test_batches_have_the_size_of_the_evaluation(model, task, passes, monkeypatch, name):
-    generate = getattr(eval_contenders, name)
-    together = generate(model, task)
+def test_batches_have_the_size_of_the_evaluation(model, task, passes, monkeypatch):
+    together = eval_contenders.generate_steered(model, task)
     monkeypatch.setitem(batch_size.MOST_ROWS, "cpu", 5)
     passes.clear()
-    assert generate(model, task) == together
+    assert eval_contenders.generate_steered(model, task) == together
     assert max(n_rows for n_rows, _ in passes) == 5

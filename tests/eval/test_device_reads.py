@@ -11,7 +11,7 @@ from device_reads import counted_reads
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from eval.config import ProbingConfig
-from eval.model import generation, token_scores
+from eval.model import generation, next_token, token_scores
 from eval.model.batch_size import BatchSize
 from eval.model.generation import Sampling
 from eval.model.loaded_model import LoadedModel
@@ -61,14 +61,21 @@ def n_reads(run: Callable[[], object]) -> int:
 
 
 @pytest.mark.parametrize("decoding", ["greedy", "nucleus"])
-def test_decoding_waits_for_the_device_once_in_many_tokens(model, rows, shift, decoding):
+def test_decoding_waits_for_the_device_once_in_many_tokens(
+    model, rows, shift, decoding, monkeypatch
+):
+    # as on a GPU
+    tokens_per_look = generation.TOKENS_PER_LOOK["cuda"]
+    monkeypatch.setitem(generation.TOKENS_PER_LOOK, "cpu", tokens_per_look)
+    monkeypatch.setattr(next_token, "cpu_has_bf16_matmul", lambda: False)
+
     def decode(n_tokens: int) -> None:
         sampling = Sampling(n_tokens, decoding, 0.9, eos_id=63, n_ids=60)
         with intervention.steered(model, shift, torch.ones(N_ROWS), "last"):
             generation.sample(model, rows, range(N_ROWS), sampling)
 
     short, long = (n_reads(lambda n=n: decode(n)) for n in (8, 40))
-    assert long - short <= 32 / generation.TOKENS_PER_LOOK
+    assert long - short <= 32 / tokens_per_look
 
 
 def test_log_likelihoods_are_read_once_per_batch(model, rows, shift):

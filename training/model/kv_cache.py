@@ -9,7 +9,8 @@ from training.config import ModelConfig
 class KVCache:
     """Keys and values of the positions so far, for decoding.
 
-    Per layer a buffer [B, S_max, N, H], filled up to `length`.
+    Per layer a buffer [B, S_max, N, H], filled up to `length`. What no token has filled is finite:
+    attention multiplies it by 0.
     """
 
     def __init__(
@@ -23,8 +24,8 @@ class KVCache:
     ) -> None:
         shape = (batch_size, max_length, config.n_heads, config.d_head)
         layers = range(config.n_layers)
-        self.keys = [torch.empty(shape, dtype=dtype, device=device) for _ in layers]
-        self.values = [torch.empty(shape, dtype=dtype, device=device) for _ in layers]
+        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in layers]
+        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in layers]
         self.max_length = max_length
         self.length = 0
 

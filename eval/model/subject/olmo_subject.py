@@ -77,6 +77,25 @@ class OLMoCache(KVCache):
         chosen.length = self.length
         return chosen
 
+    def put(self, rows_K: Tensor, source: "OLMoCache", source_rows_K: Tensor) -> None:
+        n, end = source.length, self.length
+        for mine, theirs in ((self.keys, source.keys), (self.values, source.values)):
+            for layer in range(len(mine)):
+                of_rows = theirs[layer][source_rows_K, :n]
+                mine[layer][:, end - n : end].index_copy_(0, rows_K, of_rows)
+
+    def move_end(self, length: int) -> None:
+        n_kept = min(length, self.length)
+        kept, target = slice(self.length - n_kept, self.length), slice(length - n_kept, length)
+        for tensors in (self.keys, self.values):
+            for of_layer in tensors:
+                of_layer[:, target] = of_layer[:, kept].clone()
+        self.length = length
+
+    def narrow(self, n_rows: int) -> None:
+        for tensors in (self.keys, self.values):
+            tensors[:] = [of_layer[:n_rows] for of_layer in tensors]
+
 
 def shape_of(config: ModelConfig) -> ModelShape:
     """The sizes of our OLMo."""

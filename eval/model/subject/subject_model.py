@@ -54,6 +54,22 @@ class DecodingCache(Protocol):
         """
         ...
 
+    def put(self, rows_K: Tensor, source: Any, source_rows_K: Tensor) -> None:
+        """Give rows of this cache what rows of another one hold, or of this one. It ends where this
+        cache ends, and may be shorter; what is before it has no meaning.
+        """
+        ...
+
+    def move_end(self, length: int) -> None:
+        """Move what all rows hold, so that it ends at `length`: earlier, at the loss of the first
+        positions, or later, behind positions without meaning.
+        """
+        ...
+
+    def narrow(self, n_rows: int) -> None:
+        """Keep the first rows alone."""
+        ...
+
 
 class SubjectModel(Protocol):
     """A causal language model in evaluation mode."""

@@ -119,7 +119,6 @@ def _record_generation(
 ) -> None:
     """Rates of generation; `steered` and `unsteered` share prompt passes as an evaluation does."""
     contenders = {
-        "every row reads its prompt": lambda: eval_contenders.generate(models.ours, task),
         "unsteered": lambda: eval_contenders.generate_unsteered(models.ours, task),
         "steered": lambda: eval_contenders.generate_steered(models.ours, task),
         "transformers with hooks": lambda: eval_contenders.generate_with_hooks(models.peer, task),
@@ -130,7 +129,7 @@ def _record_generation(
             elapsed = timed(generate).seconds
             if round_:  # the first one warms up
                 seconds[contender].append(elapsed)
-    n_rows = len(task.prompts_BT)
+    n_rows = len(task.prompts)
     n_tokens = n_rows * task.n_new_tokens
     note = f"{n_rows // ROWS_PER_PROMPT} prompts × {ROWS_PER_PROMPT} strengths"
     for contender, own in seconds.items():

@@ -59,25 +59,26 @@ def _check_zero_strength(
     plain = _logits(model, task)
     zero = _steered_logits(model, task, 0.0)
     recorder.check(f"{name}: α = 0 has the unsteered logits, bit for bit", _same_bits(plain, zero))
-    strength_B = torch.zeros(len(task.prompts_BT))
+    strength_B = torch.zeros(len(task.prompts))
     strength_B[1::2] = 1.0
     mixed = _steered_logits(model, task, strength_B)
     is_same = _same_bits(plain[0::2], mixed[0::2])
     recorder.check(f"{name}: α = 0 beside steered rows, bit for bit", is_same)
     recorder.check(f"{name}: the rows beside it change", not _same_bits(plain[1::2], mixed[1::2]))
     tokens = eval_contenders.generate_unsteered(model, task)
-    with_zero = eval_contenders.generate_steered(model, task, torch.zeros(len(task.prompts_BT)))
+    unsteered_task = task._replace(strengths=[0.0] * len(task.prompts))
+    with_zero = eval_contenders.generate_steered(model, unsteered_task)
     recorder.check(f"{name}: α = 0 generates the tokens of no shift", tokens == with_zero)
 
 
 @torch.inference_mode()
 def _logits(model: OLMoSubject, task: DecodingTask) -> Tensor:
-    return model(task.prompts_BT.to(model.device))
+    return model(torch.tensor(task.prompts).to(model.device))
 
 
 def _steered_logits(model: OLMoSubject, task: DecodingTask, strength: float | Tensor) -> Tensor:
     """Logits with every position steered."""
-    strength_B = torch.as_tensor(strength).expand(len(task.prompts_BT))
+    strength_B = torch.as_tensor(strength).expand(len(task.prompts))
     with intervention.steered(model, Shift(task.shift_LD), strength_B, "all"):
         return _logits(model, task)
 

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from eval.config import EvalComputeConfig
 from eval.model import batch_size, generation
 from eval.model.batch_size import BatchSize
-from eval.model.generation import Sampling
+from eval.model.generation import Sampling, Slots
 from eval.model.subject.olmo_subject import OLMoSubject, shape_of
 from eval.steering import intervention
 from eval.steering.intervention import Shift
@@ -87,17 +87,18 @@ def test_the_estimate_of_a_pass_holds_what_it_needs(config, dtype, n_positions, 
 
 @pytest.mark.parametrize("config", SHAPES)
 @pytest.mark.parametrize("n_prompt", [8, 120])
-def test_the_estimate_of_a_decoding_holds_what_it_needs(config, n_prompt):
+@pytest.mark.parametrize("n_rows", [6, 20])
+def test_the_estimate_of_a_decoding_holds_what_it_needs(config, n_prompt, n_rows):
     model = random_model(config)
-    prompts = [[1] * (n_prompt - i) for i in range(6)]
+    prompts = [[1 + i] * (n_prompt - i % 6) for i in range(n_rows)]
     sampling = Sampling(20, "nucleus", 0.9, config.vocab_size - 1, config.vocab_size - 1)
     # without inference_mode, which hides operators from the measurement
     sample: Any = inspect.unwrap(generation.sample)
     shift = Shift(torch.ones(config.n_layers, config.d_model))
 
     def decode() -> None:
-        with intervention.steered(model, shift, torch.ones(6), "last") as steering:
-            sample(model, prompts, range(6), sampling, steering)
+        with intervention.steered(model, shift, torch.ones(n_rows), "last") as steering:
+            sample(model, prompts, range(n_rows), sampling, steering, Slots(6))
 
     measured = peak_bytes(decode)
     estimate = 6 * batch_size.decoding_bytes(model.shape, n_prompt, 20, torch.float32)
@@ -146,3 +147,18 @@ def test_without_an_estimate_the_limit_of_rows_counts_alone():
 def test_the_setting_is_the_most_rows_of_a_batch(setting, rows):
     compute = EvalComputeConfig(batch_size=setting)
     assert BatchSize.on(CPU, compute.batch_size, "fp32").rows == rows
+
+
+def test_work_that_runs_out_of_memory_is_started_again_with_half():
+    tried = []
+
+    def work(n_rows: int) -> None:
+        tried.append(n_rows)
+        if n_rows > 3:
+            raise torch.OutOfMemoryError("no memory")
+
+    batch = BatchSize(128, lambda: 1000)
+    batch.with_rows(20, work, bytes_per_row=60)
+    assert tried == [16, 8, 4, 2]
+    batch.with_rows(20, work, bytes_per_row=60)
+    assert tried[4:] == [2]
