@@ -1,7 +1,7 @@
 """sampling with a KV cache: rows that end make room; a row's tokens do not depend on the others
 
-    prompts ─▶ each read once, without its last token ─▶ rows wait ─▶ slots decode together
-                                                          a row that ends leaves its slot to the next
+    prompts ─▶ each read once, without its last token ─▶ rows wait ─▶ slots decode together;
+                                                         a row that ends leaves its slot to the next
 
 Each row draws from its own keyed stream (prompt, sample, seed), one number per step. So a
 continuation depends neither on the rows beside it nor on their number or order, and every steering

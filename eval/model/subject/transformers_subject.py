@@ -9,6 +9,7 @@ from operator import attrgetter
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from data_prep.core.errors import ArtefactCorrupt, ConfigurationError, summary
@@ -67,7 +68,13 @@ class TransformersSubject:
     def empty_cache(self, n_rows: int, n_positions: int) -> "TransformersCache":
         from transformers import DynamicCache
 
-        return TransformersCache(DynamicCache(config=self._model.config))
+        past = DynamicCache(config=self._model.config)
+        size = (n_rows, self.shape.n_kv_heads, 0, self.shape.d_head)
+        for layer in past.layers:
+            empty = torch.empty(size, dtype=self.dtype, device=self.device)
+            layer.lazy_initialization(empty, empty)
+            layer.keys, layer.values = empty, empty
+        return TransformersCache(past)
 
     def hook_point(self, site: Site, layer: int) -> HookPoint:
         block = self._blocks[layer]
@@ -142,6 +149,31 @@ class TransformersCache:
             chosen.layers = [copy.copy(layer) for layer in self.past.layers]
         chosen.batch_select_indices(rows_K)  # gives the layers new tensors
         return TransformersCache(chosen)
+
+    def put(self, rows_K: Tensor, source: "TransformersCache", source_rows_K: Tensor) -> None:
+        for mine, theirs in zip(self.past.layers, source.past.layers, strict=True):
+            n_read = theirs.keys.shape[2]
+            start = mine.keys.shape[2] - n_read
+            mine.keys[rows_K, :, start:] = theirs.keys[source_rows_K]
+            mine.values[rows_K, :, start:] = theirs.values[source_rows_K]
+
+    def move_end(self, length: int) -> None:
+        for layer in self.past.layers:
+            n_kept = length
+            if layer.is_sliding:
+                n_kept = min(length, layer.sliding_window - 1)
+                layer.cumulative_length = length
+            layer.keys, layer.values = (_last(x, n_kept) for x in (layer.keys, layer.values))
+
+    def narrow(self, n_rows: int) -> None:
+        for layer in self.past.layers:
+            layer.keys, layer.values = layer.keys[:n_rows], layer.values[:n_rows]
+
+
+def _last(x_BNSH: Tensor, n: int) -> Tensor:
+    """The last n positions; zeros stand before them where there are fewer."""
+    n_missing = n - x_BNSH.shape[2]
+    return F.pad(x_BNSH, (0, 0, n_missing, 0)) if n_missing > 0 else x_BNSH[:, :, -n_missing:]
 
 
 def load_with_transformers(folder: ModelFolder, dtype: torch.dtype) -> TransformersSubject:

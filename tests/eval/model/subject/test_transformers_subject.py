@@ -15,7 +15,7 @@ from torch.autograd.functional import jvp
 from eval.config import ProbingConfig
 from eval.model import generation, hook_points, token_scores
 from eval.model.batch_size import BatchSize
-from eval.model.generation import Sampling
+from eval.model.generation import Sampling, Slots
 from eval.model.subject.architectures import ARCHITECTURES
 from eval.model.subject.transformers_subject import TransformersSubject
 from eval.probing import activations
@@ -237,10 +237,9 @@ def test_steered_decoding_equals_hooks_on_generate(theirs, subject, shift, rows,
     never = next(i for i in range(N_IDS) if all(i not in row for row in generated))
     keys, greedy = list(range(4)), GREEDY._replace(eos_id=never)
     with intervention.steered(subject, shift, STRENGTHS, positions) as steering:
-        shared = generation.sample(subject, rows, keys, greedy, steering)
-    with intervention.steered(subject, shift, STRENGTHS, positions):
-        alone = generation.sample(subject, rows, keys, greedy)
-    assert shared == alone == generated
+        together = generation.sample(subject, rows, keys, greedy, steering)
+        in_turns = generation.sample(subject, rows, keys, greedy, steering, Slots(3))
+    assert together == in_turns == generated
     assert len(set(map(tuple, generated))) == 4
 
 
@@ -252,6 +251,20 @@ def test_rows_of_a_cache_can_be_chosen_repeated_and_kept(subject, tokens):
     assert kept.length == 11 and cache.length == 8
     assert_fp32_close(rest, subject.hidden(tokens)[[2, 2, 0], 8:])
     assert_fp32_close(subject.hidden(tokens[:, 8:], cache=cache), subject.hidden(tokens)[:, 8:])
+
+
+@pytest.mark.parametrize("n_slots", [1, 2, 5])
+def test_rows_that_end_leave_their_slot_to_the_next(subject, shift, rows, n_slots):
+    """Prompts longer and shorter than what slots have read, many rows and early ends."""
+    prompts = [row[-n:] for n in (12, 1, 3, 7) for row in rows]
+    strengths, keys = STRENGTHS.repeat(4), list(range(16))
+    nucleus = GREEDY._replace(decoding="nucleus", top_p=0.9, max_new_tokens=6, eos_id=N_IDS + 1)
+    with intervention.steered(subject, shift, strengths, "last") as steering:
+        endless = generation.sample(subject, prompts, keys, nucleus, steering)
+        eos = endless[0][2]
+        ending = nucleus._replace(eos_id=eos)
+        ended = generation.sample(subject, prompts, keys, ending, steering, Slots(n_slots))
+    assert ended == [row[: row.index(eos)] if eos in row else row for row in endless]
 
 
 def test_the_lens_is_the_derivative_of_the_logits(theirs, subject):
