@@ -1,4 +1,4 @@
-"""sampling with a KV cache: rows that end make room; a row's tokens do not depend on the others
+"""sampling with a KV cache: rows that end make room, and no row depends on the others
 
     prompts ─▶ each read once, without its last token ─▶ rows wait ─▶ slots decode together;
                                                          a row that ends leaves its slot to the next

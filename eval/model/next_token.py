@@ -1,4 +1,4 @@
-"""the next id of each row: greedy, or sampled from a nucleus; on a CPU few exact logits are needed
+"""the next id of each row: greedy, or sampled from a nucleus
 
 On a CPU with bf16 instructions greedy decoding reads the output matrix in bf16, a quarter of the
 time, and computes exact logits of those ids alone that its rounding leaves in question.

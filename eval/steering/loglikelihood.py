@@ -2,8 +2,7 @@
 
 Multiple choice, perplexity and lm-evaluation-harness are built on it. Ends that need the same pass
 share it (four answers of one token: one pass), and rows share the pass over a common prefix
-(eval/model/shared_prefixes.py). The shift is at all positions, so every strength reads the prefix
-itself. The rows behind a prefix are padded at the right, where nothing reads the padding. The host
+(shared_prefixes.py). The shift is at all positions, so every strength reads the prefix itself. The rows behind a prefix are padded at the right, where nothing reads the padding. The host
 reads one tensor per batch.
 
 Shapes: B batch, T position, D model, N scored tokens, E ends, S strengths, K kept rows.
@@ -16,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eval.model import batch_size, numerics, shared_prefixes, token_scores
+from eval.model import batch_size, numerics, token_scores
 from eval.model.loaded_model import LoadedModel
-from eval.model.shared_prefixes import PrefixGroup
 from eval.model.subject.subject_model import DecodingCache
-from eval.steering import intervention
+from eval.steering import intervention, shared_prefixes
 from eval.steering.intervention import Shift
+from eval.steering.shared_prefixes import PrefixGroup
 
 SHORTEST_RATIO = 0.8  # of the longest row of a batch: at most so much of it is no padding
 

@@ -7,10 +7,9 @@ from test_pipeline import CONFIG
 from tiny_finished_run import MODEL, RUN_ID
 from tolerances import FP32_VALUE
 
-from eval.model import shared_prefixes
 from eval.model.batch_size import BatchSize
 from eval.model.loaded_model import load_run
-from eval.steering import intervention, loglikelihood
+from eval.steering import intervention, loglikelihood, shared_prefixes
 from eval.steering.intervention import Shift
 from eval.steering.loglikelihood import ScoredEnd
 from training import run_record
