@@ -115,13 +115,23 @@ def requested_experiment(arguments: argparse.Namespace) -> Experiment:
         recipes.named(arguments.recipe), arguments.clean, arguments.toxic
     )
     if arguments.ratios:
-        experiment = replace(experiment, ratios=tuple(arguments.ratios))
+        experiment = _at_ratios(experiment, tuple(arguments.ratios))
     if arguments.seeds:
         experiment = replace(experiment, seeds=tuple(arguments.seeds))
     if arguments.conditions:
         experiment = named_conditions.with_conditions(experiment, arguments.conditions)
     experiment = parse_overrides(experiment, arguments.set)
     return _with_absolute_paths(experiment)
+
+
+def _at_ratios(experiment: Experiment, ratios: tuple[float, ...]) -> Experiment:
+    """The experiment at other ratios. Annotated arms stay at those of theirs that are left, or are
+    at the one nearest to 10 %.
+    """
+    kept = tuple(ratio for ratio in experiment.arm_ratios if ratio in ratios)
+    if experiment.arm_ratios and not kept:
+        kept = (named_conditions.nearest_to_ten_percent(ratios),)
+    return replace(experiment, ratios=ratios, arm_ratios=kept)
 
 
 def _with_absolute_paths(experiment: Experiment) -> Experiment:

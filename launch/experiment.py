@@ -82,6 +82,7 @@ class Experiment:
                     f"{name} is {list(values)}; expected at least one value, each once"
                 )
         self._check_arms()
+        self._check_conditions()
         if self.data.tokenizer.vocab_size > self.train.model.vocab_size:
             raise ConfigurationError(
                 f"the tokenizer has {self.data.tokenizer.vocab_size} ids, the model's embedding "
@@ -111,6 +112,15 @@ class Experiment:
                 f"arms has matched, but with budget {self.budget} and ratios "
                 f"{list(self.ratios)} it would be the plain run of ratio 0; expected clean_fixed "
                 "and a ratio above 0: leave matched out, or change the two"
+            )
+
+    def _check_conditions(self) -> None:
+        needing = [name for name, c in self.eval.conditions.items() if c.control_text]
+        if needing and not self.annotated_arms:
+            raise ConfigurationError(
+                f"eval.conditions: {', '.join(needing)} starts with the control text of an arm "
+                f"with annotated documents, and arms is {list(self.arms)}; add one, "
+                'e.g. \'arms=["plain","inst"]\', or leave the condition out'
             )
 
     def _check_arm_ratios(self) -> None:

