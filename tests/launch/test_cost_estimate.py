@@ -8,12 +8,15 @@ from rich.console import Console
 
 from data_prep.core.errors import ConfigurationError
 from data_prep.core.settings import evolve
+from eval.config import EvalConfig
 from launch import cost_estimate, recipes
 from launch.experiment import Experiment
 from training.engine.devices import find_accelerator
 
 H100 = cost_estimate.device_named("H100")
-PAPER = recipes.paper()
+PAPER = replace(  # of the plain arm alone
+    recipes.paper(), arms=("plain",), arm_ratios=(), eval=EvalConfig()
+)
 
 
 def test_a_run_costs_tokens_times_flops_over_delivered_flops():
