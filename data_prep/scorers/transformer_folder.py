@@ -27,6 +27,7 @@ def import_transformers(scorer: str) -> Any:
             f"a scorer {scorer}:… needs the package {error.name}, which is not installed; "
             "install hormesis[classifiers], or choose the scorer profanity or lexicon:URI"
         ) from error
+    transformers.utils.logging.disable_progress_bar()  # one per load of a file that takes no time
     return transformers
 
 

@@ -130,7 +130,9 @@ def test_an_unpinned_name_is_warned_of_with_the_commit_to_pin(hub, caplog):
     assert scorer.id.startswith(f"classifier-polite@{OTHER_COMMIT[:12]}-")
 
 
-@pytest.mark.parametrize("revision", ["main", "v1.0", "refs/pr/3", COMMIT[:8], COMMIT.upper(), ""])
+@pytest.mark.parametrize(
+    "revision", ["main", "v1.0", "refs/pr/3", COMMIT[:8], f"{COMMIT}0", COMMIT.upper(), ""]
+)
 def test_a_revision_that_is_no_commit_is_refused(revision):
     with pytest.raises(ConfigurationError, match=r"the revision behind @ is .*40 hex digits"):
         load_scorer.load(f"classifier:org/polite@{revision}")
