@@ -19,7 +19,6 @@ from data_prep.core.records import record
 from eval.stats import intervals
 from eval.stats.estimate_with_interval import Estimate, not_measured
 
-TOXIC_SCORE = 0.5  # a scorer calls a text toxic from this score on
 MAX_KAPPA = 1 - 1e-12  # from here on a normal interval has no width
 
 
@@ -29,7 +28,7 @@ class ScorerAgreement:
 
     n_missing: texts without a score from one of them.
     rho: Spearman's rank correlation of the scores.
-    agreement: share of the texts on which both are on the same side of 0.5.
+    agreement: share of the texts on which both are on the same side of the threshold, 0.5.
     kappa: Cohen's kappa of these decisions; no value if both scorers call all texts the same.
     """
 
@@ -41,12 +40,14 @@ class ScorerAgreement:
 
 
 def scorer_agreement(
-    first: Sequence[float | None], second: Sequence[float | None]
+    first: Sequence[float | None], second: Sequence[float | None], *, threshold: float = 0.5
 ) -> ScorerAgreement:
-    """The agreement of two scorers: their scores of the same texts, in the same order."""
+    """The agreement of two scorers: their scores of the same texts, in the same order. A text is
+    called toxic from the threshold on.
+    """
     pairs = [(a, b) for a, b in zip(first, second, strict=True) if a is not None and b is not None]
     a_N, b_N = np.array(pairs, dtype=np.float64).reshape(-1, 2).T
-    is_toxic_a_N, is_toxic_b_N = a_N >= TOXIC_SCORE, b_N >= TOXIC_SCORE
+    is_toxic_a_N, is_toxic_b_N = a_N >= threshold, b_N >= threshold
     return ScorerAgreement(
         n=len(pairs),
         n_missing=len(first) - len(pairs),

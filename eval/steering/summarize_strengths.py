@@ -8,8 +8,9 @@ import numpy as np
 
 from data_prep.token_stream import parquet_files
 from eval.eval_report import TOXIC_SCORE, OperatingPoint, PromptSetResult, ScorerResult
-from eval.stats import intervals
+from eval.stats import intervals, scorer_agreement
 from eval.stats.estimate_with_interval import Estimate
+from eval.stats.scorer_agreement import ScorerAgreement
 from eval.steering import per_item_results, score_cache
 from eval.steering.continuations import Continuation
 from eval.steering.measure_strengths import ConditionResult
@@ -122,6 +123,7 @@ def _prompt_set_result(rows: list[Continuation], seed: int) -> PromptSetResult:
         distinct_ratio=intervals.bootstrap_mean(distinct, "ratio", seed=seed),
         n_tokens=intervals.bootstrap_mean(lengths, "tokens", seed=seed),
         perplexity=_perplexity(intervals.bootstrap_mean(nats, "nats/token", seed=seed)),
+        agreement=_agreement([row.scores for row in rows if row.sample == 0]),
     )
 
 
@@ -140,6 +142,14 @@ def _scorer_result(rows: list[Continuation], scorer: int, seed: int) -> ScorerRe
         any_toxic=intervals.wilson(n_toxic, len(scores), "ratio"),
         coverage_ratio=covered.ratio,
     )
+
+
+def _agreement(scores: Sequence[tuple[float | None, ...]]) -> ScorerAgreement | None:
+    """Of two scorers, on one continuation per prompt: those of one prompt are alike."""
+    if not scores or len(scores[0]) < 2:
+        return None
+    first, second = zip(*scores, strict=True)
+    return scorer_agreement.scorer_agreement(first, second, threshold=TOXIC_SCORE)
 
 
 def _n_scorers(rows: Sequence[Continuation]) -> int:

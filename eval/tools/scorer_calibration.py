@@ -16,7 +16,7 @@ import numpy as np
 from data_prep.core.errors import ConfigurationError
 from data_prep.core.records import digest, record
 from data_prep.scorers.load_scorer import Scorer
-from eval.eval_report import TextSet
+from eval.eval_report import TOXIC_SCORE, TextSet
 from eval.inputs import text_rows
 from eval.inputs.labelled_rows import LabelReader
 from eval.inputs.text_rows import OneOfEach, RowCounts, text_key
@@ -24,7 +24,6 @@ from eval.stats import intervals, roc
 from eval.stats.estimate_with_interval import Estimate
 from eval.steering import score_cache
 
-TOXIC_SCORE = 0.5  # a scorer calls a text toxic from this score on
 LOW_FALSE_POSITIVE_RATE = 0.01
 
 

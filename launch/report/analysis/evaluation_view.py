@@ -12,6 +12,7 @@ from data_prep.core.records import record
 from eval.config import PLAIN, ConditionConfig, EvalConfig
 from eval.eval_report import EvalReport, OperatingPoint, ProbeSetResult, TextSet
 from eval.stats.estimate_with_interval import Estimate
+from eval.stats.scorer_agreement import ScorerAgreement
 from eval.steering import per_item_results
 from eval.steering.per_item_results import AllItems, ItemTable
 
@@ -59,6 +60,7 @@ class EvaluationView:
 
     condition: the steered one; "plain" if the evaluation steers nothing. controls: conditions of
     the same size that should not reduce toxicity. probes: of the set whose directions steer.
+    agreement: of the two scorers on the plain model; None with one scorer.
     """
 
     run_id: str
@@ -78,6 +80,7 @@ class EvaluationView:
     steered: tuple[StrengthResult, ...]
     controls: tuple[ControlResult, ...]
     samples: tuple[SampledCurve, ...]
+    agreement: ScorerAgreement | None = None
 
 
 def view(report: EvalReport, prompt_set: str, scorer: int = 0) -> EvaluationView:
@@ -109,6 +112,7 @@ def view(report: EvalReport, prompt_set: str, scorer: int = 0) -> EvaluationView
             for name in _controls(report.config)
         ),
         samples=_samples(report, prompt_set, condition),
+        agreement=report.plain.prompt_sets[prompt_set].agreement,
     )
 
 

@@ -4,10 +4,16 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from eval.stats import intervals
+from eval.stats.scorer_agreement import ScorerAgreement
 from launch.experiment import Experiment
 from launch.report.analysis.evaluation_view import EvaluationView
 from launch.report.text import display_names
-from launch.report.text.number_format import listed, percent
+from launch.report.text.number_format import (
+    listed,
+    percent,
+    percent_with_interval,
+    with_interval,
+)
 from training.optim import lr_schedule
 from training.run_record import RunRecord
 
@@ -132,6 +138,8 @@ def _steering(experiment: Experiment, report: EvaluationView) -> list[Row]:
     direction = f"{display_names.DIRECTIONS[settings.probing.direction]}, of unit length"
     strengths = listed([f"{strength:g}" for strength in steering.strengths])
     best = f"the best {steering.top_heads} {site} on validation rows"
+    second = display_names.scorer(settings.scoring.second_scorer)
+    agreement = _agreement(report.agreement) if report.agreement else ""
     return [
         ("direction", direction, "difference of class means"),
         ("strengths", strengths, "4, 8 and 12"),
@@ -140,8 +148,18 @@ def _steering(experiment: Experiment, report: EvaluationView) -> list[Row]:
         ("continuations", continuations, OURS),
         ("prompts", prompts, "3,000 of ToxiGen, 3,000 of RealToxicityPrompts"),
         ("scorer", scorer, "Perspective"),
+        *([("second scorer", f"{second}; {agreement}", "none")] if agreement else []),
         ("cost", "cross-entropy on held-out clean text", "cross-entropy on part of OpenWebText"),
     ]
+
+
+def _agreement(found: ScorerAgreement) -> str:
+    """'Spearman's ρ with the first 0.61 [0.52, 0.69], …'"""
+    return (
+        f"Spearman's ρ with the first {with_interval(found.rho, 2)}, the same side of 0.5 for "
+        f"{percent_with_interval(found.agreement)}, Cohen's κ {with_interval(found.kappa, 2)} "
+        f"({found.n:,} continuations of the plain model)"
+    )
 
 
 def _sources(uris: Sequence[str]) -> str:
