@@ -2,8 +2,9 @@
 
 Multiple choice, perplexity and lm-evaluation-harness are built on it. Ends that need the same pass
 share it (four answers of one token: one pass), and rows share the pass over a common prefix
-(shared_prefixes.py). The shift is at all positions, so every strength reads the prefix itself. The rows behind a prefix are padded at the right, where nothing reads the padding. The host
-reads one tensor per batch.
+(shared_prefixes.py). The shift is at all positions, so every strength reads the prefix itself. The
+rows behind a prefix are padded at the right, where nothing reads the padding. The host reads one
+tensor per batch.
 
 Shapes: B batch, T position, D model, N scored tokens, E ends, S strengths, K kept rows.
 """
