@@ -14,8 +14,9 @@ from data_prep.core import storage
 from data_prep.core.errors import ConfigurationError
 from data_prep.core.settings import evolve, parse_overrides
 from eval.config import HELD_OUT
-from launch import cost_estimate, named_conditions, recipes
+from launch import named_conditions, recipes
 from launch.experiment import Experiment
+from launch.plan import cost_estimate
 from launch.run_states import STAGES
 
 DESCRIPTION = """\
@@ -92,7 +93,9 @@ def _add_action_flags(flags: argparse.ArgumentParser) -> None:
         help="list every setting, or those whose path starts with PREFIX, and stop",
     )
     flags.add_argument(
-        "--plan", action="store_true", help="print cost and memory of the sweep, and stop"
+        "--plan",
+        action="store_true",
+        help="print cost and memory of the sweep and of its evaluations, and stop",
     )
     flags.add_argument(
         "--device",

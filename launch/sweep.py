@@ -18,9 +18,10 @@ from data_prep.core.command import entry_command
 from data_prep.core.errors import ConfigurationError, HormesisError
 from data_prep.token_stream.mixture import check_supply
 from eval.inputs import named_texts
-from launch import cli, cost_estimate, experiment, run_states, status_tables
+from launch import cli, experiment, run_states, status_tables
 from launch.experiment import Experiment
 from launch.list_settings import settings_list
+from launch.plan import cost_estimate
 from training.config import RunConfig
 
 STREAMS: tuple[StreamName, ...] = ("clean", "toxic")

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from launch import cost_estimate, recipes
+from launch import recipes
+from launch.plan import cost_estimate
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("data_prep", "training", "eval", "launch")

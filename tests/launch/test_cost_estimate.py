@@ -9,8 +9,9 @@ from rich.console import Console
 from data_prep.core.errors import ConfigurationError
 from data_prep.core.settings import evolve
 from eval.config import EvalConfig
-from launch import cost_estimate, recipes
+from launch import recipes
 from launch.experiment import Experiment
+from launch.plan import cost_estimate
 from training.engine.devices import find_accelerator
 
 H100 = cost_estimate.device_named("H100")

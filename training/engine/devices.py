@@ -10,29 +10,30 @@ class Accelerator(NamedTuple):
     """An accelerator as its vendor describes it.
 
     peak_flops_per_second: dense bf16 products accumulated in fp32. memory_bytes: usable by a
-    program.
+    program. bytes_per_second: bandwidth of its memory.
     """
 
     name: str
     peak_flops_per_second: float
     memory_bytes: int
+    bytes_per_second: float
 
 
 ACCELERATORS = (
-    Accelerator("NVIDIA A100", 312e12, 80 * GIB),
-    Accelerator("NVIDIA A100 PCIE 40GB", 312e12, 40 * GIB),
-    Accelerator("NVIDIA A100 SXM4 40GB", 312e12, 40 * GIB),
-    Accelerator("NVIDIA H100", 989e12, 80 * GIB),
-    Accelerator("NVIDIA H100 PCIe", 756e12, 80 * GIB),
-    Accelerator("NVIDIA H100 NVL", 835e12, 94 * GIB),
-    Accelerator("NVIDIA H200", 989e12, 139 * GIB),
-    Accelerator("NVIDIA GH200", 989e12, 95 * GIB),
-    Accelerator("NVIDIA B200", 2250e12, 178 * GIB),
-    Accelerator("NVIDIA L4", 121e12, 22 * GIB),
-    Accelerator("NVIDIA L40S", 362e12, 45 * GIB),
-    Accelerator("NVIDIA GeForce RTX 3090", 71e12, 24 * GIB),
-    Accelerator("NVIDIA GeForce RTX 4090", 165e12, 24 * GIB),
-    Accelerator("NVIDIA GeForce RTX 5090", 209e12, 32 * GIB),
+    Accelerator("NVIDIA A100", 312e12, 80 * GIB, 2.04e12),
+    Accelerator("NVIDIA A100 PCIE 40GB", 312e12, 40 * GIB, 1.56e12),
+    Accelerator("NVIDIA A100 SXM4 40GB", 312e12, 40 * GIB, 1.56e12),
+    Accelerator("NVIDIA H100", 989e12, 80 * GIB, 3.35e12),
+    Accelerator("NVIDIA H100 PCIe", 756e12, 80 * GIB, 2.04e12),
+    Accelerator("NVIDIA H100 NVL", 835e12, 94 * GIB, 3.9e12),
+    Accelerator("NVIDIA H200", 989e12, 139 * GIB, 4.8e12),
+    Accelerator("NVIDIA GH200", 989e12, 95 * GIB, 4.0e12),
+    Accelerator("NVIDIA B200", 2250e12, 178 * GIB, 8.0e12),
+    Accelerator("NVIDIA L4", 121e12, 22 * GIB, 0.3e12),
+    Accelerator("NVIDIA L40S", 362e12, 45 * GIB, 0.864e12),
+    Accelerator("NVIDIA GeForce RTX 3090", 71e12, 24 * GIB, 0.936e12),
+    Accelerator("NVIDIA GeForce RTX 4090", 165e12, 24 * GIB, 1.01e12),
+    Accelerator("NVIDIA GeForce RTX 5090", 209e12, 32 * GIB, 1.79e12),
 )
 
 

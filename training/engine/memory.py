@@ -9,7 +9,7 @@ computed; measured on DeepSpeed 0.19 with one rank (test_memory.py compares its 
     gradients      2      4, whole (BF16_Optimizer)    4/W      4/W     fp32 sums of bf16 gradients
     … of one pass  2      2                            2/W      2/W     they need no sums
 
-Free of torch, since plans need it too (launch/cost_estimate.py).
+Free of torch, since plans need it too (launch/plan/cost_estimate.py).
 """
 
 from typing import NamedTuple

@@ -6,6 +6,7 @@ recomputation.
 """
 
 import math
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from data_prep.config import AnnotationConfig
 from data_prep.core.errors import ConfigurationError
 from data_prep.token_stream.megatron_shards import dtype_for
 from launch.experiment import Experiment
+from launch.plan import evaluation_cost
 from training.config import RunConfig
 from training.engine import memory
 from training.engine.devices import ACCELERATORS, GIB, Accelerator, find_accelerator
@@ -99,7 +101,53 @@ def render(experiment: Experiment, device: Accelerator, mfu: float) -> Group:
     )
     for name, value in lines.items():
         totals.add_row(name, value)
-    return Group(table, totals)
+    return Group(table, totals, _evaluation_table(experiment, runs, device, mfu))
+
+
+def _evaluation_table(
+    experiment: Experiment, runs: Sequence[RunConfig], device: Accelerator, mfu: float
+) -> Table:
+    """The work of the evaluations, of one plain run and of all runs. A service's time is not known,
+    and is not in the sum.
+    """
+    processor = evaluation_cost.processor(experiment, device, mfu)
+    of_arm = {
+        has_control_text: evaluation_cost.evaluation_parts(
+            experiment.train.model,
+            experiment.train.sequence_length,
+            experiment.eval,
+            processor,
+            has_control_text=has_control_text,
+        )
+        for has_control_text in (False, True)
+    }
+    evaluations = [of_arm[run.arm in experiment.annotated_arms] for run in runs]
+    table = Table(
+        title=f"evaluation on {processor.name} (computed, not measured)",
+        title_justify="left",
+        box=SIMPLE,
+    )
+    for column in ("work", "tokens per run", "time per run", "time in all"):
+        table.add_column(column, justify="left" if column == "work" else "right", no_wrap=True)
+    for row, part in enumerate(of_arm[False]):
+        times = [parts[row].seconds for parts in evaluations]
+        table.add_row(part.name, f"{part.n_tokens:,}", _duration(times[:1]), _duration(times))
+    together = [sum(part.seconds or 0.0 for part in parts) for parts in evaluations]
+    table.add_row("together", "", _duration(together[:1]), _duration(together))
+    return table
+
+
+def _duration(times: Sequence[float | None]) -> str:
+    """The sum of times in seconds, in the largest unit that leaves at least one; "?" if one of them
+    is unknown.
+    """
+    known = [seconds for seconds in times if seconds is not None]
+    if len(known) < len(times):
+        return "?"
+    for unit, size in (("h", 3600), ("min", 60)):
+        if sum(known) >= size:
+            return f"{sum(known) / size:,.1f} {unit}"
+    return f"{sum(known):.1f} s"
 
 
 def _setup_lines(experiment: Experiment) -> dict[str, str]:
