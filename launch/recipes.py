@@ -47,8 +47,12 @@ CONDITIONS_OF_THE_PAPER = {
     "control": ConditionConfig(control_text=True),
     "iti": ConditionConfig(steering="iti"),
 }
-# not chosen by a comparison yet: eval/tools/calibrate_scorer.py makes one where weights can be had
-CLASSIFIER = "classifier:ibm-granite/granite-guardian-hap-125m"
+# Not chosen by a comparison yet: eval/tools/calibrate_scorer.py makes one where weights can be had.
+# The candidate whose commit is known (three public projects pin it); that of the larger sibling,
+# granite-guardian-hap-125m, is not.
+CLASSIFIER = (
+    "classifier:ibm-granite/granite-guardian-hap-38m@faf9291163c7363d4a7ba7fc1dc72243214af931"
+)
 EMBEDDED_PROBES = "synthetic:probes?documents=1000&seed=1"
 EMBEDDED_PROMPTS = "synthetic:prompts?documents=150&seed=1"
 # the paper's preamble in words that the embedded corpus has

@@ -19,7 +19,7 @@ from data_prep.core.records import record
 from eval.stats import intervals
 from eval.stats.estimate_with_interval import Estimate, not_measured
 
-MAX_KAPPA = 1 - 1e-12  # from here on a normal interval has no width
+MIN_VARIANCE = 1e-12  # below it, as at kappa 1, the interval has no width and claims too much
 
 
 @record
@@ -61,7 +61,8 @@ def cohen_kappa(
     first_N: np.ndarray, second_N: np.ndarray, *, confidence: float = intervals.CONFIDENCE
 ) -> Estimate:
     """Cohen's kappa (1960) of two series of yes and no, with the large-sample interval of Fleiss,
-    Cohen and Everitt (1969, eq. 13), cut at −1 and 1; without an interval at 1.
+    Cohen and Everitt (1969, eq. 13), cut at −1 and 1; without an interval where it has no width:
+    at 1, and if one of the two never changes.
     """
     n = len(first_N)
     cell_N = 2 * first_N.astype(int) + second_N.astype(int)
@@ -71,15 +72,15 @@ def cohen_kappa(
     if n == 0 or math.isclose(by_chance, 1):
         return not_measured("kappa")
     kappa = (observed - by_chance) / (1 - by_chance)
-    if kappa >= MAX_KAPPA:
-        return Estimate(value=kappa, low=None, high=None, n=n, unit="kappa")
     # of cells (i, j): agreements weigh with their own marginals, disagreements with the crossed
     same = sum(share_22[i, i] * (1 - (row_2[i] + column_2[i]) * (1 - kappa)) ** 2 for i in (0, 1))
     crossed = (1 - kappa) ** 2 * sum(
         share_22[i, 1 - i] * (column_2[i] + row_2[1 - i]) ** 2 for i in (0, 1)
     )
     variance = same + crossed - (kappa - by_chance * (1 - kappa)) ** 2
-    standard_error = math.sqrt(max(0.0, variance) / n) / (1 - by_chance)
+    if variance < MIN_VARIANCE:
+        return Estimate(value=kappa, low=None, high=None, n=n, unit="kappa")
+    standard_error = math.sqrt(variance / n) / (1 - by_chance)
     half_width = NormalDist().inv_cdf((1 + confidence) / 2) * standard_error
     return Estimate(
         value=kappa,

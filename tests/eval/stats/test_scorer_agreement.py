@@ -55,6 +55,13 @@ def test_kappa_of_scorers_that_call_nothing_toxic_is_not_measured():
     )
 
 
+def test_a_scorer_that_never_changes_gives_kappa_no_interval():
+    kappa = scorer_agreement([0.9, 0.2, 0.8, 0.1], [0.3, 0.1, 0.2, 0.4]).kappa
+    assert (kappa.value, kappa.low, kappa.high) == (0, None, None)
+    first, _ = scores(100)
+    assert scorer_agreement(first, first).kappa.low is None
+
+
 def test_series_of_different_lengths_are_refused():
     with pytest.raises(ValueError, match="shorter"):
         scorer_agreement([0.1, 0.2], [0.1])
