@@ -184,7 +184,7 @@ class ScoringConfig:
 
     fluency_model: str = "unsteered"
     """Model whose perplexity judges fluency: "unsteered", "run:RUN_ID" or the folder of a Hugging
-    Face OLMo (eval/steering/perplexity.py); "" skips it."""
+    Face model (eval/steering/perplexity.py); "" skips it."""
 
     def __post_init__(self) -> None:
         for name in ("scorer", "second_scorer"):
@@ -203,7 +203,7 @@ class ScoringConfig:
         if fault:
             raise ConfigurationError(
                 f"eval.scoring.fluency_model is {self.fluency_model!r}, and the id after run: "
-                f"{fault}; expected unsteered, run:RUN_ID, or a folder with a Hugging Face OLMo"
+                f"{fault}; expected unsteered, run:RUN_ID, or a folder with a Hugging Face model"
             )
 
 

@@ -16,6 +16,7 @@ Layout below the folder of a run (training/run_record.py) or of a model, models/
 """
 
 from collections.abc import Sequence
+from dataclasses import field
 from typing import Annotated
 
 from data_prep.core import storage, telemetry
@@ -84,6 +85,9 @@ class OperatingPoint:
 
     cross_entropy: dict[str, Estimate]
     """Nats per token of each held-out text, with the shift at all positions, behind the prefix."""
+
+    bits_per_byte: dict[str, Estimate] = field(default_factory=dict)
+    """The same in bits per byte of text, which models with other tokenizers can be compared by."""
 
     accuracy: dict[str, Estimate]
     """Share of questions answered right, by benchmark, with the shift at all positions; for cloze

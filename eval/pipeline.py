@@ -51,7 +51,7 @@ def evaluate(root: str, run_id: str, config: EvalConfig) -> EvalReport:
 def evaluate_model(
     source: ModelSource, config: EvalConfig, *, toxic_ratio: float = 0.0
 ) -> EvalReport:
-    """Evaluate a run, or a folder with any Hugging Face OLMo, or return the report it has.
+    """Evaluate a run, or a folder with a Hugging Face causal LM, or return the report it has.
 
     toxic_ratio: share of toxic text in the training data of a folder's model, 0 if none was added
     on purpose; that of a run is in its record.

@@ -79,7 +79,9 @@ def header(
         seed=seed if is_folder else run.config.seed,
         scorer_ids=tuple(scorer.id for scorer in scoring.scorers),
         fluency_id=scoring.judge.id if scoring.judge else "",
-        computed_with=numerics.describe(loaded.device, loaded.number_format),
+        computed_with=numerics.describe(
+            loaded.device, loaded.number_format, loaded.model.attention_kernel
+        ),
         seconds=seconds,
     )
 

@@ -90,6 +90,20 @@ class LoadedModel(NamedTuple):
             )
         return ids
 
+    def bytes_per_token(self, tokens_RT: np.ndarray) -> float:
+        """UTF-8 bytes of text per token that is predicted in these windows, all but the first of
+        each; 0 if there is none. What stands before a document or ends it has no bytes.
+        """
+        n_bytes = sum(
+            len(self.tokenizer.decode(row[~np.isin(row, self._control_ids)]).encode())
+            for row in tokens_RT[:, 1:]
+        )
+        return n_bytes / max(1, tokens_RT[:, 1:].size)
+
+    @property
+    def _control_ids(self) -> list[int]:
+        return [self.tokenizer.eos_id, *self.prefix]
+
     def with_held_out_files(self, named_uris: Sequence[str], seed: int) -> "LoadedModel":
         """The model with more held-out text, each "NAME=URI"; a name that is there is replaced."""
         pairs = (named_uri.partition("=") for named_uri in named_uris)

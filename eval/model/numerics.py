@@ -12,7 +12,6 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from eval.config import Precision
-from training.model.attention import kernel_name
 
 Format = Literal["fp32", "tf32", "bf16"]
 
@@ -74,10 +73,9 @@ def short_pass_attention(device: torch.device) -> AbstractContextManager[object]
     return sdpa_kernel(list(SHORT_PASS_KERNELS))
 
 
-def describe(device: torch.device, number_format: Format) -> dict[str, str]:
-    """How the model computes, for the report."""
+def describe(device: torch.device, number_format: Format, attention: str) -> dict[str, str]:
+    """How the model computes, for the report. attention: its kernel (SubjectModel)."""
     is_cuda = device.type == "cuda"
-    attention = kernel_name(device, weight_dtype(number_format))
     decoding = " without cuDNN" if is_cuda and attention == "SDPA" else ""
     return {
         "device": torch.cuda.get_device_name(device) if is_cuda else "cpu",

@@ -32,7 +32,7 @@ from eval.model.measurement_store import Arrays
 from eval.probing import activations, directions, logistic_probes, permutation_null
 from eval.probing.activations import Activations
 from eval.probing.directions import Directions
-from eval.probing.head_selection import select_heads
+from eval.probing.head_selection import check_enough_heads, select_heads
 from eval.probing.logistic_probes import Probes, RowSplit
 from eval.stats import roc
 
@@ -79,7 +79,11 @@ def probe(
     probing: ProbingConfig,
     top_heads: int,
 ) -> ProbedHeads:
-    """Probe every head: fit on train rows, select on validation rows, evaluate on test rows."""
+    """Probe every head: fit on train rows, select on validation rows, evaluate on test rows.
+
+    Raises ConfigurationError if the model has fewer than `top_heads` heads.
+    """
+    check_enough_heads(probing.site, session.loaded.model.shape, top_heads)
     n_permutations = probing.n_permutations
     labelled = {
         name: _labelled_part(

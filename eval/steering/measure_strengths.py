@@ -47,13 +47,14 @@ class MeasuredTexts(NamedTuple):
 
 class ConditionResult(NamedTuple):
     """Measurements of one condition: continuations by prompt set, cross-entropy [sequences,
-    strengths] by text in nats per token, answers by benchmark.
+    strengths] by text in nats per token, answers by benchmark, bytes per token by text.
     """
 
     strengths: tuple[float, ...]
     continuations: dict[str, list[Continuation]]
     cross_entropy: dict[str, np.ndarray]
     answers: dict[str, Answers]
+    bytes_per_token: dict[str, float]
 
 
 def measure(
@@ -88,7 +89,11 @@ def measure(
         )
         ids = tuple(question.id for question in questions)
         answers[name] = Answers(ids, arrays["likely"], arrays["norm"])
-    return ConditionResult(condition.strengths, continued, cross_entropy, answers)
+    bytes_per_token = {
+        name: session.loaded.bytes_per_token(tokens_RT)
+        for name, tokens_RT in texts.sequences.items()
+    }
+    return ConditionResult(condition.strengths, continued, cross_entropy, answers, bytes_per_token)
 
 
 @torch.inference_mode()

@@ -94,15 +94,20 @@ def generations_file(results: Mapping[str, ConditionResult]) -> bytes:
 
 def _operating_point(result: ConditionResult, column: int, seed: int) -> OperatingPoint:
     strength = result.strengths[column]
+    cross_entropy = {
+        name: intervals.bootstrap_mean(losses[:, column], "nats/token", seed=seed)
+        for name, losses in result.cross_entropy.items()
+    }
     return OperatingPoint(
         strength=strength,
         prompt_sets={
             name: _prompt_set_result([row for row in rows if row.strength == strength], seed)
             for name, rows in result.continuations.items()
         },
-        cross_entropy={
-            name: intervals.bootstrap_mean(losses[:, column], "nats/token", seed=seed)
-            for name, losses in result.cross_entropy.items()
+        cross_entropy=cross_entropy,
+        bits_per_byte={
+            name: _bits_per_byte(nats, result.bytes_per_token[name])
+            for name, nats in cross_entropy.items()
         },
         accuracy={
             name: intervals.wilson(int(right[:, column].sum()), len(right), "ratio")
@@ -162,6 +167,17 @@ def _perplexity(nats: Estimate) -> Estimate:
         None if number is None else math.exp(number) for number in (nats.value, nats.low, nats.high)
     )
     return replace(nats, value=value, low=low, high=high, unit="perplexity")
+
+
+def _bits_per_byte(nats: Estimate, bytes_per_token: float) -> Estimate:
+    """Total bits / total bytes: all sequences have the same number of tokens."""
+    if not bytes_per_token:  # no sequence, or none with text
+        return replace(nats, value=None, low=None, high=None, unit="bits/byte")
+    value, low, high = (
+        None if number is None else number / (math.log(2) * bytes_per_token)
+        for number in (nats.value, nats.low, nats.high)
+    )
+    return replace(nats, value=value, low=low, high=high, unit="bits/byte")
 
 
 def _right_answers(result: ConditionResult) -> dict[str, np.ndarray]:

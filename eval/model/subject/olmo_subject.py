@@ -8,6 +8,7 @@ from torch import Tensor
 from eval.config import Site
 from eval.model.subject.subject_model import HookPoint, ModelShape
 from training.config import ModelConfig
+from training.model.attention import kernel_name
 from training.model.hf_export import load_export
 from training.model.kv_cache import KVCache
 from training.model.olmo import OLMo
@@ -27,6 +28,10 @@ class OLMoSubject(OLMo):
     @property
     def dtype(self) -> torch.dtype:
         return self.embedding.weight.dtype
+
+    @property
+    def attention_kernel(self) -> str:
+        return kernel_name(self.device, self.dtype)
 
     def empty_cache(self, n_rows: int, n_positions: int) -> "OLMoCache":
         return OLMoCache(self.config, n_rows, n_positions, dtype=self.dtype, device=self.device)

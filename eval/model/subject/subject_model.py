@@ -85,6 +85,11 @@ class SubjectModel(Protocol):
         """The dtype of weights and activations."""
         ...
 
+    @property
+    def attention_kernel(self) -> str:
+        """What computes attention without a mask, for the report."""
+        ...
+
     def hidden(
         self,
         tokens_BT: Tensor,

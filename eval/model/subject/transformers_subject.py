@@ -39,6 +39,10 @@ class TransformersSubject:
     def dtype(self) -> torch.dtype:
         return self._head.dtype
 
+    @property
+    def attention_kernel(self) -> str:
+        return "SDPA"
+
     def to(self, device: torch.device) -> "TransformersSubject":
         """The model, moved to a device."""
         self._model.to(device)

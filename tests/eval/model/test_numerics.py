@@ -77,11 +77,10 @@ def test_short_passes_on_a_gpu_take_no_kernel_that_is_planned_per_shape():
 
 def test_what_was_used_is_described(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
-    monkeypatch.setattr(numerics, "kernel_name", lambda device, dtype: "SDPA")
-    assert numerics.describe(CUDA, "bf16") == {
+    assert numerics.describe(CUDA, "bf16", "SDPA") == {
         "device": "NVIDIA H200",
         "precision": "bf16",
         "attention": "SDPA",
         "attention of short passes": "SDPA without cuDNN",
     }
-    assert numerics.describe(CPU, "fp32")["attention of short passes"] == "SDPA"
+    assert numerics.describe(CPU, "fp32", "SDPA")["attention of short passes"] == "SDPA"

@@ -2,6 +2,7 @@
 
 import os
 from contextlib import contextmanager
+from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -129,7 +130,8 @@ def test_logits_and_cross_entropy_are_those_of_transformers(theirs, subject, tok
 
 
 def test_the_shape_is_that_of_the_config(theirs, subject):
-    config, shape = theirs.config, subject.shape
+    config: Any = theirs.config
+    shape = subject.shape
     assert shape.n_heads * shape.d_head == parts(theirs)[0].projection.weight.numel() // 32
     assert shape.d_head == (getattr(config, "head_dim", None) or 8)
     assert shape[:3] == (3, 4, getattr(config, "num_key_value_heads", 4))
@@ -144,7 +146,7 @@ def test_heads_are_read_where_plain_hooks_read_them(theirs, subject, rows):
 
 def test_the_residual_stream_is_the_hidden_states_of_transformers(theirs, subject, rows):
     residual_LRD = read(subject, rows, "residual")
-    norm = getattr(subject._body, subject._architecture.final_norm)
+    norm: Any = getattr(subject._body, subject._architecture.final_norm)
     for r, row in enumerate(rows):
         states = theirs(torch.tensor([row]), output_hidden_states=True).hidden_states
         expected = torch.stack([state[0, -1] for state in states[1:]])
@@ -267,6 +269,11 @@ def test_rows_that_end_leave_their_slot_to_the_next(subject, shift, rows, n_slot
     assert ended == [row[: row.index(eos)] if eos in row else row for row in endless]
 
 
+def derivative(function, x_D, change_D) -> Any:
+    """Of a function at x, along a change."""
+    return jvp(function, x_D, change_D)[1]
+
+
 def test_the_lens_is_the_derivative_of_the_logits(theirs, subject):
     """Up to a positive factor, for a change that leaves the stream's size as it is."""
     generator = torch.Generator().manual_seed(4)
@@ -275,7 +282,7 @@ def test_the_lens_is_the_derivative_of_the_logits(theirs, subject):
     subtracts_mean = isinstance(norm, nn.LayerNorm) or type(norm).__name__ == "OlmoLayerNorm"
     centred_D = x_D - subtracts_mean * x_D.mean()
     change_D -= (change_D @ centred_D) / (centred_D @ centred_D) * centred_D
-    expected_V = jvp(lambda x: theirs.lm_head(norm(x)), x_D, change_D)[1]
+    expected_V = derivative(lambda x: theirs.lm_head(norm(x)), x_D, change_D)
     lens_V = subject.lens(change_D[None], 300)[0]
     assert lens_V.shape == (300,)
     scale = float(expected_V[:300] @ lens_V / (lens_V @ lens_V))
@@ -292,7 +299,7 @@ def test_a_change_of_attention_reaches_the_stream_through_its_norm(theirs, subje
     if norm is None:
         assert torch.equal(written_D, change_D)
         return
-    expected_D = jvp(norm, x_D, change_D)[1]
+    expected_D = derivative(norm, x_D, change_D)
     scale = float(expected_D @ written_D / (written_D @ written_D))
     assert scale > 0
     assert_fp32_close(scale * written_D, expected_D)
