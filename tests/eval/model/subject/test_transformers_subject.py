@@ -132,7 +132,8 @@ def test_logits_and_cross_entropy_are_those_of_transformers(theirs, subject, tok
 def test_the_shape_is_that_of_the_config(theirs, subject):
     config: Any = theirs.config
     shape = subject.shape
-    assert shape.n_heads * shape.d_head == parts(theirs)[0].projection.weight.numel() // 32
+    projection: Any = parts(theirs)[0].projection
+    assert shape.n_heads * shape.d_head == projection.weight.numel() // 32
     assert shape.d_head == (getattr(config, "head_dim", None) or 8)
     assert shape[:3] == (3, 4, getattr(config, "num_key_value_heads", 4))
     assert (shape.d_model, shape.d_mlp, shape.vocab_size) == (32, 48, 320)
