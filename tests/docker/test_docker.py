@@ -5,6 +5,8 @@ These checks need no container daemon.
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -255,3 +257,14 @@ def test_the_ray_job_runs_a_known_recipe_on_the_pinned_ray():
     assert recipe[1] in RECIPES
     assert f"ray=={CLUSTER['rayVersion']}\n" in (ROOT / "constraints.txt").read_text()
     assert yaml.safe_load(RAY_JOB["spec"]["runtimeEnvYAML"])["working_dir"].startswith("s3://")
+
+
+def test_the_image_holds_what_the_recipe_of_the_paper_needs():
+    """Its scorer is a classifier, and its evaluation sets come from the hub."""
+    (command,) = re.findall(r'RUN python -c "(import tomllib.*?)" > all.txt', DOCKERFILE, re.DOTALL)
+    program = command.replace("\\\n", "")
+    listed = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert re.search(r"^transformers", listed, re.M) and re.search(r"^datasets", listed, re.M)
+    assert re.search(r"^torch", listed, re.M) and listed.endswith("boto3\n")
