@@ -72,7 +72,7 @@ class TransformersSubject:
     def empty_cache(self, n_rows: int, n_positions: int) -> "TransformersCache":
         from transformers import DynamicCache
 
-        past = DynamicCache(config=self._model.config)
+        past: Any = DynamicCache(config=self._model.config)
         size = (n_rows, self.shape.n_kv_heads, 0, self.shape.d_head)
         for layer in past.layers:
             empty = torch.empty(size, dtype=self.dtype, device=self.device)
