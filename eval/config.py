@@ -172,8 +172,8 @@ class ScoringConfig:
 
     scorer: str = "profanity"
     """Toxicity scorer (data_prep/scorers/load_scorer.py): "profanity" (offline lexical proxy),
-    "lexicon:URI" (a table of words with weights), "classifier:NAME" (from the hub, or a folder),
-    "openai"."""
+    "lexicon:URI" (a table of words with weights), "classifier:NAME@COMMIT" (from the hub, or a
+    folder), "trained:FOLDER" (eval/tools/train_scorer.py), "openai"."""
 
     second_scorer: str = ""
     """Another scorer, whose results stand beside the first one's in every table, with the agreement

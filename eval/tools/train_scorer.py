@@ -76,6 +76,7 @@ class EmbeddedSet(NamedTuple):
 def main() -> int:
     arguments = _parse_arguments()
     telemetry.configure()
+    storage.check_writable(arguments.out)
     read = read_sets(arguments.rows, arguments.seed, arguments.max_rows_per_class)
     encoder = TextEncoder(arguments.encoder, arguments.max_length)
     sets = [_embed(encoder, *one, seed=arguments.seed) for one in read]

@@ -47,7 +47,8 @@ def record_of(folder):
 
 
 def refused(entry, encoder, *uris):
-    arguments = ["--encoder", str(encoder), "--out", "unused", "--rows", *uris]
+    out = str(encoder.parent / "unused")
+    arguments = ["--encoder", str(encoder), "--out", out, "--rows", *uris]
     code, _, message = entry(COMMAND, *arguments)
     assert code == 2 and message.count("\n") == 1, message
     return message
