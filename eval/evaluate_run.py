@@ -21,6 +21,7 @@ from data_prep.core.errors import ConfigurationError
 from data_prep.core.records import from_json, to_json
 from data_prep.core.settings import parse_overrides
 from eval.config import EvalConfig
+from eval.inputs import named_texts
 
 if TYPE_CHECKING:
     from eval.model.model_source import ModelSource
@@ -39,7 +40,10 @@ def main() -> int:
         text = storage.read_text(str(arguments.config))
         config = from_json(EvalConfig, text, str(arguments.config), is_written_by_user=True)
     config = parse_overrides(config, [word.removeprefix("eval.") for word in arguments.set])
+    named_texts.check_hub_access({"eval": config})
     source = model_source.from_arguments(arguments)
+    if arguments.model:
+        telemetry.logger.info("overlap of the texts with the model's training text: unknown")
     _check_conditions(source, config)
     report = evaluate_model(source, config, toxic_ratio=arguments.toxic_ratio)
     print(to_json(report), end="")

@@ -83,6 +83,8 @@ def _run_stages(root: str, sweep: Experiment, only: str | None, *, materialize: 
         _build_streams(root, sweep)
         if materialize:
             _materialize(root, sweep)
+        if is_evaluated:
+            _measure_overlap(root, sweep)
         if only != "data":
             _train_and_evaluate(root, sweep, only)
     if only == "data":
@@ -158,6 +160,20 @@ def _check_supply(run: RunConfig, n_clean: int, n_toxic: int) -> None:
             run.run_id,
             run.mixture.n_toxic / n_toxic,
         )
+
+
+def _measure_overlap(root: str, sweep: Experiment) -> None:
+    """Measure in how far the training text has texts of the evaluation that were not looked for.
+
+    Arms have the same documents, so the plain streams stand for all. The report says what is not
+    measured: an evaluation does not depend on it.
+    """
+    from data_prep.overlap import measure_overlap
+
+    try:
+        measure_overlap.measure(sweep.data, root, named_texts.evaluation_sets(sweep.eval))
+    except HormesisError as error:
+        telemetry.logger.warning("the overlap of evaluation texts is not measured: %s", error)
 
 
 def _materialize(root: str, sweep: Experiment) -> None:

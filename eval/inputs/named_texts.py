@@ -1,4 +1,4 @@
-"""texts that settings name: access to data sets of the hub, before anything starts"""
+"""texts that settings name: the sets of an evaluation, and access to data sets of the hub"""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -6,10 +6,32 @@ from typing import Any
 
 from data_prep.core.errors import HormesisError
 from data_prep.core.records import to_dict
+from data_prep.overlap.overlap_record import SoughtSet
 from data_prep.sources import hub
+from eval.config import HELD_OUT, EvalConfig
 
 # behind the form of a benchmark (`cloze:`) or the name of a text (`openwebtext=`), if there is one
 HUB_URI = re.compile(r"(?:[a-z]+:|[A-Za-z_]\w*=)?(hub:.+)", re.DOTALL)
+
+
+def evaluation_sets(config: EvalConfig) -> list[SoughtSet]:
+    """Every set of texts that an evaluation reads, but for held-out text of the run's own streams,
+    which is disjoint from what is trained on.
+    """
+    sets = [
+        SoughtSet(f"eval.{group}.{name}", uri)
+        for group, named in (("probes", config.probes), ("prompts", config.prompts))
+        for name, uri in named.items()
+    ]
+    probing, capability = config.probing, config.capability
+    sets += [SoughtSet("eval.probing.transfer", uri) for uri in probing.transfer]
+    sets += [SoughtSet("eval.probing.attributes", uri) for uri in probing.attributes]
+    benchmarks = [name.partition(":")[2] for name in capability.benchmarks]
+    sets += [SoughtSet("eval.capability.benchmarks", uri) for uri in benchmarks]
+    for named_uri in capability.held_out:
+        name, _, uri = named_uri.partition("=")
+        sets.append(SoughtSet(f"eval.capability.held_out.{name}", uri))
+    return [each for each in sets if each.uri != HELD_OUT]
 
 
 def check_hub_access(settings: Mapping[str, Any]) -> None:

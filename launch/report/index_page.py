@@ -42,7 +42,7 @@ from launch.report.figures import (
 from launch.report.figures.svg_rendering import Drawing, render
 from launch.report.mask_slurs import masking
 from launch.report.results_files import FinishedRun
-from launch.report.text import choices_vs_paper, display_names, text_sets
+from launch.report.text import choices_vs_paper, display_names, text_overlap, text_sets
 from launch.report.text.findings import findings, prompts_needed
 from launch.report.text.number_format import percent, value_range
 from training.config import Arm
@@ -98,7 +98,8 @@ def write_views(
     main_figure = next(drawing for drawing in drawings if drawing.name == summary_page.FIGURE)
     summary_page.write(folder, summary, finished, main_figure)
     uri = storage.join(folder, "index.html")
-    html = page(experiment, [*finished, *beside], cards, drawings, compared)
+    overlaps = text_overlap.lines(text_overlap.read(root, experiment))
+    html = page(experiment, [*finished, *beside], cards, drawings, compared, overlaps)
     storage.write(uri, html.encode())
     return uri
 
@@ -163,6 +164,7 @@ def page(
     cards: Cards,
     drawings: Sequence[Drawing],
     compared: Comparisons | None,
+    overlaps: Sequence[str] = (),
 ) -> str:
     """The HTML text. Every string from a record is escaped; only the drawings are trusted."""
     plain, others = _by_arm(runs)
@@ -177,6 +179,7 @@ def page(
         colours=axes.palette(reports),
         findings=findings(reports, compared),
         compared=compared,
+        overlaps=overlaps,
         **_tables(finished, cards, compared),
         missing=_missing(experiment, runs),
         **_notes(experiment, finished, compared),

@@ -17,6 +17,8 @@ from data_prep.core.errors import HormesisError
 from data_prep.core.records import digest
 from launch import run_states
 from launch.experiment import Experiment
+from launch.report.text import text_overlap
+from launch.report.text.text_overlap import TextOverlap
 from launch.run_states import RunState
 
 DONE = ("report", "done.txt")  # holds the digest of the records that the report was made of
@@ -34,7 +36,8 @@ def write(root: str, sweep: Experiment) -> None:
     uri = index_page.write(root, sweep, done, data_cards(root, sweep))
     telemetry.logger.info("report of %d of %d runs: %s", len(done), len(states), uri)
     if all(state.report for state in states):
-        storage.write(storage.join(root, *DONE), _digest_of_records(states).encode())
+        content = _digest_of_records(states, text_overlap.read(root, sweep))
+        storage.write(storage.join(root, *DONE), content.encode())
 
 
 def can_be_written(root: str, sweep: Experiment) -> bool:
@@ -43,16 +46,22 @@ def can_be_written(root: str, sweep: Experiment) -> bool:
 
 
 def is_written(root: str, sweep: Experiment) -> bool:
-    """Whether every run is evaluated and the report was made from these records."""
+    """Whether every run is evaluated, the overlap of the texts is measured as far as the settings
+    ask for it, and the report was made from these records.
+    """
     states = run_states.read(root, sweep)
-    if not all(state.report for state in states):
+    overlaps = text_overlap.read(root, sweep)
+    wanted = sweep.data.overlap_search_ratio
+    if not all(state.report for state in states) or text_overlap.is_missing(overlaps, wanted):
         return False
     uri = storage.join(root, *DONE)
-    return storage.exists(uri) and storage.read(uri).decode() == _digest_of_records(states)
+    content = _digest_of_records(states, overlaps)
+    return storage.exists(uri) and storage.read(uri).decode() == content
 
 
-def _digest_of_records(states: list[RunState]) -> str:
-    return digest([state.record for state in states], [state.report for state in states])
+def _digest_of_records(states: list[RunState], overlaps: list[TextOverlap]) -> str:
+    records = [record for overlap in overlaps for record in overlap.by_stream.values()]
+    return digest([state.record for state in states], [state.report for state in states], records)
 
 
 def write_data_page(root: str, sweep: Experiment) -> None:

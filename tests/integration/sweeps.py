@@ -22,6 +22,7 @@ CORPORA = [
 TINY = [
     *CORPORA,
     *("--ratios", "0", "0.25"),
+    *("--conditions", "plain", "iti"),  # a window of 32 tokens is too short for the prefix
     *(
         "--set",
         "data.held_out_ratio=0.1",

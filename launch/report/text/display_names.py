@@ -1,5 +1,7 @@
 """readable names for settings, scorers, sources and benchmarks"""
 
+from urllib.parse import parse_qsl
+
 from data_prep.config import proxy_reason
 
 DIRECTIONS = {
@@ -71,7 +73,16 @@ def source(uri: str) -> str:
         return "pieces of the held-out documents"
     if name.startswith("synthetic:"):
         return f"the embedded corpus ({name.removeprefix('synthetic:')})"
+    if name.startswith("hub:") and "@" in name:
+        return f"{name.removeprefix('hub:').partition('@')[0]}{_part_of_hub(uri)}"
     return name.rsplit("/", 1)[-1]
+
+
+def _part_of_hub(uri: str) -> str:
+    """' (annotated, test)' of a data set of the hub: its config and split, if they are named."""
+    query = dict(parse_qsl(uri.partition("#")[0].partition("?")[2]))
+    named = [query[key] for key in ("config", "split") if key in query]
+    return f" ({', '.join(named)})" if named else ""
 
 
 def benchmark(name: str) -> str:

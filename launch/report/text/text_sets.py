@@ -12,6 +12,7 @@ SETTINGS = {
     "eval.probing.attributes": "other attribute",
     "eval.prompts": "prompts",
     "eval.capability.benchmarks": "benchmark",
+    "eval.capability.held_out": "held-out text",
 }
 
 
@@ -28,7 +29,7 @@ def words(reports: Sequence[EvaluationView]) -> list[str]:
     return [word for report in reports for texts in report.texts for word in texts.other_words]
 
 
-def _kind(setting: str) -> str:
+def kind(setting: str) -> str:
     """What a set is for, and its name if it has one: `prompts rtp` of eval.prompts.rtp."""
     if setting in SETTINGS:
         return SETTINGS[setting]
@@ -44,6 +45,6 @@ def _line(texts: TextSet, masked: Callable[[str], str]) -> str:
     left_out = f"{n_left_out:,} left out ({reasons})" if n_left_out else "none left out"
     benign = ", ".join(f"“{masked(word)}” {n:,} rows" for word, n in texts.other_words.items())
     return (
-        f"{_kind(texts.setting)}, {name}: {texts.n_read:,} rows read, "
+        f"{kind(texts.setting)}, {name}: {texts.n_read:,} rows read, "
         f"{left_out}, {texts.n_used:,} used" + (f"; benign by the rule: {benign}" if benign else "")
     )

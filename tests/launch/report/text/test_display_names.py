@@ -4,6 +4,9 @@ from launch.report.text import display_names
 def test_sources_are_named_by_their_file():
     assert display_names.source("s3://b/data/tone.jsonl.gz#text=t&label=l") == "tone.jsonl.gz"
     assert display_names.source("synthetic:probes?documents=9") == "the embedded corpus (probes)"
+    name = "hub:a/set@0123456789abcdef0123456789abcdef01234567"
+    assert display_names.source(f"{name}?config=x&split=test#text=t") == "a/set (x, test)"
+    assert display_names.source(name) == "a/set"
 
 
 def test_settings_are_shown_as_words():
