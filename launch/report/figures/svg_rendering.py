@@ -9,6 +9,7 @@ same records give the same bytes.
 import csv
 import io
 import re
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -16,11 +17,16 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.text import Annotation
+from matplotlib.transforms import Bbox
 
 from launch.report.figures.palette import GRID, INK, NEUTRAL, PAPER, SOFT, Colour
 
 WIDE, NARROW = 7.5, 3.7  # inches; 96 CSS pixels each
 Area = Figure | SubFigure  # what a figure is drawn on
+BASIS_SIZE, BASIS_LINE_INCHES, BASIS_LETTERS = 8.5, 0.15, 14  # points; inches; per inch
+PLACE_DIGITS = 5  # of a place, as a share of the figure
+LINE_LABEL = "label of a line"
 LINE_INCHES = 0.17  # height of a line of text, letters and space
 STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
@@ -75,13 +81,15 @@ class FigureNumbers(NamedTuple):
 class FigurePlan(NamedTuple):
     """A figure before it is drawn.
 
-    draw: fills a Figure, wide (True) or narrow. heights: inches, of the wide and the narrow one.
+    draw: fills a figure, wide (True) or narrow. heights: inches, of the wide and the narrow one.
+    basis: what the numbers stand on, below the figure: n, unit, scorer, the text of the cost.
     """
 
     name: str
     draw: Callable[[Area, bool], None]
     numbers: FigureNumbers
     heights: tuple[float, float]
+    basis: str = ""
 
 
 class Drawing(NamedTuple):
@@ -113,21 +121,15 @@ class LineLabel(NamedTuple):
 def render(plan: FigurePlan, colours: dict[str, Colour]) -> Drawing:
     """Draw the figure at both widths; `colours` become CSS variables of their names."""
     with matplotlib.rc_context(STYLE):
-        wide, narrow = (
-            Figure(figsize=(width, height), layout="constrained")
-            for width, height in zip((WIDE, NARROW), plan.heights, strict=True)
-        )
-        plan.draw(wide, True)
-        plan.draw(narrow, False)
+        wide, narrow = (_drawn(plan, is_wide) for is_wide in (True, False))
         wide_svg = _svg(wide)
         narrow_svg = _svg(narrow)
-        # keep the layout of the SVG: computing it again takes a third of the time
-        wide.set_layout_engine("none")
         png = io.BytesIO()
         wide.savefig(png, format="png", dpi=192, metadata={"Software": None})
+    alt = " ".join(filter(None, (plan.numbers.alt, plan.basis)))
     return Drawing(
         name=plan.name,
-        numbers=plan.numbers,
+        numbers=plan.numbers._replace(alt=alt),
         svg=wide_svg,
         png=png.getvalue(),
         wide=_inline(f"{plan.name}-wide", wide_svg, colours),
@@ -135,18 +137,47 @@ def render(plan: FigurePlan, colours: dict[str, Colour]) -> Drawing:
     )
 
 
+def _drawn(plan: FigurePlan, wide: bool) -> Figure:
+    """The figure at one width, laid out, with its basis below it."""
+    width, height = (WIDE, plan.heights[0]) if wide else (NARROW, plan.heights[1])
+    basis = textwrap.wrap(plan.basis, round(BASIS_LETTERS * width))
+    foot_inches = len(basis) * BASIS_LINE_INCHES + 0.05
+    figure = Figure(figsize=(width, height + foot_inches), layout="constrained")
+    body, foot = split_bottom(figure, foot_inches)
+    plan.draw(body, wide)
+    foot.text(0.0, 0.0, "\n".join(basis), va="bottom", fontsize=BASIS_SIZE, color=SOFT)
+    fix_layout(figure)
+    return figure
+
+
+def fix_layout(figure: Figure) -> None:
+    """Lay the figure out once, for all formats, and move labels of lines apart.
+
+    Places are rounded: the solver's last digits depend on the order of objects in memory.
+    """
+    engine = figure.get_layout_engine()
+    assert engine is not None
+    engine.execute(figure)
+    figure.set_layout_engine("none")
+    _round_parts(figure)
+    for axes in figure.get_axes():
+        place = axes.get_position(original=True)
+        axes.set_position(Bbox(place.get_points().round(PLACE_DIGITS)))
+        _separate_labels(axes)
+
+
+def _round_parts(figure: Area) -> None:
+    for part in figure.subfigs:
+        part.bbox_relative.set_points(part.bbox_relative.get_points().round(PLACE_DIGITS))
+        _round_parts(part)
+
+
 def label_lines(axes: Axes, labels: Sequence[LineLabel]) -> None:
-    """Write the names of lines at their right ends; labels that would overlap are moved apart."""
-    ordered = sorted(labels)
-    low, high = axes.get_ylim()
-    figure = axes.get_figure(root=True)
-    assert figure is not None
-    axes_inches = axes.get_position().height * figure.get_figheight()
-    heights = _spread([label.height for label in ordered], (high - low) * LINE_INCHES / axes_inches)
-    for label, height in zip(ordered, heights, strict=True):
-        axes.annotate(
+    """Write the names of lines at their right ends; `fix_layout` moves them apart."""
+    for label in labels:
+        annotation = axes.annotate(
             label.text,
-            (1.0, height),
+            (1.0, label.height),
             xycoords=axes.get_yaxis_transform(),
             xytext=(6, 0),
             textcoords="offset points",
@@ -154,17 +185,44 @@ def label_lines(axes: Axes, labels: Sequence[LineLabel]) -> None:
             color=label.colour,
             annotation_clip=False,
         )
+        annotation.set_label(LINE_LABEL)
 
 
-def _spread(heights: list[float], gap: float) -> list[float]:
-    """Ascending heights moved apart until neighbours are `gap` away from each other."""
-    for _ in range(200):
-        for i in range(len(heights) - 1):
-            overlap = gap - (heights[i + 1] - heights[i])
+def _separate_labels(axes: Axes) -> None:
+    """Move the labels of lines apart, within the height of the axes where they fit."""
+    box = axes.get_window_extent()
+    points = 72 / axes.figure.dpi
+    labels = [
+        (axes.transData.transform((0, text.xy[1]))[1] * points, text)
+        for text in axes.texts
+        if isinstance(text, Annotation) and text.get_label() == LINE_LABEL
+    ]
+    labels.sort(key=lambda pair: pair[0])
+    placed = spread(
+        [height for height, _ in labels], 72 * LINE_INCHES, box.y0 * points, box.y1 * points
+    )
+    for (height, text), new_height in zip(labels, placed, strict=True):
+        text.set_position((6, new_height - height))
+
+
+def spread(heights: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Ascending heights, moved apart until neighbours are `gap` away from each other, and then into
+    the range from `low` to `high`, upwards of `low` if they do not fit.
+    """
+    moved = list(heights)
+    for _ in range(500):
+        for i in range(len(moved) - 1):
+            overlap = gap - (moved[i + 1] - moved[i])
             if overlap > 1e-9:
-                heights[i] -= overlap / 2
-                heights[i + 1] += overlap / 2
-    return heights
+                moved[i] -= overlap / 2
+                moved[i + 1] += overlap / 2
+    if not moved:
+        return []
+    for i in range(len(moved) - 1, -1, -1):  # from the top downwards, then back
+        moved[i] = min(moved[i], (moved[i + 1] - gap) if i + 1 < len(moved) else high)
+    for i in range(len(moved)):
+        moved[i] = max(moved[i], (moved[i - 1] + gap) if i else low)
+    return moved
 
 
 def note_if_empty(axes: Axes, note: str) -> None:
