@@ -15,7 +15,7 @@ from typing import Annotated, Literal, get_args
 
 from annotated_types import Ge, Interval
 
-from data_prep.config import SCORER_FORMS, is_scorer
+from data_prep.config import SCORER_FORMS, StreamName, is_scorer
 from data_prep.core.errors import ConfigurationError
 from data_prep.core.records import name_fault, operational
 from data_prep.core.settings import Count, CountOrZero, Example, Positive, Share, settings
@@ -222,6 +222,10 @@ class CapabilityConfig:
     """More held-out text, "NAME=URI", e.g. "openwebtext=owt.jsonl.gz". A model that is not a run of
     a sweep has no other; there "clean" and "toxic" stand for the streams."""
 
+    cost_text: str = "clean"
+    """Held-out text that the cost of steering is measured on: clean, toxic, or a name in
+    `held_out`. The paper's is OpenWebText. Cross-entropy is measured on the others as well."""
+
     cross_entropy_sequences: CountOrZero = 64
     """Held-out sequences of each text on which cross-entropy is measured, at most."""
 
@@ -243,6 +247,12 @@ class CapabilityConfig:
             raise ConfigurationError(
                 f"eval.capability.held_out is {list(self.held_out)}; expected NAME=URI, each name "
                 "once, made of letters and digits, e.g. openwebtext=owt.jsonl.gz"
+            )
+        if self.cost_text not in (*get_args(StreamName), *names):
+            raise ConfigurationError(
+                f"eval.capability.cost_text is {self.cost_text!r}; expected the name of a held-out "
+                f"text: {', '.join(dict.fromkeys((*get_args(StreamName), *names)))}; others are "
+                f"added as 'eval.capability.held_out=[\"{self.cost_text or 'NAME'}=URI\"]'"
             )
 
 

@@ -246,6 +246,7 @@ def _notes(
         "majority": value_range([report.probes.majority_accuracy for report in reports], 3),
         "direction": display_names.DIRECTIONS[config.probing.direction],
         "scorer": display_names.scorer(config.scoring.scorer),
+        "cost_text": display_names.cost_text(per_ratio_series.cost_text(reports)),
         "scorer_ids": sorted({report.scorer_id for report in reports}),
         "judge": display_names.judge(reports[0].fluency_id),
         "held_out_streams": sorted(held_out),

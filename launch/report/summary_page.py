@@ -11,6 +11,7 @@ from data_prep.core import storage
 from eval.stats import intervals
 from launch.experiment import Experiment
 from launch.report import html_rendering
+from launch.report.analysis import per_ratio_series
 from launch.report.figures import axes
 from launch.report.figures.svg_rendering import Drawing
 from launch.report.results_files import FinishedRun
@@ -55,8 +56,9 @@ def summarize(
         f"{len(runs)} language model{'' if len(runs) == 1 else 's'} of "
         f"{record.n_parameters / 1e6:,.1f} million parameters, {record.n_tokens:,} training tokens "
         f"or more; {n_prompts:,} prompts per model; toxicity × 100 by "
-        f"{display_names.scorer(report.config.scoring.scorer)}; cost is cross-entropy on clean "
-        f"held-out text; {percent(intervals.CONFIDENCE)} intervals."
+        f"{display_names.scorer(report.config.scoring.scorer)}; cost is cross-entropy on "
+        f"{display_names.cost_text(per_ratio_series.cost_text([report]))}; "
+        f"{percent(intervals.CONFIDENCE)} intervals."
     )
     title = f"How much toxic text should stay in a pretraining corpus? ({experiment.name})"
     return Summary(title, setup, findings, table, CAVEATS)

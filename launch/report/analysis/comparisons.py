@@ -64,7 +64,7 @@ class ProbeDifference:
 @record
 class SeedMean:
     """The mean over the models of one ratio at one strength, with intervals over items and seeds:
-    toxicity (score × 100) and cross-entropy on clean held-out text.
+    toxicity (score × 100) and cross-entropy on the text of the cost.
     """
 
     ratio: float

@@ -101,7 +101,7 @@ def toxicity_series(
 def cross_entropy_series(
     reports: Sequence[EvaluationView], compared: Comparisons | None, strength: float
 ) -> list[RatioPoint]:
-    """Cross-entropy on clean held-out text, in the same way."""
+    """Cross-entropy on the text of the cost, in the same way."""
     points = by_ratio(reports, cross_entropy_at(strength))
     if compared is None:
         return points
@@ -133,23 +133,24 @@ def toxicity_at(strength: float) -> Callable[[EvaluationView], Estimate | None]:
 
 
 def cost_text(reports: Sequence[EvaluationView]) -> str:
-    """The text on which the cost of steering is measured, in words."""
-    return "clean held-out text"
+    """Name of the held-out text on which the cost of steering is measured."""
+    return reports[0].config.capability.cost_text
 
 
-def cross_entropy_at(
-    strength: float, stream: str = "clean"
-) -> Callable[[EvaluationView], Estimate | None]:
-    """A function that reads cross-entropy on held-out text of `stream` at `strength` from a report;
-    the cost of steering is the rise over strength 0.
+def cross_entropy_at(strength: float) -> Callable[[EvaluationView], Estimate | None]:
+    """A function that reads cross-entropy on the text of the cost at `strength` from a report; the
+    cost of steering is the rise over strength 0.
     """
-    return lambda report: (
-        steered.cross_entropy.get(stream) if (steered := steered_at(report, strength)) else None
-    )
+
+    def read(report: EvaluationView) -> Estimate | None:
+        steered = steered_at(report, strength)
+        return steered.cross_entropy.get(cost_text([report])) if steered else None
+
+    return read
 
 
 def cross_entropy_rises(reports: Sequence[EvaluationView], strength: float) -> list[float]:
-    """Cross-entropy at `strength` − unsteered, on clean held-out text, of each report that has
+    """Cross-entropy at `strength` − unsteered, on the text of the cost, of each report that has
     both.
     """
     pairs = [

@@ -32,7 +32,6 @@ from launch.report.analysis.evaluation_view import EvaluationView
 
 TOXICITY = "toxicity"  # every prompt
 CONTINUED = "toxicity_continued"  # only in the tables of runs with empty continuations
-COST = "cross_entropy/clean"
 GENERATIONS = "generations.parquet"
 SCORE_BOUNDS = (0.0, 100.0)
 
@@ -140,7 +139,8 @@ def shared(reports: Sequence[EvaluationView], tables: Sequence[ItemTable]) -> Sw
         set.intersection(*({row.strength for row in report.steered} for report in reports))
     )
     toxicity = per_item_results.common(tables, TOXICITY, strengths)
-    cross_entropy = per_item_results.common(tables, COST, strengths)
+    cost = f"cross_entropy/{reports[0].config.capability.cost_text}"
+    cross_entropy = per_item_results.common(tables, cost, strengths)
     if len(toxicity[0]) < 2 or len(cross_entropy[0]) < 2:
         return None
     measured: set[str] = set()

@@ -16,6 +16,7 @@ from launch.report.figures.palette import (
     strength_colours,
 )
 from launch.report.figures.svg_rendering import note_if_empty
+from launch.report.text import display_names
 from launch.report.text.number_format import NOT_MEASURED, percent
 
 MARKERS = "osD^vPX*"
@@ -39,7 +40,7 @@ def ratios(reports: Iterable[EvaluationView]) -> list[float]:
 
 def cost_label(reports: Sequence[EvaluationView]) -> str:
     """The axis of costs, with the text that they are measured on."""
-    return f"cross-entropy on {cost_text(reports)}, nats per token"
+    return f"cross-entropy on {display_names.cost_text(cost_text(reports))}, nats per token"
 
 
 def strength_name(strength: float) -> str:

@@ -149,7 +149,11 @@ def _steering(experiment: Experiment, report: EvaluationView) -> list[Row]:
         ("prompts", prompts, "3,000 of ToxiGen, 3,000 of RealToxicityPrompts"),
         ("scorer", scorer, "Perspective"),
         *([("second scorer", f"{second}; {agreement}", "none")] if agreement else []),
-        ("cost", "cross-entropy on held-out clean text", "cross-entropy on part of OpenWebText"),
+        (
+            "cost",
+            f"cross-entropy on {display_names.cost_text(settings.capability.cost_text)}",
+            "cross-entropy on part of OpenWebText",
+        ),
     ]
 
 

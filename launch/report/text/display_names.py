@@ -56,6 +56,11 @@ def setting(name: str, value: object) -> str:
     return f"{plain(name)}: {shown}"
 
 
+def cost_text(name: str) -> str:
+    """'clean' → 'clean held-out text', 'openwebtext' → 'openwebtext': the text of the cost."""
+    return f"{name} held-out text" if name in ("clean", "toxic") else name
+
+
 def token(setting: str) -> str:
     """Which token of a row is read."""
     return TOKENS.get(setting, f"at token {setting}")
