@@ -190,6 +190,7 @@ def paper_mini() -> Experiment:
                 benchmarks=(f"letter:{mmlu}", f"cloze:{mmlu}", f"cloze:{arc}"),
                 n_questions=300,
                 held_out=("wikitext=wikitext2/valid.txt.gz",),
+                cost_text="wikitext",
             ),
         ),
         arms=("plain", "meda", "inst", "matched"),
@@ -337,6 +338,7 @@ def _evaluation_of_the_paper(*, top_heads: int, has_annotated_arms: bool = False
             ),
             n_questions=14_042,
             held_out=(f"openwebtext={public_sets.OPENWEBTEXT}",),
+            cost_text="openwebtext",
             cross_entropy_sequences=256,
         ),
     )

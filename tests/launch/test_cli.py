@@ -36,6 +36,9 @@ def test_local_corpora_are_made_absolute_and_nothing_else(working_folder):
 def test_local_evaluation_texts_are_made_absolute(working_folder):
     sweep = experiment_from("--set", 'eval.capability.held_out=["owt=d.jsonl"]')
     assert sweep.eval.capability.held_out == (f"owt={working_folder}/d.jsonl",)
+    text = ('eval.capability.held_out=["owt=d.jsonl"]', "eval.capability.cost_text=owt")
+    for settings in (text, text[::-1]):
+        assert experiment_from("--set", *settings).eval.capability.cost_text == "owt"
     transfer = '["t.csv#text=t&label=toxigen", "s3://b/u.csv#label=x>1"]'
     sweep = experiment_from("--set", f"eval.probing.transfer={transfer}")
     assert sweep.eval.probing.transfer == (
@@ -121,6 +124,7 @@ def test_every_text_setting_is_known_as_a_location_or_not():
         "data.annotation.inst_template",
         "eval.conditions",
         "eval.steering.probes",
+        "eval.capability.cost_text",
         "eval.probing.group_field",
         "eval.probing.token",
         "train.metrics.sinks",
