@@ -54,6 +54,18 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+BOS: dict[str, Any] = {"id": 298, "content": "<s>", "special": True}
+WITH_BOS = {
+    "type": "TemplateProcessing",
+    "single": [
+        {"SpecialToken": {"id": "<s>", "type_id": 0}},
+        {"Sequence": {"id": "A", "type_id": 0}},
+    ],
+    "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+    "special_tokens": {"<s>": {"id": "<s>", "ids": [298], "tokens": ["<s>"]}},
+}
+
+
 class Parts(NamedTuple):
     """Modules of one block, found by the names that families use."""
 
@@ -117,6 +129,24 @@ def small_tokenizer() -> Tokenizer:
     (source,) = corpus_reader.expand(["synthetic:clean?documents=60"])
     texts = [document.text for document in corpus_reader.read(source)]
     return tokenizer.train(iter(texts), TokenizerConfig(source="train", vocab_size=N_IDS))
+
+
+def write_tokenizer(folder, *, template, **settings):
+    """The small tokenizer with <s> as its id 298, put before a text by a template or not."""
+    parsed = json.loads(small_tokenizer().json)
+    token = next(token for token, i in parsed["model"]["vocab"].items() if i == 298)
+    parsed["model"]["vocab"].pop(token)
+    parsed["model"]["merges"] = [
+        pair for pair in parsed["model"]["merges"] if "".join(pair) != token
+    ]
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    parsed["added_tokens"].append(BOS | flags)
+    parsed["post_processor"] = WITH_BOS if template else None
+    (folder / "tokenizer.json").write_text(json.dumps(parsed))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"eos_token": "<|endoftext|>", "bos_token": "<s>"} | settings)
+    )
+    return folder
 
 
 def write_folder(name: str, folder: Path) -> Path:

@@ -7,7 +7,7 @@ from itertools import pairwise
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
-from model_families import small_tokenizer, write_folder
+from model_families import write_folder, write_tokenizer
 
 from data_prep.core.errors import ConfigurationError
 from eval.config import EvalComputeConfig
@@ -16,35 +16,6 @@ from eval.model.loaded_model import load_folder
 from eval.model.subject import folder_tokenizer
 
 transformers = pytest.importorskip("transformers", reason="the parity oracle is not installed")
-
-BOS = {"id": 298, "content": "<s>", "special": True}
-WITH_BOS = {
-    "type": "TemplateProcessing",
-    "single": [
-        {"SpecialToken": {"id": "<s>", "type_id": 0}},
-        {"Sequence": {"id": "A", "type_id": 0}},
-    ],
-    "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
-    "special_tokens": {"<s>": {"id": "<s>", "ids": [298], "tokens": ["<s>"]}},
-}
-
-
-def write_tokenizer(folder, *, template, **settings):
-    """The small tokenizer with <s> as its id 298, put before a text by a template or not."""
-    parsed = json.loads(small_tokenizer().json)
-    token = next(token for token, i in parsed["model"]["vocab"].items() if i == 298)
-    parsed["model"]["vocab"].pop(token)
-    parsed["model"]["merges"] = [
-        pair for pair in parsed["model"]["merges"] if "".join(pair) != token
-    ]
-    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    parsed["added_tokens"].append(BOS | flags)
-    parsed["post_processor"] = WITH_BOS if template else None
-    (folder / "tokenizer.json").write_text(json.dumps(parsed))
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps({"eos_token": "<|endoftext|>", "bos_token": "<s>"} | settings)
-    )
-    return folder
 
 
 @pytest.mark.parametrize(
