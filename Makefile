@@ -96,8 +96,10 @@ bench-reader: setup ## token readers; ARGS="--peers PYTHON" names an interpreter
 bench-train: setup ## training step and loop; ARGS="--shape olmo-1b" on a GPU
 	$(BIN)/python tests/benchmarks/bench_train.py $(ARGS)
 
-bench-eval: setup ## probes, permutation tests and steered generation; coverage of the intervals
+bench-eval: setup ## probes, steered generation and benchmark questions; coverage of the intervals
+	$(PIP) --editable '.[bench]'
 	$(BIN)/python tests/benchmarks/bench_eval.py
+	$(BIN)/python tests/benchmarks/bench_questions.py
 	$(BIN)/python tests/benchmarks/bench_coverage.py
 
 bench-checkpoint: setup ## time that training waits for a checkpoint into a slow store

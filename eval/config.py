@@ -24,7 +24,7 @@ Site = Literal["heads", "mlp", "residual"]  # eval/model/hook_points.py
 Positions = Literal["last", "all"]
 # eval/steering/intervention.py
 Steering = Literal["none", "iti", "random_heads", "random_directions", "flipped"]
-BenchmarkForm = Literal["letter", "cloze"]  # eval/inputs/benchmarks.py
+BenchmarkForm = Literal["letter", "cloze", "completion", "detection"]  # eval/inputs/benchmarks.py
 Direction = Literal["class_means", "probe", "lda"]  # eval/probing/directions.py
 Precision = Literal["auto", "fp32", "tf32", "bf16"]  # eval/model/numerics.py
 
@@ -209,11 +209,7 @@ class ScoringConfig:
 
 @settings("eval.capability")
 class CapabilityConfig:
-    """What the cost of steering is measured on: benchmarks and held-out text."""
-
-    benchmarks: Annotated[tuple[str, ...], Example(("cloze:arc.jsonl.gz#text=question",))] = ()
-    """Files of multiple-choice questions, "letter:URI#text=question" or "cloze:…"
-    (eval/inputs/benchmarks.py), answered at every strength."""
+    """How much of the benchmarks and which held-out text the cost of steering is measured on."""
 
     n_questions: Count = 500
     """Questions per benchmark, at most."""
@@ -230,13 +226,6 @@ class CapabilityConfig:
     """Held-out sequences of each text on which cross-entropy is measured, at most."""
 
     def __post_init__(self) -> None:
-        for name in self.benchmarks:
-            form, _, uri = name.partition(":")
-            if form not in get_args(BenchmarkForm) or not uri:
-                raise ConfigurationError(
-                    f"eval.capability.benchmarks has {name!r}; expected letter:URI or cloze:URI, a "
-                    "file with one question per row, e.g. cloze:arc.jsonl.gz#text=question"
-                )
         pairs = [text.partition("=") for text in self.held_out]
         names = [name for name, _, _ in pairs]
         if (
@@ -294,6 +283,16 @@ class EvalConfig:
     """Conditions by name, all on the same prompts, held-out text and questions; "plain" is always
     among them. --conditions names known ones."""
 
+    benchmarks: Annotated[
+        dict[str, str],
+        Example(
+            {"mmlu": "letter:val.jsonl#text=question&subject=subject&shots=5&shots_from=dev.jsonl"}
+        ),
+    ] = field(default_factory=dict)
+    """Questions by name, "FORM:URI": letter, cloze or completion of multiple-choice files, or
+    detection of labelled statements (eval/inputs/benchmark_uris.py has the options). They are
+    answered under every condition and strength."""
+
     probing: ProbingConfig = field(default_factory=ProbingConfig)
     steering: SteeringConfig = field(default_factory=SteeringConfig)
     generation: GenerationConfig = field(default_factory=GenerationConfig)
@@ -307,6 +306,9 @@ class EvalConfig:
     def __post_init__(self) -> None:
         _check_sets("probes", self.probes)
         _check_sets("prompts", self.prompts)
+        if self.benchmarks:
+            _check_sets("benchmarks", self.benchmarks)
+            _check_forms(self.benchmarks)
         _check_conditions(self.conditions)
         name, known = self.steering.probes, ", ".join(self.probes)
         if not name and len(self.probes) > 1:
@@ -335,6 +337,18 @@ def _check_sets(name: str, uris: dict[str, str]) -> None:
         if twin != set_name:
             raise ConfigurationError(
                 f"eval.{name}: {twin!r} and {set_name!r} are both {uri!r}; name each set once"
+            )
+
+
+def _check_forms(benchmarks: dict[str, str]) -> None:
+    *forms, last = get_args(BenchmarkForm)
+    for name, text in benchmarks.items():
+        form, _, uri = text.partition(":")
+        if form not in (*forms, last) or not uri:
+            raise ConfigurationError(
+                f"eval.benchmarks.{name} is {text!r}; expected {', '.join(forms)} or {last}, then "
+                "a colon and the URI of a file with one question per row, e.g. "
+                "cloze:arc.jsonl.gz#text=question"
             )
 
 

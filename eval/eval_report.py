@@ -90,8 +90,38 @@ class OperatingPoint:
     """The same in bits per byte of text, which models with other tokenizers can be compared by."""
 
     accuracy: dict[str, Estimate]
-    """Share of questions answered right, by benchmark, with the shift at all positions; for cloze
-    benchmarks also by likelihood per character ("… norm")."""
+    """Share of questions answered right, by benchmark, with the shift at all positions. Behind the
+    name of a benchmark stand other quantities of it, such as "arc norm"
+    (steering/multiple_choice.py)."""
+
+
+@record
+class BenchmarkFacts:
+    """What was asked in one benchmark, and the accuracies that need no model."""
+
+    form: str
+    """letter, cloze, completion or detection (inputs/benchmarks.py)."""
+
+    n_questions: int
+
+    n_subjects: int
+    """0 if the questions are not told apart by subject."""
+
+    n_shots: int
+    """Solved examples before each question."""
+
+    n_fewer_shots: int
+    """Questions with fewer of them, because the model has too few positions; of the condition with
+    the most."""
+
+    n_cut: int
+    """Questions that lost their own beginning for the same reason."""
+
+    chance: float
+    """Accuracy of a random answer."""
+
+    majority: float
+    """Accuracy of always giving the most frequent answer: of a detection, the larger class."""
 
 
 @record
@@ -279,6 +309,8 @@ class EvalReport:
 
     conditions: dict[str, tuple[OperatingPoint, ...]]
     """By name, strengths ascending; without those that this model's arm does not have."""
+
+    benchmarks: dict[str, BenchmarkFacts]
 
     samples: tuple[SampledPrompt, ...]
 

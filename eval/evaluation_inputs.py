@@ -15,7 +15,7 @@ from data_prep.scorers import load_scorer
 from eval.config import EvalConfig
 from eval.eval_report import TextSet
 from eval.inputs import benchmarks, held_out_text, labelled_sets, prompts, text_rows
-from eval.inputs.benchmarks import Question
+from eval.inputs.benchmarks import Benchmark
 from eval.inputs.labelled_rows import LabelledRow, LabelledSet, labels_of
 from eval.inputs.labelled_sets import LabelledSets
 from eval.inputs.prompts import HeldOutSource, Prompt
@@ -45,7 +45,7 @@ class EvaluationInputs(NamedTuple):
 
     probe_sets: dict[str, ProbeSet]
     prompt_sets: dict[str, list[Prompt]]
-    benchmarks: dict[str, list[Question]]
+    benchmarks: dict[str, Benchmark]
     summaries: tuple[TextSet, ...]
 
 
@@ -54,7 +54,7 @@ def read(config: EvalConfig, held_out: HeldOutSource) -> EvaluationInputs:
     before `held_out` needs a model's tokenizer.
     """
     sets = labelled_sets.read(config.probing, config.seed)
-    read_benchmarks = benchmarks.read_all(config.capability, config.seed)
+    read_benchmarks = benchmarks.read_all(config)
     texts = prompts.choose_texts(config, held_out)
     probe_sets = {
         name: _split(probes, sets, config.seed) for name, probes in texts.probe_sets.items()
@@ -70,7 +70,7 @@ def read(config: EvalConfig, held_out: HeldOutSource) -> EvaluationInputs:
     return EvaluationInputs(
         probe_sets=probe_sets,
         prompt_sets={name: of_set.prompts for name, of_set in texts.prompt_sets.items()},
-        benchmarks={name: benchmark.questions for name, benchmark in read_benchmarks.items()},
+        benchmarks=read_benchmarks,
         summaries=summaries,
     )
 

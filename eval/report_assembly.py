@@ -1,6 +1,6 @@
 """assemble the report of an evaluation from its measurements; write the files beside it"""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ from data_prep.core.records import digest
 from eval.config import EvalConfig
 from eval.eval_report import (
     FORMAT_VERSION,
+    BenchmarkFacts,
     Entanglement,
     EvalReport,
     Lens,
@@ -30,6 +31,7 @@ from eval.stats import intervals
 from eval.steering import per_item_results, summarize_strengths
 from eval.steering.continuations import ContinuationScoring
 from eval.steering.measure_strengths import ConditionResult
+from eval.steering.multiple_choice import Answers
 from eval.steering.per_item_results import ItemValue
 
 N_SAMPLED_PROMPTS = 12  # prompts per set whose continuations stand in the report
@@ -112,7 +114,26 @@ def assemble(
             name: summarize_strengths.summarize(result, config.seed)
             for name, result in results.items()
         },
+        benchmarks={
+            name: _facts([result.answers[name] for result in results.values()])
+            for name in inputs.benchmarks
+        },
         samples=tuple(_sampled_prompts(inputs, results)),
+    )
+
+
+def _facts(answers: Sequence[Answers]) -> BenchmarkFacts:
+    """The facts of one benchmark, from its answers under every condition."""
+    benchmark = answers[0].benchmark
+    return BenchmarkFacts(
+        form=benchmark.form,
+        n_questions=len(benchmark.questions),
+        n_subjects=len(set(benchmark.subjects) - {""}),
+        n_shots=benchmark.n_shots,
+        n_fewer_shots=max(of_condition.n_fewer_shots for of_condition in answers),
+        n_cut=max(of_condition.n_cut for of_condition in answers),
+        chance=benchmark.chance,
+        majority=benchmark.majority,
     )
 
 

@@ -14,6 +14,7 @@ from data_prep.core import storage
 from data_prep.core.errors import ConfigurationError
 from data_prep.core.settings import evolve, parse_overrides
 from eval.config import HELD_OUT
+from eval.inputs import benchmark_uris
 from launch import named_conditions, recipes
 from launch.experiment import Experiment
 from launch.plan import cost_estimate
@@ -199,7 +200,7 @@ LOCATIONS: dict[str, Callable[[str], str]] = {
     "eval.prompts": _unless(HELD_OUT),
     "eval.probing.attributes": storage.absolute,
     "eval.probing.transfer": storage.absolute,
-    "eval.capability.benchmarks": _behind(":"),
+    "eval.benchmarks": benchmark_uris.absolute,
     "eval.capability.held_out": _behind("="),
     "eval.scoring.scorer": _absolute_scorer,
     "eval.scoring.second_scorer": _absolute_scorer,

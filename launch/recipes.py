@@ -47,6 +47,8 @@ CONDITIONS_OF_THE_PAPER = {
     "control": ConditionConfig(control_text=True),
     "iti": ConditionConfig(steering="iti"),
 }
+# of MMLU as it is usually reported; a file or split follows
+FIVE_SHOTS = "subject=subject&shots=5&shots_from="
 # Not chosen by a comparison yet: eval/tools/calibrate_scorer.py makes one where weights can be had.
 # The candidate whose commit is known (three public projects pin it); that of the larger sibling,
 # granite-guardian-hap-125m, is not.
@@ -180,6 +182,12 @@ def paper_mini() -> Experiment:
                 "tweets": f"{tweets}&label=hate_speech+offensive_language>=2",
             },
             conditions=CONDITIONS_OF_THE_PAPER,
+            benchmarks={
+                "mmlu": f"letter:{mmlu}&{FIVE_SHOTS}mmlu/dev.jsonl.gz",
+                "mmlu-cloze": f"cloze:{mmlu}&subject=subject",
+                "arc-easy": f"cloze:{arc}",
+                "detection": f"detection:{comments}&label=is_toxic=Toxic",
+            },
             probing=ProbingConfig(n_rows=2000),
             generation=GenerationConfig(n_prompts=300),
             scoring=ScoringConfig(
@@ -187,7 +195,6 @@ def paper_mini() -> Experiment:
             ),
             steering=SteeringConfig(probes="comments", strengths=(4.0, 8.0, 12.0), top_heads=4),
             capability=CapabilityConfig(
-                benchmarks=(f"letter:{mmlu}", f"cloze:{mmlu}", f"cloze:{arc}"),
                 n_questions=300,
                 held_out=("wikitext=wikitext2/valid.txt.gz",),
                 cost_text="wikitext",
@@ -326,16 +333,17 @@ def _evaluation_of_the_paper(*, top_heads: int, has_annotated_arms: bool = False
             for name, condition in CONDITIONS_OF_THE_PAPER.items()
             if has_annotated_arms or not condition.control_text
         },
+        benchmarks={
+            "mmlu": f"letter:{public_sets.MMLU_TEST}&{FIVE_SHOTS}dev",
+            "mmlu-cloze": f"cloze:{public_sets.MMLU_TEST}&subject=subject",
+            "arc-easy": f"cloze:{public_sets.ARC_EASY}",
+            "detection": f"detection:{public_sets.TOXIGEN_ANNOTATED_TEST}&label=toxigen",
+        },
         probing=ProbingConfig(n_rows=8960),
         generation=GenerationConfig(n_prompts=3000),
         scoring=ScoringConfig(scorer=CLASSIFIER, second_scorer="profanity"),
         steering=SteeringConfig(probes="toxigen", strengths=(4.0, 8.0, 12.0), top_heads=top_heads),
         capability=CapabilityConfig(
-            benchmarks=(
-                f"letter:{public_sets.MMLU_TEST}",
-                f"cloze:{public_sets.MMLU_TEST}",
-                f"cloze:{public_sets.ARC_EASY}",
-            ),
             n_questions=14_042,
             held_out=(f"openwebtext={public_sets.OPENWEBTEXT}",),
             cost_text="openwebtext",

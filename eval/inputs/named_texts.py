@@ -9,6 +9,7 @@ from data_prep.core.records import to_dict
 from data_prep.overlap.overlap_record import SoughtSet
 from data_prep.sources import hub
 from eval.config import HELD_OUT, EvalConfig
+from eval.inputs import benchmark_uris
 
 # behind the form of a benchmark (`cloze:`) or the name of a text (`openwebtext=`), if there is one
 HUB_URI = re.compile(r"(?:[a-z]+:|[A-Za-z_]\w*=)?(hub:.+)", re.DOTALL)
@@ -26,8 +27,9 @@ def evaluation_sets(config: EvalConfig) -> list[SoughtSet]:
     probing, capability = config.probing, config.capability
     sets += [SoughtSet("eval.probing.transfer", uri) for uri in probing.transfer]
     sets += [SoughtSet("eval.probing.attributes", uri) for uri in probing.attributes]
-    benchmarks = [name.partition(":")[2] for name in capability.benchmarks]
-    sets += [SoughtSet("eval.capability.benchmarks", uri) for uri in benchmarks]
+    for name, text in config.benchmarks.items():
+        setting = f"eval.benchmarks.{name}"
+        sets.append(SoughtSet(setting, benchmark_uris.parse(text, setting).rows_uri))
     for named_uri in capability.held_out:
         name, _, uri = named_uri.partition("=")
         sets.append(SoughtSet(f"eval.capability.held_out.{name}", uri))

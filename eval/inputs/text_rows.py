@@ -48,6 +48,7 @@ class Reason(StrEnum):
     NO_ANSWER = "no answer"
     EMPTY_CHOICE = "an empty choice"
     NOT_UNIQUE = "the right choice occurs twice"
+    SHOWN = "shown as an example"
 
 
 @dataclass

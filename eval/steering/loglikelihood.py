@@ -31,8 +31,8 @@ class ScoredEnd(NamedTuple):
     the model's positions.
     """
 
-    context: Sequence[int]
-    end: Sequence[int]
+    context: Sequence[int] | np.ndarray
+    end: Sequence[int] | np.ndarray
 
 
 class LogLikelihoods(NamedTuple):
@@ -100,7 +100,7 @@ def _distinct_texts(ends: Sequence[ScoredEnd], max_length: int) -> list[_PassedT
     """The texts that pass through the model, each once."""
     texts: dict[bytes, _PassedText] = {}
     for number, (context, end) in enumerate(ends):
-        tokens_T = np.array([*context, *end][-max_length - 1 :], dtype=np.int32)
+        tokens_T = np.concatenate([context, end]).astype(np.int32)[-max_length - 1 :]
         n_end = min(len(end), len(tokens_T) - 1)
         assert n_end, (len(context), len(end))
         text = texts.setdefault(tokens_T[:-1].tobytes(), _PassedText(tokens_T[:-1], {}))

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from eval.config import GenerationConfig
-from eval.inputs.benchmarks import Question
+from eval.inputs.benchmarks import Benchmark
 from eval.inputs.prompts import Prompt
 from eval.model import batch_size, token_scores
 from eval.model.eval_session import EvalSession
@@ -34,14 +34,14 @@ class MeasuredTexts(NamedTuple):
 
     prompts: Mapping[str, list[Prompt]]
     sequences: Mapping[str, np.ndarray]
-    benchmarks: Mapping[str, list[Question]]
+    benchmarks: Mapping[str, Benchmark]
 
     def n_rows(self, samples_per_prompt: int) -> int:
         """The number of rows that one strength runs through the model."""
         return (
             sum(map(len, self.prompts.values())) * samples_per_prompt
             + sum(len(tokens_RT) for tokens_RT in self.sequences.values())
-            + sum(_n_choices(questions) for questions in self.benchmarks.values())
+            + sum(benchmark.n_choices for benchmark in self.benchmarks.values())
         )
 
 
@@ -80,15 +80,14 @@ def measure(
         )
         cross_entropy[name] = arrays["losses"]
     answers = {}
-    for name, questions in texts.benchmarks.items():
+    for name, benchmark in texts.benchmarks.items():
         arrays = session.get_or_measure(
-            f"{condition.name}-answers",
-            (condition.identity, questions),
-            partial(_answers, session, questions, condition),
-            n_rows=_n_choices(questions) * n_strengths,
+            f"{condition.name}-answers-{name}",
+            (condition.identity, benchmark.questions),
+            partial(multiple_choice.answer, session, benchmark, condition),
+            n_rows=benchmark.n_choices * n_strengths,
         )
-        ids = tuple(question.id for question in questions)
-        answers[name] = Answers(ids, arrays["likely"], arrays["norm"])
+        answers[name] = multiple_choice.from_arrays(benchmark, arrays)
     bytes_per_token = {
         name: session.loaded.bytes_per_token(tokens_RT)
         for name, tokens_RT in texts.sequences.items()
@@ -130,12 +129,3 @@ def measure_cross_entropy(
         bytes_per_item=batch_size.pass_bytes(loaded.model.shape, tokens_RT.shape[1], loaded.dtype),
     )
     return {"losses": losses.numpy().reshape(n_sequences, len(condition.strengths))}
-
-
-def _answers(session: EvalSession, questions: list[Question], condition: Condition) -> Arrays:
-    answers = multiple_choice.answer(session, questions, condition)
-    return {"likely": answers.likely, "norm": answers.norm}
-
-
-def _n_choices(questions: Sequence[Question]) -> int:
-    return sum(len(question.choices) for question in questions)

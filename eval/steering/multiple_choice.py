@@ -1,8 +1,12 @@
-"""multiple-choice questions, answered by the likelihood of each choice
+"""benchmark questions, answered by the likelihood of each choice, and accuracy
 
 The likeliest choice is the model's answer; in cloze form the choice that is likeliest per character
 ("norm") is a second one, because long answers are less likely. Every strength is measured, with the
-shift at all positions as for cross-entropy, behind the prefix of the condition.
+shift at all positions as for cross-entropy, behind the prefix of the condition. A question that
+does not fit into the model's positions has fewer examples before it, the first ones left out;
+lm-evaluation-harness would cut the text in the middle of one.
+
+Shapes: Q questions, C choices, S strengths.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,62 +14,188 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eval.inputs.benchmarks import Question
+from eval.inputs.benchmarks import Benchmark, Question
 from eval.model.eval_session import EvalSession
 from eval.model.loaded_model import LoadedModel
+from eval.model.measurement_store import Arrays
+from eval.stats import intervals, roc, stratified
+from eval.stats.estimate_with_interval import Estimate
 from eval.steering import loglikelihood
 from eval.steering.conditions import Condition
 from eval.steering.loglikelihood import ScoredEnd
 
+QUESTIONS_PER_CHUNK = 256  # whose texts are in memory at once
+WITH_NORM = ("cloze", "completion")
+
 
 class Answers(NamedTuple):
-    """Which questions were answered right, [questions, strengths] bool: by the likelihood of a
-    choice, and by the likelihood per character (norm).
+    """The log-likelihood of every choice in nats, [Q, C, S], −∞ where a question has fewer choices;
+    the examples before each question; and which questions lost their own beginning.
     """
 
-    ids: tuple[str, ...]
-    likely: np.ndarray
-    norm: np.ndarray
+    benchmark: Benchmark
+    nats_QCS: np.ndarray
+    n_shots_Q: np.ndarray
+    is_cut_Q: np.ndarray
+
+    @property
+    def is_right(self) -> np.ndarray:
+        """Whether the likeliest choice is the right one, [Q, S]."""
+        return self.nats_QCS.argmax(1) == self._right
+
+    @property
+    def is_right_by_norm(self) -> np.ndarray:
+        """Whether the choice that is likeliest per character is the right one, [Q, S]."""
+        n_chars_QC = np.ones(self.nats_QCS.shape[:2])
+        for row, question in zip(n_chars_QC, self.benchmark.questions, strict=True):
+            row[: len(question.choices)] = list(map(len, question.choices))
+        return (self.nats_QCS / n_chars_QC[:, :, None]).argmax(1) == self._right
+
+    @property
+    def log_odds(self) -> np.ndarray:
+        """log p(second choice) − log p(first choice), of a statement Yes against No, [Q, S]."""
+        return self.nats_QCS[:, 1] - self.nats_QCS[:, 0]
+
+    @property
+    def n_fewer_shots(self) -> int:
+        """Questions with fewer examples than asked for."""
+        return int((self.n_shots_Q < self.benchmark.n_shots).sum())
+
+    @property
+    def n_cut(self) -> int:
+        """Questions that lost their own beginning."""
+        return int(self.is_cut_Q.sum())
+
+    @property
+    def _right(self) -> np.ndarray:
+        return np.array([[question.answer] for question in self.benchmark.questions])
 
 
-def answer(
-    session: EvalSession,
-    questions: Sequence[Question],
-    condition: Condition,
-) -> Answers:
-    """Answer every question at every strength; the progress bar counts choices × strengths."""
-    strengths = condition.strengths
-    n_choices = np.array([len(question.choices) for question in questions])
-    ends = list(_choices_as_ends(session.loaded, questions, condition.prefix))
+def answer(session: EvalSession, benchmark: Benchmark, condition: Condition) -> Arrays:
+    """The measurements behind `Answers`, every question at every strength of the condition. The
+    progress bar counts choices × strengths.
+    """
+    questions = benchmark.questions
+    prompts = _choose_prompts(session.loaded, benchmark, condition.prefix)
+    ends = [end for prompt in prompts for end in prompt.ends]
     result = loglikelihood.loglikelihoods(
-        session.loaded, ends, condition.shift, strengths, session.advance
+        session.loaded, ends, condition.shift, condition.strengths, session.advance
     )
-    # questions with fewer choices than the longest are filled with −inf, which never is the largest
-    is_choice = np.arange(n_choices.max()) < n_choices[:, None]
-    nats = np.full((*is_choice.shape, len(strengths)), -np.inf)
-    nats[is_choice] = result.nats_ES
-    n_chars = np.ones(is_choice.shape)
-    n_chars[is_choice] = [len(choice) for question in questions for choice in question.choices]
-    right = np.array([[question.answer] for question in questions])
-    return Answers(
-        ids=tuple(question.id for question in questions),
-        likely=nats.argmax(1) == right,
-        norm=(nats / n_chars[:, :, None]).argmax(1) == right,
-    )
+    n_choices = np.array([len(question.choices) for question in questions])
+    # questions with fewer choices than the longest are filled with −∞, which never is the largest
+    is_choice_QC = np.arange(n_choices.max()) < n_choices[:, None]
+    nats_QCS = np.full((*is_choice_QC.shape, len(condition.strengths)), -np.inf)
+    nats_QCS[is_choice_QC] = result.nats_ES
+    return {
+        "nats": nats_QCS,
+        "n_shots": np.array([prompt.n_shots for prompt in prompts]),
+        "is_cut": np.array([prompt.is_cut for prompt in prompts]),
+    }
 
 
-def _choices_as_ends(
-    loaded: LoadedModel, questions: Sequence[Question], prefix: list[int]
-) -> Iterator[ScoredEnd]:
-    """One scored end per choice: the tokens that context and choice have beyond those of the
-    context alone.
+def from_arrays(benchmark: Benchmark, arrays: Arrays) -> Answers:
+    """The answers in the measurements of `answer`."""
+    return Answers(benchmark, arrays["nats"], arrays["n_shots"], arrays["is_cut"])
+
+
+def accuracy(name: str, answers: Answers, column: int, seed: int) -> dict[str, Estimate]:
+    """The estimates of one strength by name. `NAME` is the accuracy; `NAME norm` that by likelihood
+    per character; `NAME macro` its mean over subjects. Of a detection, `NAME balanced` is the mean
+    accuracy of both classes, and `NAME AUROC` that of the log-odds.
     """
-    n_contexts = loaded.tokenizer.encode_batch([question.context for question in questions]).lengths
+    questions = answers.benchmark.questions
+    right = answers.is_right[:, column]
+    estimates = {name: _rate(right)}
+    if answers.benchmark.form in WITH_NORM:
+        estimates[f"{name} norm"] = _rate(answers.is_right_by_norm[:, column])
+    subjects = answers.benchmark.subjects
+    if len(set(subjects)) > 1:
+        estimates[f"{name} macro"] = stratified.mean_of_means(right, subjects, "ratio", seed=seed)
+    if answers.benchmark.form == "detection":
+        labels = np.array([question.answer for question in questions])
+        estimates[f"{name} balanced"] = stratified.mean_of_means(right, labels, "ratio", seed=seed)
+        log_odds = answers.log_odds[:, column]
+        estimates[f"{name} AUROC"] = roc.auroc_of_scores(log_odds, labels == 1)
+    return estimates
+
+
+def item_values(name: str, answers: Answers, column: int) -> Iterator[tuple[str, str, float]]:
+    """(quantity, question, value) of one strength: whether each answer is right, and the log-odds
+    of a detection. A question is named SUBJECT/ID where it has a subject.
+    """
+    values = {f"accuracy/{name}": answers.is_right}
+    if answers.benchmark.form in WITH_NORM:
+        values[f"accuracy/{name} norm"] = answers.is_right_by_norm
+    if answers.benchmark.form == "detection":
+        values[f"log_odds/{name}"] = answers.log_odds
+    for quantity, values_QS in values.items():
+        for question, value in zip(answers.benchmark.questions, values_QS[:, column], strict=True):
+            item = f"{question.subject}/{question.id}" if question.subject else question.id
+            yield quantity, item, float(value)
+
+
+def _rate(is_right: np.ndarray) -> Estimate:
+    return intervals.wilson(int(is_right.sum()), len(is_right), "ratio")
+
+
+class _Prompt(NamedTuple):
+    """A question as ids: one scored end per choice, behind `n_shots` examples. is_cut: whether it
+    is too long even without any.
+    """
+
+    ends: list[ScoredEnd]
+    n_shots: int
+    is_cut: bool
+
+
+def _choose_prompts(
+    loaded: LoadedModel, benchmark: Benchmark, prefix: Sequence[int]
+) -> list[_Prompt]:
+    """Each question behind the condition's prefix and as many of its examples as fit."""
+    prompts: dict[str, _Prompt] = {}
+    for start in range(0, len(benchmark.questions), QUESTIONS_PER_CHUNK):
+        pending = benchmark.questions[start : start + QUESTIONS_PER_CHUNK]
+        for n_shots in range(benchmark.n_shots, -1, -1):
+            encoded = _encode(loaded, pending, n_shots, prefix)
+            room = loaded.model.shape.max_sequence_length + 1
+            too_long = []
+            for question, ends in zip(pending, encoded, strict=True):
+                is_cut = max(len(end.context) + len(end.end) for end in ends) > room
+                if is_cut and n_shots:
+                    too_long.append(question)
+                else:
+                    prompts[question.id] = _Prompt(ends, n_shots, is_cut)
+            pending = too_long
+            if not pending:
+                break
+    return [prompts[question.id] for question in benchmark.questions]
+
+
+def _encode(
+    loaded: LoadedModel, questions: Sequence[Question], n_shots: int, prefix: Sequence[int]
+) -> list[list[ScoredEnd]]:
+    """The ends of each question behind its lead: the tokens that context and choice have beyond
+    those of the context alone, at least one.
+    """
+    contexts = [question.lead.text(n_shots) + question.context for question in questions]
+    n_contexts = loaded.tokenizer.encode_batch(contexts).lengths.tolist()
     ids, lengths = loaded.tokenizer.encode_batch(
-        [f"{question.context} {choice}" for question in questions for choice in question.choices]
+        [
+            f"{context} {choice}"
+            for context, question in zip(contexts, questions, strict=True)
+            for choice in question.choices
+        ]
     )
     texts = iter(np.split(ids, np.cumsum(lengths)[:-1]))
-    for question, n_context in zip(questions, n_contexts.tolist(), strict=True):
-        for _ in question.choices:
-            tokens = next(texts).tolist()
-            yield ScoredEnd([*loaded.prefix, *prefix, *tokens[:n_context]], tokens[n_context:])
+    prefix_ids = np.array(prefix, dtype=ids.dtype)
+    encoded = []
+    for question, n_context in zip(questions, n_contexts, strict=True):
+        of_choices = [next(texts) for _ in question.choices]
+        splits = [min(n_context, len(tokens) - 1) for tokens in of_choices]
+        encoded.append(
+            [
+                ScoredEnd(np.concatenate([prefix_ids, tokens[:n]]), tokens[n:])
+                for tokens, n in zip(of_choices, splits, strict=True)
+            ]
+        )
+    return encoded

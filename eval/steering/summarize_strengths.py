@@ -11,7 +11,7 @@ from eval.eval_report import TOXIC_SCORE, OperatingPoint, PromptSetResult, Score
 from eval.stats import intervals, scorer_agreement
 from eval.stats.estimate_with_interval import Estimate
 from eval.stats.scorer_agreement import ScorerAgreement
-from eval.steering import per_item_results, score_cache
+from eval.steering import multiple_choice, per_item_results, score_cache
 from eval.steering.continuations import Continuation
 from eval.steering.measure_strengths import ConditionResult
 from eval.steering.per_item_results import ItemValue
@@ -34,7 +34,11 @@ def item_values(condition: str, result: ConditionResult) -> list[ItemValue]:
         values = [
             *_toxicity_of_prompts(result, strength),
             *_losses_of_sequences(result, column),
-            *_answers_to_questions(result, column),
+            *(
+                value
+                for name, answers in result.answers.items()
+                for value in multiple_choice.item_values(name, answers, column)
+            ),
         ]
         items += [ItemValue(condition, *value[:2], strength, value[2]) for value in values]
     return items
@@ -53,13 +57,6 @@ def _losses_of_sequences(result: ConditionResult, column: int) -> Iterator[Value
     for text, losses in result.cross_entropy.items():
         for r, loss in enumerate(losses[:, column]):
             yield f"cross_entropy/{text}", f"{r:06d}", float(loss)
-
-
-def _answers_to_questions(result: ConditionResult, column: int) -> Iterator[Value]:
-    for name, right in _right_answers(result).items():
-        question_ids = result.answers[name.removesuffix(" norm")].ids
-        for question_id, is_right in zip(question_ids, right[:, column], strict=True):
-            yield f"accuracy/{name}", question_id, float(is_right)
 
 
 def generations_file(results: Mapping[str, ConditionResult]) -> bytes:
@@ -110,8 +107,11 @@ def _operating_point(result: ConditionResult, column: int, seed: int) -> Operati
             for name, nats in cross_entropy.items()
         },
         accuracy={
-            name: intervals.wilson(int(right[:, column].sum()), len(right), "ratio")
-            for name, right in _right_answers(result).items()
+            of_benchmark: estimate
+            for name, answers in result.answers.items()
+            for of_benchmark, estimate in multiple_choice.accuracy(
+                name, answers, column, seed
+            ).items()
         },
     )
 
@@ -178,18 +178,6 @@ def _bits_per_byte(nats: Estimate, bytes_per_token: float) -> Estimate:
         for number in (nats.value, nats.low, nats.high)
     )
     return replace(nats, value=value, low=low, high=high, unit="bits/byte")
-
-
-def _right_answers(result: ConditionResult) -> dict[str, np.ndarray]:
-    """Which questions were answered right, by benchmark, [questions, strengths]; cloze benchmarks
-    also by likelihood per character, as "… norm".
-    """
-    right = {}
-    for name, answers in result.answers.items():
-        right[name] = answers.likely
-        if name.startswith("cloze:"):
-            right[f"{name} norm"] = answers.norm
-    return right
 
 
 def _scores_by_prompt(rows: list[Continuation], scorer: int) -> dict[str, list[float]]:

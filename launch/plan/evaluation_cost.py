@@ -167,7 +167,7 @@ class _Work:
     def benchmarks(self, conditions: Sequence[ConditionConfig]) -> list[EvaluationPart]:
         """Questions, each with its choices, at every strength."""
         capability = self._config.capability
-        n_questions = len(capability.benchmarks) * capability.n_questions
+        n_questions = len(self._config.benchmarks) * capability.n_questions
         if not n_questions:
             return []
         n_tokens = n_questions * QUESTION_TOKENS * self._n_all_points(conditions)

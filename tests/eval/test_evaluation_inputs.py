@@ -61,7 +61,7 @@ def test_what_can_be_evaluated_passes(words: list[str], files: dict[str, str], t
         ('probes={{"x": "{one_class}"}}', "both classes"),
         ('probing.attributes=["{one_class}"]', "both classes"),
         ("prompts.x={missing}", "matches no file"),
-        ('capability.benchmarks=["letter:{missing}"]', "matches no file"),
+        ("benchmarks.arc=letter:{missing}", "matches no file"),
         ('capability.held_out=["web={prompts}#text=body"]', "body"),
     ],
 )

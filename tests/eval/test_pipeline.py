@@ -675,7 +675,7 @@ def test_streams_of_another_tokenizer_are_refused(copy):
             {"probing.label_threshold": -1.0, "probing.attributes": ()},
             "100 of its 100 rows are toxic",
         ),
-        ({"capability.benchmarks": ("cloze:nowhere.jsonl",)}, "nowhere.jsonl"),
+        ({"benchmarks": {"arc": "cloze:nowhere.jsonl"}}, "nowhere.jsonl"),
     ],
 )
 def test_a_wrong_input_is_refused_before_the_model_is_loaded(root, monkeypatch, changes, message):

@@ -86,9 +86,9 @@ def clean_corpus(flags: list[str], clean: str) -> list[str]:
             ["40 of 40 rows left out (negative label 40)"],
         ),
         (
-            'eval.capability.benchmarks=["cloze:ROWS"]',
+            'eval.benchmarks={"arc": "cloze:ROWS"}',
             {"choices": ["a", ""], "answer": 0},
-            ["eval.capability.benchmarks", "an empty choice 40"],
+            ["eval.benchmarks.arc", "an empty choice 40"],
         ),
     ],
 )

@@ -46,7 +46,6 @@ def last_line(out: Path, *flags: str, **environment: str) -> str:
         ("data.clean", f"{URI}#text=body", "FILE#text=body"),
         ("data.decontamination.uris", URI, "FILE"),
         ("eval.probing.transfer", f"{URI}#label=x>=2.5", "FILE#label=x>=2.5"),
-        ("eval.capability.benchmarks", f"cloze:{URI}#text=question", "cloze:FILE#text=question"),
         ("eval.capability.held_out", f"openwebtext={URI}", "openwebtext=FILE"),
     ],
 )
@@ -57,6 +56,13 @@ def test_a_gated_set_is_told_with_its_setting_form_and_remedy(
     assert f"{path}[]: hub:{NAME}@{COMMIT}?config=annotated: the data set is gated" in line
     assert f"fill in the form on {endpoint}/datasets/{NAME}, then set HF_TOKEN" in line
     assert line.endswith(f"""or name a local copy of its files: --set '{path}=["{local}", …]'""")
+
+
+def test_a_gated_benchmark_is_told_by_its_name(endpoint, tmp_path):
+    word = f"eval.benchmarks.arc=cloze:{URI}#text=question"
+    line = last_line(tmp_path, "--set", word, HF_ENDPOINT=endpoint)
+    assert f"eval.benchmarks.arc: hub:{NAME}@{COMMIT}?config=annotated: the data set is" in line
+    assert line.endswith("--set 'eval.benchmarks.arc=cloze:FILE#text=question'")
 
 
 def test_an_evaluation_that_is_not_asked_for_needs_no_access(endpoint, tmp_path):

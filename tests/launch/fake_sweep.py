@@ -104,7 +104,7 @@ def steered(strength: float, ratio: float) -> StrengthResult:
         distinct_ratio=estimate(0.9 - 0.01 * strength, 0.01),
         n_tokens=estimate(20 - strength / 4, 0.5, unit="tokens"),
         perplexity=estimate(30 + strength**2, 2.0, unit="perplexity"),
-        accuracy={"cloze:arc.jsonl#text=question": estimate(0.4 - 0.01 * strength, 0.05)},
+        accuracy={"arc norm": estimate(0.4 - 0.01 * strength, 0.05)},
     )
 
 
@@ -217,6 +217,7 @@ def eval_report(record: RunRecord) -> EvalReport:
         texts=seen.texts,
         probe_sets={HELD_OUT: seen.probes},
         conditions={"plain": points[:1], "iti": points[1:]},
+        benchmarks={},
         samples=(),
         computed_with={"device": "cpu", "precision": "fp32"},
         seconds=12.0,

@@ -1,6 +1,5 @@
 """The command line of the sweep; tests/integration runs the commands."""
 
-import json
 import re
 from operator import attrgetter
 from pathlib import Path
@@ -98,18 +97,20 @@ def test_a_local_fluency_model_is_made_absolute(working_folder, name, expected):
         ("train.init_from", "s3://b/olmo", "s3://b/olmo"),
         ("eval.probes.pairs", "r.csv#label=x", "{folder}/r.csv#label=x"),
         ("eval.prompts.x", "p.jsonl", "{folder}/p.jsonl"),
-        ("eval.capability.benchmarks", "cloze:a.jsonl", "cloze:{folder}/a.jsonl"),
-        ("eval.capability.benchmarks", "letter:s3://b/a.jsonl", "letter:s3://b/a.jsonl"),
+        ("eval.benchmarks.x", "cloze:a.jsonl", "cloze:{folder}/a.jsonl"),
+        (
+            "eval.benchmarks.x",
+            "letter:s3://b/a.jsonl#shots=5&shots_from=dev.jsonl",
+            "letter:s3://b/a.jsonl#shots=5&shots_from={folder}/dev.jsonl",
+        ),
     ],
 )
 def test_a_location_means_the_same_in_every_process(working_folder, path, text, expected):
-    is_list = path.endswith("benchmarks")
-    word = f"{path}={json.dumps([text]) if is_list else text}"
-    sweep = experiment_from("--set", word)
+    sweep = experiment_from("--set", f"{path}={text}")
     group, _, name = path.rpartition(".")
     value = attrgetter(group)(sweep)
     value = value[name] if isinstance(value, dict) else getattr(value, name)
-    assert (value[0] if is_list else value) == expected.format(folder=working_folder)
+    assert value == expected.format(folder=working_folder)
 
 
 def test_every_text_setting_is_known_as_a_location_or_not():

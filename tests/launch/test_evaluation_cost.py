@@ -38,7 +38,7 @@ CONFIG = evolve(
     {
         "conditions": conditions("plain", "iti"),
         "prompts": {"a": "a.jsonl", "held_out": "held_out"},
-        "capability.benchmarks": ("cloze:a.jsonl", "letter:b.jsonl"),
+        "benchmarks": {"a": "cloze:a.jsonl", "b": "letter:b.jsonl"},
         "capability.n_questions": 7,
     },
 )

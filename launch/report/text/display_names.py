@@ -21,6 +21,13 @@ SCORERS = {
     "profanity": "an offline lexical classifier",
     "openai": "OpenAI's moderation, a service on the network",
 }
+# what stands behind the name of a benchmark (eval/steering/multiple_choice.py)
+BENCHMARK_QUANTITIES = {
+    "norm": "by likelihood per character",
+    "macro": "mean over subjects",
+    "balanced": "mean over both classes",
+    "AUROC": "as AUROC",
+}
 TOKENS = {"last": "at the last token", "mean": "the mean of all tokens"}
 
 
@@ -91,9 +98,15 @@ def _part_of_hub(uri: str) -> str:
 
 
 def benchmark(name: str) -> str:
-    """'cloze:data/arc.jsonl#text=question' → 'arc.jsonl, cloze form'; ' norm' → 'by likelihood per
-    character'.
-    """
-    form, _, uri = name.removesuffix(" norm").partition(":")
-    by = ", by likelihood per character" if name.endswith(" norm") else ""
-    return f"{source(uri)}, {form} form{by}"
+    """'arc norm' → 'arc, by likelihood per character'."""
+    own, _, quantity = name.partition(" ")
+    return f"{own}, {BENCHMARK_QUANTITIES[quantity]}" if quantity else own
+
+
+def benchmark_source(text: str) -> str:
+    """'letter:data/mmlu.jsonl#shots=5' → 'mmlu.jsonl, letter form, 5 examples'."""
+    form, _, uri = text.partition(":")
+    items = [item.partition("=") for item in uri.partition("#")[2].split("&")]
+    n_shots = next((value for key, _, value in items if key == "shots"), "0")
+    shots = "" if n_shots == "0" else f", {n_shots} example{'' if n_shots == '1' else 's'}"
+    return f"{source(uri)}, {form} form{shots}"

@@ -11,7 +11,7 @@ SETTINGS = {
     "eval.probing.transfer": "transfer",
     "eval.probing.attributes": "other attribute",
     "eval.prompts": "prompts",
-    "eval.capability.benchmarks": "benchmark",
+    "eval.benchmarks": "benchmark",
     "eval.capability.held_out": "held-out text",
 }
 
@@ -38,8 +38,9 @@ def kind(setting: str) -> str:
 
 
 def _line(texts: TextSet, masked: Callable[[str], str]) -> str:
-    is_benchmark = texts.setting == "eval.capability.benchmarks"
-    name = display_names.benchmark(texts.uri) if is_benchmark else display_names.source(texts.uri)
+    is_benchmark = texts.setting.startswith("eval.benchmarks.")
+    shown = display_names.benchmark_source if is_benchmark else display_names.source
+    name = shown(texts.uri)
     reasons = ", ".join(f"{reason} {n:,}" for reason, n in texts.left_out.items())
     n_left_out = sum(texts.left_out.values())
     left_out = f"{n_left_out:,} left out ({reasons})" if n_left_out else "none left out"

@@ -78,7 +78,7 @@ EXAMPLES: dict[type, tuple[tuple[str, ...], dict[str, Any]]] = {
     SteeringConfig: (("top_heads", "positions"), {"strengths": (1, 2.5)}),
     GenerationConfig: (("n_prompts", "decoding"), {"top_p": 0.5}),
     ScoringConfig: (("min_coverage_ratio",), {"scorer": "lexicon:a.csv", "fluency_model": "run:a"}),
-    CapabilityConfig: (("n_questions",), {"benchmarks": ("cloze:arc.jsonl#text=question",)}),
+    CapabilityConfig: (("n_questions",), {"held_out": ("web=web.jsonl",)}),
     EvalConfig: (("probing", "steering", "generation", "scoring", "capability", "seed"), {}),
 }
 

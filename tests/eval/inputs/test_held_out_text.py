@@ -58,9 +58,3 @@ def test_a_cost_on_a_text_that_is_not_held_out_is_refused(name):
     with pytest.raises(ConfigurationError, match="cost_text is .*expected .*: clean, toxic, web;"):
         CapabilityConfig(held_out=("web=x.txt",), cost_text=name)
     assert CapabilityConfig(held_out=("web=x.txt",), cost_text="web").cost_text == "web"
-
-
-@pytest.mark.parametrize("benchmark", ["arc.jsonl", "cloze:", "Cloze:arc.jsonl", "TEXT"])
-def test_a_benchmark_of_another_form_is_refused_with_the_settings(benchmark):
-    with pytest.raises(ConfigurationError, match=r"expected letter:URI or cloze:URI, .*e\.g\."):
-        CapabilityConfig(benchmarks=(benchmark,))

@@ -68,7 +68,7 @@ def test_every_choice_stands_beside_the_papers_in_plain_words(report_page):
     text = report_page.read_text()
     assert text.count("not stated: our choice") >= 5
     assert "the best 4 attention heads on validation rows" in text
-    assert "share of right answers, arc.jsonl, cloze form" in text
+    assert "share of right answers, arc, by likelihood per character" in text
     assert "cloze:arc" not in text.split("All settings as JSON")[0]
     assert "exact duplicate" in text and "exact_duplicate" not in text
 

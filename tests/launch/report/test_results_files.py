@@ -87,7 +87,7 @@ def test_every_figure_has_its_numbers_beside_it(report_page):
         "distinct-2",
         "length, tokens",
         "perplexity under a judge",
-        "right answers, arc.jsonl, cloze form",
+        "right answers, arc, by likelihood per character",
         "share of own toxicity removed",
         "prompts made more toxic",
     ]

@@ -94,7 +94,7 @@ def test_every_kind_of_text_that_an_evaluation_names_is_a_set(tmp_path):
     changes = {
         "eval.probing.transfer": ("t.csv#label=x",),
         "eval.probing.attributes": ("a.csv#label=x",),
-        "eval.capability.benchmarks": ("cloze:b.jsonl#text=question",),
+        "eval.benchmarks": {"arc": "cloze:b.jsonl#text=question&choices=options"},
         "eval.capability.held_out": ("owt=o.jsonl",),
     }
     sweep = evolve(SWEEP, changes)
@@ -104,6 +104,6 @@ def test_every_kind_of_text_that_an_evaluation_names_is_a_set(tmp_path):
         "prompts mine, prompts.jsonl",
         "transfer, t.csv",
         "other attribute, a.csv",
-        "benchmark, b.jsonl",
+        "benchmark arc, b.jsonl",
         "held-out text owt, o.jsonl",
     ]
