@@ -81,6 +81,8 @@ def _run_stages(root: str, sweep: Experiment, only: str | None, *, materialize: 
             _check_before_building(root, sweep, evaluate=only != "train")
         storage.save(sweep, storage.join(root, experiment.FILE_NAME))
         _build_streams(root, sweep)
+        if is_evaluated:
+            _check_conditions(root, sweep)
         if materialize:
             _materialize(root, sweep)
         if is_evaluated:
@@ -174,6 +176,23 @@ def _measure_overlap(root: str, sweep: Experiment) -> None:
         measure_overlap.measure(sweep.data, root, named_texts.evaluation_sets(sweep.eval))
     except HormesisError as error:
         telemetry.logger.warning("the overlap of evaluation texts is not measured: %s", error)
+
+
+def _check_conditions(root: str, sweep: Experiment) -> None:
+    """Refuse a text before every prompt that is too long, now that the tokenizer is made."""
+    from data_prep.token_stream import tokenizer
+    from eval.inputs import condition_text
+
+    for state in run_states.read(root, sweep):
+        run = state.run
+        if state.report:
+            continue
+        of_run = tokenizer.load(storage.join(root, run.tokenizer), sweep.data.tokenizer)
+        for name, condition in sweep.eval.conditions.items():
+            if run.control_text or not condition.control_text:
+                text = condition_text.text_before_prompts(condition, run.control_text)
+                what = f"condition {name} of arm {run.arm}"
+                condition_text.encode(text, of_run, run.train.sequence_length, what)
 
 
 def _materialize(root: str, sweep: Experiment) -> None:

@@ -20,6 +20,7 @@ from data_prep.core.records import digest
 from data_prep.token_stream import manifest
 from data_prep.token_stream.tokenizer import Tokenizer
 from eval.config import EvalComputeConfig
+from eval.inputs import condition_text
 from eval.inputs.held_out_text import HeldOutFiles, HeldOutStream, HeldOutText
 from eval.model import model_files, numerics
 from eval.model.batch_size import BatchSize
@@ -77,18 +78,11 @@ class LoadedModel(NamedTuple):
         """Positions that prompts and held-out windows leave to the prefix of a condition, so that
         all conditions are measured on the same tokens.
         """
-        return max(self.sequence_length // 8, min(64, self.sequence_length // 4))
+        return condition_text.reserved_tokens(self.sequence_length)
 
     def encode_prefix(self, text: str, what: str) -> list[int]:
         """The ids of the text before every prompt, of the condition that `what` names."""
-        ids = self.tokenizer.encode_batch([text]).ids.tolist() if text else []
-        if len(ids) > self.reserved_tokens:
-            raise ConfigurationError(
-                f"{what}: its prefix has {len(ids)} tokens, and this model leaves "
-                f"{self.reserved_tokens} of its {self.sequence_length} positions to it; shorten "
-                "the prefix in eval.conditions, or leave the condition out"
-            )
-        return ids
+        return condition_text.encode(text, self.tokenizer, self.sequence_length, what)
 
     def bytes_per_token(self, tokens_RT: np.ndarray) -> float:
         """UTF-8 bytes of text per token that is predicted in these windows, all but the first of

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from data_prep.core.records import digest
 from eval.config import PLAIN, ConditionConfig, EvalConfig, Positions
+from eval.inputs import condition_text
 from eval.model.eval_session import EvalSession
 from eval.probing.probe_heads import ProbedHeads
 from eval.steering import intervention
@@ -64,7 +65,7 @@ def _condition(
     control_text: str,
     config: EvalConfig,
 ) -> Condition:
-    text = (control_text if condition.control_text else "") + condition.prefix
+    text = condition_text.text_before_prompts(condition, control_text)
     is_steered = condition.steering != "none"
     return Condition(
         name=name,
