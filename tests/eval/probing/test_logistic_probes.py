@@ -7,6 +7,7 @@ from sklearn.preprocessing import StandardScaler
 
 from data_prep.core.errors import ConfigurationError
 from eval.probing import logistic_probes
+from eval.probing.solver.logistic_loss import ProblemRows
 
 
 def scaled_rows(n=200, problems=5, features=6, *, signal=1.0, seed=0):
@@ -44,13 +45,31 @@ def test_solving_problems_in_chunks_gives_the_same_probes(monkeypatch):
     assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(whole, chunked, strict=True))
 
 
-def test_hessians_of_a_gpu_give_the_same_probes(monkeypatch):
-    x, labels = scaled_rows()
-    of_cpu = logistic_probes.fit(x, labels, 1.0)
-    monkeypatch.setattr(logistic_probes, "_products_one_by_one", logistic_probes._products_at_once)
-    of_gpu = logistic_probes.fit(x, labels, 1.0)
-    bound = 2e-9 * len(labels) * 7**0.5
-    assert (of_cpu.weight_PH - of_gpu.weight_PH).norm(dim=1).max() <= bound
+@pytest.mark.parametrize("order", ["alternating", "by label"])
+@pytest.mark.parametrize("signal", [0.3, 2.0, 5.0])
+def test_many_rows_reach_the_optimum_from_a_quarter_of_them(signal, order):
+    x, labels = scaled_rows(n=1200, signal=signal)
+    if order == "by label":
+        rows = labels.argsort(stable=True)
+        x, labels = x[rows], labels[rows]
+    assert ProblemRows(x, labels, 1).has_quarter
+    probes = logistic_probes.fit(x, labels, 1.0)
+    classifier = LogisticRegression(tol=1e-10, max_iter=10_000)
+    for p in range(x.shape[1]):
+        classifier.fit(StandardScaler().fit_transform(x[:, p].double().numpy()), labels.numpy())
+        assert np.allclose(probes.weight_PH[p], classifier.coef_[0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("l2", [1e-6, 1e-3, 1e3])
+def test_separable_and_repeated_features_have_an_optimum(l2):
+    x, labels = scaled_rows(n=300, signal=8.0)
+    x = torch.cat([x, x, 2 * x], dim=2)
+    probes = logistic_probes.fit(x, labels, l2)
+    z = (x.double() - probes.mean_PH) / probes.scale_PH
+    residual = torch.sigmoid(probes.scores(x)) - labels[:, None]
+    gradient = torch.einsum("rp,rph->ph", residual, z) + l2 * probes.weight_PH
+    # the features' centred values are rounded to float32
+    assert gradient.abs().max() <= 1e-6 * len(labels) and residual.sum(0).abs().max() <= 1e-6 * 300
 
 
 def test_a_planted_direction_is_found_and_generalises():

@@ -1,0 +1,166 @@
+"""minimise the logistic losses of several probes: L-BFGS, preconditioned by a Hessian
+
+A row costs 4·H operations in a gradient and H² in a Hessian: with 128 features a Hessian takes as
+long as ten to twenty gradients. So each problem forms one Hessian, at zero, where all rows count
+alike. Its factor is the inverse that L-BFGS (Nocedal and Wright 2006, algorithm 7.4) starts each
+step from, and a few pairs of steps and gradients correct it. It is formed anew only where that
+converges slowly, as for a head that separates the classes almost perfectly.
+
+The loss is convex, so the gradient along a step tells whether the step is too long; the loss itself
+is never computed. Gradients are float32's until these are exact no further, then float64's.
+
+Shapes: P problems, F parameters, K of the problems.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from eval.probing.solver.logistic_loss import Level, LogisticLoss
+
+# of the gradient by standardised weights, per row: where a level is left for the next
+TOLERANCE: dict[Level, float] = {
+    "quarter": 1e-2,
+    "float32": 1e-7,  # a float32 gradient is exact to about 2e-8
+    "float64": 1e-9,
+}
+FLOAT32_LIMIT = 1e-5  # below it a float32 gradient may stop falling
+STALLED = 0.6  # factor by which a step must reduce the gradient
+SLOW = 0.5  # the same factor, above which a new Hessian saves time
+N_STEPS_PER_HESSIAN = 3  # at least
+N_PAIRS = 2  # steps that correct the Hessian
+TOO_LONG = 0.9  # a step that ends where the slope along it is steeper, upwards, is shortened
+MAX_SHORTENINGS = 20
+MAX_STEPS = 300
+JITTER = 1e-6  # relative, of the diagonal of a Hessian that rounding left indefinite
+
+
+class _Pair(NamedTuple):
+    """A step and its change of the gradient, [P, F]; curvature: 1 / (step·change), or 0 for a
+    problem that no longer uses the pair, [P, 1].
+    """
+
+    step_PF: np.ndarray
+    change_PF: np.ndarray
+    curvature_P1: np.ndarray
+
+
+def minimise(loss: LogisticLoss) -> np.ndarray:
+    """The minimisers, slopes and intercepts [P, F]: no element of the gradient by standardised
+    weights exceeds TOLERANCE["float64"] per row.
+    """
+    u_PF = np.zeros_like(loss.scale_PF)
+    state = _Curvature(len(u_PF))
+    for level in loss.levels:
+        loss.read(level)
+        u_PF = _minimise_at(loss, level, u_PF, state)
+    return u_PF
+
+
+class _Curvature:
+    """What is known of the curvature of P problems: factors of Hessians, and pairs since then."""
+
+    def __init__(self, n_problems: int) -> None:
+        self.factors = [np.empty(0)] * n_problems
+        self.pairs: list[_Pair] = []
+        self.age_P = np.zeros(n_problems, dtype=int)  # steps since the Hessian
+
+    def renew(self, loss: LogisticLoss, problems_K: np.ndarray) -> None:
+        """Form the Hessian of some problems anew, where the gradient was computed last."""
+        for p, hessian_FF in zip(problems_K, loss.hessian(problems_K), strict=True):
+            self.factors[p] = _factor(hessian_FF)
+        self.age_P[problems_K] = 0
+        for pair in self.pairs:
+            pair.curvature_P1[problems_K] = 0
+
+    def add(self, step_PF: np.ndarray, change_PF: np.ndarray) -> None:
+        """Remember a step and its change of the gradient."""
+        product_P1 = np.vecdot(step_PF, change_PF)[:, None]
+        curvature_P1 = np.zeros_like(product_P1)
+        np.divide(1.0, product_P1, out=curvature_P1, where=product_P1 > 0)
+        self.pairs = [*self.pairs[1 - N_PAIRS :], _Pair(step_PF, change_PF, curvature_P1)]
+        self.age_P += 1
+
+
+def _minimise_at(
+    loss: LogisticLoss, level: Level, u_PF: np.ndarray, curvature: _Curvature
+) -> np.ndarray:
+    """The minimisers of one level, from u_PF on."""
+    gradient_PF = loss.gradient(u_PF)
+    problems_P = np.arange(len(u_PF))
+    if level != "float64":
+        curvature.renew(loss, problems_P)
+    previous_P = np.full(len(u_PF), np.inf)
+    for _ in range(MAX_STEPS):
+        steepest_P = np.abs(gradient_PF / loss.scale_PF).max(1) / loss.n_rows
+        is_active_P = steepest_P > TOLERANCE[level]
+        if level == "float32":
+            is_active_P &= (steepest_P > FLOAT32_LIMIT) | (steepest_P < STALLED * previous_P)
+        if not is_active_P.any():
+            return u_PF
+        is_slow_P = is_active_P & (steepest_P > SLOW * previous_P)
+        renewed_K = problems_P[is_slow_P & (curvature.age_P >= N_STEPS_PER_HESSIAN)]
+        if len(renewed_K):
+            curvature.renew(loss, renewed_K)
+        previous_P = steepest_P
+        direction_PF = _direction(gradient_PF, curvature) * is_active_P[:, None]
+        step_PF, new_gradient_PF = _step(loss, u_PF, gradient_PF, direction_PF)
+        curvature.add(step_PF, new_gradient_PF - gradient_PF)
+        u_PF, gradient_PF = u_PF + step_PF, new_gradient_PF
+    raise AssertionError(f"gradient {steepest_P.max():.1e} per row after {MAX_STEPS} steps")
+
+
+def _direction(gradient_PF: np.ndarray, curvature: _Curvature) -> np.ndarray:
+    """Inverse Hessian · gradient, by the two-loop recursion: [P, F]."""
+    from scipy.linalg.lapack import dpotrs
+
+    q_PF = gradient_PF
+    coefficients = []
+    for step_PF, change_PF, curvature_P1 in reversed(curvature.pairs):
+        coefficient_P1 = curvature_P1 * np.vecdot(step_PF, q_PF)[:, None]
+        q_PF = q_PF - coefficient_P1 * change_PF
+        coefficients.append(coefficient_P1)
+    q_PF = np.stack(
+        [
+            dpotrs(factor, q_F, lower=1)[0]
+            for factor, q_F in zip(curvature.factors, q_PF, strict=True)
+        ]
+    )
+    for (step_PF, change_PF, curvature_P1), coefficient_P1 in zip(
+        curvature.pairs, reversed(coefficients), strict=True
+    ):
+        q_PF += (coefficient_P1 - curvature_P1 * np.vecdot(change_PF, q_PF)[:, None]) * step_PF
+    return q_PF
+
+
+def _step(
+    loss: LogisticLoss, u_PF: np.ndarray, gradient_PF: np.ndarray, direction_PF: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """A step along −direction, and the gradient at its end: [P, F] each. The whole direction, but
+    where the loss rises again steeply before it ends: there as far as the slope is 0 by
+    interpolation.
+    """
+    slope_P = np.vecdot(gradient_PF, direction_PF)
+    length_P = np.ones(len(u_PF))
+    for _ in range(MAX_SHORTENINGS):
+        step_PF = -length_P[:, None] * direction_PF
+        new_gradient_PF = loss.gradient(u_PF + step_PF)
+        new_slope_P = np.vecdot(new_gradient_PF, direction_PF)
+        is_too_long_P = new_slope_P < -TOO_LONG * slope_P
+        if not is_too_long_P.any():
+            break
+        shorter_P = slope_P / np.where(is_too_long_P, slope_P - new_slope_P, 1.0)
+        length_P = np.where(is_too_long_P, length_P * shorter_P, length_P)
+    return step_PF, new_gradient_PF
+
+
+def _factor(hessian_FF: np.ndarray) -> np.ndarray:
+    """The lower Cholesky factor."""
+    from scipy.linalg.lapack import dpotrf
+
+    jitter = JITTER
+    factor_FF, failed = dpotrf(hessian_FF, lower=1)
+    while failed:
+        factor_FF, failed = dpotrf(hessian_FF + jitter * np.diag(np.diag(hessian_FF)), lower=1)
+        jitter *= 10
+    return factor_FF
