@@ -8,7 +8,8 @@ gradients that a Hessian preconditions (solver/), in a third to a half of its ti
 
 where s = ±1 is the label; b is not penalised. Probes are fitted on the device of their features. A
 GPU's differ from a CPU's by rounding: both end where no element of the gradient exceeds 1e-9·R, so
-their weights are within 2e-9·R·√F/λ of each other, and the float32 rounding of the centred features.
+their weights are within 2e-9·R·√F/λ of each other, but for the float32 rounding of centred
+features.
 
 Shapes: R rows, P problems (heads, layer-major), H features, F = H + 1 with the intercept.
 """

@@ -107,12 +107,12 @@ def _minimise_at(
         step_PF, new_gradient_PF = _step(loss, u_PF, gradient_PF, direction_PF)
         curvature.add(step_PF, new_gradient_PF - gradient_PF)
         u_PF, gradient_PF = u_PF + step_PF, new_gradient_PF
-    raise AssertionError(f"gradient {steepest_P.max():.1e} per row after {MAX_STEPS} steps")
+    raise AssertionError(f"gradient {previous_P.max():.1e} per row after {MAX_STEPS} steps")
 
 
 def _direction(gradient_PF: np.ndarray, curvature: _Curvature) -> np.ndarray:
     """Inverse Hessian · gradient, by the two-loop recursion: [P, F]."""
-    from scipy.linalg.lapack import dpotrs
+    from scipy.linalg import lapack
 
     q_PF = gradient_PF
     coefficients = []
@@ -142,25 +142,28 @@ def _step(
     """
     slope_P = np.vecdot(gradient_PF, direction_PF)
     length_P = np.ones(len(u_PF))
-    for _ in range(MAX_SHORTENINGS):
+    n_trials = 0
+    while True:
         step_PF = -length_P[:, None] * direction_PF
         new_gradient_PF = loss.gradient(u_PF + step_PF)
         new_slope_P = np.vecdot(new_gradient_PF, direction_PF)
         is_too_long_P = new_slope_P < -TOO_LONG * slope_P
-        if not is_too_long_P.any():
-            break
+        n_trials += 1
+        if n_trials > MAX_SHORTENINGS or not is_too_long_P.any():
+            return step_PF, new_gradient_PF
         shorter_P = slope_P / np.where(is_too_long_P, slope_P - new_slope_P, 1.0)
         length_P = np.where(is_too_long_P, length_P * shorter_P, length_P)
-    return step_PF, new_gradient_PF
 
 
 def _factor(hessian_FF: np.ndarray) -> np.ndarray:
     """The lower Cholesky factor."""
-    from scipy.linalg.lapack import dpotrf
+    from scipy.linalg import lapack
 
     jitter = JITTER
-    factor_FF, failed = dpotrf(hessian_FF, lower=1)
+    factor_FF, failed = lapack.dpotrf(hessian_FF, lower=1)
     while failed:
-        factor_FF, failed = dpotrf(hessian_FF + jitter * np.diag(np.diag(hessian_FF)), lower=1)
+        factor_FF, failed = lapack.dpotrf(
+            hessian_FF + jitter * np.diag(np.diag(hessian_FF)), lower=1
+        )
         jitter *= 10
     return factor_FF

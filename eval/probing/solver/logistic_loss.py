@@ -51,8 +51,8 @@ class ProblemRows:
 
 
 class LogisticLoss:
-    """The loss of P problems that share their labels, once `read` has chosen a level. Parameters and
-    gradients are float64 arrays [P, F] on the CPU, wherever the features are.
+    """The loss of P problems that share their labels, once `read` has chosen a level. Parameters
+    and gradients are float64 arrays [P, F] on the CPU, wherever the features are.
     """
 
     def __init__(self, features_RPH: Tensor, rows: ProblemRows, l2: float) -> None:
