@@ -112,7 +112,6 @@ def _minimise_at(
 
 def _direction(gradient_PF: np.ndarray, curvature: _Curvature) -> np.ndarray:
     """Inverse Hessian · gradient, by the two-loop recursion: [P, F]."""
-    from scipy.linalg import lapack
 
     q_PF = gradient_PF
     coefficients = []
