@@ -12,7 +12,9 @@ is never computed. Gradients are float32's until these are exact no further, the
 Shapes: P problems, F parameters, K of the problems.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -113,6 +115,7 @@ def _minimise_at(
 def _direction(gradient_PF: np.ndarray, curvature: _Curvature) -> np.ndarray:
     """Inverse Hessian · gradient, by the two-loop recursion: [P, F]."""
 
+    solve = _lapack("potrs")
     q_PF = gradient_PF
     coefficients = []
     for step_PF, change_PF, curvature_P1 in reversed(curvature.pairs):
@@ -121,7 +124,7 @@ def _direction(gradient_PF: np.ndarray, curvature: _Curvature) -> np.ndarray:
         coefficients.append(coefficient_P1)
     q_PF = np.stack(
         [
-            dpotrs(factor, q_F, lower=1)[0]
+            solve(factor, q_F, lower=1)[0]
             for factor, q_F in zip(curvature.factors, q_PF, strict=True)
         ]
     )
@@ -156,13 +159,18 @@ def _step(
 
 def _factor(hessian_FF: np.ndarray) -> np.ndarray:
     """The lower Cholesky factor."""
-    from scipy.linalg import lapack
-
+    factorise = _lapack("potrf")
     jitter = JITTER
-    factor_FF, failed = lapack.dpotrf(hessian_FF, lower=1)
+    factor_FF, failed = factorise(hessian_FF, lower=1)
     while failed:
-        factor_FF, failed = lapack.dpotrf(
-            hessian_FF + jitter * np.diag(np.diag(hessian_FF)), lower=1
-        )
+        factor_FF, failed = factorise(hessian_FF + jitter * np.diag(np.diag(hessian_FF)), lower=1)
         jitter *= 10
     return factor_FF
+
+
+@cache
+def _lapack(name: str) -> Callable[..., Any]:
+    """LAPACK's routine for float64, called without checks: they would take longer than it does."""
+    from scipy.linalg import get_lapack_funcs
+
+    return get_lapack_funcs(name, dtype=np.float64)
