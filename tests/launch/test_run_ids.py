@@ -17,6 +17,7 @@ LAPTOP = recipes.laptop()
 # What settings with a form of their own take, beside the example of their type.
 TEXTS = ("other.jsonl#label=x", "mean", "classifier:a/b", "lexicon:w.csv", "run:toxic-0.00-s0-1")
 TEXTS += ("pairs", "held_out", "toxigen", "toxigen-rule")  # names of probe sets
+TEXTS += ("toxic",)  # a held-out text
 
 
 def requested(recipe: str, *words: str) -> Experiment:
