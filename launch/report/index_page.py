@@ -33,6 +33,7 @@ from launch.report.analysis.sweep_curves import SweepCurves
 from launch.report.figures import (
     axes,
     head_distributions,
+    paper_figures,
     probe_heads,
     side_effects,
     toxicity_by_cost,
@@ -70,13 +71,31 @@ def write(root: str, experiment: Experiment, runs: Sequence[Run], cards: Cards) 
     finished = [
         FinishedRun(record, evaluation_view.view(report, prompt_set)) for record, report in runs
     ]
-    return write_views(root, experiment, finished, cards)
+    plain = [report for _, report in runs if report.arm == "plain"]
+    return write_views(root, experiment, finished, cards, _views_by_set(plain))
+
+
+def _views_by_set(reports: Sequence[EvalReport]) -> list[list[EvaluationView]]:
+    """The views of each prompt set by each scorer, ratios ascending."""
+    ordered = sorted(reports, key=lambda report: (report.toxic_ratio, report.seed))
+    return [
+        [evaluation_view.view(report, name, scorer) for report in ordered]
+        for scorer in range(len(ordered[0].scorer_ids))
+        for name in sorted(ordered[0].config.prompts)
+    ]
 
 
 def write_views(
-    root: str, experiment: Experiment, runs: Sequence[FinishedRun], cards: Cards
+    root: str,
+    experiment: Experiment,
+    runs: Sequence[FinishedRun],
+    cards: Cards,
+    by_set: Sequence[Sequence[EvaluationView]] = (),
 ) -> str:
-    """Write the report of these views of the runs, and return the URI of its page."""
+    """Write the report of these views of the runs, and return the URI of its page.
+
+    by_set: the views of all plain runs of each prompt set by each scorer; by default only `runs`.
+    """
     measured, others = map(_in_order, _by_arm(runs))
     folder = storage.join(root, "report")
     items = _read_items(root, measured)
@@ -85,7 +104,7 @@ def write_views(
     reports = [run.report for run in finished]
     heads = [head_accuracy_tails.read(_uri(root, run), run.report.config) for run in finished]
     compared = comparisons.compare(reports, items, heads)
-    drawings = draw_figures(root, finished, compared)
+    drawings = draw_figures(root, finished, compared, by_set or [reports])
     html_rendering.save_figures(folder, drawings)
     data_page.write(root, experiment, cards, with_comparison=True)
     sentences = findings(reports, compared)
@@ -139,14 +158,18 @@ def _uri(root: str, run: FinishedRun) -> str:
 
 
 def draw_figures(
-    root: str, runs: Sequence[FinishedRun], compared: Comparisons | None
+    root: str,
+    runs: Sequence[FinishedRun],
+    compared: Comparisons | None,
+    by_set: Sequence[Sequence[EvaluationView]],
 ) -> list[Drawing]:
-    """All figures, in the page's order."""
+    """All figures, in the page's order; by_set: as of `write_views`."""
     reports = [run.report for run in runs]
     curves = SweepCurves(reports, compared)
     plans = [
         *toxicity_by_ratio.figures(curves),
         *toxicity_by_cost.figures(curves),
+        *paper_figures.figures(by_set, {}),
         *side_effects.figures(reports, compared),
         *probe_heads.figures(reports),
         *head_distributions.figures(reports, compared),

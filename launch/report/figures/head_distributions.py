@@ -14,6 +14,7 @@ from launch.report.figures.axes import ratios
 from launch.report.figures.palette import INK, PAPER, SOFT, colour_by_ratio
 from launch.report.figures.panels import draw_strips, strip_axis
 from launch.report.figures.svg_rendering import Area, FigureNumbers, FigurePlan
+from launch.report.text import figure_notes
 from launch.report.text.number_format import percent, with_interval
 
 MAX_BINS = 30
@@ -31,6 +32,7 @@ def figures(
             draw=partial(head_spread, reports=reports),
             numbers=spread_numbers(reports),
             heights=(2.9, 5.4),
+            basis=figure_notes.probes(reports),
         )
     ]
     if len(ratios(reports)) < 2:
@@ -40,6 +42,7 @@ def figures(
         draw=partial(head_distribution, reports=reports, compared=compared),
         numbers=distribution_numbers(reports),
         heights=(2.9, 5.4),
+        basis=figure_notes.probes(reports),
     )
     return [first_and_last, *plans]
 

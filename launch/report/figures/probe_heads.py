@@ -24,6 +24,7 @@ from launch.report.figures.svg_rendering import (
     LineLabel,
     label_lines,
 )
+from launch.report.text import figure_notes
 from launch.report.text.number_format import percent
 
 MAPS_WIDE, MAPS_NARROW = 6, 3  # heat maps per row
@@ -40,12 +41,14 @@ def figures(reports: Sequence[EvaluationView]) -> list[FigurePlan]:
             draw=partial(probe_accuracy, reports=reports),
             numbers=accuracy_numbers(reports),
             heights=(3.4, 3.2),
+            basis=figure_notes.probes(reports),
         ),
         FigurePlan(
             name="head-maps",
             draw=partial(head_maps, reports=reports),
             numbers=head_distributions.spread_numbers(reports),
             heights=(1.0 + 1.3 * rows_wide, 1.1 + 1.35 * rows_narrow),
+            basis=figure_notes.probes(reports),
         ),
     ]
 

@@ -20,6 +20,7 @@ from launch.report.figures.axes import ratios
 from launch.report.figures.palette import SOFT
 from launch.report.figures.panels import SMALL, draw_strips
 from launch.report.figures.svg_rendering import Area, FigureNumbers, FigurePlan
+from launch.report.text import figure_notes
 from launch.report.text.display_names import benchmark
 from launch.report.text.number_format import NOT_MEASURED, percent
 
@@ -113,7 +114,15 @@ def figures(
         return []
     heights = (0.3 + 1.75 * math.ceil(n / 2), 0.3 + 1.7 * n)
     draw = partial(side_effects_by_strength, effects=effects)
-    return [FigurePlan("guards", draw, side_effects_numbers(reports, effects), heights)]
+    return [
+        FigurePlan(
+            "guards",
+            draw,
+            side_effects_numbers(reports, effects),
+            heights,
+            figure_notes.side_effects(reports),
+        )
+    ]
 
 
 def side_effects_by_strength(figure: Area, wide: bool, effects: Sequence[SideEffect]) -> None:

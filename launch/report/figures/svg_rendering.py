@@ -24,7 +24,7 @@ from launch.report.figures.palette import GRID, INK, NEUTRAL, PAPER, SOFT, Colou
 
 WIDE, NARROW = 7.5, 3.7  # inches; 96 CSS pixels each
 Area = Figure | SubFigure  # what a figure is drawn on
-BASIS_SIZE, BASIS_LINE_INCHES, BASIS_LETTERS = 8.5, 0.15, 14  # points; inches; per inch
+BASIS_SIZE, BASIS_LINE_INCHES, BASIS_LETTERS = 8.5, 0.15, 15  # points; inches; per inch
 PLACE_DIGITS = 5  # of a place, as a share of the figure
 LINE_LABEL = "label of a line"
 LINE_INCHES = 0.17  # height of a line of text, letters and space

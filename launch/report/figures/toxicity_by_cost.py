@@ -26,6 +26,7 @@ from launch.report.figures.svg_rendering import (
     note_if_empty,
     split_bottom,
 )
+from launch.report.text import figure_notes
 from launch.report.text.number_format import NOT_MEASURED, percent
 
 ROW_WIDE, ROW_NARROW = 3, 2  # panels side by side, at most
@@ -44,6 +45,8 @@ def figures(curves: SweepCurves) -> list[FigurePlan]:
                 LEGEND_INCHES + panels.panels_height(n, ROW_WIDE, 1.75),
                 2 * LEGEND_INCHES + panels.panels_height(n, ROW_NARROW, 1.5),
             ),
+            basis=f"{figure_notes.toxicity(curves.reports, curves.compared)} "
+            f"{figure_notes.cost(curves.reports)}",
         )
     ]
 

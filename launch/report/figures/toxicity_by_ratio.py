@@ -31,6 +31,7 @@ from launch.report.figures.svg_rendering import (
     LineLabel,
     label_lines,
 )
+from launch.report.text import figure_notes
 from launch.report.text.number_format import percent
 
 DODGE = 0.07  # between two lines at one ratio, as a share of the grid's step
@@ -45,8 +46,14 @@ def figures(curves: SweepCurves) -> list[FigurePlan]:
             draw=partial(toxicity_by_ratio, curves=curves),
             numbers=by_ratio_numbers(curves),
             heights=(3.9 + taller, 3.7 + taller),
+            basis=_basis(curves),
         )
     ]
+
+
+def _basis(curves: SweepCurves) -> str:
+    note = figure_notes.toxicity(curves.reports, curves.compared)
+    return f"{note} {figure_notes.cost(curves.reports)}" if curves.matched else note
 
 
 def toxicity_by_ratio(figure: Area, wide: bool, curves: SweepCurves) -> None:

@@ -22,6 +22,7 @@ from launch.report.figures.axes import (
 from launch.report.figures.palette import FAINT, PAPER, SOFT, colour_by_ratio
 from launch.report.figures.panels import RatioPanels
 from launch.report.figures.svg_rendering import Area, FigureNumbers, FigurePlan, note_if_empty
+from launch.report.text import figure_notes
 from launch.report.text.number_format import NOT_MEASURED, percent
 from training.run_record import RunRecord, run_uri
 
@@ -76,21 +77,28 @@ def _metrics(uri: str) -> list[dict[str, Any]]:
 
 def figures(curves: Sequence[TrainingCurve]) -> list[FigurePlan]:
     """Losses, and the emergence of the attribute if it was measured."""
-    n = len({curve.ratio for curve in curves})
+    ratios = [curve.ratio for curve in curves]
+    n = len(set(ratios))
     draw = partial(losses, curves=curves)
     n_blocks = 1 + len(_streams(curves))
     wide, narrow = (
         n_blocks * panels.panels_height(n, at_most, 1.05)
         for at_most in (panels.ROW_WIDE, panels.ROW_NARROW)
     )
-    plans = [FigurePlan("losses", draw, losses_numbers(curves), (wide, narrow))]
+    plans = [
+        FigurePlan(
+            "losses", draw, losses_numbers(curves), (wide, narrow), figure_notes.losses(ratios)
+        )
+    ]
     if any(curve.probe for curve in curves):
         heights = (
             panels.panels_height(n, EMERGENCE_WIDE, 1.45),
             panels.panels_height(n, EMERGENCE_NARROW, 1.3),
         )
         draw = partial(emergence, curves=curves)
-        plans.append(FigurePlan("emergence", draw, emergence_numbers(curves), heights))
+        numbers = emergence_numbers(curves)
+        note = figure_notes.emergence(ratios, numbers.rows[0][-1])
+        plans.append(FigurePlan("emergence", draw, numbers, heights, note))
     return plans
 
 

@@ -10,7 +10,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-N_FIGURES = {"index.html": 9, "data.html": 2, "summary.html": 1}
+N_FIGURES = {"index.html": 11, "data.html": 2, "summary.html": 1}
 WIDTHS = {1280: ".wide", 360: ".narrow"}
 DARK, WHITE = "rgb(20, 23, 26)", "rgb(255, 255, 255)"
 BACKGROUND = "getComputedStyle(document.body).backgroundColor"
