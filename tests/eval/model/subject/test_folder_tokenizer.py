@@ -50,6 +50,11 @@ def test_a_beginning_stands_before_texts_and_documents_alone(tmp_path):
     ids = windows.flatten().tolist()
     after_eos = [after for before, after in pairwise(ids) if before == 0]
     assert ids[0] == 298 and after_eos and set(after_eos) == {298}
+    n_bytes = sum(
+        len(loaded.tokenizer.decode([i for i in row[1:] if i not in (0, 298)]).encode())
+        for row in windows.tolist()
+    )
+    assert loaded.bytes_per_token(windows) == n_bytes / (63 * len(windows))
     unprefixed = HeldOutFiles(uri, loaded.tokenizer, 0).windows(64, 4).flatten().tolist()
     assert 298 not in unprefixed
 
