@@ -290,8 +290,10 @@ class EvalConfig:
         ),
     ] = field(default_factory=dict)
     """Questions by name, "FORM:URI": letter, cloze or completion of multiple-choice files, or
-    detection of labelled statements (eval/inputs/benchmark_uris.py has the options). They are
-    answered under every condition and strength."""
+    detection of labelled statements, e.g.
+    mmlu=letter:val.jsonl#text=question&subject=subject&shots=5&shots_from=dev.jsonl
+    (eval/inputs/benchmark_uris.py has the options). They are answered under every condition and
+    strength."""
 
     probing: ProbingConfig = field(default_factory=ProbingConfig)
     steering: SteeringConfig = field(default_factory=SteeringConfig)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data_prep.core import telemetry
 from eval.inputs.benchmarks import Benchmark, Question
 from eval.model.eval_session import EvalSession
 from eval.model.loaded_model import LoadedModel
@@ -81,6 +82,16 @@ def answer(session: EvalSession, benchmark: Benchmark, condition: Condition) -> 
     result = loglikelihood.loglikelihoods(
         session.loaded, ends, condition.shift, condition.strengths, session.advance
     )
+    n_fewer = sum(prompt.n_shots < benchmark.n_shots for prompt in prompts)
+    if n_fewer:
+        telemetry.logger.warning(
+            "%s: %s of %s questions stand behind fewer than %d examples: the model has %d positions",
+            condition.name,
+            f"{n_fewer:,}",
+            f"{len(prompts):,}",
+            benchmark.n_shots,
+            session.loaded.model.shape.max_sequence_length,
+        )
     n_choices = np.array([len(question.choices) for question in questions])
     # questions with fewer choices than the longest are filled with −∞, which never is the largest
     is_choice_QC = np.arange(n_choices.max()) < n_choices[:, None]

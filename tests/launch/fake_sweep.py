@@ -15,6 +15,7 @@ from data_prep.token_stream.mixture import Mixture, sequences_for
 from eval.config import HELD_OUT, EvalConfig, ScoringConfig, SteeringConfig
 from eval.eval_report import FORMAT_VERSION as EVAL_FORMAT_VERSION
 from eval.eval_report import (
+    BenchmarkFacts,
     EvalReport,
     OperatingPoint,
     ProbeNull,
@@ -192,6 +193,18 @@ def evaluation_view(record: RunRecord, strengths=STRENGTHS) -> EvaluationView:
                 other_words={},
             ),
         ),
+        benchmarks={
+            "arc": BenchmarkFacts(
+                form="cloze",
+                n_questions=500,
+                n_subjects=0,
+                n_shots=5,
+                n_fewer_shots=41,
+                n_cut=0,
+                chance=0.25,
+                majority=0.27,
+            )
+        },
         probes=probe_set_result(ratio),
         steered=tuple(steered(strength, ratio) for strength in strengths),
         controls=(),
@@ -217,7 +230,7 @@ def eval_report(record: RunRecord) -> EvalReport:
         texts=seen.texts,
         probe_sets={HELD_OUT: seen.probes},
         conditions={"plain": points[:1], "iti": points[1:]},
-        benchmarks={},
+        benchmarks=seen.benchmarks,
         samples=(),
         computed_with={"device": "cpu", "precision": "fp32"},
         seconds=12.0,

@@ -10,7 +10,13 @@ from collections.abc import Sequence
 
 from data_prep.core.records import record
 from eval.config import PLAIN, ConditionConfig, EvalConfig
-from eval.eval_report import EvalReport, OperatingPoint, ProbeSetResult, TextSet
+from eval.eval_report import (
+    BenchmarkFacts,
+    EvalReport,
+    OperatingPoint,
+    ProbeSetResult,
+    TextSet,
+)
 from eval.stats.estimate_with_interval import Estimate
 from eval.stats.scorer_agreement import ScorerAgreement
 from eval.steering import per_item_results
@@ -75,6 +81,7 @@ class EvaluationView:
     prompts_digest: str
     fluency_id: str
     texts: tuple[TextSet, ...]
+    benchmarks: dict[str, BenchmarkFacts]
     probes: ProbeSetResult
     condition: str
     steered: tuple[StrengthResult, ...]
@@ -104,6 +111,7 @@ def view(report: EvalReport, prompt_set: str, scorer: int = 0) -> EvaluationView
         prompts_digest=report.prompts_digests[prompt_set],
         fluency_id=report.fluency_id,
         texts=report.texts,
+        benchmarks=report.benchmarks,
         probes=report.steering_probes,
         condition=condition,
         steered=tuple(map(row, points)),

@@ -1,12 +1,13 @@
 """figure of what steering removes and what else it changes, against its strength"""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
 from matplotlib.ticker import MaxNLocator
 
+from eval.eval_report import BenchmarkFacts
 from eval.stats.estimate_with_interval import Estimate
 from launch.report.analysis.comparisons import Comparisons
 from launch.report.analysis.evaluation_view import EvaluationView
@@ -33,16 +34,20 @@ AGAINST_UNSTEERED = {
     "removed": "share of own toxicity removed",
     "more_toxic": "prompts made more toxic",
 }
+DOTTED = (0, (2, 3))
 LOG_FROM = 20  # a panel is logarithmic where its largest value is this many times the least
 
 Reader = Callable[[EvaluationView, float], Estimate | None]
 
 
 class SideEffect(NamedTuple):
-    """One panel: its title and the points of each ratio, [ratio][strength]."""
+    """One panel: its title, the points of each ratio, [ratio][strength], and the value that needs
+    no model: chance, or the majority class of a detection.
+    """
 
     title: str
     points: dict[float, Sequence[RatioPoint]]
+    baseline: float | None = None
 
 
 def side_effects(
@@ -53,9 +58,15 @@ def side_effects(
         title: partial(_text_quantity, name) for name, title in TEXT_QUANTITIES.items()
     }
     names = {name for report in reports for row in report.steered for name in row.accuracy}
-    for name in sorted(names):
-        readers[f"right answers, {benchmark(name)}"] = partial(_accuracy, name)
     effects = [SideEffect(title, _points(reports, read)) for title, read in readers.items()]
+    effects += [
+        SideEffect(
+            f"right answers, {benchmark(name)}",
+            _points(reports, partial(_accuracy, name)),
+            _baseline(name, reports[0].benchmarks),
+        )
+        for name in sorted(names)
+    ]
     if compared:
         effects += [
             SideEffect(title, _points_of_removal(reports, compared, name))
@@ -76,6 +87,15 @@ def _text_quantity(name: str, report: EvaluationView, strength: float) -> Estima
 def _accuracy(name: str, report: EvaluationView, strength: float) -> Estimate | None:
     steered = steered_at(report, strength)
     return steered.accuracy.get(name) if steered else None
+
+
+def _baseline(name: str, benchmarks: Mapping[str, BenchmarkFacts]) -> float | None:
+    """The value of an accuracy that needs no model."""
+    own, _, quantity = name.partition(" ")
+    facts = benchmarks.get(own)
+    if facts and facts.form == "detection":
+        return 0.5 if quantity else facts.majority  # AUROC and the mean over both classes: 0.5
+    return facts.chance if facts else None
 
 
 def _points(reports: Sequence[EvaluationView], read: Reader) -> dict[float, Sequence[RatioPoint]]:
@@ -132,6 +152,8 @@ def side_effects_by_strength(figure: Area, wide: bool, effects: Sequence[SideEff
     for axes, effect in zip(grid, effects, strict=False):
         axes.set_title(effect.title)
         draw_strips(axes, effect.points)
+        if effect.baseline is not None:
+            axes.axhline(effect.baseline, color=SOFT, lw=1.0, ls=DOTTED)
         values = [
             point.value
             for points in effect.points.values()
@@ -165,7 +187,8 @@ def side_effects_numbers(
             shown = [_shown(point) for point in points if point.value is not None]
             span = f"{shown[0]} to {shown[-1]}" if shown else NOT_MEASURED
             ends.append(f"{percent(ratio)} {span}")
-        parts.append(f"{effect.title}: {', '.join(ends)}")
+        by_chance = f" (by chance {effect.baseline:.3g})" if effect.baseline is not None else ""
+        parts.append(f"{effect.title}{by_chance}: {', '.join(ends)}")
     alt = f"Effects of steering, from the weakest to the strongest. {'; '.join(parts)}."
     columns = ("quantity", "toxic_ratio", "strength", "value", "low", "high")
     return FigureNumbers(columns, rows, alt)

@@ -1,6 +1,6 @@
 """what the evaluations read of each set of texts, and what was left out, a line per set"""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from eval.eval_report import TextSet
 from launch.report.analysis.evaluation_view import EvaluationView
@@ -21,7 +21,9 @@ def lines(reports: Sequence[EvaluationView], masked: Callable[[str], str]) -> li
 
     masked: masks slurs in the words of a label field.
     """
-    return list(dict.fromkeys(_line(texts, masked) for report in reports for texts in report.texts))
+    found = [_line(texts, masked) for report in reports for texts in report.texts]
+    found += [line for report in reports for line in _short_questions(report)]
+    return list(dict.fromkeys(found))
 
 
 def words(reports: Sequence[EvaluationView]) -> list[str]:
@@ -35,6 +37,18 @@ def kind(setting: str) -> str:
         return SETTINGS[setting]
     group, _, name = setting.rpartition(".")
     return f"{SETTINGS[group]} {name}"
+
+
+def _short_questions(report: EvaluationView) -> Iterator[str]:
+    """A line for each benchmark whose examples the model had no room for."""
+    for name, facts in report.benchmarks.items():
+        if facts.n_fewer_shots:
+            cut = f", and {facts.n_cut:,} lost their own beginning" if facts.n_cut else ""
+            yield (
+                f"benchmark {name}: {facts.n_fewer_shots:,} of {facts.n_questions:,} questions "
+                f"stood behind fewer than {facts.n_shots} examples, because the model has too few "
+                f"positions{cut}"
+            )
 
 
 def _line(texts: TextSet, masked: Callable[[str], str]) -> str:

@@ -88,6 +88,7 @@ def test_the_page_says_what_was_read_and_left_out():
         "prompts held_out, pieces of the held-out documents: 200 rows read, none left out, 200"
     )
     assert text.count(prompts_line) == 1
+    assert "benchmark arc: 41 of 500 questions stood behind fewer than 5 examples" in text
 
 
 def test_records_are_escaped_and_slurs_are_masked(report_page):

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 from fake_sweep import MISSING, RATIOS, STRENGTHS, experiment, run
 
+from launch.report.figures import side_effects
 from launch.report.results_files import FinishedRun, results, results_csv
 from launch.report.text.findings import findings
 
@@ -96,3 +97,21 @@ def test_every_figure_has_its_numbers_beside_it(report_page):
     heads = tables["head-maps"]
     assert len(heads) == 16 * len(RATIOS)
     assert sum(row["steered"] == "True" for row in heads) == 4 * len(RATIOS)
+
+
+def test_right_answers_stand_beside_those_without_a_model():
+    reports = [run(ratio)[1] for ratio in RATIOS]
+    effects = side_effects.side_effects(reports)
+    baselines = {effect.title: effect.baseline for effect in effects}
+    assert baselines.pop("right answers, arc, by likelihood per character") == 0.25
+    assert set(baselines.values()) == {None}
+    alt = side_effects.side_effects_numbers(reports, effects).alt
+    assert "right answers, arc, by likelihood per character (by chance 0.25): 0" in alt
+
+
+@pytest.mark.parametrize(
+    ("name", "baseline"), [("hate", 0.7), ("hate balanced", 0.5), ("hate AUROC", 0.5), ("x", None)]
+)
+def test_a_detection_stands_beside_its_larger_class(name, baseline):
+    hate = replace(run(0.0)[1].benchmarks["arc"], form="detection", majority=0.7)
+    assert side_effects._baseline(name, {"hate": hate}) == baseline

@@ -9,6 +9,16 @@ def test_sources_are_named_by_their_file():
     assert display_names.source(name) == "a/set"
 
 
+def test_benchmarks_are_named_by_their_names_and_forms():
+    assert display_names.benchmark("mmlu") == "mmlu"
+    assert display_names.benchmark("mmlu macro") == "mmlu, mean over subjects"
+    assert display_names.benchmark("arc norm") == "arc, by likelihood per character"
+    named = display_names.benchmark_source
+    assert named("letter:d/val.jsonl#text=q&shots=5") == "val.jsonl, letter form, 5 examples"
+    assert named("cloze:d/arc.jsonl#shots=1") == "arc.jsonl, cloze form, 1 example"
+    assert named("detection:rows.csv#label=x") == "rows.csv, detection form"
+
+
 def test_settings_are_shown_as_words():
     assert display_names.setting("mask_personal", True) == "mask personal: yes"
     assert display_names.setting("max_chars", 1_000_000) == "max chars: 1,000,000"
