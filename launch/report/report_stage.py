@@ -28,7 +28,7 @@ LOWER_PRIORITY = 10  # niceness of the thread that writes interim reports
 
 def write(root: str, sweep: Experiment) -> None:
     """Write the report of the runs that are trained and evaluated."""
-    from launch.report import index_page
+    from launch.report.pages import index_page
 
     states = run_states.read(root, sweep)
     done = [(state.record, state.report) for state in states if state.record and state.report]
@@ -67,7 +67,7 @@ def _digest_of_records(states: list[RunState], overlaps: list[TextOverlap]) -> s
 def write_data_page(root: str, sweep: Experiment) -> None:
     """Write the data page, and print its table."""
     from data_prep.cards.stream_table import stream_table
-    from launch.report import data_page
+    from launch.report.pages import data_page
 
     has_report = storage.exists(storage.join(root, "report", "index.html"))
     cards = data_cards(root, sweep)

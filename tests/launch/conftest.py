@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from fake_sweep import RATIOS, run, write_report
 
-from launch.report import index_page
 from launch.report.figures.svg_rendering import Drawing, FigurePlan
+from launch.report.pages import index_page
 
 
 @pytest.fixture(scope="session")

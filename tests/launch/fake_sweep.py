@@ -29,8 +29,8 @@ from eval.eval_report import (
 from eval.stats.estimate_with_interval import Estimate
 from eval.steering import per_item_results
 from launch.experiment import Experiment
-from launch.report import index_page
 from launch.report.analysis.evaluation_view import EvaluationView, SampledCurve, StrengthResult
+from launch.report.pages import index_page
 from launch.report.results_files import FinishedRun
 from training.config import ModelConfig, OptimizerConfig, RunConfig, TrainConfig
 from training.run_record import FORMAT_VERSION as RUN_FORMAT_VERSION

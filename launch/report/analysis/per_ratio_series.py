@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 
 from eval.stats import seed_spread
 from eval.stats.estimate_with_interval import Estimate
@@ -25,9 +25,20 @@ class RatioPoint(NamedTuple):
     n_runs: int
 
 
-def by_ratio(
-    reports: Sequence[EvaluationView], read: Callable[[EvaluationView], Estimate | None]
-) -> list[RatioPoint]:
+class HasRatio(Protocol):
+    """A report or a view of one."""
+
+    @property
+    def toxic_ratio(self) -> float: ...
+
+    @property
+    def realised_toxic_ratio(self) -> float: ...
+
+
+R = TypeVar("R", bound=HasRatio)
+
+
+def by_ratio(reports: Sequence[R], read: Callable[[R], Estimate | None]) -> list[RatioPoint]:
     """One point per ratio, ascending. With one seed per ratio the points are the estimates
     themselves.
 

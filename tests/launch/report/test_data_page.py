@@ -7,7 +7,7 @@ from fake_data_cards import cards
 from fake_sweep import experiment
 
 from data_prep.core import records
-from launch.report import data_page
+from launch.report.pages import data_page
 
 
 def test_the_data_page_shows_both_cards_and_masks_their_quotes(report_page):

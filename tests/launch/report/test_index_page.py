@@ -25,9 +25,9 @@ from markupsafe import escape
 
 from data_prep.core.settings import evolve
 from eval.eval_report import Entanglement, Lens
-from launch.report import index_page
 from launch.report.analysis.evaluation_view import ControlResult
 from launch.report.figures.svg_rendering import Drawing, FigureNumbers
+from launch.report.pages import index_page
 from launch.report.results_files import FinishedRun
 from launch.report.text.number_format import with_interval
 from training.config import Arm

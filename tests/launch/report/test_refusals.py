@@ -4,7 +4,7 @@ import pytest
 from fake_sweep import experiment
 
 from data_prep.core.errors import ArtefactMissing
-from launch.report import index_page
+from launch.report.pages import index_page
 
 
 def test_a_report_without_runs_is_refused(tmp_path):

@@ -18,8 +18,9 @@ from fake_sweep import (
 
 from data_prep.core import storage
 from launch.experiment import Experiment
-from launch.report import data_page, index_page, report_stage
+from launch.report import report_stage
 from launch.report.figures.svg_rendering import Drawing, FigurePlan
+from launch.report.pages import data_page, index_page
 from training.config import RunConfig
 from training.run_record import run_uri
 

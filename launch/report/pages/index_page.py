@@ -7,7 +7,7 @@ every number, its n, interval and unit; results.csv with a row per run and stren
 no date and no random id, so the same records give the same bytes.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, get_args
 
 from data_prep.cards.data_card import DataCard
@@ -18,7 +18,7 @@ from eval.eval_report import EvalReport, Lens, check_comparable, eval_uri
 from eval.stats import intervals
 from eval.steering.per_item_results import ItemTable
 from launch.experiment import Experiment
-from launch.report import data_page, html_rendering, results_files, summary_page, tables
+from launch.report import condition_table, html_rendering, results_files, tables
 from launch.report.analysis import (
     comparisons,
     evaluation_view,
@@ -42,7 +42,9 @@ from launch.report.figures import (
 )
 from launch.report.figures.svg_rendering import Drawing, render
 from launch.report.mask_slurs import masking
+from launch.report.pages import data_page, prompt_set_page, summary_page
 from launch.report.results_files import FinishedRun
+from launch.report.tables import MainTable
 from launch.report.text import choices_vs_paper, display_names, text_overlap, text_sets
 from launch.report.text.findings import findings, prompts_needed
 from launch.report.text.number_format import percent, value_range
@@ -53,6 +55,13 @@ N_SAMPLES = 3  # prompts shown per ratio
 
 Run = tuple[RunRecord, EvalReport]
 Cards = dict[str, DataCard]
+
+
+class Extras(NamedTuple):
+    """What the page shows beside the views: overlap of texts with streams, table of conditions."""
+
+    overlaps: Sequence[str]
+    conditions: MainTable | None
 
 
 def write(root: str, experiment: Experiment, runs: Sequence[Run], cards: Cards) -> str:
@@ -66,13 +75,33 @@ def write(root: str, experiment: Experiment, runs: Sequence[Run], cards: Cards) 
             f"{root}: no run of {experiment.name!r} is trained and evaluated; run launch/sweep.py "
             "without --only"
         )
-    check_comparable([report for _, report in runs])
-    prompt_set = min(runs[0][1].config.prompts)
-    finished = [
+    reports = [report for _, report in runs]
+    check_comparable(reports)
+    first, *other_sets = sorted(reports[0].config.prompts)
+    results = {
+        "conditions": condition_table.numbers(reports),
+        "other_prompt_sets": {
+            name: prompt_set_page.write(root, experiment, _views(runs, name), cards)
+            for name in other_sets
+        },
+    }
+    plain = [report for report in reports if report.arm == "plain"]
+    return write_views(
+        root,
+        experiment,
+        _views(runs, first),
+        cards,
+        by_set=_views_by_set(plain),
+        conditions=condition_table.condition_table(reports),
+        results=results,
+    )
+
+
+def _views(runs: Sequence[Run], prompt_set: str) -> list[FinishedRun]:
+    """What each run shows on one prompt set."""
+    return [
         FinishedRun(record, evaluation_view.view(report, prompt_set)) for record, report in runs
     ]
-    plain = [report for _, report in runs if report.arm == "plain"]
-    return write_views(root, experiment, finished, cards, _views_by_set(plain))
 
 
 def _views_by_set(reports: Sequence[EvalReport]) -> list[list[EvaluationView]]:
@@ -90,11 +119,15 @@ def write_views(
     experiment: Experiment,
     runs: Sequence[FinishedRun],
     cards: Cards,
+    *,
     by_set: Sequence[Sequence[EvaluationView]] = (),
+    conditions: MainTable | None = None,
+    results: Mapping[str, Any] | None = None,
 ) -> str:
     """Write the report of these views of the runs, and return the URI of its page.
 
     by_set: the views of all plain runs of each prompt set by each scorer; by default only `runs`.
+    results: more entries of results.json.
     """
     measured, others = map(_in_order, _by_arm(runs))
     folder = storage.join(root, "report")
@@ -102,14 +135,14 @@ def write_views(
     finished = _with_early_ends(measured, items)
     beside = _with_early_ends(others, _read_items(root, others))
     reports = [run.report for run in finished]
-    heads = [head_accuracy_tails.read(_uri(root, run), run.report.config) for run in finished]
+    heads = [head_accuracy_tails.read(run_folder(root, run), run.report.config) for run in finished]
     compared = comparisons.compare(reports, items, heads)
     drawings = draw_figures(root, finished, compared, by_set or [reports])
     html_rendering.save_figures(folder, drawings)
     data_page.write(root, experiment, cards, with_comparison=True)
     sentences = findings(reports, compared)
-    results = results_files.results(experiment, [*finished, *beside], compared, sentences)
-    storage.save(results, storage.join(folder, "results.json"))
+    numbers = results_files.results(experiment, [*finished, *beside], compared, sentences)
+    storage.save(numbers | dict(results or {}), storage.join(folder, "results.json"))
     rows = results_files.results_csv([*finished, *beside], compared)
     storage.write(storage.join(folder, "results.csv"), rows.encode())
     main_table = tables.main_table(reports, compared, tables.doses(finished, cards))
@@ -117,8 +150,8 @@ def write_views(
     main_figure = next(drawing for drawing in drawings if drawing.name == summary_page.FIGURE)
     summary_page.write(folder, summary, finished, main_figure)
     uri = storage.join(folder, "index.html")
-    overlaps = text_overlap.lines(text_overlap.read(root, experiment))
-    html = page(experiment, [*finished, *beside], cards, drawings, compared, overlaps)
+    shown = Extras(text_overlap.lines(text_overlap.read(root, experiment)), conditions)
+    html = page(experiment, [*finished, *beside], cards, drawings, compared, shown)
     storage.write(uri, html.encode())
     return uri
 
@@ -149,11 +182,12 @@ def _with_early_ends(runs: Sequence[FinishedRun], items: Sequence[ItemTable]) ->
 
 def _read_items(root: str, runs: Sequence[FinishedRun]) -> list[ItemTable]:
     return [
-        sweep_items.read(eval_uri(_uri(root, run), run.report.config), run.report) for run in runs
+        sweep_items.read(eval_uri(run_folder(root, run), run.report.config), run.report)
+        for run in runs
     ]
 
 
-def _uri(root: str, run: FinishedRun) -> str:
+def run_folder(root: str, run: FinishedRun) -> str:
     return run_uri(root, run.record.config.run_id)
 
 
@@ -187,7 +221,7 @@ def page(
     cards: Cards,
     drawings: Sequence[Drawing],
     compared: Comparisons | None,
-    overlaps: Sequence[str] = (),
+    extras: Extras | None = None,
 ) -> str:
     """The HTML text. Every string from a record is escaped; only the drawings are trusted."""
     plain, others = _by_arm(runs)
@@ -202,7 +236,8 @@ def page(
         colours=axes.palette(reports),
         findings=findings(reports, compared),
         compared=compared,
-        overlaps=overlaps,
+        overlaps=extras.overlaps if extras else (),
+        conditions=extras.conditions if extras else None,
         **_tables(finished, cards, compared),
         missing=_missing(experiment, runs),
         **_notes(experiment, finished, compared),
@@ -227,7 +262,6 @@ def _tables(
         "head_probe_rows": tables.head_probe_rows(compared),
         "heads_above_by_seed": tables.heads_above_by_seed(compared),
         "control_rows": tables.control_rows(reports, compared),
-        "paper_rows": paper_reference.compare_with_paper(reports, compared),
         "paper_probes": paper_reference.PROBES,
         "paper_differs": paper_reference.WHAT_DIFFERS,
     }
@@ -255,7 +289,10 @@ def _notes(
     reports = [run.report for run in runs]
     held_out = {part.stream for run in runs for part in run.record.held_out}
     config = reports[0].config
+    first, *other_sets = sorted(config.prompts)
     return {
+        "prompt_set": first,
+        "other_sets": other_sets,
         "confidence": intervals.CONFIDENCE,
         "experiment_digest": digest(experiment),
         "settings": to_json(experiment),
