@@ -85,7 +85,8 @@ def answer(session: EvalSession, benchmark: Benchmark, condition: Condition) -> 
     n_fewer = sum(prompt.n_shots < benchmark.n_shots for prompt in prompts)
     if n_fewer:
         telemetry.logger.warning(
-            "%s: %s of %s questions stand behind fewer than %d examples: the model has %d positions",
+            "%s: %s of %s questions stand behind fewer than %d examples; the model has "
+            "%d positions, too few for more",
             condition.name,
             f"{n_fewer:,}",
             f"{len(prompts):,}",
