@@ -22,6 +22,7 @@ from launch.report.figures.axes import (
     values_by_ratio,
 )
 from launch.report.figures.palette import INK, SOFT, strength_colours
+from launch.report.figures.side_effects import baseline
 from launch.report.figures.svg_rendering import (
     Area,
     FigureNumbers,
@@ -37,11 +38,11 @@ DOTTED = (0, (2, 3))
 Views = Sequence[EvaluationView]
 
 
-def figures(by_set: Sequence[Views], chance: Mapping[str, float]) -> list[FigurePlan]:
-    """Benchmarks by ratio, if any was asked; toxicity by ratio of each prompt set and scorer.
+def figures(by_set: Sequence[Views]) -> list[FigurePlan]:
+    """Benchmarks by ratio, if any was asked; toxicity by ratio of each prompt set and scorer, if
+    there are several: of one, the main figure shows it.
 
-    by_set: the views of all runs, of each prompt set by each scorer. chance: by benchmark, the
-    accuracy of a random answer, where it is known.
+    by_set: the views of all runs, of each prompt set by each scorer.
     """
     plans = []
     accuracies = benchmark_accuracies(by_set[0])
@@ -49,24 +50,25 @@ def figures(by_set: Sequence[Views], chance: Mapping[str, float]) -> list[Figure
         plans.append(
             FigurePlan(
                 name="benchmarks-by-ratio",
-                draw=partial(
-                    benchmarks_by_ratio, reports=by_set[0], accuracies=accuracies, chance=chance
-                ),
-                numbers=benchmark_numbers(accuracies, chance),
+                draw=partial(benchmarks_by_ratio, reports=by_set[0], accuracies=accuracies),
+                numbers=benchmark_numbers(by_set[0], accuracies),
                 heights=_heights(len(accuracies)),
                 basis=figure_notes.benchmarks(by_set[0]),
             )
         )
-    plans.append(
-        FigurePlan(
-            name="toxicity-by-prompt-set",
-            draw=partial(toxicity_by_prompt_set, by_set=by_set),
-            numbers=prompt_set_numbers(by_set),
-            heights=_heights(len(by_set)),
-            basis=figure_notes.prompt_sets(by_set),
-        )
-    )
+    if len(by_set) > 1:
+        plans.append(_plan_of_prompt_sets(by_set))
     return plans
+
+
+def _plan_of_prompt_sets(by_set: Sequence[Views]) -> FigurePlan:
+    return FigurePlan(
+        name="toxicity-by-prompt-set",
+        draw=partial(toxicity_by_prompt_set, by_set=by_set),
+        numbers=prompt_set_numbers(by_set),
+        heights=_heights(len(by_set)),
+        basis=figure_notes.prompt_sets(by_set),
+    )
 
 
 def _heights(n_panels: int) -> tuple[float, float]:
@@ -93,41 +95,36 @@ def benchmark_accuracies(reports: Views) -> dict[str, list[RatioPoint]]:
 
 
 def benchmarks_by_ratio(
-    figure: Area,
-    wide: bool,
-    reports: Views,
-    accuracies: Mapping[str, Sequence[RatioPoint]],
-    chance: Mapping[str, float],
+    figure: Area, wide: bool, reports: Views, accuracies: Mapping[str, Sequence[RatioPoint]]
 ) -> None:
-    """A panel per benchmark: accuracy of the unsteered models, and chance as a dotted line."""
+    """A panel per benchmark: accuracy of the unsteered models and, dotted, what needs no model:
+    chance, or the majority class of a detection.
+    """
     panels = _panels(figure, wide, len(accuracies))
     for axes, (name, points) in zip(panels, accuracies.items(), strict=True):
         axes.set_title(display_names.benchmark(name))
         line_with_intervals(axes, points, INK, "o")
         ratio_axis(axes, reports)
-        if (level := _chance_of(name, chance)) is not None:
+        level = baseline(name, reports[0].benchmarks)
+        if level is not None:
+            facts = reports[0].benchmarks[name.partition(" ")[0]]
+            is_majority = facts.form == "detection" and " " not in name
             axes.axhline(level, color=SOFT, lw=1.0, ls=DOTTED)
-            label_lines(axes, [LineLabel(level, "chance", SOFT)])
-
-
-def _chance_of(name: str, chance: Mapping[str, float]) -> float | None:
-    """Chance of a benchmark, also by likelihood per character."""
-    return chance.get(name, chance.get(name.removesuffix(" norm")))
+            label_lines(axes, [LineLabel(level, "majority" if is_majority else "chance", SOFT)])
 
 
 def benchmark_numbers(
-    accuracies: Mapping[str, Sequence[RatioPoint]], chance: Mapping[str, float]
+    reports: Views, accuracies: Mapping[str, Sequence[RatioPoint]]
 ) -> FigureNumbers:
-    rows = [
-        (name, p.realised, p.value, p.low, p.high, _chance_of(name, chance))
-        for name, points in accuracies.items()
-        for p in points
-    ]
+    rows = []
     parts = []
     for name, points in accuracies.items():
+        level = baseline(name, reports[0].benchmarks)
+        rows += [(name, p.realised, p.value, p.low, p.high, level) for p in points]
         values = values_by_ratio(((p.ratio, p.value) for p in points), 3)
-        parts.append(f"{display_names.benchmark(name)}: {values}")
-    columns = ("benchmark", "toxic_ratio", "accuracy", "low", "high", "chance")
+        by_chance = "" if level is None else f" (without a model {level:.3f})"
+        parts.append(f"{display_names.benchmark(name)}{by_chance}: {values}")
+    columns = ("benchmark", "toxic_ratio", "accuracy", "low", "high", "without_model")
     return FigureNumbers(columns, rows, f"Accuracy of the unsteered models. {'; '.join(parts)}.")
 
 

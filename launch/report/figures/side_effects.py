@@ -63,7 +63,7 @@ def side_effects(
         SideEffect(
             f"right answers, {benchmark(name)}",
             _points(reports, partial(_accuracy, name)),
-            _baseline(name, reports[0].benchmarks),
+            baseline(name, reports[0].benchmarks),
         )
         for name in sorted(names)
     ]
@@ -89,8 +89,8 @@ def _accuracy(name: str, report: EvaluationView, strength: float) -> Estimate | 
     return steered.accuracy.get(name) if steered else None
 
 
-def _baseline(name: str, benchmarks: Mapping[str, BenchmarkFacts]) -> float | None:
-    """The value of an accuracy that needs no model."""
+def baseline(name: str, benchmarks: Mapping[str, BenchmarkFacts]) -> float | None:
+    """The value of an accuracy that needs no model: chance, or a detection's majority class."""
     own, _, quantity = name.partition(" ")
     facts = benchmarks.get(own)
     if facts and facts.form == "detection":

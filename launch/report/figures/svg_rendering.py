@@ -8,6 +8,7 @@ same records give the same bytes.
 
 import csv
 import io
+import math
 import re
 import textwrap
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.text import Annotation
+from matplotlib.ticker import FixedLocator
 from matplotlib.transforms import Bbox
 
 from launch.report.figures.palette import GRID, INK, NEUTRAL, PAPER, SOFT, Colour
@@ -26,6 +28,7 @@ WIDE, NARROW = 7.5, 3.7  # inches; 96 CSS pixels each
 Area = Figure | SubFigure  # what a figure is drawn on
 BASIS_SIZE, BASIS_LINE_INCHES, BASIS_LETTERS = 8.5, 0.15, 15  # points; inches; per inch
 PLACE_DIGITS = 5  # of a place, as a share of the figure
+NAME_GAP = 3  # pixels between the names of two ticks
 LINE_LABEL = "label of a line"
 LINE_INCHES = 0.17  # height of a line of text, letters and space
 STYLE: dict[Any, Any] = {
@@ -164,12 +167,27 @@ def fix_layout(figure: Figure) -> None:
         place = axes.get_position(original=True)
         axes.set_position(Bbox(place.get_points().round(PLACE_DIGITS)))
         _separate_labels(axes)
+        _thin_names(axes)
 
 
 def _round_parts(figure: Area) -> None:
     for part in figure.subfigs:
         part.bbox_relative.set_points(part.bbox_relative.get_points().round(PLACE_DIGITS))
         _round_parts(part)
+
+
+def _thin_names(axes: Axes) -> None:
+    """Leave out names of ticks on the horizontal axis that would touch the one before."""
+    axis = axes.xaxis
+    if not isinstance(axis.get_major_locator(), FixedLocator):
+        return
+    names, end = [], -math.inf
+    for text in axis.get_ticklabels():
+        box = text.get_window_extent()
+        is_free = box.x0 > end + NAME_GAP
+        names.append(text.get_text() if is_free else "")
+        end = box.x1 if is_free and text.get_text() else end
+    axis.set_ticklabels(names)
 
 
 def label_lines(axes: Axes, labels: Sequence[LineLabel]) -> None:

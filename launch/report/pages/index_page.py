@@ -203,7 +203,7 @@ def draw_figures(
     plans = [
         *toxicity_by_ratio.figures(curves),
         *toxicity_by_cost.figures(curves),
-        *paper_figures.figures(by_set, {}),
+        *paper_figures.figures(by_set),
         *side_effects.figures(reports, compared),
         *probe_heads.figures(reports),
         *head_distributions.figures(reports, compared),

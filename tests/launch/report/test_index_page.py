@@ -244,7 +244,7 @@ def test_the_same_records_give_the_same_bytes(report_page, drawings, tmp_path, m
     again = write_report(tmp_path, [run(ratio) for ratio in reversed(RATIOS)])
     folder = report_page.parent
     files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    n_pages, n_results, n_cards, n_figures = 4, 2, 2, 13
+    n_pages, n_results, n_cards, n_figures = 4, 2, 2, 12
     assert len(files) == n_pages + n_results + n_cards + 3 * n_figures
     for file in files:
         assert (folder / file).read_bytes() == (again.parent / file).read_bytes(), file

@@ -117,7 +117,7 @@ def plans(tmp_path_factory):
     every = [
         *toxicity_by_ratio.figures(curves),
         *toxicity_by_cost.figures(curves),
-        *paper_figures.figures([reports], {}),
+        *paper_figures.figures([reports, reports]),
         *side_effects.figures(reports, compared),
         *probe_heads.figures(reports),
         *head_distributions.figures(reports, compared),
@@ -152,21 +152,40 @@ def test_every_prompt_set_and_scorer_has_a_panel():
     paper_figures.toxicity_by_prompt_set(figure, True, [rtp, toxigen])
     titles = [axes.get_title("left") for axes in figure.get_axes()]
     assert titles == ["prompts: held_out; scorer 1", "prompts: toxigen; scorer 2"]
-    *_, plan = paper_figures.figures([rtp, toxigen], {})
+    *_, plan = paper_figures.figures([rtp, toxigen])
     assert "scorers: 1 profanity-made-up, 2 second" in plan.basis
     assert "200 of held_out, 200 of toxigen" in plan.basis
     values = {(row[0], row[2], row[4]) for row in plan.numbers.rows}
     assert ("toxigen", 8.0, value_of(toxigen[0].steered[2].toxicity)) in values
 
 
-def test_a_benchmark_shows_chance_where_it_is_known():
-    name = "cloze:arc.jsonl#text=question"
+def test_a_benchmark_shows_what_needs_no_model():
     reports = reports_of(RATIOS)
-    for chance, n_lines in (({}, 0), ({name: 0.25}, 1)):
-        plan = paper_figures.figures([reports], chance)[0]
+    facts = reports[0].benchmarks["arc"]
+    detection = replace(facts, form="detection", majority=0.6)
+    for benchmarks, level, label in (
+        ({"arc": facts}, 0.25, "chance"),
+        ({"arc": detection}, 0.5, "chance"),  # both classes count alike in "arc norm"
+        ({}, None, None),
+    ):
+        plan = paper_figures.figures([[replace(r, benchmarks=benchmarks) for r in reports]])[0]
         figure = Figure(layout="constrained")
         plan.draw(figure, True)
         (axes,) = figure.get_axes()
-        level = [line for line in axes.get_lines() if set(line.get_ydata()) == {0.25}]
-        assert len(level) == n_lines == sum(text.get_text() == "chance" for text in axes.texts)
-        assert {row[-1] for row in plan.numbers.rows} == {chance.get(name)}
+        levels = [line for line in axes.get_lines() if set(line.get_ydata()) == {level}]
+        assert len(levels) == (level is not None)
+        assert [text.get_text() for text in axes.texts] == ([label] if label else [])
+        assert {row[-1] for row in plan.numbers.rows} == {level}
+
+
+@pytest.mark.parametrize("ratios", [RATIOS, TEN, (0.0, 0.01, 0.02, 0.03, 0.5)])
+def test_names_of_ratios_do_not_touch_on_a_narrow_page(ratios):
+    figure = Figure(figsize=(3.7, 3.7), layout="constrained")
+    toxicity_by_ratio.toxicity_by_ratio(figure, False, SweepCurves(reports_of(ratios), None))
+    fix_layout(figure)
+    (axes,) = figure.get_axes()
+    shown = [text for text in axes.get_xticklabels() if text.get_text()]
+    boxes = [text.get_window_extent() for text in shown]
+    assert all(a.x1 < b.x0 for a, b in itertools.pairwise(boxes))
+    assert shown[0].get_text() == percent(ratios[0]) and len(axes.get_xticks()) == len(ratios)
+    assert len(shown) >= 2
