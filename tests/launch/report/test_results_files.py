@@ -114,4 +114,4 @@ def test_right_answers_stand_beside_those_without_a_model():
 )
 def test_a_detection_stands_beside_its_larger_class(name, baseline):
     hate = replace(run(0.0)[1].benchmarks["arc"], form="detection", majority=0.7)
-    assert side_effects._baseline(name, {"hate": hate}) == baseline
+    assert side_effects.baseline(name, {"hate": hate}) == baseline
