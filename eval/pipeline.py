@@ -35,7 +35,7 @@ from eval.steering import (
     perplexity,
     score_cache,
 )
-from eval.steering.continuations import ContinuationScoring
+from eval.steering.continuations import ContinuationScoring, PromptDraws
 from eval.steering.measure_strengths import MeasuredTexts
 
 
@@ -96,11 +96,16 @@ def evaluate_model(
             for name, probe_set in inputs.probe_sets.items()
         }
         steering = probing[config.steering_probes].heads
+        measured = conditions.of_evaluation(session, steering, control_text, config)
+        draws = {
+            name: PromptDraws(session, prompts, measured, config.generation)
+            for name, prompts in texts.prompts.items()
+        }
         results = {}
-        for condition in conditions.of_evaluation(session, steering, control_text, config):
+        for condition in measured:
             bar.set_description(f"evaluate {source.name}: {condition.name}")
             results[condition.name] = measure_strengths.measure(
-                session, texts, condition, config.generation, scoring
+                session, texts, condition, draws, scoring
             )
 
     # the report is written last: it says that the evaluation is done

@@ -35,3 +35,7 @@ class EvalSession:
         return self.store.get_or_measure(
             name, [self.seed, *depends_on], measure, lambda: self.advance(n_rows)
         )
+
+    def has_measured(self, name: str, depends_on: Sequence[Any]) -> bool:
+        """Whether `get_or_measure` would find arrays."""
+        return self.store.holds(name, [self.seed, *depends_on])

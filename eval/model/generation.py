@@ -7,15 +7,16 @@ Each row draws from its own keyed stream (prompt, sample, seed), one number per 
 continuation depends neither on the rows beside it nor on their number or order, and every steering
 strength of a prompt meets the same random numbers: strengths differ by steering alone.
 
-A prompt without its last token is read once for all samples and strengths that it is read alike
-for: where steering shifts the last position of a pass, nothing before the prompt's end differs.
+A prompt without its last token is read once for all samples, strengths and conditions that it is
+read alike for: where steering shifts the last position of a pass, nothing before the prompt's end
+differs.
 What slots have read is aligned at its end, so a row that enters late has more padding before it.
 
 Shapes: R rows, K slots, G prompts that rows share, T position, D model, S decoding step.
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -52,8 +53,8 @@ class RowSteering(Protocol):
     """Steering of rows that are being decoded (steering/intervention.py)."""
 
     @property
-    def prefix_strengths(self) -> Sequence[float]:
-        """The strength that a row's prompt is read with, all but its last token."""
+    def prefix_readings(self) -> Sequence[Hashable]:
+        """How a row's prompt is read, all but its last token; equal ones read it alike."""
         ...
 
     def select(self, rows_K: Tensor) -> None:
@@ -147,9 +148,9 @@ class _PromptQueue:
         self._most_rows = most_rows
         self._fill = fill
         self._waiting: deque[_Waiting] = deque()
-        groups: dict[tuple[float, tuple[int, ...]], list[int]] = {}
-        for row, (strength, tokens) in enumerate(zip(steering.prefix_strengths, rows, strict=True)):
-            groups.setdefault((strength, tuple(tokens[:-1])), []).append(row)
+        groups: dict[tuple[Hashable, tuple[int, ...]], list[int]] = {}
+        for row, (reading, tokens) in enumerate(zip(steering.prefix_readings, rows, strict=True)):
+            groups.setdefault((reading, tuple(tokens[:-1])), []).append(row)
         self._unread = deque((prefix, members) for (_, prefix), members in groups.items())
 
     @property
@@ -302,7 +303,7 @@ class _Unsteered:
     """The steering of the model as it is."""
 
     def __init__(self, n_rows: int) -> None:
-        self.prefix_strengths = [0.0] * n_rows
+        self.prefix_readings = [0] * n_rows
 
     def select(self, rows_K: Tensor) -> None:
         pass

@@ -41,8 +41,7 @@ class MeasurementStore:
         """The arrays of `measure`, which are stored under `name` and the digest of `depends_on`. If
         they are stored already, they are read instead, and `on_resume` is called.
         """
-        identity = digest(FORMAT_VERSION, self._weights_id, *depends_on)
-        uri = storage.join(self._folder, f"{name}-{identity}")
+        uri = self._uri(name, depends_on)
         stored = _read(uri)
         if stored is not None:
             on_resume()
@@ -53,6 +52,14 @@ class MeasurementStore:
         content = save(arrays)
         storage.write(uri, sha256(content).digest() + content)
         return arrays
+
+    def holds(self, name: str, depends_on: Sequence[Any]) -> bool:
+        """Whether a measurement is stored; it may be damaged."""
+        return storage.exists(self._uri(name, depends_on))
+
+    def _uri(self, name: str, depends_on: Sequence[Any]) -> str:
+        identity = digest(FORMAT_VERSION, self._weights_id, *depends_on)
+        return storage.join(self._folder, f"{name}-{identity}")
 
 
 def _read(uri: str) -> Arrays | None:

@@ -2,18 +2,18 @@
 
     prompts × samples × strengths ─▶ sampled ids ─▶ texts ─▶ toxicity scores, nats per token
 
-A prompt that is too long loses its beginning, under all conditions alike. All strengths and samples
-share the pass over their prompt and decode together, a row that ends makes room for the next
-(model/generation.py), and no row depends on the others. The same sample of a prompt draws the same
-random numbers at every strength and condition, so these differ in nothing else.
+A prompt that is too long loses its beginning, under all conditions alike. All conditions with the
+same text before the prompt share the pass over it and decode together, a row that ends makes room
+for the next (model/generation.py), and no row depends on the others. The same sample of a prompt
+draws the same random numbers at every strength and condition, so these differ in nothing else.
 
 Shapes: B batch.
 """
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
+from functools import cached_property, partial
 from itertools import pairwise, product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,11 +26,12 @@ from eval.model.eval_session import EvalSession
 from eval.model.measurement_store import Arrays
 from eval.steering import intervention, perplexity, score_cache
 from eval.steering.conditions import Condition
+from eval.steering.intervention import SteeredRows
 from eval.steering.perplexity import FluencyJudge
 
-# continuations per stored part: at most so many are lost on interruption; several times the rows
-# that decode together, so that rows that end are replaced
-PART_ROWS = 4096
+# continuations at one strength per stored part: at most so many are lost on interruption. With
+# several strengths they are more than decode together, so that rows that end are replaced.
+PART_SAMPLES = 1024
 
 
 class ContinuationScoring(NamedTuple):
@@ -70,24 +71,20 @@ class _Draw(NamedTuple):
 
 
 def continue_prompts(
-    session: EvalSession,
-    prompts: Sequence[Prompt],
-    condition: Condition,
-    config: GenerationConfig,
-    scoring: ContinuationScoring,
+    draws: "PromptDraws", condition: Condition, scoring: ContinuationScoring
 ) -> list[Continuation]:
-    """Every prompt × sample × strength, in that order.
+    """Every prompt × sample × strength of one condition, in that order.
 
     Raises ArtefactMissing if a scorer leaves out too many.
     """
-    samples = range(config.samples_per_prompt)
-    draws = list(map(_Draw._make, product(range(len(prompts)), samples, condition.strengths)))
-    ids = _sample_all(session, prompts, draws, condition, config)
-    texts = [session.loaded.tokenizer.decode(row) for row in ids]
+    prompts = draws.prompts
+    rows = draws.rows_of(condition)
+    ids = draws.sampled(condition)
+    texts = [draws.decode(row) for row in ids]
     scores = [_score(scorer, texts, condition, scoring) for scorer in scoring.scorers]
-    nats: list[float | None] = [None] * len(draws)
+    nats: list[float | None] = [None] * len(rows)
     if scoring.judge:
-        prompt_texts = [prompts[draw.prompt].text for draw in draws]
+        prompt_texts = [prompts[draw.prompt].text for draw in rows]
         nats = perplexity.nats_per_token(scoring.judge, prompt_texts, texts)
     return [
         Continuation(
@@ -101,7 +98,7 @@ def continue_prompts(
             nats_per_token=nats_of_row,
         )
         for draw, row, text, scores_of_row, nats_of_row in zip(
-            draws, ids, texts, zip(*scores, strict=True), nats, strict=True
+            rows, ids, texts, zip(*scores, strict=True), nats, strict=True
         )
     ]
 
@@ -123,88 +120,153 @@ def _score(
     return scores
 
 
-def _sample_all(
-    session: EvalSession,
-    prompts: Sequence[Prompt],
-    draws: Sequence[_Draw],
-    condition: Condition,
-    config: GenerationConfig,
-) -> list[list[int]]:
-    """The new ids of each draw, a part at a time, prompts of similar length together."""
-    tokens = _encode(session, prompts, condition, config)
-    keys = [
-        generation.row_key(prompts[draw.prompt].id, draw.sample, session.seed) for draw in draws
-    ]
-    sampling = generation.Sampling(
-        config.max_new_tokens,
-        config.decoding,
-        config.top_p,
-        session.loaded.tokenizer.eos_id,
-        session.loaded.tokenizer.n_ids,
-    )
-    sampled: dict[int, list[int]] = {}
+class PromptDraws:
+    """The continuations of a prompt set under all conditions, sampled as they are asked for.
 
-    def sample_part(part: Sequence[int]) -> Arrays:
-        model = session.loaded.model
-        prompt_tokens = [tokens[draws[row].prompt] for row in part]
-        strengths = torch.tensor([draws[row].strength for row in part])
-        rows: list[list[int]] = []
+    Conditions with the same text before the prompt are sampled together, so that they share the
+    pass over it. What is stored is not sampled again, and each condition is stored apart, so that
+    one more condition samples its own rows alone.
+    """
+
+    def __init__(
+        self,
+        session: EvalSession,
+        prompts: Sequence[Prompt],
+        conditions: Sequence[Condition],
+        config: GenerationConfig,
+    ) -> None:
+        self.prompts = prompts
+        self._session = session
+        self._conditions = conditions
+        self._config = config
+        self._sampled_beside: set[tuple[str, int]] = set()  # (condition, part) of other ones
+
+    def rows_of(self, condition: Condition) -> list[_Draw]:
+        """Every prompt × sample × strength."""
+        return self._rows(condition, range(len(self.prompts)))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._session.loaded.tokenizer.decode(ids)
+
+    def sampled(self, condition: Condition) -> list[list[int]]:
+        """The new ids of each of `rows_of`; prompts of similar length are sampled together."""
+        tokens = self._encoded(condition)
+        order = sorted(range(len(tokens)), key=lambda i: (len(tokens[i]), i))
+        n_prompts = max(1, PART_SAMPLES // self._config.samples_per_prompt)
+        ids: dict[_Draw, list[int]] = {}
+        for start in range(0, len(order), n_prompts):
+            part = order[start : start + n_prompts]
+            is_counted = (condition.name, start) in self._sampled_beside
+            rows = self._rows(condition, part)
+            arrays = self._session.get_or_measure(
+                *self._key(condition, start),
+                partial(self._sample_part, condition, start, part),
+                n_rows=0 if is_counted else len(rows),
+            )
+            split = np.split(arrays["ids"], np.cumsum(arrays["lengths"])[:-1])
+            ids |= zip(rows, (row.tolist() for row in split), strict=True)
+        return [ids[row] for row in self.rows_of(condition)]
+
+    def _sample_part(self, condition: Condition, start: int, part: Sequence[int]) -> Arrays:
+        """The arrays of the condition; those of the others that are sampled with it are stored."""
+        others = [
+            other
+            for other in self._conditions
+            if other.name != condition.name
+            and (other.prefix, other.positions) == (condition.prefix, condition.positions)
+            and not self._session.has_measured(*self._key(other, start))
+        ]
+        arrays, *of_others = self._sample([condition, *others], part)
+        for other, of_other in zip(others, of_others, strict=True):
+            self._session.get_or_measure(
+                *self._key(other, start), lambda of_other=of_other: of_other
+            )
+            self._sampled_beside.add((other.name, start))
+        return arrays
+
+    def _sample(self, conditions: Sequence[Condition], part: Sequence[int]) -> list[Arrays]:
+        session, config, loaded = self._session, self._config, self._session.loaded
+        tokens = self._encoded(conditions[0])
+        rows = [
+            (number, row)
+            for number, condition in enumerate(conditions)
+            for row in self._rows(condition, part)
+        ]
+        # rows of a prompt beside each other, the shortest prompts first
+        place = {prompt: i for i, prompt in enumerate(part)}
+        rows.sort(key=lambda numbered: (place[numbered[1].prompt], numbered[0]))
+        steered_rows = SteeredRows(
+            torch.tensor([number for number, _ in rows]),
+            torch.tensor([row.strength for _, row in rows]),
+        )
+        sampling = generation.Sampling(
+            config.max_new_tokens,
+            config.decoding,
+            config.top_p,
+            loaded.tokenizer.eos_id,
+            loaded.tokenizer.n_ids,
+        )
+        prompt_tokens = [tokens[row.prompt] for _, row in rows]
+        keys = [
+            generation.row_key(self.prompts[row.prompt].id, row.sample, session.seed)
+            for _, row in rows
+        ]
+        shifts = [condition.shift for condition in conditions]
+        ids: list[list[int]] = []
 
         def sample(n_rows: int) -> None:
-            with intervention.steered(
-                model, condition.shift, strengths, condition.positions
+            with intervention.steered_apart(
+                loaded.model, shifts, steered_rows, conditions[0].positions
             ) as steering:
-                rows[:] = generation.sample(
-                    model,
-                    prompt_tokens,
-                    [keys[row] for row in part],
-                    sampling,
-                    steering,
-                    generation.Slots(n_rows, session.advance),
+                slots = generation.Slots(n_rows, session.advance)
+                ids[:] = generation.sample(
+                    loaded.model, prompt_tokens, keys, sampling, steering, slots
                 )
 
-        session.loaded.batch_size.with_rows(
-            len(part),
+        loaded.batch_size.with_rows(
+            len(rows),
             sample,
             bytes_per_row=batch_size.decoding_bytes(
-                model.shape,
+                loaded.model.shape,
                 max(map(len, prompt_tokens)),
                 config.max_new_tokens,
-                session.loaded.dtype,
+                loaded.dtype,
             ),
         )
-        return {
-            "ids": np.array([i for row in rows for i in row], dtype=np.int32),
-            "lengths": np.array(list(map(len, rows))),
-        }
+        by_row = dict(zip(rows, ids, strict=True))
+        return [
+            _arrays([by_row[number, row] for row in self._rows(condition, part)])
+            for number, condition in enumerate(conditions)
+        ]
 
-    depends_on = (condition.identity, list(prompts), config)
-    order = sorted(range(len(draws)), key=lambda i: (len(tokens[draws[i].prompt]), i))
-    for start in range(0, len(order), PART_ROWS):
-        part = order[start : start + PART_ROWS]
-        arrays = session.get_or_measure(
+    def _rows(self, condition: Condition, part: Iterable[int]) -> list[_Draw]:
+        samples = range(self._config.samples_per_prompt)
+        return list(map(_Draw._make, product(part, samples, condition.strengths)))
+
+    def _key(self, condition: Condition, start: int) -> tuple[str, Sequence[Any]]:
+        """Name and dependencies of a stored part."""
+        return (
             f"{condition.name}-continuations-{start:08d}",
-            depends_on,
-            partial(sample_part, part),
-            n_rows=len(part),
+            (condition.identity, list(self.prompts), self._config),
         )
-        rows = np.split(arrays["ids"], np.cumsum(arrays["lengths"])[:-1])
-        sampled |= zip(part, (row.tolist() for row in rows), strict=True)
-    return [sampled[i] for i in range(len(draws))]
+
+    def _encoded(self, condition: Condition) -> list[list[int]]:
+        """The ids of each prompt behind the condition's prefix, with room for the new tokens."""
+        loaded = self._session.loaded
+        n_positions = loaded.model.shape.max_sequence_length
+        room = max(1, n_positions - self._config.max_new_tokens - loaded.reserved_tokens)
+        return [[*loaded.prefix, *condition.prefix, *row[-room:]] for row in self._ends]
+
+    @cached_property
+    def _ends(self) -> list[list[int]]:
+        return self._session.loaded.encode_ends([prompt.text for prompt in self.prompts])
 
 
-def _encode(
-    session: EvalSession,
-    prompts: Sequence[Prompt],
-    condition: Condition,
-    config: GenerationConfig,
-) -> list[list[int]]:
-    """The ids of each prompt behind the condition's prefix, with room for the new tokens."""
-    loaded = session.loaded
-    n_positions = loaded.model.shape.max_sequence_length
-    room = max(1, n_positions - config.max_new_tokens - loaded.reserved_tokens)
-    rows = loaded.encode_ends([prompt.text for prompt in prompts])
-    return [[*loaded.prefix, *condition.prefix, *row[-room:]] for row in rows]
+def _arrays(ids: Sequence[Sequence[int]]) -> Arrays:
+    return {
+        "ids": np.array([i for row in ids for i in row], dtype=np.int32),
+        "lengths": np.array(list(map(len, ids))),
+    }
 
 
 def _distinct_ratio(ids: list[int]) -> float | None:

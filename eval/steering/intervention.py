@@ -93,31 +93,38 @@ class SteeredBatch:
     def __init__(
         self,
         values: dict[int, Tensor],
-        strength_B: Tensor,
+        rows: "SteeredRows",
         positions: Positions,
         weights: tuple[torch.dtype, torch.device],
     ) -> None:
-        """values: [D], fp32, of each layer that is steered. weights: their dtype and device."""
+        """values: [S, D] of each layer that is steered, of all shifts, in fp32. weights: their
+        dtype and device.
+        """
         self._values = values
-        self._strength_B = strength_B
+        self._rows = rows
         self._positions: Positions = positions
         self._dtype, device = weights
-        self._strength_on_device_B = strength_B.to(device)
+        self._on_device = SteeredRows(*(of_rows_B.to(device) for of_rows_B in rows))
         self._offsets: dict[int, Tensor] = {}  # [K, 1, D] of the rows that go through the model
-        self._offset(self._strength_on_device_B)
+        self._offset(self._on_device)
 
     @property
-    def prefix_strengths(self) -> list[float]:
-        """The strength that a row's prompt is read with, all but its last token: a shift of the
-        last position alone reaches none before it.
+    def prefix_readings(self) -> list[tuple[int, float]]:
+        """The shift and strength that a row's prompt is read with, all but its last token: a shift
+        of the last position alone reaches none before it.
         """
+        if self._positions == "last":
+            return [(0, 0.0)] * len(self._rows.strength_B)
         return [
-            strength if self._positions == "all" else 0.0 for strength in self._strength_B.tolist()
+            (shift if strength else 0, strength)
+            for shift, strength in zip(
+                self._rows.shift_B.tolist(), self._rows.strength_B.tolist(), strict=True
+            )
         ]
 
     def select(self, rows_K: Tensor) -> None:
         """From now on, only these rows of the batch go through the model."""
-        self._offset(self._strength_on_device_B[rows_K])
+        self._offset(SteeredRows(*(of_rows_B[rows_K] for of_rows_B in self._on_device)))
 
     def select_prefixes(self, rows_K: Tensor) -> None:
         """As `select`, for passes over prompts without their last token."""
@@ -130,15 +137,24 @@ class SteeredBatch:
         """What shifts each layer's activations."""
         return {layer: partial(self._shifted, layer) for layer in self._values}
 
-    def _offset(self, strength_K: Tensor) -> None:
+    def _offset(self, rows: "SteeredRows") -> None:
         self._offsets = {
-            layer: _keeping_zeros((strength_K[:, None] * values_D).to(self._dtype))[:, None]
-            for layer, values_D in self._values.items()
+            layer: _keeping_zeros(
+                (rows.strength_B[:, None] * values_SD[rows.shift_B]).to(self._dtype)
+            )[:, None]
+            for layer, values_SD in self._values.items()
         }
 
     def _shifted(self, layer: int, x_BTD: Tensor) -> Tensor | None:
         offset_B1D = self._offsets.get(layer)
         return None if offset_B1D is None else _shifted(x_BTD, offset_B1D, self._positions)
+
+
+class SteeredRows(NamedTuple):
+    """For each row of a batch, the number of its shift and the strength of it."""
+
+    shift_B: Tensor
+    strength_B: Tensor
 
 
 @contextmanager
@@ -148,17 +164,40 @@ def steered(
     """Steer every forward pass within: row b of the batch by strength_B[b] · shift. The hooks are
     removed in any case.
     """
-    n_units, size = hook_points.unit_shape(shift.site, model.shape)
+    rows = SteeredRows(torch.zeros(len(strength_B), dtype=torch.long), strength_B)
+    with steered_apart(model, [shift], rows, positions) as batch:
+        yield batch
+
+
+@contextmanager
+def steered_apart(
+    model: SubjectModel, shifts: Sequence[Shift], rows: SteeredRows, positions: Positions
+) -> Iterator[SteeredBatch]:
+    """As `steered`, each row by a shift of its own; those that change something have one site."""
+    # asked of shifts that are not on a GPU yet: there each answer would wait for it
+    is_steered_SL = [shift.values_LD.any(dim=1).tolist() for shift in shifts]
+    that_steer = [
+        shift for shift, of_layers in zip(shifts, is_steered_SL, strict=True) if any(of_layers)
+    ]
+    values_LD, site = (that_steer or shifts)[0]
+    n_units, size = hook_points.unit_shape(site, model.shape)
     expected = (model.shape.n_layers, n_units * size)
-    assert shift.values_LD.shape == expected, (shift.values_LD.shape, expected)
-    # one question for all layers, before the shift is on a GPU: there each answer would wait for it
-    is_steered_L = shift.values_LD.any(dim=1).tolist()
-    values_LD = shift.values_LD.to(model.device)
+    assert values_LD.shape == expected, (values_LD.shape, expected)
+    assert all(shift.site == site for shift in that_steer), that_steer
+    nothing_LD = torch.zeros_like(values_LD)
+    values_SLD = torch.stack(
+        [
+            shift.values_LD if any(of_layers) else nothing_LD
+            for shift, of_layers in zip(shifts, is_steered_SL, strict=True)
+        ]
+    ).to(model.device)
     values = {
-        layer: values_LD[layer] for layer, is_steered in enumerate(is_steered_L) if is_steered
+        layer: values_SLD[:, layer]
+        for layer, of_layer in enumerate(zip(*is_steered_SL, strict=True))
+        if any(of_layer)
     }
-    batch = SteeredBatch(values, strength_B, positions, (model.dtype, model.device))
-    with hook_points.hooked(model, shift.site, batch.hooks()):
+    batch = SteeredBatch(values, rows, positions, (model.dtype, model.device))
+    with hook_points.hooked(model, site, batch.hooks()):
         yield batch
 
 

@@ -17,7 +17,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from eval.config import GenerationConfig
 from eval.inputs.benchmarks import Benchmark
 from eval.inputs.prompts import Prompt
 from eval.model import batch_size, token_scores
@@ -25,7 +24,7 @@ from eval.model.eval_session import EvalSession
 from eval.model.measurement_store import Arrays
 from eval.steering import continuations, intervention, multiple_choice
 from eval.steering.conditions import Condition
-from eval.steering.continuations import Continuation, ContinuationScoring
+from eval.steering.continuations import Continuation, ContinuationScoring, PromptDraws
 from eval.steering.multiple_choice import Answers
 
 
@@ -61,14 +60,16 @@ def measure(
     session: EvalSession,
     texts: MeasuredTexts,
     condition: Condition,
-    generation: GenerationConfig,
+    draws: Mapping[str, PromptDraws],
     scoring: ContinuationScoring,
 ) -> ConditionResult:
-    """Measure a condition at all of its strengths; what is stored is not measured again."""
+    """Measure a condition at all of its strengths; what is stored is not measured again. draws: by
+    prompt set.
+    """
     n_strengths = len(condition.strengths)
     continued = {
-        name: continuations.continue_prompts(session, prompts, condition, generation, scoring)
-        for name, prompts in texts.prompts.items()
+        name: continuations.continue_prompts(of_set, condition, scoring)
+        for name, of_set in draws.items()
     }
     cross_entropy = {}
     for name, tokens_RT in texts.sequences.items():

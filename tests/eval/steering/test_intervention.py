@@ -9,7 +9,7 @@ from eval.model.loaded_model import BatchSize
 from eval.probing import activations
 from eval.probing.directions import Directions, unit_shift
 from eval.steering import intervention
-from eval.steering.intervention import Shift
+from eval.steering.intervention import Shift, SteeredRows
 
 
 @pytest.fixture
@@ -205,3 +205,26 @@ def test_random_heads_are_refused_if_too_few_are_left():
         ConfigurationError, match="needs as many other heads as are steered: 2 of 3 are"
     ):
         intervention.control_shift("random_heads", directions, [(0, 0), (0, 1)], 0)
+
+
+@pytest.mark.parametrize("positions", ["last", "all"])
+def test_rows_with_shifts_of_their_own_are_as_with_one_alone(model, shift, tokens, positions):
+    other = Shift(-2 * shift.values_LD.roll(1, 0))
+    shifts = [intervention.no_shift(model.shape), shift, other]
+    rows = SteeredRows(torch.tensor([2, 0, 1, 1]), torch.tensor([1.0, 0.0, 3.0, 0.0]))
+    with intervention.steered_apart(model, shifts, rows, positions):
+        together = model(tokens)
+    for row, (number, strength) in enumerate(zip(*rows, strict=True)):
+        with intervention.steered(model, shifts[number], strength[None], positions):
+            assert_fp32_close(model(tokens[row : row + 1])[0], together[row])
+    assert torch.equal(together[[1, 3]], model(tokens)[[1, 3]])
+
+
+def test_an_unsteered_row_has_no_site_of_its_own(model, tokens):
+    shifts = [intervention.no_shift(model.shape), Shift(torch.ones(2, 32), "mlp")]
+    rows = SteeredRows(torch.tensor([0, 1, 0, 1]), torch.tensor([0.0, 2.0, 0.0, 0.0]))
+    with intervention.steered_apart(model, shifts, rows, "all"):
+        is_changed = (model(tokens) != model(tokens)).any()
+        together = model(tokens)
+    assert not is_changed
+    assert (together != model(tokens)).any(-1).any(-1).tolist() == [False, True, False, False]
