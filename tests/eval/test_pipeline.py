@@ -405,14 +405,14 @@ def test_directions_are_read_as_tokens_by_layer(report):
 def test_other_sites_directions_and_positions_are_evaluated(root, report, changes, monkeypatch):
     base = {"probing.transfer": (), "scoring.fluency_model": ""}
     config = evolve(CONFIG, STEERING_ALONE | base | changes)
-    steered = intervention.steered
+    steered_apart = intervention.steered_apart
     used = set()
 
-    def record(model, shift, strength_B, positions):
-        used.add((positions, shift.site))
-        return steered(model, shift, strength_B, positions)
+    def record(model, shifts, rows, positions):
+        used.update((positions, shift.site) for shift in shifts if shift.values_LD.any())
+        return steered_apart(model, shifts, rows, positions)
 
-    monkeypatch.setattr(intervention, "steered", record)
+    monkeypatch.setattr(intervention, "steered_apart", record)
     other = evaluate_and_show(root, config)
     site = config.probing.site
     assert used == {(config.steering.positions, site), ("all", site)}
