@@ -163,12 +163,14 @@ class _Prompt(NamedTuple):
 def _choose_prompts(
     loaded: LoadedModel, benchmark: Benchmark, prefix: Sequence[int]
 ) -> list[_Prompt]:
-    """Each question behind the condition's prefix and as many of its examples as fit."""
+    """Each question behind what the tokenizer puts before a text, the condition's prefix, and as
+    many of its examples as fit.
+    """
     prompts: dict[str, _Prompt] = {}
     for start in range(0, len(benchmark.questions), QUESTIONS_PER_CHUNK):
         pending = benchmark.questions[start : start + QUESTIONS_PER_CHUNK]
         for n_shots in range(benchmark.n_shots, -1, -1):
-            encoded = _encode(loaded, pending, n_shots, prefix)
+            encoded = _encode(loaded, pending, n_shots, [*loaded.prefix, *prefix])
             room = loaded.model.shape.max_sequence_length + 1
             too_long = []
             for question, ends in zip(pending, encoded, strict=True):

@@ -55,6 +55,6 @@ def test_held_out_text_without_a_name_or_a_uri_is_refused(held_out):
 
 @pytest.mark.parametrize("name", ["openwebtext", "Clean", "", "owt.jsonl"])
 def test_a_cost_on_a_text_that_is_not_held_out_is_refused(name):
-    with pytest.raises(ConfigurationError, match="cost_text is .*expected .*: clean, toxic, web;"):
+    with pytest.raises(ConfigurationError, match=r"cost_text is .*expected .*: clean, toxic, web;"):
         CapabilityConfig(held_out=("web=x.txt",), cost_text=name)
     assert CapabilityConfig(held_out=("web=x.txt",), cost_text="web").cost_text == "web"

@@ -185,7 +185,9 @@ def test_mmlu_with_five_examples_is_that_of_the_harness(long, shift, tmp_path, f
 
 
 @pytest.mark.slow
-def test_toxicity_detection_is_that_of_the_harness(short, shift, tmp_path):
+@pytest.mark.parametrize("before_a_text", [(), (5, 6)], ids=["plain", "beginning of text"])
+def test_toxicity_detection_is_that_of_the_harness(short, shift, tmp_path, before_a_text):
+    short = short._replace(prefix=before_a_text)
     random = np.random.default_rng(0)
     rows = [
         {
