@@ -3,12 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from model_families import FAMILIES, N_IDS, build
 from test_pipeline import CONFIG
 from tiny_finished_run import MODEL, RUN_ID
 from tolerances import FP32_VALUE
 
 from eval.model.batch_size import BatchSize
 from eval.model.loaded_model import load_run
+from eval.model.subject.architectures import ARCHITECTURES
+from eval.model.subject.transformers_subject import TransformersSubject
 from eval.steering import intervention, loglikelihood, shared_prefixes
 from eval.steering.intervention import Shift
 from eval.steering.loglikelihood import ScoredEnd
@@ -139,3 +142,31 @@ def test_rows_share_the_prefix_that_passes_the_fewest_tokens():
     pair = [[*examples, *long, i] for i in range(2)]
     assert groups(*pair, *others) == [(40, [2, 3, 4]), (540, [0, 1])]
     assert groups([1, 2, 3, 4], [1, 2, 3, 5]) == [(0, [0]), (0, [1])]
+
+
+@pytest.mark.numeric
+@pytest.mark.parametrize("family", FAMILIES)
+def test_passes_are_shared_by_the_models_of_the_hub(loaded, family):
+    """Some questions behind common examples, steered and not, against whole passes."""
+    theirs = build(family)
+    subject = TransformersSubject(theirs, ARCHITECTURES[type(theirs).__name__])
+    shape = subject.shape
+    generator = torch.Generator().manual_seed(3)
+    size = (shape.n_layers, shape.n_heads * shape.d_head)
+    shift = Shift(0.5 * torch.randn(size, generator=generator))
+    random = np.random.default_rng(0)
+    examples = random.integers(1, N_IDS, 14).tolist()
+    contexts = [examples + random.integers(1, N_IDS, n).tolist() for n in (2, 5, 3)]
+    ends = [ScoredEnd(context, end) for context in contexts for end in ([3], [4], [5, 6])]
+    of_family = loaded._replace(model=subject)
+    result = loglikelihood.loglikelihoods(of_family, ends, shift, STRENGTHS, lambda n: None)
+    expected = []
+    for context, end in ends:
+        tokens_BT = torch.tensor([[*context, *end][:-1]] * len(STRENGTHS))
+        steered = intervention.steered(subject, shift, torch.tensor(STRENGTHS), "all")
+        with torch.no_grad(), steered:
+            hidden_BTD = subject.hidden(tokens_BT)[:, -len(end) :]
+            logprobs = subject.unembed(hidden_BTD).log_softmax(-1)
+        targets = torch.tensor([end] * len(STRENGTHS))[:, :, None]
+        expected.append(logprobs.gather(2, targets).sum((1, 2)).tolist())
+    np.testing.assert_allclose(result.nats_ES, expected, rtol=10 * FP32_VALUE)
