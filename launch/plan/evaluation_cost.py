@@ -23,7 +23,7 @@ from training.engine.devices import Accelerator
 
 TEXT_TOKENS = 40  # of a probe row or prompt from a file
 HELD_OUT_TOKENS = {"probe": 24, "prompt": 10}  # the middle of their ranges (eval/inputs/prompts.py)
-QUESTION_TOKENS = 100  # of a question with all of its choices
+QUESTION_TOKENS = 100  # of a question with all of its choices, without examples before it
 PREFIX_CHARACTERS_PER_TOKEN = 4
 CONTROL_TEXT_TOKENS = 10
 SAMPLING_BYTES = 48  # as eval/model/batch_size.py
@@ -116,16 +116,20 @@ class _Work:
         return EvaluationPart("probes", n_tokens, seconds)
 
     def prompts(self, conditions: Sequence[ConditionConfig]) -> EvaluationPart:
-        """A prompt is read once for all samples and strengths that read it alike."""
+        """A prompt behind one text is read once for all that shifts its last position at most."""
         n_prompts = self._config.generation.n_prompts
         are_apart = self._config.steering.positions == "all"
-        n_tokens = n_rows = 0
+        readings: dict[tuple[bool, str], int] = {}  # by the text before the prompt
         for condition in conditions:
-            readings = self._n_points(condition) if are_apart else 1
-            n_rows += readings * n_prompts * len(self._prompt_tokens)
-            n_tokens += readings * sum(
-                n_prompts * (n + _prefix_tokens(condition)) for n in self._prompt_tokens
-            )
+            before = (condition.control_text, condition.prefix)
+            extra = self._n_points(condition) if are_apart else 0
+            readings[before] = readings.get(before, 0) + extra
+        n_tokens = n_rows = 0
+        for (control_text, prefix), n_apart in readings.items():
+            n_readings = n_apart or 1
+            n_before = _prefix_tokens(prefix, control_text)
+            n_rows += n_readings * n_prompts * len(self._prompt_tokens)
+            n_tokens += n_readings * n_prompts * sum(n_before + n for n in self._prompt_tokens)
         n_passes = math.ceil(n_rows / self._on.most_rows)
         return EvaluationPart("prompts", n_tokens, self._passes(n_tokens, 0, n_passes))
 
@@ -227,6 +231,6 @@ def _text_tokens(uri: str, kind: str) -> int:
     return HELD_OUT_TOKENS[kind] if uri == HELD_OUT else TEXT_TOKENS
 
 
-def _prefix_tokens(condition: ConditionConfig) -> int:
-    of_control = CONTROL_TEXT_TOKENS if condition.control_text else 0
-    return of_control + math.ceil(len(condition.prefix) / PREFIX_CHARACTERS_PER_TOKEN)
+def _prefix_tokens(prefix: str, control_text: bool) -> int:
+    of_control = CONTROL_TEXT_TOKENS if control_text else 0
+    return of_control + math.ceil(len(prefix) / PREFIX_CHARACTERS_PER_TOKEN)

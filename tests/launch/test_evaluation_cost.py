@@ -1,13 +1,14 @@
 """The plan of a sweep's evaluations: what is counted, and what each setting changes."""
 
 import io
+import math
 from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
 from data_prep.core.settings import evolve
-from eval.config import KNOWN_CONDITIONS, EvalConfig
+from eval.config import KNOWN_CONDITIONS, PREAMBLE, EvalConfig
 from eval.model import batch_size
 from launch import recipes
 from launch.plan import cost_estimate, evaluation_cost
@@ -49,7 +50,7 @@ def test_tokens_follow_from_sets_prompts_samples_strengths_and_conditions():
     # two streams
     assert tokens(CONFIG) == {
         "probes": 1000 * 40,
-        "prompts": 2 * 150 * (40 + 10),
+        "prompts": 150 * (40 + 10),
         "decoding": 4 * 2 * 150 * 24,
         "fluency": 4 * 2 * 150 * 24 + 150 * (40 + 10),
         "cross-entropy": 4 * 2 * 64 * 128,
@@ -66,7 +67,14 @@ def test_samples_share_the_pass_over_their_prompt():
 
 def test_strengths_that_shift_all_positions_read_their_prompts_apart():
     apart = tokens(evolve(CONFIG, {"steering.positions": "all"}))
-    assert apart["prompts"] == 2 * tokens(CONFIG)["prompts"]  # 1 + 3 readings, not 1 + 1
+    assert apart["prompts"] == 4 * tokens(CONFIG)["prompts"]  # plain and three strengths
+
+
+def test_conditions_share_the_prompts_behind_the_same_text():
+    more = evolve(CONFIG, {"conditions": conditions("plain", "iti", "random_heads", "prompt")})
+    n_prefix = math.ceil(len(PREAMBLE) / 4)
+    own = 150 * (40 + n_prefix + 10 + n_prefix)
+    assert tokens(more)["prompts"] == tokens(CONFIG)["prompts"] + own
 
 
 def test_a_condition_with_a_control_text_counts_on_its_own_arms_alone():
