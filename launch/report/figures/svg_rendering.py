@@ -8,7 +8,7 @@ same records give the same bytes.
 
 import csv
 import io
-import math
+import itertools
 import re
 import textwrap
 from collections.abc import Callable, Sequence
@@ -177,17 +177,18 @@ def _round_parts(figure: Area) -> None:
 
 
 def _thin_names(axes: Axes) -> None:
-    """Leave out names of ticks on the horizontal axis that would touch the one before."""
-    axis = axes.xaxis
-    if not isinstance(axis.get_major_locator(), FixedLocator):
+    """Name only every second, third, … tick of the horizontal axis where names would touch."""
+    labels = axes.xaxis.get_ticklabels()  # none where a panel below has the axis's names
+    if not labels or not isinstance(axes.xaxis.get_major_locator(), FixedLocator):
         return
-    names, end = [], -math.inf
-    for text in axis.get_ticklabels():
-        box = text.get_window_extent()
-        is_free = box.x0 > end + NAME_GAP
-        names.append(text.get_text() if is_free else "")
-        end = box.x1 if is_free and text.get_text() else end
-    axis.set_ticklabels(names)
+    boxes = [label.get_window_extent() for label in labels]
+    every = next(
+        n
+        for n in range(1, len(boxes) + 1)
+        if all(b.x0 - a.x1 > NAME_GAP for a, b in itertools.pairwise(boxes[::n]))
+    )
+    names = [label.get_text() if i % every == 0 else "" for i, label in enumerate(labels)]
+    axes.xaxis.set_ticklabels(names)
 
 
 def label_lines(axes: Axes, labels: Sequence[LineLabel]) -> None:

@@ -178,14 +178,20 @@ def test_a_benchmark_shows_what_needs_no_model():
         assert {row[-1] for row in plan.numbers.rows} == {level}
 
 
+@pytest.mark.parametrize("is_compared", [False, True])
 @pytest.mark.parametrize("ratios", [RATIOS, TEN, (0.0, 0.01, 0.02, 0.03, 0.5)])
-def test_names_of_ratios_do_not_touch_on_a_narrow_page(ratios):
-    figure = Figure(figsize=(3.7, 3.7), layout="constrained")
-    toxicity_by_ratio.toxicity_by_ratio(figure, False, SweepCurves(reports_of(ratios), None))
+def test_names_of_ratios_do_not_touch_on_a_narrow_page(ratios, is_compared):
+    reports = reports_of(ratios)
+    items = [items_of(ratio, 0) for ratio in ratios]
+    compared = comparisons.compare(reports, items) if is_compared else None
+    figure = Figure(figsize=(3.7, 5.6), layout="constrained")
+    toxicity_by_ratio.toxicity_by_ratio(figure, False, SweepCurves(reports, compared))
     fix_layout(figure)
-    (axes,) = figure.get_axes()
-    shown = [text for text in axes.get_xticklabels() if text.get_text()]
-    boxes = [text.get_window_extent() for text in shown]
+    assert len(figure.get_axes()) == 1 + is_compared
+    axes = figure.get_axes()[-1]
+    labels = axes.get_xticklabels()
+    shown = [i for i, text in enumerate(labels) if text.get_text()]
+    boxes = [labels[i].get_window_extent() for i in shown]
     assert all(a.x1 < b.x0 for a, b in itertools.pairwise(boxes))
-    assert shown[0].get_text() == percent(ratios[0]) and len(axes.get_xticks()) == len(ratios)
-    assert len(shown) >= 2
+    assert labels[0].get_text() == percent(ratios[0]) and len(labels) == len(ratios)
+    assert len(shown) >= 2 and len({b - a for a, b in itertools.pairwise(shown)}) == 1
