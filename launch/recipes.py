@@ -188,14 +188,14 @@ def paper_mini() -> Experiment:
                 "arc-easy": f"cloze:{arc}",
                 "detection": f"detection:{comments}&label=is_toxic=Toxic",
             },
-            probing=ProbingConfig(n_rows=2000),
-            generation=GenerationConfig(n_prompts=300),
+            probing=ProbingConfig(n_rows=1000),
+            generation=GenerationConfig(n_prompts=150),
             scoring=ScoringConfig(
                 scorer="trained:scorer#encoder=encoder", second_scorer="profanity"
             ),
             steering=SteeringConfig(probes="comments", strengths=(4.0, 8.0, 12.0), top_heads=4),
             capability=CapabilityConfig(
-                n_questions=300,
+                n_questions=100,
                 held_out=("wikitext=wikitext2/valid.txt.gz",),
                 cost_text="wikitext",
             ),
