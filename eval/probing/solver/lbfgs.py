@@ -173,4 +173,5 @@ def _lapack(name: str) -> Callable[..., Any]:
     """LAPACK's routine for float64, called without checks: they would take longer than it does."""
     from scipy.linalg import get_lapack_funcs
 
-    return get_lapack_funcs(name, dtype=np.float64)
+    (routine,) = get_lapack_funcs([name], dtype=np.float64)
+    return routine
