@@ -20,8 +20,8 @@ from eval.inputs.labelled_rows import LabelledRow, LabelledSet, labels_of
 from eval.inputs.labelled_sets import LabelledSets
 from eval.inputs.prompts import HeldOutSource, Prompt
 from eval.inputs.text_rows import text_key
-from eval.probing import logistic_probes
-from eval.probing.logistic_probes import RowSplit
+from eval.probing import row_split
+from eval.probing.row_split import RowSplit
 from eval.steering import perplexity
 
 SAMPLE_TEXT = "The ferry leaves at noon."  # scored to see that the scorer works
@@ -77,7 +77,7 @@ def read(config: EvalConfig, held_out: HeldOutSource) -> EvaluationInputs:
 
 def _split(probes: LabelledSet, sets: LabelledSets, seed: int) -> ProbeSet:
     rows = probes.rows
-    split = logistic_probes.split_rows([row.group for row in rows], labels_of(rows), seed)
+    split = row_split.split_rows([row.group for row in rows], labels_of(rows), seed)
     seen = {text_key(rows[i].text) for i in split.train + split.validation}
     return ProbeSet(rows, probes.rule, split, labelled_sets.without_seen_rows(sets, seen))
 

@@ -14,7 +14,6 @@ features.
 Shapes: R rows, P problems (heads, layer-major), H features, F = H + 1 with the intercept.
 """
 
-from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -22,7 +21,6 @@ import torch
 from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
-from data_prep.core import keyed_random
 from data_prep.core.errors import ConfigurationError
 from eval.probing.solver import lbfgs
 from eval.probing.solver.logistic_loss import LogisticLoss, ProblemRows
@@ -30,16 +28,6 @@ from eval.probing.solver.logistic_loss import LogisticLoss, ProblemRows
 # of standardised float64 features at once on a CPU: near the cache, a third faster than 32 MiB
 CHUNK_BYTES = 8 << 20
 GPU_CHUNKS = 64  # times as many bytes at once on a GPU
-# one row in five is for test (Li et al. 2025, §4: 4:1), then one in five of the rest for validation
-TEST_DIVISOR = 5
-
-
-class RowSplit(NamedTuple):
-    """Row positions, ascending."""
-
-    train: list[int]
-    validation: list[int]
-    test: list[int]
 
 
 class Probes(NamedTuple):
@@ -66,60 +54,6 @@ class Probes(NamedTuple):
     def correct(self, features_RPH: Tensor, labels_R: Tensor) -> Tensor:
         """Whether each probe classifies each row correctly: [R, P] bool."""
         return (self.scores(features_RPH) > 0) == labels_R.bool()[:, None]
-
-
-def split_rows(groups: Sequence[str], labels: Sequence[int], seed: int) -> RowSplit:
-    """Split rows into train, validation and test (16 : 4 : 5), whole groups at a time, by a keyed
-    hash of the groups' names.
-
-    Groups that hold the same labels are split in that proportion, so that every part has the same
-    share of each label. Groups of several rows that differ too much for that are split as one set.
-    Raises ConfigurationError if a part lacks a label.
-    """
-    members: dict[str, list[int]] = {}
-    for i, group in enumerate(groups):
-        members.setdefault(group, []).append(i)
-    groups_by_labels: dict[tuple[int, ...], list[str]] = {}
-    for group, rows in members.items():
-        key = tuple(sorted(labels[i] for i in rows))
-        groups_by_labels.setdefault(key, []).append(group)
-    split = _split_each(list(groups_by_labels.values()), members, seed)
-    if _lacks(split, labels) and len(members) < len(groups):
-        split = _split_each([list(members)], members, seed)
-    for label in _lacks(split, labels):
-        n_rows = sum(value == label for value in labels)
-        raise ConfigurationError(
-            f"probe rows with label {label}: got {n_rows} of {len(labels)}, too few for train, "
-            "validation and test; expected at least 6 groups with the same labels; give more rows, "
-            "or check the label field, eval.probing.label_threshold and eval.probing.group_field"
-        )
-    return split
-
-
-def _split_each(
-    strata: Sequence[Sequence[str]], members: Mapping[str, Sequence[int]], seed: int
-) -> RowSplit:
-    """Each stratum of groups in the proportion of the split."""
-    train: list[int] = []
-    validation: list[int] = []
-    test: list[int] = []
-    for alike in strata:
-        order = [alike[i] for i in keyed_random.shuffled_positions(alike, "probe split", seed)]
-        n_test = len(order) // TEST_DIVISOR
-        n_validation = (len(order) - n_test) // TEST_DIVISOR
-        for position, group in enumerate(order):
-            if position < n_test:
-                test += members[group]
-            elif position < n_test + n_validation:
-                validation += members[group]
-            else:
-                train += members[group]
-    return RowSplit(sorted(train), sorted(validation), sorted(test))
-
-
-def _lacks(split: RowSplit, labels: Sequence[int]) -> list[int]:
-    """The labels that a part of the split has no row of."""
-    return [label for label in (0, 1) if not all(any(labels[i] == label for i in p) for p in split)]
 
 
 def fit(features_RPH: Tensor, labels_R: Tensor, l2: float) -> Probes:

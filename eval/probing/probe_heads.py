@@ -33,7 +33,8 @@ from eval.probing import activations, directions, logistic_probes, permutation_n
 from eval.probing.activations import Activations
 from eval.probing.directions import Directions
 from eval.probing.head_selection import check_enough_heads, select_heads
-from eval.probing.logistic_probes import Probes, RowSplit
+from eval.probing.logistic_probes import Probes
+from eval.probing.row_split import RowSplit
 from eval.stats import roc
 
 SIGNIFICANCE = 0.05  # a head is above chance if at most this share of permutations has one as good

@@ -48,8 +48,8 @@ from eval.config import ProbingConfig
 from eval.inputs import text_rows
 from eval.inputs.labelled_rows import LabelledRow, LabelledSet, labels_of, read_labelled_rows
 from eval.inputs.text_rows import Reason, text_key
-from eval.probing import logistic_probes
-from eval.probing.logistic_probes import RowSplit
+from eval.probing import logistic_probes, row_split
+from eval.probing.row_split import RowSplit
 from eval.stats import roc
 
 MIN_ROWS_PER_CLASS = 25  # of a set: five of them are held out
@@ -241,7 +241,7 @@ def _embed(
 ) -> EmbeddedSet:
     telemetry.logger.info("%s: embedding %s texts", uri, f"{len(rows):,}")
     embeddings_RD = encoder.embed([row.text for row in rows])
-    split = logistic_probes.split_rows([row.id for row in rows], labels_of(rows), seed)
+    split = row_split.split_rows([row.id for row in rows], labels_of(rows), seed)
     return EmbeddedSet(uri, labelled, rows, left_out, embeddings_RD, split)
 
 

@@ -45,7 +45,7 @@ from eval.model import generation, model_source
 from eval.model.loaded_model import load_folder
 from eval.model.model_source import ModelSource
 from eval.pipeline import evaluate, evaluate_model
-from eval.probing import activations, logistic_probes, probe_heads
+from eval.probing import activations, probe_heads, row_split
 from eval.probing.directions import Directions, unit_shift
 from eval.steering import intervention, measure_strengths, per_item_results
 from eval.tools import bake_steering
@@ -339,7 +339,7 @@ def test_transfer_is_tested_on_rows_the_probes_have_not_seen(report):
     other_rows = read_labelled_rows(
         result.uri, CONFIG.probing, CONFIG.seed, setting="eval.probing.transfer"
     ).rows
-    split = logistic_probes.split_rows([row.group for row in rows], labels_of(rows), CONFIG.seed)
+    split = row_split.split_rows([row.group for row in rows], labels_of(rows), CONFIG.seed)
     seen = {rows[i].id for i in split.train + split.validation}
     unseen = [row for row in other_rows if row.id not in seen]
     assert len(unseen) < len(other_rows)
@@ -687,7 +687,7 @@ def test_a_wrong_input_is_refused_before_the_model_is_loaded(root, monkeypatch, 
 
 def test_a_set_with_one_class_among_its_unseen_rows_is_refused(root, table, monkeypatch):
     rows = probe_rows()
-    split = logistic_probes.split_rows([row.group for row in rows], labels_of(rows), CONFIG.seed)
+    split = row_split.split_rows([row.group for row in rows], labels_of(rows), CONFIG.seed)
     seen = [{"text": rows[i].text, "label": rows[i].label} for i in split.train]
     uri = table([*seen, {"text": "a fine day", "label": 0}])
     monkeypatch.setattr(

@@ -5,7 +5,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from data_prep.core.errors import ConfigurationError
 from eval.probing import logistic_probes
 from eval.probing.solver.logistic_loss import ProblemRows
 
@@ -92,53 +91,3 @@ def test_a_constant_feature_gets_no_weight():
     x[:, 2] = 7.0
     probes = logistic_probes.fit(x, labels, 1.0)
     assert probes.weight_PH[2].tolist() == [0.0] * 6 and torch.isfinite(probes.bias_P).all()
-
-
-def test_a_split_is_disjoint_complete_and_four_to_one_within_each_label():
-    groups = [f"row {i}" for i in range(100)]
-    labels = [int(i < 30) for i in range(100)]
-    split = logistic_probes.split_rows(groups, labels, seed=0)
-    assert sorted(split.train + split.validation + split.test) == list(range(100))
-    assert [len(part) for part in split] == [65, 15, 20]
-    assert [sum(labels[i] for i in part) for part in split] == [20, 4, 6]
-
-
-def test_the_split_depends_on_names_and_seed_and_not_on_the_order_of_rows():
-    groups = [f"row {i}" for i in range(60)]
-    labels = [i % 2 for i in range(60)]
-    split = logistic_probes.split_rows(groups, labels, 0)
-    reverse = logistic_probes.split_rows(groups[::-1], labels[::-1], 0)
-    assert {groups[i] for i in split.test} == {groups[::-1][i] for i in reverse.test}
-    assert logistic_probes.split_rows(groups, labels, 1) != split
-
-
-def test_the_halves_of_a_pair_stay_together():
-    groups = [f"pair {i // 2}" for i in range(100)] + [f"single {i}" for i in range(50)]
-    labels = [i % 2 for i in range(150)]
-    split = logistic_probes.split_rows(groups, labels, 0)
-    assert [len(part) for part in split] == [64 + 32, 16 + 8, 20 + 10]
-    train, validation, test = ({groups[i] for i in part} for part in split)
-    assert not test & (train | validation) and not train & validation
-    assert all(abs(sum(labels[i] for i in part) / len(part) - 0.5) < 0.03 for part in split)
-
-
-def test_a_few_large_groups_that_differ_in_their_labels_are_split():
-    groups = [f"user {i // 50}" for i in range(600)]
-    labels = [int(i % 50 < 20 + i // 50) for i in range(600)]  # 20 to 31 toxic rows of 50
-    split = logistic_probes.split_rows(groups, labels, 0)
-    assert [len(part) for part in split] == [400, 100, 100]
-    assert all(0 < sum(labels[i] for i in part) < len(part) for part in split)
-    train, validation, test = ({groups[i] for i in part} for part in split)
-    assert not test & (train | validation) and not train & validation
-
-
-def test_a_few_single_rows_of_a_class_are_refused():
-    with pytest.raises(ConfigurationError, match=r"label 1: got 4 of 100, too few"):
-        logistic_probes.split_rows(
-            [str(i) for i in range(100)], [int(i < 4) for i in range(100)], 0
-        )
-
-
-def test_rows_of_one_class_are_refused_with_their_numbers():
-    with pytest.raises(ConfigurationError, match=r"label 1: got 0 of 40"):
-        logistic_probes.split_rows([str(i) for i in range(40)], [0] * 40, 0)
