@@ -43,7 +43,9 @@ def permuted_labels(
     """Labels exchanged at random within each group, and between groups of one size: [B, R].
 
     Rows that form a group of their own permute freely. The two halves of a pair swap, as for a
-    probe that knows a pair's topic but not its labels.
+    probe that knows a pair's topic but not its labels. Natural groups keep their share of toxic
+    rows: what is tested is whether a head tells a user's toxic rows from the user's others. A group
+    of one label only, alone in its size, keeps its labels, which makes the test conservative.
     """
     members: dict[str, list[int]] = {}
     for i, group in enumerate(groups):

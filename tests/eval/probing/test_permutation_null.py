@@ -70,3 +70,32 @@ def test_the_one_step_probe_is_as_accurate_as_the_logistic_one():
         x[:400], labellings_BR[:, :400], x[400:], labellings_BR[:, 400:], 1.0
     )
     assert accuracy_PB[:, 0] == pytest.approx(logistic.numpy(), abs=0.015)
+
+
+def share_of_significant_models(groups_of_null):
+    """How often useless heads are significant at 5 %, where users differ in how often they are
+    toxic and in what they write, both in train and in test rows.
+    """
+    n_significant = 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        users = [user for user, n in enumerate(rng.integers(4, 30, 12)) for _ in range(n)]
+        labels = (rng.random(len(users)) < rng.choice([0.1, 0.9], 12)[users]).astype(int)
+        of_user = rng.normal(size=(12, 4, 5)) * 2
+        x = torch.from_numpy(of_user[users] + rng.normal(size=(len(users), 4, 5))).float()
+        is_test = np.array(users) >= 8
+        labellings = []
+        for own in (~is_test, is_test):
+            groups = groups_of_null(np.array(users)[own])
+            permuted = permutation_null.permuted_labels(labels[own].tolist(), groups, 59, seed)
+            labellings.append(np.vstack([labels[own], permuted]))
+        accuracy_PB = permutation_null.null_accuracy(
+            x[~is_test], labellings[0], x[is_test], labellings[1], 1.0
+        )
+        n_significant += permutation_null.max_t(accuracy_PB).p_P.min() <= 0.05
+    return n_significant / 200
+
+
+def test_natural_groups_of_any_size_keep_the_level_of_the_null():
+    assert share_of_significant_models(lambda users: list(map(str, users))) <= 0.08
+    assert share_of_significant_models(lambda users: list(map(str, range(len(users))))) > 0.15
