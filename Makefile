@@ -99,6 +99,7 @@ bench-train: setup ## training step and loop; ARGS="--shape olmo-1b" on a GPU
 bench-eval: setup ## probes, steered generation and benchmark questions; coverage of the intervals
 	$(PIP) --editable '.[bench]'
 	$(BIN)/python tests/benchmarks/bench_eval.py
+	$(BIN)/python tests/benchmarks/bench_generation.py
 	$(BIN)/python tests/benchmarks/bench_questions.py
 	$(BIN)/python tests/benchmarks/bench_coverage.py
 
