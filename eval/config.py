@@ -9,6 +9,7 @@ A data source named here is a document URI as data_prep reads it, with the field
 for the held-out documents of the run's two streams.
 """
 
+import json
 import re
 from dataclasses import field, replace
 from typing import Annotated, Literal, get_args
@@ -17,7 +18,7 @@ from annotated_types import Ge, Interval
 
 from data_prep.config import SCORER_FORMS, StreamName, is_scorer
 from data_prep.core.errors import ConfigurationError
-from data_prep.core.records import name_fault, operational
+from data_prep.core.records import name_fault, operational, to_dict
 from data_prep.core.settings import Count, CountOrZero, Example, Positive, Share, settings
 
 Site = Literal["heads", "mlp", "residual"]  # eval/model/hook_points.py
@@ -306,6 +307,12 @@ class EvalConfig:
     """Seed of every random draw: rows, prompts, splits, samples, resamples."""
 
     def __post_init__(self) -> None:
+        steered = [name for name, c in self.conditions.items() if c.steering != "none"]
+        if steered and not self.steering.strengths:
+            raise ConfigurationError(
+                f"eval.steering.strengths is empty, and {', '.join(steered)} of eval.conditions "
+                "is steered; expected at least one strength, e.g. [4, 8, 12]"
+            )
         _check_sets("probes", self.probes)
         _check_sets("prompts", self.prompts)
         if self.benchmarks:
@@ -335,6 +342,8 @@ def _check_sets(name: str, uris: dict[str, str]) -> None:
         raise ConfigurationError(f'eval.{name} is empty; expected a set, e.g. {{"rtp": URI}}')
     for set_name, uri in uris.items():
         _check_name(f"eval.{name}", set_name)
+        if not uri.strip():
+            raise ConfigurationError(f"eval.{name}.{set_name} is empty; expected a document URI")
         twin = next(other for other, theirs in uris.items() if theirs == uri)
         if twin != set_name:
             raise ConfigurationError(
@@ -369,8 +378,9 @@ def _check_conditions(conditions: dict[str, ConditionConfig]) -> None:
             )
         if condition.unsteered not in conditions.values():
             raise ConfigurationError(
-                f"eval.conditions: {name!r} is steered, and its strength 0 is missing; add a "
-                "condition with the same prefix and control_text, without steering"
+                f"eval.conditions: {name!r} is steered, and its strength 0 is missing; add the same "
+                f"without steering, e.g. 'eval.conditions.{name}-base="
+                f"{json.dumps(to_dict(condition.unsteered))}'"
             )
 
 

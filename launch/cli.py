@@ -1,6 +1,6 @@
 """command line of the sweep: flags to an experiment that any worker can read
 
-Applied in this order: recipe, corpora, ratios and seeds, conditions, `--set`. Then local paths are
+Applied in this order: recipe, corpora, ratios and seeds, `--set`, conditions. Then local paths are
 made absolute, because a worker's working directory is not the user's.
 """
 
@@ -122,9 +122,10 @@ def requested_experiment(arguments: argparse.Namespace) -> Experiment:
         experiment = _at_ratios(experiment, tuple(arguments.ratios))
     if arguments.seeds:
         experiment = replace(experiment, seeds=tuple(arguments.seeds))
-    if arguments.conditions:
-        experiment = named_conditions.with_conditions(experiment, arguments.conditions)
+    recipes_own = experiment.eval.conditions
     experiment = parse_overrides(experiment, arguments.set)
+    if arguments.conditions:
+        experiment = named_conditions.with_conditions(experiment, arguments.conditions, recipes_own)
     return _with_absolute_paths(experiment)
 
 

@@ -18,12 +18,16 @@ ALL = "all"
 COMBINATIONS = ("prompt+iti",)
 
 
-def with_conditions(experiment: Experiment, names: Sequence[str]) -> Experiment:
+def with_conditions(
+    experiment: Experiment, names: Sequence[str], recipes_own: Mapping[str, ConditionConfig]
+) -> Experiment:
     """The experiment with these conditions, and what they need: plain, and the strength 0 of each
-    steered one. The recipe's own conditions come before the known ones.
+    steered one. Conditions of the experiment come before the known ones; those that `--set` added
+    to the recipe's stay.
     """
     known = KNOWN_CONDITIONS | experiment.eval.conditions
-    chosen = {PLAIN: known[PLAIN]}
+    added = {n: c for n, c in experiment.eval.conditions.items() if recipes_own.get(n) != c}
+    chosen = {PLAIN: known[PLAIN]} | added
     for name in [*known, *COMBINATIONS] if ALL in names else names:
         condition = known.get(name) or _combined(name, known)
         if condition.unsteered not in chosen.values():
@@ -54,6 +58,8 @@ def _combined(name: str, known: Mapping[str, ConditionConfig]) -> ConditionConfi
             f"{', '.join(known)}, joined by +, or {ALL}; a new one is an entry of eval.conditions, "
             f'e.g. --set \'eval.conditions.{unknown[0] or "polite"}={{"prefix": "Be polite. "}}\''
         )
+    if len(set(parts)) < len(parts):
+        raise ConfigurationError(f"--conditions {name}: a part is named twice; name each once")
     steered = [known[part].steering for part in parts if known[part].steering != "none"]
     if len(steered) > 1:
         raise ConfigurationError(

@@ -167,6 +167,14 @@ def parse_overrides(value: S, words: Sequence[str]) -> S:
     return evolve(value, changes)
 
 
+def _field_fault(error: ValidationError) -> str:
+    """The field of a map's entry that is wrong, and how; empty for a value without fields."""
+    first = error.errors(include_url=False)[0]
+    if not first["loc"]:
+        return ""
+    return f" ({'.'.join(map(str, first['loc']))}: {first['msg']})"
+
+
 class _Target(NamedTuple):
     """What a path names: its type, its value now, and whether it is one entry of a map."""
 
@@ -194,8 +202,9 @@ def _parse(root: Any, path: str, text: str) -> Any:
     except ValidationError:
         is_empty = current in (None, (), {}, "")
         sample = _as_text(example(hint) if is_empty else to_dict(current))
+        details = _field_fault(fault)
         raise ConfigurationError(
-            f"{word}: got {text!r}; expected {type_name(hint)}, "
+            f"{word}: got {text!r}{details}; expected {type_name(hint)}, "
             f"e.g. --set {shlex.quote(f'{path}={sample}')}"
         ) from fault
 
@@ -209,11 +218,28 @@ def _lookup(root: Any, path: str, word: str) -> _Target:
         group = getattr(group, group_name, None)
     if isinstance(group, dict):
         return _Target(get_args(_unannotated(hint))[1], group.get(name, ""), is_entry=True)
+    entry = _entry_above(root, path)
+    if entry:
+        raise ConfigurationError(
+            f"{word}: {entry.rpartition('.')[0]} takes one entry by its name, and the whole of it: "
+            f"--set '{entry}=…'"
+        )
     if not is_dataclass(group) or name not in field_types(type(group)):
         raise ConfigurationError(
             f"{word}: there is no setting {path}; {nearest(list(_paths(type(root))), path)}"
         )
     return _Target(field_types(type(group))[name], getattr(group, name), is_entry=False)
+
+
+def _entry_above(root: Any, path: str) -> str:
+    """The path of the map's entry that `path` leads into, e.g. eval.conditions.iti; "" if none."""
+    names = path.split(".")
+    group = root
+    for i, name in enumerate(names):
+        if isinstance(group, dict):
+            return ".".join(names[: i + 1]) if i + 1 < len(names) else ""
+        group = getattr(group, name, None)
+    return ""
 
 
 def _unannotated(hint: Any) -> Any:

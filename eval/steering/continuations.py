@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from data_prep.core import telemetry
 from data_prep.scorers.load_scorer import Scorer
-from eval.config import GenerationConfig
+from eval.config import PLAIN, GenerationConfig
 from eval.inputs.prompts import Prompt
 from eval.model import batch_size, generation
 from eval.model.eval_session import EvalSession
@@ -255,6 +256,16 @@ class PromptDraws:
         loaded = self._session.loaded
         n_positions = loaded.model.shape.max_sequence_length
         room = max(1, n_positions - self._config.max_new_tokens - loaded.reserved_tokens)
+        n_cut = sum(len(row) > room for row in self._ends)
+        if n_cut and condition.name == PLAIN:  # it is the same under every condition
+            telemetry.logger.warning(
+                "%d of %d prompts are longer than %d tokens, which is what the model's %d positions "
+                "leave to a prompt: they lose their beginning, under every condition",
+                n_cut,
+                len(self._ends),
+                room,
+                n_positions,
+            )
         return [[*loaded.prefix, *condition.prefix, *row[-room:]] for row in self._ends]
 
     @cached_property

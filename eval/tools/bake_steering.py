@@ -52,6 +52,15 @@ def main() -> int:
             f"{saved.uri} steers {site}, but only a shift of heads is a bias; evaluate the "
             "model with eval.probing.site=heads"
         )
+    measured = saved.report.config.steering.strengths
+    if arguments.strength not in measured:
+        telemetry.logger.warning(
+            "strength %g was not measured in %s (%s were): toxicity and cost of this model are "
+            "unknown",
+            arguments.strength,
+            arguments.eval,
+            ", ".join(f"{strength:g}" for strength in measured) or "none",
+        )
     with model.local_files() as export:
         bake(export, saved.shift_LD, arguments.strength, arguments.to)
     print(arguments.to)

@@ -10,7 +10,12 @@ from data_prep.core import storage
 from launch.report.figures import axes, palette
 from launch.report.figures.svg_rendering import Drawing
 from launch.report.text import display_names
-from launch.report.text.number_format import percent, signed, with_interval
+from launch.report.text.number_format import (
+    number_of_parameters,
+    percent,
+    signed,
+    with_interval,
+)
 from training.model.model_card import RESPONSIBLE_USE
 
 FILTERS = {
@@ -27,6 +32,7 @@ FILTERS = {
     "setting": display_names.setting,
     "held_out_column": lambda stream: f"held\N{NON-BREAKING HYPHEN}out {stream}",
     "markup": Markup,
+    "parameters": number_of_parameters,
     "count": lambda n: f"{n:,}",
 }
 

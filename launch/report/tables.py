@@ -159,10 +159,11 @@ def removal_rows(compared: Comparisons | None) -> list[tuple[float, list[Removal
 
 
 class StrengthRow(NamedTuple):
-    """One strength: the ratio of lowest toxicity, the planned contrasts and the smile."""
+    """One strength: the ratio of lowest toxicity, or a tie; the planned contrasts; the smile."""
 
     strength: float
     lowest: RatioPoint | None
+    is_tie: bool
     planned: list[Contrast]
     minimum: InteriorMinimum | None
 
@@ -180,7 +181,9 @@ def strength_rows(
         planned = [contrast for contrast in contrasts if contrast.strength == strength]
         curves = compared.minima if compared else ()
         minima = [minimum for minimum in curves if minimum.strength == strength]
-        rows.append(StrengthRow(strength, lowest, planned, minima[0] if minima else None))
+        n_lowest = sum(lowest is not None and point.value == lowest.value for point in known)
+        minimum = minima[0] if minima else None
+        rows.append(StrengthRow(strength, lowest, n_lowest > 1, planned, minimum))
     return rows
 
 

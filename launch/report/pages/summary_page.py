@@ -18,7 +18,7 @@ from launch.report.results_files import FinishedRun
 from launch.report.tables import MainTable
 from launch.report.text import display_names
 from launch.report.text.findings import Findings
-from launch.report.text.number_format import percent
+from launch.report.text.number_format import number_of_parameters, percent
 
 FIGURE = "toxicity-by-ratio"
 CAVEATS = (
@@ -54,7 +54,7 @@ def summarize(
     n_prompts = max((row.toxicity.n for row in report.steered), default=0)
     setup = (
         f"{len(runs)} language model{'' if len(runs) == 1 else 's'} of "
-        f"{record.n_parameters / 1e6:,.1f} million parameters, {record.n_tokens:,} training tokens "
+        f"{number_of_parameters(record.n_parameters)}, {record.n_tokens:,} training tokens "
         f"or more; {n_prompts:,} prompts per model; toxicity × 100 by "
         f"{display_names.scorer(report.config.scoring.scorer)}; cost is cross-entropy on "
         f"{display_names.cost_text(per_ratio_series.cost_text([report]))}; "

@@ -63,3 +63,8 @@ def value_range(values: Sequence[float], digits: int) -> str:
 def listed(words: Sequence[str]) -> str:
     """'a, b and c'."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def number_of_parameters(n: int) -> str:
+    """'1.3 million parameters'; below 100,000 the number itself."""
+    return f"{n / 1e6:,.1f} million parameters" if n >= 100_000 else f"{n:,} parameters"
