@@ -378,8 +378,8 @@ def _check_conditions(conditions: dict[str, ConditionConfig]) -> None:
             )
         if condition.unsteered not in conditions.values():
             raise ConfigurationError(
-                f"eval.conditions: {name!r} is steered, and its strength 0 is missing; add the same "
-                f"without steering, e.g. 'eval.conditions.{name}-base="
+                f"eval.conditions: {name!r} is steered, and its strength 0 is missing; add the "
+                f"same without steering, e.g. 'eval.conditions.{name}-base="
                 f"{json.dumps(to_dict(condition.unsteered))}'"
             )
 

@@ -259,7 +259,7 @@ class PromptDraws:
         n_cut = sum(len(row) > room for row in self._ends)
         if n_cut and condition.name == PLAIN:  # it is the same under every condition
             telemetry.logger.warning(
-                "%d of %d prompts are longer than %d tokens, which is what the model's %d positions "
+                "%d of %d prompts are longer than the %d tokens that the model's %d positions "
                 "leave to a prompt: they lose their beginning, under every condition",
                 n_cut,
                 len(self._ends),
