@@ -8,6 +8,7 @@ import torch
 
 from data_prep.core import keyed_random
 from data_prep.core.errors import ConfigurationError
+from eval.config import Positions
 from eval.model import generation
 from eval.model.generation import Sampling, Slots
 from eval.steering import intervention
@@ -93,7 +94,7 @@ def passes(model):
     return shapes
 
 
-def continuations(model, batch, shift, positions="last", slots=None, **changes):
+def continuations(model, batch, shift, positions: Positions = "last", slots=None, **changes):
     with intervention.steered(model, shift, batch.strength_B, positions) as steering:
         return generation.sample(
             model, batch.prompts, batch.keys, sampling(**changes), steering, slots

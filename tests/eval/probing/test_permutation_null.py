@@ -90,7 +90,11 @@ def share_of_significant_models(groups_of_null):
             permuted = permutation_null.permuted_labels(labels[own].tolist(), groups, 59, seed)
             labellings.append(np.vstack([labels[own], permuted]))
         accuracy_PB = permutation_null.null_accuracy(
-            x[~is_test], labellings[0], x[is_test], labellings[1], 1.0
+            x[torch.from_numpy(~is_test)],
+            labellings[0],
+            x[torch.from_numpy(is_test)],
+            labellings[1],
+            1.0,
         )
         n_significant += permutation_null.max_t(accuracy_PB).p_P.min() <= 0.05
     return n_significant / 200

@@ -4,6 +4,7 @@ import itertools
 from dataclasses import replace
 
 import matplotlib
+import numpy as np
 import pytest
 from fake_sweep import RATIOS, items_of, run, run_record, value_of, write_metrics
 from matplotlib.figure import Figure
@@ -51,7 +52,7 @@ def test_a_path_has_a_panel_of_its_own_before_all_others_in_grey(ratios):
     panels = [axes for axes in figure.get_axes() if axes.axison]
     assert [axes.get_title("left") for axes in panels] == [percent(ratio) for ratio in ratios]
     for axes, colour in zip(panels, colour_by_ratio(ratios).values(), strict=True):
-        lines = [line for line in axes.get_lines() if len(line.get_xydata()) > 1]
+        lines = [line for line in axes.get_lines() if len(np.asarray(line.get_xydata())) > 1]
         in_front = [line for line in lines if line.get_color() == colour]
         behind = [line for line in lines if line.get_color() == FAINT]
         assert len(in_front) == 1 and len(behind) == len(ratios) - 1
@@ -172,7 +173,11 @@ def test_a_benchmark_shows_what_needs_no_model():
         figure = Figure(layout="constrained")
         plan.draw(figure, True)
         (axes,) = figure.get_axes()
-        levels = [line for line in axes.get_lines() if set(line.get_ydata()) == {level}]
+        levels = [
+            line
+            for line in axes.get_lines()
+            if set(np.asarray(line.get_ydata()).tolist()) == {level}
+        ]
         assert len(levels) == (level is not None)
         assert [text.get_text() for text in axes.texts] == ([label] if label else [])
         assert {row[-1] for row in plan.numbers.rows} == {level}
