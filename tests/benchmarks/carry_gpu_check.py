@@ -38,6 +38,7 @@ WHEELS = (
     "isal", "orjson", "zstandard", "fastokens", "xxhash",  # documents to tokens
     "rich", "markdown-it-py", "mdurl", "Pygments", "tqdm",
     "torchao",  # FP8
+    "threadpoolctl",  # probes
 )  # fmt: skip
 SOURCES = ("data_prep", "training", "eval", "launch", "tests/benchmarks", "tests/training/model")
 # pip matches the number exactly, so each one that a wheel may name has to be given

@@ -17,6 +17,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from eval.probing.solver.logistic_loss import Level, LogisticLoss
 
@@ -168,10 +169,26 @@ def _factor(hessian_FF: np.ndarray) -> np.ndarray:
     return factor_FF
 
 
+def _potrf(matrix_FF: np.ndarray, *, lower: int) -> tuple[np.ndarray, int]:
+    factor_FF, failed = torch.linalg.cholesky_ex(torch.from_numpy(matrix_FF), upper=not lower)
+    return factor_FF.numpy(), int(failed)
+
+
+def _potrs(factor_FF: np.ndarray, b_F: np.ndarray, *, lower: int) -> tuple[np.ndarray, int]:
+    b_F1 = torch.from_numpy(np.ascontiguousarray(b_F))[:, None]
+    x_F1 = torch.cholesky_solve(b_F1, torch.from_numpy(factor_FF), upper=not lower)
+    return x_F1[:, 0].numpy(), 0
+
+
 @cache
 def _lapack(name: str) -> Callable[..., Any]:
-    """LAPACK's routine for float64, called without checks: they would take longer than it does."""
-    from scipy.linalg import get_lapack_funcs
+    """LAPACK's routine for float64, called without checks: they would take longer than it does.
 
+    A GPU machine without a network (`make gpu-carry`) has no SciPy: torch calls it there.
+    """
+    try:
+        from scipy.linalg import get_lapack_funcs
+    except ImportError:
+        return {"potrf": _potrf, "potrs": _potrs}[name]
     (routine,) = get_lapack_funcs([name], dtype=np.float64)
     return routine

@@ -27,6 +27,7 @@ FULL = [
 ]
 TINY = [
     *("--ratios", "0.25"),
+    *("--conditions", "plain", "iti"),  # no prefix fits into 32 positions
     *("--clean", "synthetic:clean?documents=600&seed=0&parts=1"),
     *("--toxic", "synthetic:toxic?documents=300&seed=0&parts=1"),
     "--set",

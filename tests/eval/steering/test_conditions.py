@@ -43,9 +43,7 @@ def test_another_condition_measures_only_itself_and_changes_no_number(finished):
     assert all(name.startswith("prefixed") for name in now.keys() - files.keys())
 
 
-def test_the_prefix_stands_before_every_prompt_and_the_prompt_keeps_its_tokens(
-    finished, monkeypatch
-):
+def test_the_prefix_stands_before_prompts_that_keep_their_tokens(finished, monkeypatch):
     seen: list[list[int]] = []
     sample = generation.sample
 
