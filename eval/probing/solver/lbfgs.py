@@ -2,8 +2,8 @@
 
 A row costs 4·H operations in a gradient and H² in a Hessian: with 128 features a Hessian takes as
 long as ten to twenty gradients. So each problem forms one Hessian, at zero, where all rows count
-alike. Its factor is the inverse that L-BFGS (Nocedal and Wright 2006, algorithm 7.4) starts each
-step from, and a few pairs of steps and gradients correct it. It is formed anew only where that
+alike. Its Cholesky factor gives the initial inverse Hessian of L-BFGS (Nocedal and Wright 2006,
+algorithm 7.4), which updates it with a few curvature pairs. It is recomputed only where that
 converges slowly, as for a head that separates the classes almost perfectly.
 
 The loss is convex, so the gradient along a step tells whether the step is too long; the loss itself
@@ -39,8 +39,8 @@ JITTER = 1e-6  # relative, of the diagonal of a Hessian that rounding left indef
 
 
 class _Pair(NamedTuple):
-    """A step and its change of the gradient, [P, F]; curvature: 1 / (step·change), or 0 for a
-    problem that no longer uses the pair, [P, 1].
+    """A curvature pair: the step s and the gradient difference y, [P, F]; curvature: ρ = 1 / (s·y),
+    or 0 for a problem that no longer uses the pair, [P, 1].
     """
 
     step_PF: np.ndarray
@@ -69,7 +69,7 @@ class _Curvature:
         self.age_P = np.zeros(n_problems, dtype=int)  # steps since the Hessian
 
     def renew(self, loss: LogisticLoss, problems_K: np.ndarray) -> None:
-        """Form the Hessian of some problems anew, where the gradient was computed last."""
+        """Recompute the Hessians of some problems, at the point of the last gradient."""
         for p, hessian_FF in zip(problems_K, loss.hessian(problems_K), strict=True):
             self.factors[p] = _factor(hessian_FF)
         self.age_P[problems_K] = 0
@@ -77,7 +77,7 @@ class _Curvature:
             pair.curvature_P1[problems_K] = 0
 
     def add(self, step_PF: np.ndarray, change_PF: np.ndarray) -> None:
-        """Remember a step and its change of the gradient."""
+        """Store a curvature pair: a step and its gradient difference."""
         product_P1 = np.vecdot(step_PF, change_PF)[:, None]
         curvature_P1 = np.zeros_like(product_P1)
         np.divide(1.0, product_P1, out=curvature_P1, where=product_P1 > 0)

@@ -38,7 +38,7 @@ def test_decoding_by_bytes_gives_back_every_text(texts: list[str]):
 
 def test_a_tokenizer_with_runs_of_spaces_is_decoded_alike():
     if not OLMO.exists():
-        pytest.skip(f"{OLMO} is not there")
+        pytest.skip(f"the tokenizer {OLMO} is not beside this checkout")
     config = TokenizerConfig(source=str(OLMO), vocab_size=50_280)
     olmo = tokenizer.load(str(OLMO), config)
     documents = [*encoded(olmo, TEXTS), np.arange(50_000), np.array([olmo.eos_id])]
