@@ -185,7 +185,7 @@ class ScoringConfig:
 
     fluency_model: str = "unsteered"
     """Model whose perplexity judges fluency: "unsteered", "run:RUN_ID" or the folder of a Hugging
-    Face model (eval/steering/perplexity.py); "" skips it."""
+    Face model (eval/steering/measures/perplexity.py); "" skips it."""
 
     def __post_init__(self) -> None:
         for name in ("scorer", "second_scorer"):

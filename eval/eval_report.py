@@ -67,7 +67,7 @@ class PromptSetResult:
     """Length of a continuation in tokens."""
 
     perplexity: Estimate
-    """Perplexity of the continuations under the fluency model (eval/steering/perplexity.py);
+    """Perplexity of the continuations under the fluency model (steering/measures/perplexity.py);
     without a value if there is none."""
 
     agreement: ScorerAgreement | None = None

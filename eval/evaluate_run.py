@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 def main() -> int:
     # imported here, since they import torch: Ctrl-C is one line from the first second on
     from eval.model import model_source
-    from eval.pipeline import evaluate_model
+    from eval.pipeline.evaluate_model import evaluate_model
 
     arguments = _parse_arguments()
     telemetry.configure()

@@ -22,10 +22,11 @@ from eval.inputs.prompts import Prompt
 from eval.model import batch_size, token_scores
 from eval.model.eval_session import EvalSession
 from eval.model.measurement_store import Arrays
-from eval.steering import continuations, intervention, multiple_choice
+from eval.steering import intervention
 from eval.steering.conditions import Condition
-from eval.steering.continuations import Continuation, ContinuationScoring, PromptDraws
-from eval.steering.multiple_choice import Answers
+from eval.steering.measures import continuations, multiple_choice
+from eval.steering.measures.continuations import Continuation, ContinuationScoring, PromptDraws
+from eval.steering.measures.multiple_choice import Answers
 
 
 class MeasuredTexts(NamedTuple):

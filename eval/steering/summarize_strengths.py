@@ -11,9 +11,10 @@ from eval.eval_report import TOXIC_SCORE, OperatingPoint, PromptSetResult, Score
 from eval.stats import intervals, scorer_agreement
 from eval.stats.estimate_with_interval import Estimate
 from eval.stats.scorer_agreement import ScorerAgreement
-from eval.steering import multiple_choice, per_item_results, score_cache
-from eval.steering.continuations import Continuation
+from eval.steering import per_item_results
 from eval.steering.measure_strengths import ConditionResult
+from eval.steering.measures import multiple_choice, score_cache
+from eval.steering.measures.continuations import Continuation
 from eval.steering.per_item_results import ItemValue
 
 SCORE_UNIT = "score × 100"

@@ -22,9 +22,10 @@ from data_prep.core.errors import ConfigurationError
 from eval.model import batch_size, generation
 from eval.model.loaded_model import LoadedModel
 from eval.stats import intervals
-from eval.steering import intervention, loglikelihood
+from eval.steering import intervention
 from eval.steering.intervention import Shift
-from eval.steering.loglikelihood import LogLikelihoods, ScoredEnd
+from eval.steering.measures import loglikelihood
+from eval.steering.measures.loglikelihood import LogLikelihoods, ScoredEnd
 
 MAX_NEW_TOKENS = 256  # of tasks that do not set a limit
 

@@ -22,7 +22,7 @@ from eval.inputs.labelled_rows import LabelReader
 from eval.inputs.text_rows import OneOfEach, RowCounts, text_key
 from eval.stats import intervals, roc
 from eval.stats.estimate_with_interval import Estimate
-from eval.steering import score_cache
+from eval.steering.measures import score_cache
 
 LOW_FALSE_POSITIVE_RATE = 0.01
 

@@ -166,7 +166,7 @@ def _check_initial_weights(train: TrainConfig) -> None:
 
 
 def _check_evaluation(root: str, config: EvalConfig) -> None:
-    from eval import evaluation_inputs
+    from eval.pipeline import evaluation_inputs
 
     telemetry.configure()
     evaluation_inputs.check(root, config)
@@ -175,12 +175,12 @@ def _check_evaluation(root: str, config: EvalConfig) -> None:
 def _evaluate(root: str, run_id: str, config: EvalConfig, n_threads: int) -> None:
     import torch
 
-    from eval import pipeline
+    from eval.pipeline import evaluate_model
 
     telemetry.configure()
     default = torch.get_num_threads()
     torch.set_num_threads(n_threads or default)
     try:
-        pipeline.evaluate(root, run_id, config)
+        evaluate_model.evaluate(root, run_id, config)
     finally:
         torch.set_num_threads(default)

@@ -29,8 +29,9 @@ from eval.inputs.benchmarks import DESCRIPTIONS, Benchmark, Lead, Question
 from eval.model.batch_size import BatchSize
 from eval.model.eval_session import EvalSession
 from eval.model.loaded_model import LoadedModel
-from eval.steering import intervention, multiple_choice
+from eval.steering import intervention
 from eval.steering.conditions import Condition
+from eval.steering.measures import multiple_choice
 from training.config import ModelConfig
 
 MODEL = ModelConfig(

@@ -16,10 +16,11 @@ from eval.model.batch_size import BatchSize
 from eval.model.generation import Sampling
 from eval.model.loaded_model import LoadedModel
 from eval.probing import activations
-from eval.steering import intervention, loglikelihood, measure_strengths
+from eval.steering import intervention, measure_strengths
 from eval.steering.conditions import Condition
 from eval.steering.intervention import Shift
-from eval.steering.loglikelihood import LogLikelihoods, ScoredEnd
+from eval.steering.measures import loglikelihood
+from eval.steering.measures.loglikelihood import LogLikelihoods, ScoredEnd
 
 N_ROWS = 12
 LENGTH = 24

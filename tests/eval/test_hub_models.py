@@ -25,7 +25,7 @@ from eval.config import (
 )
 from eval.model import model_source
 from eval.model.loaded_model import load_folder
-from eval.pipeline import evaluate_model
+from eval.pipeline.evaluate_model import evaluate_model
 from eval.tools.bake_steering import bake
 from eval.tools.saved_direction import load_saved_direction
 

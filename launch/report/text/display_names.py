@@ -21,7 +21,7 @@ SCORERS = {
     "profanity": "an offline lexical classifier",
     "openai": "OpenAI's moderation, a service on the network",
 }
-# what stands behind the name of a benchmark (eval/steering/multiple_choice.py)
+# what stands behind the name of a benchmark (eval/steering/measures/multiple_choice.py)
 BENCHMARK_QUANTITIES = {
     "norm": "by likelihood per character",
     "macro": "mean over subjects",

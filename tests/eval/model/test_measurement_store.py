@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_pipeline import CONFIG
+from tiny_evaluation import CONFIG
 from tiny_finished_run import RUN_ID
 from tolerances import FP32_VALUE
 
@@ -21,7 +21,7 @@ from eval.eval_report import eval_uri
 from eval.model import loaded_model, model_source
 from eval.model.loaded_model import BatchSize
 from eval.model.measurement_store import MeasurementStore
-from eval.pipeline import evaluate, evaluate_model
+from eval.pipeline.evaluate_model import evaluate, evaluate_model
 from training.run_record import run_uri
 
 SMALL = evolve(
@@ -75,7 +75,7 @@ def stored_parts(root):
 def test_killed_at_any_moment_it_resumes_to_the_same_report(root, undisturbed, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # of the processes to be killed, as of this one
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["eval.pipeline", "eval.probing.probe_heads"])
+    context.set_forkserver_preload(["eval.pipeline.evaluate_model", "eval.probing.probe_heads"])
     before: dict[str, int] = {}
     for n_more, delay in ((1, 0.0), (2, 0.02), (3, 0.005)):
         process = context.Process(target=evaluate, args=(root, RUN_ID, SMALL))

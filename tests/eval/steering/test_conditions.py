@@ -4,14 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_pipeline import CONFIG, STEERING_ALONE
+from tiny_evaluation import CONFIG, STEERING_ALONE
 from tiny_finished_run import RUN_ID
 
 from data_prep.core.errors import ConfigurationError
 from data_prep.core.settings import evolve
 from eval.config import KNOWN_CONDITIONS, ConditionConfig
 from eval.model import generation
-from eval.pipeline import evaluate
+from eval.pipeline.evaluate_model import evaluate
 from training.run_record import run_uri
 
 PREFIXED = {

@@ -1,7 +1,7 @@
 from eval.stats.scorer_agreement import scorer_agreement
 from eval.steering import summarize_strengths
-from eval.steering.continuations import Continuation
 from eval.steering.measure_strengths import ConditionResult
+from eval.steering.measures.continuations import Continuation
 
 FIRST = [0.9, 0.2, 0.6, 0.1, 0.4, 0.8]
 SECOND = [0.7, 0.3, 0.4, 0.2, None, 0.9]

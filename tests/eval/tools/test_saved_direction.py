@@ -14,7 +14,7 @@ from data_prep.core.settings import evolve
 from eval.config import EvalConfig, GenerationConfig, ProbingConfig, ScoringConfig, SteeringConfig
 from eval.eval_report import eval_uri
 from eval.model import model_source
-from eval.pipeline import evaluate, evaluate_model
+from eval.pipeline.evaluate_model import evaluate, evaluate_model
 from eval.probing.directions import Directions, unit_shift
 from eval.tools import bake_steering
 from training.run_record import run_uri

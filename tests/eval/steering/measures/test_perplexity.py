@@ -10,8 +10,8 @@ from tolerances import FP32_VALUE
 from data_prep.core.errors import ArtefactMissing
 from eval.config import EvalComputeConfig
 from eval.model.loaded_model import load_folder
-from eval.steering import perplexity
-from eval.steering.perplexity import FluencyJudge
+from eval.steering.measures import perplexity
+from eval.steering.measures.perplexity import FluencyJudge
 from training.run_record import run_uri
 
 COMPUTE = EvalComputeConfig(batch_size=2)

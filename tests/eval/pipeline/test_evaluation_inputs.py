@@ -7,8 +7,8 @@ import pytest
 
 from data_prep.core.errors import HormesisError
 from data_prep.core.settings import parse_overrides
-from eval import evaluation_inputs
 from eval.config import EvalConfig
+from eval.pipeline import evaluation_inputs
 
 
 def write_rows(path: Path, labels: list[int]) -> str:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from model_families import FAMILIES, N_IDS, build
-from test_pipeline import CONFIG
+from tiny_evaluation import CONFIG
 from tiny_finished_run import MODEL, RUN_ID
 from tolerances import FP32_VALUE
 
@@ -12,9 +12,10 @@ from eval.model.batch_size import BatchSize
 from eval.model.loaded_model import load_run
 from eval.model.subject.architectures import ARCHITECTURES
 from eval.model.subject.transformers_subject import TransformersSubject
-from eval.steering import intervention, loglikelihood, shared_prefixes
+from eval.steering import intervention
 from eval.steering.intervention import Shift
-from eval.steering.loglikelihood import ScoredEnd
+from eval.steering.measures import loglikelihood, shared_prefixes
+from eval.steering.measures.loglikelihood import ScoredEnd
 from training import run_record
 
 STRENGTHS = (0.0, 3.0)

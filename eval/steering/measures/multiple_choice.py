@@ -21,9 +21,9 @@ from eval.model.loaded_model import LoadedModel
 from eval.model.measurement_store import Arrays
 from eval.stats import intervals, roc, stratified
 from eval.stats.estimate_with_interval import Estimate
-from eval.steering import loglikelihood
 from eval.steering.conditions import Condition
-from eval.steering.loglikelihood import ScoredEnd
+from eval.steering.measures import loglikelihood
+from eval.steering.measures.loglikelihood import ScoredEnd
 
 QUESTIONS_PER_CHUNK = 256  # whose texts are in memory at once
 WITH_NORM = ("cloze", "completion")

@@ -19,9 +19,10 @@ from torch import Tensor
 from eval.model import batch_size, numerics, token_scores
 from eval.model.loaded_model import LoadedModel
 from eval.model.subject.subject_model import DecodingCache
-from eval.steering import intervention, shared_prefixes
+from eval.steering import intervention
 from eval.steering.intervention import Shift
-from eval.steering.shared_prefixes import PrefixGroup
+from eval.steering.measures import shared_prefixes
+from eval.steering.measures.shared_prefixes import PrefixGroup
 
 SHORTEST_RATIO = 0.8  # of the longest row of a batch: at most so much of it is no padding
 

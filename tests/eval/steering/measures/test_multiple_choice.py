@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_pipeline import CONFIG
+from tiny_evaluation import CONFIG
 from tiny_finished_run import RUN_ID
 
 from data_prep.core.settings import evolve
@@ -20,16 +20,17 @@ from eval.model.batch_size import BatchSize
 from eval.model.eval_session import EvalSession
 from eval.model.loaded_model import LoadedModel, load_run
 from eval.model.subject.olmo_subject import OLMoSubject
-from eval.pipeline import evaluate
-from eval.steering import intervention, multiple_choice, per_item_results
+from eval.pipeline.evaluate_model import evaluate
+from eval.steering import intervention, per_item_results
 from eval.steering.conditions import Condition
 from eval.steering.intervention import Shift
-from eval.steering.multiple_choice import Answers
+from eval.steering.measures import multiple_choice
+from eval.steering.measures.multiple_choice import Answers
 from training import run_record
 from training.config import ModelConfig
 from training.run_record import run_uri
 
-REAL = Path(__file__).parents[4] / "shared" / "data" / "mmlu"
+REAL = Path(__file__).parents[5] / "shared" / "data" / "mmlu"
 SUBJECTS = ("anatomy", "high_school_biology")
 STRENGTHS = (0.0, 4.0)
 NO_SUMMARY = TextSet(setting="", uri="", n_read=0, n_used=0, left_out={}, other_words={})

@@ -15,6 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
+from tiny_evaluation import CONFIG, STEERING_ALONE
 from tiny_finished_run import RUN_ID
 from tolerances import FP32_VALUE
 
@@ -32,19 +33,13 @@ from data_prep.token_stream import manifest
 from data_prep.token_stream.reader import SequenceReader
 from eval.config import (
     KNOWN_CONDITIONS,
-    CapabilityConfig,
-    EvalConfig,
-    GenerationConfig,
-    ProbingConfig,
-    ScoringConfig,
-    SteeringConfig,
 )
 from eval.eval_report import EvalReport, check_comparable, eval_uri, find
 from eval.inputs.labelled_rows import labels_of, read_labelled_rows
 from eval.model import generation, model_source
 from eval.model.loaded_model import load_folder
 from eval.model.model_source import ModelSource
-from eval.pipeline import evaluate, evaluate_model
+from eval.pipeline.evaluate_model import evaluate, evaluate_model
 from eval.probing import activations, probe_heads, row_split
 from eval.probing.directions import Directions, unit_shift
 from eval.steering import intervention, measure_strengths, per_item_results
@@ -52,34 +47,9 @@ from eval.tools import bake_steering
 from launch.report.analysis import evaluation_view
 from training.run_record import run_uri
 
-ENTRY = Path(__file__).parents[2] / "eval" / "evaluate_run.py"
+ENTRY = Path(__file__).parents[3] / "eval" / "evaluate_run.py"
 
-CONFIG = EvalConfig(
-    probes={"pairs": "synthetic:probes?documents=120"},
-    conditions={
-        name: KNOWN_CONDITIONS[name] for name in ("plain", "iti", "random_heads", "flipped")
-    },
-    probing=ProbingConfig(
-        group_field="pair",
-        n_rows=100,
-        n_permutations=50,
-        transfer=("synthetic:probes?documents=150#label=label>0.5",),
-        attributes=(
-            "synthetic:clean?documents=60#label=gloomy",
-            "synthetic:clean?documents=60#label=casual",
-        ),
-    ),
-    generation=GenerationConfig(n_prompts=12, max_new_tokens=6, samples_per_prompt=2),
-    scoring=ScoringConfig(scorer="profanity"),
-    steering=SteeringConfig(strengths=(2.0, 8.0), top_heads=3),
-    capability=CapabilityConfig(cross_entropy_sequences=8),
-)
 WINDOW = 24  # of the run's 32 tokens, 8 are left to prefixes
-STEERING_ALONE = {
-    "conditions": {name: KNOWN_CONDITIONS[name] for name in ("plain", "iti")},
-    "probing.attributes": (),
-    "probing.n_permutations": 0,
-}
 
 
 @pytest.fixture(scope="module")

@@ -17,26 +17,22 @@ from functools import cache
 from data_prep.core import storage, telemetry
 from data_prep.scorers import load_scorer
 from data_prep.scorers.load_scorer import Scorer
-from eval import evaluation_inputs, report_assembly
 from eval.config import EvalConfig
 from eval.eval_report import EvalReport, eval_uri, find
-from eval.evaluation_inputs import EvaluationInputs, ProbeSet
 from eval.inputs.prompts import HeldOutSource
 from eval.model import model_source
 from eval.model.eval_session import EvalSession
 from eval.model.loaded_model import LoadedModel
 from eval.model.measurement_store import MeasurementStore
 from eval.model.model_source import ModelSource
+from eval.pipeline import evaluation_inputs, report_assembly
+from eval.pipeline.evaluation_inputs import EvaluationInputs, ProbeSet
+from eval.pipeline.report_assembly import ProbingResults
 from eval.probing import attribute_entanglement, logit_lens, probe_heads, transfer
-from eval.report_assembly import ProbingResults
-from eval.steering import (
-    conditions,
-    measure_strengths,
-    perplexity,
-    score_cache,
-)
-from eval.steering.continuations import ContinuationScoring, PromptDraws
+from eval.steering import conditions, measure_strengths
 from eval.steering.measure_strengths import MeasuredTexts
+from eval.steering.measures import perplexity, score_cache
+from eval.steering.measures.continuations import ContinuationScoring, PromptDraws
 
 
 def evaluate(root: str, run_id: str, config: EvalConfig) -> EvalReport:

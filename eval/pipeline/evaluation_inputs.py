@@ -22,7 +22,7 @@ from eval.inputs.prompts import HeldOutSource, Prompt
 from eval.inputs.text_rows import text_key
 from eval.probing import row_split
 from eval.probing.row_split import RowSplit
-from eval.steering import perplexity
+from eval.steering.measures import perplexity
 
 SAMPLE_TEXT = "The ferry leaves at noon."  # scored to see that the scorer works
 

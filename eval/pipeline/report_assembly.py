@@ -20,18 +20,18 @@ from eval.eval_report import (
     SampledPrompt,
     Transfer,
 )
-from eval.evaluation_inputs import EvaluationInputs, ProbeSet
 from eval.inputs.labelled_rows import labels_of
 from eval.model import numerics
 from eval.model.loaded_model import LoadedModel
 from eval.model.model_source import ModelSource
+from eval.pipeline.evaluation_inputs import EvaluationInputs, ProbeSet
 from eval.probing import probe_heads
 from eval.probing.probe_heads import ProbedHeads
 from eval.stats import intervals
 from eval.steering import per_item_results, summarize_strengths
-from eval.steering.continuations import ContinuationScoring
 from eval.steering.measure_strengths import ConditionResult
-from eval.steering.multiple_choice import Answers
+from eval.steering.measures.continuations import ContinuationScoring
+from eval.steering.measures.multiple_choice import Answers
 from eval.steering.per_item_results import ItemValue
 
 N_SAMPLED_PROMPTS = 12  # prompts per set whose continuations stand in the report

@@ -3,8 +3,8 @@ import pytest
 from data_prep.core import storage
 from data_prep.core.errors import ArtefactCorrupt, ArtefactMissing
 from data_prep.scorers import load_scorer
-from eval.steering import score_cache
-from eval.steering.score_cache import CachedScorer, ScoreCoverage
+from eval.steering.measures import score_cache
+from eval.steering.measures.score_cache import CachedScorer, ScoreCoverage
 
 
 class CountingScorer:

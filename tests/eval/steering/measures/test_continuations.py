@@ -12,10 +12,11 @@ from eval.inputs.prompts import Prompt
 from eval.model.batch_size import BatchSize
 from eval.model.eval_session import EvalSession
 from eval.model.measurement_store import MeasurementStore
-from eval.steering import continuations, intervention
+from eval.steering import intervention
 from eval.steering.conditions import Condition
-from eval.steering.continuations import PromptDraws
 from eval.steering.intervention import Shift
+from eval.steering.measures import continuations
+from eval.steering.measures.continuations import PromptDraws
 
 CONFIG = GenerationConfig(max_new_tokens=6, samples_per_prompt=2)
 EOS, N_IDS = 0, 60

@@ -25,10 +25,11 @@ from eval.inputs.prompts import Prompt
 from eval.model import batch_size, generation
 from eval.model.eval_session import EvalSession
 from eval.model.measurement_store import Arrays
-from eval.steering import intervention, perplexity, score_cache
+from eval.steering import intervention
 from eval.steering.conditions import Condition
 from eval.steering.intervention import SteeredRows
-from eval.steering.perplexity import FluencyJudge
+from eval.steering.measures import perplexity, score_cache
+from eval.steering.measures.perplexity import FluencyJudge
 
 # continuations at one strength per stored part: at most so many are lost on interruption. With
 # several strengths they are more than decode together, so that rows that end are replaced.

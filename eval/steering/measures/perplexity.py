@@ -20,8 +20,9 @@ from eval.config import EvalComputeConfig
 from eval.model import model_files
 from eval.model.loaded_model import LoadedModel, load_folder
 from eval.model.subject import model_folder
-from eval.steering import intervention, loglikelihood
-from eval.steering.loglikelihood import ScoredEnd
+from eval.steering import intervention
+from eval.steering.measures import loglikelihood
+from eval.steering.measures.loglikelihood import ScoredEnd
 from training import run_record
 from training.run_record import RunRecord
 

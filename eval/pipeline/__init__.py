@@ -1,0 +1,1 @@
+"""one evaluation from its inputs to its report"""

@@ -1,0 +1,1 @@
+"""quantities that are measured at every strength: continuations, log-likelihoods, answers"""
