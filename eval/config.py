@@ -25,7 +25,8 @@ Site = Literal["heads", "mlp", "residual"]  # eval/model/hook_points.py
 Positions = Literal["last", "all"]
 # eval/steering/intervention.py
 Steering = Literal["none", "iti", "random_heads", "random_directions", "flipped"]
-BenchmarkForm = Literal["letter", "cloze", "completion", "detection"]  # eval/inputs/benchmarks.py
+# eval/inputs/benchmarks.py
+BenchmarkForm = Literal["letter", "cloze", "completion", "detection", "pairs"]
 Direction = Literal["class_means", "probe", "lda"]  # eval/probing/directions.py
 Precision = Literal["auto", "fp32", "tf32", "bf16"]  # eval/model/numerics.py
 
@@ -167,6 +168,29 @@ class GenerationConfig:
     """Continuations per prompt, condition and strength; RealToxicityPrompts uses 25."""
 
 
+@settings("eval.expected_toxicity")
+class ExpectedToxicityConfig:
+    """Expected toxicity of a prompt: the mean score that a lexicon gives to its continuations,
+    without the variance of sampled ones (eval/steering/measures/expected_toxicity.py)."""
+
+    lexicon: str = ""
+    """A scorer "lexicon:URI"; "" takes the first scorer that is one. Without any, expected toxicity
+    is not measured."""
+
+    n_tokens: Count = 8
+    """Length of a continuation in tokens, at most."""
+
+    n_paths: CountOrZero = 1
+    """Paths walked per prompt, condition and strength; 0 skips the measurement."""
+
+    def __post_init__(self) -> None:
+        if self.lexicon and not (self.lexicon.startswith("lexicon:") and is_scorer(self.lexicon)):
+            raise ConfigurationError(
+                f"eval.expected_toxicity.lexicon is {self.lexicon!r}; expected lexicon:URI, or "
+                "nothing"
+            )
+
+
 @settings("eval.scoring")
 class ScoringConfig:
     """Which model scores toxicity, and which judges fluency."""
@@ -290,8 +314,8 @@ class EvalConfig:
             {"mmlu": "letter:val.jsonl#text=question&subject=subject&shots=5&shots_from=dev.jsonl"}
         ),
     ] = field(default_factory=dict)
-    """Questions by name, "FORM:URI": letter, cloze or completion of multiple-choice files, or
-    detection of labelled statements, e.g.
+    """Questions by name, "FORM:URI": letter, cloze or completion of multiple-choice files,
+    detection of labelled statements, or pairs of a benign and a toxic one, e.g.
     mmlu=letter:val.jsonl#text=question&subject=subject&shots=5&shots_from=dev.jsonl
     (eval/inputs/benchmark_uris.py has the options). They are answered under every condition and
     strength."""
@@ -299,6 +323,7 @@ class EvalConfig:
     probing: ProbingConfig = field(default_factory=ProbingConfig)
     steering: SteeringConfig = field(default_factory=SteeringConfig)
     generation: GenerationConfig = field(default_factory=GenerationConfig)
+    expected_toxicity: ExpectedToxicityConfig = field(default_factory=ExpectedToxicityConfig)
     scoring: ScoringConfig = field(default_factory=ScoringConfig)
     capability: CapabilityConfig = field(default_factory=CapabilityConfig)
     compute: EvalComputeConfig = field(default_factory=EvalComputeConfig)

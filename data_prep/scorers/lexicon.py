@@ -62,8 +62,9 @@ class Lexicon:
                 "expected at least one entry, and every weight in [0, 1]"
             )
         tokenized = {_tokens(entry): weight for entry, weight in weights.items()}
-        self._weights = {tokens: weight for tokens, weight in tokenized.items() if tokens}
-        self._lengths = sorted({len(tokens) for tokens in self._weights}, reverse=True)
+        # by the words and marks of an entry, in lower case
+        self.weights = {tokens: weight for tokens, weight in tokenized.items() if tokens}
+        self._lengths = sorted({len(tokens) for tokens in self.weights}, reverse=True)
         self.id = f"lexicon-{digest(sorted(weights.items()))}"
 
     def score(self, texts: Sequence[str]) -> list[float | None]:
@@ -74,10 +75,10 @@ class Lexicon:
         position = 0
         while position < len(tokens):
             n_matched = next(
-                (n for n in self._lengths if tokens[position : position + n] in self._weights), 0
+                (n for n in self._lengths if tokens[position : position + n] in self.weights), 0
             )
             if n_matched:
-                harmless *= 1 - self._weights[tokens[position : position + n_matched]]
+                harmless *= 1 - self.weights[tokens[position : position + n_matched]]
             position += n_matched or 1
         return 1 - harmless
 

@@ -13,7 +13,8 @@ subject=FIELD       the subject, named in the prompt; accuracy is also averaged 
 shots=NUMBER        solved examples before each question, of its subject
 shots_from=URI      their file, with the same columns; of a data set of the hub, also its split.
                     Without it they are the first rows, which are not asked then
-label=RULE          which statements are toxic (label_rules.py), for detection
+label=RULE          which statements are toxic (label_rules.py), for detection and pairs
+pair=FIELD          for pairs: the two rows of a pair have the same value (default: pair)
 """
 
 from typing import NamedTuple, cast, get_args
@@ -34,8 +35,11 @@ QUESTION_OPTIONS = {
     "shots": "NUMBER",
     "shots_from": "URI",
 }
-OPTIONS = corpus_uris.OPTIONS | QUESTION_OPTIONS
+LABELLED_FORMS = ("detection", "pairs")  # of labelled rows, as probe sets are
+BENCHMARK_OPTIONS = QUESTION_OPTIONS | {"pair": "FIELD"}
+OPTIONS = corpus_uris.OPTIONS | BENCHMARK_OPTIONS
 MAX_SHOTS = 100
+_LABELLED_OPTIONS = {"detection": "#text= and #label=", "pairs": "#text=, #label= and #pair="}
 
 
 class QuestionColumns(NamedTuple):
@@ -54,7 +58,7 @@ class QuestionColumns(NamedTuple):
 
 class BenchmarkUri(NamedTuple):
     """rows_uri: of the questions, as corpus_reader reads it; shots_uri: of the examples, empty if
-    they are the first of the questions.
+    they are the first of the questions. pair: the field that the rows of a pair share.
     """
 
     form: BenchmarkForm
@@ -62,6 +66,7 @@ class BenchmarkUri(NamedTuple):
     columns: QuestionColumns
     n_shots: int
     shots_uri: str
+    pair: str
 
 
 def parse(text: str, where: str) -> BenchmarkUri:
@@ -75,15 +80,16 @@ def parse(text: str, where: str) -> BenchmarkUri:
         _, options = split_options(uri, OPTIONS)
     except ConfigurationError as error:
         raise ConfigurationError(f"{where}: {error}") from None
-    needless = sorted(QUESTION_OPTIONS.keys() & options) if form == "detection" else []
-    if form != "detection" and "label" in options:
-        needless.append("label")
+    of_other_forms = QUESTION_OPTIONS.keys() if form in LABELLED_FORMS else {"label"}
+    needless = sorted(of_other_forms & options.keys())
+    if form != "pairs" and "pair" in options:
+        needless.append("pair")
     if needless:
         raise ConfigurationError(
             f"{where}: the form {form} has no use for #{needless[0]}=; "
             + (
-                "expected #text= and #label= alone"
-                if form == "detection"
+                f"expected {_LABELLED_OPTIONS[form]} alone"
+                if form in LABELLED_FORMS
                 else "name the right choice with #answer=FIELD"
             )
         )
@@ -98,7 +104,12 @@ def parse(text: str, where: str) -> BenchmarkUri:
     )
     shots_from = options.get("shots_from", "")
     return BenchmarkUri(
-        cast(BenchmarkForm, form), rows_uri, columns, n_shots, _shots_uri(rows_uri, shots_from)
+        cast(BenchmarkForm, form),
+        rows_uri,
+        columns,
+        n_shots,
+        _shots_uri(rows_uri, shots_from),
+        options.get("pair", "pair"),
     )
 
 
@@ -120,7 +131,7 @@ def _rows_uri(uri: str) -> str:
     """The URI with the options that corpus_reader knows."""
     base, _, fragment = uri.partition("#")
     items = [item for item in fragment.split("&") if item]
-    kept = [item for item in items if item.partition("=")[0] not in QUESTION_OPTIONS]
+    kept = [item for item in items if item.partition("=")[0] not in BENCHMARK_OPTIONS]
     return f"{base}#{'&'.join(kept)}" if kept else base
 
 

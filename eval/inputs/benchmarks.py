@@ -1,7 +1,7 @@
 """benchmarks from files: questions and statements, and the prompts that ask them
 
-Four forms, those of lm-evaluation-harness, whose prompts and accuracies ours equal on the same
-rows:
+Five forms. The first four are those of lm-evaluation-harness, whose prompts and accuracies ours
+equal on the same rows:
 
     letter:URI      the choices are listed, the answer is a letter: needs a model that can choose
                     (MMLU as usually reported, with #shots=5&subject=subject)
@@ -10,6 +10,8 @@ rows:
     completion:URI  the choices continue the text itself (HellaSwag)
     detection:URI   is a statement hateful, Yes or No: the harness's task `toxigen`, on the labelled
                     rows of any set
+    pairs:URI       two statements that begin alike, one benign and one toxic: which end is likelier
+                    (two-alternative forced choice)
 
 benchmark_uris.py explains the options behind `#`; question_rows.py reads the rows.
 """
@@ -23,7 +25,7 @@ from data_prep.core.errors import ConfigurationError
 from data_prep.sources import corpus_reader
 from eval.config import BenchmarkForm, EvalConfig
 from eval.eval_report import TextSet
-from eval.inputs import benchmark_uris, question_rows, text_rows
+from eval.inputs import benchmark_uris, question_rows, statement_pairs, text_rows
 from eval.inputs.benchmark_uris import BenchmarkUri
 from eval.inputs.labelled_rows import LabelReader
 from eval.inputs.question_rows import LETTERS, QuestionRow
@@ -135,6 +137,8 @@ def read_benchmark(name: str, config: EvalConfig) -> Benchmark:
     if uri.form == "detection":
         statements = _read_statements(uri, config.probing.label_threshold, counts)
         questions = sorted(statements.items(counts, where))
+    elif uri.form == "pairs":
+        questions = sorted(_read_pairs(uri, config.probing.label_threshold, counts, where))
     else:
         read = list(_read_questions(uri.rows_uri, uri, counts))
         examples = read if not uri.shots_uri else list(_read_questions(uri.shots_uri, uri))
@@ -180,6 +184,17 @@ def _read_statements(
         )
         distinct.add(text_key(text), label, question)
     return distinct
+
+
+def _read_pairs(
+    uri: BenchmarkUri, label_threshold: float, counts: RowCounts, where: str
+) -> set[Question]:
+    """The pairs of a labelled set, as questions whose right choice is the benign end."""
+    pairs = statement_pairs.read(uri.rows_uri, uri.pair, label_threshold, counts, where)
+    return {
+        Question(pair.id, pair.context, (pair.benign_end, pair.toxic_end), answer=0)
+        for pair in pairs
+    }
 
 
 def _distinct(
@@ -252,6 +267,11 @@ def _check_faults(questions: Sequence[Question], counts: RowCounts, where: str) 
         raise ConfigurationError(
             f"{where}: no question is left: {counts.in_words}; expected questions with their "
             "answers; name a split that has them, such as validation"
+        )
+    if not questions and counts.left_out[Reason.NO_PAIR] + counts.left_out[Reason.NOTHING_SHARED]:
+        raise ConfigurationError(
+            f"{where}: no pair is left: {counts.in_words}; expected pairs of one benign and one "
+            "toxic row that begin alike; check #pair= and #label="
         )
     n_faulty = sum(counts.left_out[reason] for reason in QUESTION_FAULTS)
     if not questions or n_faulty > MAX_FAULTY_RATIO * counts.n_read:

@@ -49,6 +49,8 @@ class Reason(StrEnum):
     EMPTY_CHOICE = "an empty choice"
     NOT_UNIQUE = "the right choice occurs twice"
     SHOWN = "shown as an example"
+    NO_PAIR = "not one of two rows that differ in their label"
+    NOTHING_SHARED = "halves of a pair that do not begin alike, or end early"
 
 
 @dataclass

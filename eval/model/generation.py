@@ -37,6 +37,11 @@ TOKENS_PER_LOOK = {"cpu": 2, "cuda": 8}
 PASS_TOKENS = {"cpu": 512, "cuda": 1 << 15}
 
 
+# next ids [K] of rows [K], from their hidden states [K, D] and random numbers [K]; it is asked for
+# more after a row has ended
+RowChooser = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
 class Slots(NamedTuple):
     """How many rows decode together at most, and what is told of every n rows that have ended."""
 
@@ -74,11 +79,13 @@ def sample(
     sampling: Sampling,
     steering: RowSteering | None = None,
     slots: Slots | None = None,
+    choose: RowChooser | None = None,
 ) -> list[list[int]]:
     """One continuation per prompt: at most max_new_tokens new ids, without the end-of-document id
     that may have ended it.
 
-    steering: None for the model as it is. slots: by default all rows decode together.
+    steering: None for the model as it is. slots: by default all rows decode together. choose: in
+    place of `sampling`, of which only its length and ids count then.
     """
     rows = [_fit(prompt, model, sampling) for prompt in prompts]
     if not rows or not sampling.max_new_tokens:
@@ -92,7 +99,9 @@ def sample(
         )
     ).to(model.device)
     queue = _PromptQueue(model, rows, steering, slots.n_rows, sampling.eos_id)
-    decoder = _Decoder(model, steering, sampling, u_RS, _cache_size(rows, slots, sampling))
+    choose = choose or _by_sampling(model, sampling)
+    cache_size = _cache_size(rows, slots, sampling)
+    decoder = _Decoder(model, steering, sampling, choose, u_RS, cache_size)
     with numerics.short_pass_attention(model.device):
         free = list(range(decoder.n_slots))
         while True:
@@ -107,6 +116,11 @@ def sample(
     eos = sampling.eos_id
     ids = decoder.ids_RS.tolist()
     return [row[: row.index(eos)] if eos in row else row for row in ids]
+
+
+def _by_sampling(model: SubjectModel, sampling: Sampling) -> RowChooser:
+    choose = next_token.chooser(model, sampling)
+    return lambda rows_K, hidden_KD, u_K: choose(hidden_KD, u_K)
 
 
 def _cache_size(rows: Sequence[Sequence[int]], slots: Slots, sampling: Sampling) -> tuple[int, int]:
@@ -204,6 +218,7 @@ class _Decoder:
         model: SubjectModel,
         steering: RowSteering,
         sampling: Sampling,
+        choose: RowChooser,
         u_RS: Tensor,
         cache_size: tuple[int, int],
     ) -> None:
@@ -213,7 +228,7 @@ class _Decoder:
         self._steering = steering
         self._sampling = sampling
         self._u_RS = u_RS
-        self._choose = next_token.chooser(model, sampling)
+        self._choose = choose
         self._cache = model.empty_cache(*cache_size)
         # one column per slot: its row, step, next token, padding, and whether it has ended
         self._state_5K = torch.zeros(5, self.n_slots, dtype=torch.long, device=u_RS.device)
@@ -282,7 +297,7 @@ class _Decoder:
         hidden_K1D = self._model.hidden(
             tokens_K[:, None], cache=self._cache, padding_B=padding_K if self._is_padded else None
         )
-        next_K = self._choose(hidden_K1D[:, -1], self._u_RS[rows_K, step_K])
+        next_K = self._choose(rows_K, hidden_K1D[:, -1], self._u_RS[rows_K, step_K])
         self.ids_RS[rows_K, step_K] = next_K
         has_ended_K |= next_K == self._sampling.eos_id
         tokens_K.copy_(next_K)

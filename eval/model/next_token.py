@@ -100,10 +100,15 @@ class ScreenedArgmax:
 
 def sampled(logits_BV: Tensor, top_p: float, u_B: Tensor) -> Tensor:
     """`nucleus` of as many rows at a time as is fast."""
-    n_rows, n_ids = logits_BV.shape
-    step = n_rows if logits_BV.is_cuda else max(1, CPU_LOGITS // n_ids)
+    step = rows_at_once(logits_BV)
     parts = zip(logits_BV.split(step), u_B.split(step), strict=True)
     return torch.cat([nucleus(logits, top_p, u) for logits, u in parts])
+
+
+def rows_at_once(logits_BV: Tensor) -> int:
+    """How many rows are sampled from at a time."""
+    n_rows, n_ids = logits_BV.shape
+    return n_rows if logits_BV.is_cuda else max(1, CPU_LOGITS // n_ids)
 
 
 def nucleus(logits_BV: Tensor, top_p: float, u_B: Tensor) -> Tensor:
@@ -117,7 +122,7 @@ def nucleus(logits_BV: Tensor, top_p: float, u_B: Tensor) -> Tensor:
     least_B1 = _least_likely(p_BV, top_p)[:, None]
     # 1.0 and 0.0: a product with booleans takes four times as long on a CPU
     is_kept_BV = torch.ge(p_BV, least_B1, out=torch.empty_like(p_BV))
-    return _at_quantile(p_BV * is_kept_BV, u_B)
+    return at_quantile(p_BV * is_kept_BV, u_B)
 
 
 def _least_likely(p_BV: Tensor, top_p: float) -> Tensor:
@@ -147,7 +152,7 @@ def _last_needed(falling_BV: Tensor, top_p: float) -> Tensor:
     return falling_BV.gather(-1, last_B1)[:, 0]
 
 
-def _at_quantile(weight_BV: Tensor, u_B: Tensor) -> Tensor:
+def at_quantile(weight_BV: Tensor, u_B: Tensor) -> Tensor:
     """The first id up to which more than a share u of the row's weight lies, [B].
 
     Blocks of ids are summed first: a running sum over all ids takes ten times as long.

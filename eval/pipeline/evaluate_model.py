@@ -30,9 +30,11 @@ from eval.pipeline.evaluation_inputs import EvaluationInputs, ProbeSet
 from eval.pipeline.report_assembly import ProbingResults
 from eval.probing import attribute_entanglement, logit_lens, probe_heads, transfer
 from eval.steering import conditions, measure_strengths
-from eval.steering.measure_strengths import MeasuredTexts
-from eval.steering.measures import perplexity, score_cache
-from eval.steering.measures.continuations import ContinuationScoring, PromptDraws
+from eval.steering.measure_strengths import Draws, MeasuredTexts
+from eval.steering.measures import expected_toxicity, perplexity, score_cache
+from eval.steering.measures.continuations import ContinuationScoring, Continuing
+from eval.steering.measures.expected_toxicity import SurvivalPaths
+from eval.steering.measures.prompt_draws import PromptDraws
 
 
 def evaluate(root: str, run_id: str, config: EvalConfig) -> EvalReport:
@@ -75,11 +77,14 @@ def evaluate_model(
     loaded = load()
     judge = perplexity.load_judge(source.root, loaded, config.scoring.fluency_model, config.compute)
     scoring = ContinuationScoring(scorers, judge, config.scoring.min_coverage_ratio)
+    lexicon = expected_toxicity.find_lexicon(config.expected_toxicity, scorers)
+    paths = SurvivalPaths(config.expected_toxicity, lexicon, loaded) if lexicon else None
     texts = _measured_texts(inputs, loaded, config.capability.cross_entropy_sequences)
 
     # probe, then measure each condition at its strengths
     control_text = source.control_text
-    n_rows = _n_rows(inputs, texts, control_text, config)
+    n_draws = config.generation.samples_per_prompt + (paths.n_samples if paths else 0)
+    n_rows = _n_rows(inputs, texts.n_rows(n_draws), control_text, config)
     with closing(telemetry.progress(n_rows, f"evaluate {source.name}: probes", "rows")) as bar:
         session = EvalSession(
             loaded=loaded,
@@ -94,7 +99,10 @@ def evaluate_model(
         steering = probing[config.steering_probes].heads
         measured = conditions.of_evaluation(session, steering, control_text, config)
         draws = {
-            name: PromptDraws(session, prompts, measured, config.generation)
+            name: Draws(
+                PromptDraws(session, prompts, measured, Continuing(config.generation)),
+                PromptDraws(session, prompts, measured, paths) if paths else None,
+            )
             for name, prompts in texts.prompts.items()
         }
         results = {}
@@ -127,7 +135,7 @@ def _measured_texts(
 
 
 def _n_rows(
-    inputs: EvaluationInputs, texts: MeasuredTexts, control_text: str, config: EvalConfig
+    inputs: EvaluationInputs, n_rows_per_point: int, control_text: str, config: EvalConfig
 ) -> int:
     """The number of rows that go through the model, for the progress bar."""
     n_points = sum(
@@ -136,7 +144,7 @@ def _n_rows(
         if control_text or not condition.control_text
     )
     n_probe_rows = sum(len(probe_set.rows) for probe_set in inputs.probe_sets.values())
-    return n_probe_rows + n_points * texts.n_rows(config.generation.samples_per_prompt)
+    return n_probe_rows + n_points * n_rows_per_point
 
 
 def _probe(

@@ -25,8 +25,9 @@ from eval.model.measurement_store import Arrays
 from eval.steering import intervention
 from eval.steering.conditions import Condition
 from eval.steering.measures import continuations, multiple_choice
-from eval.steering.measures.continuations import Continuation, ContinuationScoring, PromptDraws
+from eval.steering.measures.continuations import Continuation, ContinuationScoring
 from eval.steering.measures.multiple_choice import Answers
+from eval.steering.measures.prompt_draws import PromptDraws
 
 
 class MeasuredTexts(NamedTuple):
@@ -36,10 +37,10 @@ class MeasuredTexts(NamedTuple):
     sequences: Mapping[str, np.ndarray]
     benchmarks: Mapping[str, Benchmark]
 
-    def n_rows(self, samples_per_prompt: int) -> int:
+    def n_rows(self, draws_per_prompt: int) -> int:
         """The number of rows that one strength runs through the model."""
         return (
-            sum(map(len, self.prompts.values())) * samples_per_prompt
+            sum(map(len, self.prompts.values())) * draws_per_prompt
             + sum(len(tokens_RT) for tokens_RT in self.sequences.values())
             + sum(benchmark.n_choices for benchmark in self.benchmarks.values())
         )
@@ -47,7 +48,8 @@ class MeasuredTexts(NamedTuple):
 
 class ConditionResult(NamedTuple):
     """Measurements of one condition: continuations by prompt set, cross-entropy [sequences,
-    strengths] by text in nats per token, answers by benchmark, bytes per token by text.
+    strengths] by text in nats per token, answers by benchmark, bytes per token by text, expected
+    scores by prompt set.
     """
 
     strengths: tuple[float, ...]
@@ -55,13 +57,28 @@ class ConditionResult(NamedTuple):
     cross_entropy: dict[str, np.ndarray]
     answers: dict[str, Answers]
     bytes_per_token: dict[str, float]
+    expected_scores: dict[str, "ExpectedScores"]
+
+
+class ExpectedScores(NamedTuple):
+    """Expected scores by a lexicon, [prompts, strengths], and the ids of the prompts."""
+
+    prompt_ids: list[str]
+    scores_PS: np.ndarray
+
+
+class Draws(NamedTuple):
+    """What is drawn behind the prompts of one set. paths: None without a lexicon."""
+
+    continuations: PromptDraws[list[int]]
+    paths: PromptDraws[float] | None
 
 
 def measure(
     session: EvalSession,
     texts: MeasuredTexts,
     condition: Condition,
-    draws: Mapping[str, PromptDraws],
+    draws: Mapping[str, Draws],
     scoring: ContinuationScoring,
 ) -> ConditionResult:
     """Measure a condition at all of its strengths; what is stored is not measured again. draws: by
@@ -69,8 +86,15 @@ def measure(
     """
     n_strengths = len(condition.strengths)
     continued = {
-        name: continuations.continue_prompts(of_set, condition, scoring)
+        name: continuations.continue_prompts(
+            of_set.continuations, session.loaded.tokenizer, condition, scoring
+        )
         for name, of_set in draws.items()
+    }
+    expected = {
+        name: _expected_scores(of_set.paths, condition)
+        for name, of_set in draws.items()
+        if of_set.paths
     }
     cross_entropy = {}
     for name, tokens_RT in texts.sequences.items():
@@ -94,7 +118,16 @@ def measure(
         name: session.loaded.bytes_per_token(tokens_RT)
         for name, tokens_RT in texts.sequences.items()
     }
-    return ConditionResult(condition.strengths, continued, cross_entropy, answers, bytes_per_token)
+    return ConditionResult(
+        condition.strengths, continued, cross_entropy, answers, bytes_per_token, expected
+    )
+
+
+def _expected_scores(paths: PromptDraws[float], condition: Condition) -> ExpectedScores:
+    """The mean over the paths of each prompt."""
+    n_prompts, n_strengths = len(paths.prompts), len(condition.strengths)
+    scores = np.array(paths.values(condition)).reshape(n_prompts, -1, n_strengths)
+    return ExpectedScores([prompt.id for prompt in paths.prompts], scores.mean(1))
 
 
 @torch.inference_mode()

@@ -23,8 +23,9 @@ TOXICITIES = ("toxicity", "second_toxicity")
 class ItemValue(NamedTuple):
     """The value of one item.
 
-    condition: empty for probes. quantity: that of `toxicity`, cross_entropy/<text>,
-    accuracy/<benchmark> or probe_accuracy/<probe set>. strength: 0 if nothing is steered.
+    condition: empty for probes. quantity: that of `toxicity` or `expected_toxicity`,
+    cross_entropy/<text>, accuracy/<benchmark> or probe_accuracy/<probe set>. strength: 0 if nothing
+    is steered.
     """
 
     condition: str
@@ -42,6 +43,11 @@ ItemTable = dict[tuple[str, float], dict[str, float]]  # the same of one curve
 def toxicity(prompt_set: str, scorer: int = 0) -> str:
     """The quantity's name for a prompt set and the first scorer, 0, or the second, 1."""
     return f"{TOXICITIES[scorer]}/{prompt_set}"
+
+
+def expected_toxicity(prompt_set: str) -> str:
+    """The quantity's name for the expected toxicity of a prompt set, score × 100."""
+    return f"expected_toxicity/{prompt_set}"
 
 
 def write(items: Sequence[ItemValue], folder: str) -> None:

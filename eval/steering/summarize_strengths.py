@@ -34,6 +34,7 @@ def item_values(condition: str, result: ConditionResult) -> list[ItemValue]:
     for column, strength in enumerate(result.strengths):
         values = [
             *_toxicity_of_prompts(result, strength),
+            *_expected_scores_of_prompts(result, column),
             *_losses_of_sequences(result, column),
             *(
                 value
@@ -52,6 +53,15 @@ def _toxicity_of_prompts(result: ConditionResult, strength: float) -> Iterator[V
             quantity = per_item_results.toxicity(name, scorer)
             for prompt_id, scores in _scores_by_prompt(rows, scorer).items():
                 yield quantity, prompt_id, _percent_mean(scores)
+
+
+def _expected_scores_of_prompts(result: ConditionResult, column: int) -> Iterator[Value]:
+    for name, expected in result.expected_scores.items():
+        quantity = per_item_results.expected_toxicity(name)
+        for prompt_id, score in zip(
+            expected.prompt_ids, expected.scores_PS[:, column], strict=True
+        ):
+            yield quantity, prompt_id, 100 * float(score)
 
 
 def _losses_of_sequences(result: ConditionResult, column: int) -> Iterator[Value]:
@@ -99,7 +109,10 @@ def _operating_point(result: ConditionResult, column: int, seed: int) -> Operati
     return OperatingPoint(
         strength=strength,
         prompt_sets={
-            name: _prompt_set_result([row for row in rows if row.strength == strength], seed)
+            name: replace(
+                _prompt_set_result([row for row in rows if row.strength == strength], seed),
+                expected_toxicity=_expected_toxicity(result, name, column, seed),
+            )
             for name, rows in result.continuations.items()
         },
         cross_entropy=cross_entropy,
@@ -131,6 +144,15 @@ def _prompt_set_result(rows: list[Continuation], seed: int) -> PromptSetResult:
         perplexity=_perplexity(intervals.bootstrap_mean(nats, "nats/token", seed=seed)),
         agreement=_agreement([row.scores for row in rows if row.sample == 0]),
     )
+
+
+def _expected_toxicity(
+    result: ConditionResult, prompt_set: str, column: int, seed: int
+) -> Estimate | None:
+    expected = result.expected_scores.get(prompt_set)
+    if expected is None:
+        return None
+    return intervals.bootstrap_mean(100 * expected.scores_PS[:, column], SCORE_UNIT, seed=seed)
 
 
 def _scorer_result(rows: list[Continuation], scorer: int, seed: int) -> ScorerResult:

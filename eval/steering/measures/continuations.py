@@ -2,38 +2,26 @@
 
     prompts × samples × strengths ─▶ sampled ids ─▶ texts ─▶ toxicity scores, nats per token
 
-A prompt that is too long loses its beginning, under all conditions alike. All conditions with the
-same text before the prompt share the pass over it and decode together, a row that ends makes room
-for the next (model/generation.py), and no row depends on the others. The same sample of a prompt
-draws the same random numbers at every strength and condition, so these differ in nothing else.
-
-Shapes: B batch.
+Conditions and strengths share passes and random numbers (prompt_draws.py).
 """
 
-from collections.abc import Iterable, Sequence
-from functools import cached_property, partial
-from itertools import pairwise, product
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
-import torch
 
-from data_prep.core import telemetry
 from data_prep.scorers.load_scorer import Scorer
-from eval.config import PLAIN, GenerationConfig
-from eval.inputs.prompts import Prompt
-from eval.model import batch_size, generation
-from eval.model.eval_session import EvalSession
+from data_prep.token_stream.tokenizer import Tokenizer
+from eval.config import GenerationConfig
+from eval.model import generation
+from eval.model.generation import RowSteering, Slots
+from eval.model.loaded_model import LoadedModel
 from eval.model.measurement_store import Arrays
-from eval.steering import intervention
 from eval.steering.conditions import Condition
-from eval.steering.intervention import SteeredRows
 from eval.steering.measures import perplexity, score_cache
 from eval.steering.measures.perplexity import FluencyJudge
-
-# continuations at one strength per stored part: at most so many are lost on interruption. With
-# several strengths they are more than decode together, so that rows that end are replaced.
-PART_SAMPLES = 1024
+from eval.steering.measures.prompt_draws import PromptDraws
 
 
 class ContinuationScoring(NamedTuple):
@@ -64,16 +52,11 @@ class Continuation(NamedTuple):
     nats_per_token: float | None
 
 
-class _Draw(NamedTuple):
-    """One continuation to be sampled: the position of its prompt, sample number and strength."""
-
-    prompt: int
-    sample: int
-    strength: float
-
-
 def continue_prompts(
-    draws: "PromptDraws", condition: Condition, scoring: ContinuationScoring
+    draws: PromptDraws[list[int]],
+    tokenizer: Tokenizer,
+    condition: Condition,
+    scoring: ContinuationScoring,
 ) -> list[Continuation]:
     """Every prompt × sample × strength of one condition, in that order.
 
@@ -81,8 +64,8 @@ def continue_prompts(
     """
     prompts = draws.prompts
     rows = draws.rows_of(condition)
-    ids = draws.sampled(condition)
-    texts = [draws.decode(row) for row in ids]
+    ids = draws.values(condition)
+    texts = [tokenizer.decode(row) for row in ids]
     scores = [_score(scorer, texts, condition, scoring) for scorer in scoring.scorers]
     nats: list[float | None] = [None] * len(rows)
     if scoring.judge:
@@ -122,163 +105,42 @@ def _score(
     return scores
 
 
-class PromptDraws:
-    """The continuations of a prompt set under all conditions, sampled as they are asked for.
+class Continuing:
+    """Continuations as prompt_draws.Decoding: the new ids of each row."""
 
-    Conditions with the same text before the prompt are sampled together, so that they share the
-    pass over it. What is stored is not sampled again, and each condition is stored apart, so that
-    one more condition samples its own rows alone.
-    """
+    name = "continuations"
 
-    def __init__(
+    def __init__(self, config: GenerationConfig) -> None:
+        self.identity = config
+        self.n_samples = config.samples_per_prompt
+        self.max_new_tokens = config.max_new_tokens
+
+    def decode(
         self,
-        session: EvalSession,
-        prompts: Sequence[Prompt],
-        conditions: Sequence[Condition],
-        config: GenerationConfig,
-    ) -> None:
-        self.prompts = prompts
-        self._session = session
-        self._conditions = conditions
-        self._config = config
-        self._sampled_beside: set[tuple[str, int]] = set()  # (condition, part) of other ones
-
-    def rows_of(self, condition: Condition) -> list[_Draw]:
-        """Every prompt × sample × strength."""
-        return self._rows(condition, range(len(self.prompts)))
-
-    def decode(self, ids: Sequence[int]) -> str:
-        return self._session.loaded.tokenizer.decode(ids)
-
-    def sampled(self, condition: Condition) -> list[list[int]]:
-        """The new ids of each of `rows_of`; prompts of similar length are sampled together."""
-        tokens = self._encoded(condition)
-        order = sorted(range(len(tokens)), key=lambda i: (len(tokens[i]), i))
-        n_prompts = max(1, PART_SAMPLES // self._config.samples_per_prompt)
-        ids: dict[_Draw, list[int]] = {}
-        for start in range(0, len(order), n_prompts):
-            part = order[start : start + n_prompts]
-            is_counted = (condition.name, start) in self._sampled_beside
-            rows = self._rows(condition, part)
-            arrays = self._session.get_or_measure(
-                *self._key(condition, start),
-                partial(self._sample_part, condition, start, part),
-                n_rows=0 if is_counted else len(rows),
-            )
-            split = np.split(arrays["ids"], np.cumsum(arrays["lengths"])[:-1])
-            ids |= zip(rows, (row.tolist() for row in split), strict=True)
-        return [ids[row] for row in self.rows_of(condition)]
-
-    def _sample_part(self, condition: Condition, start: int, part: Sequence[int]) -> Arrays:
-        """The arrays of the condition; those of the others that are sampled with it are stored."""
-        others = [
-            other
-            for other in self._conditions
-            if other.name != condition.name
-            and (other.prefix, other.positions) == (condition.prefix, condition.positions)
-            and not self._session.has_measured(*self._key(other, start))
-        ]
-        arrays, *of_others = self._sample([condition, *others], part)
-        for other, of_other in zip(others, of_others, strict=True):
-            self._session.get_or_measure(
-                *self._key(other, start), lambda of_other=of_other: of_other
-            )
-            self._sampled_beside.add((other.name, start))
-        return arrays
-
-    def _sample(self, conditions: Sequence[Condition], part: Sequence[int]) -> list[Arrays]:
-        session, config, loaded = self._session, self._config, self._session.loaded
-        tokens = self._encoded(conditions[0])
-        rows = [
-            (number, row)
-            for number, condition in enumerate(conditions)
-            for row in self._rows(condition, part)
-        ]
-        # rows of a prompt beside each other, the shortest prompts first
-        place = {prompt: i for i, prompt in enumerate(part)}
-        rows.sort(key=lambda numbered: (place[numbered[1].prompt], numbered[0]))
-        steered_rows = SteeredRows(
-            torch.tensor([number for number, _ in rows]),
-            torch.tensor([row.strength for _, row in rows]),
-        )
+        loaded: LoadedModel,
+        prompts: Sequence[Sequence[int]],
+        keys: Sequence[int],
+        steering: RowSteering,
+        slots: Slots,
+    ) -> list[list[int]]:
         sampling = generation.Sampling(
-            config.max_new_tokens,
-            config.decoding,
-            config.top_p,
+            self.max_new_tokens,
+            self.identity.decoding,
+            self.identity.top_p,
             loaded.tokenizer.eos_id,
             loaded.tokenizer.n_ids,
         )
-        prompt_tokens = [tokens[row.prompt] for _, row in rows]
-        keys = [
-            generation.row_key(self.prompts[row.prompt].id, row.sample, session.seed)
-            for _, row in rows
-        ]
-        shifts = [condition.shift for condition in conditions]
-        ids: list[list[int]] = []
+        return generation.sample(loaded.model, prompts, keys, sampling, steering, slots)
 
-        def sample(n_rows: int) -> None:
-            with intervention.steered_apart(
-                loaded.model, shifts, steered_rows, conditions[0].positions
-            ) as steering:
-                slots = generation.Slots(n_rows, session.advance)
-                ids[:] = generation.sample(
-                    loaded.model, prompt_tokens, keys, sampling, steering, slots
-                )
+    def pack(self, values: Sequence[list[int]]) -> Arrays:
+        return {
+            "ids": np.array([i for row in values for i in row], dtype=np.int32),
+            "lengths": np.array(list(map(len, values))),
+        }
 
-        loaded.batch_size.with_rows(
-            len(rows),
-            sample,
-            bytes_per_row=batch_size.decoding_bytes(
-                loaded.model.shape,
-                max(map(len, prompt_tokens)),
-                config.max_new_tokens,
-                loaded.dtype,
-            ),
-        )
-        by_row = dict(zip(rows, ids, strict=True))
-        return [
-            _arrays([by_row[number, row] for row in self._rows(condition, part)])
-            for number, condition in enumerate(conditions)
-        ]
-
-    def _rows(self, condition: Condition, part: Iterable[int]) -> list[_Draw]:
-        samples = range(self._config.samples_per_prompt)
-        return list(map(_Draw._make, product(part, samples, condition.strengths)))
-
-    def _key(self, condition: Condition, start: int) -> tuple[str, Sequence[Any]]:
-        """Name and dependencies of a stored part."""
-        return (
-            f"{condition.name}-continuations-{start:08d}",
-            (condition.identity, list(self.prompts), self._config),
-        )
-
-    def _encoded(self, condition: Condition) -> list[list[int]]:
-        """The ids of each prompt behind the condition's prefix, with room for the new tokens."""
-        loaded = self._session.loaded
-        n_positions = loaded.model.shape.max_sequence_length
-        room = max(1, n_positions - self._config.max_new_tokens - loaded.reserved_tokens)
-        n_cut = sum(len(row) > room for row in self._ends)
-        if n_cut and condition.name == PLAIN:  # it is the same under every condition
-            telemetry.logger.warning(
-                "%d of %d prompts are longer than the %d tokens that the model's %d positions "
-                "leave to a prompt: they lose their beginning, under every condition",
-                n_cut,
-                len(self._ends),
-                room,
-                n_positions,
-            )
-        return [[*loaded.prefix, *condition.prefix, *row[-room:]] for row in self._ends]
-
-    @cached_property
-    def _ends(self) -> list[list[int]]:
-        return self._session.loaded.encode_ends([prompt.text for prompt in self.prompts])
-
-
-def _arrays(ids: Sequence[Sequence[int]]) -> Arrays:
-    return {
-        "ids": np.array([i for row in ids for i in row], dtype=np.int32),
-        "lengths": np.array(list(map(len, ids))),
-    }
+    def unpack(self, arrays: Arrays) -> list[list[int]]:
+        rows = np.split(arrays["ids"], np.cumsum(arrays["lengths"])[:-1])
+        return [row.tolist() for row in rows]
 
 
 def _distinct_ratio(ids: list[int]) -> float | None:

@@ -54,8 +54,15 @@ class Answers(NamedTuple):
 
     @property
     def log_odds(self) -> np.ndarray:
-        """log p(second choice) − log p(first choice), of a statement Yes against No, [Q, S]."""
+        """log p(second choice) − log p(first choice), [Q, S]: of a statement Yes against No, of a
+        pair the toxic end against the benign one.
+        """
         return self.nats_QCS[:, 1] - self.nats_QCS[:, 0]
+
+    @property
+    def p_second(self) -> np.ndarray:
+        """Probability of the second of two choices, where one of them must follow, [Q, S]."""
+        return (1 + np.tanh(self.log_odds / 2)) / 2
 
     @property
     def n_fewer_shots(self) -> int:
@@ -113,7 +120,8 @@ def from_arrays(benchmark: Benchmark, arrays: Arrays) -> Answers:
 def accuracy(name: str, answers: Answers, column: int, seed: int) -> dict[str, Estimate]:
     """The estimates of one strength by name. `NAME` is the accuracy; `NAME norm` that by likelihood
     per character; `NAME macro` its mean over subjects. Of a detection, `NAME balanced` is the mean
-    accuracy of both classes, and `NAME AUROC` that of the log-odds.
+    accuracy of both classes, and `NAME AUROC` that of the log-odds. Of pairs, `NAME toxic` is the
+    mean probability of the toxic end, where one of the two must follow.
     """
     questions = answers.benchmark.questions
     right = answers.is_right[:, column]
@@ -128,18 +136,25 @@ def accuracy(name: str, answers: Answers, column: int, seed: int) -> dict[str, E
         estimates[f"{name} balanced"] = stratified.mean_of_means(right, labels, "ratio", seed=seed)
         log_odds = answers.log_odds[:, column]
         estimates[f"{name} AUROC"] = roc.auroc_of_scores(log_odds, labels == 1)
+    if answers.benchmark.form == "pairs":
+        estimates[f"{name} toxic"] = intervals.bootstrap_mean(
+            answers.p_second[:, column], "ratio", seed=seed, bounds=(0.0, 1.0)
+        )
     return estimates
 
 
 def item_values(name: str, answers: Answers, column: int) -> Iterator[tuple[str, str, float]]:
     """(quantity, question, value) of one strength: whether each answer is right, and the log-odds
-    of a detection. A question is named SUBJECT/ID where it has a subject.
+    of a detection, or the probability of a pair's toxic end. A question is named SUBJECT/ID where
+    it has a subject.
     """
     values = {f"accuracy/{name}": answers.is_right}
     if answers.benchmark.form in WITH_NORM:
         values[f"accuracy/{name} norm"] = answers.is_right_by_norm
     if answers.benchmark.form == "detection":
         values[f"log_odds/{name}"] = answers.log_odds
+    if answers.benchmark.form == "pairs":
+        values[f"accuracy/{name} toxic"] = answers.p_second
     for quantity, values_QS in values.items():
         for question, value in zip(answers.benchmark.questions, values_QS[:, column], strict=True):
             item = f"{question.subject}/{question.id}" if question.subject else question.id

@@ -27,6 +27,7 @@ BENCHMARK_QUANTITIES = {
     "macro": "mean over subjects",
     "balanced": "mean over both classes",
     "AUROC": "as AUROC",
+    "toxic": "probability of the toxic end",
 }
 TOKENS = {"last": "at the last token", "mean": "the mean of all tokens"}
 

@@ -283,8 +283,8 @@ def test_one_right_letter_everywhere_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("words:a.jsonl", "expected letter, cloze, completion or detection, then a colon"),
-        ("letter:", "expected letter, cloze, completion or detection"),
+        ("words:a.jsonl", "expected letter, cloze, completion, detection or pairs, then a colon"),
+        ("letter:", "expected letter, cloze, completion, detection or pairs"),
         ("cloze:a.jsonl#choice=x", "cannot use 'choice=x' after #; expected .*#choices=FIELD"),
         ("cloze:a.jsonl#shots=five", "#shots=five; expected the number of solved examples"),
         ("cloze:a.jsonl#shots_from=b.jsonl", "#shots= does not say how many"),

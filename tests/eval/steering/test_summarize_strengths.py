@@ -23,7 +23,7 @@ def result_of(scores_of_prompts, n_samples=2):
         for i, scores in enumerate(scores_of_prompts)
         for sample in range(n_samples)
     ]
-    return ConditionResult((4.0,), {"rtp": rows}, {}, {}, {})
+    return ConditionResult((4.0,), {"rtp": rows}, {}, {}, {}, {})
 
 
 def agreement_of(scores_of_prompts):

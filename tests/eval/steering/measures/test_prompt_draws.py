@@ -15,8 +15,9 @@ from eval.model.measurement_store import MeasurementStore
 from eval.steering import intervention
 from eval.steering.conditions import Condition
 from eval.steering.intervention import Shift
-from eval.steering.measures import continuations
-from eval.steering.measures.continuations import PromptDraws
+from eval.steering.measures import prompt_draws
+from eval.steering.measures.continuations import Continuing
+from eval.steering.measures.prompt_draws import PromptDraws
 
 CONFIG = GenerationConfig(max_new_tokens=6, samples_per_prompt=2)
 EOS, N_IDS = 0, 60
@@ -68,7 +69,7 @@ def draws_of(model, token_rows, tmp_path):
             seed=0,
             advance=lambda n: counts.update({store: n}),
         )
-        return PromptDraws(session, prompts, conditions, CONFIG)
+        return PromptDraws(session, prompts, conditions, Continuing(CONFIG))
 
     return make, counts
 
@@ -78,36 +79,36 @@ def test_conditions_together_have_the_rows_of_each_alone(draws_of, conditions):
     together = make(conditions)
     for number, condition in enumerate(conditions):
         alone = make([condition], store=str(number))
-        assert together.sampled(condition) == alone.sampled(condition)
-    assert together.sampled(conditions[1]) != together.sampled(conditions[3])
+        assert together.values(condition) == alone.values(condition)
+    assert together.values(conditions[1]) != together.values(conditions[3])
 
 
 def test_conditions_with_the_same_text_read_a_prompt_once(draws_of, conditions, passes):
     make, _ = draws_of
     draws = make(conditions)
     for condition in conditions:
-        draws.sampled(condition)
+        draws.values(condition)
     # nine prompts, bare and behind the prefix; PASS_TOKENS holds all of a text's in one pass
     assert sum(n_rows for n_rows, n_tokens in passes if n_tokens > 1) == 2 * 9
 
 
 def test_one_more_condition_samples_its_own_rows_alone(draws_of, conditions, passes):
     make, _ = draws_of
-    before = [make(conditions[:2]).sampled(condition) for condition in conditions[:2]]
+    before = [make(conditions[:2]).values(condition) for condition in conditions[:2]]
     passes.clear()
     draws = make(conditions)
-    assert [draws.sampled(condition) for condition in conditions[:2]] == before
+    assert [draws.values(condition) for condition in conditions[:2]] == before
     assert passes == []
-    draws.sampled(conditions[3])
+    draws.values(conditions[3])
     assert sum(n_rows for n_rows, n_tokens in passes if n_tokens > 1) == 9
 
 
 @pytest.mark.parametrize("part_samples", [2, 6, 1024])
 def test_parts_change_no_row(draws_of, conditions, monkeypatch, part_samples):
     make, _ = draws_of
-    whole = make(conditions).sampled(conditions[1])
-    monkeypatch.setattr(continuations, "PART_SAMPLES", part_samples)
-    assert make(conditions, store="parts").sampled(conditions[1]) == whole
+    whole = make(conditions).values(conditions[1])
+    monkeypatch.setattr(prompt_draws, "PART_SAMPLES", part_samples)
+    assert make(conditions, store="parts").values(conditions[1]) == whole
 
 
 def test_every_row_is_counted_once(draws_of, conditions):
@@ -117,5 +118,5 @@ def test_every_row_is_counted_once(draws_of, conditions):
         counts.clear()
         draws = make(conditions)
         for condition in conditions:
-            draws.sampled(condition)
+            draws.values(condition)
         assert counts["store"] == n_rows
