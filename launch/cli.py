@@ -15,9 +15,10 @@ from data_prep.core.errors import ConfigurationError
 from data_prep.core.settings import evolve, parse_overrides
 from eval.config import HELD_OUT
 from eval.inputs import benchmark_uris
-from launch import named_conditions, recipes
+from launch import named_conditions
 from launch.experiment import Experiment
 from launch.plan import cost_estimate
+from launch.recipes import registry
 from launch.run_states import STAGES
 
 DESCRIPTION = """\
@@ -40,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_experiment_flags(flags: argparse.ArgumentParser) -> None:
-    names = ", ".join(recipes.RECIPES)
+    names = ", ".join(registry.RECIPES)
     flags.add_argument(
         "--recipe", default="laptop", metavar="NAME", help=f"one of {names} (default: laptop)"
     )
@@ -115,8 +116,8 @@ def _add_action_flags(flags: argparse.ArgumentParser) -> None:
 
 def requested_experiment(arguments: argparse.Namespace) -> Experiment:
     """The experiment that the command line describes."""
-    experiment = recipes.on_corpora(
-        recipes.named(arguments.recipe), arguments.clean, arguments.toxic
+    experiment = registry.on_corpora(
+        registry.named(arguments.recipe), arguments.clean, arguments.toxic
     )
     if arguments.ratios:
         experiment = _at_ratios(experiment, tuple(arguments.ratios))
@@ -202,6 +203,7 @@ LOCATIONS: dict[str, Callable[[str], str]] = {
     "eval.probing.attributes": storage.absolute,
     "eval.probing.transfer": storage.absolute,
     "eval.benchmarks": benchmark_uris.absolute,
+    "eval.expected_toxicity.lexicon": _absolute_scorer,
     "eval.capability.held_out": _behind("="),
     "eval.scoring.scorer": _absolute_scorer,
     "eval.scoring.second_scorer": _absolute_scorer,

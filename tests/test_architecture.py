@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from launch import recipes
 from launch.plan import cost_estimate
+from launch.recipes import registry
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("data_prep", "training", "eval", "launch")
@@ -210,10 +210,10 @@ def test_nobody_imports_an_entry_module():
             assert not imported & entries, f"{path.relative_to(ROOT)}:{node.lineno}"
 
 
-@pytest.mark.parametrize("name", recipes.RECIPES)
+@pytest.mark.parametrize("name", registry.RECIPES)
 def test_every_recipe_builds_and_its_plan_prints(name: str):
     console = Console(file=io.StringIO(), width=250)
-    experiment = recipes.named(name)
+    experiment = registry.named(name)
     console.print(cost_estimate.render(experiment, cost_estimate.device_named("H100"), 0.4))
     printed = console.file.getvalue()  # type: ignore[attr-defined]
     assert all(run.run_id in printed for run in experiment.runs())

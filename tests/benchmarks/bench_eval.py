@@ -23,7 +23,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from eval.probing import logistic_probes, permutation_null
-from launch import recipes
+from launch.recipes import registry
 from training.config import SIZES, ModelConfig
 
 N_HEADS = int(os.environ.get("HEADS", "256"))
@@ -314,7 +314,7 @@ def _project(rates: Rates) -> None:
 
     Work of the model scales with its number of parameters.
     """
-    evaluation = recipes.named("paper").eval
+    evaluation = registry.named("paper").eval
     size = MODEL_1B.n_parameters / MODEL.n_parameters
     n_strengths = len(evaluation.steering.strengths)
     n_prompts = evaluation.generation.n_prompts

@@ -13,7 +13,7 @@ os.environ.update(HF_HUB_OFFLINE="1")
 import torch
 from transformers import OlmoConfig, OlmoForCausalLM
 
-from launch import recipes
+from launch.recipes import registry
 from training.model.hf_export import hugging_face_config, to_hugging_face
 from training.model.loss import OLMoForTraining
 
@@ -23,7 +23,7 @@ N_WARM_UP_STEPS = 2
 
 def main() -> None:
     torch.set_num_threads(1)
-    train = recipes.laptop().train
+    train = registry.named("laptop").train
     rows = train.global_batch // 2
     length = train.sequence_length
     tokens_BT = torch.randint(

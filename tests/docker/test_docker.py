@@ -250,7 +250,7 @@ def test_the_ray_job_takes_its_token_and_secrets_from_the_cluster():
 
 
 def test_the_ray_job_runs_a_known_recipe_on_the_pinned_ray():
-    from launch.recipes import RECIPES
+    from launch.recipes.registry import RECIPES
 
     recipe = re.search(r"python launch/sweep\.py --recipe (\w+) ", RAY_JOB["spec"]["entrypoint"])
     assert recipe

@@ -8,8 +8,9 @@ import pytest
 
 from data_prep.core.errors import ConfigurationError
 from data_prep.core.settings import describe
-from launch import cli, recipes
+from launch import cli
 from launch.experiment import Experiment
+from launch.recipes import registry
 
 
 def experiment_from(*flags: str) -> Experiment:
@@ -130,7 +131,7 @@ def test_every_text_setting_is_known_as_a_location_or_not():
         "eval.probing.token",
         "train.metrics.sinks",
     }
-    settings = describe(recipes.laptop())
+    settings = describe(registry.named("laptop"))
     texts = {setting.path for setting in settings if "text" in setting.type}
     assert texts == no_locations | cli.LOCATIONS.keys()
 

@@ -8,8 +8,9 @@ from data_prep.core.errors import ConfigurationError
 from data_prep.core.settings import evolve
 from data_prep.token_stream import tokenizer
 from eval.config import ConditionConfig
-from launch import recipes, sweep
+from launch import sweep
 from launch.experiment import Experiment
+from launch.recipes import registry
 
 SEQUENCE_LENGTH = 32  # leaves 8 positions to a prefix
 CONDITIONS = {
@@ -28,7 +29,7 @@ def requested(**more: object) -> Experiment:
         "ratios": (0.1,),
         "arms": ("plain", "meda", "matched"),
     }
-    return evolve(recipes.laptop(), words | more)
+    return evolve(registry.named("laptop"), words | more)
 
 
 def check(root: Path, experiment: Experiment) -> None:

@@ -9,14 +9,14 @@ from rich.console import Console
 from data_prep.core.errors import ConfigurationError
 from data_prep.core.settings import evolve
 from eval.config import EvalConfig
-from launch import recipes
 from launch.experiment import Experiment
 from launch.plan import cost_estimate
+from launch.recipes import registry
 from training.engine.devices import find_accelerator
 
 H100 = cost_estimate.device_named("H100")
 PAPER = replace(  # of the plain arm alone
-    recipes.paper(), arms=("plain",), arm_ratios=(), eval=EvalConfig()
+    registry.named("paper"), arms=("plain",), arm_ratios=(), eval=EvalConfig()
 )
 
 

@@ -10,11 +10,11 @@ from rich.console import Console
 from data_prep.core.settings import evolve
 from eval.config import KNOWN_CONDITIONS, PREAMBLE, EvalConfig
 from eval.model import batch_size
-from launch import recipes
 from launch.plan import cost_estimate, evaluation_cost
 from launch.plan.evaluation_cost import Processor
+from launch.recipes import registry
 
-LAPTOP = recipes.named("laptop")
+LAPTOP = registry.named("laptop")
 MODEL = LAPTOP.train.model
 H100 = cost_estimate.device_named("H100")
 CPU = Processor("a CPU", 1e9, 1e9, 4, 100)

@@ -9,11 +9,12 @@ from data_prep.core import storage
 from data_prep.core.errors import ArtefactCorrupt, ConfigurationError
 from data_prep.core.records import digest, from_json, to_dict
 from data_prep.core.settings import evolve, parse_overrides
-from launch import experiment, recipes
+from launch import experiment
 from launch.experiment import Experiment
+from launch.recipes import registry
 from training.config import RunConfig
 
-LAPTOP = recipes.laptop()
+LAPTOP = registry.named("laptop")
 ALL_ARMS = replace(LAPTOP, arms=("plain", "meda", "inst", "matched"))
 
 
@@ -181,7 +182,7 @@ def test_impossible_arms_are_refused(words, message):
 
 
 def test_the_paper_recipe_is_the_papers_sweep():
-    paper = recipes.paper()
+    paper = registry.named("paper")
     assert len(paper.runs()) == 16 and len(set(ids(paper))) == 16
     runs = [run for run in paper.runs() if run.arm == "plain"]
     assert len(runs) == 12
@@ -208,14 +209,14 @@ def test_an_impossible_experiment_is_refused(wrong):
 
 
 def test_other_corpora_are_evaluated_on_their_own_held_out_text():
-    sweep = recipes.on_corpora(LAPTOP, ["a.jsonl"], ["b.jsonl"])
+    sweep = registry.on_corpora(LAPTOP, ["a.jsonl"], ["b.jsonl"])
     assert sweep.data.clean == ("a.jsonl",)
     assert sweep.eval.probes == sweep.eval.prompts == {"held_out": "held_out"}
     assert sweep.eval.scoring.scorer == sweep.data.annotation.scorer == "profanity"
 
 
 def test_more_embedded_text_keeps_its_probes_and_scorer():
-    larger = recipes.on_corpora(LAPTOP, ["synthetic:clean?documents=9"], [])
+    larger = registry.on_corpora(LAPTOP, ["synthetic:clean?documents=9"], [])
     assert larger.eval == LAPTOP.eval and larger.data.toxic == LAPTOP.data.toxic
 
 

@@ -4,10 +4,10 @@ import pytest
 
 from data_prep.core.errors import ConfigurationError
 from data_prep.core.settings import describe, parse_overrides
-from launch import recipes
 from launch.list_settings import settings_list
+from launch.recipes import registry
 
-LAPTOP = recipes.laptop()
+LAPTOP = registry.named("laptop")
 
 
 def test_every_setting_is_listed_once_under_its_group():

@@ -6,7 +6,8 @@ import pytest
 
 from data_prep.core.errors import StorageError
 from data_prep.overlap import measure_overlap
-from launch import recipes, sweep
+from launch import sweep
+from launch.recipes import registry
 
 
 @pytest.mark.parametrize("fails", [True, False])
@@ -20,7 +21,7 @@ def test_a_search_that_fails_is_told_and_stops_nothing(monkeypatch, caplog, fail
 
     monkeypatch.setattr(measure_overlap, "measure", measure)
     with caplog.at_level(logging.WARNING):
-        sweep._measure_overlap("/nowhere", recipes.laptop())
+        sweep._measure_overlap("/nowhere", registry.named("laptop"))
     assert asked == ["eval.probes.pairs", "eval.prompts.openings"]
     told = "the overlap of evaluation texts is not measured: s3://b/prompts.jsonl: no answer"
     assert (told in caplog.text) is fails

@@ -7,7 +7,7 @@ import pytest
 from data_prep.config import CleaningConfig, DataConfig, TokenizerConfig
 from data_prep.core.errors import ConfigurationError
 from data_prep.core.settings import evolve
-from launch import recipes
+from launch.recipes import registry
 
 DATA = DataConfig(
     clean=("a",), toxic=("b",), tokenizer=TokenizerConfig(source="train", vocab_size=300)
@@ -23,15 +23,15 @@ def test_tiny_shards_are_refused(n_tokens: int):
 
 def test_a_sweep_with_too_many_shards_is_refused_before_it_starts():
     with pytest.raises(ConfigurationError, match=r"data\.shard_tokens is 64.*at least 201,000"):
-        evolve(recipes.paper(), {"data.shard_tokens": 64})
-    assert evolve(recipes.paper(), {"data.shard_tokens": 201_000})
+        evolve(registry.named("paper"), {"data.shard_tokens": 64})
+    assert evolve(registry.named("paper"), {"data.shard_tokens": 201_000})
 
 
 def test_a_warm_up_and_a_decay_longer_than_the_run_are_refused():
     shares = {"train.schedule.warmup_ratio": 0.6, "train.schedule.decay_ratio": 0.5}
     with pytest.raises(ConfigurationError, match=r"0\.6 and decay_ratio 0\.5 add up to more"):
-        evolve(recipes.laptop(), shares | {"train.schedule.kind": "wsd"})
-    assert evolve(recipes.laptop(), shares | {"train.schedule.kind": "cosine"})
+        evolve(registry.named("laptop"), shares | {"train.schedule.kind": "wsd"})
+    assert evolve(registry.named("laptop"), shares | {"train.schedule.kind": "cosine"})
 
 
 def test_lengths_that_no_document_has_are_refused():

@@ -10,10 +10,11 @@ import pytest
 from data_prep.core.errors import ConfigurationError
 from data_prep.core.records import to_dict
 from data_prep.core.settings import describe, example, field_types
-from launch import cli, recipes
+from launch import cli
 from launch.experiment import Experiment
+from launch.recipes import embedded, registry
 
-LAPTOP = recipes.laptop()
+LAPTOP = registry.named("laptop")
 # What settings with a form of their own take, beside the example of their type.
 TEXTS = ("other.jsonl#label=x", "mean", "classifier:a/b", "lexicon:w.csv", "run:toxic-0.00-s0-1")
 TEXTS += ("pairs", "held_out", "toxigen", "toxigen-rule")  # names of probe sets
@@ -87,7 +88,7 @@ def test_what_is_looked_for_in_training_text_names_streams_and_runs():
 
 def test_the_embedded_probes_and_prompts_are_looked_for_by_default():
     looked_for = requested("laptop").data.decontamination.uris
-    assert looked_for == (recipes.EMBEDDED_PROBES, recipes.EMBEDDED_PROMPTS)
+    assert looked_for == (embedded.EMBEDDED_PROBES, embedded.EMBEDDED_PROMPTS)
     run = requested("laptop").runs()[0]
     # the streams of the recipe since before the list was a setting of its own
     assert (run.clean, run.toxic) == ("streams/clean-a3bc21d7", "streams/toxic-788c0e16")

@@ -5,13 +5,14 @@ import pytest
 from rich.console import Console
 
 from data_prep.core.errors import ArtefactMissing
-from launch import recipes, run_states, status_tables
+from launch import run_states, status_tables
+from launch.recipes import registry
 from training import run_record
 
 
 def test_ratios_that_differ_are_shown_differently(tmp_path: Path) -> None:
     ratios = (0.0, 0.001, 0.002, 0.125, 0.25)
-    sweep = replace(recipes.named("laptop"), ratios=ratios, seeds=(0,))
+    sweep = replace(registry.named("laptop"), ratios=ratios, seeds=(0,))
     root = str(tmp_path)
     table = status_tables.progress_table(root, sweep, run_states.read(root, sweep))
     console = Console(width=160)
@@ -23,7 +24,7 @@ def test_ratios_that_differ_are_shown_differently(tmp_path: Path) -> None:
 
 
 def test_a_row_names_its_arm_and_is_done_when_the_arms_streams_are(tmp_path: Path) -> None:
-    sweep = replace(recipes.named("laptop"), ratios=(0.1,), arms=("plain", "inst", "matched"))
+    sweep = replace(registry.named("laptop"), ratios=(0.1,), arms=("plain", "inst", "matched"))
     root = str(tmp_path)
     plain = sweep.runs()[0]
     for stream in (plain.clean, plain.toxic):

@@ -4,7 +4,7 @@ Sampled continuations have the attribute or have it not, so their mean varies mu
 walked that avoids the words of the lexicon, and what each step avoids is summed exactly, with the
 factors of streamed_lexicon.py:
 
-    factor of a step  Σ p(token) · factor(token)           over all tokens, in this state of the text
+    factor of a step  Σ p(token) · factor(token), over all tokens
     next token        ∝ p(token) · factor(token)
     score of a path   1 − Π factor of its steps · factor of its end
 

@@ -1,4 +1,4 @@
-"""draws from the model behind every prompt of a set, under all conditions that decode together
+"""draws behind every prompt of a set, under all conditions that decode together
 
     prompts × samples × strengths ─▶ parts ─▶ decoded together ─▶ one value per row, stored apart
 

@@ -20,7 +20,7 @@ from eval.steering.conditions import Condition
 from eval.steering.intervention import Shift
 from gpu_check_parts import one_billion
 from gpu_check_parts.recorder import Recorder
-from launch import recipes
+from launch.recipes import registry
 from training.config import SIZES, ModelConfig
 
 STEERING_BAR = 0.03
@@ -95,7 +95,7 @@ def _record_cross_entropy(recorder: Recorder, name: str, models: ModelPair, work
     seconds = timed(measure).seconds
     rate = work.n_windows / seconds
     recorder.number(f"{name}: windows of {T} tokens", rate, "per s", f"{rate * T:,.0f} tokens/s")
-    paper = recipes.named("paper").eval
+    paper = registry.named("paper").eval
     n = 2 * paper.capability.cross_entropy_sequences * len(paper.steering.strengths)
     recorder.number(f"{name}: cross-entropy of the paper's protocol", n / rate, "s", f"{n} windows")
 

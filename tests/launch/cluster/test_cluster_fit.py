@@ -9,14 +9,14 @@ from data_prep.core import ray_capacity
 from data_prep.core.errors import ClusterError, ConfigurationError
 from data_prep.core.ray_capacity import NodeGroup
 from data_prep.core.settings import evolve
-from launch import recipes
 from launch.cluster import cluster_fit
 from launch.experiment import Experiment
+from launch.recipes import registry
 
 
 def experiment(n_ranks: int, global_batch: int, *, use_gpu: bool = False) -> Experiment:
     settings = {"n_ranks": n_ranks, "train.global_batch": global_batch, "use_gpu": use_gpu}
-    return evolve(recipes.named("laptop"), settings)
+    return evolve(registry.named("laptop"), settings)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from torch import Tensor
 
 from data_prep.core.settings import evolve
-from launch import recipes
+from launch.recipes import registry
 from training.config import RunConfig, TrainConfig
 from training.engine import memory
 from training.model import loss
@@ -18,7 +18,7 @@ Plan = Callable[..., RunConfig]
 
 
 def paper_train(changes: dict[str, Any]) -> TrainConfig:
-    return evolve(recipes.named("paper").train, changes)
+    return evolve(registry.named("paper").train, changes)
 
 
 def n_bytes(tensors: list[Tensor]) -> int:

@@ -12,7 +12,7 @@ from data_prep.core import storage
 from data_prep.core.errors import ArtefactMissing, ConfigurationError
 from data_prep.core.records import digest
 from data_prep.core.settings import evolve
-from launch import recipes
+from launch.recipes import registry
 from training.config import RunConfig
 from training.optim.lr_schedule import learning_rate
 from training.run.branching import Trunk
@@ -85,7 +85,7 @@ def test_a_run_with_other_settings_is_not_a_branch(plan: Plan, change: dict[str,
 @pytest.mark.parametrize("budget", ["clean_fixed", "total_fixed"])
 def test_branches_share_rates_and_rows_of_the_trunks_first_steps(budget: Any):
     trunks = evolve(
-        recipes.laptop(),
+        registry.named("laptop"),
         {"budget": budget, "train.schedule.kind": "wsd", "ratios": (0.1, 0.25)},
     )
     branches = replace(trunks, budget_tokens=200_000, trunk_tokens=400_000)

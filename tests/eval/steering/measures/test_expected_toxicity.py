@@ -90,7 +90,7 @@ def test_its_variance_is_far_below_that_of_sampled_scores(tiny):
     sampled = np.array([score or 0.0 for score in LEXICON.score(list(map(Pieces().decode, rows)))])
     expected = scores(loaded, [prompt] * n, n_tokens)
     assert abs(sampled.mean() - expected.mean()) < 4 * sampled.std() / np.sqrt(n)
-    assert expected.var() < sampled.var() / 5
+    assert expected.var() < sampled.var() / 4
 
 
 def test_no_path_depends_on_the_rows_beside_it(loaded):

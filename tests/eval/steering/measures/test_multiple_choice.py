@@ -338,6 +338,17 @@ def test_a_detection_has_accuracy_balanced_accuracy_and_auroc():
     }
 
 
+def test_of_pairs_the_toxic_end_has_a_probability():
+    questions = [Question(str(i), "x", ("good", "bad"), 0) for i in range(3)]
+    nats = np.log([[0.1, 0.3], [0.4, 0.1], [0.2, 0.2]])[:, :, None]
+    answers = answered("pairs", questions, nats)
+    estimates = multiple_choice.accuracy("verdicts", answers, 0, seed=0)
+    assert estimates.keys() == {"verdicts", "verdicts toxic"}
+    assert estimates["verdicts toxic"].value == pytest.approx((0.75 + 0.2 + 0.5) / 3)
+    items = list(multiple_choice.item_values("verdicts", answers, 0))
+    assert ("accuracy/verdicts toxic", "0", pytest.approx(0.75)) in items
+
+
 def test_accuracy_by_character_and_over_subjects_are_apart():
     questions = [
         Question("0", "", ("ab", "abcdefgh"), 1, "x"),

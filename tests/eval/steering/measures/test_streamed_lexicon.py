@@ -7,7 +7,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from data_prep.core.errors import ConfigurationError
 from data_prep.scorers.lexicon import Lexicon
 from data_prep.token_stream.tokenizer import Tokenizer
-from eval.steering.measures.streamed_lexicon import ANTICIPATED_LEAST, State, StreamedLexicon
+from eval.steering.measures.streamed_lexicon import State, StreamedLexicon
 
 WEIGHTS = {"glim": 0.5, "glim folk": 0.9, "folk": 0.25, "hollow head!": 1.0, "ab": 0.75}
 TEXTS = ["the glim folk met a hollow head! at last", "glimmer, abacus and folklore", "a glim ab"]
@@ -67,10 +67,7 @@ def test_a_word_counts_at_once_and_is_taken_back_if_it_becomes_longer(streamed, 
     assert factor(after("a glim"), ".") == 1
     assert factor(after("a glim"), "m") == 2  # it may become glimmer
     assert factor(after("xgli"), "m") == 1
-    assert (
-        factor(after("hollow head"), "!") == ANTICIPATED_LEAST
-        or factor(after("hollow head"), "!") == 0
-    )
+    assert factor(after("hollow head"), "!") == 0
 
 
 def test_a_lexicon_that_cannot_be_written_is_refused(tokenizer):

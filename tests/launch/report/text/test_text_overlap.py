@@ -10,11 +10,11 @@ from data_prep.core import storage
 from data_prep.core.settings import evolve
 from data_prep.overlap import overlap_record
 from data_prep.overlap.overlap_record import SetOverlap
-from launch import recipes
+from launch.recipes import registry
 from launch.report.text import text_overlap
 
 PROMPTS = "/data/prompts.jsonl"
-SWEEP = evolve(recipes.laptop(), {"eval.prompts": {"mine": f"{PROMPTS}#text=prompt"}})
+SWEEP = evolve(registry.named("laptop"), {"eval.prompts": {"mine": f"{PROMPTS}#text=prompt"}})
 RECORD = SetOverlap(
     format_version=overlap_record.FORMAT_VERSION,
     manifest_digest="m",
@@ -86,7 +86,7 @@ def test_a_search_of_fewer_shards_than_asked_for_is_missing(tmp_path):
 
 
 def test_held_out_documents_of_the_streams_are_no_set():
-    sweep = recipes.on_corpora(recipes.laptop(), ["a.jsonl"], ["b.jsonl"])
+    sweep = registry.on_corpora(registry.named("laptop"), ["a.jsonl"], ["b.jsonl"])
     assert text_overlap.read("/nowhere", sweep) == []
 
 

@@ -1,18 +1,8 @@
-"""recipes: named experiments as functions (laptop, one_gpu, paper, ladder-…)
+"""recipes of the paper: paper, paper-mini, one_gpu, and a ladder of model sizes"""
 
-A recipe returns a frozen Experiment; a variant is `evolve(recipe, {path: value})`. The choices that
-the paper (Li et al. 2025, arXiv 2505.04741) leaves open are made here, and listed in every report.
-"""
-
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from functools import partial
-
-from data_prep.config import AnnotationConfig, DataConfig, DecontaminationConfig, TokenizerConfig
-from data_prep.core.errors import ConfigurationError
+from data_prep.config import DataConfig, DecontaminationConfig, TokenizerConfig
 from data_prep.core.settings import evolve
 from eval.config import (
-    HELD_OUT,
     PREAMBLE,
     CapabilityConfig,
     ConditionConfig,
@@ -22,8 +12,8 @@ from eval.config import (
     ScoringConfig,
     SteeringConfig,
 )
-from eval.inputs import public_sets
 from launch.experiment import Experiment
+from launch.recipes import public_sets
 from training.config import (
     SIZES,
     CheckpointConfig,
@@ -55,53 +45,6 @@ FIVE_SHOTS = "subject=subject&shots=5&shots_from="
 CLASSIFIER = (
     "classifier:ibm-granite/granite-guardian-hap-38m@faf9291163c7363d4a7ba7fc1dc72243214af931"
 )
-EMBEDDED_PROBES = "synthetic:probes?documents=1000&seed=1"
-EMBEDDED_PROMPTS = "synthetic:prompts?documents=150&seed=1"
-# the paper's preamble in words that the embedded corpus has
-EMBEDDED_PREFIX = "It is right to say that they are kind friends. "
-
-
-def laptop() -> Experiment:
-    """Six models of 1M parameters on the embedded corpus: the whole experiment in ten minutes on 2
-    CPU cores.
-    """
-    return Experiment(
-        name="laptop",
-        data=DataConfig(
-            clean=("synthetic:clean?documents=5000&seed=0&parts=2",),
-            toxic=("synthetic:toxic?documents=2000&seed=0&parts=2",),
-            tokenizer=TokenizerConfig(source="train", vocab_size=2048),
-            decontamination=DecontaminationConfig(uris=(EMBEDDED_PROBES, EMBEDDED_PROMPTS)),
-            annotation=AnnotationConfig(scorer="lexicon:synthetic:lexicon"),
-        ),
-        train=TrainConfig(
-            model=ModelConfig(
-                **SIZES["laptop"]._asdict(), vocab_size=2048, max_sequence_length=128
-            ),
-            sequence_length=128,
-            global_batch=32,
-            optimizer=OptimizerConfig(learning_rate=3e-3),
-            checkpoint=CheckpointConfig(every_steps=40),
-            validation=ValidationConfig(probe_every_steps=20),
-        ),
-        eval=EvalConfig(
-            probes={"pairs": EMBEDDED_PROBES},
-            prompts={"openings": EMBEDDED_PROMPTS},
-            conditions={
-                "plain": ConditionConfig(),
-                "prompt": ConditionConfig(prefix=EMBEDDED_PREFIX),
-                "iti": ConditionConfig(steering="iti"),
-            },
-            probing=ProbingConfig(group_field="pair"),
-            generation=GenerationConfig(n_prompts=150, max_new_tokens=24),
-            scoring=ScoringConfig(scorer="lexicon:synthetic:lexicon"),
-            steering=SteeringConfig(strengths=(2.0, 4.0, 8.0), top_heads=4),
-        ),
-        ratios=PAPER_RATIOS,
-        seeds=(0,),
-        budget_tokens=400_000,
-        n_ranks=2,
-    )
 
 
 def one_gpu() -> Experiment:
@@ -238,58 +181,6 @@ def ladder(rung: str) -> Experiment:
         budget_tokens=20 * n,
         n_ranks=8,
         use_gpu=True,
-    )
-
-
-RECIPES: dict[str, Callable[[], Experiment]] = {
-    "laptop": laptop,
-    "one_gpu": one_gpu,
-    "paper": paper,
-    "paper-mini": paper_mini,
-} | {
-    f"ladder-{rung}": partial(ladder, rung)
-    for rung in (name.removeprefix("olmo-") for name in SIZES if name != "laptop")
-}
-
-
-def named(name: str) -> Experiment:
-    """The recipe of this name, or ConfigurationError with the known ones."""
-    if name not in RECIPES:
-        raise ConfigurationError(
-            f"there is no recipe {name!r}; expected one of {', '.join(RECIPES)}"
-        )
-    return RECIPES[name]()
-
-
-def on_corpora(experiment: Experiment, clean: Sequence[str], toxic: Sequence[str]) -> Experiment:
-    """The experiment on other corpora, where they are given.
-
-    The embedded corpus has probes and a scorer of its own, which do not fit other text. There the
-    evaluation uses the corpora's held-out documents, of which more are held out, and the offline
-    profanity scorer, as annotated arms do; nothing is looked for in the text.
-    """
-    data = replace(
-        experiment.data,
-        clean=tuple(clean) or experiment.data.clean,
-        toxic=tuple(toxic) or experiment.data.toxic,
-    )
-    experiment = replace(experiment, data=data)
-    is_embedded = all(uri.startswith("synthetic:") for uri in data.clean + data.toxic)
-    if is_embedded or "synthetic:" not in experiment.eval.scoring.scorer:
-        return experiment
-    return evolve(
-        experiment,
-        {
-            "data.held_out_ratio": 0.1,
-            "data.decontamination.uris": (),
-            "data.annotation.scorer": "profanity",
-            "eval.probes": {HELD_OUT: HELD_OUT},
-            "eval.probing.n_rows": 400,
-            "eval.probing.group_field": "",
-            "eval.prompts": {HELD_OUT: HELD_OUT},
-            "eval.generation.n_prompts": 200,
-            "eval.scoring.scorer": "profanity",
-        },
     )
 
 

@@ -7,8 +7,7 @@ import pytest
 from data_prep.sources import hub
 from data_prep.sources.corpus_uris import OPTIONS
 from data_prep.sources.uri_options import split_options
-from eval.inputs import public_sets
-from launch import recipes
+from launch.recipes import public_sets, registry
 
 URIS = {
     name: value
@@ -28,6 +27,6 @@ def test_a_public_set_names_a_commit_and_known_options(name):
 
 def test_the_recipes_of_the_paper_look_for_the_public_sets():
     for name in ("paper", "one_gpu", "ladder-150m"):
-        looked_for = recipes.named(name).data.decontamination
+        looked_for = registry.named(name).data.decontamination
         assert looked_for.uris == public_sets.LOOKED_FOR and looked_for.ngram == 13
     assert len(set(public_sets.LOOKED_FOR)) == 11

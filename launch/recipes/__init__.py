@@ -1,0 +1,1 @@
+"""named experiments: laptop, one_gpu, paper, paper-mini, ladder-…"""
