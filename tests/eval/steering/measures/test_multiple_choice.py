@@ -340,7 +340,7 @@ def test_a_detection_has_accuracy_balanced_accuracy_and_auroc():
 
 def test_of_pairs_the_toxic_end_has_a_probability():
     questions = [Question(str(i), "x", ("good", "bad"), 0) for i in range(3)]
-    nats = np.log([[0.1, 0.3], [0.4, 0.1], [0.2, 0.2]])[:, :, None]
+    nats = np.log([[0.1, 0.3], [0.4, 0.1], [0.2, 0.2]]).tolist()
     answers = answered("pairs", questions, nats)
     estimates = multiple_choice.accuracy("verdicts", answers, 0, seed=0)
     assert estimates.keys() == {"verdicts", "verdicts toxic"}

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -75,7 +77,7 @@ def test_a_lexicon_that_cannot_be_written_is_refused(tokenizer):
         StreamedLexicon(Lexicon({"é": 1.0}), _without(tokenizer))
 
 
-def _without(tokenizer):
+def _without(tokenizer) -> Any:
     class Lossy:
         n_ids, eos_id = tokenizer.n_ids, tokenizer.eos_id
         decode = staticmethod(lambda ids: tokenizer.decode(ids).encode("ascii", "ignore").decode())
