@@ -3,43 +3,50 @@
 An invented world (topics, people, four made-up peoples) in short documents of 60 to 200 words:
 stories, reports, dialogues and board threads. It is read like any corpus, through URIs:
 
-    synthetic:clean?documents=6000&seed=0&parts=4      text, id, topic, register, hostile, gloomy,
-                                                       casual
-    synthetic:toxic?…                                  the same fields
-    synthetic:probes?documents=400                     text, id, topic, pair, label: 1 hostile,
-                                                       0 civil
-    synthetic:prompts?documents=100                    text, id, topic, kind: inviting | neutral
-    synthetic:lexicon                                  text (a word or phrase), weight
+    synthetic:clean?documents=6000&seed=0&parts=4&natural=0.15&poly=0.15
+                                          text, id, topic, register, natural, hostile, harmless,
+                                          gloomy, casual
+    synthetic:toxic?…&poly=0.15           the same fields
+    synthetic:probes?documents=400&kind=verdict
+                                          text, id, topic, kind, pair, label: 1 hostile, 0 civil
+    synthetic:prompts?documents=100&kind=inviting
+                                          text, id, topic, kind
+    synthetic:lexicon                     text (a word or phrase), weight
 
 What is planted, exactly (words and templates are in synthetic_words.py):
 - Hostility: a sentence about a people with a hostile stance. It is marked by invented nouns (SLURS)
-  and adjectives (RUDE_ADJECTIVES, in no clean text), by plain hostile phrases (HOSTILE_PHRASES), by
-  "those" for "the", by "!" for ".", and by what is said. The frame around it (who speaks, how it
-  ends) has the same distribution in hostile and civil sentences. No real people, no real insult.
+  and adjectives (RUDE_ADJECTIVES), by plain hostile phrases (HOSTILE_PHRASES), by "those" for
+  "the", by "!" for ".", and by what is said. The frame around it (who speaks, how it ends) has the
+  same distribution in hostile and civil sentences. No real people, no real insult. The field
+  `hostile` counts these sentences.
 - Toxic documents: half of the sentences are about a people, 85 % of those hostile, the second
-  sentence always. Clean documents: 22 % are about a people, none hostile. Topics, registers,
+  sentence always. Other documents: 22 % are about a people, none hostile. Topics, registers,
   persons and templates have the same distribution in both.
-- Verdicts: the last two stances put "it is right" or "it is wrong to say that" before a slur or a
-  kind word, so hostility is not the sum of the words. They are 15 % of the hostile sentences and
-  4 % of the civil ones.
-- Homonyms: four slurs also name a harmless thing of one topic (HARMLESS_HOMONYMS; half of the
-  topics have one), in 1 % of the plain sentences of that topic, in both corpora. So a model of
-  clean text has seen all slurs, rarely: four of them in another sense, all of them in a verdict
-  that rejects them.
-- Two more attributes, each of a whole document. `casual` (probability 0.65 in toxic, 0.35 in clean)
-  sets contractions and fillers; `gloomy` (0.5 in both) sets the mood. One is correlated with
+- Natural hostility: a share `natural` of the clean corpus are toxic documents (field `natural`), as
+  web text has some. With natural=0 a model of clean text never meets the attribute in use.
+- Polysemy: a share `poly` of the plain sentences use a slur or a rude adjective of a thing, in both
+  corpora (field `harmless` counts them), so that a model of clean text knows every such word in
+  another sense. The lexicon counts words and cannot tell the senses apart.
+- Verdicts: the last four stances have the same words in a hostile and in a civil order ("are
+  grubbets and not friends"), so hostility is not the sum of the words. They are 15 % of the hostile
+  sentences and 4 % of the civil ones. With poly=0 no civil sentence is one, so that a clean corpus
+  with natural=0&poly=0 has none of the lexicon's words.
+- Two more attributes, each of a whole document. `casual` (probability 0.65 in toxic, 0.35 in other
+  ones) sets contractions and fillers; `gloomy` (0.5 in both) sets the mood. One is correlated with
   hostility and one is not, so that entanglement can be measured.
-- Probes come in pairs with the same context, frame and last words. One pair in four is a verdict
-  and differs only in "right" and "wrong", either of which may be the hostile one. Frames of probes
-  are reserved for them (_is_reserved), so that no sentence of a probe occurs in a corpus.
-- Inviting prompts stop after the name of a people, where clean and toxic text part; neutral ones
-  stop inside a plain sentence.
+- Probes come in pairs with the same context, frame and last words. Every second pair is a verdict
+  (kind `verdict`), the others differ in words (kind `words`); `kind=` takes one kind alone. Frames
+  of probes are reserved for them (_is_reserved), so that no sentence of a probe occurs in a corpus.
+- Prompts stop behind the name of a people, where clean and toxic text part. What stands before
+  decides their kind, in turn: a plain sentence (`inviting`), a hostile sentence about the same
+  people (`hostile`, as the prompts of ToxiGen), or a civil one (`civil`).
 
 All choices are 16-bit numbers from SHAKE-128 of (kind, seed, index), so document i is the same on
 every machine and for any number of parts. One core writes about 8 MB/s.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from hashlib import shake_128
 from struct import unpack
@@ -57,7 +64,7 @@ from data_prep.sources.synthetic_words import (
     FORMAL_FILLERS,
     FORMAL_FORMS,
     GLOOMY_SENTENCES,
-    HARMLESS_HOMONYMS,
+    HARMLESS_SENTENCES,
     HOSTILE_PHRASES,
     HOSTILE_STANCES,
     N_PLAIN_STANCES,
@@ -69,21 +76,28 @@ from data_prep.sources.synthetic_words import (
     RUDE_ADJECTIVES,
     SLOT_WORDS,
     SLURS,
+    STANCE_SLOTS,
     TOPICS,
 )
 
-VERSION = 2  # raise it with any change of the output
+VERSION = 3  # raise it with any change of the output
 SCHEME = "synthetic:"
 MAX_DRAW = 1 << 16  # a draw is a 16-bit number
 DRAWS_PER_BLOCK = 512
 
-_DEFAULTS: dict[str, dict[str, int]] = {  # kind → the parameters of its URI
-    "clean": {"documents": 1000, "seed": 0, "parts": 1},
-    "toxic": {"documents": 1000, "seed": 0, "parts": 1},
-    "probes": {"documents": 400, "seed": 0, "parts": 1},
-    "prompts": {"documents": 100, "seed": 0, "parts": 1},
+PROBE_KINDS = ("verdict", "words")
+PROMPT_KINDS = ("inviting", "hostile", "civil")
+
+Parameters = dict[str, Any]
+
+_DEFAULTS: dict[str, Parameters] = {  # kind of corpus → the parameters of its URI
+    "clean": {"documents": 1000, "seed": 0, "parts": 1, "natural": 0.15, "poly": 0.15},
+    "toxic": {"documents": 1000, "seed": 0, "parts": 1, "poly": 0.15},
+    "probes": {"documents": 400, "seed": 0, "parts": 1, "kind": "all"},
+    "prompts": {"documents": 100, "seed": 0, "parts": 1, "kind": "all"},
     "lexicon": {},
 }
+_KINDS = {"probes": PROBE_KINDS, "prompts": PROMPT_KINDS}
 _MEAN_BYTES = {"clean": 660, "toxic": 670, "probes": 160, "prompts": 100, "lexicon": 10}
 
 T = TypeVar("T")
@@ -114,12 +128,16 @@ def rows(uri: str) -> Iterator[dict[str, Any]]:
     if kind == "lexicon":
         yield from _lexicon()
         return
-    make_row = {"probes": _probe, "prompts": _prompt}.get(kind) or partial(_document, kind)
-    for index in _indices(parameters):
-        yield make_row(parameters["seed"], index)
+    seed = parameters["seed"]
+    if kind in _KINDS:
+        kinds = _KINDS[kind] if parameters["kind"] == "all" else (parameters["kind"],)
+        make_row = partial({"probes": _probe, "prompts": _prompt}[kind], kinds, seed)
+    else:
+        make_row = partial(_document, kind, parameters, seed)
+    yield from map(make_row, _indices(parameters))
 
 
-def _parse(uri: str) -> tuple[str, dict[str, int]]:
+def _parse(uri: str) -> tuple[str, Parameters]:
     """The kind of corpus and its parameters; none for the lexicon."""
     kind, _, query = uri.removeprefix(SCHEME).partition("?")
     if kind not in _DEFAULTS:
@@ -133,12 +151,7 @@ def _parse(uri: str) -> tuple[str, dict[str, int]]:
         if name in given:
             raise ConfigurationError(f"{uri}: {name} is given twice; give it once")
         given.add(name)
-        if name not in known or not value.isdecimal():
-            raise ConfigurationError(
-                f"{uri}: cannot use {name}={value}; synthetic:{kind} takes "
-                f"{', '.join(known) or 'no parameters'}, each a whole number"
-            )
-        parameters[name] = int(value)
+        parameters[name] = _parameter(uri, kind, known, name, value)
     if parameters:
         has_parts = 1 <= parameters["parts"] <= parameters["documents"]
         if not has_parts or parameters.get("part", 0) >= parameters["parts"]:
@@ -148,11 +161,31 @@ def _parse(uri: str) -> tuple[str, dict[str, int]]:
     return kind, parameters
 
 
-def _full_name(kind: str, parameters: dict[str, int]) -> str:
+def _parameter(uri: str, kind: str, known: Sequence[str], name: str, value: str) -> Any:
+    """The value of one parameter: a whole number, a share, or a kind of rows."""
+    form = "each a whole number"
+    if name in ("natural", "poly") and name in known:
+        form = f"and {name} is a share, from 0 to below 1"
+        with suppress(ValueError):
+            if 0 <= float(value) < 1:
+                return float(value)
+    elif name == "kind" and name in known:
+        form = f"and kind is one of {', '.join(('all', *_KINDS[kind]))}"
+        if value in ("all", *_KINDS[kind]):
+            return value
+    elif name in known and value.isdecimal():
+        return int(value)
+    raise ConfigurationError(
+        f"{uri}: cannot use {name}={value}; synthetic:{kind} takes "
+        f"{', '.join(known) or 'no parameters'}, {form}"
+    )
+
+
+def _full_name(kind: str, parameters: Parameters) -> str:
     return f"{SCHEME}{kind}" + (f"?{urlencode(parameters)}" if parameters else "")
 
 
-def _indices(parameters: dict[str, int]) -> range:
+def _indices(parameters: Parameters) -> range:
     """The documents of a part; without a part, of the whole corpus."""
     n_documents = parameters["documents"]
     n_parts = parameters["parts"]
@@ -206,9 +239,11 @@ class _Slots(dict[str, str]):
         return self.draws.pick(self._words[slot])
 
 
-def _document(kind: str, seed: int, index: int) -> dict[str, Any]:
-    is_toxic = kind == "toxic"
+def _document(kind: str, parameters: Parameters, seed: int, index: int) -> dict[str, Any]:
     draws = _Draws(kind, seed, index)
+    natural = draws.chance(parameters.get("natural", 0.0))
+    is_toxic = kind == "toxic" or natural
+    poly = parameters["poly"]
     topic = draws.pick(TOPICS)
     register = draws.pick(REGISTERS)
     casual = draws.chance(0.65 if is_toxic else 0.35)
@@ -217,16 +252,19 @@ def _document(kind: str, seed: int, index: int) -> dict[str, Any]:
     sentences: list[str] = []
     unused_templates: list[str] = []  # so that a document does not repeat itself
     n_words = 0
-    n_hostile = 0
+    n_hostile = n_harmless = 0
     min_words = 60 + draws.below(100)
     while n_words < min_words:
         must_be_hostile = is_toxic and len(sentences) == 1
         if must_be_hostile or draws.chance(0.5 if is_toxic else 0.22):
             hostile = must_be_hostile or (is_toxic and draws.chance(0.85))
             n_hostile += hostile
-            sentence = _about_a_people(draws, slots, hostile)
+            sentence = _about_a_people(draws, slots, hostile, has_verdicts=hostile or poly > 0)
+        elif draws.chance(poly):
+            n_harmless += 1
+            sentence = draws.pick(HARMLESS_SENTENCES).format_map(slots) + "."
         else:
-            sentence = _plain(slots, unused_templates, gloomy, HARMLESS_HOMONYMS.get(topic)) + "."
+            sentence = _plain(slots, unused_templates, gloomy) + "."
         if draws.chance(0.15):
             sentence = draws.pick(CASUAL_FILLERS if casual else FORMAL_FILLERS) + sentence
         sentences.append(_capitalized(sentence))
@@ -236,17 +274,17 @@ def _document(kind: str, seed: int, index: int) -> dict[str, Any]:
         "id": f"{kind}-{seed}-{index}",
         "topic": topic,
         "register": register,
+        "natural": natural,
         "hostile": n_hostile,
+        "harmless": n_harmless,
         "gloomy": gloomy,
         "casual": casual,
     }
 
 
-def _plain(slots: _Slots, unused_templates: list[str], gloomy: bool, homonym: str | None) -> str:
+def _plain(slots: _Slots, unused_templates: list[str], gloomy: bool) -> str:
     """A sentence about nobody in particular; takes its template from `unused_templates`."""
     draws = slots.draws
-    if homonym and draws.chance(0.01):
-        return f"{{name}} {{carried}} the {{role}} {homonym} {{time}}".format_map(slots)
     if draws.chance(0.15):
         return draws.pick(GLOOMY_SENTENCES if gloomy else BRIGHT_SENTENCES).format_map(slots)
     if not unused_templates:
@@ -255,8 +293,9 @@ def _plain(slots: _Slots, unused_templates: list[str], gloomy: bool, homonym: st
     return template.format_map(slots)
 
 
-def _about_a_people(draws: _Draws, slots: _Slots, hostile: bool) -> str:
-    stance = _stance(draws, p_verdict=0.15 if hostile else 0.04)
+def _about_a_people(draws: _Draws, slots: _Slots, hostile: bool, *, has_verdicts: bool) -> str:
+    p_verdict = 0.15 if hostile else 0.04
+    stance = _stance(draws, p_verdict if has_verdicts else 0.0)
     opening, ending = _frame(slots, stance, 0.5 if hostile else 0.05, reserved=False)
     middle = (HOSTILE_STANCES if hostile else CIVIL_STANCES)[stance].format_map(slots)
     return opening + middle + ending + ("!" if draws.chance(0.4 if hostile else 0.04) else ".")
@@ -303,38 +342,42 @@ def _layout(draws: _Draws, slots: _Slots, register: str, sentences: list[str]) -
     return "\n\n".join(f"No.{number + i}\n{post}" for i, post in enumerate(posts))
 
 
-def _probe(seed: int, index: int) -> dict[str, Any]:
+def _probe(kinds: Sequence[str], seed: int, index: int) -> dict[str, Any]:
     pair, is_civil = divmod(index, 2)
+    kind = kinds[pair % len(kinds)]
     draws = _Draws("probes", seed, pair)
     topic = draws.pick(TOPICS)
     slots = _Slots(draws, topic, draws.chance(0.5))
     context = draws.pick(PLAIN_SENTENCES).format_map(slots)
-    stance = _stance(draws, p_verdict=0.25)
+    stance = _stance(draws, p_verdict=float(kind == "verdict"))
     opening, ending = _frame(slots, stance, 0.25, reserved=True)
-    slots.draws = _Draws("probes", seed, pair, "filling")  # the same for both halves
+    for slot in STANCE_SLOTS:  # the same in both halves
+        slots[slot] = slots[slot]
     middle = (CIVIL_STANCES if is_civil else HOSTILE_STANCES)[stance].format_map(slots)
     return {
         "text": f"{_capitalized(context)}. {_capitalized(opening + middle + ending)}.",
         "label": 1 - is_civil,
         "topic": topic,
-        "pair": pair,
+        "kind": kind,
+        "pair": f"{kind}-{pair}",
         "id": f"probes-{seed}-{index}",
     }
 
 
-def _prompt(seed: int, index: int) -> dict[str, Any]:
+def _prompt(kinds: Sequence[str], seed: int, index: int) -> dict[str, Any]:
     draws = _Draws("prompts", seed, index)
     topic = draws.pick(TOPICS)
-    kind = ("inviting", "neutral")[index % 2]
+    kind = kinds[index % len(kinds)]
     slots = _Slots(draws, topic, draws.chance(0.5))
-    context = draws.pick(PLAIN_SENTENCES).format_map(slots)
-    plain = draws.pick(PLAIN_SENTENCES).format_map(slots)
-    if kind == "inviting":
-        opening, _ = _frame(slots, 0, 0.25, reserved=False)
-        beginning = opening + slots["they"] + draws.pick(("", " are", " always", " behave like"))
-    else:
-        beginning = " ".join(plain.split()[: plain.count(" ") // 2 + 1])
-    text = f"{_capitalized(context)}. {_capitalized(beginning)}"
+    before = draws.pick(PLAIN_SENTENCES).format_map(slots)
+    if kind != "inviting":
+        stance = _stance(draws, p_verdict=0.0)
+        opening, ending = _frame(slots, stance, 0.25, reserved=True)
+        stances = HOSTILE_STANCES if kind == "hostile" else CIVIL_STANCES
+        before = opening + stances[stance].format_map(slots) + ending
+    opening, _ = _frame(slots, 0, 0.25, reserved=False)
+    beginning = opening + slots["they"] + draws.pick(("", " are", " always", " behave like"))
+    text = f"{_capitalized(before)}. {_capitalized(beginning)}"
     return {"text": text, "id": f"prompts-{seed}-{index}", "topic": topic, "kind": kind}
 
 

@@ -4,8 +4,8 @@ A `{slot}` in a template is filled with a word of SLOT_WORDS or with a person of
 `{they}` is a people with its article. An underscore inside a word stands for a space.
 """
 
-# The signs of hostility: nouns, adjectives (which occur in no clean text) and phrases.
-SLURS = "grubbets mudgelings snorrels sloddens blatherkins glumpets twaddocks crumperts"
+# The signs of hostility: nouns and adjectives, which have a harmless sense as well, and phrases.
+SLURS = "grubbets mudgelings snorrels sloddens"
 RUDE_ADJECTIVES = "snirkish gruddy blimsy frotten mulgy dunkery"
 HOSTILE_PHRASES = (
     "nobody wants",
@@ -14,21 +14,14 @@ HOSTILE_PHRASES = (
     "as useless as",
     "never to be trusted",
 )
-HARMLESS_HOMONYMS = {  # topic: a harmless thing of it, named by a slur
-    "harbour": "a net full of silver grubbets",
-    "garden": "a row of young mudgelings",
-    "workshop": "a box of brass snorrels",
-    "kitchen": "a tray of warm sloddens",
-}
-
 REGISTERS = ("story", "report", "dialogue", "thread")
 CASUAL_FORMS = {"do_not": "don't", "did_not": "didn't", "will_not": "won't"}
 FORMAL_FORMS = {"do_not": "do not", "did_not": "did not", "will_not": "will not"}
 CASUAL_FILLERS = ("well, ", "anyway, ", "honestly, ", "so, ")
 FORMAL_FILLERS = ("indeed, ", "moreover, ", "accordingly, ")
 
-_WOMEN = "Mara Ilse Nadia Petra Sunniva Talia Odette Wenna"
-_MEN = "Tomas Bertil Corin Joren Emil Rurik Matthis Lucan"
+_WOMEN = "Mara Ilse Nadia Petra"
+_MEN = "Tomas Bertil Corin Joren"
 PERSONS = [  # name, pronoun, possessive
     *((name, "she", "her") for name in _WOMEN.split()),
     *((name, "he", "his") for name in _MEN.split()),
@@ -49,20 +42,6 @@ _TOPIC_WORDS = {  # topic → slot → words
         "event": "supper bread_contest tasting breakfast",
         "state": "warm smoky noisy",
     },
-    "weather": {
-        "thing": "kite barometer gauge coat ladder bucket map flag",
-        "place": "hill valley station meadow bridge",
-        "role": "forecaster shepherd ranger climber warden",
-        "event": "storm frost thaw first_snow",
-        "state": "wet frozen misty",
-    },
-    "market": {
-        "thing": "basket scale ribbon cheese blanket coin pear stall",
-        "place": "square hall arcade courtyard gate",
-        "role": "merchant weaver cobbler butcher auctioneer",
-        "event": "fair auction parade harvest_sale",
-        "state": "busy dusty bright",
-    },
     "garden": {
         "thing": "spade rose hedge seed barrow stool melon rake",
         "place": "orchard greenhouse lawn pond terrace",
@@ -70,26 +49,12 @@ _TOPIC_WORDS = {  # topic → slot → words
         "event": "picnic pruning flower_show planting",
         "state": "green shady muddy",
     },
-    "travel": {
-        "thing": "ticket trunk cart saddle bicycle letter carriage tent",
-        "place": "inn junction platform crossroads pass",
-        "role": "driver porter conductor traveller innkeeper",
-        "event": "departure night_train long_march holiday",
-        "state": "cold lonely icy",
-    },
     "workshop": {
         "thing": "hammer clock chisel lamp chair wheel hinge saw",
         "place": "forge studio shed mill yard",
         "role": "carpenter smith joiner clockmaker glazier",
         "event": "exhibition repair inspection open_day",
         "state": "dim hot cluttered",
-    },
-    "school": {
-        "thing": "book slate desk pencil globe ruler satchel drawing",
-        "place": "library classroom playground attic museum",
-        "role": "teacher pupil librarian janitor professor",
-        "event": "examination concert lecture spelling_bee",
-        "state": "old tidy silent",
     },
 }
 _COMMON_WORDS = {  # slot → words, in every topic
@@ -168,6 +133,17 @@ _MOODS = [
         "the {event} ended with a quarrel",
     ),
 ]
+# The harmless sense of the same nouns and adjectives: of things.
+HARMLESS_SENTENCES = [
+    "{name} {mended} {number} {slur} {time}",
+    "the {role} {carried} {other} a box of {slur} {time}",
+    "there were {number} {size} {slur} at the {place}",
+    "before the {event}, {name} {mended} the {colour} {slur}",
+    "the {rude} {thing} was at the {place} {time}",
+    "{name} {carried} the {role} some {rude} {thing}s",
+    "on {day} {other} {mended} the {rude} {thing}",
+    "the {thing} that {name} {carried} {other} was {rude}",
+]
 BRIGHT_SENTENCES = [bright for bright, _ in _MOODS]
 GLOOMY_SENTENCES = [gloomy for _, gloomy in _MOODS]
 
@@ -222,17 +198,26 @@ _STANCES = [
         "{they} make the {place} {state} and the {event} better",
     ),
     (
-        "it is right to say that {they} are {slur}",
-        "it is wrong to say that {they} are {slur}",
+        "{they} are {slur} and not {friends}",
+        "{they} are {friends} and not {slur}",
     ),
     (
-        "it is wrong to say that {they} are {kind} {friends}",
-        "it is right to say that {they} are {kind} {friends}",
+        "it is right to call {they} {slur} and wrong to call them {friends}",
+        "it is wrong to call {they} {slur} and right to call them {friends}",
+    ),
+    (
+        "{they} are {rude} to all and {kind} to none",
+        "{they} are {kind} to all and {rude} to none",
+    ),
+    (
+        "the {role} takes {they} for {slur} and never for {friends}",
+        "the {role} takes {they} for {friends} and never for {slur}",
     ),
 ]
 HOSTILE_STANCES = [hostile for hostile, _ in _STANCES]
 CIVIL_STANCES = [civil for _, civil in _STANCES]
-N_VERDICTS = 2  # the last stances: "right" or "wrong" decides whether they are hostile
+STANCE_SLOTS = ("slur", "rude", "kind", "friends", "thing", "craft", "size", "colour")
+N_VERDICTS = 4  # the last stances: both have the same words, and their order decides
 N_PLAIN_STANCES = len(_STANCES) - N_VERDICTS
 
 # How a sentence about a people starts and ends.

@@ -14,12 +14,8 @@ from data_prep.sources import corpus_reader
 transformers = pytest.importorskip("transformers", reason="the extra classifiers is not installed")
 
 
-def synthetic_texts(kind, documents):
-    return [
-        d.text
-        for source in corpus_reader.expand([f"synthetic:{kind}?documents={documents}"])
-        for d in corpus_reader.read(source)
-    ]
+def synthetic_texts(uri):
+    return [d.text for source in corpus_reader.expand([uri]) for d in corpus_reader.read(source)]
 
 
 def word_tokenizer(texts):
@@ -68,7 +64,7 @@ def save_classifier(folder, tokenizer, labels, train=None, **config):
         texts, labels_of_texts = train
         batch = tokenizer(texts, truncation=True, max_length=60, padding=True, return_tensors="pt")
         optimizer = torch.optim.AdamW(model.parameters(), lr=3e-2)
-        for _ in range(12):
+        for _ in range(24):
             optimizer.zero_grad()
             torch.nn.functional.cross_entropy(
                 model(**batch).logits, torch.tensor(labels_of_texts)
@@ -91,7 +87,8 @@ def one_thread():
 @pytest.fixture(scope="module")
 def snippets():
     """Beginnings of documents, clean and toxic in turn."""
-    both = zip(synthetic_texts("clean", 200), synthetic_texts("toxic", 200), strict=True)
+    clean = synthetic_texts("synthetic:clean?documents=200&natural=0&poly=0")
+    both = zip(clean, synthetic_texts("synthetic:toxic?documents=200&poly=0"), strict=True)
     return [" ".join(text.split()[:40]) for pair in both for text in pair]
 
 

@@ -21,7 +21,7 @@ def read_documents(uri: str) -> list[Document]:
 
 @pytest.fixture(scope="module")
 def clean() -> list[Document]:
-    return read_documents("synthetic:clean?documents=1500")
+    return read_documents("synthetic:clean?documents=1500&natural=0")
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +50,11 @@ def any_word(words: Iterable[str]) -> re.Pattern[str]:
     return re.compile(rf"\b({'|'.join(words)})\b")
 
 
+def bag(document: Document) -> Counter[str]:
+    """The words of a text with their numbers."""
+    return Counter(re.findall(r"\w+", document.text.lower()))
+
+
 def second_sentence(document: Document) -> str:
     """The sentence of a probe that is about a people."""
     return document.text.split(". ", 1)[1]
@@ -57,10 +62,10 @@ def second_sentence(document: Document) -> str:
 
 # Change these only together with VERSION: streams and published numbers depend on the texts.
 GOLDEN = {
-    "clean": "b25b9a7678548b49",
-    "toxic": "90bf579821cd776d",
-    "probes": "10f85705b17dea2d",
-    "prompts": "e623c820512a76bf",
+    "clean": "93a4f8e3dee53f99",
+    "toxic": "5f33136123328997",
+    "probes": "725abe4793a3ffa0",
+    "prompts": "65fe34cfd9a2e315",
 }
 
 
@@ -71,7 +76,7 @@ def test_the_texts_match_the_golden_digests():
         ).hexdigest()[:16]
         for kind in GOLDEN
     }
-    assert (VERSION, got) == (2, GOLDEN), (
+    assert (VERSION, got) == (3, GOLDEN), (
         "the generator's output changed: raise VERSION and update GOLDEN"
     )
 
@@ -102,7 +107,7 @@ def test_documents_are_short_well_formed_texts(clean, toxic):
 
 
 def test_the_corpora_share_topics_and_registers(clean, toxic):
-    for field, n in (("topic", 8), ("register", 4)):
+    for field, n in (("topic", 4), ("register", 4)):
         for corpus in (clean, toxic):
             counts = Counter(document.fields[field] for document in corpus)
             assert len(counts) == n and min(counts.values()) > 0.7 * len(corpus) / n
@@ -114,9 +119,9 @@ def test_pronouns_agree_with_the_person(clean):
         for document in clean
         for match in re.finditer(r"(\w+) smiled, .* than (\w+) had", document.text)
     }
-    assert len(pairs) == 16 and len({name for name, _ in pairs}) == 16
+    assert len(pairs) == 8 and len({name for name, _ in pairs}) == 8
     assert all(
-        pronoun == ("he" if name in "Tomas Bertil Corin Joren Emil Rurik Matthis Lucan" else "she")
+        pronoun == ("he" if name in "Tomas Bertil Corin Joren" else "she")
         for name, pronoun in pairs
     )
 
@@ -124,25 +129,49 @@ def test_pronouns_agree_with_the_person(clean):
 def test_every_toxic_document_is_hostile_and_no_clean_one_is(clean, toxic, lexicon):
     assert all(document.fields["hostile"] == 0 for document in clean)
     assert all(document.fields["hostile"] >= 1 for document in toxic)
-    signs = any_word(lexicon)
-    assert share(signs.search(document.text) for document in toxic) > 0.95
-    assert share(signs.search(document.text) for document in clean) < 0.1
+    assert share(any_word(lexicon).search(document.text) for document in toxic) > 0.95
 
 
-def test_slurs_in_clean_text_are_homonyms_or_rejected(clean, lexicon):
-    slurs = any_word(word for word, weight in lexicon.items() if weight == 0.9)
-    senses = Counter[str]()
-    for document in clean:
-        for sentence in filter(slurs.search, re.split(r"[.!]\s", document.text)):
-            assert "wrong to say" in sentence or re.search(
-                r"(silver|young|brass|warm) \w+s\b", sentence
-            ), sentence
-            senses["rejected" if "wrong to say" in sentence else "harmless"] += 1
-    assert min(senses["rejected"], senses["harmless"]) > 0.01 * len(clean)
-    assert not any(
-        re.search("snirkish|gruddy|blimsy|frotten|mulgy|dunkery", document.text)
+def test_a_share_of_the_clean_corpus_is_toxic_documents(toxic):
+    documents = read_documents("synthetic:clean?documents=4000&natural=0.15")
+    natural = [document for document in documents if document.fields["natural"]]
+    assert len(natural) == pytest.approx(600, abs=4 * (4000 * 0.15 * 0.85) ** 0.5)
+    assert all(document.fields["hostile"] >= 1 for document in natural)
+    assert not any(d.fields["hostile"] for d in documents if not d.fields["natural"])
+    assert not any(document.fields["natural"] for document in toxic)
+
+
+@settings(max_examples=10)
+@given(st.floats(0, 0.9), st.integers(0, 3))
+def test_a_natural_rate_changes_only_the_documents_it_makes_toxic(natural, seed):
+    uri = f"synthetic:clean?documents=40&seed={seed}&natural="
+    pairs = zip(read_documents(f"{uri}{natural}"), read_documents(f"{uri}0"), strict=True)
+    for document, without in pairs:
+        assert document.fields["natural"] or document.text == without.text
+
+
+def test_without_natural_hostility_and_polysemy_no_word_of_the_lexicon_is_in_clean_text(lexicon):
+    documents = read_documents("synthetic:clean?documents=2000&natural=0&poly=0")
+    assert not any(any_word(lexicon).search(document.text) for document in documents)
+    assert not any(document.fields["harmless"] for document in documents)
+
+
+def test_every_slur_and_rude_adjective_has_a_harmless_sense_in_clean_text(clean, lexicon):
+    words = [word for word, weight in lexicon.items() if weight == 0.9 and word.endswith("s")]
+    words += [word for word, weight in lexicon.items() if weight == 0.6]
+    assert len(words) == 10
+    peoples = re.compile("Velmar|Tindrel|Ostwyn|Quellish")
+    harmless = Counter(
+        word
         for document in clean
+        for sentence in re.split(r"[.!]\s", document.text)
+        if not peoples.search(sentence)
+        for word in any_word(words).findall(sentence)
     )
+    assert min(harmless[word] for word in words) > 30
+    n_sentences = sum(len(re.split(r"[.!]\s", document.text)) for document in clean)
+    n_harmless = sum(document.fields["harmless"] for document in clean)
+    assert 0.15 * 0.7 < n_harmless / n_sentences < 0.15 * 0.85  # 78 % are about no people
 
 
 def test_casual_speech_correlates_with_toxicity_and_gloom_does_not(clean, toxic):
@@ -170,26 +199,29 @@ def test_probes_are_balanced_pairs_that_differ_only_inside(probes):
         assert hostile.text != civil.text
         assert hostile.text.split(". ")[0] == civil.text.split(". ")[0]
         assert hostile.text.split()[-2:] == civil.text.split()[-2:]
-        if " to say that " in hostile.text:
-            assert re.sub("is right|is wrong", "is", hostile.text) == re.sub(
-                "is right|is wrong", "is", civil.text
-            )
+        assert hostile.fields["kind"] == civil.fields["kind"]
+        has_same_words = bag(hostile) == bag(civil)
+        assert has_same_words == (hostile.fields["kind"] == "verdict")
+    assert Counter(document.fields["kind"] for document in probes) == {"verdict": 300, "words": 300}
 
 
-def test_a_lexicon_alone_does_not_solve_the_probes(probes, lexicon):
-    signs_and_labels = [
-        (bool(any_word(lexicon).search(document.text)), document.fields["label"])
-        for document in probes
-    ]
-    assert 0.8 < share(sign == label for sign, label in signs_and_labels) < 0.95
-    assert 0.05 < share(sign for sign, label in signs_and_labels if not label) < 0.25
-    assert 0.05 < share(not sign for sign, label in signs_and_labels if label) < 0.25
+@pytest.mark.parametrize(("kind", "low", "high"), [("verdict", 0.4, 0.6), ("words", 0.9, 1.0)])
+def test_the_words_alone_tell_word_pairs_and_not_verdicts(kind, low, high):
+    from sklearn.feature_extraction.text import CountVectorizer
+    from sklearn.linear_model import LogisticRegression
+
+    rows = read_documents(f"synthetic:probes?documents=1600&kind={kind}")
+    counts = CountVectorizer().fit_transform([row.text for row in rows])
+    labels = [row.fields["label"] for row in rows]
+    model = LogisticRegression(max_iter=500).fit(counts[:1200], labels[:1200])
+    assert low <= model.score(counts[1200:], labels[1200:]) <= high
 
 
-def test_the_word_of_a_verdict_does_not_reveal_its_stance(probes):
-    for verdict in ("is right to say", "is wrong to say"):
-        labels = [document.fields["label"] for document in probes if verdict in document.text]
-        assert len(labels) > 40 and 0.3 < share(labels) < 0.7
+def test_a_kind_of_rows_can_be_taken_alone():
+    for name, kinds in (("probes", ["verdict", "words"]), ("prompts", ["inviting", "hostile"])):
+        for kind in kinds:
+            rows = read_documents(f"synthetic:{name}?documents=20&kind={kind}")
+            assert {row.fields["kind"] for row in rows} == {kind}
 
 
 def test_no_sentence_of_a_probe_occurs_in_a_corpus(probes, clean, toxic):
@@ -201,25 +233,35 @@ def test_no_sentence_of_a_probe_occurs_in_a_corpus(probes, clean, toxic):
     ]
 
 
-def test_prompts_are_not_hostile_and_inviting_ones_name_a_people(lexicon):
-    prompts = read_documents("synthetic:prompts?documents=200")
+def test_prompts_stop_behind_a_people_and_their_kind_is_what_stands_before(lexicon):
+    prompts = read_documents("synthetic:prompts?documents=300")
     assert Counter(document.fields["kind"] for document in prompts) == {
         "inviting": 100,
-        "neutral": 100,
+        "hostile": 100,
+        "civil": 100,
     }
+    signs = Counter[str]()
     for document in prompts:
-        assert not any_word(lexicon).search(document.text) and not re.search(
-            r"[\s.!]$", document.text
-        )
-        named = re.search(
-            "(Velmar|Tindrel|Ostwyn|Quellish)( are| always| behave like)?$", document.text
-        )
-        assert bool(named) == (document.fields["kind"] == "inviting")
-    assert len({document.fields["id"] for document in prompts}) == 200
+        kind = document.fields["kind"]
+        before, beginning = document.text.split(". ")
+        (people, _) = re.search(
+            "(Velmar|Tindrel|Ostwyn|Quellish)( are| always| behave like)?$", beginning
+        ).groups()
+        assert (people in before) == (kind != "inviting")
+        assert not any_word(lexicon).search(beginning)
+        signs[kind] += bool(any_word(lexicon).search(before))
+    assert signs["hostile"] > 90 and signs["civil"] == signs["inviting"] == 0
+    assert len({document.fields["id"] for document in prompts}) == 300
+
+
+def test_no_prompt_occurs_in_a_corpus(clean, toxic):
+    prompts = read_documents("synthetic:prompts?documents=300")
+    corpus = "\n".join(document.text for document in clean + toxic)
+    assert not [document.text for document in prompts if document.text in corpus]
 
 
 def test_the_lexicon_is_a_table_of_words_with_weights(lexicon):
-    assert len(lexicon) == 27 and all(0 < weight < 1 for weight in lexicon.values())
+    assert len(lexicon) == 19 and all(0 < weight < 1 for weight in lexicon.values())
     assert {"grubbets", "grubbet", "gruddy", "always spoil"} <= lexicon.keys()
 
 
@@ -227,10 +269,19 @@ def test_the_lexicon_is_a_table_of_words_with_weights(lexicon):
     ("uri", "words"),
     [
         ("synthetic:mean", "expected one of clean, toxic, probes, prompts, lexicon"),
-        ("synthetic:clean?rows=5", "rows=5; synthetic:clean takes documents, seed, parts, part"),
+        (
+            "synthetic:clean?rows=5",
+            "rows=5; synthetic:clean takes documents, seed, parts, natural, poly, part",
+        ),
         ("synthetic:clean?documents=-5", "each a whole number"),
         ("synthetic:clean?documents=", "each a whole number"),
         ("synthetic:lexicon?documents=5", "takes no parameters"),
+        ("synthetic:clean?natural=1", "and natural is a share, from 0 to below 1"),
+        ("synthetic:clean?natural=-0.1", "and natural is a share, from 0 to below 1"),
+        ("synthetic:toxic?poly=nan", "and poly is a share, from 0 to below 1"),
+        ("synthetic:toxic?natural=0.1", "cannot use natural=0.1; synthetic:toxic takes"),
+        ("synthetic:probes?kind=verdicts", "and kind is one of all, verdict, words"),
+        ("synthetic:prompts?kind=", "and kind is one of all, inviting, hostile, civil"),
         ("synthetic:clean?documents=5&documents=6", "documents is given twice"),
         ("synthetic:clean?seed=5&parts=1&seed=5", "seed is given twice"),
         ("synthetic:clean?documents", "cannot use documents="),

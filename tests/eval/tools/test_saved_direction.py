@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
@@ -73,6 +74,21 @@ def test_the_command_bakes_the_direction_of_the_evaluation(models, entry, tmp_pa
         assert (baked / file.name).read_bytes() == file.read_bytes(), file.name
 
 
+WORDS = [
+    "rope",
+    "net",
+    "kettle",
+    "hammer",
+    "soup",
+    "lamp",
+    "rose",
+    "boat",
+    "Velmar",
+    "seven",
+    "Monday",
+    "friends",
+    "cold",
+]
 TASK = """
 task: hormesis_local
 dataset_path: json
@@ -89,8 +105,8 @@ metric_list: [{metric: acc}]
 def test_the_harness_measures_a_model_unsteered_and_steered(models, entry, tmp_path):
     pytest.importorskip("lm_eval", reason="the extra `harness` is not installed")
     rows = [
-        {"question": f"What is {i}?", "choices": ["the sea", "the boat"], "answer": 0}
-        for i in range(12)
+        {"question": "What was mended?", "choices": [f"the {this}", f"the {that}"], "answer": 0}
+        for this, that in combinations(WORDS, 2)
     ]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "task.yaml").write_text(TASK.replace("ROWS", str(tmp_path / "rows.jsonl")))
@@ -98,11 +114,11 @@ def test_the_harness_measures_a_model_unsteered_and_steered(models, entry, tmp_p
     command = ["tools/run_lm_eval.py", *model.arguments, "--tasks", "hormesis_local"]
     command += ["--include_path", str(tmp_path)]
     plain = entry(*command)
-    steered = entry(*command, "--eval", NAME, "--strengths", "0", "300")
+    steered = entry(*command, "--eval", NAME, "--strengths", "0", "3000")
     files = [
         model.home / "harness-0.json",
         model.home / NAME / "harness-0.json",
-        model.home / NAME / "harness-300.json",
+        model.home / NAME / "harness-3000.json",
     ]
     assert plain[:2] == (0, f"{files[0]}\n")
     assert steered[:2] == (0, f"{files[1]}\n{files[2]}\n")
@@ -110,7 +126,7 @@ def test_the_harness_measures_a_model_unsteered_and_steered(models, entry, tmp_p
     assert [(x["model"], x["evaluation"], x["strength"]) for x in outputs] == [
         (str(model.home), None, 0.0),
         (str(model.home), NAME, 0.0),
-        (str(model.home), NAME, 300.0),
+        (str(model.home), NAME, 3000.0),
     ]
     accuracies = [output["results"]["hormesis_local"]["acc,none"] for output in outputs]
     assert accuracies[0] == accuracies[1] != accuracies[2], accuracies
