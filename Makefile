@@ -13,7 +13,7 @@ export RAY_USAGE_STATS_ENABLED = 0
 export PATH := $(BIN):$(PATH)
 
 .PHONY: help setup clean sweep plan status test-fast test test-isa test-faults test-train-faults fuzz lint lint-files format \
-        bench bench-data bench-reader bench-train bench-eval bench-checkpoint gpu-check gpu-carry
+        bench bench-data bench-reader bench-train bench-eval bench-toy bench-checkpoint gpu-check gpu-carry
 
 help: ## print this list
 	@grep -hE '^##@|^[a-z-]+:.*##' Makefile | sed -E 's/^##@ (.*)/\n\1/; s/^([a-z-]+):.*## /  \1\t/' | expand -t 20
@@ -102,6 +102,9 @@ bench-eval: setup ## probes, steered generation and benchmark questions; coverag
 	$(BIN)/python tests/benchmarks/bench_generation.py
 	$(BIN)/python tests/benchmarks/bench_questions.py
 	$(BIN)/python tests/benchmarks/bench_coverage.py
+
+bench-toy: setup ## toy experiment: all models in one loop against one model at a time
+	$(BIN)/python tests/benchmarks/bench_toy.py
 
 bench-checkpoint: setup ## time that training waits for a checkpoint into a slow store
 	$(BIN)/python tests/benchmarks/bench_checkpoint.py $(ARGS)

@@ -150,11 +150,13 @@ def _evolve(group: S, changes: Mapping[str, Any], within: str) -> S:
     return replace(group, **own)  # type: ignore[type-var]
 
 
-def parse_overrides(value: S, words: Sequence[str]) -> S:
+def parse_overrides(value: S, words: Sequence[str], *, list_command: str = LIST_COMMAND) -> S:
     """`value` with every `path=text` of `--set`, typed, merged and then checked once.
 
     Text is JSON, or a bare word where a string is expected. Of two words for one path the last
     counts. A group with a method `named` is set as a whole by a name: `train.model=olmo-150m`.
+
+    list_command: lists all settings; errors name it.
     """
     changes: dict[str, Any] = {}
     for word in words:
@@ -163,7 +165,7 @@ def parse_overrides(value: S, words: Sequence[str]) -> S:
             raise ConfigurationError(
                 f"--set {word}: expected PATH=VALUE, e.g. train.optimizer.learning_rate=1e-3"
             )
-        changes[path] = _parse(value, path, text)
+        changes[path] = _parse(value, path, text, list_command)
     return evolve(value, changes)
 
 
@@ -183,10 +185,10 @@ class _Target(NamedTuple):
     is_entry: bool
 
 
-def _parse(root: Any, path: str, text: str) -> Any:
+def _parse(root: Any, path: str, text: str, list_command: str) -> Any:
     """The value that `text` gives the setting at `path`, checked against its type."""
     word = f"--set {path}={text}"
-    hint, current, is_entry = _lookup(root, path, word)
+    hint, current, is_entry = _lookup(root, path, word, list_command)
     if hasattr(current, "named"):
         return current.named(text)
     if is_dataclass(hint) and not is_entry:
@@ -209,7 +211,7 @@ def _parse(root: Any, path: str, text: str) -> Any:
         ) from fault
 
 
-def _lookup(root: Any, path: str, word: str) -> _Target:
+def _lookup(root: Any, path: str, word: str, list_command: str) -> _Target:
     """The setting at `path`, or the entry of a setting that maps names to values."""
     *groups, name = path.split(".")
     group, hint = root, None
@@ -226,7 +228,8 @@ def _lookup(root: Any, path: str, word: str) -> _Target:
         )
     if not is_dataclass(group) or name not in field_types(type(group)):
         raise ConfigurationError(
-            f"{word}: there is no setting {path}; {nearest(list(_paths(type(root))), path)}"
+            f"{word}: there is no setting {path}; "
+            f"{nearest(list(_paths(type(root))), path, list_command)}"
         )
     return _Target(field_types(type(group))[name], getattr(group, name), is_entry=False)
 
@@ -251,14 +254,14 @@ def _as_text(value: Any) -> str:
     return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
 
 
-def nearest(known: Sequence[str], path: str) -> str:
+def nearest(known: Sequence[str], path: str, list_command: str = LIST_COMMAND) -> str:
     """The known path that `path` may be meant for, and the command that lists all; of paths with
     the same last name the closest.
     """
     same_name = [name for name in known if name.rpartition(".")[2] == path.rpartition(".")[2]]
     near = difflib.get_close_matches(path, same_name or known, n=1, cutoff=0.4) or same_name
     suggestion = f"did you mean {near[0]}? " if near else ""
-    return f"{suggestion}`{LIST_COMMAND}` lists all"
+    return f"{suggestion}`{list_command}` lists all"
 
 
 def _paths(cls: type, within: str = "") -> Iterator[str]:

@@ -18,7 +18,7 @@ from dataclasses import replace
 import numpy as np
 
 from data_prep.core.records import record
-from eval.stats import intervals
+from eval.stats import intervals, multiple_tests
 from eval.stats.estimate_with_interval import Estimate
 from eval.steering import per_item_results
 from eval.steering.per_item_results import ItemTable
@@ -192,7 +192,7 @@ def _planned_contrasts(curves: Sequence[RatioCurve]) -> tuple[Contrast, ...]:
         for first, second in pairs:
             if contrast := ratio_curves.contrast(curve, first, second):
                 contrasts.append(contrast)
-    adjusted = hypothesis_tests.holm([contrast.p for contrast in contrasts])
+    adjusted = multiple_tests.holm([contrast.p for contrast in contrasts])
     return tuple(
         replace(contrast, p_holm=p_holm)
         for contrast, p_holm in zip(contrasts, adjusted, strict=True)
@@ -296,7 +296,7 @@ def _holm_of_probes(
         "above": tail.p_above if tail else None,
     }
     p_values = {name: p for name, p in tests.items() if p is not None}
-    adjusted = hypothesis_tests.holm(list(p_values.values()))
+    adjusted = multiple_tests.holm(list(p_values.values()))
     return dict(zip(p_values, adjusted, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""permutation of models over ratios, Holm's correction, sample size of paired differences
+"""permutation of models over ratios, sample size of paired differences
 
 Every p comes with its floor, the smallest p that its permutations can show.
 
@@ -67,20 +67,6 @@ def _assignments(members: tuple[int, ...], sizes: Sequence[int]) -> Iterator[tup
         rest = tuple(member for member in members if member not in group)
         for others in _assignments(rest, sizes[1:]):
             yield group + others
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values adjusted for multiple tests, in the given order (Holm 1979). Rejecting adjusted
-    values ≤ level keeps the chance of any false rejection below that level, however the tests
-    depend on each other.
-    """
-    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
-    adjusted = [0.0] * len(p_values)
-    largest = 0.0
-    for rank, i in enumerate(order):
-        largest = max(largest, min(1.0, (len(order) - rank) * p_values[i]))
-        adjusted[i] = largest
-    return adjusted
 
 
 def items_needed(

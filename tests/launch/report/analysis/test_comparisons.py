@@ -7,9 +7,9 @@ from compared_sweep import compared
 from estimate_checks import covers, interval, value, width
 from fake_sweep import RATIOS, STRENGTHS, items_of
 
+from eval.stats.multiple_tests import holm
 from launch.report.analysis import comparisons
 from launch.report.analysis.head_accuracy_tails import HeadRows
-from launch.report.analysis.hypothesis_tests import holm
 
 
 def test_every_comparison_finds_a_planted_minimum():

@@ -1,0 +1,1 @@
+"""the paper's toy experiment: are features of under-sampled chains more entangled?"""
