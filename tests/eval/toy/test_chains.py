@@ -1,5 +1,6 @@
 """The chains' sequences, and the batches that are drawn of them."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -46,7 +47,7 @@ def test_noise_replaces_its_share_of_steps():
     }
     n_right = n = 0
     for row, feature in zip(found.tokens_NT, found.feature_N, strict=True):
-        for now, then in zip(row, row[1:], strict=False):
+        for now, then in itertools.pairwise(row):
             n_right += follows[feature // 4][now] == then
             n += 1
     expected = 0.6 + 0.4 / 4  # a noisy step may go to the next state by chance
