@@ -1,4 +1,4 @@
-"""ENTRY: the paper's toy experiment: entanglement of under-sampled features, by estimator and layer
+"""ENTRY: run the paper's toy experiment: entanglement of under-sampled features
 
     python eval/toy_run.py --out out
     python eval/toy_run.py --out s3://bucket/study --set n_seeds=40 'training.weight_decays=[0.1]'

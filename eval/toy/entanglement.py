@@ -1,4 +1,4 @@
-"""entanglement of unit directions: largest |cos| with another one, its bound and random level
+"""entanglement of directions: the largest |cos|, its lower bound and random level
 
 PAPER.md §2: E_i = max over j ≠ i of |v_i · v_j|. Features of one chain are siblings that often
 dominate the maximum, so it is also taken over the features of other chains alone.

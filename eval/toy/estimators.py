@@ -1,4 +1,4 @@
-"""directions of the toy experiment's features by five estimators, and how long each feature is
+"""directions of the toy experiment's features by five estimators, and their lengths
 
     token_probes     per last token a logistic probe per feature against all others; mean of their
                      unit normals, renormalised: the paper's (Remark 2)

@@ -1,4 +1,4 @@
-"""train all replicas of the toy experiment in one vectorised loop that resumes where it stopped
+"""train all replicas of the toy experiment in one vectorised loop that resumes
 
 Every replica has its own learning rate and weight decay. AdamW as torch.optim.AdamW with its
 defaults; all parameters decay.
