@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eval.toy import chains, contrasts, entanglement, estimators, toy_model, train_replicas
+from eval.toy import chains, contrasts, entanglement, estimators
+from eval.toy.replicas import toy_model, train_replicas
 from eval.toy.config import ToyConfig
 from eval.toy.estimators import ESTIMATORS
 from eval.toy.toy_result import (

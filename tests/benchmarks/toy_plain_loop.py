@@ -4,9 +4,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from eval.toy import chains, toy_model, train_replicas
+from eval.toy import chains
+from eval.toy.replicas import toy_model, train_replicas
 from eval.toy.config import ToyConfig
-from eval.toy.train_replicas import Replica
+from eval.toy.replicas.train_replicas import Replica
 
 
 class PlainBlock(nn.Module):

@@ -8,7 +8,8 @@ import pytest
 from toy_settings import TINY
 
 from data_prep.core.errors import ConfigurationError
-from eval.toy import chains, train_replicas
+from eval.toy import chains
+from eval.toy.replicas import train_replicas
 from eval.toy.config import ChainConfig, ToyConfig, ToyModelConfig, ToyTrainingConfig
 
 

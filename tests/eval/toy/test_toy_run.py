@@ -9,7 +9,8 @@ from toy_settings import TINY
 
 from data_prep.core import storage
 from data_prep.core.records import from_json, to_json
-from eval.toy import result_table, run_toy, toy_result, train_replicas
+from eval.toy import result_table, run_toy, toy_result
+from eval.toy.replicas import train_replicas
 from eval.toy.toy_result import ToyResult
 
 ROOT = Path(__file__).resolve().parents[3]

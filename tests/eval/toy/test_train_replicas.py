@@ -9,7 +9,8 @@ from toy_settings import TINY
 
 from data_prep.core import storage
 from data_prep.core.errors import ArtefactCorrupt
-from eval.toy import chains, estimators, measure_replicas, replica_ops, toy_model, train_replicas
+from eval.toy import chains, estimators, measure_replicas
+from eval.toy.replicas import replica_ops, toy_model, train_replicas
 from eval.toy.config import ChainConfig, ToyConfig, ToyModelConfig, ToyTrainingConfig
 
 # fp64: the keys' biases have no gradient but rounding, which AdamW in fp32 makes a full step
@@ -78,9 +79,9 @@ def test_operations_have_the_gradients_of_their_values():
         return torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_()
 
     checks = [
-        (replica_ops.Linear, (normal(4, 6, 2), normal(4, 3, 2), normal(3, 2))),
-        (replica_ops.Linear, (normal(3, 6, 2), normal(3, 5, 2), normal(5, 2))),
-        (replica_ops.LayerNorm, (normal(4, 6, 2),)),
+        (replica_ops.ReplicaLinear, (normal(4, 6, 2), normal(4, 3, 2), normal(3, 2))),
+        (replica_ops.ReplicaLinear, (normal(3, 6, 2), normal(3, 5, 2), normal(5, 2))),
+        (replica_ops.ReplicaLayerNorm, (normal(4, 6, 2),)),
         (replica_ops.CausalAttention, tuple(normal(2, 3, 2, 4, 2) for _ in range(3))),
     ]
     for operation, inputs in checks:

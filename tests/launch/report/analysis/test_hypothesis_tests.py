@@ -2,8 +2,6 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy import stats
 
 from launch.report.analysis import hypothesis_tests
@@ -45,22 +43,6 @@ def test_a_true_null_is_rejected_in_at_most_5_percent():
     groups = [[generator.normal(size=3) for _ in range(3)] for _ in range(600)]
     rejected = np.mean([permute(group, n_permutations=199).p <= 0.05 for group in groups])
     assert 0.025 <= rejected <= 0.075  # 5 % ± 2.8 standard errors of 0.9 %
-
-
-def test_holm_gives_the_adjusted_values_of_a_worked_example():
-    """By hand: 4 × 0.005, 3 × 0.01, then 2 × 0.03 = 0.06, and 0.04 may not fall below it."""
-    adjusted = hypothesis_tests.holm([0.01, 0.04, 0.03, 0.005])
-    assert adjusted == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert hypothesis_tests.holm([0.9, 0.6]) == [1.0, 1.0] and hypothesis_tests.holm([]) == []
-
-
-@given(st.lists(st.floats(0, 1), max_size=12))
-def test_holm_keeps_the_order_and_is_at_most_bonferronis(ps):
-    adjusted = hypothesis_tests.holm(ps)
-    assert all(p <= a <= min(1.0, len(ps) * p) + 1e-12 for p, a in zip(ps, adjusted, strict=True))
-    assert all(
-        adjusted[i] <= adjusted[j] for i in range(len(ps)) for j in range(len(ps)) if ps[i] < ps[j]
-    )
 
 
 @pytest.mark.parametrize(("difference", "deviation"), [(1.0, 2.0), (0.5, 2.0), (3.0, 8.0)])

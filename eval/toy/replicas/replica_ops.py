@@ -17,7 +17,7 @@ from torch.autograd import Function
 LAYER_NORM_EPSILON = 1e-5
 
 
-class Linear(Function):
+class ReplicaLinear(Function):
     """y[e] = b[e] + Σ_d W[d, e]·x[d] of x [D, M, R], W [D, E, R], b [E, R]."""
 
     @staticmethod
@@ -44,7 +44,7 @@ class Linear(Function):
         return to_x_DMR, to_weight_DER, gradient_EMR.sum(1)
 
 
-class LayerNorm(Function):
+class ReplicaLayerNorm(Function):
     """(x − mean)/√(variance + ε) over the features of x [D, M, R]."""
 
     @staticmethod

@@ -17,10 +17,10 @@ from torch.nn.functional import gelu
 
 from eval.stats import resampling
 from eval.toy.config import ToyConfig
-from eval.toy.replica_ops import CausalAttention, LayerNorm, Linear
+from eval.toy.replicas.replica_ops import CausalAttention, ReplicaLayerNorm, ReplicaLinear
 
 
-class Activations(NamedTuple):
+class ToyActivations(NamedTuple):
     """streams: the residual stream after the embedding and after each block, [D, M, R] each."""
 
     streams: list[Tensor]
@@ -70,7 +70,7 @@ def parameters(config: ToyConfig, flat_PR: Tensor) -> dict[str, Tensor]:
     }
 
 
-def forward(config: ToyConfig, flat_PR: Tensor, tokens_NT: Tensor) -> Activations:
+def forward(config: ToyConfig, flat_PR: Tensor, tokens_NT: Tensor) -> ToyActivations:
     """What the replicas compute on all sequences; token n·T + t is position t of sequence n."""
     p = parameters(config, flat_PR)
     n, n_positions = tokens_NT.shape
@@ -81,13 +81,15 @@ def forward(config: ToyConfig, flat_PR: Tensor, tokens_NT: Tensor) -> Activation
     for layer in range(config.model.n_layers):
 
         def apply(x: Tensor, name: str, layer: int = layer) -> Tensor:
-            return Linear.apply(x, p[f"{layer}.{name}"], p[f"{layer}.{name}.bias"])  # type: ignore[return-value]
+            return ReplicaLinear.apply(x, p[f"{layer}.{name}"], p[f"{layer}.{name}.bias"])  # type: ignore[return-value]
 
-        qkv = apply(LayerNorm.apply(x_DMR), "qkv")  # type: ignore[arg-type]
+        qkv = apply(ReplicaLayerNorm.apply(x_DMR), "qkv")  # type: ignore[arg-type]
         q, k, v = (part.view(*heads, n, n_positions, -1) for part in qkv.chunk(3))
         mixed: Tensor = CausalAttention.apply(q, k, v)  # type: ignore[assignment]
         x_DMR = x_DMR + apply(mixed.reshape_as(x_DMR), "out")
-        x_DMR = x_DMR + apply(gelu(apply(LayerNorm.apply(x_DMR), "up")), "down")  # type: ignore[arg-type]
+        x_DMR = x_DMR + apply(gelu(apply(ReplicaLayerNorm.apply(x_DMR), "up")), "down")  # type: ignore[arg-type]
         streams.append(x_DMR)
-    logits = Linear.apply(LayerNorm.apply(x_DMR), p["unembedding"], p["unembedding.bias"])
-    return Activations(streams, logits)  # type: ignore[arg-type]
+    logits = ReplicaLinear.apply(
+        ReplicaLayerNorm.apply(x_DMR), p["unembedding"], p["unembedding.bias"]
+    )
+    return ToyActivations(streams, logits)  # type: ignore[arg-type]

@@ -1,0 +1,1 @@
+"""many small transformers at once: their operations, the model, its training"""
