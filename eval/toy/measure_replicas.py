@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from eval.toy import chains, contrasts, entanglement, estimators
-from eval.toy.replicas import toy_model, train_replicas
 from eval.toy.config import ToyConfig
 from eval.toy.estimators import ESTIMATORS
+from eval.toy.replicas import toy_model, train_replicas
 from eval.toy.toy_result import (
     ENTANGLEMENT,
     FORMAT_VERSION,

@@ -8,8 +8,8 @@ A killed run continues from its checkpoint and gives the same bytes.
 
 from data_prep.core import storage, telemetry
 from eval.toy import measure_replicas
-from eval.toy.replicas import train_replicas
 from eval.toy.config import ToyConfig
+from eval.toy.replicas import train_replicas
 from eval.toy.toy_result import ToyResult, models_uri, result_uri
 
 

@@ -17,8 +17,8 @@ os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
 import torch
 import toy_plain_loop
 
-from eval.toy.replicas import train_replicas
 from eval.toy.config import ToyConfig, ToyTrainingConfig
+from eval.toy.replicas import train_replicas
 
 N_STEPS = 60  # of each round
 N_ROUNDS = 5

@@ -5,8 +5,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from eval.toy import chains
-from eval.toy.replicas import toy_model, train_replicas
 from eval.toy.config import ToyConfig
+from eval.toy.replicas import toy_model, train_replicas
 from eval.toy.replicas.train_replicas import Replica
 
 

@@ -20,8 +20,8 @@ from torch.nn.functional import one_hot
 from data_prep.core import storage, telemetry
 from data_prep.core.errors import ArtefactCorrupt, ConfigurationError
 from eval.toy import chains
-from eval.toy.replicas import toy_model
 from eval.toy.config import ToyConfig, ToyTrainingConfig
+from eval.toy.replicas import toy_model
 from eval.toy.replicas.replica_ops import WeightedCrossEntropy
 
 BETAS = (0.9, 0.999)

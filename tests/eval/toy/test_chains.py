@@ -9,8 +9,8 @@ from toy_settings import TINY
 
 from data_prep.core.errors import ConfigurationError
 from eval.toy import chains
-from eval.toy.replicas import train_replicas
 from eval.toy.config import ChainConfig, ToyConfig, ToyModelConfig, ToyTrainingConfig
+from eval.toy.replicas import train_replicas
 
 
 def test_three_chains_give_twelve_sequences_none_twice():

@@ -9,9 +9,9 @@ from sklearn.linear_model import LogisticRegression
 from toy_settings import TINY
 
 from eval.toy import entanglement, estimators, logistic, measure_replicas
-from eval.toy.replicas import toy_model
 from eval.toy.config import ChainConfig, ToyModelConfig
 from eval.toy.estimators import ESTIMATORS, Features
+from eval.toy.replicas import toy_model
 from eval.toy.toy_result import ENTANGLEMENT, LENGTH, OTHER_CHAINS
 
 READ = estimators.rows(TINY)

@@ -10,8 +10,8 @@ from toy_settings import TINY
 from data_prep.core import storage
 from data_prep.core.errors import ArtefactCorrupt
 from eval.toy import chains, estimators, measure_replicas
-from eval.toy.replicas import replica_ops, toy_model, train_replicas
 from eval.toy.config import ChainConfig, ToyConfig, ToyModelConfig, ToyTrainingConfig
+from eval.toy.replicas import replica_ops, toy_model, train_replicas
 
 # fp64: the keys' biases have no gradient but rounding, which AdamW in fp32 makes a full step
 FP64 = 1e-9
