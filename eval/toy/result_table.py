@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from data_prep.core.settings import describe
 from eval.stats.estimate_with_interval import Estimate
+from eval.toy.config import ToyConfig
 from eval.toy.toy_result import (
     ENTANGLEMENT,
     LENGTH,
@@ -14,6 +16,9 @@ from eval.toy.toy_result import (
 )
 
 SIGNIFICANCE = 0.05
+VERDICTS = "Under-sampled against control features at the lowest ratio, after Holm's correction:"
+# settings that the first words of a variant name
+NAMED = ("chains.n_chains", "chains.n_states", "chains.noise", "model.d_model")
 MARK = "*"
 NONE = "–"
 MINUS = "\N{MINUS SIGN}"
@@ -51,11 +56,16 @@ def arm_name(learning_rate: float, weight_decay: float) -> str:
     return f"learning rate {learning_rate:g}, weight decay {weight_decay:g}"
 
 
+def estimator_name(estimator: str) -> str:
+    """The name of an estimator in tables and figures."""
+    return "LDA" if estimator == "lda" else estimator.replace("_", " ")
+
+
 def row(cell: ToyCell) -> list[str]:
     """The columns of one cell, at the lowest ratio."""
     angle, length = cell.quantities[ENTANGLEMENT], cell.quantities[LENGTH]
     return [
-        cell.estimator.replace("_", " "),
+        estimator_name(cell.estimator),
         str(cell.layer),
         _level(angle.levels[0].under_sampled),
         _level(angle.levels[0].control),
@@ -109,9 +119,43 @@ def facts(result: ToyResult) -> str:
     )
 
 
+def variant(config: ToyConfig) -> str:
+    """'3 chains over 4 states, width 4', and what else is unusual."""
+    chains = config.chains
+    words = f"{chains.n_chains} chains over {chains.n_states} states, width {config.model.d_model}"
+    if chains.noise:
+        words += f", noise {chains.noise:g}"
+    unusual = [
+        f"{setting.path} {setting.value}"
+        for setting, usual in zip(describe(config), describe(ToyConfig()), strict=True)
+        if setting.value != usual.value and not setting.path.startswith(NAMED)
+    ]
+    return ", ".join([words, *unusual])
+
+
+def verdicts(result: ToyResult) -> list[str]:
+    """Per estimator, in how many cells under-sampled features differ from control features."""
+    lines = []
+    for name in dict.fromkeys(cell.estimator for cell in result.cells):
+        cells = [cell for cell in result.cells if cell.estimator == name]
+        parts = []
+        for quantity in (ENTANGLEMENT, LENGTH):
+            tests = [cell.quantities[quantity].minus_control for cell in cells]
+            tests = [test for test in tests if test.p is not None]
+            found = [test.difference.value or 0.0 for test in tests if is_significant(test)]
+            n_higher = sum(value > 0 for value in found)
+            parts.append(
+                f"{quantity} is higher in {n_higher} and lower in {len(found) - n_higher} of "
+                f"{len(tests)} cells"
+            )
+        shown = estimator_name(name)
+        lines.append(f"{shown[0].upper()}{shown[1:]}: {'; '.join(parts)}.")
+    return lines
+
+
 def text(result: ToyResult) -> str:
     """The whole table for a terminal."""
-    lines = [facts(result)]
+    lines = [f"{variant(result.config)}: {facts(result)}", "", VERDICTS, *verdicts(result)]
     for arm in arms(result):
         lines += ["", arm.name, *_aligned([COLUMNS, *map(row, arm.cells)])]
     lines += ["", *_aligned([LOSS_COLUMNS, *loss_rows(result)])]

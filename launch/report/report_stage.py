@@ -15,6 +15,7 @@ from data_prep.config import StreamName
 from data_prep.core import storage, telemetry
 from data_prep.core.errors import HormesisError
 from data_prep.core.records import digest
+from eval.toy import toy_result
 from launch import run_states
 from launch.experiment import Experiment
 from launch.report.text import text_overlap
@@ -36,7 +37,7 @@ def write(root: str, sweep: Experiment) -> None:
     uri = index_page.write(root, sweep, done, data_cards(root, sweep))
     telemetry.logger.info("report of %d of %d runs: %s", len(done), len(states), uri)
     if all(state.report for state in states):
-        content = _digest_of_records(states, text_overlap.read(root, sweep))
+        content = _digest_of_records(root, states, text_overlap.read(root, sweep))
         storage.write(storage.join(root, *DONE), content.encode())
 
 
@@ -55,12 +56,13 @@ def is_written(root: str, sweep: Experiment) -> bool:
     if not all(state.report for state in states) or text_overlap.is_missing(overlaps, wanted):
         return False
     uri = storage.join(root, *DONE)
-    content = _digest_of_records(states, overlaps)
+    content = _digest_of_records(root, states, overlaps)
     return storage.exists(uri) and storage.read(uri).decode() == content
 
 
-def _digest_of_records(states: list[RunState], overlaps: list[TextOverlap]) -> str:
+def _digest_of_records(root: str, states: list[RunState], overlaps: list[TextOverlap]) -> str:
     records = [record for overlap in overlaps for record in overlap.by_stream.values()]
+    records += [result for _, result in toy_result.read_all(root)]
     return digest([state.record for state in states], [state.report for state in states], records)
 
 

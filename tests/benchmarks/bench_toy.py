@@ -22,13 +22,16 @@ from eval.toy.replicas import train_replicas
 
 N_STEPS = 60  # of each round
 N_ROUNDS = 5
+RATIOS = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)  # as many as by default; so few steps draw no rarer one
 RATIO_AIM = 10.0
 
 
 def main() -> int:
     torch.set_num_threads(1)
     whole = ToyConfig()
-    config = replace(whole, training=ToyTrainingConfig(n_steps=N_STEPS, warmup_steps=10))
+    config = replace(
+        whole, training=ToyTrainingConfig(n_steps=N_STEPS, warmup_steps=10), ratios=RATIOS
+    )
     everyone = train_replicas.replicas(config)
     drawn = train_replicas.draw_all(config)
 

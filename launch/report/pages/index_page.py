@@ -42,7 +42,8 @@ from launch.report.figures import (
 )
 from launch.report.figures.svg_rendering import Drawing, render
 from launch.report.mask_slurs import masking
-from launch.report.pages import data_page, prompt_set_page, summary_page
+from launch.report.pages import data_page, prompt_set_page, summary_page, toy_section
+from launch.report.pages.toy_section import ToyTable
 from launch.report.results_files import FinishedRun
 from launch.report.tables import MainTable
 from launch.report.text import choices_vs_paper, display_names, text_overlap, text_sets
@@ -58,10 +59,12 @@ Cards = dict[str, DataCard]
 
 
 class Extras(NamedTuple):
-    """What the page shows beside the views: overlap of texts with streams, table of conditions."""
+    """What the page shows beside the views: overlap of texts with streams, table of conditions,
+    results of the toy experiment."""
 
     overlaps: Sequence[str]
     conditions: MainTable | None
+    toy: Sequence[ToyTable] = ()
 
 
 def write(root: str, experiment: Experiment, runs: Sequence[Run], cards: Cards) -> str:
@@ -137,7 +140,9 @@ def write_views(
     reports = [run.report for run in finished]
     heads = [head_accuracy_tails.read(run_folder(root, run), run.report.config) for run in finished]
     compared = comparisons.compare(reports, items, heads)
+    toy_results = toy_section.read(root)
     drawings = draw_figures(root, finished, compared, by_set or [reports])
+    drawings += toy_section.figures(toy_results)
     html_rendering.save_figures(folder, drawings)
     data_page.write(root, experiment, cards, with_comparison=True)
     sentences = findings(reports, compared)
@@ -150,7 +155,8 @@ def write_views(
     main_figure = next(drawing for drawing in drawings if drawing.name == summary_page.FIGURE)
     summary_page.write(folder, summary, finished, main_figure)
     uri = storage.join(folder, "index.html")
-    shown = Extras(text_overlap.lines(text_overlap.read(root, experiment)), conditions)
+    overlaps = text_overlap.lines(text_overlap.read(root, experiment))
+    shown = Extras(overlaps, conditions, toy_section.tables(toy_results))
     html = page(experiment, [*finished, *beside], cards, drawings, compared, shown)
     storage.write(uri, html.encode())
     return uri
@@ -238,6 +244,7 @@ def page(
         compared=compared,
         overlaps=extras.overlaps if extras else (),
         conditions=extras.conditions if extras else None,
+        toy=extras.toy if extras else (),
         **_tables(finished, cards, compared),
         missing=_missing(experiment, runs),
         **_notes(experiment, finished, compared),

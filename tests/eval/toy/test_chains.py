@@ -79,6 +79,11 @@ def test_batches_of_two_ratios_differ_only_where_they_must():
     assert ((low // 4 == 0) <= (high // 4 == 0)).all()  # the rare rows are nested
 
 
+def test_seeds_draw_other_batches():
+    first, second = (chains.counts(TINY, seed) for seed in (0, 1))
+    assert not (first == second).all()
+
+
 def test_a_replica_without_under_sampled_sequences_is_refused():
     config = replace(TINY, ratios=(1e-9, 1.0))
     with pytest.raises(ConfigurationError, match=r"1e-09, seed 0 draws no sequence .* raise"):

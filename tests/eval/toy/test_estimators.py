@@ -8,6 +8,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression
 from toy_settings import TINY
 
+from data_prep.core.errors import ConfigurationError
 from eval.toy import entanglement, estimators, logistic, measure_replicas
 from eval.toy.config import ChainConfig, ToyModelConfig
 from eval.toy.estimators import ESTIMATORS, Features
@@ -58,6 +59,26 @@ def test_separable_rows_with_a_small_penalty_still_converge():
     own_FK = np.array([[True] * 3 + [False] * 3])
     found = logistic.normals(x, own_FK, 1e-4)[0, 0]
     np.testing.assert_allclose(found, sklearn_normal(x[0], own_FK[0], 1e-4), rtol=1e-3)
+
+
+def test_probes_converge_where_whole_newton_steps_diverge():
+    """Layer 2 of untrained models, token 0: without halving, the weights grow beyond 1e12."""
+    of_token = READ.token_K == 0
+    streams = measure_replicas.read_streams(TINY, toy_model.initial(TINY, range(3)))
+    x = streams[2][:, of_token]
+    own_FK = np.arange(N_FEATURES)[:, None] == READ.feature_K[of_token]
+    found = logistic.normals(x, own_FK, 0.01)
+    for batch in range(3):
+        for feature in range(N_FEATURES):
+            expected = sklearn_normal(x[batch], own_FK[feature], 0.01)
+            np.testing.assert_allclose(found[batch, feature], expected, rtol=0.01, atol=0.01)
+
+
+def test_probes_that_do_not_converge_are_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(logistic, "MAX_ITERATIONS", 2)
+    own_FK = np.arange(N_FEATURES)[:, None] == READ.feature_K
+    with pytest.raises(ConfigurationError, match=r"did not converge in 2 steps .* raise it"):
+        logistic.normals(random_rows(), own_FK, 0.01)
 
 
 def test_token_probes_are_means_of_unit_normals_per_last_token():
@@ -126,6 +147,15 @@ def test_layer_0_tells_no_sequence_apart():
         found = measure_replicas.quantities(TINY, name, embedded)
         np.testing.assert_allclose(found[ENTANGLEMENT].under_sampled_R, 1.0)
         np.testing.assert_allclose(found[LENGTH].control_R, 0.0, atol=1e-9)
+
+
+def test_a_difference_of_means_that_is_only_rounding_is_no_direction():
+    planted = np.random.default_rng(6).normal(size=(N_FEATURES, 4))
+    by_state = planted[READ.token_K][None]  # no sequence differs from another in its mean
+    rounding = 1e-14 * np.random.default_rng(7).normal(size=by_state.shape)
+    for name in ("joint_probes", "lda", "sequence_means"):
+        found = ESTIMATORS[name](by_state + rounding, READ, TINY)
+        assert np.isnan(found.direction_BFD).all()
 
 
 def test_noise_and_other_sizes_are_measured_by_every_estimator():

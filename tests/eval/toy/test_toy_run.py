@@ -30,11 +30,11 @@ def test_the_command_writes_the_record_and_prints_the_table(tmp_path: Path):
     assert done.returncode == 0, done.stderr
     ((digest, result),) = toy_result.read_all(str(tmp_path))
     assert result.config == TINY
-    assert done.stdout.startswith("12 models: 2 ratios, 3 seeds. 12 features in 4 dimensions")
+    assert "12 models: 2 ratios, 3 seeds. 12 features in 4 dimensions" in done.stdout
     assert f"record: {tmp_path}/toy/{digest}/result.json" in done.stdout
     cells = [(cell.weight_decay, cell.estimator, cell.layer) for cell in result.cells]
     assert len(cells) == len(set(cells)) == 2 * 5 * 5
-    assert done.stdout.count("state means") == 10
+    assert done.stdout.count("state means ") == 10
 
     record = toy_run("--out", str(tmp_path), "--json", "--set", *SETTINGS)
     assert from_json(ToyResult, record.stdout, "stdout") == result
