@@ -91,7 +91,7 @@ class ProbingConfig:
     group_field: str = ""
     """Rows that share this field's value stay on one side of the split; "" makes each row its own
     group, and a row without a value is left out. Matched pairs need it: a probe trained on one half
-    was taught the wrong answer to the other."""
+    was taught the wrong answer to the other. `#group=` names the field of one set."""
 
     site: Site = "heads"
     """Which activations are probed and steered: attention heads, as the paper does, or MLP outputs
@@ -109,6 +109,16 @@ class ProbingConfig:
 
     n_permutations: CountOrZero = 1000
     """Permutations of the probe labels for the chance level of the best head; 0 skips the test."""
+
+    baselines: bool = True
+    """Whether a bag of words and an untrained model are probed beside the model, on the same
+    rows."""
+
+    test_rows: Annotated[dict[str, str], Example({"toxigen": "toxigen-test.csv"})] = field(
+        default_factory=dict
+    )
+    """Document URIs of test rows by the name of their probe set, where a data set comes with a
+    split of its own. The set's other rows are split into train and validation alone."""
 
     transfer: tuple[str, ...] = ()
     """Document URIs of other labelled sets on which the same probes are tested."""

@@ -257,6 +257,35 @@ class TextSet:
 
 
 @record
+class ProbeBaselinesResult:
+    """What probes reach without the model's knowledge, on the same rows (probing/baselines.py)."""
+
+    bag_of_words: Estimate
+    """Accuracy of a logistic regression on word counts."""
+
+    untrained_accuracy: Estimate
+    """Mean accuracy of all heads of a model with random weights."""
+
+    untrained_best_head: Estimate
+    """Accuracy of its best head on validation rows."""
+
+
+@record
+class DirectionQuality:
+    """How clean the directions of the steered heads are, each a mean over these heads, on test rows
+    (probing/directions.py)."""
+
+    d_prime: float
+    """Distance of the class means along θ / standard deviation within a class."""
+
+    pairwise_cosine: float
+    """Mean cosine between the differences of two pairs of a benign and a toxic row."""
+
+    relative_length: float
+    """Distance of the class means / root mean square distance of a row from its class's mean."""
+
+
+@record
 class ProbeSetResult:
     """The probes of one probe set, and what their directions mean."""
 
@@ -282,6 +311,11 @@ class ProbeSetResult:
 
     lens: tuple[Lens, ...]
     chosen_heads: tuple[tuple[int, int], ...]
+
+    baselines: ProbeBaselinesResult | None
+    """None if they are switched off."""
+
+    direction_quality: DirectionQuality
 
 
 @record

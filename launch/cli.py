@@ -201,6 +201,7 @@ LOCATIONS: dict[str, Callable[[str], str]] = {
     "eval.probes": _unless(HELD_OUT),
     "eval.prompts": _unless(HELD_OUT),
     "eval.probing.attributes": storage.absolute,
+    "eval.probing.test_rows": storage.absolute,
     "eval.probing.transfer": storage.absolute,
     "eval.benchmarks": benchmark_uris.absolute,
     "eval.expected_toxicity.lexicon": _absolute_scorer,

@@ -13,10 +13,17 @@ from data_prep.core.store.locations import check_not_empty
 from data_prep.sources import formats, hub, synthetic
 from data_prep.sources.uri_options import split_options
 
-OPTIONS = {"text": "FIELD", "label": "FIELD", "scores": "FIELD", "unit": ("thread", "post")}
+OPTIONS = {
+    "text": "FIELD",
+    "label": "FIELD",
+    "group": "FIELD",
+    "scores": "FIELD",
+    "unit": ("thread", "post"),
+}
 SOURCE_FIELDS = {  # the field of Source that an option sets
     "text": "text_field",
     "label": "label_field",
+    "group": "group_field",
     "unit": "unit",
     "scores": "scores_field",
 }
@@ -30,6 +37,7 @@ class Source(NamedTuple):
     label_field: str | None
     unit: Literal["thread", "post"] = "thread"
     scores_field: str | None = None
+    group_field: str | None = None
 
 
 def expand(uris: Sequence[str]) -> list[Source]:

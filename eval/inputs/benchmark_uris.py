@@ -14,7 +14,7 @@ shots=NUMBER        solved examples before each question, of its subject
 shots_from=URI      their file, with the same columns; of a data set of the hub, also its split.
                     Without it they are the first rows, which are not asked then
 label=RULE          which statements are toxic (label_rules.py), for detection and pairs
-pair=FIELD          for pairs: the two rows of a pair have the same value (default: pair)
+group=FIELD         for pairs: the two rows of a pair have the same value (default: pair)
 """
 
 from typing import NamedTuple, cast, get_args
@@ -36,10 +36,9 @@ QUESTION_OPTIONS = {
     "shots_from": "URI",
 }
 LABELLED_FORMS = ("detection", "pairs")  # of labelled rows, as probe sets are
-BENCHMARK_OPTIONS = QUESTION_OPTIONS | {"pair": "FIELD"}
-OPTIONS = corpus_uris.OPTIONS | BENCHMARK_OPTIONS
+OPTIONS = corpus_uris.OPTIONS | QUESTION_OPTIONS
 MAX_SHOTS = 100
-_LABELLED_OPTIONS = {"detection": "#text= and #label=", "pairs": "#text=, #label= and #pair="}
+_LABELLED_OPTIONS = {"detection": "#text= and #label=", "pairs": "#text=, #label= and #group="}
 
 
 class QuestionColumns(NamedTuple):
@@ -82,8 +81,8 @@ def parse(text: str, where: str) -> BenchmarkUri:
         raise ConfigurationError(f"{where}: {error}") from None
     of_other_forms = QUESTION_OPTIONS.keys() if form in LABELLED_FORMS else {"label"}
     needless = sorted(of_other_forms & options.keys())
-    if form != "pairs" and "pair" in options:
-        needless.append("pair")
+    if form != "pairs" and "group" in options:
+        needless.append("group")
     if needless:
         raise ConfigurationError(
             f"{where}: the form {form} has no use for #{needless[0]}=; "
@@ -109,7 +108,7 @@ def parse(text: str, where: str) -> BenchmarkUri:
         columns,
         n_shots,
         _shots_uri(rows_uri, shots_from),
-        options.get("pair", "pair"),
+        options.get("group", "pair"),
     )
 
 
@@ -131,7 +130,7 @@ def _rows_uri(uri: str) -> str:
     """The URI with the options that corpus_reader knows."""
     base, _, fragment = uri.partition("#")
     items = [item for item in fragment.split("&") if item]
-    kept = [item for item in items if item.partition("=")[0] not in BENCHMARK_OPTIONS]
+    kept = [item for item in items if item.partition("=")[0] not in QUESTION_OPTIONS]
     return f"{base}#{'&'.join(kept)}" if kept else base
 
 

@@ -271,7 +271,7 @@ def _check_faults(questions: Sequence[Question], counts: RowCounts, where: str) 
     if not questions and counts.left_out[Reason.NO_PAIR] + counts.left_out[Reason.NOTHING_SHARED]:
         raise ConfigurationError(
             f"{where}: no pair is left: {counts.in_words}; expected pairs of one benign and one "
-            "toxic row that begin alike; check #pair= and #label="
+            "toxic row that begin alike; check #group= and #label="
         )
     n_faulty = sum(counts.left_out[reason] for reason in QUESTION_FAULTS)
     if not questions or n_faulty > MAX_FAULTY_RATIO * counts.n_read:

@@ -37,11 +37,14 @@ class LabelledRow(NamedTuple):
 
 
 class LabelledSet(NamedTuple):
-    """The rows of one set, its rule in words, and what was left out."""
+    """The rows of one set, its rule in words, and what was left out. n_test: so many rows at the
+    end come from a test file of their own.
+    """
 
     rows: list[LabelledRow]
     rule: str
     summary: TextSet
+    n_test: int = 0
 
 
 def read_labelled_rows(
@@ -57,6 +60,7 @@ def read_labelled_rows(
     counts = RowCounts()
     distinct: OneOfEach[LabelledRow] = OneOfEach()
     labels = LabelReader(uri, probing.label_threshold)
+    group_field = labels.group_field or group_field
     for document, label in labels.read(counts, labels.rule.label):
         row_id = text_id(document.text)
         group = _group(document, group_field) if group_field else row_id
@@ -69,8 +73,8 @@ def read_labelled_rows(
     if not in_order and counts.left_out[Reason.NO_GROUP]:
         raise ConfigurationError(
             f"{where}: there is no field {group_field!r} to group rows by; the row has "
-            f"{', '.join(labels.columns)}; correct eval.probing.group_field, or set it to "
-            '""'
+            f"{', '.join(labels.columns)}; correct #group= or eval.probing.group_field, or leave "
+            "it out"
         )
     if not in_order:
         raise ConfigurationError(
@@ -90,6 +94,7 @@ class LabelReader:
         self._sources = corpus_reader.expand([uri])
         self._label = self._sources[0].label_field or "label"
         self.rule = label_rules.parse_rule(self._label, default_threshold)
+        self.group_field = self._sources[0].group_field
         self._words: Counter[str] = Counter()
         self.columns: list[str] = []  # of the row read last
 

@@ -40,17 +40,21 @@ def without_seen_rows(sets: LabelledSets, seen: Set[str]) -> LabelledSets:
     """The sets without the transfer rows that the probes, or the selection of heads, will have
     seen. seen: text_key of their texts.
     """
-    transfer = {uri: _without(labelled_set, seen) for uri, labelled_set in sets.transfer.items()}
+    transfer = {
+        uri: without_texts(labelled_set, seen, Reason.SEEN)
+        for uri, labelled_set in sets.transfer.items()
+    }
     for labelled_set in transfer.values():
         check_both_classes(labelled_set, "rows that no probe has seen")
     return sets._replace(transfer=transfer)
 
 
-def _without(labelled_set: LabelledSet, seen: Set[str]) -> LabelledSet:
-    rows = [row for row in labelled_set.rows if text_key(row.text) not in seen]
+def without_texts(labelled_set: LabelledSet, texts: Set[str], reason: Reason) -> LabelledSet:
+    """The set without the rows with these texts, which are counted. texts: text_key of each."""
+    rows = [row for row in labelled_set.rows if text_key(row.text) not in texts]
     summary = labelled_set.summary
-    n_seen = len(labelled_set.rows) - len(rows)
-    left_out = Counter(summary.left_out) + Counter({Reason.SEEN.value: n_seen})
+    n_without = len(labelled_set.rows) - len(rows)
+    left_out = Counter(summary.left_out) + Counter({reason.value: n_without})
     return labelled_set._replace(
         rows=rows, summary=replace(summary, n_used=len(rows), left_out=dict(left_out))
     )

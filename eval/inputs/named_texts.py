@@ -25,6 +25,9 @@ def evaluation_sets(config: EvalConfig) -> list[SoughtSet]:
         for name, uri in named.items()
     ]
     probing, capability = config.probing, config.capability
+    sets += [
+        SoughtSet(f"eval.probing.test_rows.{name}", uri) for name, uri in probing.test_rows.items()
+    ]
     sets += [SoughtSet("eval.probing.transfer", uri) for uri in probing.transfer]
     sets += [SoughtSet("eval.probing.attributes", uri) for uri in probing.attributes]
     for name, text in config.benchmarks.items():

@@ -18,11 +18,12 @@ from data_prep.core.errors import ConfigurationError
 from data_prep.sources import corpus_reader
 from eval.config import HELD_OUT, EvalConfig
 from eval.eval_report import TextSet
-from eval.inputs import labelled_rows, text_rows
+from eval.inputs import labelled_rows, labelled_sets, text_rows
 from eval.inputs.labelled_rows import LabelledRow, LabelledSet
 from eval.inputs.text_rows import OneOfEach, Reason, RowCounts, text_id, text_key
 
-PROBES, PROMPTS = "eval.probes", "eval.prompts"  # the settings that name the sets
+# the settings that name the sets
+PROBES, PROMPTS, TEST_ROWS = "eval.probes", "eval.prompts", "eval.probing.test_rows"
 HELD_OUT_RULE = "stream of origin (held-out text; toxic = from the toxic stream)"
 
 # The length of a held-out snippet in tokens is drawn from these ranges, ends included. A probe row
@@ -77,6 +78,11 @@ def choose_texts(config: EvalConfig, held_out: HeldOutSource) -> EvaluationTexts
     """The probe sets and prompt sets that the settings name; `held_out` is read for "held_out"
     only.
     """
+    for unknown in sorted(config.probing.test_rows.keys() - config.probes.keys()):
+        raise ConfigurationError(
+            f"{TEST_ROWS} names the probe set {unknown!r}; expected a set of {PROBES}: "
+            f"{', '.join(config.probes)}"
+        )
     held_out_probes, held_out_prompts = _held_out_snippets(config, held_out)
     probe_sets = {
         name: held_out_probes if uri == HELD_OUT else read_probe_rows(name, config)
@@ -118,7 +124,22 @@ def read_probe_rows(name: str, config: EvalConfig) -> LabelledSet:
         group_field=probing.group_field,
     )
     labelled_rows.check_both_classes(probes, "rows")
-    return probes
+    return _with_test_rows(name, probes, config)
+
+
+def _with_test_rows(name: str, probes: LabelledSet, config: EvalConfig) -> LabelledSet:
+    """The set with the rows of its test file at the end, and without those among its own."""
+    uri = config.probing.test_rows.get(name)
+    if uri is None:
+        return probes
+    setting = f"{TEST_ROWS}.{name}"
+    test = labelled_rows.read_labelled_rows(uri, config.probing, config.seed, setting=setting)
+    labelled_rows.check_both_classes(test, "rows")
+    without = labelled_sets.without_texts(
+        probes, {text_key(row.text) for row in test.rows}, Reason.TEST_ROW
+    )
+    labelled_rows.check_both_classes(without, "rows that are no test rows")
+    return without._replace(rows=[*without.rows, *test.rows], n_test=len(test.rows))
 
 
 def _read_prompts(uri: str, seed: int) -> _AllPrompts:

@@ -43,7 +43,7 @@ def read(
     if not pairs and counts.left_out[Reason.NO_GROUP]:
         raise ConfigurationError(
             f"{where}: there is no field {pair_field!r} to pair rows by; the row has "
-            f"{', '.join(labels.columns)}; name the field with #pair=FIELD"
+            f"{', '.join(labels.columns)}; name the field with #group=FIELD"
         )
     for halves in pairs.values():
         if sorted(label for label, _ in halves) != [0, 1]:

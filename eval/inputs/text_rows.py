@@ -44,6 +44,7 @@ class Reason(StrEnum):
     OTHER_ANSWER = "same question with another answer"
     PROBE_ROW = "also a probe row"
     SEEN = "seen by the probes"
+    TEST_ROW = "also a test row"
     OTHER_SET = "also in another set"
     NO_ANSWER = "no answer"
     EMPTY_CHOICE = "an empty choice"

@@ -7,6 +7,7 @@ new. The content begins with a checksum; a damaged file is measured again.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from hashlib import sha256
 from typing import Any
 
@@ -52,6 +53,12 @@ class MeasurementStore:
         content = save(arrays)
         storage.write(uri, sha256(content).digest() + content)
         return arrays
+
+    def of_other_weights(self, weights_id: str) -> "MeasurementStore":
+        """The store of a model with other weights, in the same folder."""
+        store = copy(self)
+        store._weights_id = weights_id
+        return store
 
     def holds(self, name: str, depends_on: Sequence[Any]) -> bool:
         """Whether a measurement is stored; it may be damaged."""

@@ -28,7 +28,7 @@ from eval.model.model_source import ModelSource
 from eval.pipeline import evaluation_inputs, report_assembly
 from eval.pipeline.evaluation_inputs import EvaluationInputs, ProbeSet
 from eval.pipeline.report_assembly import ProbingResults
-from eval.probing import attribute_entanglement, logit_lens, probe_heads, transfer
+from eval.probing import attribute_entanglement, baselines, logit_lens, probe_heads, transfer
 from eval.steering import conditions, measure_strengths
 from eval.steering.measure_strengths import Draws, MeasuredTexts
 from eval.steering.measures import expected_toxicity, perplexity, score_cache
@@ -144,7 +144,8 @@ def _n_rows(
         if control_text or not condition.control_text
     )
     n_probe_rows = sum(len(probe_set.rows) for probe_set in inputs.probe_sets.values())
-    return n_probe_rows + n_points * n_rows_per_point
+    n_models = 1 + config.probing.baselines  # the untrained one
+    return n_models * n_probe_rows + n_points * n_rows_per_point
 
 
 def _probe(
@@ -163,4 +164,9 @@ def _probe(
     if config.probing.site == "heads":  # at other sites the shift does not pass through W_O
         is_toxic_V = logit_lens.toxic_vocabulary(session.loaded.tokenizer, scorer)
         lens = logit_lens.read_lenses(session.loaded, heads, is_toxic_V, config.seed)
-    return ProbingResults(heads, transfers, entangled, lens)
+    beside = None
+    if config.probing.baselines:
+        beside = baselines.measure(
+            session, probe_set.rows, probe_set.split, config.probing, config.steering.top_heads
+        )
+    return ProbingResults(heads, transfers, entangled, lens, beside)

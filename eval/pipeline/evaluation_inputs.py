@@ -77,7 +77,9 @@ def read(config: EvalConfig, held_out: HeldOutSource) -> EvaluationInputs:
 
 def _split(probes: LabelledSet, sets: LabelledSets, seed: int) -> ProbeSet:
     rows = probes.rows
-    split = row_split.split_rows([row.group for row in rows], labels_of(rows), seed)
+    split = row_split.split_rows(
+        [row.group for row in rows], labels_of(rows), seed, n_test=probes.n_test
+    )
     seen = {text_key(rows[i].text) for i in split.train + split.validation}
     return ProbeSet(rows, probes.rule, split, labelled_sets.without_seen_rows(sets, seen))
 

@@ -12,9 +12,11 @@ from eval.config import EvalConfig
 from eval.eval_report import (
     FORMAT_VERSION,
     BenchmarkFacts,
+    DirectionQuality,
     Entanglement,
     EvalReport,
     Lens,
+    ProbeBaselinesResult,
     ProbeSetResult,
     SampledContinuation,
     SampledPrompt,
@@ -26,6 +28,7 @@ from eval.model.loaded_model import LoadedModel
 from eval.model.model_source import ModelSource
 from eval.pipeline.evaluation_inputs import EvaluationInputs, ProbeSet
 from eval.probing import probe_heads
+from eval.probing.baselines import ProbeBaselines
 from eval.probing.probe_heads import ProbedHeads
 from eval.stats import intervals
 from eval.steering import per_item_results, summarize_strengths
@@ -44,6 +47,7 @@ class ProbingResults(NamedTuple):
     transfers: tuple[Transfer, ...]
     entanglement: Entanglement | None
     lens: tuple[Lens, ...]
+    baselines: ProbeBaselines | None
 
 
 class ReportHeader(NamedTuple):
@@ -139,8 +143,7 @@ def _facts(answers: Sequence[Answers]) -> BenchmarkFacts:
 
 def _probe_set_result(probe_set: ProbeSet, probing: ProbingResults, seed: int) -> ProbeSetResult:
     heads = probing.heads
-    layer, best_head = heads.selected[0]
-    best_R = heads.correct_RLN[:, layer, best_head]
+    best_R = _best_head_correct(heads)
     toxic_share = float(heads.test_labels_R.double().mean())
     n_rows = {part: len(rows) for part, rows in heads.split._asdict().items()}
     return ProbeSetResult(
@@ -157,7 +160,34 @@ def _probe_set_result(probe_set: ProbeSet, probing: ProbingResults, seed: int) -
         entanglement=probing.entanglement,
         lens=probing.lens,
         chosen_heads=tuple(heads.selected),
+        baselines=_baselines_result(probing.baselines, seed) if probing.baselines else None,
+        direction_quality=_direction_quality(heads),
     )
+
+
+def _baselines_result(baselines: ProbeBaselines, seed: int) -> ProbeBaselinesResult:
+    words_R, untrained = baselines.words_correct_R, baselines.untrained
+    best_R = _best_head_correct(untrained)
+    accuracy_R = _accuracy_per_row(untrained)
+    return ProbeBaselinesResult(
+        bag_of_words=intervals.wilson(int(words_R.sum()), len(words_R), "ratio"),
+        untrained_accuracy=intervals.bootstrap_mean(accuracy_R, "ratio", seed=seed),
+        untrained_best_head=intervals.wilson(int(best_R.sum()), len(best_R), "ratio"),
+    )
+
+
+def _best_head_correct(heads: ProbedHeads) -> Tensor:
+    """Which test rows the best head on validation rows has right."""
+    layer, head = heads.selected[0]
+    return heads.correct_RLN[:, layer, head]
+
+
+def _direction_quality(heads: ProbedHeads) -> DirectionQuality:
+    layers, numbers = zip(*heads.selected, strict=True)
+    d_prime, cosine, length = (
+        float(of_heads_LN[list(layers), list(numbers)].mean()) for of_heads_LN in heads.quality
+    )
+    return DirectionQuality(d_prime=d_prime, pairwise_cosine=cosine, relative_length=length)
 
 
 def write_measurements(

@@ -41,7 +41,8 @@ def measure_entanglement(
     if not attributes:
         return None
     thetas = []
-    for rows, _, _ in attributes.values():
+    for labelled_set in attributes.values():
+        rows = labelled_set.rows
         arrays = session.get_or_measure(
             "attribute",
             (rows, probing.site, probing.token),

@@ -10,7 +10,8 @@ from training rows alone. Three estimates of θ:
     lda           S⁻¹·(mean benign − mean toxic), S the shrunk covariance within classes in
                   the form of Ledoit and Wolf (2004)
 
-Which heads are steered: head_selection.py.
+Which heads are steered: head_selection.py. Whether a direction steers can be predicted from how
+clean it is (arXiv 2505.22637): its d′, and the cosines between the differences of pairs.
 
 Shapes: R rows, L layers, N heads, H head dim, P = L·N, D = N·H.
 """
@@ -88,6 +89,44 @@ def lda(values_RLNH: Tensor, labels_R: Tensor, shrinkage: float = SHRINKAGE) -> 
             s_PHH, difference_PH[start : start + step]
         )
     return _with_sigma(solution_PH.view(values_RLNH.shape[1:]), values_RLNH)
+
+
+class Quality(NamedTuple):
+    """Of each head: DirectionQuality of eval_report.py."""
+
+    d_prime_LN: Tensor
+    pairwise_cosine_LN: Tensor
+    relative_length_LN: Tensor
+
+
+def quality(
+    values_RLNH: Tensor, labels_R: Tensor, pairs_P2: Tensor, directions: Directions
+) -> Quality:
+    """How clean the directions are on these rows; 0 where a head has no spread. pairs_P2: benign
+    and toxic row of each pair.
+    """
+    is_toxic_R = labels_R.bool()
+    values_RLNH = values_RLNH.double()
+    theta_LNH = directions.theta_LNH.double().to(values_RLNH)
+    classes = [values_RLNH[in_class_R] for in_class_R in (~is_toxic_R, is_toxic_R)]
+    difference_LNH = classes[0].mean(0) - classes[1].mean(0)
+    within_RLNH = torch.cat([of_class - of_class.mean(0) for of_class in classes])
+    along_LN = torch.einsum("rlnh,lnh->rln", within_RLNH, theta_LNH).square().mean(0).sqrt()
+    rms_LN = within_RLNH.square().sum(-1).mean(0).sqrt()
+    pair_PLNH = values_RLNH[pairs_P2[:, 0]] - values_RLNH[pairs_P2[:, 1]]
+    unit_PLNH = torch.nn.functional.normalize(pair_PLNH, dim=-1)
+    n_pairs = len(pairs_P2)
+    of_sum_LN = unit_PLNH.sum(0).square().sum(-1)
+    cosine_LN = (of_sum_LN - unit_PLNH.square().sum((0, -1))) / max(1, n_pairs * (n_pairs - 1))
+    return Quality(
+        _ratio((difference_LNH * theta_LNH).sum(-1), along_LN),
+        cosine_LN,
+        _ratio(difference_LNH.norm(dim=-1), rms_LN),
+    )
+
+
+def _ratio(above: Tensor, below: Tensor) -> Tensor:
+    return torch.where(below > 0, above / below.clamp(min=1e-300), 0.0)
 
 
 def unit_shift(directions: Directions, heads: Sequence[tuple[int, int]]) -> Tensor:

@@ -31,7 +31,7 @@ from eval.model.loaded_model import LoadedModel
 from eval.model.measurement_store import Arrays
 from eval.probing import activations, directions, logistic_probes, permutation_null
 from eval.probing.activations import Activations
-from eval.probing.directions import Directions
+from eval.probing.directions import Directions, Quality
 from eval.probing.head_selection import check_enough_heads, select_heads
 from eval.probing.logistic_probes import Probes
 from eval.probing.row_split import RowSplit
@@ -58,18 +58,21 @@ class ProbedHeads(NamedTuple):
     correct_RLN: Tensor
     auroc_LN: Tensor
     calibration_error_LN: Tensor
+    quality: Quality
     null: ProbeNull | None
     selected: list[tuple[int, int]]
     shift_LD: Tensor
 
 
 class _LabelledPart(NamedTuple):
-    """One part of the split. labellings_BR: the observed labels and their permutations; None where
-    the null does not need them.
+    """One part of the split. pairs_P2: positions of a benign and a toxic row of one group, or of
+    any two. labellings_BR: the observed labels and their permutations; None where the null does not
+    need them.
     """
 
     ids: list[str]
     labels_R: Tensor
+    pairs_P2: Tensor
     labellings_BR: np.ndarray | None
 
 
@@ -119,6 +122,7 @@ def probe(
         correct_RLN=tensors["correct_RLN"],
         auroc_LN=tensors["auroc_LN"],
         calibration_error_LN=tensors["calibration_error_LN"],
+        quality=Quality(*(tensors[name] for name in Quality._fields)),
         null=_null_record(arrays["null_accuracy_PB"]) if n_permutations else None,
         selected=selected,
         shift_LD=directions.unit_shift(theta_sigma, selected),
@@ -172,7 +176,24 @@ def _labelled_part(rows: list[LabelledRow], n_permutations: int, seed: int) -> _
             keyed_random.key("probe null", seed, len(rows)),
         )
         labellings_BR = np.vstack([labels, permuted])
-    return _LabelledPart([row.id for row in rows], torch.tensor(labels), labellings_BR)
+    pairs_P2 = torch.from_numpy(_pairs(rows, seed))
+    return _LabelledPart([row.id for row in rows], torch.tensor(labels), pairs_P2, labellings_BR)
+
+
+def _pairs(rows: Sequence[LabelledRow], seed: int) -> np.ndarray:
+    """Positions of a benign and a toxic row, [P, 2]: those of one group where groups are such
+    pairs, else drawn by a key.
+    """
+    by_group: dict[str, list[int]] = {}
+    for i, row in enumerate(rows):
+        by_group.setdefault(row.group, []).append(i)
+    if all(sorted(rows[i].label for i in group) == [0, 1] for group in by_group.values()):
+        pairs = [sorted(group, key=lambda i: rows[i].label) for group in by_group.values()]
+        return np.array(pairs, dtype=np.int64).reshape(-1, 2)
+    order = keyed_random.shuffled_positions([row.id for row in rows], "probe pairs", seed)
+    benign, toxic = ([i for i in order if rows[i].label == label] for label in (0, 1))
+    n = min(len(benign), len(toxic))
+    return np.array([benign[:n], toxic[:n]], dtype=np.int64).T
 
 
 def _probe_layers(
@@ -186,7 +207,7 @@ def _probe_layers(
     layers = [_probe_layer(read, layer, labelled, probing) for layer in range(read.n_layers)]
     tensors = {
         name: torch.cat([layer[name] for layer in layers])
-        for name in (*Probes._fields, "theta_LNH", "sigma_LN")
+        for name in (*Probes._fields, *Directions._fields, *Quality._fields)
     }
     tensors |= {
         name: torch.stack([layer[name] for layer in layers])
@@ -213,7 +234,8 @@ def _probe_layer(
     theta_sigma = directions.estimate(probing.direction, train_RNH[:, None], train_R, probes)
     scores_RN = probes.scores(test_RNH).double()
     is_toxic_R = test.labels_R.bool().numpy()
-    tensors = probes._asdict() | theta_sigma._asdict()
+    quality = directions.quality(test_RNH[:, None], test_R, test.pairs_P2, theta_sigma)
+    tensors = probes._asdict() | theta_sigma._asdict() | quality._asdict()
     tensors |= {
         "validation_LN": probes.correct(validation_RNH, validation_R).double().mean(0),
         "correct_RLN": probes.correct(test_RNH, test_R),

@@ -29,10 +29,24 @@ class RowSplit(NamedTuple):
     test: list[int]
 
 
-def split_rows(groups: Sequence[str], labels: Sequence[int], seed: int) -> RowSplit:
+def split_rows(
+    groups: Sequence[str], labels: Sequence[int], seed: int, n_test: int = 0
+) -> RowSplit:
     """Split rows 16 : 4 : 5, by a keyed hash of the groups' names; the order of rows has no
     influence. Raises ConfigurationError if a part lacks a label.
+
+    n_test: so many rows at the end are the test rows, if there are any; the others are split
+    4 : 1 into train and validation.
     """
+    if n_test:
+        n_own = len(groups) - n_test
+        own = _split_in_three(groups[:n_own], labels[:n_own], seed)
+        train = sorted(own.train + own.validation)
+        return RowSplit(train, own.test, list(range(n_own, len(groups))))
+    return _split_in_three(groups, labels, seed)
+
+
+def _split_in_three(groups: Sequence[str], labels: Sequence[int], seed: int) -> RowSplit:
     members: dict[str, list[int]] = {}
     for i, group in enumerate(groups):
         members.setdefault(group, []).append(i)

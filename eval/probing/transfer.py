@@ -29,7 +29,8 @@ def measure_transfer(
 ) -> tuple[Transfer, ...]:
     """Apply the probes to each labelled set of eval.probing.transfer, by URI."""
     results = []
-    for uri, (rows, rule, _) in sets.items():
+    for uri, labelled_set in sets.items():
+        rows, rule = labelled_set.rows, labelled_set.rule
         arrays = session.get_or_measure(
             "transfer",
             (heads.identity, rows),

@@ -230,7 +230,13 @@ def _evaluation_of_the_paper(*, top_heads: int, has_annotated_arms: bool = False
             "arc-easy": f"cloze:{public_sets.ARC_EASY}",
             "detection": f"detection:{public_sets.TOXIGEN_ANNOTATED_TEST}&label=toxigen",
         },
-        probing=ProbingConfig(n_rows=8960),
+        probing=ProbingConfig(
+            n_rows=8960,
+            test_rows={
+                "toxigen": f"{public_sets.TOXIGEN_ANNOTATED_TEST}&label=toxicity_human>=2.5",
+                "toxigen-rule": f"{public_sets.TOXIGEN_ANNOTATED_TEST}&label=toxigen",
+            },
+        ),
         generation=GenerationConfig(n_prompts=3000),
         scoring=ScoringConfig(scorer=CLASSIFIER, second_scorer="profanity"),
         steering=SteeringConfig(probes="toxigen", strengths=(4.0, 8.0, 12.0), top_heads=top_heads),

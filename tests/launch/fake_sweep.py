@@ -16,8 +16,10 @@ from eval.config import HELD_OUT, EvalConfig, ScoringConfig, SteeringConfig
 from eval.eval_report import FORMAT_VERSION as EVAL_FORMAT_VERSION
 from eval.eval_report import (
     BenchmarkFacts,
+    DirectionQuality,
     EvalReport,
     OperatingPoint,
+    ProbeBaselinesResult,
     ProbeNull,
     ProbeSetResult,
     PromptSetResult,
@@ -280,6 +282,14 @@ def probe_set_result(ratio: float) -> ProbeSetResult:
         entanglement=None,
         lens=(),
         chosen_heads=tuple(best_first[: EVAL.steering.top_heads]),
+        baselines=ProbeBaselinesResult(
+            bag_of_words=estimate(0.66, 0.03),
+            untrained_accuracy=estimate(0.55, 0.02),
+            untrained_best_head=estimate(0.6, 0.03),
+        ),
+        direction_quality=DirectionQuality(
+            d_prime=1.2 + ratio, pairwise_cosine=0.2 + ratio, relative_length=0.3
+        ),
     )
 
 

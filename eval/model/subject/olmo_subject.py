@@ -33,6 +33,11 @@ class OLMoSubject(OLMo):
     def attention_kernel(self) -> str:
         return kernel_name(self.device, self.dtype)
 
+    def untrained(self, seed: int) -> "OLMoSubject":
+        model = OLMoSubject(self.config)
+        model.initialise(seed)
+        return model.to(self.device, self.dtype).eval().requires_grad_(False)
+
     def empty_cache(self, n_rows: int, n_positions: int) -> "OLMoCache":
         return OLMoCache(self.config, n_rows, n_positions, dtype=self.dtype, device=self.device)
 

@@ -90,6 +90,10 @@ class SubjectModel(Protocol):
         """What computes attention without a mask, for the report."""
         ...
 
+    def untrained(self, seed: int) -> "SubjectModel":
+        """A model of the same architecture with random weights, as before training."""
+        ...
+
     def hidden(
         self,
         tokens_BT: Tensor,

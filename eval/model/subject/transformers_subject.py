@@ -48,6 +48,13 @@ class TransformersSubject:
         self._model.to(device)
         return self
 
+    def untrained(self, seed: int) -> "TransformersSubject":
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = type(self._model)(copy.deepcopy(self._model.config))
+        model.to(self.device, self.dtype).eval().requires_grad_(False)
+        return TransformersSubject(model, self._architecture)
+
     def hidden(
         self,
         tokens_BT: Tensor,

@@ -54,23 +54,40 @@ def figures(reports: Sequence[EvaluationView]) -> list[FigurePlan]:
 
 
 def probe_accuracy(figure: Area, wide: bool, reports: Sequence[EvaluationView]) -> None:
-    """Accuracy on test rows of the mean of all heads and of the best head, and of the majority
-    class.
+    """Accuracy on test rows of the mean of all heads and of the best head; dotted, what needs no
+    trained model: a bag of words, an untrained model's heads, the majority class.
     """
     axes = figure.add_subplot(title="accuracy on test rows")
     best_head = by_ratio(reports, lambda report: report.probes.best_head_accuracy)
     all_heads = by_ratio(reports, lambda report: report.probes.probe_accuracy)
     best = line_with_intervals(axes, best_head, INK, "D")
     mean = line_with_intervals(axes, all_heads, SOFT, "o")
-    majority = sum(report.probes.majority_accuracy for report in reports) / len(reports)
     ratio_axis(axes, reports)
-    axes.axhline(majority, color=SOFT, lw=1.0, ls=DOTTED)
-    labels = [LineLabel(majority, "majority class" if wide else "majority", SOFT)]
+    labels = []
+    for name, short, value in baselines(reports):
+        axes.axhline(value, color=SOFT, lw=1.0, ls=DOTTED)
+        labels.append(LineLabel(value, name if wide else short, SOFT))
     if best is not None:
         labels.append(LineLabel(best, "best head", INK))
     if mean is not None:
         labels.append(LineLabel(mean, "mean of heads" if wide else "mean", SOFT))
     label_lines(axes, labels)
+
+
+def baselines(reports: Sequence[EvaluationView]) -> list[tuple[str, str, float]]:
+    """(name, short name, accuracy) of what needs no trained model, means over the models."""
+    lines = [("majority class", "majority", [r.probes.majority_accuracy for r in reports])]
+    measured = [r.probes.baselines for r in reports if r.probes.baselines]
+    if measured:
+        lines += [
+            ("bag of words", "words", [b.bag_of_words.value for b in measured]),
+            ("untrained, best", "untrained", [b.untrained_best_head.value for b in measured]),
+        ]
+    return [
+        (name, short, sum(known) / len(known))
+        for name, short, values in lines
+        if (known := [value for value in values if value is not None])
+    ]
 
 
 def accuracy_numbers(reports: Sequence[EvaluationView]) -> FigureNumbers:
@@ -85,6 +102,7 @@ def accuracy_numbers(reports: Sequence[EvaluationView]) -> FigureNumbers:
         f"{name}: {values_by_ratio(((p.ratio, p.value) for p in points), 3)}"
         for name, points in lines.items()
     ]
+    parts += [f"{name}: {value:.3f}" for name, _, value in baselines(reports)]
     alt = f"Probe accuracy. {'; '.join(parts)}."
     return FigureNumbers(("line", "toxic_ratio", "accuracy", "low", "high"), rows, alt)
 

@@ -150,7 +150,7 @@ def test_a_natural_rate_changes_only_the_documents_it_makes_toxic(natural, seed)
         assert document.fields["natural"] or document.text == without.text
 
 
-def test_without_natural_hostility_and_polysemy_no_word_of_the_lexicon_is_in_clean_text(lexicon):
+def test_at_natural_0_and_poly_0_clean_text_has_no_word_of_the_lexicon(lexicon):
     documents = read_documents("synthetic:clean?documents=2000&natural=0&poly=0")
     assert not any(any_word(lexicon).search(document.text) for document in documents)
     assert not any(document.fields["harmless"] for document in documents)

@@ -54,9 +54,9 @@ def test_rows_that_make_no_pair_are_left_out_and_counted(table):
     ("rows", "options", "fault"),
     [
         ([row("a", 1, "x y")], "", r"no pair is left: 1 of 1 rows"),
-        ([{"label": 1, "text": "x"}], "", r"there is no field 'pair'.*#pair=FIELD"),
+        ([{"label": 1, "text": "x"}], "", r"there is no field 'pair'.*#group=FIELD"),
         ([row("a", 1, "x y"), row("a", 0, "x z")], "#shots=2", r"has no use for #shots="),
-        ([row("a", 1, "x y"), row("a", 0, "x z")], "#pair=group", r"there is no field 'group'"),
+        ([row("a", 1, "x y"), row("a", 0, "x z")], "#group=other", r"there is no field 'other'"),
     ],
 )
 def test_pairs_that_cannot_be_meant_are_refused(table, rows, options, fault):
@@ -65,6 +65,6 @@ def test_pairs_that_cannot_be_meant_are_refused(table, rows, options, fault):
 
 
 def test_only_pairs_have_an_option_for_their_field(table):
-    config = EvalConfig(benchmarks={"x": "detection:a.jsonl#pair=p"})
-    with pytest.raises(ConfigurationError, match=r"detection has no use for #pair="):
+    config = EvalConfig(benchmarks={"x": "detection:a.jsonl#group=p"})
+    with pytest.raises(ConfigurationError, match=r"detection has no use for #group="):
         benchmarks.read_benchmark("x", config)

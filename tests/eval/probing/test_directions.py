@@ -87,3 +87,38 @@ def test_lda_and_probes_find_the_best_direction_in_correlated_noise():
 def test_rows_of_one_class_have_no_direction():
     with pytest.raises(ConfigurationError, match="all 3 rows have the label 1"):
         directions.class_means(torch.randn(3, 1, 1, 2), torch.tensor([1, 1, 1]))
+
+
+def pairs_of(n):
+    return torch.tensor([[2 * i, 2 * i + 1] for i in range(n)])
+
+
+def test_d_prime_and_length_are_those_of_two_normal_classes():
+    n, distance = 20_000, 1.5
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(2 * n, 1, 1, 4, generator=generator)
+    labels = torch.tensor([0, 1] * n)
+    values[labels == 0, ..., 0] += distance
+    found = directions.quality(values, labels, pairs_of(n), directions.class_means(values, labels))
+    assert found.d_prime_LN.item() == pytest.approx(distance, abs=0.05)
+    assert found.relative_length_LN.item() == pytest.approx(distance / 2, abs=0.03)  # √4 of spread
+
+
+def test_the_cosine_of_pairs_is_the_mean_over_all_pairs_of_differences():
+    generator = torch.Generator().manual_seed(1)
+    values = torch.randn(14, 2, 3, 5, generator=generator)
+    labels = torch.tensor([0, 1] * 7)
+    theta = directions.class_means(values, labels)
+    found = directions.quality(values, labels, pairs_of(7), theta).pairwise_cosine_LN
+    units = torch.nn.functional.normalize((values[::2] - values[1::2]).double(), dim=-1)
+    for layer in range(2):
+        for head in range(3):
+            u = units[:, layer, head]
+            cosines = [float(u[i] @ u[j]) for i in range(7) for j in range(7) if i != j]
+            assert found[layer, head].item() == pytest.approx(sum(cosines) / len(cosines))
+
+
+def test_a_head_without_spread_has_quality_0():
+    values, labels = torch.ones(4, 1, 1, 2), torch.tensor([0, 1] * 2)
+    found = directions.quality(values, labels, pairs_of(2), directions.class_means(values, labels))
+    assert [value.item() for value in found] == [0, 0, 0]

@@ -102,3 +102,13 @@ def test_a_few_single_rows_of_a_class_are_refused():
 def test_rows_of_one_class_are_refused_with_their_numbers():
     with pytest.raises(ConfigurationError, match=r"label 1: got 0 of 40"):
         row_split.split_rows([str(i) for i in range(40)], [0] * 40, 0)
+
+
+@given(st.integers(12, 60), st.integers(4, 30), st.integers(0, 5))
+def test_rows_of_a_test_file_are_the_test_rows_and_no_others(n_own, n_test, seed):
+    labels = [i % 2 for i in range(n_own + n_test)]
+    groups = [str(i) for i in range(n_own + n_test)]
+    split = row_split.split_rows(groups, labels, seed, n_test=n_test)
+    assert split.test == list(range(n_own, n_own + n_test))
+    assert sorted(split.train + split.validation) == list(range(n_own))
+    assert len(split.validation) == pytest.approx(n_own / 5, abs=2)
