@@ -6,13 +6,15 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tolerances import U_BF16, U_FP32, assert_fp32_close
-from torch import Tensor
+from torch import Tensor, nn
 
 from data_prep.core.errors import ConfigurationError
 from training.config import SIZES, ModelConfig
+from training.model import olmo
 from training.model.hf_export import hugging_face_config, to_hugging_face
 from training.model.kv_cache import KVCache
 from training.model.loss import next_token_loss
@@ -274,3 +276,18 @@ def test_every_named_size_has_its_number_of_parameters(name: str):
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
     assert n_parameters == config.n_parameters == N_PARAMETERS[name]
     assert (config.vocab_size, config.max_sequence_length) == (50_304, 2048)
+
+
+@pytest.mark.parametrize("shape", [(1, 64), (3, 5, 64), (0, 64), (200, 64)])
+def test_products_of_an_evaluation_are_those_of_training(shape):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(*shape, generator=generator)
+    strided = torch.randn(96, 128, generator=generator)[::2, ::2]
+    for weight in (strided, strided.contiguous()[7:30], nn.Parameter(strided.contiguous())):
+        expected = x.double() @ weight.detach().double().T
+        with torch.inference_mode():
+            assert olmo._is_faster_with_onednn(x) == olmo.cpu_has_bf16_matmul()
+            product = linear(x, weight)
+        assert product.shape == expected.shape and product.dtype is torch.float32
+        assert torch.allclose(product.double(), expected, atol=1e-4, rtol=0)
+        assert torch.equal(linear(x, weight), F.linear(x, weight))
