@@ -1,4 +1,4 @@
-"""section on the toy experiment: its table, its levels and one figure; none without a result
+"""section on the toy experiment: its table, its levels, one figure; none without a result
 
 The table is the result: what the experiment shows depends on the estimator of directions, so no
 curve stands alone. The figure draws every estimator at the last layer, of the first arm.
