@@ -51,6 +51,7 @@ def test_the_section_shows_every_cell_then_one_figure(page: str):
 def test_a_variant_is_folded_away_and_named(page: str):
     section = page[page.index('<h2 id="toy">') : page.index('<h2 id="paper">')]
     assert section.count("<details>") == 1
+    assert section.index("<figure") < section.index("<details>")  # the first result is not folded
     (summary,) = re.findall(r"<summary>A variant: (.*?)</summary>", section)
     named = {result_table.variant(TINY), result_table.variant(replace(TINY, probe_l2=0.01))}
     assert summary in named
