@@ -51,7 +51,7 @@ def test_rows_of_the_test_file_are_tested_and_never_trained_on(read, tmp_path):
     [
         (
             {"other": "x.jsonl"},
-            r"eval.probing.test_rows names the probe set 'other'; expected .*own",
+            r"test_rows names the probe set 'other'; expected .*own",
         ),
         ({"own": "missing.jsonl"}, r"missing.jsonl matches no file"),
         ({"own": "ONE_CLASS"}, r"eval.probing.test_rows.own .*0 of its 3 rows are toxic"),
