@@ -7,6 +7,7 @@ and compared for one of each, so the analysis reads views.
 """
 
 from collections.abc import Sequence
+from dataclasses import field
 
 from data_prep.core.records import record
 from eval.config import PLAIN, ConditionConfig, EvalConfig
@@ -27,6 +28,8 @@ from eval.steering.per_item_results import AllItems, ItemTable
 class StrengthResult:
     """One strength of the curve: the numbers of its operating point on the view's prompt set, by
     its scorer (eval/eval_report.py explains each).
+
+    other_toxicity: by the other scorer, if there are two.
     """
 
     strength: float
@@ -41,6 +44,9 @@ class StrengthResult:
     n_tokens: Estimate
     perplexity: Estimate
     accuracy: dict[str, Estimate]
+    bits_per_byte: dict[str, Estimate] = field(default_factory=dict)
+    expected_toxicity: Estimate | None = None
+    other_toxicity: Estimate | None = None
 
 
 @record
@@ -169,6 +175,7 @@ def _controls(config: EvalConfig) -> Sequence[str]:
 def _strength_result(point: OperatingPoint, prompt_set: str, scorer: int) -> StrengthResult:
     of_set = point.prompt_sets[prompt_set]
     scores = of_set.scores[scorer]
+    others = of_set.scores[:scorer] + of_set.scores[scorer + 1 :]
     return StrengthResult(
         strength=point.strength,
         toxicity=scores.toxicity,
@@ -182,6 +189,9 @@ def _strength_result(point: OperatingPoint, prompt_set: str, scorer: int) -> Str
         n_tokens=of_set.n_tokens,
         perplexity=of_set.perplexity,
         accuracy=point.accuracy,
+        bits_per_byte=point.bits_per_byte,
+        expected_toxicity=of_set.expected_toxicity,
+        other_toxicity=others[0].toxicity if others else None,
     )
 
 

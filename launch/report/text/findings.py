@@ -66,7 +66,7 @@ def findings(reports: Sequence[EvaluationView], compared: Comparisons | None = N
     details = [
         not_compared(len({report.toxic_ratio for report in reports}), compared),
         cost_levels(compared),
-        smile(compared),
+        smile(reports, compared),
         floor(reports, compared),
         broken_text(reports, steered),
         probes_above_chance(reports),
@@ -145,31 +145,76 @@ def answer_by_intervals(strength: float, points: Sequence[RatioPoint]) -> str:
     return f"{text}: the minimum lies inside the grid."
 
 
-def smile(compared: Comparisons | None) -> str:
-    """Whether toxicity falls from the first ratio to the middle one and rises to the last."""
+def smile(reports: Sequence[EvaluationView], compared: Comparisons | None) -> str:
+    """Whether toxicity falls from the first ratio to the middle one and rises to the last, and what
+    speaks against taking this for the paper's result.
+    """
     by_strength: dict[float, list[Contrast]] = {}
     for contrast in compared.planned if compared else ():
         by_strength.setdefault(contrast.strength, []).append(contrast)
     pairs = {strength: pair for strength, pair in by_strength.items() if len(pair) == 2}
     if not pairs:
         return ""
-    seen = [
-        f"{strength:g}"
+    significant = [
+        strength
         for strength, (left, right) in pairs.items()
         if _is_significant(left, sign=-1) and _is_significant(right, sign=1)
     ]
     left, right = next(iter(pairs.values()))
-    first, middle, last = (percent(ratio) for ratio in (left.first, left.second, right.second))
+    shares = (left.first, left.second, right.second)
+    first, middle, last = map(percent, shares)
     test = f"both p ≤ {SIGNIFICANCE} after Holm's correction"
+    objections = {s: _objections(reports, s, shares) for s in significant}
+    seen = [f"{strength:g}" for strength in significant if not objections[strength]]
     if seen:
         return (
             f"The paper's “smile” is seen at strength {listed(seen)}: toxicity falls from {first} "
             f"to {middle} toxic text and rises to {last} ({test})."
         )
+    if significant:
+        shown = listed([f"{strength:g}" for strength in significant])
+        against = listed(list(dict.fromkeys(o for s in significant for o in objections[s])))
+        return (
+            f"This is not the paper's “smile”, although at strength {shown} toxicity falls from "
+            f"{first} to {middle} toxic text and rises to {last} ({test}): {against}."
+        )
     return (
         f"The paper's “smile” is not seen: at no strength does toxicity fall from {first} to "
         f"{middle} toxic text and rise to {last} ({test})."
     )
+
+
+def _objections(
+    reports: Sequence[EvaluationView], strength: float, shares: tuple[float, float, float]
+) -> list[str]:
+    """Why a fall and a rise at a strength may have another cause."""
+    objections = []
+    counts = [sum(report.toxic_ratio == share for report in reports) for share in shares]
+    if min(counts) < 2:
+        objections.append("a share has one model only, and no second seed confirms it")
+    if _is_broken(reports, strength):
+        objections.append("at that strength the text of some models is broken")
+    falls, rises = (
+        _difference_by_other_scorer(reports, strength, *pair) for pair in (shares[:2], shares[1:])
+    )
+    if (falls is not None and falls >= 0) or (rises is not None and rises <= 0):
+        objections.append("by the second scorer it does not fall and rise")
+    return objections
+
+
+def _difference_by_other_scorer(
+    reports: Sequence[EvaluationView], strength: float, first: float, second: float
+) -> float | None:
+    """Mean toxicity at the second share minus that at the first one; None with one scorer."""
+    means = []
+    for share in (first, second):
+        rows = [steered_at(r, strength) for r in reports if r.toxic_ratio == share]
+        others = [row.other_toxicity for row in rows if row]
+        values = [other.value for other in others if other and other.value is not None]
+        if not values:
+            return None
+        means.append(sum(values) / len(values))
+    return means[1] - means[0]
 
 
 def _is_significant(planned: Contrast, *, sign: int) -> bool:
@@ -190,21 +235,21 @@ def floor(reports: Sequence[EvaluationView], compared: Comparisons | None = None
 
 def broken_text(reports: Sequence[EvaluationView], steered: Sequence[float]) -> str:
     """A warning at strengths where some model repeats itself, or writes babble to the judge."""
-    broken = [
-        f"{strength:g}"
-        for strength in steered
-        if any(
-            _factor(report, strength, "distinct_ratio") < REPEATING_FACTOR
-            or _factor(report, strength, "perplexity") > BABBLE_FACTOR
-            for report in reports
-        )
-    ]
+    broken = [f"{strength:g}" for strength in steered if _is_broken(reports, strength)]
     if not broken:
         return ""
     return (
         f"At strength {listed(broken)} low toxicity may be broken text: compared with unsteered "
         "text, the continuations of at least one model have less than half the distinct-2 (share "
         f"of distinct bigrams) or more than {BABBLE_FACTOR} times the perplexity."
+    )
+
+
+def _is_broken(reports: Sequence[EvaluationView], strength: float) -> bool:
+    return any(
+        _factor(report, strength, "distinct_ratio") < REPEATING_FACTOR
+        or _factor(report, strength, "perplexity") > BABBLE_FACTOR
+        for report in reports
     )
 
 

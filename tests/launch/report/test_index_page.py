@@ -57,7 +57,7 @@ def test_the_page_leads_with_the_answer_and_its_caveat(report_page):
     answer = text.index('<p class="lead">Some: at equal cost')
     caveat = text.index('<p class="caveat">One model per ratio')
     main_table = text.index('<table id="main">')
-    smile = text.index("The paper&#39;s “smile”")
+    smile = text.index("the paper&#39;s “smile”")
     assert answer < caveat < main_table < smile
     strength = text.index("<strong>Strength</strong> is the α of the shift α·σ·θ")
     assert strength < text.index('<figure id="toxicity-by-ratio">')

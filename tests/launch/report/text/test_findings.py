@@ -67,14 +67,70 @@ def test_where_no_cost_is_common_there_is_no_answer():
     )
 
 
+RATIOS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25)
+
+
+def seeded(seeds=(0, 1), **changes):
+    """Reports of every ratio and seed; changes: to each strength of each."""
+    reports = [run(ratio, seed)[1] for ratio in RATIOS for seed in seeds]
+    return [
+        replace(r, steered=tuple(replace(row, **changes) for row in r.steered)) for r in reports
+    ]
+
+
+FLUENT = {"perplexity": estimate(30, 2.0)}
+
+
 def test_the_smile_is_seen_only_where_both_contrasts_are_significant():
-    text = plain(smile(compared()))
+    text = plain(smile(seeded(**FLUENT), compared(seeds=(0, 1))))
     assert text == (
         "The paper's “smile” is seen at strength 4, 8 and 12: toxicity falls from 0 % to 10 % "
         "toxic text and rises to 25 % (both p ≤ 0.05 after Holm's correction)."
     )
-    assert "“smile” is not seen: at no strength" in smile(compared(dip=0.0))
-    assert smile(compared((0.0, 0.1))) == "" and smile(None) == ""
+    assert "“smile” is not seen: at no strength" in smile(seeded(), compared(dip=0.0))
+    assert smile(seeded(), compared((0.0, 0.1))) == "" and smile(seeded(), None) == ""
+
+
+def with_other_scorer(reports, of_ratio):
+    return [
+        replace(
+            report,
+            steered=tuple(
+                replace(row, other_toxicity=estimate(of_ratio(report.toxic_ratio), 1.0))
+                for row in report.steered
+            ),
+        )
+        for report in reports
+    ]
+
+
+@pytest.mark.parametrize(
+    ("reports", "objection"),
+    [
+        (seeded((0,), **FLUENT), "no second seed confirms it"),
+        (seeded(perplexity=estimate(900, 2.0)), None),  # as dear unsteered: not broken
+        (with_other_scorer(seeded(**FLUENT), lambda ratio: ratio), "by the second scorer"),
+        (with_other_scorer(seeded(**FLUENT), lambda ratio: (ratio - 0.1) ** 2), None),
+    ],
+)
+def test_a_smile_is_doubted_by_one_seed_or_another_scorer(reports, objection):
+    text = smile(reports, compared(seeds=(0, 1)))
+    assert ("This is not the paper's “smile”" in text) == bool(objection)
+    assert (objection or "is seen at strength") in text
+
+
+def test_a_smile_of_broken_text_is_none():
+    reports = [
+        replace(
+            report,
+            steered=tuple(
+                replace(row, distinct_ratio=estimate(0.9 if not row.strength else 0.1, 0.01))
+                for row in report.steered
+            ),
+        )
+        for report in seeded(**FLUENT)
+    ]
+    assert "the text of some models is broken" in smile(reports, compared(seeds=(0, 1)))
 
 
 def test_overlapping_intervals_are_not_told_apart():
