@@ -16,11 +16,12 @@ Layout below the folder of a run (training/run_record.py) or of a model, models/
 """
 
 from collections.abc import Sequence
-from dataclasses import field
+from contextlib import suppress
+from dataclasses import field, replace
 from typing import Annotated
 
 from data_prep.core import storage, telemetry
-from data_prep.core.errors import ArtefactCorrupt
+from data_prep.core.errors import ArtefactCorrupt, HormesisError
 from data_prep.core.records import digest, format_version, record
 from eval.config import PLAIN, EvalConfig
 from eval.stats.estimate_with_interval import Estimate
@@ -377,6 +378,22 @@ def find(model_uri: str, config: EvalConfig) -> EvalReport | None:
     """The report of a finished evaluation, or None."""
     uri = storage.join(eval_uri(model_uri, config), "report.json")
     return storage.load(EvalReport, uri) if storage.exists(uri) else None
+
+
+def find_with_fewer(model_uri: str, config: EvalConfig) -> EvalReport | None:
+    """Of the finished evaluations that differ from `config` in conditions and benchmarks alone,
+    that with the most conditions, or None: what it measured is the same under both settings.
+    """
+    found = []
+    for uri in storage.list_files(model_uri, "eval-*/report.json"):
+        with suppress(HormesisError):  # of an older format, or damaged
+            report = storage.load(EvalReport, uri)
+            of_config = replace(
+                report.config, conditions=config.conditions, benchmarks=config.benchmarks
+            )
+            if of_config == config:
+                found.append(report)
+    return max(found, key=lambda report: (len(report.conditions), report.run_id), default=None)
 
 
 def check_comparable(reports: Sequence[EvalReport]) -> None:

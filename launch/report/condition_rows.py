@@ -80,6 +80,7 @@ def _row(
         return next(point for point in series if point.ratio == ratio)
 
     plain = reports[0].plain
+    benchmarks = dict.fromkeys(name for report in reports for name in report.plain.accuracy)
     n_scorers = len(reports[0].scorer_ids)
     return ConditionRow(
         arm=arm,
@@ -97,6 +98,6 @@ def _row(
         cross_entropy={
             name: at_ratio(lambda p, n=name: p.cross_entropy.get(n)) for name in plain.cross_entropy
         },
-        accuracy={name: at_ratio(lambda p, n=name: p.accuracy.get(n)) for name in plain.accuracy},
+        accuracy={name: at_ratio(lambda p, n=name: p.accuracy.get(n)) for name in benchmarks},
         paper=row_of_paper(arm, ratio, condition, strength),
     )

@@ -15,12 +15,15 @@ from data_prep.config import StreamName
 from data_prep.core import storage, telemetry
 from data_prep.core.errors import HormesisError
 from data_prep.core.records import digest
+from eval import eval_report
+from eval.eval_report import EvalReport
 from eval.toy import toy_result
 from launch import run_states
 from launch.experiment import Experiment
 from launch.report.text import text_overlap
 from launch.report.text.text_overlap import TextOverlap
 from launch.run_states import RunState
+from training.run_record import run_uri
 
 DONE = ("report", "done.txt")  # holds the digest of the records that the report was made of
 STREAMS: tuple[StreamName, ...] = ("clean", "toxic")
@@ -32,13 +35,23 @@ def write(root: str, sweep: Experiment) -> None:
     from launch.report.pages import index_page
 
     states = run_states.read(root, sweep)
-    done = [(state.record, state.report) for state in states if state.record and state.report]
+    done = [
+        (state.record, report)
+        for state in states
+        if state.record and (report := state.report or _with_fewer_conditions(root, sweep, state))
+    ]
     storage.delete(storage.join(root, *DONE))
     uri = index_page.write(root, sweep, done, data_cards(root, sweep))
-    telemetry.logger.info("report of %d of %d runs: %s", len(done), len(states), uri)
+    n_done = sum(state.report is not None for state in states)
+    telemetry.logger.info("report of %d of %d runs: %s", n_done, len(states), uri)
     if all(state.report for state in states):
         content = _digest_of_records(root, states, text_overlap.read(root, sweep))
         storage.write(storage.join(root, *DONE), content.encode())
+
+
+def _with_fewer_conditions(root: str, sweep: Experiment, state: RunState) -> EvalReport | None:
+    """What is known of a run that has not been evaluated under all conditions."""
+    return eval_report.find_with_fewer(run_uri(root, state.run.run_id), sweep.eval)
 
 
 def can_be_written(root: str, sweep: Experiment) -> bool:

@@ -48,7 +48,7 @@ from launch.report.results_files import FinishedRun
 from launch.report.tables import MainTable
 from launch.report.text import choices_vs_paper, display_names, text_overlap, text_sets
 from launch.report.text.findings import findings, prompts_needed
-from launch.report.text.number_format import percent, value_range
+from launch.report.text.number_format import listed, percent, value_range
 from training.config import Arm
 from training.run_record import RunRecord, run_uri
 
@@ -280,13 +280,28 @@ def _cost_of(report: EvaluationView, strength: float) -> float | None:
 
 
 def _missing(experiment: Experiment, runs: Sequence[FinishedRun]) -> list[str]:
-    """The planned runs that are not trained and evaluated, as the page names them."""
-    done = {(r.config.arm, r.config.toxic_ratio, r.config.seed) for r, _ in runs}
-    return [
-        f"{'' if run.arm == 'plain' else f'{run.arm} '}{percent(run.toxic_ratio)} (seed {run.seed})"
-        for run in experiment.runs()
-        if (run.arm, run.toxic_ratio, run.seed) not in done
-    ]
+    """The planned runs that are not trained and evaluated, or not under all conditions and in all
+    benchmarks, as the page names them.
+    """
+    wanted = {*experiment.eval.conditions, *experiment.eval.benchmarks}
+    lacking = {
+        (record.config.arm, record.config.toxic_ratio, record.config.seed): sorted(
+            wanted - {*report.config.conditions, *report.config.benchmarks}
+        )
+        for record, report in runs
+    }
+    missing = []
+    for run in experiment.runs():
+        name = (
+            f"{'' if run.arm == 'plain' else f'{run.arm} '}{percent(run.toxic_ratio)} "
+            f"(seed {run.seed})"
+        )
+        lacks = lacking.get((run.arm, run.toxic_ratio, run.seed))
+        if lacks is None:
+            missing.append(name)
+        elif lacks:
+            missing.append(f"{listed(lacks)} of {name}")
+    return missing
 
 
 def _notes(

@@ -17,10 +17,15 @@ from fake_sweep import (
 )
 
 from data_prep.core import storage
+from data_prep.core.errors import ArtefactMissing
+from data_prep.core.settings import evolve
+from eval.config import ConditionConfig
 from launch.experiment import Experiment
 from launch.report import report_stage
+from launch.report.analysis.evaluation_view import view
 from launch.report.figures.svg_rendering import Drawing, FigurePlan
 from launch.report.pages import data_page, index_page
+from launch.report.results_files import FinishedRun
 from training.config import RunConfig
 from training.run_record import run_uri
 
@@ -148,3 +153,28 @@ def test_an_error_of_an_interim_report_is_logged(
         interim._writer.submit(lambda: None).result(timeout=10)
     (record,) = [r for r in caplog.records if "interim report was not written" in r.message]
     assert "no such figure" in record.message and record.exc_info
+
+
+def test_runs_evaluated_under_fewer_conditions_are_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    shown: dict[str, list] = {}
+    monkeypatch.setattr(
+        index_page, "write", lambda root, sweep, runs, cards: shown.setdefault("runs", runs)
+    )
+    for run in SWEEP.runs():
+        finish(tmp_path, run)
+    more = evolve(
+        SWEEP, {"eval.conditions": {**SWEEP.eval.conditions, "polite": ConditionConfig(prefix="Please. ")}}
+    )
+    report_stage.write(str(tmp_path), more)
+    assert [run.config.run_id for run, _ in shown["runs"]] == [r.run_id for r in SWEEP.runs()]
+    finished = [FinishedRun(run, view(report, *report.config.prompts)) for run, report in shown["runs"]]
+    missing = index_page._missing(more, finished)
+    assert missing[0] == "polite of 0\u00a0% (seed 0)" and len(missing) == 3
+    other = evolve(SWEEP, {"eval.generation.max_new_tokens": 7})
+    assert not report_stage.can_be_written(str(tmp_path), other)
+    with pytest.raises(ArtefactMissing):
+        monkeypatch.undo()
+        monkeypatch.setattr(report_stage, "data_cards", lambda root, sweep: cards())
+        report_stage.write(str(tmp_path), other)
