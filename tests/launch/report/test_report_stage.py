@@ -165,11 +165,19 @@ def test_runs_evaluated_under_fewer_conditions_are_shown(
     for run in SWEEP.runs():
         finish(tmp_path, run)
     more = evolve(
-        SWEEP, {"eval.conditions": {**SWEEP.eval.conditions, "polite": ConditionConfig(prefix="Please. ")}}
+        SWEEP,
+        {
+            "eval.conditions": {
+                **SWEEP.eval.conditions,
+                "polite": ConditionConfig(prefix="Please. "),
+            }
+        },
     )
     report_stage.write(str(tmp_path), more)
     assert [run.config.run_id for run, _ in shown["runs"]] == [r.run_id for r in SWEEP.runs()]
-    finished = [FinishedRun(run, view(report, *report.config.prompts)) for run, report in shown["runs"]]
+    finished = [
+        FinishedRun(run, view(report, *report.config.prompts)) for run, report in shown["runs"]
+    ]
     missing = index_page._missing(more, finished)
     assert missing[0] == "polite of 0\u00a0% (seed 0)" and len(missing) == 3
     other = evolve(SWEEP, {"eval.generation.max_new_tokens": 7})
