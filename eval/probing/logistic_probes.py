@@ -7,8 +7,8 @@ gradients that a Hessian preconditions (solver/), in a quarter to a third of its
     minimise over w, b:   Σ_rows log(1 + exp(−s·(w·x + b)))  +  λ/2·|w|²
 
 where s = ±1 is the label; b is not penalised. Probes are fitted on the device of their features. A
-GPU's differ from a CPU's by rounding and by where they end: both are exact to about 1e-5 of the
-largest weight (solver/lbfgs.py).
+GPU's differ from a CPU's by rounding and by where they end: the last step of both is at most 3e-6
+of the largest weight (solver/lbfgs.py).
 
 Shapes: R rows, P problems (heads, layer-major), H features, F = H + 1 with the intercept.
 """

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from data_prep.core import keyed_random
 from eval.stats import resampling
+from training.model.olmo import linear
 
 CHUNK_BYTES = 64 << 20
 TIE = 1e-6  # accuracies this close are equal: they are means of float32 numbers
@@ -71,6 +72,7 @@ def permuted_labels(
     return result
 
 
+@torch.inference_mode()
 def null_accuracy(
     train_RPH: Tensor, train_BR: np.ndarray, test_RPH: Tensor, test_BR: np.ndarray, l2: float
 ) -> np.ndarray:
@@ -79,19 +81,19 @@ def null_accuracy(
     """
     n_rows, n_problems, n_features = train_RPH.shape
     device = train_RPH.device
-    sign_RB = (2.0 * torch.from_numpy(train_BR).to(device, torch.float32) - 1.0).T
-    truth_RB = torch.from_numpy(test_BR).to(device).bool().T
+    sign_BR = 2.0 * torch.from_numpy(train_BR).to(device, torch.float32) - 1.0
+    truth_BR = torch.from_numpy(test_BR).to(device).bool()
     # features are centred, so the intercept is the labels' mean
-    intercept_1B = sign_RB.mean(0, keepdim=True)
-    accuracy_PB = torch.empty(n_problems, sign_RB.shape[1], device=device)
+    intercept_B1 = sign_BR.mean(1, keepdim=True)
+    accuracy_PB = torch.empty(n_problems, len(sign_BR), device=device)
     step = max(1, CHUNK_BYTES // (8 * n_rows * n_features))
     for start in range(0, n_problems, step):
         chunk = slice(start, start + step)
         solve_PHR, test_PRH = _one_step_solver(train_RPH[:, chunk], test_RPH[:, chunk], l2)
         for i in range(len(solve_PHR)):
-            weight_HB = solve_PHR[i] @ sign_RB
-            score_RB = test_PRH[i] @ weight_HB + intercept_1B
-            accuracy_PB[start + i] = ((score_RB > 0) == truth_RB).float().mean(0)
+            weight_BH = linear(sign_BR, solve_PHR[i].contiguous())
+            score_BR = linear(weight_BH, test_PRH[i].contiguous()) + intercept_B1
+            accuracy_PB[start + i] = ((score_BR > 0) == truth_BR).float().mean(1)
     return accuracy_PB.cpu().numpy()
 
 

@@ -152,7 +152,7 @@ def _compare_probes(train: Rows, test: Rows, kind: str) -> tuple[float, float]:
     largest = 100 * np.abs(accuracy - peer_accuracy).max()
     of_means = 100 * abs(accuracy.mean() - peer_accuracy.mean())
     print(f"probes: {N_HEADS} {kind} heads × {N_TRAIN:,} rows × {D_HEAD}, one CPU thread")
-    print(f"  ours, weights to 1e-5 of the largest {rates['ours']:8.1f} heads/s")
+    print(f"  ours, weights to 3e-6 of the largest {rates['ours']:8.1f} heads/s")
     print(
         f"  scikit-learn in a loop over heads    {rates['peer']:8.1f} heads/s   "
         f"ratio {ratio:.2f}; aim at least {PROBE_RATIO_AIM:g}"

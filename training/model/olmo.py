@@ -188,21 +188,23 @@ class Linear(nn.Linear):
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
     """x · weightᵀ, in the dtype of x."""
-    if _is_faster_with_onednn(x):
+    if _is_faster_with_onednn(x, weight):
         return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
     dtype = matmul_dtype(x)
     return F.linear(x.to(dtype), weight.to(dtype)).to(x.dtype)
 
 
-def _is_faster_with_onednn(x: Tensor) -> bool:
+def _is_faster_with_onednn(x: Tensor, weight: Tensor) -> bool:
     """Whether torch's own choice for fp32 products on a CPU, MKL, is slower than oneDNN, by the op
     that torch.compile takes.
 
     MKL leaves AVX-512 unused on AMD's CPUs: 95 GFLOP/s per thread of a Zen 5, oneDNN 210. Where
     both use it they are equally fast. The op has no gradient, so training keeps torch's choice.
+    oneDNN multiplies some layouts by a loop that is 60 times as slow: none but the usual goes there.
     """
     is_exact = x.dtype is torch.float32 and x.device.type == "cpu"
-    return is_exact and torch.is_inference_mode_enabled() and cpu_has_bf16_matmul()
+    is_usual = x.is_contiguous() and weight.is_contiguous() and weight.dtype is x.dtype
+    return is_exact and is_usual and torch.is_inference_mode_enabled() and cpu_has_bf16_matmul()
 
 
 def matmul_dtype(x: Tensor) -> torch.dtype:

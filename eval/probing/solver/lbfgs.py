@@ -93,7 +93,7 @@ def _minimise_at(
     """
     problems_P = np.arange(len(u_PF))
     is_active_P1 = is_active_P[:, None]
-    gradient_PF = loss.gradient(u_PF, level)
+    gradient_PF = loss.gradient(u_PF, level, is_active_P)
     curvature.renew(loss, problems_P[is_active_P])
     previous_P = np.full(len(u_PF), np.inf)
     for _ in range(MAX_STEPS[level]):
@@ -161,7 +161,7 @@ def _step(
     n_trials = 0
     while True:
         step_PF = -length_P[:, None] * direction_PF
-        new_gradient_PF = loss.gradient(u_PF + step_PF, level)
+        new_gradient_PF = loss.gradient(u_PF + step_PF, level, slope_P != 0)
         new_slope_P = np.vecdot(new_gradient_PF, direction_PF)
         is_too_long_P = new_slope_P < -TOO_LONG * slope_P
         n_trials += 1

@@ -82,17 +82,22 @@ class LogisticLoss:
         # 1 − the probability of each row's own label, where the gradient was computed last
         self._miss_PR = _array(x_PRH.new_empty(x_PRH.shape[:2]))
 
-    def gradient(self, u_PF: np.ndarray, level: Level) -> np.ndarray:
-        """The gradient at slopes and intercepts u_PF."""
+    def gradient(
+        self, u_PF: np.ndarray, level: Level, is_active_P: np.ndarray | None = None
+    ) -> np.ndarray:
+        """The gradient at slopes and intercepts u_PF. That of inactive problems may be anything: no
+        time is spent on those before the first active one and after the last.
+        """
         gradient_PF = self._penalty_PF * u_PF
-        if level == "float32":
-            gradient_PF += self._gradient_of_rows(self._x_PRH, u_PF, self._miss_PR)
-            return gradient_PF
-        x64_PRH = self._rows.x64_PRH
-        for start in range(0, len(u_PF), len(x64_PRH)):
-            own = slice(start, start + len(x64_PRH))
-            x_PRH = torch.as_tensor(self._x_PRH[own])
-            x_PRH = _array(x64_PRH[: len(x_PRH)].copy_(x_PRH))
+        problems = range(len(u_PF)) if is_active_P is None else np.flatnonzero(is_active_P)
+        start, stop = int(problems[0]), int(problems[-1]) + 1
+        n_at_once = len(self._rows.x64_PRH) if level == "float64" else stop - start
+        for first in range(start, stop, n_at_once):
+            own = slice(first, min(first + n_at_once, stop))
+            x_PRH = self._x_PRH[own]
+            if level == "float64":
+                x64_PRH = self._rows.x64_PRH[: len(x_PRH)]
+                x_PRH = _array(x64_PRH.copy_(torch.as_tensor(x_PRH)))
             gradient_PF[own] += self._gradient_of_rows(x_PRH, u_PF[own], self._miss_PR[own])
         return gradient_PF
 
