@@ -195,12 +195,12 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def _is_faster_with_onednn(x: Tensor, weight: Tensor) -> bool:
-    """Whether torch's own choice for fp32 products on a CPU, MKL, is slower than oneDNN, by the op
-    that torch.compile takes.
+    """Whether torch's own choice for fp32 products on a CPU, MKL, is slower than oneDNN, through
+    the op that torch.compile takes.
 
     MKL leaves AVX-512 unused on AMD's CPUs: 95 GFLOP/s per thread of a Zen 5, oneDNN 210. Where
     both use it they are equally fast. The op has no gradient, so training keeps torch's choice.
-    oneDNN multiplies some layouts by a loop that is 60 times as slow: none but the usual goes there.
+    oneDNN takes 60 times as long for some layouts, so only contiguous ones go there.
     """
     is_exact = x.dtype is torch.float32 and x.device.type == "cpu"
     is_usual = x.is_contiguous() and weight.is_contiguous() and weight.dtype is x.dtype
