@@ -198,9 +198,9 @@ def _is_faster_with_onednn(x: Tensor, weight: Tensor) -> bool:
     """Whether torch's own choice for fp32 products on a CPU, MKL, is slower than oneDNN, through
     the op that torch.compile takes.
 
-    MKL leaves AVX-512 unused on AMD's CPUs: 95 GFLOP/s per thread of a Zen 5, oneDNN 210. Where
-    both use it they are equally fast. The op has no gradient, so training keeps torch's choice.
-    oneDNN takes 60 times as long for some layouts, so only contiguous ones go there.
+    MKL leaves AVX-512 unused on AMD's CPUs: 95 GFLOP/s per thread of a Zen 5, oneDNN 210 (Intel's
+    CPUs were not measured). The op has no gradient, so training keeps torch's choice. oneDNN takes
+    60 times as long for some layouts, so only contiguous ones go there.
     """
     is_exact = x.dtype is torch.float32 and x.device.type == "cpu"
     is_usual = x.is_contiguous() and weight.is_contiguous() and weight.dtype is x.dtype
