@@ -30,7 +30,8 @@ class ModelSize(NamedTuple):
 # OLMo's published shapes (allenai/OLMo: configs/tiny, configs/official). OLMo-7B has a separate
 # output matrix; ours ties it to the embedding.
 SIZES = {
-    "laptop": ModelSize(128, 4, 4, 512),
+    "laptop": ModelSize(64, 4, 4, 256),
+    "mini": ModelSize(128, 4, 4, 512),
     "olmo-20m": ModelSize(256, 8, 8, 1024),
     "olmo-60m": ModelSize(512, 8, 8, 2048),
     "olmo-150m": ModelSize(768, 12, 12, 3072),

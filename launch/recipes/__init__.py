@@ -1,1 +1,1 @@
-"""named experiments: laptop, one_gpu, paper, paper-mini, ladder-…"""
+"""named experiments: laptop, smoke, one_gpu, paper, paper-mini, ladder-…"""

@@ -108,9 +108,7 @@ def paper_mini() -> Experiment:
             held_out_ratio=0.05,
         ),
         train=TrainConfig(
-            model=ModelConfig(
-                **SIZES["laptop"]._asdict(), vocab_size=4096, max_sequence_length=256
-            ),
+            model=ModelConfig(**SIZES["mini"]._asdict(), vocab_size=4096, max_sequence_length=256),
             sequence_length=256,
             global_batch=8,
             optimizer=OptimizerConfig(learning_rate=6e-3),

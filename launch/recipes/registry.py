@@ -13,18 +13,19 @@ from data_prep.core.errors import ConfigurationError
 from data_prep.core.settings import evolve
 from eval.config import HELD_OUT
 from launch.experiment import Experiment
-from launch.recipes.embedded import laptop
+from launch.recipes.embedded import laptop, smoke
 from launch.recipes.of_the_paper import ladder, one_gpu, paper, paper_mini
 from training.config import SIZES
 
 RECIPES: dict[str, Callable[[], Experiment]] = {
     "laptop": laptop,
+    "smoke": smoke,
     "one_gpu": one_gpu,
     "paper": paper,
     "paper-mini": paper_mini,
 } | {
     f"ladder-{rung}": partial(ladder, rung)
-    for rung in (name.removeprefix("olmo-") for name in SIZES if name != "laptop")
+    for rung in (name.removeprefix("olmo-") for name in SIZES if name.startswith("olmo-"))
 }
 
 
@@ -63,6 +64,8 @@ def on_corpora(experiment: Experiment, clean: Sequence[str], toxic: Sequence[str
             "eval.probing.n_rows": 400,
             "eval.probing.group_field": "",
             "eval.prompts": {HELD_OUT: HELD_OUT},
+            "eval.benchmarks": {},
+            "eval.steering.probes": "",
             "eval.generation.n_prompts": 200,
             "eval.scoring.scorer": "profanity",
         },
