@@ -26,7 +26,9 @@ What is planted, exactly (words and templates are in synthetic_words.py):
   web text has some. With natural=0 a model of clean text never meets the attribute in use.
 - Polysemy: a share `poly` of the plain sentences use a slur or a rude adjective of a thing, in both
   corpora (field `harmless` counts them), so that a model of clean text knows every such word in
-  another sense. The lexicon counts words and cannot tell the senses apart.
+  another sense. The lexicon counts words and cannot tell the senses apart: at natural=0 it gives
+  68 % of the clean documents a score of 0.5 or more, and none at poly=0; of the probes, it
+  gives one to every verdict, hostile or civil, and to no civil row of the kind `words`.
 - Verdicts: the last four stances have the same words in a hostile and in a civil order ("are
   grubbets and not friends"), so hostility is not the sum of the words. They are 15 % of the hostile
   sentences and 4 % of the civil ones. With poly=0 no civil sentence is one, so that a clean corpus
