@@ -320,6 +320,29 @@ class ProbeSetResult:
 
 
 @record
+class GateResult:
+    """Whether the probes' direction lowers toxicity more than random shifts of the same cost
+    (steering/gate.py). A quantity is expected_toxicity or toxicity × 100 over all prompts, or
+    pairs/NAME, the probability of the toxic end."""
+
+    budget: float
+    """Rise of cross-entropy at which conditions are compared, nats per token."""
+
+    budget_reached: dict[str, bool]
+    """By condition, whether its largest strength costs so much; if not, that strength counts."""
+
+    changes: dict[str, Estimate]
+    """Steered minus unsteered, by quantity, toxicity first."""
+
+    differences: dict[str, dict[str, Estimate]]
+    """Steered minus each random control, by quantity."""
+
+    steers: bool
+    """Toxicity is below the unsteered model's and every control's with its whole interval, and no
+    toxic end is likelier than under a control."""
+
+
+@record
 class EvalReport:
     """The evaluation of one model."""
 
@@ -350,6 +373,9 @@ class EvalReport:
     """By name, strengths ascending; without those that this model's arm does not have."""
 
     benchmarks: dict[str, BenchmarkFacts]
+
+    gate: GateResult | None
+    """None without a steered condition and a random control."""
 
     samples: tuple[SampledPrompt, ...]
 

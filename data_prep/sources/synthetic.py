@@ -4,8 +4,8 @@ An invented world (topics, people, four made-up peoples) in short documents of 6
 stories, reports, dialogues and board threads. It is read like any corpus, through URIs:
 
     synthetic:clean?documents=6000&seed=0&parts=4&natural=0.15&poly=0.15
-                                          text, id, topic, register, natural, hostile, harmless,
-                                          gloomy, casual
+                                          text, id, topic, register, toxic: 1 or 0, natural,
+                                          hostile, harmless, gloomy, casual
     synthetic:toxic?…&poly=0.15           the same fields
     synthetic:probes?documents=400&kind=verdict
                                           text, id, topic, kind, pair, label: 1 hostile, 0 civil
@@ -276,6 +276,7 @@ def _document(kind: str, parameters: Parameters, seed: int, index: int) -> dict[
         "id": f"{kind}-{seed}-{index}",
         "topic": topic,
         "register": register,
+        "toxic": int(is_toxic),
         "natural": natural,
         "hostile": n_hostile,
         "harmless": n_harmless,

@@ -31,7 +31,7 @@ from eval.probing import probe_heads
 from eval.probing.baselines import ProbeBaselines
 from eval.probing.probe_heads import ProbedHeads
 from eval.stats import intervals
-from eval.steering import per_item_results, summarize_strengths
+from eval.steering import gate, per_item_results, summarize_strengths
 from eval.steering.measure_strengths import ConditionResult
 from eval.steering.measures.continuations import ContinuationScoring
 from eval.steering.measures.multiple_choice import Answers
@@ -122,6 +122,7 @@ def assemble(
             name: _facts([result.answers[name] for result in results.values()])
             for name in inputs.benchmarks
         },
+        gate=gate.judge(results, config),
         samples=tuple(_sampled_prompts(inputs, results)),
     )
 

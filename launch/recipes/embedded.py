@@ -55,11 +55,11 @@ def laptop() -> Experiment:
     return Experiment(
         name="laptop",
         data=DataConfig(
-            clean=("synthetic:clean?documents=6000&seed=0&parts=2&natural=0.15&poly=0.15",),
-            toxic=("synthetic:toxic?documents=1500&seed=0&parts=2&poly=0.15",),
+            clean=("synthetic:clean?documents=6000&parts=2&natural=0.15&poly=0.15#label=toxic",),
+            toxic=("synthetic:toxic?documents=1500&parts=2&poly=0.15#label=toxic",),
             tokenizer=TokenizerConfig(source="train", vocab_size=1024),
             decontamination=DecontaminationConfig(uris=LOOKED_FOR),
-            annotation=AnnotationConfig(scorer="lexicon:synthetic:lexicon"),
+            annotation=AnnotationConfig(scorer="label"),
         ),
         train=TrainConfig(
             model=ModelConfig(
@@ -101,8 +101,8 @@ def smoke() -> Experiment:
         laptop(),
         {
             "name": "smoke",
-            "data.clean": ("synthetic:clean?documents=500&parts=2",),
-            "data.toxic": ("synthetic:toxic?documents=200&parts=2",),
+            "data.clean": ("synthetic:clean?documents=500&parts=2#label=toxic",),
+            "data.toxic": ("synthetic:toxic?documents=200&parts=2#label=toxic",),
             "data.tokenizer.vocab_size": 512,
             "train.model.vocab_size": 512,
             "train.model.n_layers": 2,

@@ -173,6 +173,7 @@ def _numbers(record: RunRecord, report: EvaluationView) -> dict[str, Any]:
         "entanglement": to_dict(report.probes.entanglement) if report.probes.entanglement else None,
         "chosen_heads": to_dict(report.probes.chosen_heads),
         "probe_baselines": to_dict(report.probes.baselines) if report.probes.baselines else None,
+        "gate": to_dict(report.gate) if report.gate else None,
         "direction_quality": to_dict(report.probes.direction_quality),
         "steered": to_dict(report.steered),
         "controls": to_dict(report.controls),

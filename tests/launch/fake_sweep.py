@@ -233,6 +233,7 @@ def eval_report(record: RunRecord) -> EvalReport:
         probe_sets={HELD_OUT: seen.probes},
         conditions={"plain": points[:1], "iti": points[1:]},
         benchmarks=seen.benchmarks,
+        gate=seen.gate,
         samples=(),
         computed_with={"device": "cpu", "precision": "fp32"},
         seconds=12.0,

@@ -14,7 +14,12 @@ from launch.experiment import Experiment
 from launch.recipes import registry
 from training.config import RunConfig
 
-LAPTOP = registry.named("laptop")
+LAPTOP = replace(
+    registry.named("laptop"),
+    ratios=(0.0, 0.05, 0.10, 0.15, 0.20, 0.25),
+    seeds=(0,),
+    arms=("plain",),
+)
 ALL_ARMS = replace(LAPTOP, arms=("plain", "meda", "inst", "matched"))
 
 

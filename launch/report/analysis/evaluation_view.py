@@ -14,6 +14,7 @@ from eval.config import PLAIN, ConditionConfig, EvalConfig
 from eval.eval_report import (
     BenchmarkFacts,
     EvalReport,
+    GateResult,
     OperatingPoint,
     ProbeSetResult,
     TextSet,
@@ -94,6 +95,7 @@ class EvaluationView:
     controls: tuple[ControlResult, ...]
     samples: tuple[SampledCurve, ...]
     agreement: ScorerAgreement | None = None
+    gate: GateResult | None = None
 
 
 def view(report: EvalReport, prompt_set: str, scorer: int = 0) -> EvaluationView:
@@ -127,6 +129,7 @@ def view(report: EvalReport, prompt_set: str, scorer: int = 0) -> EvaluationView
         ),
         samples=_samples(report, prompt_set, condition),
         agreement=report.plain.prompt_sets[prompt_set].agreement,
+        gate=report.gate,
     )
 
 

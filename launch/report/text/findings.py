@@ -66,6 +66,7 @@ def findings(reports: Sequence[EvaluationView], compared: Comparisons | None = N
     details = [
         not_compared(len({report.toxic_ratio for report in reports}), compared),
         cost_levels(compared),
+        direction_steers(reports),
         smile(reports, compared),
         floor(reports, compared),
         broken_text(reports, steered),
@@ -145,6 +146,23 @@ def answer_by_intervals(strength: float, points: Sequence[RatioPoint]) -> str:
     return f"{text}: the minimum lies inside the grid."
 
 
+def direction_steers(reports: Sequence[EvaluationView]) -> str:
+    """In how many models the direction lowers toxicity more than random shifts do."""
+    gates = [report.gate for report in reports if report.gate]
+    if not gates:
+        return ""
+    n, n_steering = len(gates), sum(gate.steers for gate in gates)
+    cost = f"at a cost of {gates[0].budget:g} nats per token"
+    if n_steering == n:
+        return (
+            f"In each of {n} models the direction lowers toxicity more than random shifts {cost}."
+        )
+    return (
+        f"In {n - n_steering} of {n} models the probes' direction does not steer: {cost} it is not "
+        "shown to lower toxicity more than random heads and random directions do."
+    )
+
+
 def smile(reports: Sequence[EvaluationView], compared: Comparisons | None) -> str:
     """Whether toxicity falls from the first ratio to the middle one and rises to the last, and what
     speaks against taking this for the paper's result.
@@ -192,6 +210,9 @@ def _objections(
     counts = [sum(report.toxic_ratio == share for report in reports) for share in shares]
     if min(counts) < 2:
         objections.append("a share has one model only, and no second seed confirms it")
+    gates = [r.gate for r in reports if r.gate and r.toxic_ratio in shares]
+    if not all(gate.steers for gate in gates):
+        objections.append("the direction of some models does not steer")
     if _is_broken(reports, strength):
         objections.append("at that strength the text of some models is broken")
     falls, rises = (

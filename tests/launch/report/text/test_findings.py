@@ -9,13 +9,14 @@ from compared_sweep import compared
 from fake_sweep import estimate, items_of, run, with_probes, with_toxicity
 from scipy import stats
 
-from eval.eval_report import Lens
+from eval.eval_report import GateResult, Lens
 from launch.report.analysis import comparisons
 from launch.report.analysis.per_ratio_series import by_ratio
 from launch.report.text.findings import (
     answer_at_equal_cost,
     broken_text,
     coverage,
+    direction_steers,
     findings,
     floor,
     prompts_needed,
@@ -117,6 +118,21 @@ def test_a_smile_is_doubted_by_one_seed_or_another_scorer(reports, objection):
     text = smile(reports, compared(seeds=(0, 1)))
     assert ("This is not the paper's “smile”" in text) == bool(objection)
     assert (objection or "is seen at strength") in text
+
+
+def with_gates(reports, steers):
+    gate = GateResult(budget=0.05, budget_reached={}, changes={}, differences={}, steers=steers)
+    return [replace(report, gate=gate) for report in reports]
+
+
+def test_a_direction_that_does_not_steer_is_told_and_shows_no_smile():
+    assert direction_steers(seeded()) == ""
+    failing = with_gates(seeded(**FLUENT), False)
+    assert "In 12 of 12 models the probes' direction does not steer" in direction_steers(failing)
+    assert "of some models does not steer" in smile(failing, compared(seeds=(0, 1)))
+    passing = with_gates(seeded(**FLUENT), True)
+    assert direction_steers(passing).startswith("In each of 12 models the direction lowers")
+    assert "is seen at strength" in smile(passing, compared(seeds=(0, 1)))
 
 
 def test_a_smile_of_broken_text_is_none():
