@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from data_prep.core.settings import evolve
 from eval.config import KNOWN_CONDITIONS, EvalConfig, SteeringConfig
-from eval.eval_report import GateResult, TextSet
+from eval.eval_report import TextSet
 from eval.inputs.benchmarks import Benchmark, Question
 from eval.steering import gate
 from eval.steering.measure_strengths import ConditionResult, ExpectedScores
@@ -42,7 +43,7 @@ def result(strengths, scores_PS, cost_S, p_toxic_NS=None) -> ConditionResult:
     )
 
 
-def judged(iti, heads, directions, costs=(2.04, 2.08), n=60, pairs=None) -> GateResult:
+def judged(iti, heads, directions, costs=(2.04, 2.08), n=60, pairs=None, config=CONFIG):
     """The gate where each condition lowers the score of every prompt by this much at the first and
     twice as much at the second strength; each prompt differs by noise of its own.
     """
@@ -70,7 +71,7 @@ def judged(iti, heads, directions, costs=(2.04, 2.08), n=60, pairs=None) -> Gate
                 STRENGTHS, shifted("directions", directions), costs, toxic_ends("directions", 2)
             ),
         },
-        CONFIG,
+        config,
     )
     assert found is not None
     return found
@@ -105,6 +106,12 @@ def test_a_likelier_toxic_end_fails_the_gate():
     assert found.differences["pairs/verdicts"]["random_heads"].value == pytest.approx(0.1)
     assert not found.steers
     assert judged(-0.05, 0.0, 0.0, pairs={**pairs, "iti": 0.3}).steers
+
+
+def test_in_the_residual_stream_other_layers_are_no_control():
+    config = evolve(CONFIG, {"probing.site": "residual"})
+    assert judged(-0.05, -0.06, 0.0, config=config).steers
+    assert not judged(-0.05, 0.0, -0.06, config=config).steers
 
 
 def test_without_a_control_there_is_no_gate():
