@@ -107,11 +107,10 @@ class Experiment:
                 f'which documents are annotated: set \'arms=["plain","{kind}"]\' instead'
             )
         self._check_arm_ratios()
-        if "matched" in self.arms and (self.budget == "total_fixed" or max(self.ratios) == 0):
+        if "matched" in self.arms and self.budget == "total_fixed":
             raise ConfigurationError(
-                f"arms has matched, but with budget {self.budget} and ratios "
-                f"{list(self.ratios)} it would be the plain run of ratio 0; expected clean_fixed "
-                "and a ratio above 0: leave matched out, or change the two"
+                "arms has matched, but with budget total_fixed all runs have as many tokens; "
+                "expected clean_fixed, or no matched arm"
             )
 
     def _check_conditions(self) -> None:
@@ -165,7 +164,8 @@ class Experiment:
     def _ratios_of(self, arm: Arm) -> tuple[float, ...]:
         """The ratios in the ids of an arm's runs."""
         if arm == "matched":
-            return (max(self.ratios),)
+            largest = max(self.ratios)
+            return (largest,) if largest else ()  # nothing is there to match
         if arm in ANNOTATED_ARMS and self.arm_ratios:
             return self.arm_ratios
         return self.ratios

@@ -1,4 +1,4 @@
-"""gate: does the probes' direction lower toxicity more than random shifts of the same cost?
+"""gate: does the direction lower toxicity more than random shifts of the same cost?
 
     condition at its strengths ─▶ value at a cost of BUDGET nats, prompt by prompt
     iti − random heads, iti − random directions ─▶ intervals ─▶ "this direction steers", or not

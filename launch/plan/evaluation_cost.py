@@ -87,6 +87,7 @@ def evaluation_parts(
         work.probes(),
         work.prompts(conditions),
         work.decoding(conditions),
+        *work.expected_toxicity(conditions),
         *work.fluency(conditions),
         work.cross_entropy(conditions, sequence_length),
         *work.benchmarks(conditions),
@@ -106,12 +107,13 @@ class _Work:
     def probes(self) -> EvaluationPart:
         """All heads are read at one token of each row, and probed, with permutations."""
         config, model = self._config.probing, self._model
-        uris = [*self._config.probes.values(), *config.transfer, *config.attributes]
+        probes = [*self._config.probes.values()] * (1 + config.baselines)  # an untrained model too
+        uris = [*probes, *config.transfer, *config.attributes]
         n_tokens = sum(config.n_rows * _text_tokens(uri, "probe") for uri in uris)
         n_passes = math.ceil(len(uris) * config.n_rows / self._on.most_rows)
         n_features = model.n_layers * model.d_model  # of all heads
         per_row = PROBE_FLOPS * model.d_head + PERMUTED_PROBE_FLOPS * config.n_permutations
-        flops = len(self._config.probes) * config.n_rows * n_features * per_row
+        flops = len(probes) * config.n_rows * n_features * per_row
         seconds = self._passes(n_tokens, 0, n_passes) + flops / self._on.flops
         return EvaluationPart("probes", n_tokens, seconds)
 
@@ -147,6 +149,19 @@ class _Work:
         )
         seconds = self._passes(n_tokens, n_tokens, n_steps, row_bytes=n_tokens * per_row)
         return EvaluationPart("decoding", n_tokens, seconds)
+
+    def expected_toxicity(self, conditions: Sequence[ConditionConfig]) -> list[EvaluationPart]:
+        """Paths are decoded like continuations, where there is a lexicon."""
+        scoring, paths = self._config.scoring, self._config.expected_toxicity
+        named = (paths.lexicon, scoring.scorer, scoring.second_scorer)
+        if not paths.n_paths or not any(form.startswith("lexicon:") for form in named):
+            return []
+        per_point = len(self._prompt_tokens) * self._config.generation.n_prompts * paths.n_paths
+        n_rows = self._n_all_points(conditions) * per_point
+        n_tokens = n_rows * paths.n_tokens
+        n_steps = math.ceil(n_tokens / min(n_rows, self._on.most_rows))
+        seconds = self._passes(n_tokens, n_tokens, n_steps)
+        return [EvaluationPart("expected toxicity", n_tokens, seconds)]
 
     def fluency(self, conditions: Sequence[ConditionConfig]) -> list[EvaluationPart]:
         """A judge, taken to be as large as the model, reads every continuation."""

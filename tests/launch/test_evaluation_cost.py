@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from data_prep.core.settings import evolve
-from eval.config import KNOWN_CONDITIONS, PREAMBLE, EvalConfig
+from eval.config import KNOWN_CONDITIONS, PREAMBLE, EvalConfig, SteeringConfig
 from eval.model import batch_size
 from launch.plan import cost_estimate, evaluation_cost
 from launch.plan.evaluation_cost import Processor
@@ -38,6 +38,11 @@ CONFIG = evolve(
     LAPTOP.eval,
     {
         "conditions": conditions("plain", "iti"),
+        "probes": {"pairs": "synthetic:probes"},
+        "probing.baselines": False,
+        "expected_toxicity.n_paths": 0,
+        "generation.max_new_tokens": 24,
+        "steering": SteeringConfig(strengths=(2.0, 4.0, 8.0)),
         "prompts": {"a": "a.jsonl", "held_out": "held_out"},
         "benchmarks": {"a": "cloze:a.jsonl", "b": "letter:b.jsonl"},
         "capability.n_questions": 7,
@@ -57,6 +62,14 @@ def test_tokens_follow_from_sets_prompts_samples_strengths_and_conditions():
         "benchmarks": 4 * 2 * 7 * 100,
         "scores of lexicon": 4 * 2 * 150 * 24,
     }
+
+
+def test_an_untrained_model_is_probed_and_paths_are_walked_where_asked_for():
+    more = tokens(evolve(CONFIG, {"probing.baselines": True, "expected_toxicity.n_paths": 3}))
+    assert more["probes"] == 2 * tokens(CONFIG)["probes"]
+    assert more["expected toxicity"] == 4 * 2 * 150 * 3 * 8
+    without = evolve(CONFIG, {"expected_toxicity.n_paths": 3, "scoring.scorer": "profanity"})
+    assert "expected toxicity" not in tokens(without)
 
 
 def test_samples_share_the_pass_over_their_prompt():
@@ -90,7 +103,8 @@ def test_few_rows_decode_at_the_speed_of_memory_and_many_of_products():
     n_rows, n_new = 4 * 2 * 150, 24
     assert seconds(CONFIG, few)["decoding"] > n_rows * n_new * model_bytes / 1e9
     flops = 2 * MODEL.n_parameters * n_rows * n_new
-    overhead = 2 * n_new * MODEL.n_layers * evaluation_cost.LAYER_SECONDS
+    n_steps = math.ceil(n_rows * n_new / 1000)
+    overhead = n_steps * MODEL.n_layers * evaluation_cost.LAYER_SECONDS
     assert seconds(CONFIG, many)["decoding"] == pytest.approx(flops / 1e9 + overhead, rel=1e-3)
 
 

@@ -20,7 +20,7 @@ def test_every_setting_is_listed_once_under_its_group():
 
 def test_a_setting_is_listed_with_its_value_type_and_meaning():
     text = settings_list(LAPTOP, "data.tokenizer.vocab_size")
-    assert "data.tokenizer.vocab_size = 2048   (whole number >= 257)\n      Number of ids" in text
+    assert "data.tokenizer.vocab_size = 1024   (whole number >= 257)\n      Number of ids" in text
 
 
 def test_operational_settings_are_marked():

@@ -31,7 +31,7 @@ def test_a_condition_of_set_is_named_and_combined():
 
 def test_control_adds_the_arms_that_it_needs():
     sweep = requested("--ratios", "0", "0.25", "0.1", "--conditions", "control")
-    assert (sweep.arms, sweep.arm_ratios) == (("plain", "meda", "inst"), (0.1,))
+    assert (sweep.arms, sweep.arm_ratios) == (("plain", "matched", "meda", "inst"), (0.1,))
     own = requested("--set", 'arms=["plain","inst"]', "--conditions", "control")
     assert own.arms == ("plain", "inst")
 
@@ -52,7 +52,7 @@ def test_a_wrong_name_is_refused(name: str, message: str):
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("eval.steering.strengths=[]", "strengths is empty, and iti of eval.conditions is steered"),
+        ("eval.steering.strengths=[]", "strengths is empty, and iti, random_directions of"),
         ("eval.probes.x=", r"eval.probes.x is empty; expected a document URI"),
         ("eval.conditions.iti.steering=none", r"the whole of it: --set 'eval.conditions.iti=…'"),
         ('eval.conditions.x={"steering":"itii"}', r"\(steering: Input should be 'none', 'iti'"),

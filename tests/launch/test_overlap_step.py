@@ -22,6 +22,12 @@ def test_a_search_that_fails_is_told_and_stops_nothing(monkeypatch, caplog, fail
     monkeypatch.setattr(measure_overlap, "measure", measure)
     with caplog.at_level(logging.WARNING):
         sweep._measure_overlap("/nowhere", registry.named("laptop"))
-    assert asked == ["eval.probes.pairs", "eval.prompts.openings"]
+    assert asked == [
+        "eval.probes.pairs",
+        "eval.probes.verdict",
+        "eval.prompts.openings",
+        "eval.benchmarks.verdict",
+        "eval.benchmarks.words",
+    ]
     told = "the overlap of evaluation texts is not measured: s3://b/prompts.jsonl: no answer"
     assert (told in caplog.text) is fails

@@ -25,7 +25,7 @@ def refusal(capsys: pytest.CaptureFixture[str], status_code: int) -> str:
 @pytest.mark.parametrize("name", ODD_NAMES)
 def test_names_are_printed_as_they_are_in_plan_and_status(name: str, capsys, tmp_path: Path):
     shown = name.replace("\x1b", "\\x1b")
-    words = ["--set", f"name={name}", "--ratios", "0"]
+    words = ["--set", f"name={name}", "--ratios", "0", "--seeds", "0"]
     assert sweep.main(["--plan", *words]) == 0
     assert f"{shown}: 1 runs" in capsys.readouterr().out
     requested = cli.requested_experiment(cli.parser().parse_args(words))

@@ -17,7 +17,7 @@ from launch.recipes import embedded, registry
 LAPTOP = registry.named("laptop")
 # What settings with a form of their own take, beside the example of their type.
 TEXTS = ("other.jsonl#label=x", "mean", "classifier:a/b", "lexicon:w.csv", "run:toxic-0.00-s0-1")
-TEXTS += ("pairs", "held_out", "toxigen", "toxigen-rule")  # names of probe sets
+TEXTS += ("last", "pairs", "verdict", "held_out", "toxigen", "toxigen-rule")  # names of probe sets
 TEXTS += ("toxic",)  # a held-out text
 
 

@@ -11,10 +11,18 @@ from data_prep.core.settings import evolve
 from data_prep.overlap import overlap_record
 from data_prep.overlap.overlap_record import SetOverlap
 from launch.recipes import registry
+from launch.recipes.embedded import EMBEDDED_PROBES
 from launch.report.text import text_overlap
 
 PROMPTS = "/data/prompts.jsonl"
-SWEEP = evolve(registry.named("laptop"), {"eval.prompts": {"mine": f"{PROMPTS}#text=prompt"}})
+SWEEP = evolve(
+    registry.named("laptop"),
+    {
+        "eval.prompts": {"mine": f"{PROMPTS}#text=prompt"},
+        "eval.probes": {"pairs": EMBEDDED_PROBES["pairs"]},
+        "eval.benchmarks": {},
+    },
+)
 RECORD = SetOverlap(
     format_version=overlap_record.FORMAT_VERSION,
     manifest_digest="m",
