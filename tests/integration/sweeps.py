@@ -20,6 +20,7 @@ CORPORA = [
     "synthetic:toxic?documents=300&seed=0&parts=2",
 ]
 TINY = [
+    *("--recipe", "smoke"),
     *CORPORA,
     *("--ratios", "0", "0.25"),
     *("--conditions", "plain", "iti"),  # a window of 32 tokens is too short for the prefix

@@ -10,7 +10,10 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
-COMMON = ["--recipe", "laptop", "--only", "data"]
+COMMON = [
+    *("--recipe", "laptop", "--only", "data", "--seeds", "0"),
+    *("--set", 'arms=["plain"]', "eval.probing.site=heads"),
+]
 FULL = [
     *("--ratios", "0", "0.1", "0.25"),
     *("--clean", "synthetic:clean?documents=24000&seed=0&parts=4"),
