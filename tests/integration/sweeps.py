@@ -15,9 +15,9 @@ from data_prep.core import storage
 ROOT = Path(__file__).resolve().parent.parent.parent
 CORPORA = [
     "--clean",
-    "synthetic:clean?documents=600&seed=0&parts=2",
+    "synthetic:clean?documents=600&seed=0&parts=2#label=toxic",
     "--toxic",
-    "synthetic:toxic?documents=300&seed=0&parts=2",
+    "synthetic:toxic?documents=300&seed=0&parts=2#label=toxic",
 ]
 TINY = [
     *("--recipe", "smoke"),
@@ -54,6 +54,7 @@ TINY = [
     ),
     *(
         "--set",
+        "eval.probing.site=heads",  # a shift of heads can be baked
         "eval.steering.strengths=[4]",
         "eval.steering.top_heads=2",
         "eval.capability.cross_entropy_sequences=8",

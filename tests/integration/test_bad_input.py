@@ -33,7 +33,7 @@ def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
         (["--set", "train.learning_rat=1"], ["train.learning_rat", "learning_rate"]),
         (["--set", "train.global_batch=many"], ["train.global_batch=many", "whole number"]),
         (["--set", "train.sequence_length=4096"], ["4096", "128"]),
-        (["--set", "n_ranks=64"], ["64 data-parallel ranks", "32"]),
+        (["--set", "n_ranks=64"], ["64 data-parallel ranks", "8"]),
         (["--device", "abacus", "--plan"], ["abacus", "H100"]),
     ],
 )
@@ -81,7 +81,7 @@ def clean_corpus(flags: list[str], clean: str) -> list[str]:
     ("setting", "row", "words"),
     [
         (
-            'eval.probes={"rows": "ROWS"}',
+            'eval.probes={"pairs": "ROWS"}',
             {"label": -1},
             ["40 of 40 rows left out (negative label 40)"],
         ),

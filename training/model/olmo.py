@@ -202,6 +202,8 @@ def _is_faster_with_onednn(x: Tensor, weight: Tensor) -> bool:
     CPUs were not measured). The op has no gradient, so training keeps torch's choice. oneDNN takes
     60 times as long for some layouts, so only contiguous ones go there.
     """
+    if torch.compiler.is_compiling():  # which chooses by itself
+        return False
     is_exact = x.dtype is torch.float32 and x.device.type == "cpu"
     is_usual = x.is_contiguous() and weight.is_contiguous() and weight.dtype is x.dtype
     return is_exact and is_usual and torch.is_inference_mode_enabled() and cpu_has_bf16_matmul()

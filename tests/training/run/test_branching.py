@@ -86,7 +86,13 @@ def test_a_run_with_other_settings_is_not_a_branch(plan: Plan, change: dict[str,
 def test_branches_share_rates_and_rows_of_the_trunks_first_steps(budget: Any):
     trunks = evolve(
         registry.named("laptop"),
-        {"budget": budget, "train.schedule.kind": "wsd", "ratios": (0.1, 0.25)},
+        {
+            "budget": budget,
+            "train.schedule.kind": "wsd",
+            "ratios": (0.1, 0.25),
+            "seeds": (0,),
+            "arms": ("plain",),
+        },
     )
     branches = replace(trunks, budget_tokens=200_000, trunk_tokens=400_000)
     for trunk, branch in zip(trunks.runs(), branches.runs(), strict=True):
