@@ -159,7 +159,7 @@ def direction_steers(reports: Sequence[EvaluationView]) -> str:
         )
     return (
         f"In {n - n_steering} of {n} models the probes' direction does not steer: {cost} it is not "
-        "shown to lower toxicity more than random heads and random directions do."
+        "shown to lower toxicity more than random shifts do, or it makes a toxic end likelier."
     )
 
 
